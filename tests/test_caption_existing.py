@@ -47,10 +47,11 @@ def listed(tmp_path, data: DatasetDict, captions):
     [
         ("image_id", "{folder}/{stem}.JPEG"),
         ("folder/file", "C:\\imagenet\\{folder}\\{stem}.JPEG"),
-        ("split/file", "/data/train/{folder}/{stem}.JPEG"),
-        ("file", "images/{stem}.JPEG"),
+        ("split/folder/file", "/data/train/{folder}/{stem}.JPEG"),
         ("folder/file", "{stem}_{folder}.JPEG"),  # as ILSVRC/imagenet-1k calls it
-        ("file without ending", "{stem}"),
+        ("folder/file", "{folder}/{stem}"),
+        ("file", "images/{stem}.JPEG"),
+        ("file", "{stem}"),
     ],
 )
 def test_ways_to_name_an_image(tmp_path, rule, key):
@@ -133,6 +134,7 @@ def test_captions_of_a_column():
         ("c.csv", ",caption,score,file_name\n0,a cat,1,a/1.jpg\n1,a dog,2,b/2.jpg\n"),
         ("c.csv", b"\xef\xbb\xbfFileName,Caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
         ("c.tsv", "path\tdescription\na/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
+        ("c.csv", "file_name;caption\na/1.jpg;a cat\nb/2.jpg;a dog\n"),
         ("c.jsonl", '{"image_id": "a/1.jpg", "caption": "a cat"}\n\n{"caption": "a dog", "image_id": "b/2.jpg"}'),
     ],
 )

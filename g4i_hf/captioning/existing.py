@@ -76,9 +76,8 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
 
 
 def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> ExistingCaptions:
-    """Reads the file twice, for its keys and then for its captions, as a million of both would fill the memory."""
-    fields = arguments.file_key, arguments.file_caption
-    keys = list(dict.fromkeys(key for key, _ in _keys_and_captions(path, *fields)))
+    pairs = list(_keys_and_captions(path, arguments.file_key, arguments.file_caption))
+    keys = list(dict.fromkeys(key for key, _ in pairs))
     rule, row_of = _match(keys, splits)
     if max(row_of.values(), default=NO_ROW) < 0:
         image_ids = next(iter(splits.values()))[columns.IMAGE_ID][:EXAMPLES]
@@ -88,7 +87,7 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
         )
     texts: list[Sequence[str]] = [()] * sum(map(len, splits.values()))
     several = arguments.several_captions
-    for key, caption in _keys_and_captions(path, *fields):
+    for key, caption in pairs:
         several = several or isinstance(caption, list)
         found, row = _texts(caption, f"{path.name}, key {key!r}"), row_of[key]
         if row >= 0:
@@ -160,14 +159,8 @@ def _by_split(
 # --- Which row a key means -------------------------------------------------------------------------------------------
 
 NO_ROW, SEVERAL = -1, -2
-# How many of the last parts of a path must agree, and whether with the ending; from strict to loose
-RULES = {
-    "split/file": (3, True),
-    "folder/file": (2, True),
-    "file": (1, True),
-    "folder/file without ending": (2, False),
-    "file without ending": (1, False),
-}
+# Where no image_id fits, so many of the last parts of a path must agree, without the ending; from strict to loose
+RULES = {"split/folder/file": 3, "folder/file": 2, "file": 1}
 _SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
 _ENDING = re.compile(f"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 # Where two files have one name, `open_images` adds the hash of the content
@@ -187,9 +180,11 @@ def _match(keys: list[str], splits: DatasetDict) -> tuple[str, dict[str, int]]:
         yield "image_id", _rows(keys, [image_id for split in splits.values() for image_id in split[columns.IMAGE_ID]])
         key_paths = [_in_split(_path(key)) for key in keys]
         files = [file and _in_split(f"{name}/{file}") for name in splits for file in _file_names(splits[name])]
-        for rule, of_path in RULES.items():
-            ends = [file and _end(file, *of_path) for file in files]
-            yield rule, _rows([_end(path, *of_path) for path in key_paths], ends)
+        for rule, parts in RULES.items():
+            yield (
+                rule,
+                _rows([_end(path, parts) for path in key_paths], [file and _end(file, parts) for file in files]),
+            )
 
     rule, rows = max(matches(), key=lambda match: sum(row >= 0 for row in match[1]))
     return rule, dict(zip(keys, rows, strict=True))
@@ -211,7 +206,7 @@ def _file_names(split: Dataset) -> list[str | None]:
     """
     names = [_path(image_id) for image_id in split[columns.IMAGE_ID]]
     if columns.IMAGE in split.column_names and not any(map(_ENDING.search, names)):
-        names = [_end(_path(path or ""), 2) for path, _ in image_paths(split)]
+        names = ["/".join(_path(path or "").split("/")[-2:]) for path, _ in image_paths(split)]
     return [name if _ENDING.search(name) else None for name in names]
 
 
@@ -225,8 +220,8 @@ def _in_split(path: str) -> str:
     return "/".join(_SPLIT_OF.get(part.lower(), part) for part in path.split("/"))
 
 
-def _end(path: str, parts: int, ending: bool = True) -> str:
-    return "/".join((path if ending else _ENDING.sub("", path)).split("/")[-parts:])
+def _end(path: str, parts: int) -> str:
+    return "/".join(_ENDING.sub("", path).split("/")[-parts:])
 
 
 # Names of fields, the likeliest first
@@ -277,7 +272,8 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = max(",;\t", key=file.readline().count)
+        # Of the header alone: commas and quotes in captions mislead the sniffer
+        delimiter = csv.Sniffer().sniff(file.readline(), ",;\t").delimiter
         file.seek(0)
         # Strict: a quote that is never closed would otherwise swallow the lines after it without a word
         for record in csv.DictReader(file, delimiter=delimiter, strict=True):
