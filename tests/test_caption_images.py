@@ -2,6 +2,9 @@
 
 import io
 import struct
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -39,6 +42,16 @@ def exif(orientation: int = 1) -> bytes:
     found[0x0112], found[0x013B] = orientation, CANARY.decode()
     found.get_ifd(0x8825)[29] = CANARY.decode()
     return found.tobytes()
+
+
+def test_an_address_in_place_of_an_image_is_not_opened(tmp_path):
+    """Whoever made a Parquet file would choose what this machine requests."""
+    (tmp_path / "1.jpg").write_bytes(jpeg(photograph(16, 12)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UndecodableImage, match="there is no such file"):
+            data_uri(row(None, f"http://127.0.0.1:{server.server_port}/1.jpg"), 768)
+        server.shutdown()
 
 
 def segment(marker: int, body: bytes) -> bytes:

@@ -1,0 +1,58 @@
+"""The photographs of the demo: what its README says of them, and wrong labels on request."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from g4i_hf import load_images
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "recipes" / "photos_demo"
+sys.path.insert(0, str(DEMO))
+from wrong import write_wrong  # noqa: E402
+
+TRUTH = json.loads((DEMO / "truth.json").read_text())
+
+
+def test_one_photograph_a_class_has_a_label_and_every_training_image_a_caption():
+    splits = load_images(str(DEMO / "pictures"))
+    train, test = splits["train"], splits["test"]
+    names = train.features["label"].names
+    labels = [label for label in train["label"] if label not in (None, -1)]
+    assert sorted(labels) == list(range(30)) and len(train) == 1722 and len(test) == 731
+    assert all(caption and all(caption) for caption in train["caption"])
+    assert sorted(set(TRUTH.values())) == names == test.features["label"].names
+    unlabelled = {path.name for path in (DEMO / "pictures" / "train" / "unlabelled").iterdir()}
+    assert unlabelled == set(TRUTH)
+    assert {str(len(train)), str(len(unlabelled)), str(len(test))} <= set(
+        (DEMO / "README.md").read_text().replace(",", "").split()
+    )
+
+
+def test_images_are_small_and_carry_nothing():
+    files = sorted((DEMO / "pictures").rglob("*.jpg"))
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 12e6
+    for path in files:
+        with Image.open(path) as image:
+            assert image.format == "JPEG" and min(image.size) <= 128
+            assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+
+
+@pytest.mark.parametrize("wrong", [0, 0.4])
+def test_so_many_labels_are_wrong_and_each_image_keeps_its_caption(tmp_path, wrong):
+    write_wrong(tmp_path, wrong)
+    write_wrong(tmp_path, wrong)  # the same again
+    lines = [json.loads(line) for line in (tmp_path / "pictures/train/metadata.jsonl").read_text().splitlines()]
+    known = [json.loads(line) for line in (DEMO / "pictures/train/metadata.jsonl").read_text().splitlines()]
+    caption_of = {Path(line["file_name"]).name: line["caption"] for line in known}
+    assert {Path(line["file_name"]).name: line["caption"] for line in lines} == caption_of
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert truth.items() >= TRUTH.items() and len(truth) == 1722
+    label_of = {path.name: path.parent.name for path in (tmp_path / "pictures/train").rglob("*.jpg")}
+    is_wrong = np.array([label_of[name] != truth[name] for name in truth])
+    assert len(label_of) == 1722 and is_wrong.sum() == round(wrong * 1722)
+    assert len(list((tmp_path / "pictures/test").rglob("*.jpg"))) == 731
