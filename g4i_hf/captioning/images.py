@@ -6,11 +6,11 @@ import math
 import struct
 from typing import Any
 
-from datasets.utils.file_utils import xopen
 from PIL import ExifTags
 from PIL import Image as PILImage
 
 from ..data.image_metadata import Malformed, jpeg_without_metadata
+from ..data.images import content_of as stored_content
 from ..data.images import open_image, to_rgb, why_unreadable
 
 # Up to this longest side in pixels, colour keeps its full resolution (4:4:4): halved, it would leave little of an icon
@@ -22,14 +22,10 @@ class UndecodableImage(ValueError):
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:
-    """The encoded bytes of an image, from its row, file, archive or address. ValueError or OSError without any."""
+    """The encoded bytes of an image, from its row or file; no address is opened. ValueError or OSError without any."""
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise ValueError((image or {}).get("why", "null"))
-    if image.get("bytes") is not None:
-        return image["bytes"]
-    opener = xopen if "://" in image["path"] else open  # xopen splits a file's name at `::`
-    with opener(image["path"], "rb") as file:
-        return file.read()
+    return stored_content(image)
 
 
 def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
