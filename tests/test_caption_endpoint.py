@@ -191,10 +191,11 @@ def test_questions_are_read_only_as_fast_as_they_are_asked_also_in_a_running_loo
 # --- Faults ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serve, quick):
+def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serve, quick, monkeypatch):
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.MAX_ATTEMPTS", 12)
     options = ("--latency", 0.005, "--fault_rate", 0.4, "--slow_seconds", 3, "--retry_after", 0.2, "--seed", 5)
     server = serve(*options)
-    found = ask(captioner(server, request_timeout=0.5, max_attempts=12), questions(120))
+    found = ask(captioner(server, request_timeout=0.5), questions(120))
     assert_all_right(found, 120)
     stats = server.stats()
     assert set(stats["faults"]) == FAULTS and stats["requests"] == 120 + sum(stats["faults"].values())
@@ -227,13 +228,13 @@ def test_a_server_that_asks_for_hours_ends_the_run(serve):
 def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve, quick):
     server = serve("--crash", 3, 5, "--reject", 7)
     rows = [question(9, b"no image") if number == 9 else question(number) for number in range(30)]
-    found = by_name(ask(captioner(server, max_attempts=4), rows))
+    found = by_name(ask(captioner(server), rows))
     statuses = {name: answer.status for name, answer in found.items() if answer.status != "ok"}
     assert statuses == {"3": "failed", "5": "failed", "7": "rejected", "9": "undecodable"} and len(found) == 30
-    assert "breaks the model" in found["3"].reason and found["3"].attempts == 4
+    assert "breaks the model" in found["3"].reason and found["3"].attempts == 8
     assert "not allowed: (image)" in found["7"].reason and found["7"].attempts == 1
     assert "format" in found["9"].reason
-    assert server.stats()["requests"] == 27 + 2 * 4
+    assert server.stats()["requests"] == 27 + 2 * 8
 
 
 BOMB = gzip.compress(bytes(64 * MB), 1)
@@ -272,7 +273,7 @@ def test_an_endless_reply_is_cut_off_and_nothing_else_is_lost(odd_server, quick,
     "options, says",
     [
         (None, "has answered nothing.*no connection.*Is it running"),
-        (("--always", 500), "has answered nothing.*will be asked again"),
+        (("--always", 500, "--retry_after", 0.05), "has answered nothing.*will be asked again"),
         (("--fault_rate", 1, "--faults", "slow", "--slow_seconds", 30), "nothing.*no answer within 0.2 s"),
         (("--always", 400, "--say", "at most 0 images"), "at most 0 images.*does that model take images"),
     ],
@@ -282,7 +283,7 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     server, found = serve(*(options or ())), []
     if options is None:
         server.stop()
-    asked = captioner(server, max_attempts=3, request_timeout=0.2, max_concurrency=2)
+    asked = captioner(server, request_timeout=0.2, max_concurrency=2)
     with pytest.raises(CaptionerError, match=says):
         asked.run(questions(1000), found.extend, lambda: True)
     assert not found
@@ -434,7 +435,7 @@ def test_a_token_is_sent_to_its_server_and_shown_nowhere(serve, monkeypatch, cap
     assert "sk-" not in told + "".join(capfd.readouterr())
 
 
-def test_a_token_that_a_server_repeats_in_its_answers_is_in_no_file(tmp_path, odd_server, monkeypatch):
+def test_a_token_that_a_server_repeats_in_its_answers_is_in_no_file(tmp_path, odd_server, quick, monkeypatch):
     """In the caption, escaped, in the reason of a refusal, and in an error."""
     key = "sk-canary/0123456789"
     escaped = key.replace("/", r"\/").replace("c", r"\u0063")

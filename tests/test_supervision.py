@@ -561,7 +561,7 @@ def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
     more = {"caption_weight": (weights, Value("float32")), "caption": (captions, Value("string"))}
     split = with_pictures(captioned(labels, embeds, **more))
     DatasetDict(train=split).save_to_disk(tmp_path / "data")
-    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check"), "--num_pictures", "2"])
+    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
     said = capsys.readouterr().out
     with (tmp_path / "check" / "suspicious_labels.csv").open() as file:
         found = list(csv.DictReader(file))
@@ -573,7 +573,7 @@ def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
     assert "3 of 115 labels are suspicious" in said and "Captions tell the class of" in said
     assert "of the labels are wrong (95% interval" in said
     page = (tmp_path / "check" / "suspicious_labels.html").read_text()
-    assert page.count("<img") == 2 and f"captions say: {found[0]['suggested']}" in page
+    assert page.count("<img") == 3 and f"captions say: {found[0]['suggested']}" in page
 
 
 def test_check_lists_a_label_of_which_one_caption_of_several_is_missing(tmp_path):

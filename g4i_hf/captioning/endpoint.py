@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 15 * 60.0  # seconds; a server that asks for more is given up
 # Seconds without an answer until a server is given up; longer for one that is loading a model or has worked before
 GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
+MAX_ATTEMPTS = 8  # of a question, by failures of its own
 DRAIN_SECONDS = 30.0  # to wait for requests under way when no server works any more
 PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
 STOP_SECONDS = 5.0  # to wait for requests under way when a run is interrupted
@@ -212,7 +213,7 @@ class EndpointRun:
             if not has_failed and (answer.status != "rejected" or server.answers):
                 self._put(question, answer)
                 return
-            if server.alive and (not has_failed or failures >= asked.max_attempts):
+            if server.alive and (not has_failed or failures >= MAX_ATTEMPTS):
                 server.held.append((question, answer))
                 return
             if has_failed:

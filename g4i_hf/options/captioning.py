@@ -100,7 +100,6 @@ class EndpointArguments(Checked):
     )
     max_concurrency: Count = option(384, "Maximum number of concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Timeout of a request in seconds.")
-    max_attempts: Count = option(8, "Attempts per request.")
     export_requests: str | None = option(
         None, "JSONL file for the requests of images without an answer, for a batch API; nothing is sent."
     )

@@ -16,7 +16,6 @@ class CheckArguments(Checked):
 
     split: str = option("train", "Split to check.")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
-    num_pictures: Count = option(100, "Number of labels to show with their images, the most suspicious first.")
 
 
 @dataclass

@@ -24,6 +24,7 @@ from ..supervision.supervise import CaptionedRows
 from ..training.build import class_name_examples
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
+SHOWN = 100  # labels on the page, the most suspicious first
 
 
 def suspicious_labels(
@@ -175,7 +176,7 @@ def check_labels(
             notes=[f"captions say: {line.suggested} ({line.probability_of_suggested:.0%})"],
             doubts=[f"the label {line.label} is right with probability {line.probability:.1%}"],
         )
-        for line in table.head(args.num_pictures).itertuples()
+        for line in table.head(SHOWN).itertuples()
     ]
     record.write(out)
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
