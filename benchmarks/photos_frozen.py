@@ -251,19 +251,16 @@ def baseline(case: Case) -> torch.Tensor:
     return learned(case.photos, case.labels)
 
 
-def captions(
-    supervision: str, label_noise: str | None = None, weight: float | None = None, image: bool = False
-) -> Callable:
-    """What `g4i train` does with captions, by the same functions. `image`: the frozen features are a second view."""
+def captions(image: bool = False) -> Callable:
+    """What `g4i train --supervision auto` does, by the same functions. `image`: frozen features are a second view."""
 
     def run(case: Case) -> torch.Tensor:
         photos, rows = case.photos, with_labels(case.photos.training, case.labels)
         found = supervise(
             rows,
-            RunArguments(supervision=supervision, label_noise=label_noise),
+            RunArguments(supervision="auto"),
             num_labels=photos.num_labels,
             seed=case.seed,
-            soft_label_weight=weight,
             image_features=(lambda: photos.features.numpy()) if image else None,
             class_embeds=lambda: photos.class_embeds,
             folder=photos.folder / ("both" if image else "captions"),  # what was fitted is shared by the variants
@@ -415,19 +412,13 @@ def replaced(case: Case, text_embeds: np.ndarray) -> torch.Tensor:
     rows = case.photos.training.remove_columns("text_embeds")
     rows = rows.add_column("text_embeds", list(np.asarray(text_embeds, dtype=np.float16)))
     photos = Photos(**case.photos.__dict__ | {"training": rows})
-    return captions("auto", image=True)(Case(photos, case.labels, case.seed, case.noise))
+    return captions(image=True)(Case(photos, case.labels, case.seed, case.noise))
 
 
 CAPTIONS = {
-    "auto": captions("auto", image=True),
-    "auto, captions alone": captions("auto"),
+    "auto": captions(image=True),
+    "auto, captions alone": captions(),
 }
-BESIDE_LABELS = {"soft labels, both views": captions("soft", weight=3.0, image=True)}
-AGAINST_NOISE = {
-    "soft labels": captions("soft", weight=3.0),
-    "relabel, both views": captions("none", "relabel", image=True),
-}
-PSEUDO = {"pseudo-labels": captions("pseudo"), "pseudo-labels, both views": captions("pseudo", image=True)}
 RIVALS_OF_NOISE = {
     "label smoothing": label_smoothing,
     "GCE": generalised_cross_entropy,
@@ -443,32 +434,32 @@ RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
         ["no labels", "1 a class", "4 a class", "16 a class", "10%"],
-        {"baseline": baseline} | PSEUDO | CAPTIONS | RIVALS_OF_FEW,
+        {"baseline": baseline} | CAPTIONS | RIVALS_OF_FEW,
     ),
     "wrong_labels": (
         ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable"],
-        {"baseline": baseline} | CAPTIONS | AGAINST_NOISE | RIVALS_OF_NOISE,
+        {"baseline": baseline} | CAPTIONS | RIVALS_OF_NOISE,
     ),
     "all_labels": (
         ["all"],
-        {"baseline": baseline} | CAPTIONS | BESIDE_LABELS | {"captions at inference": captions_at_inference},
+        {"baseline": baseline} | CAPTIONS | {"captions at inference": captions_at_inference},
     ),
     "controls": (
         ["4 a class", "40% symmetric"],
         {
             "baseline": baseline,
-            "auto": captions("auto", image=True),
+            "auto": captions(image=True),
             "captions of other images": with_captions_of_others,
             "random vectors": with_random_vectors,
             "class names": with_class_names,
             "without class names": without_class_names,
         },
     ),
-    "long_tail": (["factor 20", "factor 100"], {"baseline": baseline} | CAPTIONS | BESIDE_LABELS | RIVALS_OF_TAIL),
+    "long_tail": (["factor 20", "factor 100"], {"baseline": baseline} | CAPTIONS | RIVALS_OF_TAIL),
 }
 
 
-WITHOUT_LABELS = [*PSEUDO, *CAPTIONS, "captions at inference"]  # nothing else can be done without labels
+WITHOUT_LABELS = [*CAPTIONS, "captions at inference"]  # nothing else can be done without labels
 # More classes take longer: of these two datasets some settings
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 

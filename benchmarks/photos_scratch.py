@@ -53,7 +53,6 @@ STUDENTS: dict[str, tuple[str, dict]] = {
 VARIANTS = {
     "baseline": {"align_weight": 0, "supervision": "none"},
     "alignment": {"supervision": "none"},
-    "soft labels": {"align_weight": 0, "supervision": "soft", "soft_label_weight": 3},
     "auto": {"align_weight": 0},
     "auto and alignment": {},
     "GCE": {"align_weight": 0, "supervision": "none"},
@@ -77,9 +76,8 @@ SETTINGS = {
 }
 # With --others
 OTHERS = {
-    "40% symmetric": ["alignment", "soft labels", "auto and alignment"],
+    "40% symmetric": ["alignment", "auto and alignment"],
     "10%": ["auto and alignment"],
-    "all": ["soft labels"],
 }
 
 

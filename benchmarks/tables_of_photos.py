@@ -18,8 +18,6 @@ WRONG_LABELS = {
     "baseline": "baseline",
     "auto": "**captions**",
     "auto, captions alone": "captions, without image features",
-    "relabel, both views": "captions: relabelled",
-    "soft labels": "captions: soft labels beside labels",
     "auto and alignment": "captions and alignment",
     "alignment": "captions: alignment alone",
     "early stopping": "baseline, a quarter of the steps",
@@ -35,8 +33,6 @@ FEW_LABELS = {
     "auto": "**captions**",
     "auto, captions alone": "captions, without image features",
     "auto and alignment": "captions and alignment",
-    "pseudo-labels": "captions: pseudo-labels",
-    "pseudo-labels, both views": "captions and image features: pseudo-labels",
     "self-training": "self-training",
     "Tip-Adapter": "Tip-Adapter's cache",
     "FixMatch": "FixMatch",
@@ -46,7 +42,6 @@ FEW_LABELS = {
 LONG_TAIL = {
     "baseline": "baseline",
     "auto": "**captions**",
-    "soft labels, both views": "captions and image features: soft labels",
     "balanced": "balanced classes",
     "logit adjustment": "logit adjustment",
 }
@@ -54,8 +49,6 @@ ALL_LABELS = {
     "baseline": "baseline",
     "auto": "**captions**",
     "alignment": "captions: alignment alone",
-    "soft labels": "captions: soft labels beside labels",
-    "soft labels, both views": "captions and image features: soft labels",
     "captions at inference": "a caption of every test image",
 }
 SETTINGS = {

@@ -126,8 +126,8 @@ class Check(Command):
 
     Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
     cannot be trained on. With a text encoder, or embeddings, each label is compared with class probabilities from
-    captions, estimated without that label. The data is not changed: to train on corrected labels, use
-    `g4i train --label_noise`, which has the same probabilities.
+    captions, estimated without that label. The data is not changed: to train despite wrong labels, use
+    `g4i train --supervision auto`, which has the same probabilities.
     """
 
     default_config = "emoji_styles/embed.yaml"

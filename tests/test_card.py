@@ -81,8 +81,8 @@ def test_the_metadata_name_data_base_and_figures():
     assert set(card_of(**NOTHING).data.to_dict()) == {"library_name", "license", "pipeline_tag", "tags"}
 
 
-CHOSEN = {"supervision": "soft", "caption_accuracy_estimate": 0.94, "label_noise_estimate": 0.41}
-CHOSEN |= {"label_noise_interval": [0.36, 0.458]}
+CHOSEN = {"supervision": "auto", "softens_labels": True, "caption_accuracy_estimate": 0.94}
+CHOSEN |= {"label_noise_estimate": 0.41, "label_noise_interval": [0.36, 0.458]}
 FOLDER = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}
 TAUGHT = OPTIONS | {"align_weight": 0, "label_fraction": 0.1}
 SAID = {
@@ -130,15 +130,15 @@ SAID = {
         ("as the baseline of an aligned student",),
         ("Its captions were written",),
     ),
-    "pseudo-labels": (
-        {"options": TAUGHT | {"supervision": "pseudo"}},
-        (", taught by captions", "Training images without a label had pseudo-labels", "| supervision | `pseudo` |"),
-        ("as the baseline",),
+    "taught": (
+        {"options": TAUGHT | {"supervision": "auto"}},
+        (", taught by captions", "without a label learned the class probabilities", "| supervision | `auto` |"),
+        ("as the baseline", "probabilities of their true class"),
     ),
     "chosen": (
         {"options": OPTIONS | {"supervision": "auto"}, "estimates": CHOSEN},
         (
-            "it learned soft labels",
+            "learned the probabilities of their true class, given label and caption",
             "which chose how captions are used",
             "94% of the images",
             "41% of the labels are wrong (95% interval 36% to 46%)",

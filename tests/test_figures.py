@@ -115,8 +115,7 @@ OTHER_IMAGES = LINEAGE | {"sources": [{"id": "them/others", "images": True}]}
         ({"label_column": "coarse"}, r"another label_column \('coarse', not None\)"),
         ({"lineage": LINEAGE | {"rows": {"train": 9}}}, r"another rows \(\{'train': 9\}"),
         ({"align_weight": 0.3}, r"learned from captions too \(align_weight 0.3\).*--supervision none"),
-        ({"supervision": "soft"}, r"learned from captions too \(supervision soft\)"),
-        ({"label_noise": "relabel"}, r"learned from captions too \(label_noise relabel\)"),
+        ({"supervision": "auto"}, r"learned from captions too \(supervision auto\)"),
         ({"unlabelled": "drop", "label_fraction": 0.2}, "is no baseline of"),
     ],
 )

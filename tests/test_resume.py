@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict, Image
@@ -22,6 +23,7 @@ from test_checkpoint import split_of
 from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.training import AlignmentTrainer
 from g4i_hf.training.checkpoint import STAGING, missing_of, newest_checkpoint
 
@@ -46,8 +48,8 @@ OPTIONS = {
     "align_warmup_epochs": 3,
     "align_off_epochs": 2,
     "align_loss": "siglip",  # with a temperature that is learned
-    "supervision": "soft",
-    "soft_label_weight": 0.5,
+    "supervision": "auto",
+    "require_labels": "false",
     "use_cpu": "true",
     "per_device_train_batch_size": 2,
 }
@@ -57,6 +59,7 @@ OPTIONS = {
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     split = split_of(folder / "images").cast_column("image", Image())
+    split = with_labels(split, np.where(np.arange(len(split)) % 4 == 3, -1, labels_of(split)))
     DatasetDict({"train": split}).save_to_disk(folder / "data")
     return folder
 
@@ -71,7 +74,7 @@ MOMENTS |= {"not yet renamed": "rename"}
 @pytest.mark.slow
 def test_one_process_killed_at_any_moment(folder, tmp_path):
     command = [sys.executable, str(WORKER), str(tmp_path), str(folder / "data"), *MOMENTS.values()]
-    command += ["--", "--supervision", "soft", "--soft_label_weight", "0.5", "--per_device_train_batch_size", "3"]
+    command += ["--", "--require_labels", "false", "--per_device_train_batch_size", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

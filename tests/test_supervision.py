@@ -1,4 +1,4 @@
-"""What training learns from captions beside alignment: soft labels, pseudo-labels, labels put right; `g4i check`."""
+"""What training learns from captions beside alignment: soft labels; labels that captions contradict; `g4i check`."""
 
 import csv
 import json
@@ -80,44 +80,30 @@ def soft_of(split: Dataset) -> np.ndarray:
 
 USELESS, GOOD, SEEN = vectors(TRUTH, 100), vectors(TRUTH), vectors(TRUTH, seed=1)
 OTHERS = vectors(np.random.default_rng(0).permutation(TRUTH), seed=1)
-# Captions, labels, image features -> label_noise, weight of an unlabelled row, and what the two lines say
+# Captions, labels, image features -> whether labels are softened, weight of an unlabelled row, what the two lines say
 CHOSEN = {
-    "few labels": (
-        GOOD,
-        few(100),
-        None,
-        "keep",
-        1,
-        ("100% of the images", "75% of the captioned images have no label"),
-    ),
-    "few labels, useless captions": (USELESS, few(100), None, "keep", 1 / 3, ("Estimates", "together they count as")),
-    "half of the labels wrong": (GOOD, noisy(), None, "soften", 1, ("95% interval", "softened where captions")),
-    "all labels right": (
-        GOOD,
-        TRUTH,
-        None,
-        "keep",
-        1,
-        ("0% of the labels are wrong", "labels are kept, as it is not sure"),
-    ),
-    "one label a class": (GOOD, few(5), None, "keep", 5 / 395, ("no class has two labels", "together")),
-    "one label a class, views agree": (GOOD, few(5), SEEN, "keep", 1, ("judge each other", "as a label")),
-    "one label a class, views differ": (GOOD, few(5), OTHERS, "keep", 5 / 395, ("judge each other", "together")),
-    "both": (vectors(TRUTH, 0.6), few(200), vectors(TRUTH, 0.9), "keep", 1, ("both together", "as a label")),
+    "few labels": (GOOD, few(100), None, False, 1, ("100% of the images", "75% of the captioned images have no")),
+    "few labels, useless captions": (USELESS, few(100), None, False, 1 / 3, ("Estimates", "together they count as")),
+    "half of the labels wrong": (GOOD, noisy(), None, True, 1, ("95% interval", "softened where captions")),
+    "all labels right": (GOOD, TRUTH, None, False, 1, ("0% of the labels are wrong", "kept, as it is not sure")),
+    "one label a class": (GOOD, few(5), None, False, 5 / 395, ("no class has two labels", "together")),
+    "one label a class, views agree": (GOOD, few(5), SEEN, False, 1, ("judge each other", "as a label")),
+    "one label a class, views differ": (GOOD, few(5), OTHERS, False, 5 / 395, ("judge each other", "together")),
+    "both": (vectors(TRUTH, 0.6), few(200), vectors(TRUTH, 0.9), False, 1, ("both together", "as a label")),
 }
 
 
 @pytest.mark.parametrize("case", CHOSEN)
 def test_auto_chooses_by_estimates_and_says_why(case):
-    embeds, labels, features, label_noise, weight, said = CHOSEN[case]
+    embeds, labels, features, softens, weight, said = CHOSEN[case]
     split = captioned(labels, embeds)
     found = supervised(split, image_features=features, supervision="auto")
-    assert (found.plan.supervision, found.plan.label_noise) == ("auto", label_noise), found.plan.reasons
+    assert found.plan.softens == softens, found.plan.reasons
     assert found.plan.unlabelled_weight == pytest.approx(weight, rel=1e-3)
     first, second = found.plan.reasons
     assert first.startswith("Estimates: ") and second.startswith("supervision: ")
     assert said[0] in first and said[1] in second
-    learns = label_noise == "soften" or (labels < 0).any()
+    learns = softens or (labels < 0).any()
     assert ("soft_labels" in found.split.column_names) == learns
     assert learns or found.split is split
 
@@ -140,8 +126,8 @@ def test_auto_weighs_unlabelled_rows_by_what_captions_tell(below, above, weights
 
 
 def test_auto_softens_labels_where_some_are_surely_wrong():
-    found = [choose(Estimates(**SURE | {"noise_interval": (low, 0.3)})).label_noise for low in (0.04, 0.06)]
-    assert found == ["keep", "soften"]
+    found = [choose(Estimates(**SURE | {"noise_interval": (low, 0.3)})).softens for low in (0.04, 0.06)]
+    assert found == [False, True]
 
 
 def test_auto_learns_from_every_row_by_its_weight():
@@ -158,15 +144,11 @@ def test_auto_softens_wrong_labels_beside_unlabelled_rows():
     labels = noisy(share=0.3)
     labels[300:] = -100
     found = supervised(captioned(labels, GOOD), supervision="auto")
-    assert found.plan.label_noise == "soften" and (labels_of(found.split) < 0).all()
+    assert found.plan.softens and (labels_of(found.split) < 0).all()
     assert (soft_of(found.split).argmax(1) == TRUTH).mean() > 0.95
 
 
 def test_what_is_asked_for_is_not_overruled():
-    found = supervised(captioned(few(100), USELESS), supervision="pseudo")
-    assert found.plan.supervision == "pseudo" and (labels_of(found.split) >= 0).all() and not found.plan.reasons
-    found = supervised(captioned(noisy(), GOOD), supervision="auto", label_noise="relabel")
-    assert found.plan.label_noise == "relabel" and (labels_of(found.split) == TRUTH).mean() > 0.95
     for weight in (0.5, 0.0):
         given = {"supervision": "auto", "soft_label_weight": weight}
         assert supervised(captioned(noisy(), GOOD), **given).plan.soft_label_weight == weight
@@ -186,28 +168,18 @@ def irregular() -> tuple[Dataset, np.ndarray, np.ndarray]:
     return captioned(labels, embeds, caption_weight=(weights, Value("float32"))), labels, embeds
 
 
-def test_soft_labels_are_the_probabilities_out_of_fold():
+def test_rows_learn_by_their_label_or_else_by_a_caption_that_is_trusted():
     split, labels, embeds = irregular()
-    found = supervised(split, supervision="soft")
-    assert found.split["label"][:] == split["label"][:]
+    found = supervised(split, supervision="auto")
     assert found.split.features["soft_labels"] == List(Value("float16"), length=len(CLASSES))
     soft = soft_of(found.split)
-    assert not soft[:4].any(), "no caption, none that is trusted"
+    assert np.flatnonzero(~soft.any(1)).tolist() == [1, 3], "no label, and no caption that is trusted"
+    labelled = np.flatnonzero(labels >= 0)
+    np.testing.assert_array_equal(soft[labelled], np.eye(len(CLASSES))[labels[labelled]])
     expected = CaptionClassifier(len(CLASSES), seed=0).fit(embeds[4:].astype(np.float16), labels[4:])
-    np.testing.assert_allclose(soft[4:], expected.out_of_fold_, atol=1e-3)
-    assert found.plan.soft_label_weight == 1
-    assert supervised(split, supervision="soft", soft_label_weight=2.5).plan.soft_label_weight == 2.5
-
-
-def test_pseudo_labels_are_for_rows_with_a_caption_and_no_label():
-    split, labels, _ = irregular()
-    found = supervised(split, supervision="pseudo")
-    learned = labels_of(found.split)
-    assert (learned[:60] == labels[:60]).all() and (learned[60:] == TRUTH[60:90]).all()
-    assert found.split.features == split.features and found.split["text_embeds"][:] == split["text_embeds"][:]
-    assert found.plan.soft_label_weight == 0, "no row has soft labels"
-    dropped = supervised(split, supervision="pseudo", unlabelled="drop").split
-    assert dropped["image_id"][:] == [f"id-{row}" for row in range(90) if row not in (1, 3)]
+    np.testing.assert_allclose(soft[60:], expected.out_of_fold_[56:], atol=1e-3)
+    dropped = supervised(split, supervision="auto", unlabelled="drop").split
+    assert dropped["image_id"][:] == [f"id-{row}" for row in labelled]
 
 
 def test_several_captions_count_by_their_mean():
@@ -216,7 +188,7 @@ def test_several_captions_count_by_their_mean():
     pairs = [[a.tolist(), b.tolist()] for a, b in zip(one, other, strict=True)]
     split = captioned(few(200), np.zeros((ROWS, DIM))).remove_columns("text_embeds")
     split = split.add_column("text_embeds", pairs, feature=List(List(Value("float16"), length=DIM)))
-    assert (labels_of(supervised(split, supervision="pseudo").split) == TRUTH).all()
+    assert (soft_of(supervised(split, supervision="auto").split).argmax(1) == TRUTH).all()
 
 
 def contradicted() -> tuple[Dataset, np.ndarray, np.ndarray]:
@@ -229,7 +201,7 @@ def contradicted() -> tuple[Dataset, np.ndarray, np.ndarray]:
 
 def test_softened_labels_are_probabilities_of_the_true_class():
     split, labels, wrong = contradicted()
-    found = supervised(split, label_noise="soften")
+    found = supervised(split, supervision="auto")
     learned, soft = labels_of(found.split), soft_of(found.split)
     assert (learned < 0).all() and np.flatnonzero(~soft.any(1)).tolist() == [1], "no label, no caption"
     assert (soft[wrong].argmax(1) == TRUTH[wrong]).all() and (soft[wrong].max(1) > 0.5).all()
@@ -237,67 +209,44 @@ def test_softened_labels_are_probabilities_of_the_true_class():
     assert soft[0, labels[0]] == 1, "a label without a caption stays sure"
     right = np.setdiff1d(np.arange(2, ROWS), wrong)
     assert soft[right, labels[right]].min() > 0.9
-    assert (found.plan.supervision, found.plan.soft_label_weight) == ("none", pytest.approx(1, rel=1e-3))
+    assert found.plan.softens and found.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
     low, high = found.facts["label_noise_interval"]
     assert low < 1 / 8 < high
-    dropped = supervised(split, label_noise="soften", unlabelled="drop").split
-    assert soft_of(dropped).any(1).all() and len(dropped) == len(split) - 1  # the one without a label
-
-
-def test_labels_that_captions_contradict_are_relabelled_and_those_that_are_right_stay():
-    split, labels, _ = contradicted()
-    found = supervised(split, label_noise="relabel")
-    learned = labels_of(found.split)
-    assert (learned[2:] == TRUTH[2:]).all() and learned[:2].tolist() == labels[:2].tolist()
-    assert found.split.features == split.features and found.plan.soft_label_weight == 0
-    found = supervised(split, supervision="soft", label_noise="relabel")  # then every caption teaches
-    assert soft_of(found.split).any(1).tolist() == [False, *[True] * (ROWS - 1)]
-    right = supervised(captioned(TRUTH, GOOD), label_noise="relabel")
-    assert labels_of(right.split).tolist() == TRUTH.tolist() and "soft_labels" not in right.split.column_names
-
-
-def test_soft_labels_of_unlabelled_rows_beside_softened_labels():
-    labels = noisy(share=0.3)
-    labels[300:] = -100
-    found = supervised(captioned(labels, GOOD), supervision="soft", label_noise="soften")
-    assert soft_of(found.split).any(1).all() and (labels_of(found.split) < 0).all()
 
 
 def test_image_features_are_a_second_view():
     """Captions tell classes 0 and 1 and no others, image features 3 and 4; row 5 has no caption."""
     one, other = vectors(np.minimum(TRUTH, 2)), vectors(np.maximum(TRUTH, 2), seed=1)
     split = captioned(few(200), np.where(np.arange(ROWS)[:, None] == 5, np.nan, one))
-    alone, both = (supervised(split, supervision="pseudo", image_features=view) for view in (None, other))
+    alone, both = (supervised(split, supervision="auto", image_features=view) for view in (None, other))
     rest = slice(200, None)
-    assert (labels_of(alone.split)[rest] == TRUTH[rest]).mean() < 0.75
-    assert (labels_of(both.split)[rest] == TRUTH[rest]).mean() > 0.98
+    assert (soft_of(alone.split)[rest].argmax(1) == TRUTH[rest]).mean() < 0.75
+    assert (soft_of(both.split)[rest].argmax(1) == TRUTH[rest]).mean() > 0.98
     assert both.facts["both_accuracy_estimate"] > 0.95 > 0.8 > both.facts["image_accuracy_estimate"]
     assert "image_accuracy_estimate" not in alone.facts
 
 
 def test_what_it_needs_is_said():
-    for options in ({"supervision": "auto"}, {"supervision": "soft"}, {"label_noise": "soften"}):
-        ((name, value),) = options.items()
-        with pytest.raises(ValueError, match=f"{name} is '{value}', but the training split has no text_embeds"):
-            supervised(captioned(TRUTH, GOOD).remove_columns("text_embeds"), **options)
+    with pytest.raises(ValueError, match="supervision is 'auto', but the training split has no text_embeds"):
+        supervised(captioned(TRUTH, GOOD).remove_columns("text_embeds"), supervision="auto")
     for labels in (few(0), few(1), np.full(ROWS, 1)):
         with pytest.raises(ValueError, match="needs captions, and labels or names of at least two classes"):
-            supervised(captioned(labels, GOOD), supervision="soft")
+            supervised(captioned(labels, GOOD), supervision="auto")
 
 
 def test_what_was_found_is_kept_in_the_run_for_the_same_data_alone(tmp_path):
     split, folder = captioned(noisy(), GOOD), tmp_path / "supervision"
     first = supervised(split, folder, supervision="auto")
-    assert {path.name for path in folder.iterdir()} == {"probabilities.npy", "posterior.npy", "supervision.json"}
+    assert {path.name for path in folder.iterdir()} == {"posterior.npy", "supervision.json"}
     assert soft_of(first.split).tolist() == soft_of(supervised(split, supervision="auto").split).tolist()
     marked = np.roll(np.load(folder / "posterior.npy"), 1, axis=1)  # to see that they are read, not found again
     np.save(folder / "posterior.npy", marked)
     again = supervised(split, folder, supervision="auto")
     assert (again.facts, again.plan) == (first.facts, first.plan) and (soft_of(again.split) == marked).all()
-    for other in (captioned(TRUTH, GOOD), captioned(noisy(), USELESS)):  # other labels, other captions
-        found = supervised(other, folder, supervision="soft")
+    for other in (captioned(few(300), GOOD), captioned(noisy(), vectors(TRUTH, 0.6))):  # other labels, other captions
+        found = supervised(other, folder, supervision="auto")
         assert found.facts["label_noise_estimate"] != first.facts["label_noise_estimate"]
-        assert soft_of(found.split).tolist() == soft_of(supervised(other, supervision="soft").split).tolist()
+        assert soft_of(found.split).tolist() == soft_of(supervised(other, supervision="auto").split).tolist()
 
 
 def picture(row: int) -> dict:
@@ -309,10 +258,11 @@ def with_pictures(split: Dataset) -> Dataset:
 
 
 def test_a_batch_holds_the_soft_labels_of_its_rows():
-    found = supervised(captioned(few(200), np.where(np.arange(ROWS)[:, None] == 7, np.nan, GOOD)), supervision="soft")
+    embeds = np.where(np.arange(ROWS)[:, None] == 307, np.nan, GOOD)
+    found = supervised(captioned(few(200), embeds), supervision="auto")
     images = CaptionedImages(with_pictures(found.split), train_pixels)
-    batch = AlignmentCollator()(images.__getitems__([9, 7, 3]))
-    np.testing.assert_array_equal(batch["soft_labels"].float(), soft_of(found.split)[[9, 7, 3]])
+    batch = AlignmentCollator()(images.__getitems__([309, 307, 3]))
+    np.testing.assert_array_equal(batch["soft_labels"].float(), soft_of(found.split)[[309, 307, 3]])
     assert batch["soft_labels"].shape == (3, len(CLASSES)) and not batch["soft_labels"][1].any()
 
 
@@ -328,14 +278,10 @@ def train_pixels(image: PILImage.Image):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"align_weight": 0.0, "supervision": "none", "label_noise": None}, None),
-        ({"align_weight": 0.0, "label_noise": "keep"}, None),
-        ({"align_weight": 0.0, "supervision": "soft"}, "supervision soft"),
-        (
-            {"align_weight": 0.0, "supervision": "soft", "label_noise": "soften"},
-            "supervision soft, label_noise soften",
-        ),
-        ({"align_weight": 0.3, "supervision": "pseudo"}, "align_weight 0.3, supervision pseudo"),
+        ({"align_weight": 0.0, "supervision": "none"}, None),
+        ({"align_weight": 0.0}, None),
+        ({"align_weight": 0.0, "supervision": "auto"}, "supervision auto"),
+        ({"align_weight": 0.3, "supervision": "auto"}, "align_weight 0.3, supervision auto"),
     ],
 )
 def test_a_run_that_learned_from_captions_is_no_baseline(options, said):
@@ -461,8 +407,7 @@ NOTHING = np.full((ROWS, DIM), np.nan)
     ("labels", "embeds", "options", "said"),
     [
         (few(0), NOTHING, {"supervision": "auto"}, "needs captions, and labels or names of at"),
-        (few(100), NOTHING, {"supervision": "pseudo"}, "needs captions"),
-        (few(0), GOOD, {"label_noise": "soften"}, "label_noise is 'soften', but no image with a caption has a label"),
+        (few(100), NOTHING, {"supervision": "auto"}, "needs captions"),
         (few(0), GOOD, {"supervision": "auto", "unlabelled": "drop"}, "no row .* has a label. Set it to keep"),
     ],
 )
@@ -496,20 +441,20 @@ def test_soft_labels_need_the_softmax(data, tmp_path):
 def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     main(["train", *words_of(data["noisy"], tmp_path / "run", "--supervision", "auto")])
     said = capsys.readouterr().out
-    assert "supervision: labels are softened where captions contradict them." in said and "label_noise soften" in said
+    assert "supervision: labels are softened where captions contradict them." in said and "labels softened" in said
     assert "loss_soft_labels" in said and "loss_ce" not in said and "with a label" not in said
     assert said.index("Estimates: captions tell the class of") < said.index("Trained")
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["supervision"] == "auto" and results["caption_accuracy_estimate"] > 0.6
     low, high = results["label_noise_interval"]
-    assert low < results["label_noise_estimate"] < high and results["label_noise"] == "soften"
+    assert low < results["label_noise_estimate"] < high and results["softens_labels"]
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     for line in [line for line in history if "loss_soft_labels" in line]:
         parts = line["align_weight"] * line["loss_align"] + line["loss_soft_labels"]
         assert line["loss"] == pytest.approx(parts, rel=1e-2)
     options = yaml.safe_load((tmp_path / "run" / "train.yaml").read_text())
     assert options["supervision"] == "auto" and options["soft_label_weight"] is None
-    assert np.load(tmp_path / "run" / "supervision" / "probabilities.npy").shape == (300, len(CLASSES))
+    assert np.load(tmp_path / "run" / "supervision" / "posterior.npy").shape == (300, len(CLASSES))
     main(
         ["train", *words_of(data["noisy"], tmp_path / "run", "--supervision", "auto")]
     )  # the same options, not chosen
@@ -517,7 +462,7 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
 
 
 def test_controls_come_first_and_evaluated_splits_stay_as_they_are(data, tmp_path):
-    words = ["--label_fraction", "0.5", "--supervision", "soft", "--label_noise", "relabel", "--caption_control"]
+    words = ["--label_fraction", "0.5", "--supervision", "auto", "--caption_control"]
     runs = [run_of(data["whole"], tmp_path / kind, *words, kind) for kind in ("none", "shuffle")]
     for run in runs:
         run.load()

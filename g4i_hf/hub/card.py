@@ -156,8 +156,7 @@ def _of_training(student: Student) -> dict[str, Any]:
     return {
         "align_weight": float(known.get("align_weight") or 0),
         "supervision": supervision,
-        "is_auto": known.get("supervision") == "auto",
-        "softens": found.get("label_noise") == "soften",
+        "softens": bool(found.get("softens_labels")),
         "estimates": "; ".join(said),
         "caption_control": known.get("caption_control"),
         "label_fraction": float(known.get("label_fraction", 1)),

@@ -132,15 +132,10 @@ class AugmentationArguments(Checked):
 class SupervisionOptions:
     """Labels from captions"""
 
-    supervision: Literal["none", "auto", "soft", "pseudo"] = option(
+    supervision: Literal["none", "auto"] = option(
         "none",
-        "none (alignment alone), soft (soft labels from captions), pseudo (pseudo-labels for unlabelled rows) or auto "
-        "(class probabilities for unlabelled rows and doubted labels, weighted by estimates).",
-    )
-    label_noise: Literal["keep", "soften", "relabel"] | None = option(
-        None,
-        "Labels: keep, soften (learn from probabilities given the caption) or relabel those that captions contradict; "
-        "keep by default, unless auto chooses.",
+        "none (alignment alone) or auto (class probabilities from captions for unlabelled rows and doubted labels, "
+        "weighted by estimates).",
     )
     image_features: str | None = option(None, "Image features beside captions: a column, or student (pretrained).")
     unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
@@ -376,9 +371,7 @@ def aligns(options: Mapping[str, Any]) -> bool | None:
 def learned_from_captions(options: Mapping[str, Any]) -> str | None:
     """The options by which a run learned from captions, as text; None for a baseline."""
     found = [f"align_weight {options['align_weight']}"] if options.get("align_weight") else []
-    for name, without in (("supervision", "none"), ("label_noise", "keep")):
-        value = options.get(name)
-        found += [f"{name} {value}"] if value not in (None, without) else []
+    found += [f"supervision {options['supervision']}"] if options.get("supervision", "none") != "none" else []
     return ", ".join(found) or None
 
 

@@ -34,14 +34,13 @@ class Estimates:
 class Plan:
     """
     Attributes:
-        supervision, label_noise: as the options of these names.
+        softens: whether labels become the probabilities of the true class, given label and caption.
         unlabelled_weight: of a row that learns from the class probabilities of its caption; a label has 1.
         soft_label_weight: 0 without soft labels.
-        reasons: lines for the user, of a plan that was chosen.
+        reasons: lines for the user.
     """
 
-    supervision: str
-    label_noise: str = "keep"
+    softens: bool = False
     unlabelled_weight: float = 1.0
     soft_label_weight: float = 0.0
     reasons: tuple[str, ...] = ()
@@ -54,7 +53,7 @@ def choose(found: Estimates) -> Plan:
       all labels.
     - Labels are softened if some are wrong.
     """
-    plan = Plan("auto")
+    plan = Plan()
     parts = []
     if found.unlabelled == 1:
         parts.append("no image with a caption has a label: all learn soft labels")
@@ -64,7 +63,7 @@ def choose(found: Estimates) -> Plan:
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{found.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
     if found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG:
-        plan.label_noise = "soften"
+        plan.softens = True
         parts.append("labels are softened where captions contradict them")
     elif found.unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")

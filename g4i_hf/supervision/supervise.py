@@ -27,7 +27,7 @@ from .plan import Estimates, Plan, choose
 
 logger = logging.getLogger(__name__)
 
-PROBABILITIES, POSTERIOR, FACTS = "probabilities.npy", "posterior.npy", "supervision.json"
+POSTERIOR, FACTS = "posterior.npy", "supervision.json"
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Supervised:
     """
 
     split: Dataset
-    plan: Plan
+    plan: Plan = field(default_factory=Plan)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,7 +114,7 @@ def supervise(
 
     Args:
         training: rows with `text_embeds`, and `label` where there are any.
-        run: `supervision`, `label_noise` and `unlabelled`.
+        run: `supervision` and `unlabelled`.
         num_labels: C.
         seed: of the folds.
         soft_label_weight: the user's; None for the default of the plan.
@@ -126,36 +126,35 @@ def supervise(
             were made with something else are not taken from `folder`.
 
     Raises:
-        ValueError: without text embeddings, when fewer than two classes have labelled captions or a name, or for
-            `label_noise` without labels.
+        ValueError: without text embeddings, or when fewer than two classes have labelled captions or a name.
     """
-    if run.supervision == "none" and (run.label_noise or "keep") == "keep":
-        rows = labelled_rows(training) if run.unlabelled == "drop" else training
-        return Supervised(rows, Plan("none"), {"supervision": "none"})
+    if run.unlabelled == "drop":
+        training = labelled_rows(training)
+    if run.supervision == "none":
+        return Supervised(training, facts={"supervision": "none"})
     if columns.TEXT_EMBEDS not in training.column_names:
-        asked = "supervision" if run.supervision != "none" else "label_noise"
         raise ValueError(
-            f"{asked} is {getattr(run, asked)!r}, but the training split has no text_embeds. Give --text_encoder, or "
+            f"supervision is {run.supervision!r}, but the training split has no text_embeds. Give --text_encoder, or "
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    if run.supervision == "none" and not (captioned.labels >= 0).any():
-        what = f"label_noise is {run.label_noise!r}, but no image with a caption has a label"
-        raise ValueError(f"{what}. Leave it out; --supervision auto learns without labels.")
     found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder, made_with)
-    plan = choose(found.estimates) if run.supervision == "auto" else Plan(run.supervision)
-    plan.label_noise = run.label_noise or plan.label_noise
-    split, weight = _learned(training, captioned, found, plan, class_weights)
-    plan.soft_label_weight = weight if soft_label_weight is None or not weight else soft_label_weight
-    if run.unlabelled == "drop":  # but not rows that learn from soft labels, as their own was softened
-        split = labelled_rows(split, np.maximum(labels_of(split), labels_of(training)))
+    plan = choose(found.estimates)
+    split = training
+    if plan.softens or (captioned.labels < 0).any():
+        soft = _targets(labels_of(training), captioned, found.posterior, plan)
+        if class_weights is not None:
+            soft *= _weights(class_weights, soft.sum(0, dtype=np.float64))
+        weight = float(np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64))
+        plan.soft_label_weight = weight if soft_label_weight is None else soft_label_weight
+        split = with_soft_labels(with_labels(training, np.full(len(training), -1)), soft)
     return Supervised(split, plan, _facts(plan, found.estimates))
 
 
 def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
     facts = {
-        "supervision": plan.supervision,
-        "label_noise": plan.label_noise,
+        "supervision": "auto",
+        "softens_labels": plan.softens,
         "caption_accuracy_estimate": estimates.captions,
         "label_noise_estimate": estimates.noise,
         "label_noise_interval": estimates.noise_interval and list(estimates.noise_interval),
@@ -189,12 +188,10 @@ class Found:
     What a [`CaptionClassifier`] says of n captioned rows.
 
     Attributes:
-        probabilities: (n, C) float16, out of fold for labelled rows.
-        posterior: (n, C) float16, given the label too where there is one.
+        posterior: (n, C) float16, given the caption, and the label where there is one.
         estimates: of all rows.
     """
 
-    probabilities: np.ndarray
     posterior: np.ndarray
     estimates: Estimates
 
@@ -222,7 +219,7 @@ def _estimated(
         of_images = features()
         return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("6", classifier.num_labels, classifier.seed, views, made_with))
+    asked = repr(("7", classifier.num_labels, classifier.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -235,15 +232,12 @@ def _estimated(
             found = fitted(of_images)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FACTS).unlink(missing_ok=True)
-            np.save(folder / PROBABILITIES, found.probabilities)
             np.save(folder / POSTERIOR, found.posterior)
             facts = {"key": key, "estimates": asdict(found.estimates)}
             replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
     estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
-    files = (folder / PROBABILITIES, folder / POSTERIOR)
-    probabilities, posterior = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
-    return Found(probabilities, posterior, estimates)
+    return Found(np.load(folder / POSTERIOR, mmap_mode="r", allow_pickle=False), estimates)
 
 
 def _fitted(
@@ -267,46 +261,10 @@ def _fitted(
     for start in range(0, len(labels), BLOCK):
         block = slice(start, start + BLOCK)
         posterior[block] = classifier.posterior(classifier.out_of_fold_[block], labels[block])
-    return Found(classifier.out_of_fold_, posterior, estimates)
+    return Found(posterior, estimates)
 
 
-# --- Labels and soft labels ------------------------------------------------------------------------------------------
-
-
-def _learned(
-    training: Dataset,
-    captioned: CaptionedRows,
-    found: Found,
-    plan: Plan,
-    class_weights: list[float] | str | None,
-) -> tuple[Dataset, float]:
-    """
-    The split with the labels, and perhaps soft labels, that the plan gives its rows; the weight of soft labels. With
-    `auto` or `soften` every label becomes a soft one, and the column `label` is null.
-    """
-    rows, given = captioned.rows, captioned.labels
-    labels = labels_of(training)
-    learned, unlabelled = labels.copy(), given < 0
-    if plan.label_noise == "relabel":
-        learned[rows[~unlabelled]] = found.posterior[~unlabelled].argmax(1)
-        logger.info("label_noise is relabel: captions contradict %d labels.", (learned != labels).sum())
-    if plan.supervision == "pseudo":
-        learned[rows[unlabelled]] = found.posterior[unlabelled].argmax(1)
-        logger.info("supervision is pseudo: %d rows take the class that their caption tells.", unlabelled.sum())
-    if plan.label_noise == "soften" or (plan.supervision == "auto" and unlabelled.any()):
-        soft = _targets(learned, captioned, found.posterior, plan)
-        if class_weights is not None:
-            soft *= _weights(class_weights, soft.sum(0, dtype=np.float64))
-        weight = np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64)
-        return with_soft_labels(with_labels(training, np.full(len(labels), -1)), soft), float(weight)
-    split = with_labels(training, learned) if (learned != labels).any() else training
-    if plan.supervision != "soft":
-        return split, 0.0
-    if len(rows) == len(training):
-        return with_soft_labels(split, found.probabilities), 1.0  # a memory-mapped file stays one
-    soft = np.zeros((len(training), found.probabilities.shape[1]), dtype=np.float16)
-    soft[rows] = found.probabilities
-    return with_soft_labels(split, soft), 1.0
+# --- Soft labels -----------------------------------------------------------------------------------------------------
 
 
 def _targets(labels: np.ndarray, captioned: CaptionedRows, posterior: np.ndarray, plan: Plan) -> np.ndarray:
@@ -315,10 +273,9 @@ def _targets(labels: np.ndarray, captioned: CaptionedRows, posterior: np.ndarray
     known = labels >= 0
     targets[known, labels[known]] = 1
     unlabelled = captioned.labels < 0
-    if plan.label_noise == "soften":
+    targets[captioned.rows[unlabelled]] = plan.unlabelled_weight * posterior[unlabelled]
+    if plan.softens:
         targets[captioned.rows[~unlabelled]] = posterior[~unlabelled]
-    if plan.supervision in ("auto", "soft"):
-        targets[captioned.rows[unlabelled]] = plan.unlabelled_weight * posterior[unlabelled]
     return targets
 
 

@@ -156,8 +156,8 @@ def supervised_split(
     made_with: str = "",
 ) -> Supervised:
     """
-    The training rows with the labels and soft labels that captions give them, as `supervision`, `label_noise` and
-    `image_features` say; see [`~g4i_hf.supervision.supervise.supervise`]. `is_pretrained`: whether the student's
+    The training rows with the soft labels that captions give them, as `supervision` and `image_features` say; see
+    [`~g4i_hf.supervision.supervise.supervise`]. `is_pretrained`: whether the student's
     features say something of images before it is trained. A ValueError for options that contradict the data.
     """
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
@@ -280,7 +280,7 @@ def prepare(
         splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)], "of the model")
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
     is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
-    asks = args.aligns or run.supervision != "none" or (run.label_noise or "keep") != "keep"
+    asks = args.aligns or run.supervision != "none"
     embeddings = _add_embeddings(splits, encoder) if asks else None
     dim = columns.text_embed_dim_of(splits[TRAINING].features.get(columns.TEXT_EMBEDS))
     augmentation = AugmentationArguments(**of_images)

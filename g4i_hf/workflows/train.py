@@ -143,7 +143,7 @@ class TrainingRun:
             self._supervise()
 
     def _supervise(self) -> None:
-        """Adds pseudo-labels and soft labels from captions, as the options say."""
+        """Adds soft labels from captions, as the options say."""
         folder = None if self.run.dry_run else Path(self.args.output_dir) / "supervision"
         made_with = (self.student, self.augmentation, self.encoder, self.run.image_features)
         device = PartialState().device
@@ -279,8 +279,7 @@ class TrainingRun:
         uses = []  # of captions, beside alignment
         if self.supervised is not None:
             plan = self.supervised.plan
-            uses += ["pseudo-labels from captions"] if plan.supervision == "pseudo" else []
             weight = plan.soft_label_weight
             uses += [f"soft labels from captions, weight {weight:.3g}"] if weight > 0 else []
-            uses += [f"label_noise {plan.label_noise}"] if plan.label_noise != "keep" else []
+            uses += ["labels softened"] if plan.softens else []
         return describe_training(self.student.student, self.built.model, trainer.train_dataset, self.args, uses)

@@ -15,7 +15,7 @@ PROMISED = {
     "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
     "embed": "text_encoder embeddings_dir long_captions with_images text_encoder_prompt",
     "check": "split check_dir text_encoder embeddings_dir",
-    "train": "align_weight align_loss supervision label_noise unlabelled student pretrained ema_decay",
+    "train": "align_weight align_loss supervision unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights probe_samples",
     "release": "run stage baseline repo_id push_to_hub dry_run onnx license with_images",
 }
@@ -116,7 +116,7 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     values = printed(quick, tmp_path, DATA)
     expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "keep"}
     expected |= {"pretrained": False, "label_fraction": 1, "caption_control": "none"}
-    expected |= {"label_noise": None, "soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
+    expected |= {"soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
     expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
     expected |= {"lr_scheduler_type": "cosine"}
     expected |= {"on_bad_images": "error", "require_labels": True, "train_split": "train"}

@@ -39,7 +39,6 @@ class Mode:
 
 
 FEW = {"dataset_name": "{unlabelled}", "require_labels": "false"} | ENCODER
-SOFT = ("loss_soft_labels",)
 LISTS = {"dataset_name": "{lists}"} | ENCODER
 PRETRAINED = {"student": "{student}", "pretrained": "true", "student_args": None}
 NOISE = {"label_noise_rate": 0.3}
@@ -57,13 +56,13 @@ MODES = {
     "official gradient of one process": Mode({"align_gradient": "official"}, same=True),
     "projector": Mode({"projector_type": "linear", "projector_norm": "batch"}),
     # --- What captions say about classes
-    "soft labels": Mode({"supervision": "soft", "soft_label_weight": 0.5}, SOFT, ("soft labels from captions",)),
     "unlabelled": Mode(FEW, says=("9 of 18", "--supervision auto")),
     "dropped": Mode(FEW | {"unlabelled": "drop"}, says=("9 of 18",)),
-    "pseudo-labels": Mode(FEW | {"supervision": "pseudo"}, says=("9 rows",), same=True),  # all are right here
-    "chosen": Mode(FEW | {"supervision": "auto"}, SOFT, ("Estimates: ", "supervision: 50% of the captioned images")),
-    "softened": Mode({"label_noise": "soften"} | NOISE, SOFT, ("label_noise",)),
-    "relabelled": Mode({"label_noise": "relabel"} | NOISE, says=("label_noise",)),
+    "supervision": Mode(
+        FEW | {"supervision": "auto", "soft_label_weight": 0.5},
+        ("loss_soft_labels",),
+        ("Estimates: ", "supervision: 50% of the captioned images", "soft labels from captions, weight 0.5"),
+    ),
     "wrong labels": Mode(NOISE | {"label_noise_kind": "confusable"}, says=("6 labels",)),
     "long tail": Mode({"long_tail_factor": 6}, says=("9 of 18",)),
     "label fraction": Mode({"label_fraction": 0.5, "label_seed": 1}, says=("9 of 18",)),
