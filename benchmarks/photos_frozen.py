@@ -31,8 +31,8 @@ from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from torch import nn
 
-from g4i_hf.captioning.quality import terms_of
 from g4i_hf.data.checks import labels_of, with_labels
+from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict

@@ -10,7 +10,6 @@ LABEL = "label"
 IMAGE_ID = "image_id"
 CAPTION = "caption"
 TEXT_EMBEDS = "text_embeds"
-CAPTION_WEIGHT = "caption_weight"
 SOFT_LABELS = "soft_labels"
 # Of what a row of a stage was made from: its image, the size and times of the file that it was, its captions
 IMAGE_DIGEST = "image_digest"
@@ -20,9 +19,9 @@ CAPTION_RAW = "caption_raw"
 CAPTION_STATUS = "caption_status"
 CAPTION_REASON = "caption_reason"
 
-ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS, CAPTION_WEIGHT)
+ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS)
 # Columns that belong to a caption, and are dropped with it
-OF_CAPTION = (TEXT_EMBEDS, CAPTION_WEIGHT, CAPTION_RAW, CAPTION_STATUS, CAPTION_REASON)
+OF_CAPTION = (TEXT_EMBEDS, CAPTION_RAW, CAPTION_STATUS, CAPTION_REASON)
 # What other datasets call them
 OTHER_NAMES = {
     IMAGE: ("img", "images", "picture", "pictures", "jpg", "png", "pixels"),

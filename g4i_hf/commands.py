@@ -72,7 +72,7 @@ class Caption(Command):
 
     def check(self, args, data, local, endpoint, existing, quality) -> None:
         args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
-        check_paths(captions_file=existing.captions_file, synonyms_file=quality.synonyms_file)
+        check_paths(captions_file=existing.captions_file)
         check_data(data)
 
     def run(self, *options) -> None:

@@ -17,7 +17,6 @@ FEATURES = Features(
     image_id=Value("string"),
     caption=Value("string"),
     text_embeds=List(Value("float16"), length=DIM),
-    caption_weight=Value("float32"),
 )
 
 
@@ -34,7 +33,6 @@ def example_rows(number: int) -> Dataset:
         "image_id": [f"id-{row}" for row in range(number)],
         "caption": [f"caption {row // 2}" if has_caption[row] else None for row in range(number)],
         "text_embeds": [embeds[row // 2] if has_caption[row] else None for row in range(number)],
-        "caption_weight": [0.5 + 0.5 * (row % 2) for row in range(number)],
     }
     return Dataset.from_dict(columns, features=FEATURES)
 
@@ -72,7 +70,7 @@ def _archive(path: Path, rows: Dataset) -> None:
             parts = {
                 "png": png.getvalue(),
                 "cls": str(label).encode(),
-                "json": json.dumps({"weight": row["caption_weight"], "vector": embeds, "row": number}).encode(),
+                "json": json.dumps({"vector": embeds, "row": number}).encode(),
                 "txt": (row["caption"] or "").encode(),
             }
             for suffix, content in parts.items():

@@ -29,7 +29,6 @@ FEATURES = Features(
         "label": ClassLabel(names=["a", "b", "c", "d", "e"]),
         "image_id": Value("string"),
         "caption": Value("string"),
-        "caption_weight": Value("float32"),
         "text_embeds": List(Value("float16"), length=12),
     }
 )
@@ -51,7 +50,7 @@ def split_of(folder: Path, corrupt: list[int], left_out: tuple[int, ...] = ()) -
         PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(path)
         if number in corrupt:
             path.write_bytes(CORRUPT)
-        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}", "caption_weight": 1.0}
+        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}"}
         row |= {"text_embeds": (embed / np.linalg.norm(embed)).astype(np.float16)}
         rows.append(row | {"image": {"bytes": None, "path": str(path)}})
     return Dataset.from_list([row for number, row in enumerate(rows) if number not in left_out], features=FEATURES)

@@ -40,10 +40,9 @@ def captions_of(ids: list[str | None], **more) -> Dataset:
     rows = {
         "image_id": ids,
         "caption": [f"of {i}" for i in ids],
-        "caption_weight": [n / 10 for n in numbers],
         "text_embeds": [[float(n)] * 3 for n in numbers],
     }
-    features = {"image_id": Value("string"), "caption": Value("string"), "caption_weight": Value("float32")}
+    features = {"image_id": Value("string"), "caption": Value("string")}
     features |= {"text_embeds": EMBEDS} | {name: feature for name, (_, feature) in more.items()}
     return Dataset.from_dict(rows | {name: v for name, (v, _) in more.items()}, features=Features(features))
 
@@ -86,7 +85,6 @@ def test_each_image_gets_its_own_caption_or_a_null(images, tmp_path, ids, limit,
         has = IDS[number] in ids
         assert row["caption"] == (f"of {IDS[number]}" if has else None)
         assert row["text_embeds"] == ([number] * 3 if has else None)
-        assert row["caption_weight"] == (pytest.approx(number / 10) if has else None)
 
 
 def test_what_has_no_counterpart_is_reported(images, tmp_path, caplog):
@@ -176,7 +174,7 @@ def test_vectors_and_weights_of_other_captions_are_not_kept(tmp_path, encoder, w
         is_old = name not in splits
         assert split["caption"][:] == ([f"of {i}" for i in IDS] if is_old else NEW)
         assert "text_embeds" not in split.column_names
-        assert is_old == ("caption_weight" in split.column_names) == ("caption_raw" in split.column_names)
+        assert is_old == ("caption_status" in split.column_names) == ("caption_raw" in split.column_names)
     if way != "stage with images":
         assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
     found = with_text_embeds(loaded, encoder, tmp_path / "e", source=source_of(data))

@@ -38,7 +38,6 @@ FEATURES = Features(
         "label": ClassLabel(names=["a", "b", "c", "d", "e"]),
         "image_id": Value("string"),
         "caption": Value("string"),
-        "caption_weight": Value("float32"),
         "text_embeds": List(Value("float16"), length=12),
     }
 )
@@ -58,7 +57,7 @@ def split_of(folder: Path, change=lambda rows: rows) -> Dataset:
         PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(path)
         embed = rng.normal(size=12)
         embed = (embed / np.linalg.norm(embed)).astype(np.float16)
-        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}", "caption_weight": 1.0}
+        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}"}
         rows.append(row | {"image": {"bytes": None, "path": str(path)}, "text_embeds": embed})
     return Dataset.from_list(change(rows), features=FEATURES)
 
@@ -110,7 +109,6 @@ CHANGES = {
     "labels of 1 image": lambda rows: changed(rows, 3, label=0),
     "names of 1 image": lambda rows: changed(rows, 11, image_id="new"),
     "text embeddings of 1 image": lambda rows: changed(rows, 0, text_embeds=rows[1]["text_embeds"]),
-    "caption weights of 1 image": lambda rows: changed(rows, 5, caption_weight=0.5),
     "captions of 1 image": lambda rows: changed(rows, 7, caption="caption 8"),
     "contents of 1 image": lambda rows: changed(rows, 2, image=rows[4]["image"]),
     "1 image removed": lambda rows: rows[:-1],

@@ -103,10 +103,6 @@ ERRORS = {
         split_with(row=4, image=None),
         r"'image', row 4: The image 'ïd-4' cannot be decoded \(null\). Replace",
     ),
-    "weight": (
-        split_with().add_column("caption_weight", [1, 0, 0.5, None, 1.5, 1]),
-        "'caption_weight', row 4: 1.5. Give weights from 0",
-    ),
 }
 
 
@@ -173,14 +169,9 @@ def test_what_training_can_do_without_is_counted_and_told(kind, caplog):
     assert counted.startswith(what) and number == 1
     assert f"Split 'träin', column {first}: {what}" in caplog.text
     if "label" not in first:
-        assert CaptionedImages(split, np.asarray).caption_weight.tolist() == [1, 1, 1, 0, 1, 1]
+        assert CaptionedImages(split, np.asarray).has_caption.tolist() == [True, True, True, False, True, True]
     caplog.clear()
     assert check(split, training=False) == {} and caplog.text == ""
-
-
-def test_caption_weight_counts_only_where_there_is_a_caption():
-    split = split_with(row=1, caption=None).add_column("caption_weight", [0.5, 1.0, None, 0.0, 1.0, 0.25])
-    assert CaptionedImages(split, np.asarray).caption_weight.tolist() == [0.5, 0, 0, 0, 1, 0.25]
 
 
 # --- Unusual images --------------------------------------------------------------------------------------------------

@@ -40,7 +40,6 @@ def rows_of(labels: list, captions: list) -> Dataset:
         image_id=Value("string"),
         caption=text,
         text_embeds=vector,
-        caption_weight=Value("float32"),
     )
     white = Image().encode_example(PILImage.new("RGB", (8, 8), "white"))
     embeds = [
@@ -49,7 +48,6 @@ def rows_of(labels: list, captions: list) -> Dataset:
     ]
     columns = {"image": [white] * len(labels), "label": labels, "caption": captions, "text_embeds": embeds}
     columns |= {"image_id": [f"id-{row}" for row in range(len(labels))]}
-    columns |= {"caption_weight": [0.5 if row == 2 else 1.0 for row in range(len(labels))]}
     return Dataset.from_dict(columns, features=features)
 
 
@@ -234,7 +232,7 @@ def test_class_names_take_the_place_of_captions_where_the_class_is_known(static_
     library = load_encoder(str(static_folder), prompt="a red ")  # as the captions were embedded
     assert_vectors_belong_to_captions(after, lambda caption: library.encode([caption])[0])
     images = CaptionedImages(after, lambda image: image)
-    assert images.caption_weight[:4].tolist() == [0, 0, 0.5, 1]
+    assert images.has_caption[:4].tolist() == [False, False, True, True]
     assert (same(images.caption_keys[3:, 0]) == same(images.labels[3:])).all()
 
 
@@ -269,8 +267,6 @@ def test_captions_are_shuffled_within_their_class():
         assert before == now
     assert_vectors_belong_to_captions(after)
     assert after["caption"][:] != split["caption"][:] and after["caption"][1] is None  # whose class is not known
-    texts = zip(after["caption"][:], after["caption_weight"][:], strict=True)
-    assert [caption for caption, weight in texts if weight == 0.5] == ["2, 0"]  # the weight went with its caption
 
 
 def test_captions_are_shuffled_over_all_rows_so_that_neither_class_nor_text_is_left():

@@ -25,7 +25,7 @@ from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.options import OPTIONS_OF, DataArguments
 
 EMBEDS = List(Value("float16"), length=5)
-COLUMNS = ["image_id", "caption", "caption_weight", "caption_status", "text_embeds"]
+COLUMNS = ["image_id", "caption", "caption_status", "text_embeds"]
 NASTY = {
     "stage": "captioning",
     "source": "/home/ann/secret/pictures",
@@ -43,7 +43,6 @@ NASTY = {
         "temperature": 0.5,
     },
     "prompts": ["Describe it, as /home/ann/secret/prompt.txt says, with hf_" + "y" * 34, "Is it a cat/dog?"],
-    "judged_by": {"clip_scorer": "../../home/ann/secret/clip", "quality_encoder": "org/model"},
     "found": {"from": "file", "captions_without_row": {"count": 2, "examples": ["ann/secret/1.jpg"]}},
     "status": {"ok": {"train": 2}},
     "unknown": "/home/ann/secret",
@@ -90,7 +89,6 @@ def stages(tmp_path_factory, static_folder) -> Path:
     for name, split in open_images(str(folder / "pictures")).items():
         ids, is_train = split["image_id"][:], name == "train"
         columns = {"image_id": ids, "caption": [f"a red {each.split('/')[0]}" if is_train else None for each in ids]}
-        columns["caption_weight"] = [float(is_train)] * len(ids)
         columns["caption_status"] = ["ok" if is_train else "not asked"] * len(ids)
         splits[name] = Dataset.from_dict(columns).cast_column("caption", Value("string"))
     stage = {"stage": "captioning", "source": "../../pictures", "prompts": ["Describe this {label}."]}
@@ -181,7 +179,6 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     assert stage["source"] is None and stage["source_name"] == "pictures"
     assert stage["captioner"] == {"captioner": "endpoint", "model": "llava", "adapter": "lora", "temperature": 0.5}
     assert stage["prompts"] == ["Describe it, as ... says, with ...", "Is it a cat/dog?"]
-    assert stage["judged_by"] == {"clip_scorer": "clip", "quality_encoder": "org/model"}
     assert stage["found"] == {"from": "file", "captions_without_row": {"count": 2}}
 
 

@@ -97,11 +97,11 @@ def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
     """By the usual members of a key, and by fields of its JSON; an empty text is no caption."""
     save_parquet(tmp_path / "parquet", [9, 6])
     save_webdataset(tmp_path / "archives", [9, 6])
-    named = {"text_embeds_column": "json.vector", "caption_weight_column": "json.weight"}
-    expected, found = load_images(tmp_path / "parquet"), load_images(tmp_path / "archives", **named)
+    expected = load_images(tmp_path / "parquet")
+    found = load_images(tmp_path / "archives", text_embeds_column="json.vector")
     assert sizes(found) == sizes(expected) == {"train": 15, "validation": 6}
     for split in expected:
-        for column in ("image_id", "text_embeds", "caption_weight"):
+        for column in ("image_id", "text_embeds"):
             assert found[split][column][:] == expected[split][column][:], column
         assert labels_of(found[split]).tolist() == labels_of(expected[split]).tolist()
         assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]

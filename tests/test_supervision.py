@@ -160,24 +160,23 @@ def test_what_is_asked_for_is_not_overruled():
 
 
 def irregular() -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """Row 0 has no caption, nor has 1, which has no label either; 2 and 3 have a caption that is not trusted."""
+    """Row 0 has no caption, nor has 1, which has no label either; nor have rows 60 and on a label."""
     labels, embeds = TRUTH[:90].copy(), GOOD[:90].copy()
-    labels[[1, 3, *range(60, 90)]] = -100
+    labels[[1, *range(60, 90)]] = -100
     embeds[:2] = np.nan
-    weights = [0.0 if row in (2, 3) else 0.5 if row == 4 else None for row in range(90)]
-    return captioned(labels, embeds, caption_weight=(weights, Value("float32"))), labels, embeds
+    return captioned(labels, embeds), labels, embeds
 
 
-def test_rows_learn_by_their_label_or_else_by_a_caption_that_is_trusted():
+def test_rows_learn_by_their_label_or_else_by_their_caption():
     split, labels, embeds = irregular()
     found = supervised(split, supervision="auto")
     assert found.split.features["soft_labels"] == List(Value("float16"), length=len(CLASSES))
     soft = soft_of(found.split)
-    assert np.flatnonzero(~soft.any(1)).tolist() == [1, 3], "no label, and no caption that is trusted"
+    assert np.flatnonzero(~soft.any(1)).tolist() == [1], "no label, and no caption"
     labelled = np.flatnonzero(labels >= 0)
     np.testing.assert_array_equal(soft[labelled], np.eye(len(CLASSES))[labels[labelled]])
-    expected = CaptionClassifier(len(CLASSES), seed=0).fit(embeds[4:].astype(np.float16), labels[4:])
-    np.testing.assert_allclose(soft[60:], expected.out_of_fold_[56:], atol=1e-3)
+    expected = CaptionClassifier(len(CLASSES), seed=0).fit(embeds[2:].astype(np.float16), labels[2:])
+    np.testing.assert_allclose(soft[60:], expected.out_of_fold_[58:], atol=1e-3)
     dropped = supervised(split, supervision="auto", unlabelled="drop").split
     assert dropped["image_id"][:] == [f"id-{row}" for row in labelled]
 
@@ -496,26 +495,24 @@ def test_a_column_or_a_pretrained_student_is_the_second_view(data, tmp_path):
 
 
 def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
-    """An eighth of the labels is wrong; two of those rows have a caption of weight zero, one has none."""
-    wrong, unlabelled, not_trusted, without_caption = [0, 11, 22, 33, 44, 55], [60, 61], [33, 44], [55]
+    """Six labels are wrong, one of a row without a caption."""
+    wrong, unlabelled, without_caption = [0, 11, 22, 33, 44, 55], [60, 61], [55]
     labels, embeds = TRUTH[:120].copy(), vectors(TRUTH[:120])
     labels[wrong] = (labels[wrong] + 1) % len(CLASSES)
     labels[unlabelled], embeds[without_caption] = -100, np.nan
-    weights = [0.0 if row in not_trusted else 1.0 for row in range(120)]
     captions = [None if row in without_caption else f"picture {row}" for row in range(120)]
-    more = {"caption_weight": (weights, Value("float32")), "caption": (captions, Value("string"))}
-    split = with_pictures(captioned(labels, embeds, **more))
+    split = with_pictures(captioned(labels, embeds, caption=(captions, Value("string"))))
     DatasetDict(train=split).save_to_disk(tmp_path / "data")
     main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
     said = capsys.readouterr().out
     with (tmp_path / "check" / "suspicious_labels.csv").open() as file:
         found = list(csv.DictReader(file))
-    assert sorted(line["image_id"] for line in found) == ["id-0", "id-11", "id-22"]
+    assert sorted(line["image_id"] for line in found) == ["id-0", "id-11", "id-22", "id-33", "id-44"]
     for line in found:
         row = int(line["image_id"].removeprefix("id-"))
         assert (line["label"], line["suggested"]) == (CLASSES[(TRUTH[row] + 1) % len(CLASSES)], CLASSES[TRUTH[row]])
         assert line["caption"] == f"picture {row}" and float(line["probability"]) < 0.5
-    assert "3 of 115 labels are suspicious" in said and "Captions tell the class of" in said
+    assert "5 of 117 labels are suspicious" in said and "Captions tell the class of" in said
     assert "of the labels are wrong (95% interval" in said
     page = (tmp_path / "check" / "suspicious_labels.html").read_text()
     assert page.count("<img") == 3 and f"captions say: {found[0]['suggested']}" in page

@@ -85,7 +85,6 @@ def split() -> Dataset:
             "image_id": Value("string"),
             "caption": List(Value("string")),
             "text_embeds": List(List(Value("float16"), length=4)),
-            "caption_weight": Value("float32"),
         }
     )
     image = Image().encode_example(PILImage.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)))
@@ -95,7 +94,6 @@ def split() -> Dataset:
         "image_id": list("abcd"),
         "caption": [["one", "two", "", "three"], ["two"], None, ["four", None]],
         "text_embeds": [vectors[:3].tolist(), vectors[1:2].tolist(), None, vectors[3:].tolist()],
-        "caption_weight": [1.0, 1.0, 1.0, 0.5],
     }
     return Dataset.from_dict(columns, features=features)
 
@@ -104,9 +102,9 @@ def captioned(split, captions: str) -> CaptionedImages:
     return CaptionedImages(split, lambda image: torch.rand(3, 8, 8), captions=captions)
 
 
-def test_all_captions_share_the_weight_of_their_row(split):
+def test_all_captions_of_an_image_weigh_as_much_as_one(split):
     items = [captioned(split, "all")[row] for row in range(4)]
-    weights = [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0], [0, 0, 0], [0.5, 0, 0]]
+    weights = [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0], [0, 0, 0], [1, 0, 0]]
     np.testing.assert_allclose([item["caption_weight"] for item in items], weights, rtol=1e-6)
     np.testing.assert_array_equal(items[0]["text_embeds"], np.eye(4)[:3])
     np.testing.assert_array_equal(items[3]["text_embeds"], [np.eye(4)[3], np.zeros(4), np.zeros(4)])
@@ -117,7 +115,7 @@ def test_all_captions_share_the_weight_of_their_row(split):
 def test_mean_of_the_captions_is_one_text(split):
     items = [captioned(split, "mean")[row] for row in range(4)]
     np.testing.assert_allclose(items[0]["text_embeds"], [np.array([1, 1, 1, 0]) / np.sqrt(3)], atol=1e-3)
-    assert [item["caption_weight"].tolist() for item in items] == [[1], [1], [0], [0.5]]
+    assert [item["caption_weight"].tolist() for item in items] == [[1], [1], [0], [1]]
     assert numbered(items[0]["caption_keys"]).tolist() == [0, 1, 2]  # still no negative of row 1
 
 

@@ -10,18 +10,17 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.image_folder import SPLIT_FOLDERS
-from ..data.images import IMAGE_SUFFIXES, image_paths, open_image, why_bad
+from ..data.images import IMAGE_SUFFIXES, image_paths
 from ..data.stage import ids_digest
 from ..options import ExistingCaptionsArguments
 
@@ -54,7 +53,7 @@ def existing_captions(
     if not path.is_file():
         raise FileNotFoundError(f"captions_file is {str(path)!r}, but there is no such file.")
     if path.suffix.lower() in LIST_SUFFIXES:
-        return _from_list(splits, path, arguments.order_scorer)
+        return _from_list(splits, path)
     return _from_file(splits, path, arguments)
 
 
@@ -108,7 +107,7 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
     return _by_split(splits, texts, several, report)
 
 
-def _from_list(splits: DatasetDict, path: Path, order_scorer: str | None) -> ExistingCaptions:
+def _from_list(splits: DatasetDict, path: Path) -> ExistingCaptions:
     """The list is in the order of torchvision's `ImageFolder`; the rows may be in any order."""
     captions = read_list(path)
     name = next(iter(splits)) if len(splits) == 1 else "train"
@@ -124,10 +123,6 @@ def _from_list(splits: DatasetDict, path: Path, order_scorer: str | None) -> Exi
     for row, caption in zip(rows, captions, strict=True):
         texts[row] = _texts(caption, path.name)
     report = {"from": "list", "split": name, "files_digest": digest, "order": "unverified"}
-    if order_scorer is not None:
-        from .quality import ClipScorer
-
-        report |= check_order(split.select(rows), captions, ClipScorer(order_scorer))
     return _by_split({name: split}, texts, False, report)
 
 
@@ -282,12 +277,10 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-# --- Lists without file names: the order of their images, and a test whether the captions are in it ------------------
+# --- Lists without file names: the order of their images ------------------------------------------------------------
 
 LIST_SUFFIXES = (".txt", ".json", ".pth", ".pt")
 BY_NAME = "Or give captions with the names of their images, as a .jsonl or .csv file."
-MIN_SAMPLE = 8
-SIGNIFICANT = 0.025  # one-sided
 
 
 def read_list(path: Path) -> list[str | None]:
@@ -338,50 +331,3 @@ def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tu
     # A zero is below all letters: this compares folders first, then files
     rows = sorted(range(len(names)), key=[name.replace("/", "\0") for name in names].__getitem__)
     return rows, ids_digest(names[row] for row in rows)
-
-
-def check_order(
-    images: Dataset, captions: Sequence[str | None], scorer: Callable, sample: int = 256
-) -> dict[str, Any]:
-    """
-    Tests on a random sample whether images, in the order of the list, fit their own captions better than the previous
-    caption, the next one and a random one (paired t-tests). Finds a shift of most of the list, captions of other
-    images and, with labels, where only images between two of their class are taken, captions shuffled within classes;
-    does not find a few captions out of place.
-
-    Returns `order`, which is `verified`, and the test results, as JSON values. ValueError, with the results, where the
-    captions do not fit significantly better where they are.
-    """
-    from scipy import stats
-
-    has_text = np.array([bool(caption and caption.strip()) for caption in captions])
-    usable = has_text[:-2] & has_text[1:-1] & has_text[2:]
-    if columns.LABEL in images.column_names:  # across classes, a list that is shuffled within them would fit too
-        labels = np.array(images[columns.LABEL])
-        usable &= (labels[:-2] == labels[1:-1]) & (labels[1:-1] == labels[2:])
-    rng = np.random.default_rng(0)
-    places = rng.permutation(np.flatnonzero(usable) + 1)[:sample]
-    anywhere = rng.permutation(np.flatnonzero(has_text))[: len(places)]
-    scores = []
-    for four in zip(places, places - 1, places + 1, anywhere, strict=True):
-        image = images[int(four[0])][columns.IMAGE]
-        if why_bad(image) is None:
-            scores.append(scorer([open_image(image)] * 4, [captions[place] for place in four]))
-    if len(scores) < MIN_SAMPLE:
-        raise ValueError(
-            f"The order of the list cannot be checked: {len(scores)} images can be read and lie between two of their "
-            f"class with captions; {MIN_SAMPLE} are needed. Without --order_scorer it goes unchecked."
-        )
-    own, *others = np.array(scores, dtype=np.float64).T
-    tests = {}
-    for name, other in zip(("previous", "next", "random"), others, strict=True):
-        p = float(stats.ttest_rel(own, other, alternative="greater").pvalue)
-        tests[name] = {"difference": round(float((own - other).mean()), 5), "p": p}
-    numbers = ", ".join(f"{name} {test['difference']:+.4f} (p {test['p']:.2g})" for name, test in tests.items())
-    if failed := [name for name, test in tests.items() if not test["p"] < SIGNIFICANT]:
-        raise ValueError(
-            f"The order of the list is not verified: {len(scores)} images do not fit their own captions significantly "
-            f"better than the {' or '.join(failed)} one. Mean difference of scores: {numbers}. The list is of other "
-            f"images or in another order, or the model of --order_scorer is too weak. {BY_NAME}"
-        )
-    return {"order": "verified", "sample": len(scores), "tests": tests}

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
 from .. import columns
@@ -114,9 +113,7 @@ class Captioned:
     captioner: dict[str, Any]  # provenance
     prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
     found: dict[str, Any] = field(default_factory=dict)  # the report of existing captions
-    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (rows,) float32 a split, by `judge_captions`
     quality: dict[str, Any] = field(default_factory=dict)  # figures a split, by `judge_captions`
-    judged_by: dict[str, Any] = field(default_factory=dict)
     asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
 
     @classmethod
@@ -215,8 +212,6 @@ def write_captions(
     asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():
         added = split.remove_columns([CLEANED])
-        if name in captioned.weights:
-            added = added.add_column(columns.CAPTION_WEIGHT, captioned.weights[name], feature=Value("float32"))
         if with_images:
             added = concatenate_datasets([without_replaced(images[name], added.column_names), added], axis=1)
         else:
@@ -233,7 +228,6 @@ def write_captions(
         "status": captioned.status_counts(),
         "cleaning": captioned.cleaning_counts(),
         "quality": captioned.quality,
-        "judged_by": captioned.judged_by,
         "asked_about": asked_about,
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
         **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),

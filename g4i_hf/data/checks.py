@@ -161,11 +161,6 @@ def _check_captions(split: Dataset, name: str) -> Warned:
         for row, caption in enumerate(values_of(split, columns.CAPTION)):
             if is_blank(caption):
                 yield "rows without caption, trained on their label alone", f"column 'caption' (first: row {row})", 1
-    if columns.CAPTION_WEIGHT in split.column_names:
-        for row, weight in enumerate(values_of(split, columns.CAPTION_WEIGHT)):
-            if weight is not None and not 0 <= weight <= 1:
-                where = f"Split {name!r}, column 'caption_weight', row {row}"
-                raise ValueError(f"{where}: {weight}. Give weights from 0 (train on the label alone) to 1.")
 
 
 def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:

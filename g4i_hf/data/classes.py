@@ -1,6 +1,7 @@
 """One list of class names for all splits, and the labels of every split matched to it by name."""
 
 import logging
+import re
 from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
@@ -14,10 +15,31 @@ from .images import image_paths
 
 logger = logging.getLogger(__name__)
 
+_NUMBER = re.compile(r"n\d{8}[-_ ]*|\d+[.)_-]+(?=[^\W\d])")  # of n02085620-Chihuahua, 005.Crested_Auklet
+_MEANINGLESS = re.compile(r"(?:label|class)?[\s_-]*\d*", re.I)
+_IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+_SPACES = re.compile(r"[\s_\-‐‑–—]+")
+
 
 def same_form(name: str) -> str:
     """A name in one Unicode form: macOS writes `é` in two characters, others in one."""
     return normalize("NFC", name)
+
+
+def terms_of(name: str) -> list[str]:
+    """
+    The terms by which a text may name a class: each part of `tench, Tinca tinca`, in lower case, with spaces for
+    underscores and hyphens, without leading numbers and text in brackets. None for a meaningless name such as
+    `LABEL_3`.
+    """
+    terms = []
+    for part in _IN_BRACKETS.sub("", _NUMBER.sub("", name, count=1)).split(","):
+        part = _SPACES.sub(" ", _CAMEL_CASE.sub(" ", part)).strip().casefold()
+        is_digit = part.isdecimal() and len(part) <= 2  # of digits, a class may be called 7
+        if part and part not in terms and (is_digit or not _MEANINGLESS.fullmatch(part)):
+            terms.append(part)
+    return terms
 
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:

@@ -161,8 +161,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     random state does not change.
 
     Args:
-        split: rows with `image` (not decoded), `image_id` and perhaps `label`, `caption`, `text_embeds`,
-            `caption_weight`, `soft_labels`.
+        split: rows with `image` (not decoded), `image_id`, perhaps `label`, `caption`, `text_embeds`, `soft_labels`.
         transform: PIL image in RGB -> tensor (3, H, W), or a [`~g4i_hf.data.transforms.TrainTransform`], whose
             `fixed` steps are cached and whose `normalization` is left to [`finish_batch`].
         seed: of the augmentation.
@@ -172,8 +171,8 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
-    `text_embeds` (K, D) float16 and `caption_weight` (K,), which adds up to the weight of the row (K is 1 except for
-    `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are uint8.
+    `text_embeds` (K, D) float16 and `caption_weight` (K,), the share of each text, which adds up to 1, or to 0 without
+    a caption (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are uint8.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
@@ -201,17 +200,12 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
         self.texts = Texts.of(split, captions)
         self.texts_per_row = max(1, self.texts.counts.max(initial=1)) if self.texts and captions == "all" else 1
-        self.caption_weight = np.zeros(len(split), dtype=np.float32)
         if self.texts is not None:
-            self.caption_weight[self.texts.counts > 0] = 1.0
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
             self.caption_keys = caption_key_table(values_of(split, columns.CAPTION))
         else:
             self.caption_keys = self.image_keys[:, None]
-        if columns.CAPTION_WEIGHT in split.column_names:
-            weights = (weight or 0.0 for weight in values_of(split, columns.CAPTION_WEIGHT))
-            self.caption_weight *= np.fromiter(weights, dtype=np.float32)
         self.soft_labels = None
         if columns.SOFT_LABELS in split.column_names:
             self.soft_labels = split.select_columns([columns.SOFT_LABELS]).with_format("numpy")
@@ -223,6 +217,11 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"split": None}  # workers need no more than its parts
+
+    @property
+    def has_caption(self) -> np.ndarray:
+        """(rows,) bool; none has where nothing is embedded."""
+        return np.zeros(len(self), dtype=bool) if self.texts is None else self.texts.counts > 0
 
     def set_epoch(self, epoch: int) -> None:
         """Epoch of the next items, for data loaders with plain indices."""
@@ -238,7 +237,6 @@ class CaptionedImages(torch.utils.data.Dataset):
             text_keys=np.arange(number),
             caption_keys=self.caption_keys,
         )
-        self.caption_weight = captioned.astype(np.float32)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.get_draws([Draw(row, self.epoch)])[0]
@@ -282,7 +280,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         seeds = np.asarray([item["draw_seed"] for item in items])
         numbers = self.texts.chosen(rows, seeds, self.texts_per_row)
         embeds, is_there = self.texts.read(numbers), numbers >= 0
-        weights = self.caption_weight[rows, None] * is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
+        weights = is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
         for place, item in enumerate(items):
             item["text_embeds"] = embeds[place]
             item["caption_weight"] = weights[place].astype(np.float32) * ("bad_image" not in item)

@@ -180,7 +180,7 @@ def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Datas
 
 def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
     """
-    The split without the columns that will be added; with captions go the embeddings, weights and statuses of the
+    The split without the columns that will be added; with captions go the embeddings and statuses of the
     earlier ones.
     """
     replaced = set(added)

@@ -122,7 +122,7 @@ def open_images(source: str | Source) -> DatasetDict:
         if source.captions is not None:
             captions = _open_captions(source.captions, source.captions_revision, given)
             held = {column for split in captions.values() for column in split.column_names}
-            replaced = {columns.CAPTION, columns.TEXT_EMBEDS, columns.CAPTION_WEIGHT} & held
+            replaced = {columns.CAPTION, columns.TEXT_EMBEDS} & held
             given = {ours: theirs for ours, theirs in given.items() if ours not in replaced}
             joins.append(partial(join_captions, captions=captions, what=source.captions))
         if stage is None or stage.get("with_images"):

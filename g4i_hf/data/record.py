@@ -32,7 +32,6 @@ COMPARED = {
     columns.LABEL: "labels",
     columns.CAPTION: "captions",
     columns.TEXT_EMBEDS: "text embeddings",
-    columns.CAPTION_WEIGHT: "caption weights",
     columns.SOFT_LABELS: "soft labels",
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000

@@ -30,19 +30,19 @@ from .push import check_replaceable, write_manifest
 
 logger = logging.getLogger(__name__)
 
-TEXTS = (columns.CAPTION, columns.CAPTION_WEIGHT, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
+TEXTS = (columns.CAPTION, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
 COLUMNS = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
 LOCAL_ID = r"^(~|/|[A-Za-z]:[\\/]|file:)|\\"
 THREADS = 8
 
 # What a published stage may hold of a stage; a field that is not known here may be anything
 PUBLISHED = (
-    *("format", "captioner", "prompts", "status", "cleaning", "quality", "judged_by", "asked_about", "order", "found"),
+    *("format", "captioner", "prompts", "status", "cleaning", "quality", "asked_about", "order", "found"),
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
     *("text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
 )
-MODELS = {"model", "adapter", "text_encoder", "quality_encoder", "clip_scorer", "file"}  # names, perhaps of folders
+MODELS = {"model", "adapter", "text_encoder", "file"}  # names, perhaps of folders
 # Fields that say where, with what rights or on whose behalf, and examples of keys, which may be paths
 NOT_PUBLISHED = re.compile(r"url|host|endpoint|user|journal|key|token|secret|password|_env$|examples")
 

@@ -14,13 +14,9 @@ from .card import ORIGINS, TEMPLATES, code, code_cell, license_fields, license_s
 
 FIGURES = {
     "captions": "captions",
-    "doubtful": "captions with a doubt, which have the weight 0.5",
+    "doubtful": "captions with a doubt: cut off, in a loop, or also given to other classes",
     "without_caption": "images or prompts without a caption",
     "names_label": "share that names its class",
-    "nearer_to_another_class": "share nearer to another class than to its own",
-    "mean_weight": "mean weight",
-    "mean_margin": "mean margin of its own class",
-    "mean_score": "mean score of image and caption",
     "share_of_duplicates": "share of captions that several images have",
 }
 ENCODER = {

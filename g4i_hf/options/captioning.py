@@ -120,15 +120,11 @@ class ExistingCaptionsArguments:
     file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
     file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")
     several_captions: bool = option(False, "A repeated key adds another caption instead of being an error.")
-    order_scorer: str | None = option(None, "CLIP model that checks whether a list is in the order of the images.")
 
 
 @dataclass
 class QualityArguments:
-    """Cleaning and quality; doubtful captions get a smaller `caption_weight`"""
+    """Cleaning and report"""
 
     clean: bool = option(True, "Remove markup, openings, loops and unfinished ends; refusals count as missing.")
-    synonyms_file: str | None = option(None, "YAML file: a list of other words for each class name.")
-    quality_encoder: str | None = option(None, "Text encoder that compares a caption with its class and others.")
-    clip_scorer: str | None = option(None, "CLIP model that scores how well a caption describes its image.")
     report: bool = option(True, "Write caption_report.html into captions_dir.")

@@ -27,7 +27,6 @@ class DataArguments:
     image_id_column: str | None = option(None, "The dataset's name for the column `image_id`.")
     caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
     text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
-    caption_weight_column: str | None = option(None, "The dataset's name for the column `caption_weight`.")
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
         None, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
     )

@@ -36,7 +36,7 @@ def control_captions(
     - `shuffle`: captions permuted among all rows.
 
     Args:
-        split: with `text_embeds`, and perhaps `caption` and `caption_weight`. Without `text_embeds` it stays as it is.
+        split: with `text_embeds`, and perhaps `caption`. Without `text_embeds` it stays as it is.
         control: one of these, or `none`. A weight goes with a caption that is moved, and stays where one is replaced.
         seed: of the vectors and permutations.
         class_names: by label.

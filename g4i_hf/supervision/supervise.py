@@ -33,7 +33,7 @@ POSTERIOR, FACTS = "posterior.npy", "supervision.json"
 @dataclass
 class CaptionedRows:
     """
-    The rows of a split whose caption is embedded and has a weight above zero.
+    The rows of a split whose caption is embedded.
 
     Attributes:
         rows: (n,) their numbers in the split.
@@ -47,12 +47,9 @@ class CaptionedRows:
 
     @classmethod
     def of(cls, split: Dataset) -> "CaptionedRows":
-        """`split` needs `text_embeds`; it may have `label` and `caption_weight`."""
+        """`split` needs `text_embeds`; it may have `label`."""
         texts = Texts.of(split, "mean")
-        counts = texts.counts > 0
-        if columns.CAPTION_WEIGHT in split.column_names:
-            counts &= np.asarray([weight is None or weight > 0 for weight in split[columns.CAPTION_WEIGHT][:]])
-        rows = np.flatnonzero(counts)
+        rows = np.flatnonzero(texts.counts)
         return cls(rows, labels_of(split)[rows], texts)
 
     def text_embeds(self) -> np.ndarray:

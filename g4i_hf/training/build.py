@@ -15,10 +15,9 @@ from datasets import Dataset, DatasetDict
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
 
 from .. import columns
-from ..captioning.quality import terms_of
 from ..cli import say
 from ..data.checks import check_captioned, check_split, labels_of
-from ..data.classes import class_names, with_class_names
+from ..data.classes import class_names, terms_of, with_class_names
 from ..data.dataset import CaptionedImages
 from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage

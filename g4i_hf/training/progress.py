@@ -147,7 +147,7 @@ def describe_training(
         layers = f"LoRA of rank {lora['r']} in {len(lora['target_modules'])} layers"
         lines.append(f"{layers}; {trained:,} trainable parameters, with classifier and projector")
     labelled = (dataset.labels != UNLABELLED).sum()
-    shares = f"{(dataset.caption_weight > 0).mean():.0%} with a caption"
+    shares = f"{dataset.has_caption.mean():.0%} with a caption"
     if labelled < len(dataset) and (labelled or dataset.soft_labels is None):  # else all learn soft labels
         shares += f", {labelled:,} with a label"
     lines.append(f"{len(dataset):,} images of {len(model.config.id2label)} classes, {shares}")

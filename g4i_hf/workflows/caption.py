@@ -11,7 +11,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
 from ..captioning.existing import existing_captions
-from ..captioning.quality import ClipScorer, judge_captions
+from ..captioning.quality import judge_captions
 from ..captioning.questions import Questions
 from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -216,16 +216,10 @@ class Captioning:
     # --- The stage ---------------------------------------------------------------------------------------------------
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
-        """Weighs the captions, and writes the stage, its report and its card."""
+        """Judges the captions, and writes the stage, its report and its card."""
         from ..hub.dataset_card import write_card
 
-        args, quality, encode = self.args, self.quality, None
-        if quality.quality_encoder:
-            from ..embedding import load_encoder
-
-            encode = load_encoder(quality.quality_encoder).encode
-        scorer = ClipScorer(quality.clip_scorer) if quality.clip_scorer else None
-        judged = judge_captions(captioned, splits, quality, encode=encode, scorer=scorer)
+        args, judged = self.args, judge_captions(captioned, splits)
         given = {"source": source_of(self.data), "images": splits, "with_images": args.with_images}
         try:
             stage = write_captions(captioned, args.captions_dir, **given)
@@ -234,7 +228,7 @@ class Captioning:
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
-        if quality.report:
+        if self.quality.report:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
             about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
@@ -264,7 +258,7 @@ def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options
         options: others of the command, such as `captioner_model`, `base_url`, `prompt` and `max_cost`.
 
     Returns:
-        The splits with `image`, `image_id`, `caption` and `caption_weight`.
+        The splits with `image`, `image_id` and `caption`.
 
     Raises:
         ValueError: when no captions were written, as after `dry_run` or at a limit; says why.

@@ -52,7 +52,6 @@ SAMPLE = 200  # images whose size is looked at
 FIGURES = ("text_to_image", "calibration", "zero_shot", "labels")
 ASKED = "fit.json"
 CLASSIFIER, REPORT, BASELINE_RUN, CAPTIONED_RUN = "classifier", "report.html", "baseline", "with_captions"
-OF_CAPTIONER = (columns.CAPTION, columns.CAPTION_WEIGHT)  # what data to be captioned has not yet
 
 
 @dataclass
@@ -90,7 +89,7 @@ class Fit:
         check_replaceable(self.folder / CLASSIFIER, "model")
         splits = self._opened()
         record = self._record_of(splits)
-        changed = self._changed(record, but=OF_CAPTIONER if self.args.captioner else ())
+        changed = self._changed(record, but=(columns.CAPTION,) if self.args.captioner else ())
         if not changed and self._is_finished():
             self.say(f"{self.folder} holds this very result, finished: nothing has changed since.")
             return self._finished()

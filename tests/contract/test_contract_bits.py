@@ -73,7 +73,6 @@ def rows(kind: str = "png", several: bool = False) -> Dataset:
         "image_id": Value("string"),
         "caption": List(text) if several else text,
         "text_embeds": List(vector) if several else vector,
-        "caption_weight": Value("float32"),
     }
     sizes = (90, 70) if kind == "jpeg" else (40, 36)
     columns = {
@@ -82,7 +81,6 @@ def rows(kind: str = "png", several: bool = False) -> Dataset:
         "image_id": [f"id-{number}" for number in numbers],
         "caption": captions,
         "text_embeds": embeds,
-        "caption_weight": [0.5 + 0.5 * (number % 2) for number in numbers],
     }
     return Dataset.from_dict(columns, features=Features(features))
 

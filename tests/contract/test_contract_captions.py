@@ -124,7 +124,7 @@ def test_captions_of_a_file(quick, bare, kind):
     }
 
 
-def test_captions_are_cleaned_and_doubtful_ones_weigh_less(quick, bare):
+def test_captions_are_cleaned_and_doubtful_ones_counted(quick, bare):
     file = bare.parent / "captions.jsonl"
     said = {
         "circle/0.png": "The image shows a red circle on paper.",
@@ -138,7 +138,8 @@ def test_captions_are_cleaned_and_doubtful_ones_weigh_less(quick, bare):
     rows = rows_of(bare.parent / "captions")
     assert "The image shows" not in texts(rows["circle/0.png"])[0] and "circle" in texts(rows["circle/0.png"])[0]
     assert rows["circle/3.png"]["caption_status"] == "refused" and texts(rows["circle/3.png"]) == []
-    assert rows["cross/1.png"]["caption_weight"] < rows["circle/0.png"]["caption_weight"] <= 1
+    quality = json.loads((bare.parent / "captions" / "stage.json").read_text())["quality"]["train"]
+    assert quality["doubtful"] == len(rows) - 2 and quality["without_caption"] == 1
     assert (bare.parent / "captions" / "caption_report.html").is_file()
 
 

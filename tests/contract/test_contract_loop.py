@@ -24,11 +24,11 @@ STUDENT_FILES = {"README.md", "config.json", "model.safetensors", "aligned/confi
 def test_captions_are_a_stage_of_rows_without_images(loop):
     assert {"train.parquet", "validation.parquet", "stage.json", "README.md"} <= files_in(loop / "captions")
     rows = pq.read_table(loop / "captions" / "train.parquet").to_pylist()
-    assert {"image_id", "caption", "caption_weight"} <= set(rows[0]) and "image" not in rows[0]
+    assert {"image_id", "caption", "caption_status"} <= set(rows[0]) and "image" not in rows[0]
     assert len(rows) == 18
     for row in rows:
         number = int(row["image_id"].split("/")[-1].removesuffix(".png"))
-        assert row["caption"] in (caption(number), [caption(number)]) and 0 <= row["caption_weight"] <= 1
+        assert row["caption"] in (caption(number), [caption(number)])
     stage = json.loads((loop / "captions" / "stage.json").read_text())
     assert stage["source"] == "../pictures" and stage["num_rows"] == {"train": 18, "validation": 9}
 
@@ -82,7 +82,7 @@ def test_a_released_stage_is_read_by_datasets(loop, tmp_path):
     folder = loop / "captions-dataset"
     assert {"README.md", "stage.json", "data/train-00000-of-00001.parquet"} <= files_in(folder)
     rows = load_dataset(str(folder), split="train", cache_dir=str(tmp_path))
-    assert len(rows) == 18 and {"image_id", "caption", "caption_weight"} <= set(rows.column_names)
+    assert len(rows) == 18 and {"image_id", "caption", "caption_status"} <= set(rows.column_names)
 
 
 def test_no_path_of_this_machine_is_in_what_was_made(loop):
