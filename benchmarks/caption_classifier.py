@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, load_dataset
 from provenance import RESULTS, provenance
 from scipy.special import softmax
 
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import EncoderArguments, load_encoder
-from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise
 from g4i_hf.training.build import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels
 

@@ -136,24 +136,24 @@ def main() -> None:
     commands = [f"python benchmarks/photos_{name}.py PHOTOS" for name in ("scratch", "rivals", "distilled")]
     for seed in args.seeds:
         for setting in args.settings:
-            grid, options, _ = SETTINGS[setting]
+            grid, controls, _ = SETTINGS[setting]
             results = PhotoResults(grid, " && ".join(commands))
             key = {"data": "cifar10", "student": STUDENT, "variant": "LightlyTrain", "setting": setting, "seed": seed}
             if not args.validation and results.has(**key):
                 continue
             folder = args.runs / f"distilled-{seed}-{args.epochs}-{args.rate}"
             seconds = pretrain(args.photos, seed, args.epochs, args.rate, folder)
-            chosen = {"student": str(folder), "student_args": {}, "pretrained": True} | options | VARIANTS["baseline"]
+            chosen = {"student": str(folder), "student_args": {}, "pretrained": True} | VARIANTS["baseline"]
             chosen["learning_rate"] = args.finetuning_rate
-            if "label_fraction" in options:
+            if "label_fraction" in controls:
                 chosen["unlabelled"] = "drop"
             run = args.runs / f"distilled-{seed}"
             if args.validation:
                 chosen["max_steps"] = steps_of(args.photos, "cifar10") // 5
-                found = train(args.photos, "cifar10", seed, chosen, run, split="validation")
+                found = train(args.photos, "cifar10", seed, controls, chosen, run, split="validation")
                 print(vars(args), setting, f"{found['validation_accuracy']:.3f} on validation, {seconds:.0f} s")
                 continue
-            found = train(args.photos, "cifar10", seed, chosen, run)
+            found = train(args.photos, "cifar10", seed, controls, chosen, run)
             row = key | {"accuracy": found["test_accuracy"], "calibration_error": found["test_ece"]}
             results.add(row | {"pretraining_cpu_seconds": round(seconds)})
             print(json.dumps(row), f"{seconds:.0f} s of pretraining", flush=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from controls import keep_label_fraction
 from datasets import Dataset, List, Value, load_dataset
 from photo_results import PhotoResults
 from photos_frozen import CHECKPOINT, cached, labels_with, text_embeds
@@ -27,7 +28,6 @@ from provenance import ROOT
 
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.running import main as g4i
-from g4i_hf.supervision.label_controls import keep_label_fraction
 
 DATA, STUDENT = "caltech101", "efficientnet_lite0, all layers"
 OPTIONS = {

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from controls import keep_label_fraction, with_label_noise, with_long_tail
 from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from torch import nn
@@ -37,7 +38,6 @@ from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict
 from g4i_hf.options import AugmentationArguments, RunArguments, StudentArguments
-from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.supervision.supervise import supervise
 from g4i_hf.training.build import build_student
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
+from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from photos_frozen import figures
@@ -42,7 +43,6 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.data.transforms import open_rgb
 from g4i_hf.evaluation.predict import predict
 from g4i_hf.options import AugmentationArguments, StudentArguments
-from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise
 from g4i_hf.training.build import BuiltStudent, build_student
 
 NUM_LABELS = 10

@@ -19,10 +19,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from controls import controlled, save
 from datasets import load_dataset
 from photo_results import PhotoResults
 from provenance import ROOT
 
+from g4i_hf import embed_captions, load_images
 from g4i_hf.running import main as g4i
 from g4i_hf.training import trainer
 
@@ -63,7 +65,7 @@ def wrong(share: float, kind: str, *others: str) -> tuple[str, dict, list[str]]:
     return "wrong_labels", {"label_noise_rate": share, "label_noise_kind": kind}, ["baseline", "auto", *others]
 
 
-# Setting -> grid, options, variants
+# Setting -> grid, controls of `controls.py`, variants
 SETTINGS = {
     "20% symmetric": wrong(0.2, "symmetric"),
     "40% symmetric": wrong(0.4, "symmetric", "GCE"),
@@ -87,21 +89,29 @@ def generalised_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *_, **
     return ((1 - given**0.7) / 0.7).mean(), torch.tensor(len(labels))
 
 
-def train(
-    photos: Path, data: str, seed: int, options: dict, run: Path, measure: str = "calibration", split: str = "test"
-) -> dict:
-    """The results of the run, which is removed; `measure` of `g4i evaluate` on `split`."""
-    train_run(photos, data, seed, options, run)
-    g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", measure])
+def train(photos: Path, data: str, seed: int, controls: dict, options: dict, run: Path, split: str = "test") -> dict:
+    """The results of the run on `split`, with calibration; the run is removed."""
+    train_run(photos, data, seed, controls, options, run)
+    g4i(["evaluate", "--run", str(run), "--splits", split, "--measures", "calibration"])
     results = json.loads((run / "all_results.json").read_text())
     shutil.rmtree(run)
+    shutil.rmtree(copy_of(run))
     return results
 
 
-def train_run(photos: Path, data: str, seed: int, options: dict, run: Path) -> None:
+def copy_of(run: Path) -> Path:
+    """Where the dataset of a run lies, after its controls."""
+    return run.with_name(f"{run.name}-data")
+
+
+def train_run(photos: Path, data: str, seed: int, controls: dict, options: dict, run: Path) -> None:
+    for folder in (run, copy_of(run)):
+        shutil.rmtree(folder, ignore_errors=True)
+    splits = embed_captions(load_images(photos / data), embeddings_dir=run.parent / "embeddings" / data)
+    splits["train"] = controlled(splits["train"], seed, **controls)
+    save(splits, copy_of(run))
     settings = {
-        "dataset_name": str((photos / data).resolve()),
-        "embeddings_dir": str(run.parent / "embeddings" / data),
+        "dataset_name": str(copy_of(run).resolve()),
         "output_dir": str(run),
         "seed": seed,
         "max_steps": steps_of(photos, data),
@@ -111,7 +121,6 @@ def train_run(photos: Path, data: str, seed: int, options: dict, run: Path) -> N
     words = []
     for name, value in (settings | options).items():
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    shutil.rmtree(run, ignore_errors=True)
     g4i(["train", "--config", str(ROOT / "recipes" / "photos" / data / "train.yaml"), *words])
 
 
@@ -139,19 +148,19 @@ def main() -> None:
         command += f" --student {args.student} --data cifar10"
     for seed in args.seeds:
         for setting in args.settings:
-            grid, options, variants = SETTINGS[setting]
+            grid, controls, variants = SETTINGS[setting]
             for data in args.data:
                 for variant in variants + (OTHERS.get(setting, []) if args.others else []):
                     key = {"data": data, "student": student, "variant": variant, "setting": setting, "seed": seed}
                     if variant not in args.variants or PhotoResults(grid, "").has(**key):
                         continue
                     start = time.perf_counter()
-                    chosen = of_student | options | VARIANTS[variant]
-                    if variant == "baseline" and "label_fraction" in options:
+                    chosen = of_student | VARIANTS[variant]
+                    if variant == "baseline" and "label_fraction" in controls:
                         chosen["unlabelled"] = "drop"
                     loss = generalised_cross_entropy if variant == "GCE" else trainer.classification_loss
                     with patch.object(trainer, "classification_loss", loss):
-                        found = train(args.photos, data, seed, chosen, args.runs / f"{data}-{seed}")
+                        found = train(args.photos, data, seed, controls, chosen, args.runs / f"{data}-{seed}")
                     row = key | {"accuracy": found["test_accuracy"], "calibration_error": found["test_ece"]}
                     PhotoResults(grid, command).add(row)
                     print(json.dumps(row), f"{time.perf_counter() - start:.0f} s", flush=True)

@@ -84,7 +84,7 @@ def test_the_metadata_name_data_base_and_figures():
 CHOSEN = {"supervision": "auto", "softens_labels": True, "caption_accuracy_estimate": 0.94}
 CHOSEN |= {"label_noise_estimate": 0.41, "label_noise_interval": [0.36, 0.458]}
 FOLDER = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}
-TAUGHT = OPTIONS | {"align_weight": 0, "label_fraction": 0.1}
+TAUGHT = OPTIONS | {"align_weight": 0}
 SAID = {
     # fields beside those of EVERYTHING; what the card says, and what it does not
     "everything": (
@@ -114,11 +114,6 @@ SAID = {
         {"rows": [], "has_curves": False, "seeds": None, "lineage": {}, "license": None, "aligned": False},
         ("has not chosen a license", "not evaluated before it was released"),
         ("## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"),
-    ),
-    "a control": (
-        {"options": {"align_weight": 0.3, "caption_control": "shuffle", "label_fraction": 0.05}},
-        ("captions were replaced by captions of other images.", "the labels of 5% of the training images"),
-        (),
     ),
     "captions of a column": (
         {"lineage": LINEAGE | {"captions": {"captioner": "column", "prompts": []}}},

@@ -228,7 +228,7 @@ WRONG_LINES = [
     ("align_weight: -1", "align_weight is -1.0; it must be at least 0."),
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
-    ("label_fraction: 1.5", "label_fraction is 1.5; it must be at least 0 and at most 1."),
+    ("hflip: 1.5", "hflip is 1.5; it must be at least 0 and at most 1."),
     ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
     ("per_device_eval_batch_size: 0", "per_device_eval_batch_size is 0; it must be at least 1."),
     ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1."),
@@ -386,19 +386,17 @@ def test_objectives_are_those_of_the_library():
 RECORDED = """
 adam_beta1 align_captions align_center align_gradient align_learn_temperature align_logit_bias align_loss align_mask
 align_mix_captions align_off_epochs align_schedule align_temperature align_warmup_epochs align_weight auto_augment
-bce_target_threshold caption_column caption_control captions_name captions_revision
-class_names_file class_weights classification_loss color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha
-dataloader_persistent_workers dataset_config_name dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm
-early_stopping_patience ema_decay embeddings_dir eval_split freeze_backbone hflip hub_private_repo hub_strategy
-image_column image_features image_id_column image_size interpolation label_column label_fraction
-label_noise_kind label_noise_rate label_noise_seed label_seed layer_decay learning_rate logging_steps long_captions
-long_tail_factor long_tail_seed lora_alpha lora_dropout lora_r lr_scheduler_type mix_prob mix_switch_prob mixup_alpha
-num_train_epochs on_bad_images optim output_dir overwrite per_device_eval_batch_size per_device_train_batch_size
-pretrained project projector_hidden_size projector_norm projector_type random_erasing remove_unused_columns
-repeated_augmentation require_labels save_total_limit sgd_momentum soft_label_weight stop_on_nan student student_args
-student_revision supervision text_embeds_column text_encoder text_encoder_batch_size text_encoder_prompt
-text_encoder_revision train_crop train_split unlabelled use_peft validation_fraction warmup_steps weight_decay_on
-with_images
+bce_target_threshold caption_column captions_name captions_revision class_names_file class_weights classification_loss
+color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha dataloader_persistent_workers dataset_config_name
+dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm early_stopping_patience ema_decay embeddings_dir
+eval_split freeze_backbone hflip hub_private_repo hub_strategy image_column image_features image_id_column image_size
+interpolation label_column layer_decay learning_rate logging_steps long_captions lora_alpha lora_dropout lora_r
+lr_scheduler_type mix_prob mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite
+per_device_eval_batch_size per_device_train_batch_size pretrained project projector_hidden_size projector_norm
+projector_type random_erasing remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum
+soft_label_weight stop_on_nan student student_args student_revision supervision text_embeds_column text_encoder
+text_encoder_batch_size text_encoder_prompt text_encoder_revision train_crop train_split unlabelled use_peft
+validation_fraction warmup_steps weight_decay_on with_images
 """
 # Set by transformers beside what it is given
 OF_TRANSFORMERS = {"activation_checkpointing", "debug", "gradient_checkpointing", "include_for_metrics", "report_to"}

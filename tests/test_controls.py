@@ -1,6 +1,8 @@
-"""Controls of studies: few, wrong and rare labels; something else in place of captions. Evaluated splits stay."""
+"""Controls of studies, `benchmarks/controls.py`: few, wrong and rare labels; something else in place of captions."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,20 +10,18 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from g4i_hf.cli import parse_options
+from g4i_hf import load_images
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.embedding import EncoderArguments, load_encoder
-from g4i_hf.options import OPTIONS_OF
-from g4i_hf.supervision.caption_controls import control_captions
-from g4i_hf.supervision.label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from g4i_hf.training.optimization import class_weights_of
-from g4i_hf.workflows.train import TrainingRun
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import controls
+from controls import keep_label_fraction, with_captions, with_label_noise, with_long_tail
 
 DIM, UNEVEN, EVEN = 5, (40, 10, 3, 1), (20, 20, 20, 20)
 NAMES = ["animal-bird", "hot_dog", "sky", "elk"]
 CONTROLS = ["class_name", "random", "shuffle_class", "shuffle"]
-NO_ENCODER = EncoderArguments()
 
 
 def vector_of(text: str) -> np.ndarray:
@@ -30,7 +30,7 @@ def vector_of(text: str) -> np.ndarray:
 
 
 def rows_of(labels: list, captions: list) -> Dataset:
-    """Rows with ids id-0, ...; each caption has a vector of its own. Row 2 has the caption weight 0.5, others 1."""
+    """Rows with ids id-0, ...; each caption has a vector of its own."""
     vector, text = List(Value("float16"), length=DIM), Value("string")
     if any(isinstance(caption, list) for caption in captions):
         vector, text = List(vector), List(text)
@@ -205,8 +205,8 @@ def captioned(rows: int = 36) -> Dataset:
     return rows_of(labels, captions)
 
 
-def controlled(split: Dataset, control: str, seed: int = 0, encoder=NO_ENCODER, **options) -> Dataset:
-    after = control_captions(split, control, seed=seed, class_names=NAMES, encoder=encoder, **options)
+def controlled(split: Dataset, control: str, seed: int = 0) -> Dataset:
+    after = with_captions(split, control, seed, NAMES)
     for name in ("image", "image_id", "label"):
         assert after[name][:] == split[name][:]
     return after
@@ -224,23 +224,19 @@ def assert_vectors_belong_to_captions(split: Dataset, vector=vector_of) -> None:
             np.testing.assert_allclose(found, vector(caption), atol=1e-3)
 
 
-def test_class_names_take_the_place_of_captions_where_the_class_is_known(static_folder):
-    split, encoder = captioned(), EncoderArguments(text_encoder=str(static_folder), text_encoder_prompt="a red ")
-    after = controlled(split, "class_name", encoder=encoder)
+def test_class_names_take_the_place_of_captions_where_the_class_is_known():
+    after = controlled(captioned(), "class_name")
     words = ["animal bird", "hot dog", "sky"]
     assert after["caption"][:] == [None, None, "sky", *(words[row % 3] for row in range(3, 36))]
-    library = load_encoder(str(static_folder), prompt="a red ")  # as the captions were embedded
-    assert_vectors_belong_to_captions(after, lambda caption: library.encode([caption])[0])
-    images = CaptionedImages(after, lambda image: image)
-    assert images.has_caption[:4].tolist() == [False, False, True, True]
-    assert (same(images.caption_keys[3:, 0]) == same(images.labels[3:])).all()
+    assert "text_embeds" not in after.column_names, "those were of the captions"
 
 
-def test_class_names_need_the_encoder_of_the_captions(clip_folder):
-    with pytest.raises(ValueError, match="caption_control is 'class_name', but text_encoder is not set"):
-        controlled(captioned(), "class_name")
-    with pytest.raises(ValueError, match="gives vectors of 6 numbers and the captions have vectors of 5"):
-        controlled(captioned(), "class_name", encoder=EncoderArguments(text_encoder=str(clip_folder)))
+def test_captions_that_are_not_embedded_are_replaced_too():
+    split = captioned().remove_columns("text_embeds")
+    assert controlled(split, "class_name")["caption"][:] == controlled(captioned(), "class_name")["caption"][:]
+    assert controlled(split, "shuffle")["caption"][:] == controlled(captioned(), "shuffle")["caption"][:]
+    with pytest.raises(ValueError, match="needs captions that are embedded"):
+        controlled(split, "random")
 
 
 def test_random_vectors_are_one_for_each_distinct_caption():
@@ -282,37 +278,19 @@ def test_captions_are_shuffled_over_all_rows_so_that_neither_class_nor_text_is_l
     assert (same(CaptionedImages(after, lambda image: image).caption_keys[1:, 0]) == same(now)).all()
 
 
-def test_captions_of_rows_that_are_left_out_go_to_no_other():
-    split = rows_of([0, None, None, 1, 2, 0], [None, *(f"caption {row}" for row in range(1, 6))])
-    after = controlled(split, "shuffle", leave_out_unlabelled=True)
-    assert sorted(after["caption"][3:]) == [f"caption {row}" for row in range(3, 6)]
-    assert after["caption"][:3] == [None] * 3
-
-
-# --- Through the options ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, uneven, even):
-    folder = tmp_path_factory.mktemp("controls") / "data"
-    folder.mkdir()
-    uneven.to_parquet(folder / "train.parquet")
-    even.to_parquet(folder / "validation.parquet")
-    return folder
-
-
-def splits_of(folder, *words: str) -> dict[str, Dataset]:
-    argv = ["--dataset_name", str(folder), "--output_dir", str(folder.parent / "run"), *words]
-    run = TrainingRun(*parse_options(OPTIONS_OF["train"], argv))
-    run.load()
-    return run.splits
+# --- As a copy of a dataset ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_controls_change_the_training_split_alone_labels_first_and_of_the_baseline_too(folder, static_folder, control):
-    words = ["--label_noise_rate", "0.5", "--long_tail_factor", "5", "--label_fraction", "0.5", "--seed", "3"]
-    words += ["--caption_control", control, "--text_encoder", str(static_folder)]
-    splits = splits_of(folder, *words)
+def test_the_copy_has_another_training_split_labels_first_and_its_images(tmp_path, monkeypatch, control):
+    (tmp_path / "data").mkdir()
+    sorted_rows(UNEVEN).to_parquet(tmp_path / "data" / "train.parquet")
+    sorted_rows(EVEN).to_parquet(tmp_path / "data" / "validation.parquet")
+    words = [tmp_path / "data", tmp_path / "copy", "--label_noise_rate", 0.5, "--long_tail_factor", 5]
+    words += ["--label_fraction", 0.5, "--seed", 3, "--captions", control]
+    monkeypatch.setattr(sys, "argv", ["controls.py", *map(str, words)])
+    controls.main()
+    splits = load_images(tmp_path / "copy")
     training, given = splits["train"], sorted_rows(UNEVEN)
     truth = dict(zip(given["image_id"], given["label"], strict=True))
     found, own = labels_of(training), np.asarray([truth[image_id] for image_id in training["image_id"][:]])
@@ -321,10 +299,6 @@ def test_controls_change_the_training_split_alone_labels_first_and_of_the_baseli
     assert ((found >= 0) & (found != own)).sum() == 10 + 2 + 1 + 1
     captioned = np.asarray([caption is not None for caption in training["caption"][:]])
     assert (captioned == ((found >= 0) | (control in ("random", "shuffle")))).all()
+    assert all(image["bytes"] for image in training["image"][:])
     assert labels_of(splits["validation"]).tolist() == labels_of(sorted_rows(EVEN)).tolist()
     assert splits["validation"]["caption"][:] == sorted_rows(EVEN)["caption"][:]
-    again = splits_of(folder, *words, "--align_weight", "0")["train"]
-    assert again["label"][:] == training["label"][:] and again["caption"][:] == training["caption"][:]
-    few = ["--label_fraction", "0.1", "--label_seed", "3"]  # which is one of their own
-    one, other = (splits_of(folder, *few, "--seed", seed, "--unlabelled", "drop")["train"] for seed in "34")
-    assert one["image_id"][:] == other["image_id"][:] and len(one) == 7

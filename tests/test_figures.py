@@ -116,7 +116,7 @@ OTHER_IMAGES = LINEAGE | {"sources": [{"id": "them/others", "images": True}]}
         ({"lineage": LINEAGE | {"rows": {"train": 9}}}, r"another rows \(\{'train': 9\}"),
         ({"align_weight": 0.3}, r"learned from captions too \(align_weight 0.3\).*--supervision none"),
         ({"supervision": "auto"}, r"learned from captions too \(supervision auto\)"),
-        ({"unlabelled": "drop", "label_fraction": 0.2}, "is no baseline of"),
+        ({"unlabelled": "drop", "train_split": "half"}, "is no baseline of"),
     ],
 )
 def test_a_baseline_that_is_none_is_refused(runs, change, message):
@@ -139,8 +139,8 @@ def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
 
 
 def test_a_baseline_may_leave_unlabelled_images_out_and_take_as_many_steps(runs):
-    a_run(runs / "aligned0", model=False, seed=0, label_fraction=0.1)
-    fewer = {"label_fraction": 0.1, "max_steps": 920, "lineage": LINEAGE | {"rows": {"train": 9}}}
+    a_run(runs / "aligned0", model=False, seed=0)
+    fewer = {"max_steps": 920, "lineage": LINEAGE | {"rows": {"train": 9}}}
     a_run(runs / "baseline0", model=False, seed=0, align_weight=0, unlabelled="drop", **fewer)
     assert all(row.baseline is not None for row in beside_its_baseline(runs) if row.figure == "accuracy")
 

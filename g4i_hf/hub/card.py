@@ -50,7 +50,6 @@ SHOWN_GROUPS = (
     of_training.OptimizerOptions,
     of_training.OptimizationOptions,
     of_training.ClassificationOptions,
-    of_training.ControlOptions,
 )
 OF_TRAINER = (
     *("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon"),
@@ -158,8 +157,6 @@ def _of_training(student: Student) -> dict[str, Any]:
         "supervision": supervision,
         "softens": bool(found.get("softens_labels")),
         "estimates": "; ".join(said),
-        "caption_control": known.get("caption_control"),
-        "label_fraction": float(known.get("label_fraction", 1)),
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
@@ -201,8 +198,6 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     left_out = set() if known.get("use_peft") else set(LORA)
     if not aligns(known):
         left_out |= {name for name in known if name.startswith("align_")} - {"align_weight"}
-    if learned_from_captions(known) is None:
-        left_out.add("caption_control")
     if int(run_options.get("max_steps") or -1) > 0:  # replaces it
         left_out.add("num_train_epochs")
     others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]

@@ -243,7 +243,6 @@ def _options_of_images(run: str) -> dict[str, Any]:
     """Without what belongs to the captions, and with the seed."""
     recorded = read_options(run)
     found = {name: value for name, value in _options(run).items() if not name.startswith(MAY_DIFFER)}
-    found.pop("label_noise", None)  # what captions do about wrong labels; label_noise_rate makes them wrong
     return found | {"seed": recorded.get("seed", DEFAULT_SEED), "data_seed": recorded.get("data_seed")}
 
 

@@ -142,27 +142,7 @@ class SupervisionOptions:
 
 
 @dataclass
-class ControlOptions:
-    """Controls of studies: fewer or wrong labels, rare classes, other captions; training split only"""
-
-    label_fraction: Share = option(1.0, "Share of labels to keep in each class; the other rows become unlabelled.")
-    label_seed: int | None = option(None, "Seed for choosing these labels; the run's seed by default.")
-    label_noise_rate: BelowOne = option(0.0, "Share of the labels to make wrong.")
-    label_noise_kind: Literal["symmetric", "confusable"] = option(
-        "symmetric", "symmetric (any other class) or confusable (the class with the most similar captions)."
-    )
-    label_noise_seed: int | None = option(None, "Seed for choosing wrong labels; the run's seed by default.")
-    long_tail_factor: Annotated[float, "[1, inf)"] = option(
-        1.0, "Imbalance factor: size of the first class over the last; exponential decay in between."
-    )
-    long_tail_seed: int | None = option(None, "Seed for choosing rows to leave out; the run's seed by default.")
-    caption_control: Literal["none", "class_name", "random", "shuffle_class", "shuffle"] = option(
-        "none", "Replace training captions by class names, random vectors, or captions of other rows (of the class)."
-    )
-
-
-@dataclass
-class RunArguments(SupervisionOptions, ControlOptions, Checked):
+class RunArguments(SupervisionOptions, Checked):
     """Run"""
 
     overwrite: bool = option(False, "Replace a run that output_dir already holds.")

@@ -1,4 +1,4 @@
-"""What captions say about classes: a classifier of captions, what it is used for, and controls of studies."""
+"""What captions say about classes: a classifier of captions, and what it is used for."""
 
 from .caption_classifier import CaptionClassifier
 

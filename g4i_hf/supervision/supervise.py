@@ -1,4 +1,4 @@
-"""Supervision of a training split: the controls of a study, then labels and soft labels from captions."""
+"""Supervision of a training split: soft labels from captions."""
 
 import hashlib
 import json
@@ -17,12 +17,9 @@ from datasets import Dataset, List, Value
 from .. import columns
 from ..data.checks import labelled_rows, labels_of, with_labels
 from ..data.texts import Texts
-from ..embedding import EncoderArguments
 from ..files import replace_text
 from ..options import RunArguments
 from .caption_classifier import BLOCK, CaptionClassifier
-from .caption_controls import control_captions
-from .label_controls import keep_label_fraction, with_label_noise, with_long_tail
 from .plan import Estimates, Plan, choose
 
 logger = logging.getLogger(__name__)
@@ -69,28 +66,6 @@ class Supervised:
     split: Dataset
     plan: Plan = field(default_factory=Plan)
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def controlled(
-    training: Dataset, run: RunArguments, encoder: EncoderArguments, class_names: list[str], seed: int
-) -> Dataset:
-    """The training rows after the controls of a study, those of labels before those of captions."""
-
-    def seed_or(own: int | None) -> int:
-        return seed if own is None else own
-
-    training = with_long_tail(training, run.long_tail_factor, seed_or(run.long_tail_seed))
-    training = keep_label_fraction(training, run.label_fraction, seed_or(run.label_seed))
-    wrong = (run.label_noise_rate, seed_or(run.label_noise_seed), len(class_names), run.label_noise_kind)
-    training = with_label_noise(training, *wrong)
-    return control_captions(
-        training,
-        run.caption_control,
-        seed=seed,
-        class_names=class_names,
-        encoder=encoder,
-        leave_out_unlabelled=run.unlabelled == "drop",
-    )
 
 
 def supervise(

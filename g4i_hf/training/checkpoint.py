@@ -156,8 +156,7 @@ def _facts(checkpoint: str | Path) -> dict[str, Any] | None:
 
 def record_of(dataset: Any, class_names: list[str]) -> Record:
     """
-    Of the training examples, in the order of the rows, after controls such as `label_fraction`; of items of a user's
-    own the number alone.
+    Of the training examples, in the order of the rows; of items of a user's own the number alone.
     """
     if isinstance(dataset, CaptionedImages):
         return Record.of({"train": dataset.split}, class_names)

@@ -265,7 +265,7 @@ class Fit:
         if self.num_captioned and self.args.captioner:
             self.args.captioner, self.unused_captioner = None, True
         labelled = (labels_of(training) >= 0).any()
-        self.has_baseline = bool(labelled) and self._given().get("label_fraction") != 0
+        self.has_baseline = bool(labelled)
         return DatasetDict({name: splits[name] for name in ("train", "validation")})
 
     def _check(self, splits: DatasetDict, record: Record) -> None:

@@ -31,7 +31,7 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
-from ..supervision.supervise import Supervised, controlled
+from ..supervision.supervise import Supervised
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import (
     BuiltStudent,
@@ -136,8 +136,6 @@ class TrainingRun:
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
         self._check(splits)
-        names = list(self.id2label.values())
-        splits[self.run.train_split] = controlled(training, self.run, self.encoder, names, self.args.seed)
         self.splits = splits
         if not self.to_embed:  # estimates need the embeddings
             self._supervise()

@@ -115,8 +115,7 @@ def printed(quick, folder, *words) -> dict:
 def test_defaults_that_the_readme_promises(quick, tmp_path):
     values = printed(quick, tmp_path, DATA)
     expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "keep"}
-    expected |= {"pretrained": False, "label_fraction": 1, "caption_control": "none"}
-    expected |= {"soft_label_weight": None, "label_noise_rate": 0, "long_tail_factor": 1}
+    expected |= {"pretrained": False, "soft_label_weight": None}
     expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
     expected |= {"lr_scheduler_type": "cosine"}
     expected |= {"on_bad_images": "error", "require_labels": True, "train_split": "train"}
@@ -141,11 +140,11 @@ def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_
     lines = "dataset_name: ../data\noutput_dir: runs/x\nembeddings_dir: ./e\nalign_weight: 1\nhflip: 0.25\n"
     lines += "learning_rate: 5e-4\nclass_weights: [1, 2.5]\nema_decay:\nbf16: off\nrequire_labels: no\n"
     (tmp_path / "a" / "b" / "o.yaml").write_text(lines + "student_args: {layers: [1, 1], act: '1e5'}\n")
-    words = ("--weight-decay=5e-2", "--hflip", "0.5", "--align_center", "--label_noise-rate", "0.25", "--lora_r", "4")
+    words = ("--weight-decay=5e-2", "--hflip", "0.5", "--align_center", "--random_erasing", "0.25", "--lora_r", "4")
     values = printed(quick, tmp_path, {"config": "a/b/o.yaml"}, *words)
     expected = {"align_loss": "clip", "align_weight": 1, "hflip": 0.5, "learning_rate": 5e-4, "weight_decay": 0.05}
     expected |= {"class_weights": [1, 2.5], "ema_decay": None, "require_labels": False, "align_center": True}
-    expected |= {"student_args": {"layers": [1, 1], "act": "1e5"}, "label_noise_rate": 0.25, "lora_r": 4}
+    expected |= {"student_args": {"layers": [1, 1], "act": "1e5"}, "random_erasing": 0.25, "lora_r": 4}
     assert {name: values[name] for name in expected} == expected
     places = {"dataset_name": "a/data", "embeddings_dir": "a/b/e", "output_dir": "runs/x"}
     for name, place in places.items():
