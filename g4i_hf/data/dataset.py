@@ -172,7 +172,8 @@ class CaptionedImages(torch.utils.data.Dataset):
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
     `text_embeds` (K, D) float16 and `caption_weight` (K,), the share of each text, which adds up to 1, or to 0 without
-    a caption (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values` that are uint8.
+    a caption (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values`
+    that are uint8.
 
     Raises:
         BadImageError: when an image cannot be read, unless these are skipped.
