@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from .. import columns
 from .classes import same_form
 
 logger = logging.getLogger(__name__)
@@ -75,10 +74,7 @@ def _csv_rows(file: str) -> Iterator[dict[str, Any]]:
             if None in row:
                 what = f"{file}, line {reader.line_num} has more cells than the first line"
                 raise ValueError(f"{what}. Put texts with commas between double quotes.")
-            row = {column: cell or None for column, cell in row.items()}
-            if row.get(columns.CAPTION_WEIGHT) is not None:
-                row[columns.CAPTION_WEIGHT] = float(row[columns.CAPTION_WEIGHT])
-            yield row
+            yield {column: cell or None for column, cell in row.items()}
 
 
 def _table(rows: Iterable[dict[str, Any]], file: str) -> pa.Table:
