@@ -505,7 +505,7 @@ def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
     assert "5 of 117 labels are suspicious" in said and "Captions tell the class of" in said
     assert "of the labels are wrong (95% interval" in said
     page = (tmp_path / "check" / "suspicious_labels.html").read_text()
-    assert page.count("<img") == 3 and f"captions say: {found[0]['suggested']}" in page
+    assert page.count("<img") == 5 and f"captions say: {found[0]['suggested']}" in page
 
 
 def test_check_lists_a_label_of_which_one_caption_of_several_is_missing(tmp_path):
