@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 # Where each public name is. It is read when it is asked for: torch alone takes seconds
 _PLACES = {
