@@ -38,7 +38,7 @@ def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(tmp_path):
     pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9), tmp_path / "run"
     options = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": run, "align_weight": 0}
     main(["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))])
-    found = evaluate_run(run, splits=["train", "validation"], measures=["probe"])["run"]
+    found = evaluate_run(run, splits=["train", "validation"], measures=["probe"])["aligned"]
     assert "validation_knn_1_accuracy" in found and found["train_samples"] == 18
     assert not [
         name for name in found if name.startswith("train_") and "probe" in name or name.startswith("train_knn")
