@@ -220,12 +220,11 @@ def test_labels_of_a_csv_file_are_texts(tmp_path):
         tmp_path / "train", [{"file_name": f"{number}.png", "label": f"0{number}"} for number in (1, 2)], "csv"
     )
     assert set(labels_in(tmp_path).values()) == {"01", "02"}
-    lines = [{"file_name": f"{number}.png", "label": number - 1, "caption_weight": 0.5} for number in (1, 2)]
+    lines = [{"file_name": f"{number}.png", "label": number - 1} for number in (1, 2)]
     write_metadata(tmp_path / "train", lines, "csv")
     file = tmp_path / "classes.txt"
     file.write_text("ant\nbee\n")  # numbers are those of its lines
-    train = load_images(tmp_path, class_names_file=str(file))["train"]
-    assert train["label"][:] == [0, 1] and train["caption_weight"][:] == [0.5, 0.5]
+    assert load_images(tmp_path, class_names_file=str(file))["train"]["label"][:] == [0, 1]
 
 
 def test_class_names_of_parquet_metadata_are_those_of_its_classes(tmp_path):

@@ -228,7 +228,7 @@ def test_a_dataset_lies_beside_its_stage_and_has_a_license_or_none(tmp_path, mon
     monkeypatch.chdir(stage_of(tmp_path / "runs" / "captions").parent)
     release = Release(ReleaseArguments(stage="captions/"))
     release.build()
-    assert [(made.folder, made.repo_type) for made in release.released] == [(Path("captions-dataset"), "dataset")]
+    assert (release.folder, release.repo_type) == (Path("captions-dataset"), "dataset")
     assert release.lines[1] == "license   no license: give one with --license"
 
 
