@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import minimize, root_scalar
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
-ABSENT = -30.0  # logit of a class that a model has not seen
+ABSENT = -30.0  # logit of a class that a model has not seen: it says nothing about it
 # Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 MOST_NOISE = 0.95
@@ -29,6 +29,7 @@ class Calibration:
         noise: e, share of labels that do not depend on the caption; `interval` its 95% interval, where it is needed.
         loss: mean negative log-likelihood, with the prior.
         confusions: (C, C) R, where labels are wrong in a pattern; None where they are wrong at random.
+        trusts: (V, C) r of each view, see [`Calibration.probabilities`]; None: 1.
     """
 
     inverse_temperatures: np.ndarray
@@ -39,6 +40,7 @@ class Calibration:
     interval: tuple[float, float]
     loss: float
     confusions: np.ndarray | None = None
+    trusts: np.ndarray | None = None
 
     @property
     def wrong(self) -> float:
@@ -47,14 +49,33 @@ class Calibration:
         return float(1 - by_chance)
 
     def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
-        """(n, C) logits of one view, scaled, with the prior."""
+        """(n, C) logits of one view, scaled."""
         ratios = margins_of(logits) / self.margins[number]
-        return (self.inverse_temperatures[number] * ratios ** self.powers[number])[:, None] * logits + self.log_prior
+        return (self.inverse_temperatures[number] * ratios ** self.powers[number])[:, None] * logits
 
     def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
-        """(n, C)"""
-        scaled = sum(self.of_view(number, logits) for number, logits in enumerate(views))
-        return softmax(scaled - (len(views) - 1) * self.log_prior, axis=1)
+        """
+        (n, C), from the logits of each view. A view says nothing about a class that it has not seen: there its logit
+        is the one that leaves the odds of the other classes against this one as the views before it have them,
+
+            u = log sum_c p_c exp(z_c) / sum_c p_c    over the classes c that it has seen,
+
+        where p are the probabilities by the views before it, those that have seen more classes. Of a class with few
+        examples it says z with probability r, that they stand for the class, else nothing: log(r e^z + (1 - r) e^u).
+        A class that no view has seen has probability 0.
+        """
+        seen = np.stack([logits > ABSENT / 2 for logits in views])
+        total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
+        for number in np.argsort(-seen.sum((1, 2)), kind="stable"):
+            trust = seen[number] * (1.0 if self.trusts is None else self.trusts[number])
+            said = self.of_view(number, views[number])
+            if (trust < 1).any():
+                before = np.where(seen[number], total, -np.inf)
+                neutral = logsumexp(before + said, axis=1) - logsumexp(before, axis=1)
+                with np.errstate(divide="ignore"):
+                    said = np.logaddexp(np.log(trust) + said, np.log(1 - trust) + neutral[:, None])
+            total = total + said
+        return softmax(np.where(seen.any(0), total, -np.inf), axis=1)
 
 
 def calibrate(
@@ -63,9 +84,11 @@ def calibrate(
     log_prior: np.ndarray,
     folds: np.ndarray | None = None,
     known: tuple[float, tuple[float, float]] | None = None,
+    trusts: np.ndarray | None = None,
 ) -> Calibration:
     """
-    Temperatures, powers and wrong labels by maximum likelihood on held-out rows.
+    Temperatures, powers and wrong labels by maximum likelihood on held-out rows: of each label among the classes that
+    these rows have, as classes without a label to hold out are missing from them.
 
     Args:
         views: (n, C) logits each.
@@ -74,12 +97,14 @@ def calibrate(
         folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
             contradictions of the other folds; the likelier kind of error is returned, with the interval of its share.
         known: the share of labels that are wrong in a pattern, and its interval, where they need not be estimated.
+        trusts: (V, C), as in [`Calibration`].
     """
     number = len(views)
     if not len(labels):
         fixed = np.full(number, USUAL_INVERSE_TEMPERATURE), np.zeros(number), np.ones(number)
-        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, trusts=trusts)
     at_random = _calibrate(views, labels, log_prior, with_interval=folds is not None and known is None)
+    at_random.trusts = trusts
     if folds is None:
         return at_random
     likely = at_random.probabilities(views).argmax(1)
@@ -91,12 +116,12 @@ def calibrate(
     if known is not None:
         noise, interval = known
         fitted = _calibrate(views, labels, log_prior, if_wrong, noise, with_interval=False)
-        return replace(fitted, confusions=confusions, interval=interval)
+        return replace(fitted, confusions=confusions, interval=interval, trusts=trusts)
     in_a_pattern = _calibrate(views, labels, log_prior, if_wrong, with_interval=True)
     gain = (at_random.loss - in_a_pattern.loss) * len(labels)
     if gain < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return at_random
-    return replace(in_a_pattern, confusions=confusions)
+    return replace(in_a_pattern, confusions=confusions, trusts=trusts)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -125,9 +150,11 @@ def _calibrate(
     margins = np.stack([np.log(margins_of(logits)) for logits in views])
     usual_margins = margins.mean(1, keepdims=True)
     ratios = torch.from_numpy(margins - usual_margins)  # (V, n), logarithms
-    logits = torch.from_numpy(np.stack(views)).double()
-    given, prior_logits = torch.from_numpy(labels)[:, None], torch.from_numpy(log_prior).double()
-    given_if_wrong = None if if_wrong is None else torch.from_numpy(if_wrong)
+    judged = np.unique(labels)
+    logits = torch.from_numpy(np.stack(views)[:, :, judged]).double()
+    given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
+    prior_logits = torch.from_numpy(log_prior[judged]).double()
+    given_if_wrong = None if if_wrong is None else torch.from_numpy(if_wrong[:, judged])
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         """Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers and noise."""

@@ -23,6 +23,8 @@ TAUGHT_STRENGTH = 1.0  # of image features that learn predictions, or labels tha
 LITTLE_NOISE = 0.05  # share of wrong labels below which rows that caption and image are sure of are asked too
 LEAST_SURE = 100  # rows of which caption and image are sure, for the labels of these to tell of all labels
 CLEAR_SHARE = 2 / 3  # of the contradictions of all rows, which those sure rows must have
+FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for image features to learn it from other views
+TRUST_OF_ONE = 0.5  # that the only example of a class stands for it, where another view has more
 
 
 class CaptionClassifier:
@@ -34,7 +36,9 @@ class CaptionClassifier:
         p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
     where z_v are the logits of a logistic regression on one view of the row: its caption; and, if there are any, the
-    features of its image as labels teach them, and as the other views teach them on unlabelled rows. T_v is the
+    features of its image as labels teach them, and as the other views teach them on unlabelled rows. A view says
+    nothing about a class that it has no example of, and does not rule out one of which it has a single example while
+    another view has more; see [`~g4i_hf.supervision.calibration.Calibration.probabilities`]. T_v is the
     inverse temperature of a view. m_v is the largest logit of the row minus their mean, and M_v the geometric mean: a
     temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182). e is
     the share of wrong labels, and R_cy how they are wrong: at random, 1 / C, or always in the same way, as counted
@@ -92,6 +96,7 @@ class CaptionClassifier:
         views, examples = [text_embeds], [(class_embeds, named)]
         if image_features is not None and np.count_nonzero(counts) > 1:
             views, examples = [text_embeds, image_features], [(class_embeds, named), (None, named[:0])]
+        numbers = np.stack([counts + np.isin(np.arange(self.num_labels), classes) for _, classes in examples])
         if image_features is None:
             counts[named] += 1  # a class with a name can be told without its only label
         folds = _folds(labels, self.seed)
@@ -100,6 +105,8 @@ class CaptionClassifier:
         if len(judged) > MOST_CALIBRATED:
             judged = np.sort(np.random.default_rng(self.seed).choice(judged, MOST_CALIBRATED, replace=False))
         rows = _Rows(labels, folds, judged)
+        few = (numbers == 1) & (numbers < numbers.max(0)) & (len(judged) > 0)
+        self._trusts = np.where(few, TRUST_OF_ONE, 1.0)
         self._views = [self._fit_view(*each, rows) for each in zip(views, examples, strict=True)]
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
@@ -187,12 +194,12 @@ class CaptionClassifier:
     def _calibrate_on_held_out(self, views: list[np.ndarray], rows: "_Rows") -> None:
         labels, folds = rows.labels[rows.judged], rows.folds[rows.judged]
         held_out = self._logits(views, rows.folds, rows.judged)
-        found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds)
+        found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, trusts=self._trusts)
         known = None
         if len(views) > 1 and len(rows.judged) and found.noise < LITTLE_NOISE:
             known = self._noise_of_anchors(views[1], held_out[0], rows)
         if known is not None:
-            found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, known)
+            found = self.calibration_ = calibrate(held_out, labels, self.log_prior_, folds, known, self._trusts)
         if len(rows.judged):
             self.label_noise_ = found.noise * found.wrong
             low, high = found.interval
@@ -276,39 +283,44 @@ class CaptionClassifier:
 
     def _teach(self, views: list[np.ndarray], features: np.ndarray, rows: "_Rows") -> None:
         """
-        Adds image features as a view that learns what the other views predict for unlabelled rows: that is more than
-        a few labels can teach. A held-out label has no part in what its model is taught, and no row is predicted by a
-        model that was taught on it.
+        Adds image features as a view that learns the class probabilities of unlabelled rows by the other views: that
+        is more than a few labels can teach, and classes without a label are among them. Of these the other views may
+        be unsure, which their most probable class would hide. A held-out label has no part in what its model is
+        taught, and no row is predicted by a model that was taught on it.
         """
         sample, known = self._drawn(rows.unlabelled), self._drawn(np.flatnonzero(rows.labels >= 0))
         view = _View(_Scale.of(features), {}, self.num_labels)
 
         def learn(fold: int, told: np.ndarray) -> None:
-            """`told`: classes of `sample`."""
+            """`told`: (sample, C) probabilities."""
             taught, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
             x = view.scale(features, np.concatenate([sample[taught], labelled]))
-            y = np.concatenate([told[taught], rows.labels[labelled]])
+            y = np.concatenate([told[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
+            y[:, y.sum(0) < FEWEST_TAUGHT] = 0
             view.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, view.models.get(WHOLE))
 
-        told = self.calibration_.probabilities(self._logits(views, rows.folds, sample)).argmax(1)
+        def told_by(model_of: np.ndarray) -> np.ndarray:
+            return self.calibration_.probabilities(self._logits(views, model_of, sample)).astype(np.float32)
+
+        told = told_by(rows.folds)
         for fold in (WHOLE, *np.unique(rows.folds[sample])):
             learn(int(fold), told)
         for fold in np.unique(rows.folds[rows.judged]):
-            without = self._logits(views, np.full(len(rows.labels), fold), sample)
-            learn(int(fold), self.calibration_.probabilities(without).argmax(1))
+            learn(int(fold), told_by(np.full(len(rows.labels), fold)))
+        self._trusts = np.vstack([self._trusts, np.ones(self.num_labels)])
         self._views.append(view)
         if len(rows.judged):
             self._calibrate_on_held_out([*views, features], rows)
             return
         # Nothing can be held out: how often this view finds again what it was taught stands for its accuracy
         logits = self._logits([*views, features], rows.folds, sample)
-        agreement = float((logits[-1].argmax(1) == told).mean())
+        agreement = float((logits[-1].argmax(1) == told.argmax(1)).mean())
         temperatures = list(self.calibration_.inverse_temperatures)
         if not len(known):
             self.view_accuracies_, self.accuracy_ = [agreement], agreement
             temperatures = [inverse_temperature(logits[0], self.log_prior_, agreement)]
         temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
-        fixed = calibrate(logits, sample[:0], self.log_prior_)
+        fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
         self.calibration_ = replace(fixed, inverse_temperatures=np.array(temperatures))
 
     def _logits(self, views: list[np.ndarray], model_of: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
@@ -405,22 +417,25 @@ def logistic_regression(
     start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Multinomial, of float32 values (n, D), with balanced classes. `strength` is C of scikit-learn's LogisticRegression;
+    Multinomial, of float32 values (n, D), with balanced classes. `labels` are class indices (n,), or float32
+    probabilities (n, C), zeros for a class that is left out. `strength` is C of scikit-learn's LogisticRegression;
     `start` are the weight and bias to begin with, None: zeros.
 
     Returns:
         Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    counts = np.bincount(labels, minlength=num_labels)
-    share = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_labels)
+    share = (len(labels) / (np.count_nonzero(counts) * np.where(counts, counts, 1))).astype(np.float32)
     x, y = torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device)
-    row_weight = torch.from_numpy(share[labels].astype(np.float32)).to(device)
-    absent = torch.from_numpy(np.where(counts == 0, ABSENT, 0.0).astype(np.float32)).to(device)
+    share = torch.from_numpy(share).to(device)
+    absent = torch.from_numpy(np.where(counts, 0.0, ABSENT).astype(np.float32)).to(device)
+    y, row_weight = (y * share, None) if labels.ndim == 2 else (y, share[y])
     weight = torch.zeros(values.shape[1], num_labels, device=device)
     bias = torch.zeros(num_labels, device=device)
     if start is not None:
-        weight, bias = torch.from_numpy(start[0]).to(device), torch.from_numpy(start[1]).to(device) - absent
+        seen = (counts > 0) & (start[1] > ABSENT / 2)
+        weight, bias = (torch.from_numpy(np.where(seen, each, np.float32(0))).to(device) for each in start)
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=MAX_ITER, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
@@ -429,7 +444,8 @@ def logistic_regression(
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         losses = nn.functional.cross_entropy(x @ weight + bias + absent, y, reduction="none")
-        loss = ((row_weight * losses).sum() + (weight**2).sum() / (2 * strength)) / len(y)
+        losses = losses if row_weight is None else row_weight * losses
+        loss = (losses.sum() + (weight**2).sum() / (2 * strength)) / len(y)
         loss.backward()
         return loss
 
