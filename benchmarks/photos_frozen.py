@@ -487,6 +487,9 @@ def labels_with(training: Dataset, setting: str, seed: int) -> np.ndarray:
     if setting.endswith(("symmetric", "confusable")):
         share, kind = setting.split("% ")
         return labels_of(with_label_noise(training, float(share) / 100, seed, num_labels, kind))
+    if setting == "at random":  # as many as 4 a class, so that some classes have one or none
+        chosen = np.random.default_rng(seed).permutation(len(truth))[: 4 * num_labels]
+        return np.where(np.isin(np.arange(len(truth)), chosen), truth, -1)
     if setting.endswith("a class"):
         number, order = int(setting.split()[0]), np.random.default_rng(seed).permutation(len(truth))
         labels = np.full(len(order), -1)

@@ -7,6 +7,7 @@ import pytest
 
 from g4i_hf import CaptionClassifier
 from g4i_hf.supervision import caption_classifier
+from g4i_hf.supervision.calibration import ABSENT, Calibration
 
 CLASSES, DIM = 5, 16
 
@@ -465,6 +466,58 @@ def test_image_features_learn_what_captions_tell_of_unlabelled_rows(each):
     by_labels = accuracy(of_labels.predict_proba(captions.x[unlabelled], images.x[unlabelled]), truth)
     found = CaptionClassifier(CLASSES).fit(captions.x, labels, images.x).out_of_fold_[unlabelled]
     assert accuracy(found, truth) > by_labels + 0.04 and calibration_error(found, truth) < 0.05
+
+
+def uneven(rare: int, spread: float, of_images: float, seed: int = 0) -> tuple[Clusters, Clusters, dict]:
+    """Captions, images, labels and names. Of class 3, with a 25th of the rows, `rare` labels, of the others 8 each."""
+    shares = [0.24, 0.24, 0.24, 0.04, 0.24]
+    captions, images = (
+        clusters(1000, each, seed=seed, view=view, shares=shares) for view, each in enumerate((spread, of_images))
+    )
+    labels = np.full(1000, -100)
+    for label in range(CLASSES):
+        labels[np.flatnonzero(captions.truth == label)[: rare if label == 3 else 8]] = label
+    names = np.stack([captions.x[captions.truth == label].mean(0) for label in range(CLASSES)])
+    return captions, images, {"labels": labels, "class_embeds": names}
+
+
+@pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), (1, 3.0, 0.0)])
+def test_image_features_do_not_rule_out_a_class_that_has_a_name_and_no_label_or_one(rare, of_images, gain):
+    """They learn it from captions, as far as these tell it; poor image features leave it to them."""
+    gained = []
+    for seed in range(2):
+        captions, images, given = uneven(rare, 1.4, of_images, seed)
+        rows = (given["labels"] < 0) & (captions.truth == 3)
+        alone, both = (fitted(captions, image_features=of, **given).out_of_fold_[rows] for of in (None, images.x))
+        gained.append(accuracy(both, captions.truth[rows]) - accuracy(alone, captions.truth[rows]))
+    assert np.mean(gained) >= gain, gained
+
+
+def test_of_a_class_that_a_view_has_not_seen_it_says_nothing():
+    """The class keeps the probability that the first view gives it; among the others the second view decides."""
+    logits = np.random.default_rng(0).normal(size=(2, 50, CLASSES))
+    logits[1] = 3 * logits[0]  # no row is unlike the classes that the first view thinks of
+    logits[1, :, 3] = ABSENT
+    one, fixed = np.ones(2), (np.full(CLASSES, -np.log(CLASSES)), 0.0, (0.0, 0.0), 0.0)
+    told = [Calibration(one, 0 * one, one, *fixed).probabilities(list(logits[:views])) for views in (1, 2)]
+    np.testing.assert_allclose(told[1][:, 3], told[0][:, 3])
+    rest = np.arange(CLASSES) != 3
+    ratio = np.log(told[1] / told[0])[:, rest] - logits[1][:, rest]
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape))
+
+
+def test_a_single_example_takes_half_the_odds_of_a_class_at_most():
+    """Where a view doubts that it stands for the class; it may still speak for it."""
+    one, fixed = np.ones(2), (np.full(CLASSES, -np.log(CLASSES)), 0.0, (0.0, 0.0), 0.0)
+    trusts = np.where(np.arange(2 * CLASSES).reshape(2, CLASSES) == CLASSES + 3, 0.5, 1.0)
+    odds = []
+    for logit in (ABSENT, -14.0, 14.0):
+        logits = np.random.default_rng(0).normal(size=(2, 50, CLASSES))
+        logits[1, :, 3] = logit
+        found = Calibration(one, 0 * one, one, *fixed, trusts=trusts).probabilities(list(logits))[:, 3]
+        odds.append(found / (1 - found))
+    np.testing.assert_allclose(odds[1], odds[0] / 2, rtol=1e-3)
+    assert (odds[2] > 100).all()
 
 
 def test_of_many_rows_models_are_fitted_on_a_sample(monkeypatch):

@@ -56,13 +56,15 @@ class Calibration:
     def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
         """
         (n, C), from the logits of each view. A view says nothing about a class that it has not seen: there its logit
-        is the one that leaves the odds of the other classes against this one as the views before it have them,
+        is the mean of those of the classes c that it knows,
 
-            u = log sum_c p_c exp(z_c) / sum_c p_c    over the classes c that it has seen,
+            u = log sum_c p_c exp(z_c) / sum_c p_c,
 
-        where p are the probabilities by the views before it, those that have seen more classes. Of a class with few
-        examples it says z with probability r, that they stand for the class, else nothing: log(r e^z + (1 - r) e^u).
-        A class that no view has seen has probability 0.
+        where p are the probabilities by the views before it, those that have seen more classes: so these alone decide
+        between the classes that it knows and others. Or p is the prior, where that gives more: an image unlike all
+        classes that the views before it think of may be of one that this view has not seen. Of a class with r below 1
+        it says z with probability r, that the examples stand for the class, else nothing: log(r e^z + (1 - r) e^u). A
+        class that no view has seen has probability 0.
         """
         seen = np.stack([logits > ABSENT / 2 for logits in views])
         total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
@@ -70,8 +72,9 @@ class Calibration:
             trust = seen[number] * (1.0 if self.trusts is None else self.trusts[number])
             said = self.of_view(number, views[number])
             if (trust < 1).any():
-                before = np.where(seen[number], total, -np.inf)
-                neutral = logsumexp(before + said, axis=1) - logsumexp(before, axis=1)
+                weights = np.stack([total, np.broadcast_to(self.log_prior, total.shape)])
+                weights[:, trust < 1] = -np.inf
+                neutral = (logsumexp(weights + said, axis=2) - logsumexp(weights, axis=2)).max(0)
                 with np.errstate(divide="ignore"):
                     said = np.logaddexp(np.log(trust) + said, np.log(1 - trust) + neutral[:, None])
             total = total + said

@@ -191,7 +191,7 @@ def _estimated(
         of_images = features()
         return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("7", classifier.num_labels, classifier.seed, views, made_with))
+    asked = repr(("8", classifier.num_labels, classifier.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
