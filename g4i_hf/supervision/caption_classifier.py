@@ -300,7 +300,10 @@ class CaptionClassifier:
             view.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, view.models.get(WHOLE))
 
         def told_by(model_of: np.ndarray) -> np.ndarray:
-            return self.calibration_.probabilities(self._logits(views, model_of, sample)).astype(np.float32)
+            told = self.calibration_.probabilities(self._logits(views, model_of, sample)).astype(np.float32)
+            if len(rows.judged):
+                return told
+            return np.eye(self.num_labels, dtype=np.float32)[told.argmax(1)]  # no label has calibrated them
 
         told = told_by(rows.folds)
         for fold in (WHOLE, *np.unique(rows.folds[sample])):
