@@ -1,5 +1,6 @@
 """Temperatures of the logits of several views, and the share of wrong labels, by likelihood on held-out rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -188,13 +189,19 @@ def _calibrate(
         def excess(bound: float) -> float:
             return best(np.array([*scales, bound]), bound, bound).fun - found.fun - CHI_SQUARED
 
-        low, high = 0.0, MOST_NOISE
-        if with_interval and noise > 0 and excess(0) > 0:
-            low = root_scalar(excess, bracket=(0, noise), xtol=0.002).root
-        if with_interval and excess(MOST_NOISE) > 0:
-            high = root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root
+        interval = _interval(noise, excess) if with_interval else (0.0, MOST_NOISE)
     fitted = np.exp(scales[:number]), scales[number:], np.exp(usual_margins[:, 0])
-    return Calibration(*fitted, log_prior, noise, (float(low), float(high)), found.fun / len(labels))
+    return Calibration(*fitted, log_prior, noise, interval, found.fun / len(labels))
+
+
+def _interval(noise: float, excess: Callable[[float], float]) -> tuple[float, float]:
+    """Up to where the excess, of the loss with that noise over the least, is negative."""
+    low, high = 0.0, MOST_NOISE
+    if noise > 0 and excess(0) > 0:
+        low = float(root_scalar(excess, bracket=(0, noise), xtol=0.002).root)
+    if excess(MOST_NOISE) > 0:
+        high = float(root_scalar(excess, bracket=(noise, MOST_NOISE), xtol=0.002).root)
+    return low, high
 
 
 def margins_of(logits: np.ndarray) -> np.ndarray:
