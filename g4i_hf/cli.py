@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from argparse import SUPPRESS, ArgumentError, ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ from .files import (
     wrong_choice,
     yaml_lines,
 )
-from .names import check_dataset_exists
+from .names import check_dataset_exists, run_of
 from .options import (
     NOT_RECORDED,
     OPTIONS_OF,
@@ -55,10 +55,12 @@ ALIASES = {
     **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
+LENGTH_OF_FIT = " --finetune_epochs and --minutes say how long all layers train."
 LENGTHS = ("num_train_epochs", "max_steps")
 # Options that fit the dataset of a run only
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
+OUTPUTS = ("output_dir", "captions_dir", "embeddings_dir", "check_dir", "student_dir")
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
 
@@ -96,6 +98,8 @@ class Parser(HfArgumentParser):
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
         """The options that are given, by name."""
+        if (output := output_option(self.kinds)) is not None:
+            argv = [f"--{output}" if word == "-o" else word for word in argv]
         try:
             given, unknown = self.parse_known_args(argv)
         except ArgumentError as error:
@@ -162,8 +166,7 @@ class Parser(HfArgumentParser):
         if alias in self.kinds:
             hint = f" Did you mean {prefix + alias!r}?"
         elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
-            time = "--minutes sets how long all runs train. " if alias in LENGTHS else ""
-            hint = f" {time}Other options of g4i train: --train_config FILE, a YAML file with a line `{alias}: VALUE`."
+            hint = f" It is an option of g4i train, which fit chooses.{LENGTH_OF_FIT * (alias in LENGTHS)}"
         else:
             hint = did_you_mean(name, self.kinds, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
@@ -289,6 +292,7 @@ def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -
         run = Path(values["run"])
         if not run.is_dir():
             raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
+        run = run_of(run)
         if not (run / run_options).is_file():
             raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
         of_run = parser.yaml_file(run / run_options, strict=False)
@@ -303,6 +307,11 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     if cls is TrainingOptions:
         built.others = {name: values[name] for name in other_trainer_options() if name in values}
     return built
+
+
+def output_option(names: Container[str]) -> str | None:
+    """The option of a command that `-o` stands for: where its result goes."""
+    return next((name for name in OUTPUTS if name in names), None)
 
 
 # --- Printing --------------------------------------------------------------------------------------------------------
@@ -364,12 +373,13 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
 
 def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+    output = output_option([name for group in groups.values() for name in group])
     for title, group in groups.items():
         if group:
             yield f"\n{title}"
         for name, text in group.items():
             lines = textwrap.wrap(text, width - 34, break_on_hyphens=False)
-            first = f"  --{name}".ljust(34)
+            first = (f"  -o, --{name}" if name == output else f"  --{name}").ljust(34)
             yield first + lines.pop(0) if len(first) == 34 else first
             yield from (" " * 34 + line for line in lines)
 

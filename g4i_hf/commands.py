@@ -26,23 +26,22 @@ class Command:
 
 
 class Fit(Command):
-    """From a folder of images to a classifier, its baseline, and a report: one command.
+    """From a folder of images to a classifier, and what its captions gain: one command.
 
         g4i fit pictures
-        g4i fit --config recipes/emoji_styles/fit.yaml
-        g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct --minutes 30 --seeds 3
+        g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct
+        g4i fit pictures --finetune true --minutes 60
 
-    Checks the data, and holds out a validation split if there is none. Embeds the captions and decides how to use
-    them. Trains the classifier with captions and without, and compares both on `validation`. It never reads `test`,
-    and sends training images nowhere unless `--captioner` is a server. To resume, run the same command again. If the
-    data has changed since, it says what, does all of it anew, and keeps the earlier result in the folder `earlier-1`.
+    Computes the features of a frozen pretrained student once, and what captions, features and labels together say of
+    each image. Fits the last layer on that, and on the given labels alone beside it. It never reads `test`, and sends
+    images nowhere unless `--captioner` is a server. To resume, run the same command again. If the data or the options
+    have changed since, it says what, does the work anew, and keeps the earlier result in the folder `earlier-1`.
     """
 
     default_config = "emoji_styles/fit.yaml"
     in_one_process = True
 
     def check(self, args, data) -> None:
-        check_paths(train_config=args.train_config)
         bundled = RECIPES / data.dataset_name
         if not Path(data.dataset_name).exists() and (bundled / "data").is_dir():
             args.output_dir = args.output_dir or f"runs/{data.dataset_name}/fit"
@@ -248,7 +247,7 @@ class Evaluate(Command):
 class Search(Command):
     """Find images by a text, with an aligned student.
 
-        g4i search runs/pictures/with_captions-0 "a red flower" --images pictures/validation
+        g4i search runs/pictures "a red flower" --images pictures/validation
         g4i search me/my-student "a red flower" --images holiday --top_k 20 --page found.html
 
     Prints the best images with their cosine. Embeddings of the images are kept for the next query, in the cache of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .files import nearest, restore_replaced
 
+LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, beside model.safetensors
 # Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
@@ -110,8 +111,10 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
 
 
 def run_of(folder: str | Path) -> Path:
-    """The run that a checkpoint belongs to, or the run itself."""
+    """The run that a checkpoint belongs to; of a folder of `g4i fit` the run with views; else the folder itself."""
     folder = Path(folder)
+    if (folder / WITH_VIEWS / "train.yaml").is_file():
+        return folder / WITH_VIEWS
     is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / "train.yaml").is_file()
     return folder.parent if is_checkpoint else folder
 

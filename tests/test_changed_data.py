@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -16,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 import caption_doors
 from drawings import STUDENT, TRAINING, draw_folder, drawing
 
-from g4i_hf import fit, load_images
+from g4i_hf import AlignedImageClassification, fit, load_images
 from g4i_hf.data.record import Record, differences
-from g4i_hf.hub.push import write_manifest
+from g4i_hf.hub import save_student
 from g4i_hf.running import main
+from g4i_hf.workflows.fit import Fit
 
 serve = caption_doors.serve
 
@@ -125,181 +125,111 @@ def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_
 # --- g4i fit ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("student") / "small-resnet"
+    what = {"id2label": {0: "ant", 1: "bee"}, "text_embed_dim": 8, "image_size": 32}
+    args = json.loads(STUDENT["student_args"])
+    save_student(AlignedImageClassification.from_student("resnet18", student_args=args, **what), folder)
+    return str(folder)
+
+
 @pytest.fixture
-def commands(tmp_path, pictures, monkeypatch) -> list[str]:
-    """
-    In place of the commands of `g4i fit`, what they leave, with the digest of the data as the accuracy of a run, which
-    is trained once; the kinds of those that were run. A run whose name is `killed` there is killed before.
-    """
-    ran: list[str] = []
+def fitted(student, tmp_path, pictures, capsys):
+    """Fits the pictures into `out`: the result, and the lines that were printed."""
 
-    def leave(words: list[str]) -> None:
-        kind, folder = words[0], tmp_path / "out"
-        ran.append(kind)
-        if kind == "caption":
-            main(words)
-            return
-        if kind == "train":
-            run = Path(words[words.index("--output_dir") + 1])
-            if run.name in ran:
-                raise KeyboardInterrupt
-            run.mkdir(exist_ok=True)
-            if (run / "all_results.json").exists():
-                return
-            (run / "all_results.json").write_text(json.dumps({"validation_accuracy": accuracy_of(pictures)}))
-            (run / "model.safetensors").write_text("")
-        elif kind == "evaluate":
-            (folder / "report.html").write_text("")
-        else:
-            (folder / "classifier").mkdir(exist_ok=True)
-            (folder / "classifier" / "config.json").write_text("{}")
-            write_manifest(folder / "classifier")
+    def fitting(out: str = "out", **options):
+        capsys.readouterr()
+        given = {"student": student, "image_size": 32, "output_dir": str(tmp_path / out)}
+        result = fit(pictures, **given | options)
+        return result, capsys.readouterr().out.splitlines()
 
-    monkeypatch.setattr("g4i_hf.workflows.fit._run", leave)
-    return ran
+    return fitting
 
 
-def accuracy_of(pictures: Path) -> float:
-    return int(record_of(pictures).digest[:8], 16) / 2**32
+RESULT = ("labels_only", "with_views", "classifier", "report.html", "fit.yaml", "all_results.json")
 
 
-EVERY = ["train", "train", "evaluate", "release"]
+def weights_in(folder: Path) -> dict[str, bytes]:
+    return {run: (folder / run / "model.safetensors").read_bytes() for run in RESULT[:3]}
 
 
-def fitted(pictures: Path, tmp_path: Path, capsys, **options) -> tuple:
-    """The result of fit into `out`, and the lines it printed."""
-    capsys.readouterr()
-    result = fit(pictures, output_dir=str(tmp_path / "out"), image_size=32, **options)
-    return result, capsys.readouterr().out.splitlines()
-
-
-@pytest.mark.parametrize("words", CHANGES)
-def test_fit_does_its_work_anew_after_a_change_and_keeps_the_earlier_result_aside(
-    pictures, commands, tmp_path, capsys, words
-):
-    before, _ = fitted(pictures, tmp_path, capsys)
-    CHANGES[words](pictures)
-    after, said = fitted(pictures, tmp_path, capsys)
+def test_fit_does_its_work_anew_after_a_change_and_keeps_the_earlier_result_aside(pictures, fitted, tmp_path):
+    """With the weights of a folder that never held anything else."""
     out = tmp_path / "out"
-    assert said[0] == f"Changed since the last run in {out}: {words}."
-    assert f"The earlier result is kept in {out / 'earlier-1'}." in said and commands == EVERY * 2
-    assert after.accuracy == after.baseline_accuracy == [accuracy_of(pictures)] != before.accuracy
-    kept = {path.name for path in (out / "earlier-1").iterdir()}
-    assert kept >= {"baseline-0", "with_captions-0", "classifier", "report.html", "fit.yaml", "data_record.parquet"}
-    assert json.loads((out / "earlier-1" / "baseline-0" / "all_results.json").read_text()) == {
-        "validation_accuracy": before.accuracy[0]
-    }
-
-
-def test_fit_with_nothing_changed_runs_nothing_and_says_the_same(pictures, commands, tmp_path, capsys):
-    before, told = fitted(pictures, tmp_path, capsys)
-    for path in pictures.rglob("*.png"):
-        path.touch()
-    after, said = fitted(pictures, tmp_path, capsys)
-    assert commands == EVERY and after == before and said[-8:] == told[-8:]
-    assert said[0] == f"{tmp_path / 'out'} holds this very result, finished: nothing has changed since."
-    (tmp_path / "out" / "report.html").unlink()
-    fitted(pictures, tmp_path, capsys)
-    assert commands == EVERY * 2
-
-
-def test_fit_killed_between_two_runs_compares_no_runs_of_different_data(pictures, commands, tmp_path, capsys):
-    commands.append("with_captions-0")
-    with pytest.raises(KeyboardInterrupt):
-        fitted(pictures, tmp_path, capsys)
-    commands.remove("with_captions-0")
-    correct_labels(pictures)
-    result, said = fitted(pictures, tmp_path, capsys)
-    assert "labels of 4 images" in said[0]
-    assert result.accuracy == result.baseline_accuracy == [accuracy_of(pictures)]
-
-
-def test_fit_with_more_seeds_after_a_change_has_all_of_them_of_the_new_data(pictures, commands, tmp_path, capsys):
-    fitted(pictures, tmp_path, capsys, seeds=2)
-    assert fitted(pictures, tmp_path, capsys, seeds=3)[0].accuracy == [accuracy_of(pictures)] * 3
-    correct_labels(pictures)
-    result, _ = fitted(pictures, tmp_path, capsys, seeds=1)
-    assert result.accuracy == [accuracy_of(pictures)]
-    result, _ = fitted(pictures, tmp_path, capsys, seeds=3)
-    assert result.accuracy == result.baseline_accuracy == [accuracy_of(pictures)] * 3
-
-
-def test_fit_overwrites_all_seeds_of_an_earlier_result(pictures, commands, tmp_path, capsys):
-    fitted(pictures, tmp_path, capsys, seeds=2)
-    correct_labels(pictures)
-    fitted(pictures, tmp_path, capsys, overwrite=True)
-    assert not (tmp_path / "out" / "earlier-1").exists()
-    result, _ = fitted(pictures, tmp_path, capsys, seeds=2)
-    assert result.accuracy == [accuracy_of(pictures)] * 2
-
-
-def test_fit_does_its_work_anew_for_other_image_features(commands, pictures, tmp_path, capsys):
-    (tmp_path / "train.yaml").write_text("image_features: features\n")
-    options = {"train_config": str(tmp_path / "train.yaml")}
-    for first in (0.5, 1.5):
-        lines = [line | {"features": [first, 2.5]} for line in lines_of(pictures)]
-        write_lines(pictures, lines)
-        _, said = fitted(pictures, tmp_path, capsys, **options)
-    assert said[0] == f"Changed since the last run in {tmp_path / 'out'}: 'features' of 36 images."
-
-
-def test_fit_that_cannot_go_on_has_moved_nothing(pictures, commands, tmp_path, capsys):
-    before, _ = fitted(pictures, tmp_path, capsys)
-    (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        fitted(pictures, tmp_path, capsys)
-    assert (tmp_path / "out" / "report.html").is_file() and not (tmp_path / "out" / "earlier-1").exists()
-    fitted(pictures, tmp_path, capsys, on_bad_images="skip")
-    assert (tmp_path / "out" / "earlier-1" / "report.html").is_file()
-
-
-def test_fit_with_a_captioner_asks_about_changed_images_alone_and_begins_anew_with_other_answers(
-    commands, tmp_path, capsys, serve
-):
-    """The data has no captions: those that were written count as much as what was opened."""
-    pictures = draw_folder(tmp_path / "pictures without", captions=False, train=9, validation=3)
-    server, out = serve("--answer", "digest"), tmp_path / "out"
-    options = {"captioner": f"{server.url}/v1", "captioner_model": "tiny"}
-    fitted(pictures, tmp_path, capsys, **options)
-    assert fitted(pictures, tmp_path, capsys, **options)[1][0].startswith(f"{out} holds this very result, finished")
-    assert commands == ["caption", *EVERY] and server.stats()["requests"] == 9
-    drawing(99).save(pictures / "train" / "circle" / "0.png")
-    _, said = fitted(pictures, tmp_path, capsys, **options)
-    assert said[0] == f"Changed since the last run in {out}: contents of 1 image." and (out / "earlier-1").is_dir()
-    assert server.stats()["requests"] == 10 and commands == ["caption", *EVERY] * 2
-    shutil.rmtree(out / "captions")
-    shutil.rmtree(out / "captions.journal")
-    other = serve("--answer", "number")
-    _, said = fitted(pictures, tmp_path, capsys, captioner=f"{other.url}/v1", captioner_model="tiny")
-    changed = f"Changed since the last run in {out}: captions of 9 images"
-    assert any(line.startswith(changed) for line in said) and (out / "earlier-2").is_dir()
-
-
-@pytest.mark.slow
-def test_fit_after_a_change_has_the_weights_of_a_new_folder_also_after_a_search(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.workflows.fit._run", main)
-    options = {"student": "resnet18", "student_args": json.loads(STUDENT["student_args"]), "max_steps": 4}
-    config = tmp_path / "train.yaml"
-    config.write_text(yaml.safe_dump(options | {"use_cpu": True, "disable_tqdm": True}))
-    out, new = tmp_path / "out", tmp_path / "new"
-    fit(pictures, output_dir=str(out), train_config=str(config))
+    fitted()
+    before = weights_in(out)
     correct_labels(pictures)
     change_captions(pictures)
     add_images(pictures)
-    again = fit(pictures, output_dir=str(out), train_config=str(config))
-    fresh = fit(pictures, output_dir=str(new), train_config=str(config))
-    assert again.accuracy == fresh.accuracy and again.baseline_accuracy == fresh.baseline_accuracy
-    for run in ("baseline-0", "with_captions-0", "classifier"):
-        assert (out / run / "model.safetensors").read_bytes() == (new / run / "model.safetensors").read_bytes()
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if "earlier-1" not in path.parts}
-    assert files == {path.relative_to(new).as_posix() for path in new.rglob("*")}
+    result, said = fitted()
+    words = "labels of 4 images, captions of 3 images, 2 new images"
+    assert said[0] == f"Changed since the last run in {out}: {words}."
+    assert f"The earlier result is kept in {out / 'earlier-1'}." in said
+    fresh, _ = fitted("new")
+    assert weights_in(out) == weights_in(tmp_path / "new") != before == weights_in(out / "earlier-1")
+    assert result.with_views_accuracy == fresh.with_views_accuracy
+    assert all((out / "earlier-1" / name).exists() for name in (*RESULT, "data_record.parquet"))
 
-    # A search by the released classifier leaves it as it was
-    main(["search", str(out / "classifier"), "a red circle", "--images", str(pictures / "validation")])
-    assert fit(pictures, output_dir=str(out), train_config=str(config)) == again
-    change_captions(pictures, 5)
-    fit(pictures, output_dir=str(out), train_config=str(config))
-    assert (out / "earlier-2" / "classifier").is_dir()
+
+def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fitted, tmp_path):
+    out = tmp_path / "out"
+    before, told = fitted()
+    for path in pictures.rglob("*.png"):
+        path.touch()
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    after, said = fitted()
+    assert after == before and said[-4:] == told[-4:]
+    assert said[0] == f"{out} holds this very result: nothing has changed since."
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    (out / "with_views" / "model.safetensors").unlink()
+    fitted()
+    assert (out / "with_views" / "model.safetensors").is_file()
+
+
+def test_fit_by_other_options_is_another_result(fitted, tmp_path):
+    fitted()
+    _, said = fitted(seed=1)
+    assert said[0] == f"Changed since the last run in {tmp_path / 'out'}: the option seed."
+    assert (tmp_path / "out" / "earlier-1" / "classifier").is_dir()
+
+
+def test_fit_killed_between_two_classifiers_compares_none_of_different_data(pictures, fitted, tmp_path, monkeypatch):
+    save = Fit._save
+
+    def killed(self, name, *args):
+        if name == "with_views":
+            raise KeyboardInterrupt
+        save(self, name, *args)
+
+    monkeypatch.setattr(Fit, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fitted()
+    monkeypatch.undo()
+    correct_labels(pictures)
+    _, said = fitted()
+    assert "labels of 4 images" in said[0] and (tmp_path / "out" / "earlier-1" / "labels_only").is_dir()
+    fitted("new")
+    assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
+
+
+def test_fit_overwrites_an_earlier_result(pictures, fitted, tmp_path):
+    fitted()
+    correct_labels(pictures)
+    fitted(overwrite=True)
+    assert not (tmp_path / "out" / "earlier-1").exists()
+    fitted("new")
+    assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
+
+
+def test_fit_that_cannot_go_on_has_moved_nothing(pictures, fitted, tmp_path):
+    fitted()
+    (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        fitted()
+    assert (tmp_path / "out" / "report.html").is_file() and not (tmp_path / "out" / "earlier-1").exists()
+    fitted(on_bad_images="skip")
+    assert (tmp_path / "out" / "earlier-1" / "report.html").is_file()
 
 
 # --- g4i check -------------------------------------------------------------------------------------------------------

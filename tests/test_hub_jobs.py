@@ -13,6 +13,8 @@ import hub_client
 import pytest
 from caption_doors import ROOT, Worker, draw_numbers
 
+from g4i_hf.modeling.packaged import packaged_student
+
 JOBS = ROOT / "recipes" / "jobs"
 SCRIPTS = sorted(JOBS.glob("*.py"))
 PUSH = """
@@ -50,16 +52,16 @@ def test_dependencies_come_from_the_repository(script):
     assert "`REPOSITORY_URL`" in (JOBS / "README.md").read_text(), "the page says what to replace"
 
 
-def test_a_release_has_the_runs_of_every_seed(tmp_path):
+def test_the_classifier_that_was_released_is_pushed(tmp_path):
     runs_in = runpy.run_path(str(JOBS / "fit.py"))["runs_in"]
-    for name in ("baseline-0", "with_captions-0", "classifier"):
+    for name in ("labels_only", "with_views"):
         (tmp_path / name).mkdir()
-    first = ["--run", f"{tmp_path}/with_captions-0", "--baseline", f"{tmp_path}/baseline-0"]
-    assert runs_in(tmp_path) == first
-    for name in ("baseline-1", "with_captions-1"):
-        (tmp_path / name).mkdir()
-    others = ["--seed_runs", f"{tmp_path}/with_captions-1", "--seed_baselines", f"{tmp_path}/baseline-1"]
-    assert runs_in(tmp_path) == [*first, *others]
+    for released, words in (
+        ("with_views", ["--run", f"{tmp_path}/with_views", "--baseline", f"{tmp_path}/labels_only"]),
+        ("labels_only", ["--run", f"{tmp_path}/labels_only"]),
+    ):
+        (tmp_path / "all_results.json").write_text(json.dumps({"released": released}))
+        assert runs_in(tmp_path) == words
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -134,11 +136,9 @@ def test_a_dataset_of_the_hub_is_captioned(captioned):
 
 @pytest.mark.slow
 def test_a_student_is_trained_on_captions_of_the_hub(captioned):
-    few = {"max_steps": 2, "image_size": 32, "use_cpu": True}
-    (captioned.folder / "few.yaml").write_text(json.dumps(few))
-    words = ["me/photos-captions", "--train_config", "few.yaml", "--push_to", "me/photos-student"]
+    words = ["me/photos-captions", "--student", str(packaged_student()), "--push_to", "me/photos-student"]
     before = captioned.repositories()
-    assert "Would run:" in captioned.run("fit.py", *words, "--dry_run")
+    assert "Nothing was written" in captioned.run("fit.py", *words, "--dry_run")
     assert captioned.repositories() == before and not (captioned.folder / "fitted").exists()
 
     captioned.run("fit.py", *words, "--license", "apache-2.0")

@@ -235,3 +235,14 @@ def test_supervision_is_chosen_as_by_the_command(tmp_path, capsys):
     assert re.search(r"Estimates: .*\nsupervision: 67% of the captioned images have no label", capsys.readouterr().out)
     soft = np.asarray(trainer.train_dataset.soft_labels["soft_labels"][:])
     assert [CLASSES[label] for label in soft[30:].argmax(1)] == [CLASSES[row % 3] for row in range(30, 90)]
+
+
+@pytest.mark.parametrize("label", [None, Value("string"), Value("int64")], ids=["classes", "names", "numbers"])
+def test_evaluation_and_prediction_take_raw_datasets_as_training_does(tmp_path, label):
+    trainer = AlignmentTrainer("resnet18", short(tmp_path, align_weight=0), raw(), **SMALL)
+    trainer.train()
+    test = raw(9, label, captions=False)
+    predicted = trainer.predict(test)
+    assert predicted.metrics["test_accuracy"] == trainer.evaluate(test)["eval_accuracy"]
+    shown = trainer.evaluate({"first": test, "second": test.remove_columns("label")})
+    assert "eval_first_accuracy" in shown and "eval_second_accuracy" not in shown

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from timm.data import Mixup
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -210,6 +210,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.soft_labels = None
         if columns.SOFT_LABELS in split.column_names:
             self.soft_labels = split.select_columns([columns.SOFT_LABELS]).with_format("numpy")
+        self.features: np.ndarray | None = None
         self._decoded: dict[int, Any] = {}
         self._decoded_bytes = 0
 
@@ -227,6 +228,13 @@ class CaptionedImages(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Epoch of the next items, for data loaders with plain indices."""
         self.epoch = epoch
+
+    def use_features(self, features: np.ndarray) -> None:
+        """From now on items hold `features`, a row of these (rows, F), and no `pixel_values`; no image is read."""
+        self.features = features
+
+    def images_with_ids(self) -> Dataset:
+        return concatenate_datasets([self.images, self.image_ids], axis=1)
 
     def use_one_embedding(self, dim: int, captions: list) -> None:
         """Gives all rows with a caption the same vector (`dim`,), to time steps before they are embedded."""
@@ -248,6 +256,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     def get_draws(self, draws: list[Draw]) -> list[dict[str, Any]]:
         # One access to the table for all rows: for small images, one a row takes half the time
         rows = [row for row in dict.fromkeys(draw.row for draw in draws) if row not in self._decoded]
+        rows = rows if self.features is None else []
         stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
         with own_randomness() as seed_all:
             items = [self._item(draw, stored, seed_all) for draw in draws]
@@ -263,15 +272,19 @@ class CaptionedImages(torch.utils.data.Dataset):
         row = draw.row
         what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
-        pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
+        if self.features is not None:
+            shown, reason = {"features": torch.from_numpy(np.asarray(self.features[row], dtype=np.float32))}, None
+        else:
+            pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
+            shown = {"pixel_values": pixels}
         item = {
-            "pixel_values": pixels,
+            **shown,
             "labels": self.labels[row],
             "image_key": self.image_keys[row],
             "caption_keys": self.caption_keys[row],
             "draw_seed": draw_seed,
         }
-        if self.normalization is not None:
+        if self.normalization is not None and self.features is None:
             item["normalization"] = self.normalization
         if reason is not None:
             item |= {"bad_image": reason, "labels": UNLABELLED, "caption_weight": np.float32(0)}
@@ -353,7 +366,8 @@ class AlignmentCollator:
     own image; in training perhaps `bad_images`, row -> why its image could not be read.
 
     Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
-    perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes.
+    perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes. Where
+    items have cached features, `features` (B, F) stands in place of all these.
     """
 
     mixup_alpha: float = 0.0
@@ -362,8 +376,9 @@ class AlignmentCollator:
     mix_switch_prob: float = 0.5
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        shown = "features" if "features" in items[0] else "pixel_values"
         batch = {
-            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            shown: torch.stack([item[shown] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
         bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}

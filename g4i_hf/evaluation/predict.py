@@ -106,11 +106,13 @@ def predict(
     description: str = "Evaluating",
     output_features: bool = False,
     output_image_embeds: bool | None = None,
+    features: np.ndarray | None = None,
 ) -> Predictions | None:
     """
     Logits of every row of a split, in its order, the processes sharing the work; image embeddings where the split has
     texts or on request, and features on request. They are mapped from files: memory does not grow with the split. None
-    in processes other than the main one. ValueError for a split without rows.
+    in processes other than the main one. With `features` (n, F) of the same backbone no image is read. ValueError for
+    a split without rows.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
@@ -119,6 +121,8 @@ def predict(
     model = accelerator.prepare_model(model, evaluation_mode=True)
     if output_image_embeds is None:
         output_image_embeds = columns.TEXT_EMBEDS in split.column_names
+    if features is not None:
+        images.use_features(features)
     names = ("logits", *["image_embeds"] * output_image_embeds, *["features"] * output_features)
     outputs = run_batches(model, images, accelerator, batch_size, num_workers, description, names)
     if outputs is None:
@@ -153,7 +157,8 @@ def run_batches(
     files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
     rows, last = 0, {}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
-        outputs = model(finish_batch(batch)["pixel_values"], **wanted)
+        batch = finish_batch(batch)
+        outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **wanted)
         found = {name: outputs.logits.argmax(-1) if name == "predicted" else outputs[name].float() for name in names}
         last = {name: values.cpu().numpy() for name, values in accelerator.gather_for_metrics(found).items()}
         rows += len(last[names[0]])

@@ -1,5 +1,6 @@
 """The report: one HTML file with the figures and pictures of a run, and of its baseline beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ def write_report(
     id2label: dict[int, str],
     weights: str = "raw",
     results: dict[str, Any] | None = None,
+    summary: Sequence[str] = (),
 ) -> None:
     """
     Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
     cannot be drawn says why. `options` and `results`, its `all_results.json`, are those of the aligned run,
-    `predictions` of each run and split. Pictures are of `test`, else of the first, of the splits with labels.
+    `predictions` of each run and split; `summary` are lines above all. Pictures are of `test`, else of the first, of
+    the splits with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -42,6 +45,7 @@ def write_report(
     both = "baseline" in runs and bool(labelled)
     page = _template().render(
         title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
+        summary=summary,
         rows=rows,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},

@@ -260,24 +260,32 @@ class AlignedImageClassification(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_image_embeds: bool | None = None,
         return_dict: bool | None = None,
         output_features: bool = False,
+        features: torch.Tensor | None = None,
     ) -> AlignedImageClassifierOutput | tuple[torch.Tensor, ...]:
         """
         Args:
-            pixel_values: (B, 3, H, W), normalised.
+            pixel_values: (B, 3, H, W), normalised; None beside `features`.
             labels: (B,) class indices, -100 where unlabelled; adds `loss` to the output.
             output_image_embeds: return `image_embeds`; the default is to do so while training.
             return_dict: return a tuple instead of an output object when False.
             output_features: return `features`.
+            features: (B, F), what a frozen backbone made of the images: only classifier and projector run. See
+                [`takes_features`].
         """
-        with self._forward_pass:
-            logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
-            inputs = self._forward_pass.classifier_inputs
-        features = image_embeds = None
+        if features is not None:
+            (classifier,) = classifier_layers(self.student)
+            logits, inputs = classifier(features.to(classifier.weight.dtype)), [features]
+        else:
+            with self._forward_pass:
+                logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
+                inputs = self._forward_pass.classifier_inputs
+
+        features = image_embeds = None  # of the output
         projects = output_image_embeds or (output_image_embeds is None and self.training)
         if projects or output_features:
             features = inputs[0].flatten(1)
@@ -307,6 +315,12 @@ class AlignedImageClassification(PreTrainedModel):
             layer.requires_grad_(True)
         self.backbone_is_frozen = True
         self.train(self.training)
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether logits follow from the feature by a single linear layer, so that features can be cached."""
+        layers = classifier_layers(self.student)
+        return len(layers) == 1 and isinstance(layers[0], nn.Linear)
 
     def freeze_unused(self) -> None:
         """Freezes what a classifier does not use and DDP would wait for: DINOv2's token of masked patches."""

@@ -18,6 +18,7 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
+from transformers.utils import logging
 
 from ..files import did_you_mean
 from ..names import loading, why_missing
@@ -131,10 +132,15 @@ def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> Pre
         pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
         config.pretrained_cfg = {**pretrained_cfg, **(getattr(config, "pretrained_cfg", None) or {})}
         return _wrap(config, timm_model)
-    with loading(f"student {name!r}"):
-        return AutoModelForImageClassification.from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, **hub_kwargs
-        )
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # a head of another size is what is wanted
+    try:
+        with loading(f"student {name!r}"):
+            return AutoModelForImageClassification.from_pretrained(
+                name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, **hub_kwargs
+            )
+    finally:
+        logging.set_verbosity(level)
 
 
 def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Module:

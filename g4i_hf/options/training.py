@@ -38,17 +38,20 @@ class FitArguments:
     )
     captioner_model: str | None = option(None, "The model's name on the server at captioner.")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
-    student: str | None = option(None, "timm or transformers model; chosen by image size by default.")
-    pretrained: bool | None = option(None, "Start from pretrained weights; by default only the default student does.")
+    student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
-    train_config: str | None = option(None, "YAML file of `g4i train` options that replace those chosen here.")
+    finetune: Literal["auto", "true", "false"] = option(
+        "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
+    )
+    finetune_epochs: Positive = option(20.0, "Epochs of training all layers, at most.")
+    learning_rate: Positive = option(1e-4, "Peak learning rate of training all layers.")
     minutes: Positive | None = option(
-        None, "Minutes of training for all runs together; 50 epochs or 1,000 steps a run by default."
+        None, "Minutes for training all layers; by default 30 with a GPU, and none on a CPU."
     )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-    overwrite: bool = option(False, "Train again where output_dir holds runs with other options.")
-    seeds: Count = option(1, "Seeds of each run; with several, the difference has a confidence interval.")
-    dry_run: bool = option(False, "Print the decisions and the commands; write nothing.")
+    overwrite: bool = option(False, "Replace a result that output_dir already holds.")
+    seed: int = option(0, "Random seed.")
+    dry_run: bool = option(False, "Print the decisions; write nothing.")
 
     def __post_init__(self):
         check_values(self)
@@ -111,8 +114,10 @@ class AugmentationArguments(Checked):
         None, "Interpolation for resizing; bicubic by default."
     )
     crop_pct: Fraction | None = option(None, "Center crop ratio of evaluation; 1 by default.")
-    train_crop: Literal["resized", "pad"] = option(
-        "resized", "resized (random resized crop) or pad (pad and random crop, for small images)."
+    train_crop: Literal["resized", "pad", "none"] = option(
+        "resized",
+        "resized (random resized crop), pad (pad and random crop, for small images) or none (as at inference: no "
+        "augmentation at all).",
     )
     crop_min_scale: Fraction = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
     crop_padding: Number | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")

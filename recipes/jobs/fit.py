@@ -3,15 +3,16 @@
 # dependencies = ["g4i_hf[demo,hub] @ git+REPOSITORY_URL"]
 # ///
 """
-Trains a student on a captioned dataset of the Hub, with a baseline, and pushes it if `--push_to` names where:
+Fits a student on a captioned dataset of the Hub and pushes it if `--push_to` names where:
 
     uv run fit.py me/photos-captions --dry_run
     hf jobs uv run --flavor l4x1 --secrets HF_TOKEN fit.py me/photos-captions --push_to me/photos-student
 
-Other options are those of `g4i fit`, such as --minutes, --seeds and --student.
+Other options are those of `g4i fit`, such as --student, --finetune and --minutes.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +39,11 @@ def main() -> None:
 
 
 def runs_in(folder: Path) -> list[str]:
-    """Options of `g4i release`: the runs that `g4i fit` leaves, a student and its baseline for each seed."""
-    students, baselines = (sorted(map(str, folder.glob(f"{name}-*"))) for name in ("with_captions", "baseline"))
-    words = ["--run", students[0], "--baseline", baselines[0]]
-    if students[1:]:
-        words += ["--seed_runs", *students[1:], "--seed_baselines", *baselines[1:]]
+    """Options of `g4i release`: the run that `g4i fit` has released, and beside it that on labels alone."""
+    released = json.loads((folder / "all_results.json").read_text())["released"]
+    words = ["--run", str(folder / released)]
+    if released == "with_views" and (folder / "labels_only").is_dir():
+        words += ["--baseline", str(folder / "labels_only")]
     return words
 
 

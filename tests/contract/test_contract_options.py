@@ -11,7 +11,7 @@ HEAVY = {"torch", "datasets", "accelerate", "timm", "sentence_transformers", "sk
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 # Of each command, options that the README or a page of docs/ names
 PROMISED = {
-    "fit": "dataset_name output_dir captioner student minutes seeds dry_run",
+    "fit": "dataset_name output_dir captioner student finetune minutes dry_run",
     "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
     "embed": "text_encoder embeddings_dir long_captions with_images text_encoder_prompt",
     "check": "split check_dir text_encoder embeddings_dir",

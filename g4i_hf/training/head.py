@@ -1,0 +1,132 @@
+"""The student's last layer on cached features: a multinomial logistic regression on class probabilities, by L-BFGS."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+STRENGTHS = (0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, which is tried from the strongest on
+USUAL_STRENGTH = 1e-3  # where too few labels can be held out to choose one
+MAX_ITER = 60  # for each strength, from the weights of the strength before
+FOLDS = 5
+FEWEST_JUDGED = 20  # held-out rows that choose a strength
+QUICK = 2e8  # rows x features x classes: of more, a single fold is held out
+
+
+@dataclass
+class Head:
+    """
+    Attributes:
+        weight: (C, F), of features as the student has them.
+        bias: (C,).
+        strength: of the regularisation, a multiple of the squared weights of standardised features.
+        chosen: whether held-out rows chose it.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+    chosen: bool
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """(n, F) -> (n, C) float32."""
+        return np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
+
+
+def fit_head(
+    features: np.ndarray,
+    targets: np.ndarray,
+    judged_by: np.ndarray | None = None,
+    folds: np.ndarray | None = None,
+    strength: float | None = None,
+) -> Head:
+    """
+    Minimises the mean cross entropy with the targets plus `strength` times the squared weights. The strength is the
+    one under which held-out rows are likeliest.
+
+    Args:
+        features: (n, F), of any float type.
+        targets: (n, C) probabilities of the classes; a row may weigh less than 1, but not 0.
+        judged_by: (n, C) probabilities by which held-out rows are judged; rows of zeros are not. None: the targets.
+        folds: (n,) integers, rows that are held out together; negative: never.
+        strength: in place of one that is chosen; the usual one where neither it nor folds are given.
+    """
+    scale = _Scale.of(features)
+    x, y = torch.from_numpy(scale(features)), torch.from_numpy(np.asarray(targets, dtype=np.float32))
+    judge = y if judged_by is None else torch.from_numpy(np.asarray(judged_by, dtype=np.float32))
+    chosen = strength is None and folds is not None
+    strength = strength or USUAL_STRENGTH
+    if chosen and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
+        strength = _likeliest_strength(x, y, judge, torch.from_numpy(folds))
+    else:
+        chosen = False
+    weight, bias = _path(x, y, strength)
+    weight = weight / scale.deviation[:, None]
+    return Head(weight.T.copy(), bias - scale.mean @ weight, strength, chosen)
+
+
+def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, folds: torch.Tensor) -> float:
+    """Stops at the first strength that is worse than the one before: the likelihood has a single peak."""
+    judged = judge.sum(1) > 0
+    judged &= folds >= 0
+    held_out = folds[judged].unique()
+    if x.numel() * y.shape[1] > QUICK:
+        held_out = held_out[:1]
+    starts: dict[int, torch.Tensor | None] = {int(fold): None for fold in held_out}
+    best, least = STRENGTHS[0], np.inf
+    for strength in STRENGTHS:
+        loss = 0.0
+        for fold in starts:
+            fitted, asked = folds != fold, judged & (folds == fold)
+            starts[fold] = _fit(x[fitted], y[fitted], strength, starts[fold])
+            logits = x[asked] @ starts[fold][:-1] + starts[fold][-1]
+            loss -= float((judge[asked] * logits.log_softmax(1)).sum())
+        if loss >= least:
+            break
+        best, least = strength, loss
+    return best
+
+
+def _path(x: torch.Tensor, y: torch.Tensor, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """(F, C) and (C,), by way of the stronger ones, which is quicker than from zero."""
+    weight = None
+    for stronger in STRENGTHS:
+        if stronger > strength:
+            weight = _fit(x, y, stronger, weight)
+    weight = _fit(x, y, strength, weight)
+    return weight[:-1].cpu().numpy(), weight[-1].cpu().numpy()
+
+
+def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor | None) -> torch.Tensor:
+    """(F + 1, C) weight and, in the last row, bias."""
+    weight = x.new_zeros(x.shape[1] + 1, y.shape[1]) if start is None else start.clone()
+    weight.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=MAX_ITER, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        log_p = (x @ weight[:-1] + weight[-1]).log_softmax(1)
+        loss = -(y * log_p).sum() / y.sum() + strength * weight[:-1].square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach()
+
+
+@dataclass
+class _Scale:
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "_Scale":
+        mean = features.mean(0, dtype=np.float64)
+        deviation = np.sqrt(((features - mean) ** 2).mean(0, dtype=np.float64))
+        return cls(mean.astype(np.float32), (deviation + 1e-6).astype(np.float32))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self.mean) / self.deviation).astype(np.float32)

@@ -1,0 +1,74 @@
+"""The folder of `g4i fit`: what an earlier result was made from, and where it goes when that has changed."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..data.record import RECORD_FILE, Record, differences
+from ..files import replace_text
+from ..hub.push import MANIFEST
+from ..names import LABELS_ONLY, WITH_VIEWS, file_digest
+
+CLASSIFIER, REPORT, RESULTS, CONFIG, NOTE = "classifier", "report.html", "all_results.json", "fit.yaml", "fit.json"
+
+
+class FitFolder:
+    """`asked` are the options that a result depends on; `say` takes a line for the user."""
+
+    def __init__(self, folder: str | Path, asked: dict[str, Any], say: Callable[[str], object]):
+        self.folder, self.asked, self.say = Path(folder), asked, say
+
+    def noted(self) -> dict[str, Any]:
+        file = self.folder / NOTE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def note(self, result: dict[str, str]) -> None:
+        """What was asked for, and digests of the files of the result when it is finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_text(self.folder / NOTE, json.dumps({"asked": self.asked, "result": result}, indent=1) + "\n")
+
+    def changed(self, record: Record) -> bool:
+        """Whether an earlier result in the folder is of other data or options; says what has changed."""
+        earlier, noted = Record.read(self.folder), self.noted()
+        if not self._earlier():
+            return False
+        if earlier is None or not noted:
+            self.say(f"{self.folder} holds results, and it is not known of what data.")
+            return True
+        asked = self.asked
+        names = [name for name in asked if asked[name] != noted["asked"].get(name)]
+        words = [*differences(earlier, record).values(), *(f"the option {name}" for name in names)]
+        if words:
+            self.say(f"Changed since the last run in {self.folder}: {', '.join(words)}.")
+        return bool(words)
+
+    def _earlier(self) -> list[Path]:
+        """What there is of an earlier result."""
+        places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
+        return [place for place in [*places, *self.folder.glob("finetuned_*")] if place.exists()]
+
+    def set_aside(self) -> None:
+        """Moves an earlier result into a folder of its own; after a kill, the next start moves the rest."""
+        records = [self.folder / name for name in (CONFIG, NOTE, RECORD_FILE)]  # last: they say what is to be moved
+        moved = [*self._earlier(), *(path for path in records if path.exists())]
+        numbered = (self.folder / f"earlier-{number}" for number in itertools.count(1))
+        place = next(place for place in numbered if not any((place / path.name).exists() for path in moved))
+        place.mkdir(exist_ok=True)
+        for path in moved:
+            path.rename(place / path.name)
+        self.say(f"The earlier result is kept in {place}.")
+
+    def is_finished(self) -> bool:
+        noted, files = self.noted(), self.result_files()
+        return bool(files) and noted.get("asked") == self.asked and noted.get("result") == files
+
+    def result_files(self) -> dict[str, str]:
+        """Digests of the files of a finished result; empty where one is missing."""
+        runs = [path for path in (self.folder / LABELS_ONLY, self.folder / WITH_VIEWS) if path.exists()]
+        files = [self.folder / RESULTS, self.folder / CONFIG, self.folder / CLASSIFIER / MANIFEST]
+        files += [run / "model.safetensors" for run in runs]
+        if not runs or not all(file.is_file() for file in files):
+            return {}
+        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}

@@ -1,0 +1,173 @@
+"""A frozen backbone: its features are computed once, and its last layer is fitted on them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from doors import succeed
+from drawings import STUDENT, draw_folder
+from students import ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
+
+from g4i_hf import AlignedImageClassification
+from g4i_hf.training.head import fit_head
+from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads
+
+FROZEN = {"freeze_backbone": "true", "train_crop": "none", "image_size": 32, "use_cpu": "true", "max_steps": 4}
+FROZEN |= {"per_device_train_batch_size": 6, "disable_tqdm": "true", "supervision": "auto"}
+
+
+# --- The last layer --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """300 rows of 6 features in 3 classes, and their labels."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 300)
+    centres = generator.normal(0, 1.5, (3, 6))
+    scale, shift = generator.uniform(0.1, 30, 6), generator.normal(0, 50, 6)
+    return ((centres[labels] + generator.normal(0, 1, (300, 6))) * scale + shift).astype(np.float32), labels
+
+
+def test_it_is_the_logistic_regression_of_scikit_learn_on_standardised_features(blobs):
+    features, labels = blobs
+    found = fit_head(features, np.eye(3)[labels], strength=1e-2)
+    mean, deviation = features.mean(0), features.std(0)
+    rival = LogisticRegression(C=1 / (2 * 1e-2 * len(labels)), tol=1e-8, max_iter=1000)
+    rival.fit((features - mean) / deviation, labels)
+    expected = rival.decision_function((features - mean) / deviation)
+    logits = found.logits(features)
+    np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), expected, atol=5e-3)
+
+
+def test_soft_targets_count_as_so_many_labels(blobs):
+    features, labels = blobs
+    both = np.concatenate([np.eye(3)[labels], np.eye(3)[(labels + 1) % 3]])
+    doubled = fit_head(np.concatenate([features, features]), both, strength=1e-2)
+    soft = fit_head(features, (np.eye(3)[labels] + np.eye(3)[(labels + 1) % 3]) / 2, strength=1e-2)
+    np.testing.assert_allclose(doubled.logits(features), soft.logits(features), atol=1e-2)
+
+
+def test_noise_is_regularised_more_than_what_tells_the_classes(blobs):
+    features, labels = blobs
+    folds = np.arange(300) % 5
+    told = fit_head(features, np.eye(3)[labels], folds=folds)
+    drawn = np.random.default_rng(1).normal(0, 1, (300, 50)).astype(np.float32)
+    chance = fit_head(drawn, np.eye(3)[labels], folds=folds)
+    assert told.chosen and chance.chosen and told.strength < chance.strength
+    few = fit_head(features[:9], np.eye(3)[labels[:9]], folds=folds[:9])
+    assert not few.chosen
+
+
+def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
+    """Whatever is said of the kept images, the classifiers that they judge are the same; the last one takes them."""
+    features, labels = blobs
+    given = np.where(np.arange(300) < 12, labels, -1)
+    order = np.random.default_rng(2).permutation(300)
+
+    def judged(change: bool):
+        told = np.eye(3, dtype=np.float32)[labels]
+        known = Known(given, told.copy(), told.copy(), order)
+        judge = judge_in_training(range_dataset(300), known, features)
+        if change:
+            known.targets[judge.kept] = known.probabilities[judge.kept] = [0.8, 0.1, 0.1]
+        return judge, judged_heads(known, features, judge)
+
+    (one, heads), (other, others) = judged(False), judged(True)
+    assert len(one.kept) == 100 and not set(one.kept) & set(np.flatnonzero(given >= 0))
+    for name in ("labels_only", "with_views"):
+        np.testing.assert_array_equal(one.logits[name], other.logits[name])
+    assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
+
+
+def range_dataset(rows: int):
+    from datasets import Dataset
+
+    return Dataset.from_dict({"row": list(range(rows))})
+
+
+# --- Cached features -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STUDENTS)
+def test_logits_and_embeddings_follow_from_the_feature(name):
+    """Of every student that says so; others have two heads, or a norm within the last layer."""
+    model = aligned_model(name).eval()
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    whole = model(pixels, output_image_embeds=True, output_features=True)
+    assert model.takes_features or name in TWO_HEADS
+    if model.takes_features:
+        again = model(features=whole.features, output_image_embeds=True)
+        torch.testing.assert_close(again.logits, whole.logits)
+        torch.testing.assert_close(again.image_embeds, whole.image_embeds)
+        assert again.logits.shape == (2, len(ID2LABEL))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("frozen") / "pictures", train=18, validation=6)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return AlignedImageClassification.from_pretrained(run).state_dict()
+
+
+def trained(pictures: Path, out: Path, *words, **options) -> str:
+    given = {"dataset_name": pictures, "output_dir": out, "text_encoder": "all-MiniLM-L6-v2"}
+    return succeed("train", given, STUDENT, FROZEN, options, *words).said
+
+
+def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(pictures, tmp_path):
+    assert "reads cached features" in trained(pictures, tmp_path / "cached")
+    assert list((tmp_path / "cached" / "features").glob("*.parquet"))
+    trained(pictures, tmp_path / "again")
+    cached = weights_of(tmp_path / "cached")
+    assert all((tensor == cached[name]).all() for name, tensor in weights_of(tmp_path / "again").items())
+    said = trained(pictures, tmp_path / "augmented", train_crop="pad")
+    assert "runs in every step, as images are augmented (--train_crop none" in said
+
+
+def test_cached_features_teach_what_the_backbone_would(pictures, tmp_path):
+    trained(pictures, tmp_path / "cached")
+    without = {"module": tmp_path / "uncached.py"}
+    (tmp_path / "uncached.py").write_text(
+        "from g4i_hf import AlignmentTrainer\nAlignmentTrainer._cache_features = lambda self: None\n"
+    )
+    trained(pictures, tmp_path / "images", **without)
+    expected = weights_of(tmp_path / "images")
+    for name, tensor in weights_of(tmp_path / "cached").items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(pictures, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trained(pictures, whole, **saving)
+    trained(pictures, stopped, **saving)
+    for file in ("model.safetensors", "all_results.json"):
+        (stopped / file).unlink()
+    shutil.rmtree(stopped / "checkpoint-4")
+    assert "checkpoint-2" in trained(pictures, stopped, **saving)
+    expected = weights_of(whole)
+    assert all((tensor == expected[name]).all() for name, tensor in weights_of(stopped).items())
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_features_and_train_as_one(pictures, tmp_path):
+    trained(pictures, tmp_path / "one")
+    two = {"per_device_train_batch_size": 3}
+    trained(pictures, tmp_path / "two", "--num_processes", "2", **two)
+    expected = weights_of(tmp_path / "one")
+    for name, tensor in weights_of(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+    assert json.loads((tmp_path / "two" / "features" / "features.json").read_text())
