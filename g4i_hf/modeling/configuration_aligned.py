@@ -9,7 +9,7 @@ from .student import HINT
 PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")
 # Those of peft's LoraConfig that matter here
-LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "base_model_name_or_path", "revision")
+LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 class AlignedImageClassificationConfig(PreTrainedConfig):
@@ -35,9 +35,8 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         center_text (`bool`, *optional*, defaults to `False`):
             Whether the model holds a mean embedding, which is subtracted from every text embedding.
         lora (`dict`, *optional*):
-            For a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout`, `target_modules`
-            (full names of the student's layers), `base_model_name_or_path` (Hub id of the checkpoint that the
-            student started from, None for a local folder) and its `revision`.
+            For a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout` and `target_modules`
+            (full names of the student's layers).
 
     Raises:
         ValueError: for an unknown projector type or norm, a dimension that is not positive, or unknown fields of LoRA.

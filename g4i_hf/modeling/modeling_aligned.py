@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
-from .lora import add_adapters, keep_statistics, lora_fields, plain_student
+from .lora import add_adapters, find_target_modules, keep_statistics, plain_student
 from .processing import timm_pretrained_cfg
 from .student import (
     PRETRAINED_CFG_KEYS,
@@ -233,7 +233,7 @@ class AlignedImageClassification(PreTrainedModel):
         # AutoModelForImageClassification chooses between DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         if lora is not None:
-            config_kwargs["lora"] = lora_fields(student, lora, name_or_config, revision)
+            config_kwargs["lora"] = lora | {"target_modules": find_target_modules(student)}
         aligned = AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs)
         return cls(aligned, student)
 

@@ -40,7 +40,7 @@ from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
-from .lineage import lineage_of, student_source
+from .lineage import lineage_of
 from .optimization import class_weights_of
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,6 @@ def build_student(
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
-    if student.use_peft:  # adapters belong to the commit that was loaded, not to a branch
-        model.config.lora["revision"] = student_source(student)["revision"]
     config, settings = model.config.student_config, augmentation.image_settings
     if student.pretrained and config.model_type != "timm_wrapper":
         saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
