@@ -26,7 +26,7 @@ def find_target_modules(student: PreTrainedModel) -> list[str]:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether layer and adapter add up to such a layer; a subclass may change its weight first, as standardised ones."""
+    """Whether layer and adapter add up to such a layer: a subclass may change its weight, as standardised ones do."""
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
     return type(layer) is nn.Linear
