@@ -39,7 +39,6 @@ class Fit(Command):
     """
 
     default_config = "emoji_styles/fit.yaml"
-    in_one_process = True
 
     def check(self, args, data) -> None:
         bundled = RECIPES / data.dataset_name

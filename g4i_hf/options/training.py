@@ -39,12 +39,15 @@ class FitArguments:
     captioner_model: str | None = option(None, "The model's name on the server at captioner.")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
+    pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
     finetune: Literal["auto", "true", "false"] = option(
         "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
     )
     finetune_epochs: Positive = option(20.0, "Epochs of training all layers, at most.")
-    learning_rate: Positive = option(1e-4, "Peak learning rate of training all layers.")
+    learning_rate: Positive | None = option(
+        None, "Peak learning rate of training all layers; by default 1e-4, and 1e-3 from scratch."
+    )
     minutes: Positive | None = option(
         None, "Minutes for training all layers; by default 30 with a GPU, and none on a CPU."
     )
@@ -55,6 +58,8 @@ class FitArguments:
 
     def __post_init__(self):
         check_values(self)
+        if not self.pretrained and (not self.student or self.finetune == "false"):
+            raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:
             raise ValueError("captioner is a server: name its model with captioner_model.")
         if self.captioner_model and not (self.captioner and is_address(self.captioner)):

@@ -10,7 +10,7 @@ USUAL_STRENGTH = 1e-3  # where too few labels can be held out to choose one
 MAX_ITER = 60  # for each strength, from the weights of the strength before
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
-QUICK = 2e8  # rows x features x classes: of more, a single fold is held out
+QUICK = 2e7  # rows x features x classes: of more, a single fold is held out
 
 
 @dataclass

@@ -219,7 +219,7 @@ class AlignmentTrainer(Trainer):
             data.use_features(
                 student_features(
                     self.model, transform.processor, data.images_with_ids(), Path(args.output_dir) / FEATURES,
-                    self.accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers,
+                    self.accelerator, args.dataloader_num_workers,
                 )
             )  # fmt: skip
             logger.info("The backbone is frozen and images are not augmented: training reads cached features.")

@@ -32,7 +32,7 @@ from ..modeling.processing import ImageSettings
 from ..names import LABELS_ONLY, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
-from ..training.features import backbone_digest
+from ..training.features import FEATURES, student_features
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
 
@@ -57,7 +57,6 @@ class Evaluation:
         self.record: Record | None = None  # of the splits that are evaluated, or were before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
-        self.features: dict[tuple[str, str], np.ndarray] = {}  # by backbone and split: runs of one backbone share them
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
 
     def evaluate(self) -> None:
@@ -185,15 +184,14 @@ class Evaluation:
         # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
-        shares = len(self.runs) > 1 and model.takes_features and self.accelerator.num_processes == 1
-        backbone = backbone_digest(model) if shares else ""
-        outputs = {"output_features": probes or shares, "output_image_embeds": texts}
+        outputs: dict[str, Any] = {"output_features": probes, "output_image_embeds": texts}
         for split_name, split in self.splits.items():
-            what, known = f"{run.name}, {split_name}", self.features.get((backbone, split_name))
-            predicted = predict(model, processor, split, *how, what, **outputs, features=known)
+            what, features = f"{run.name}, {split_name}", None
+            if self.fit is not None and model.takes_features:  # both runs have one backbone, mostly
+                place = (self.fit / FEATURES, self.accelerator, args.eval_num_workers, f"Features, {split_name}")
+                features = student_features(model, processor, split, *place)
+            predicted = predict(model, processor, split, *how, what, **outputs, features=features)
             found.predictions[split_name] = predicted
-            if shares:
-                self.features[backbone, split_name] = predicted.features
         if probes:
             rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
             outputs |= {"output_image_embeds": False}

@@ -1,10 +1,12 @@
 """
-`g4i fit`: from images with captions to a classifier, what its captions are worth, and a report, in one process.
+`g4i fit`: from images with captions to a classifier, what its captions are worth, and a report.
 
 Features of a frozen pretrained student are computed once. What captions, features and labels say together becomes
 class probabilities, on which the last layer is fitted; the same layer on the given labels alone stands beside it.
+Several processes share the features and the training of layers; the rest is done by the first.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -12,13 +14,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import timm
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import TimmWrapperConfig
 
@@ -78,12 +81,14 @@ logger = logging.getLogger(__name__)
 PRETRAINED = "timm/tf_efficientnet_lite0.in1k"  # ImageNet weights, Apache-2.0; a package may stand for it
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
 SAMPLE = 200  # images whose size is looked at
-PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 60, 600, 256, 0.3  # so many steps at most
+PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 FINETUNE_BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer do not repay the time
-IN_WORDS = {LABELS_ONLY: "labels only", WITH_VIEWS: "with captions"}
 MEASURES = ("text_to_image", "calibration")
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 USUAL_MINUTES = 30  # of training all layers, where there is a GPU
+PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates of training all layers
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -121,13 +126,7 @@ class Fit:
         check_replaceable(self.folder / CLASSIFIER, "model")
         self.splits = self._opened()
         self.student = self._student()
-        inputs = inputs_of(self.encoder, self.student.student)
-        names = list(self.id2label.values())
-        record = self.record = Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
-        given = vars(self.args) | vars(self.data) | {"dry_run": None, "overwrite": None}
-        place = FitFolder(self.folder, {name: portable(value) for name, value in given.items()}, self.say)
-        changed = not self.args.overwrite and place.changed(record)
-        if not changed and not self.args.overwrite and place.is_finished():
+        if self._by_first(self._is_finished):
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
             return self._told(self._read_result())
         self._check()
@@ -139,14 +138,30 @@ class Fit:
         if self.args.dry_run:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
-        with locked(self.folder):
-            if changed:
-                place.set_aside()
-            place.note(result={})
-            record.write(self.folder)
+        with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
+            self._by_first(self._begin)
             result = self._fitted()
-            place.note(place.result_files())
+            self._by_first(lambda: self.place.note(self.place.result_files()))
         return self._told(result)
+
+    def _is_finished(self) -> bool:
+        """Whether the folder holds the result of these data and options. Says what has changed."""
+        names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
+        self.record = Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
+        given = vars(self.args) | vars(self.data) | {"dry_run": None, "overwrite": None}
+        self.place = FitFolder(self.folder, {name: portable(value) for name, value in given.items()}, self.say)
+        self.changed = not self.args.overwrite and self.place.changed(self.record)
+        return not self.changed and not self.args.overwrite and self.place.is_finished()
+
+    def _begin(self) -> None:
+        if self.changed:
+            self.place.set_aside()
+        self.place.note(result={})
+        self.record.write(self.folder)
+
+    def _by_first(self, compute: Callable[[], Result]) -> Result:
+        """What the first of several processes computes, in all of them."""
+        return broadcast_object_list([compute() if self.accelerator.is_main_process else None])[0]
 
     def _fitted(self) -> FitResult:
         splits = self._embedded()
@@ -154,21 +169,23 @@ class Fit:
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
         self.built = self._build()
         features = self._features(training)
-        known = self._known(training, features)
+        known = self._by_first(lambda: self._known(training, features))
         judge = self._judge(validation) or judge_in_training(training, known, features)
-        heads = judged_heads(known, features, judge)
+        heads, judge.logits = self._by_first(lambda: (judged_heads(known, features, judge), judge.logits))
         accuracies = {name: judge.accuracy(name) if len(judge.images) else None for name in heads}
+        shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
-            self._save(name, head, training, features)
+            self._save(name, head, training.select(shown), features[shown])
         if self.args.finetune != "false" and judge.name != IN_TURN:
             self._finetune(heads, accuracies, training, known, judge)
-        return self._finished(accuracies, judge, known)
+        return self._by_first(lambda: self._finished(accuracies, judge, known))
 
     # --- Data and student --------------------------------------------------------------------------------------------
 
     def _opened(self) -> DatasetDict:
         """The splits `train` and perhaps `validation`; training images without captions are described first."""
-        splits = self.images or load_data(self.data)
+        with self.accelerator.main_process_first():
+            splits = self.images or load_data(self.data)
         if self.args.captioner and self.images is None and not num_captioned(splits.get("train", splits)):
             splits = self._captioned(splits)
         check_has_split(splits, "train")
@@ -228,7 +245,7 @@ class Fit:
     def _student(self) -> StudentArguments:
         """The one that the user names, or a small pretrained one."""
         if self.args.student:
-            student = StudentArguments(student=self.args.student, pretrained=True)
+            student = StudentArguments(student=self.args.student, pretrained=self.args.pretrained)
             check_student(student)
             return student
         why = why_missing(PRETRAINED, "model")
@@ -350,7 +367,8 @@ class Fit:
             which, embeds = "aligned" if name == WITH_VIEWS else "baseline", None
             if name == WITH_VIEWS and self.text_embed_dim is not None and not self.finetuned:
                 with torch.no_grad():
-                    embeds = self.built.model.projector.eval()(torch.from_numpy(judge.features)).cpu().numpy()
+                    projector = self.built.model.projector.eval().cpu()
+                    embeds = projector(torch.from_numpy(judge.features)).numpy()
             found = Predictions(images[columns.IMAGE_ID][:], labels, judge.logits[name], embeds)
             metrics = split_metrics(found, images, judge.name, MEASURES)
             if judge.name == VALIDATION:
@@ -369,10 +387,14 @@ class Fit:
 
     def _told(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(self._summary(result)))
-        self.say(f"Classifier: {result.classifier}, {IN_WORDS[result.released]}, a plain checkpoint with a card")
+        self.say(f"Classifier: {result.classifier}, {self._words(result.released)}, a plain checkpoint with a card")
         self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         return result
+
+    def _words(self, name: str) -> str:
+        with_views = "with captions" if num_captioned(self.splits["train"]) else "with image features of all"
+        return {LABELS_ONLY: "labels only", WITH_VIEWS: with_views}[name]
 
     def _summary(self, result: FitResult) -> list[str]:
         how = {
@@ -381,7 +403,7 @@ class Fit:
             IN_TURN: "on labelled images, each left out once; this is pessimistic, as fewer labels teach",
         }
         found = {LABELS_ONLY: result.labels_only_accuracy, WITH_VIEWS: result.with_views_accuracy}
-        parts = [f"{IN_WORDS[name]} {share:.1%}" for name, share in found.items() if share is not None]
+        parts = [f"{self._words(name)} {share:.1%}" for name, share in found.items() if share is not None]
         return [f"Accuracy {how[result.judged_on]}: {', '.join(parts)}."] if parts else []
 
     # --- What is written ---------------------------------------------------------------------------------------------
@@ -390,7 +412,7 @@ class Fit:
         """A run folder with this last layer and, with captions, a projector that learns them."""
         folder, images = self.folder / name, CaptionedImages(training, EvalTransform(self.built.processor))
         images.use_features(features)
-        clear_run(folder)
+        self._by_first(lambda: clear_run(folder))
         batch = min(PROJECTOR_BATCH, len(training))
         args = AlignmentArguments(
             output_dir=str(folder),
@@ -414,6 +436,8 @@ class Fit:
 
     def _save_run(self, trainer: AlignmentTrainer) -> None:
         trainer.save_run()
+        if not trainer.args.should_save:
+            return
         folder, run = trainer.args.output_dir, RunArguments(require_labels=False)
         options = (run, self.data, self.encoder, self.student, self.augmentation, trainer.args)
         write_options(folder, resolved_options(options, folder))
@@ -427,59 +451,70 @@ class Fit:
     ) -> None:
         """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
         for name, head in heads.items():
-            self.built = self._build()
-            targets = known.targets.copy()
-            if name == LABELS_ONLY:
-                targets = one_hot(known.labels, len(self.id2label))
-            targets[judge.kept] = 0
-            rows = np.flatnonzero(targets.any(1))
-            split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
-            augmentation = replace(self.augmentation, train_crop="resized", crop_min_scale=0.35)
-            images = CaptionedImages(split, self.built.train_transform(augmentation), self.args.seed)
-            folder = self.folder / f"finetuned_{name}"
-            args = AlignmentArguments(
-                output_dir=str(folder),
-                align_weight=self._align_weight(name),
-                num_train_epochs=self.args.finetune_epochs,
-                per_device_train_batch_size=min(FINETUNE_BATCH, len(rows)),
-                learning_rate=self.args.learning_rate,
-                weight_decay=0.05,
-                logging_steps=0.1,
-                save_steps=0.1,
-                save_total_limit=1,
-                seed=self.args.seed,
-            )
-            _with_head(self.built.model, head)
-            if self.args.finetune == "auto" and not self._fits(args, images, len(heads)):
+            trainer = self._trainer_of_all_layers(name, head, training, known, judge)
+            if self.args.finetune == "auto" and self.args.pretrained and not self._fits(trainer, len(heads)):
                 return
-            trainer = AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
-            trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
-            found = predict(self.built.model.eval(), self.built.processor, judge.images, self.accelerator)
-            earlier, judge.logits[name] = judge.logits[name], np.asarray(found.logits)
-            accuracy = judge.accuracy(name)
-            is_better = accuracy > accuracies[name]
-            self.say(
-                f"All layers, {IN_WORDS[name]}: {accuracy:.1%} where the last layer alone has "
-                f"{accuracies[name]:.1%}; {'kept' if is_better else 'left out'}."
-            )
-            if is_better:
-                accuracies[name], self.finetuned = accuracy, self.finetuned | {name}
-                self._save_run(trainer)
-                shutil.rmtree(self.folder / name)
-                folder.rename(self.folder / name)
-            else:
-                judge.logits[name] = earlier
-                shutil.rmtree(folder)
+            accuracies[name] = self._kept_if_better(trainer, name, accuracies[name], judge)
 
-    def _fits(self, args: AlignmentArguments, images: CaptionedImages, number: int) -> bool:
-        """Whether `minutes` are enough for `number` such trainings to be worth their while."""
+    def _trainer_of_all_layers(
+        self, name: str, head: Head, training: Dataset, known: Known, judge: Judge
+    ) -> AlignmentTrainer:
+        self.built = self._build()
+        _with_head(self.built.model, head)
+        targets = known.targets.copy() if name == WITH_VIEWS else one_hot(known.labels, len(self.id2label))
+        targets[judge.kept] = 0
+        rows = np.flatnonzero(targets.any(1))
+        split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
+        augmentation = replace(self.augmentation, train_crop="resized", crop_min_scale=0.35)
+        images = CaptionedImages(split, self.built.train_transform(augmentation), self.args.seed)
+        args = AlignmentArguments(
+            output_dir=str(self.folder / f"finetuned_{name}"),
+            align_weight=self._align_weight(name),
+            num_train_epochs=self.args.finetune_epochs,
+            per_device_train_batch_size=min(FINETUNE_BATCH, len(rows)),
+            learning_rate=self.args.learning_rate or (PRETRAINED_RATE if self.args.pretrained else SCRATCH_RATE),
+            weight_decay=0.05,
+            logging_steps=0.1,
+            save_steps=0.1,
+            save_total_limit=1,
+            seed=self.args.seed,
+        )
+        return AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
+
+    def _kept_if_better(self, trainer: AlignmentTrainer, name: str, accuracy: float, judge: Judge) -> float:
+        """The accuracy of what is kept: all layers, trained now, or the last one alone, which has `accuracy`."""
+        folder = Path(trainer.args.output_dir)
+        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+        found = predict(self.built.model.eval(), self.built.processor, judge.images, self.accelerator)
+        earlier = judge.logits[name]
+        judge.logits[name] = self._by_first(lambda: np.asarray(found.logits))
+        of_all_layers = judge.accuracy(name)
+        is_better = of_all_layers > accuracy
+        self.say(
+            f"All layers, {self._words(name)}: {of_all_layers:.1%} where the last layer alone has {accuracy:.1%}; "
+            f"{'kept' if is_better else 'left out'}."
+        )
+        if not is_better:
+            judge.logits[name] = earlier
+            self._by_first(lambda: shutil.rmtree(folder))
+            return accuracy
+        self.finetuned.add(name)
+        self._save_run(trainer)
+        self._by_first(lambda: shutil.rmtree(self.folder / name))
+        self._by_first(lambda: folder.rename(self.folder / name))
+        return of_all_layers
+
+    def _fits(self, trainer: AlignmentTrainer, number: int) -> bool:
+        """Whether `minutes` are enough for `number` such trainings to be worth their while. Limits their epochs."""
         minutes = self.args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
         if not minutes:
             return False
+        args, images = trainer.args, trainer.train_dataset
         with tempfile.TemporaryDirectory() as folder:
-            trial = trial_arguments(args, folder)
-            seconds = seconds_per_step(AlignmentTrainer(self._build().model, trial, images))
-        steps, epoch = 60 * minutes / number / seconds, len(images) / args.per_device_train_batch_size
+            trial = AlignmentTrainer(self._build().model, trial_arguments(args, folder), images)
+            seconds = seconds_per_step(trial)
+        steps = self._by_first(lambda: 60 * minutes / number / seconds)
+        epoch = len(images) / (args.per_device_train_batch_size * args.world_size)
         if steps < FEWEST_STEPS or steps < FEWEST_EPOCHS * epoch:
             self.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
             return False
