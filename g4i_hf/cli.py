@@ -60,7 +60,7 @@ LENGTHS = ("num_train_epochs", "max_steps")
 # Options that fit the dataset of a run only
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
-OUTPUTS = ("output_dir", "captions_dir", "embeddings_dir", "check_dir", "student_dir")
+OUTPUTS = ("output_dir", "captions_dir", "check_dir", "student_dir", "embeddings_dir")
 WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
 
 
@@ -98,8 +98,14 @@ class Parser(HfArgumentParser):
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
         """The options that are given, by name."""
+        first = []
+        for name in first_words(self.kinds):
+            if argv and not argv[0].startswith("-"):
+                first += [f"--{name}", argv[0]]
+                argv = argv[1:]
+        argv = first + argv
         if (output := output_option(self.kinds)) is not None:
-            argv = [f"--{output}" if word == "-o" else word for word in argv]
+            argv = [f"--{output}" if word in ("-o", "--output_dir") else word for word in argv]
         try:
             given, unknown = self.parse_known_args(argv)
         except ArgumentError as error:
@@ -220,12 +226,6 @@ def parse_options(
         ValueError: for values that a class refuses.
     """
     argv = sys.argv[1:] if argv is None else argv
-    first = []
-    for name in first_words(classes):
-        if argv and not argv[0].startswith("-"):
-            first += [f"--{name}", argv[0]]
-            argv = argv[1:]
-    argv = first + argv
     if {"-h", "--help"} & {word.split("=")[0] for word in argv}:
         print_and_exit(help_text(classes, argv, command, description))
     parser = Parser(classes)
@@ -235,6 +235,11 @@ def parse_options(
         config = default_config
         if config is not None:
             _check_alone(parser, given, command, config)
+            if not config.is_file():
+                raise OptionError(
+                    f"name a folder of images: g4i {command} pictures. The photographs of the demo, which {command} "
+                    "takes without one, are in a clone of the repository and not in the package."
+                )
     in_file = {} if config is None else parser.yaml_file(Path(config))
     values = _complete(parser, in_file | given, run_options)
     if values.get("module"):
@@ -258,9 +263,8 @@ def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Pa
         )
 
 
-def first_words(classes: tuple[type, ...]) -> list[str]:
+def first_words(known: Container[str]) -> list[str]:
     """The options that first words without dashes stand for: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
-    known = {name for cls in classes for name in names_of(cls)}
     first = "run" if "run" in known else "dataset_name"
     return [name for name in (first, "query") if name in known]
 
@@ -311,7 +315,8 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 def output_option(names: Container[str]) -> str | None:
     """The option of a command that `-o` stands for: where its result goes."""
-    return next((name for name in OUTPUTS if name in names), None)
+    given = OUTPUTS[:-1] if "run" in names else OUTPUTS  # with a run, embeddings are read
+    return next((name for name in given if name in names), None)
 
 
 # --- Printing --------------------------------------------------------------------------------------------------------
@@ -364,7 +369,8 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
             near = did_you_mean(part, [name for group in groups.values() for name in group])
             raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
         return "\n".join(help_page(found))
-    first = "".join(f"[{name.upper()}] " for name in first_words(classes))
+    names = [name for group in groups.values() for name in group]
+    first = "".join(f"[{name.upper()}] " for name in first_words(names))
     usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
     usage += f", or accelerate launch recipes/{command}.py"
     about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."

@@ -1,13 +1,18 @@
 """The commands of `g4i`: each reads its options, calls the library and prints. Heavy imports wait until one runs."""
 
+import copy
+import dataclasses
+import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from .cli import OptionError, check_data, check_paths, quiet_libraries, say
+from .cli import OptionError, check_data, check_paths, is_first_process, quiet_libraries, say
 from .extras import require
 from .files import printable
+from .names import LABELS_ONLY
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -38,13 +43,9 @@ class Fit(Command):
     have changed since, it says what, does the work anew, and keeps the earlier result in the folder `earlier-1`.
     """
 
-    default_config = "emoji_styles/fit.yaml"
+    default_config = "photos_demo/fit.yaml"
 
     def check(self, args, data) -> None:
-        bundled = RECIPES / data.dataset_name
-        if not Path(data.dataset_name).exists() and (bundled / "data").is_dir():
-            args.output_dir = args.output_dir or f"runs/{data.dataset_name}/fit"
-            data.dataset_name = str(bundled)
         check_data(data)
 
     def run(self, args, data) -> None:
@@ -91,10 +92,7 @@ class Embed(Command):
         g4i embed --dataset_name pictures --caption_column text \\
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
-    Without options it embeds the captions of the Emoji Styles recipe.
     """
-
-    default_config = "emoji_styles/embed.yaml"
 
     def check(self, data, encoder) -> None:
         if not encoder.text_encoder or not encoder.embeddings_dir:
@@ -128,7 +126,6 @@ class Check(Command):
     `g4i train --supervision auto`, which has the same probabilities.
     """
 
-    default_config = "emoji_styles/embed.yaml"
     in_one_process = True
 
     def check(self, args, data, encoder) -> None:
@@ -153,10 +150,10 @@ class Train(Command):
             --student resnet18 --output_dir runs/pictures
         g4i train --num_processes 4 --config recipes/imagenet_resnet50/corrected.yaml
 
-    To resume, run the same command again. Without options it trains the Emoji Styles recipe.
+    To resume, run the same command again. Without options it trains on the photographs of the demo.
     """
 
-    default_config = "emoji_styles/train.yaml"
+    default_config = "photos_demo/train.yaml"
 
     def check(self, run, data, encoder, student, augmentation, training) -> None:
         check_data(data)
@@ -169,6 +166,11 @@ class Train(Command):
             require("detect_secrets", "hub", "The search for secrets before a push")
 
     def run(self, run, data, encoder, student, augmentation, training) -> None:
+        self._train(run, data, encoder, student, augmentation, training)
+        if run.labels_only and not run.dry_run:
+            self._compare_with_labels_only(run, data, encoder, student, augmentation, training)
+
+    def _train(self, run, data, encoder, student, augmentation, training) -> None:
         from .workflows.train import TrainingRun
 
         training_run = TrainingRun(run, data, encoder, student, augmentation, training)
@@ -195,6 +197,21 @@ class Train(Command):
             if pushes:
                 say(f"Pushed: {training_run.publish()}")
 
+    def _compare_with_labels_only(self, run, data, encoder, student, augmentation, training) -> None:
+        """The same training without captions, and both accuracies."""
+        beside = copy.copy(training)  # `replace` would lose the options that are Trainer's alone
+        beside.output_dir = os.path.join(training.output_dir, LABELS_ONLY)
+        beside.align_weight, beside.push_to_hub = 0.0, False
+        say(f"\nOn the labels alone, in {beside.output_dir}:")
+        alone = dataclasses.replace(run, labels_only=False, supervision="none", unlabelled="drop")
+        self._train(alone, data, encoder, student, augmentation, beside)
+        files = [Path(each.output_dir) / "all_results.json" for each in (beside, training)]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files if is_first_process()]
+        name = f"{run.eval_split}_accuracy"
+        if found and all(name in each for each in found):
+            both = f"labels only {found[0][name]:.1%}, with captions {found[1][name]:.1%}"
+            say(f"\nAccuracy on {run.eval_split}: {both}.")
+
 
 class Evaluate(Command):
     """Evaluate a run, and its baseline beside it, on every split but the training split.
@@ -206,7 +223,6 @@ class Evaluate(Command):
     adds probes of the feature and the speed of the student, which take longer.
     """
 
-    default_config = "emoji_styles/evaluate.yaml"
     run_options = "train.yaml"
 
     def check(self, args, data, encoder) -> None:
@@ -241,6 +257,7 @@ class Evaluate(Command):
             except OSError as error:  # the figures are safe; only the page is missing
                 raise OptionError(f"no report: {error}") from error
             say(f"report: {args.report}")
+        say("\n".join(evaluation.verdicts))
 
 
 class Search(Command):
@@ -290,7 +307,6 @@ class Release(Command):
     --push_to_hub; --dry_run lists what would be pushed, and writes nothing.
     """
 
-    default_config = "emoji_styles/release.yaml"
     in_one_process = True
 
     def check(self, args) -> None:

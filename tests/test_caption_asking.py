@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import caption_doors
 import pyarrow as pa
 import pytest
-from caption_doors import ROOT, answers_in
+from caption_doors import ROOT, answers_in, draw_numbers
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
@@ -23,7 +24,9 @@ from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
 from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.loading import open_images
+from g4i_hf.running import main
 
+serve = caption_doors.serve
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
 
 
@@ -256,3 +259,17 @@ def test_projection_against_numbers_worked_out_by_hand():
         "Time: 2.8 hours, at the measured rate in every process",
         "Cost: 29.98",
     ]
+
+
+def test_training_splits_alone_are_captioned_unless_others_are_named(serve, tmp_path):
+    """Images of the test split cost no request, and stay on this machine."""
+    pictures = draw_numbers(tmp_path / "pictures", 5)
+    (pictures / "test" / "class0").mkdir(parents=True)
+    for number in (0, 3):
+        (pictures / "train" / "class0" / f"{number}.png").rename(pictures / "test" / "class0" / f"{number}.png")
+    server = serve()
+    words = ["caption", str(pictures), "--base_url", f"{server.url}/v1", "--captioner_model", "tiny"]
+    main([*words, "-o", str(tmp_path / "captions")])
+    assert server.stats()["requests"] == 3
+    main([*words, "-o", str(tmp_path / "all"), "--caption_splits", "train", "test"])
+    assert server.stats()["requests"] == 8

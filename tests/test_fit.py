@@ -1,7 +1,9 @@
 """`g4i fit`: one command from images with captions to a classifier, and what the captions are worth."""
 
+import contextlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,16 +17,18 @@ from transformers import AutoModelForImageClassification
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-from doors import run, succeed
+from doors import TWO_PROCESSES, run, succeed
 from drawings import CLASSES, caption, draw_folder, drawing
 
-from g4i_hf import AlignedImageClassification, fit
+from g4i_hf import AlignedImageClassification, fit, load_images
+from g4i_hf.data.checks import labels_of
 from g4i_hf.hub import save_student
-from g4i_hf.hub.push import write_manifest
 from g4i_hf.modeling import packaged
-from g4i_hf.workflows.fit import IN_WORDS
+from g4i_hf.running import main
+from g4i_hf.training.run_folder import read_options
 
 serve = caption_doors.serve
+IN_WORDS = {"labels_only": "labels only", "with_views": "with captions"}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +140,10 @@ def test_captions_make_the_classifier_better_where_labels_are_few(result):
     assert result.with_views_accuracy > result.labels_only_accuracy
 
 
+def test_the_better_classifier_is_released(result):
+    assert result.with_views_accuracy > result.labels_only_accuracy and result.released == "with_views"
+
+
 # --- What judges -----------------------------------------------------------------------------------------------------
 
 
@@ -177,11 +185,44 @@ def test_neither_labels_nor_captions_is_an_error_that_says_how_to_get_them(fitte
         fitted(pictures)
 
 
+def test_classes_with_no_label_or_one_are_said(fitted, tmp_path, capsys):
+    """Two circles, a cross and a square; a star in `validation` alone."""
+    pictures = draw_folder(tmp_path / "pictures", train=4, validation=3)
+    (pictures / "validation" / "star").mkdir()
+    shutil.copy(next((pictures / "validation").rglob("*.png")), pictures / "validation" / "star" / "star.png")
+    fitted(pictures, dry_run=True)
+    of_fit = capsys.readouterr().out
+    main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
+    line = "Labels: no label for 1 of the 4 classes ('star'); one label for 2 of the 4 classes ('cross', 'square')."
+    assert line in of_fit.splitlines() and line in capsys.readouterr().out.splitlines()
+    fitted(draw_folder(tmp_path / "more", train=6, validation=3), dry_run=True)
+    assert "Labels:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "held_out"), [(9, 1), (12, 2), (36, 2), (90, 4)])
+def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, number, held_out):
+    pictures = draw_folder(tmp_path / "pictures", train=number)
+    splits, again = (load_images(pictures, validation_fraction=0.15) for _ in range(2))
+    assert [(labels_of(splits["validation"]) == label).sum() for label in range(3)] == [held_out] * 3
+    ids = {name: splits[name]["image_id"][:] for name in ("train", "validation")}
+    assert ids["validation"] == again["validation"]["image_id"][:]
+    assert len({*ids["train"], *ids["validation"]}) == number == len(ids["train"] + ids["validation"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [9, 65, 129])
+def test_small_data_sets_become_classifiers(fitted, tmp_path, number):
+    """All layers are trained; the last batch of 65 and 129 images has one."""
+    pictures = draw_folder(tmp_path / "pictures", train=number, validation=6)
+    found = fitted(pictures, finetune="true", finetune_epochs=1)
+    assert found.with_views_accuracy is not None and (found.classifier / "model.safetensors").is_file()
+
+
 # --- Features --------------------------------------------------------------------------------------------------------
 
 
 def rows_of_features(out: Path) -> list[int]:
-    return [pq.read_metadata(file).num_rows for file in sorted((out / "features").glob("*.parquet"))]
+    return [pq.read_metadata(file).num_rows for file in sorted((out / "features").glob("*/*.parquet"))]
 
 
 def test_features_are_computed_once_for_each_image(fitted, pictures, tmp_path):
@@ -200,14 +241,14 @@ def test_features_are_computed_once_for_each_image(fitted, pictures, tmp_path):
         for name in [*map(str, range(200, 210)), "209 again"]:
             file.write(json.dumps({"file_name": f"unlabelled/{name}.png", "caption": caption(209)}) + "\n")
     fitted(shown, out)
-    assert rows_of_features(out) == [153, 10] and (out / "earlier-1" / "classifier").is_dir()
+    assert sorted(rows_of_features(out)) == [10, 153] and (out / "earlier-1" / "classifier").is_dir()
 
 
 def test_another_student_has_features_of_its_own(fitted, pictures, student, tmp_path):
     out = tmp_path / "out"
     first = fitted(pictures, out)
     fitted(pictures, out, image_size=48)
-    assert rows_of_features(out) == [153]
+    assert rows_of_features(out) == [153, 153]
     again = fitted(pictures, tmp_path / "afresh", image_size=48)
     assert results_of(out) == results_of(again.classifier.parent) and first.classifier.parent == out
 
@@ -246,12 +287,64 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
     assert found.finetuned == any(IN_WORDS[found.released] in line for line in kept)
 
 
+@pytest.mark.slow
+def test_all_layers_that_judge_worse_are_left_out(fitted, pictures, tmp_path, capsys):
+    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1, learning_rate=10)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("All layers, ")]
+    assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
+
+
 def test_auto_trains_no_layers_on_a_cpu_unless_minutes_are_given(fitted, tmp_path, capsys):
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=110), 3)
     fitted(pictures, finetune="auto")
     fitted(pictures, finetune="auto", minutes=0.001)
     said = capsys.readouterr().out
     assert said.count("All layers") == 1 and "0.001 minutes are too few; --finetune true" in said
+
+
+@pytest.mark.slow
+def test_a_student_from_scratch_learns_all_its_layers(fitted, tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", train=60, validation=12)
+    found = fitted(pictures, student="resnet18", pretrained=False, finetune="auto", finetune_epochs=2)
+    assert read_options(found.classifier.parent / found.released)["pretrained"] is False
+    assert found.with_views_accuracy is not None
+
+
+# --- Interruptions and processes -------------------------------------------------------------------------------------
+
+
+def weights_of(out: Path) -> dict[str, bytes]:
+    return {
+        name: (out / name / "model.safetensors").read_bytes() for name in ("labels_only", "with_views", "classifier")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["features/*/*.parquet", "labels_only/model.safetensors", "with_views/train.yaml"])
+def test_fit_that_is_killed_resumes_to_the_same_bits(fitted, pictures, student, tmp_path, place):
+    options = {"student": student, "image_size": 32, "finetune": "false"}
+    whole = fitted(pictures, tmp_path / "whole").classifier.parent
+    out = tmp_path / "out"
+    words = [f"--{name}={value}" for name, value in options.items()]
+    with subprocess.Popen([sys.executable, "-m", "g4i_hf", "fit", pictures, "-o", out, *words]) as fitting:
+        while fitting.poll() is None and not list(out.glob(place)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                fitting.wait(timeout=0.01)
+        fitting.kill()
+    assert not (out / "all_results.json").exists()
+    succeed("fit", pictures, "-o", out, options)
+    assert weights_of(out) == weights_of(whole) and results_of(out) == results_of(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_what_one_does(fitted, pictures, student, tmp_path):
+    given = {"student": student, "image_size": 32, "finetune": "true", "finetune_epochs": 1}
+    one = fitted(pictures, tmp_path / "one", finetune="false").classifier.parent
+    said = succeed("fit", pictures, "-o", tmp_path / "two", given, launcher=TWO_PROCESSES).out
+    assert said.count("Accuracy estimated") == 1 and said.count("All layers, ") == 2
+    for name in ("labels_only_accuracy", "with_views_accuracy"):
+        assert results_of(tmp_path / "two")[name] >= results_of(one)[name] - 1e-3
+    assert results_of(tmp_path / "two")["label_noise_estimate"] == results_of(one)["label_noise_estimate"]
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
@@ -321,6 +414,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, t
         ({"captioner_model": "vlm"}, "give its address with captioner"),
         ({"finetune": "maybe"}, "finetune is 'maybe'"),
         ({"learning_rate": -1}, "learning_rate is -1"),
+        ({"pretrained": False, "student": None}, "pretrained is false: name a student"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_written(fitted, pictures, tmp_path, options, message):
@@ -341,16 +435,19 @@ def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(pictures, stud
     assert fit(broken, student=student, on_bad_images="skip", dry_run=True) is None
 
 
-def test_an_edited_classifier_is_said_before_training(pictures, student, tmp_path):
+def test_something_else_in_the_place_of_the_classifier_is_said_before_training(pictures, student, tmp_path):
     classifier = tmp_path / "out" / "classifier"
     classifier.mkdir(parents=True)
-    (classifier / "config.json").write_text("{}")
-    write_manifest(classifier)
-    (classifier / "README.md").write_text("mine")
-    given = {"output_dir": str(tmp_path / "out"), "student": student, "dry_run": True}
-    with pytest.raises(ValueError, match="changed by hand since its release: README.md"):
-        fit(pictures, **given)
-    assert fit(pictures, overwrite=True, **given) is None
+    (classifier / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no model that was released"):
+        fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True)
+
+
+def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=6)
+    next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
+    fitted(pictures, dry_run=True, on_bad_images="skip")
+    assert "; 5 validation images." in capsys.readouterr().out
 
 
 def test_minus_o_is_the_folder(pictures, student, tmp_path):

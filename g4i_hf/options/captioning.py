@@ -51,7 +51,9 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         "or CSV with a key) or list (in file order). By default, the other options decide.",
     )
     captions_dir: str | None = option(None, "Folder for the captions.")
-    caption_splits: list[str] | None = option(None, "Splits to caption; all by default.")
+    caption_splits: list[str] | None = option(
+        None, "Splits to caption; by default the training splits, and all of captions that exist."
+    )
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
     with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from ..files import wrong_choice
 
 # Options of the machine: they are not written into files
-NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "dry_run"}
+NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "dry_run", "labels_only"}
 # Environment variable with the module of `--module`, for processes that start again
 OWN_MODULE = "G4I_HF_MODULE"
 

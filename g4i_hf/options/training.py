@@ -161,6 +161,7 @@ class RunArguments(SupervisionOptions, Checked):
     eval_split: str = option("validation", "Split to evaluate during training.")
     require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
+    labels_only: bool = option(False, "Then train on the labels alone, in output_dir/labels_only, and compare both.")
 
 
 @dataclass

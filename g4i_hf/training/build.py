@@ -40,6 +40,7 @@ from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
+from .features import FEATURES, student_features
 from .lineage import lineage_of
 from .optimization import class_weights_of
 
@@ -210,7 +211,7 @@ def _image_features(
     if name == "student" and not is_pretrained:
         raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
     if name == "student" or (name is None and run.supervision == "auto" and is_pretrained):
-        return lambda: _features_of_student(built(), split, args)
+        return lambda: _features_of_student(built(), split, args, run.dry_run)
     if name is not None and name not in split.column_names:
         present = ", ".join(split.column_names)
         raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
@@ -219,9 +220,15 @@ def _image_features(
     return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
 
 
-def _features_of_student(built: BuiltStudent, split: Dataset, args: AlignmentArguments) -> np.ndarray | None:
+def _features_of_student(
+    built: BuiltStudent, split: Dataset, args: AlignmentArguments, dry_run: bool
+) -> np.ndarray | None:
+    accelerator = Accelerator(cpu=args.use_cpu)
+    if args.freeze_backbone and built.model.takes_features and not dry_run:  # they are what is trained on, too
+        images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        return student_features(built.model, built.processor, images, Path(args.output_dir) / FEATURES, accelerator)
     what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
-    found = predict(built.model.eval(), built.processor, split, Accelerator(cpu=args.use_cpu), **what)
+    found = predict(built.model.eval(), built.processor, split, accelerator, **what)
     built.model.train()
     return found and found.features
 

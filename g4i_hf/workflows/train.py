@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
 from ..modeling.lora import require_peft
+from ..modeling.packaged import available_student
 from ..options import (
     AugmentationArguments,
     DataArguments,
@@ -59,7 +61,7 @@ class TrainingRun:
         self.run: RunArguments = run
         self.data: DataArguments = data
         self.encoder: EncoderArguments = encoder
-        self.student: StudentArguments = student
+        self.student: StudentArguments = replace(student, student=available_student(student.student))
         self.augmentation: AugmentationArguments = augmentation
         self.args = AlignmentArguments.from_options(training)
         self.splits: dict[str, Dataset] = {}  # with embeddings, set by `load`

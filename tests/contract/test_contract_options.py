@@ -22,14 +22,16 @@ PROMISED = {
 
 
 def options_in(page: str) -> list[str]:
-    return re.findall(r"^  --(\w+)", page, flags=re.MULTILINE)
+    return re.findall(r"^  (?:-o, )?--(\w+)", page, flags=re.MULTILINE)
 
 
 def groups_in(page: str) -> list[str]:
     """Titles of the groups; what follows a colon explains them."""
     lines = page.splitlines()
     titles = [
-        line for line, below in zip(lines, lines[1:], strict=False) if re.match(r"\S", line) and below[:4] == "  --"
+        line
+        for line, below in zip(lines, lines[1:], strict=False)
+        if re.match(r"\S", line) and below.startswith(("  --", "  -o"))
     ]
     return [title.partition(":")[0] for title in titles]
 
@@ -73,7 +75,9 @@ def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
 
 
 def words_of(command: str, folders) -> tuple:
-    return ({"run": folders / "aligned"},) if command == "evaluate" else ()
+    if command in ("evaluate", "release"):
+        return ({"run": folders / "aligned"},)
+    return (DATA,) if command in ("embed", "check") else ()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -95,14 +99,15 @@ def test_secrets_are_not_printed(quick, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_launcher_alone_has_the_emoji_styles_recipe(tmp_path):
-    """`accelerate launch recipes/train.py`; test_recipes.py trains with it."""
+def test_the_launcher_alone_has_the_photographs_of_the_demo(tmp_path):
+    """`accelerate launch recipes/train.py`; test_photos_demo.py trains with it."""
     printed = succeed("train", "--print_config", launcher=ONE_PROCESS, cwd=tmp_path).out
     values = yaml.safe_load(printed[printed.index("# The") :])
-    recipe = yaml.safe_load((ROOT / "recipes" / "emoji_styles" / "train.yaml").read_text())
-    assert (tmp_path / values["dataset_name"]).resolve() == (ROOT / "recipes" / "emoji_styles").resolve()
-    same = {name: value for name, value in recipe.items() if name not in ("dataset_name", "seed", "optim")}
-    assert {name: values.get(name) for name in same} | {"learning_rate": 6e-3} == same | {"learning_rate": 6e-3}
+    recipe = yaml.safe_load((ROOT / "recipes" / "photos_demo" / "train.yaml").read_text())
+    assert (tmp_path / values["dataset_name"]).resolve() == (ROOT / "recipes" / "photos_demo" / "pictures").resolve()
+    hidden = {"dataset_name", "learning_rate", "labels_only", "seed"}
+    same = {name: value for name, value in recipe.items() if name not in hidden}
+    assert {name: values.get(name) for name in same} == same and float(values["learning_rate"]) == 3e-3
 
 
 # --- Defaults < YAML < command line ----------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
 
 def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(quick, tmp_path):
     """An option alone would train it in place of a dataset that was forgotten."""
-    assert printed(quick, tmp_path)["student_args"]["channels"] == [32, 64, 128, 256]
+    assert printed(quick, tmp_path)["freeze_backbone"] is True
     recipe = ROOT / "recipes" / "emoji_styles" / "train.yaml"
     values = printed(quick, tmp_path, {"config": recipe, "align_weight": 0})
     assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
