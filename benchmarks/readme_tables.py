@@ -5,6 +5,7 @@ Writes the tables between the markers of the pages in `PAGES` from the files in 
 """
 
 import re
+from functools import partial
 
 import tables_of_cost
 import tables_of_photos
@@ -38,8 +39,10 @@ TABLES = {
     "photos_calibration": tables_of_photos.calibration,
     "photos_controls": tables_of_photos.controls,
     "photos_few_labels": tables_of_photos.few_labels,
+    "photos_fit": tables_of_photos.fit,
+    "photos_fit_estimates": tables_of_photos.fit_estimates,
+    "photos_fit_validation": partial(tables_of_photos.fit, with_validation=True),
     "photos_long_tail": tables_of_photos.long_tail,
-    "photos_promises": tables_of_photos.promises,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
     "small_students": tables_of_cost.small_students,

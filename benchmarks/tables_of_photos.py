@@ -170,32 +170,52 @@ def shipped() -> str:
     return "\n".join(lines)
 
 
-RIVALS = {
-    "few_labels": ("self-training", "Tip-Adapter", "FixMatch", "LightlyTrain"),
-    "wrong_labels": ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching", "LightlyTrain"),
+FIT_SETTINGS = {
+    "none": "no labels",
+    "1 a class": "1 label a class",
+    "4 a class": "4 labels a class",
+    "40% wrong": "40% of the labels wrong",
 }
-# The rows of the first table of the README: title, grid, setting, student
-PROMISES = (
-    ("no labels", "few_labels", "no labels", FROZEN),
-    ("1 label a class", "few_labels", "1 a class", FROZEN),
-    ("4 labels a class", "few_labels", "4 a class", FROZEN),
-    ("40% of the labels wrong", "wrong_labels", "40% symmetric", FROZEN),
-)
 
 
-def promises() -> str:
-    """In each cell baseline, best rival without captions, and student with captions."""
+def fit(with_validation: bool = False) -> str:
+    """`g4i fit` itself: in each cell labels only and with captions, means over the draws of labels."""
+    found = {
+        (row["data"], row["setting"]): row
+        for row in read_result("photos_fit.json")["summary"]
+        if row["validation"] == with_validation
+    }
     lines = [f"| accuracy, % | {' | '.join(NAMES.values())} |", f"|---|{'---:|' * len(NAMES)}"]
-    for title, grid, setting, student in PROMISES:
-        found, cells = summary(grid), []
+    for setting, title in FIT_SETTINGS.items():
+        cells = []
         for data in NAMES:
-            of = {name: found.get((data, student, setting, name)) for name in ("baseline", *RIVALS[grid], "auto")}
-            accuracy = {name: 100 * row["accuracy"] for name, row in of.items() if row}
-            ours, baseline = accuracy.pop("auto"), accuracy.pop("baseline", None)
-            # Without labels there is nothing to learn from but captions
-            others = [] if baseline is None else [f"{baseline:.1f}", f"{max(accuracy.values()):.1f}"]
-            cells.append(" / ".join([*others, f"**{ours:.1f}**"]))
+            row = found[data, setting]
+            both = [f"{100 * row['labels_only']:.1f}"] if "labels_only" in row else []
+            cells.append(" → ".join([*both, f"**{100 * row['with_views']:.1f}**"]))
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def fit_estimates() -> str:
+    """What `g4i fit` said of its classifiers, beside the truth."""
+    lines = [
+        "| captions of | labels | judged on | labels only: said, true | with captions: said, true | gain: said, true |"
+    ]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for row in read_result("photos_fit.json")["summary"]:
+        pairs = {name: (row.get(f"{name}_estimate"), row.get(name)) for name in ("labels_only", "with_views")}
+        if pairs["with_views"][0] is None:
+            continue
+        cells = [
+            ", ".join(f"{100 * each:.1f}" for each in pair) if pair[0] is not None else "" for pair in pairs.values()
+        ]
+        if cells[0]:
+            gains = [after - before for before, after in zip(*pairs.values(), strict=True)]
+            cells.append(", ".join(f"{100 * gain:+.1f}" for gain in gains))
+        else:
+            cells.append("")
+        judge = "`validation`" if row["validation"] else "kept or labelled images"
+        lines.append(f"| {NAMES[row['data']]} | {FIT_SETTINGS[row['setting']]} | {judge} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,8 @@
 """Names and features of the dataset columns, shared by all stages."""
 
-from collections.abc import Iterable
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from datasets import Features, List, Value
@@ -59,3 +61,15 @@ def text_embed_dim_of(feature: Any) -> int | None:
     if isinstance(feature, List) and isinstance(feature.feature, List):
         feature = feature.feature
     return feature.length if isinstance(feature, List) and feature.length > 0 else None
+
+
+@contextlib.contextmanager
+def named_in_python(remedy: str) -> Iterator[None]:
+    """Errors about columns of a dataset in memory: `remedy`, with `{name}`, stands for the option of the command."""
+    try:
+        yield
+    except ValueError as error:
+        words = re.sub(
+            r"[Nn]ame (?:the right one|another) with --(\w+?)_column", lambda m: remedy.format(name=m[1]), str(error)
+        )
+        raise ValueError(re.sub(r"given as (\w+?)_column", r"given as \1", words)) from error

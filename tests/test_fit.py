@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import caption_doors
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -364,6 +365,20 @@ def test_a_dataset_in_memory_gives_what_its_folder_gives(fitted, pictures, resul
     assert found.judged_on == "kept"
     assert abs(found.with_views_accuracy - result.with_views_accuracy) < 0.02
     assert abs(found.labels_only_accuracy - result.labels_only_accuracy) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
+def test_other_forms_of_a_dataset_are_read(fitted, tmp_path, kind):
+    rows = {"photo": [drawing(number) for number in range(30)], "species": [CLASSES[n % 3] for n in range(30)]}
+    split = Dataset.from_dict(rows | {"text": [[caption(number)] for number in range(30)]})
+    split = split.cast_column("photo", datasets.Image())
+    if kind == "parquet":
+        (tmp_path / "data").mkdir()
+        split.to_parquet(tmp_path / "data" / "train.parquet")
+    else:
+        DatasetDict(train=split).save_to_disk(tmp_path / "data")
+    found = fitted(tmp_path / "data", image="photo", label="species", caption="text")
+    assert (found.judged_on, found.judged_images) == ("folds", 30)
 
 
 def test_images_of_pillow_splits_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):

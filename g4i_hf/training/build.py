@@ -294,7 +294,10 @@ def prepare(
     several = isinstance(evaluated, Mapping)
     by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
-    splits, id2label = class_names(DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()}))
+    with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
+        splits, id2label = class_names(
+            DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
+        )
     if not isinstance(model, str):
         splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)], "of the model")
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)

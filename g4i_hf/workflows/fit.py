@@ -559,7 +559,14 @@ def fit(
         given = {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
         return Fit(*build_options(OPTIONS_OF["fit"], given)).run()
     splits = data if isinstance(data, Mapping) else {"train": data}
-    images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+    for split in splits.values():
+        if not isinstance(split, Dataset):
+            raise TypeError(
+                f"data is a {type(split).__name__}; make a dataset of it, by Dataset.from_list or from_pandas."
+            )
+    with columns.named_in_python("Name the right one with the argument `{name}`"):
+        images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+        class_names(images)
     given = {"dataset_name": "in memory", "output_dir": IN_MEMORY} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
     return Fit(args, of_data, images=images).run()

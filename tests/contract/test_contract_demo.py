@@ -20,15 +20,11 @@ RUN |= {"train.yaml", "predictions/validation.parquet", "predictions/test.parque
 STUDENT = {"README.md", "config.json", "model.safetensors"}
 
 
-def commands_of(target: str) -> list[tuple[str, list[str]]]:
+def commands_of(*target: str) -> list[tuple[str, list[str]]]:
     """(command, words) of what make would start for a target, in its order."""
-    shown = subprocess.run(["make", "-n", "-o", "venv", target], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = []
-    for line in shown.stdout.splitlines():
-        words = shlex.split(line.partition("2>&1")[0].replace("(", " ").replace(")", " "), comments=True)
-        if starts := [place for place, word in enumerate(words) if Path(word).name == "g4i"]:
-            found.append((words[starts[0] + 1], words[starts[0] + 2 :]))
-    return found
+    shown = subprocess.run(["make", "-n", "-o", "venv", *target], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line, comments=True) for line in shown.stdout.splitlines()]
+    return [(words[1], words[2:]) for words in lines if words and Path(words[0]).name == "g4i"]
 
 
 def play(quick, target: str, folder: Path) -> Path:
@@ -49,8 +45,24 @@ def whole(runs: Path, splits: set[str]) -> None:
 
 
 def test_make_demo(quick, tmp_path):
-    assert [command for command, _ in commands_of("demo")] == ["embed", "train", "train", "evaluate", "release"]
-    whole(play(quick, "demo", tmp_path) / "emoji_styles", {"validation", "test", "test_novel"})
+    """As it is: a minute of two cores."""
+    assert [command for command, _ in commands_of("demo")] == ["check", "fit", "search", "evaluate"]
+    out = play(quick, "demo", tmp_path) / "photos_demo"
+    assert files_in(out / "classifier") >= STUDENT
+    assert (out / "report.html").stat().st_size > 1e5 and (out / "found.html").stat().st_size > 1e4
+    found, fitted = (json.loads((out / name).read_text()) for name in ("test_results.json", "all_results.json"))
+    assert found["images"] == 731 and found["with_views_accuracy"] > 0.93
+    low, high = found["difference_interval"]
+    assert 0.15 < low < found["with_views_accuracy"] - found["labels_only_accuracy"] < high
+    assert (
+        fitted["released"] == "with_views" and abs(fitted["with_views_accuracy"] - found["with_views_accuracy"]) < 0.05
+    )
+
+
+def test_make_demo_with_wrong_labels_has_a_page_of_them():
+    commands = dict(commands_of("demo", "WRONG=0.4"))
+    assert commands["check"][:2] == ["runs/wrong/pictures", "--text_encoder"]
+    assert commands["fit"] == ["runs/wrong/pictures", "-o", "runs/photos_demo_wrong"]
 
 
 def test_make_caption_demo(quick, tmp_path):
