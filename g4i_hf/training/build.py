@@ -143,46 +143,6 @@ def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
     return processor
 
 
-def supervised_split(
-    split: Dataset,
-    run: RunArguments,
-    args: AlignmentArguments,
-    *,
-    num_labels: int,
-    is_pretrained: bool,
-    built: Callable[[], BuiltStudent],
-    class_embeds: Callable[[], np.ndarray | None] | None,
-    folder: Path | None,
-    made_with: str = "",
-) -> Supervised:
-    """
-    The training rows with the soft labels that captions give them, as `supervision` and `image_features` say; see
-    [`~g4i_hf.supervision.supervise.supervise`]. `is_pretrained`: whether the student's
-    features say something of images before it is trained. A ValueError for options that contradict the data.
-    """
-    if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
-        warn_of_silent_captions(split)
-    if isinstance(args.class_weights, list):
-        class_weights_of(args.class_weights, num_labels, split)  # says what is wrong with them
-    found = supervise(
-        split,
-        run,
-        num_labels=num_labels,
-        seed=args.seed,
-        soft_label_weight=args.soft_label_weight,
-        image_features=_image_features(split, run, args, is_pretrained, built),
-        class_embeds=class_embeds,
-        class_weights=args.class_weights,
-        folder=folder,
-        made_with=made_with,
-    )
-    if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":
-        raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
-    if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
-        logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
-    return found
-
-
 def class_name_examples(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
 ) -> np.ndarray | None:
@@ -269,20 +229,89 @@ def images_to_evaluate(
     return CaptionedImages(split, EvalTransform(processor))
 
 
+@dataclass
+class Prepared:
+    """What the trainer takes, made from splits with images, labels, captions and their embeddings."""
+
+    built: BuiltStudent
+    images: CaptionedImages  # to train on
+    eval_images: dict[str, CaptionedImages]  # by split
+    supervised: Supervised | None = None  # what captions teach, beside alignment; None in some dry runs
+
+    @property
+    def soft_label_weight(self) -> float | None:
+        return self.supervised and (self.supervised.plan.soft_label_weight or None)
+
+
 def prepare(
+    splits: DatasetDict,
+    train_split: str,
+    built: Callable[[], BuiltStudent],
+    run: RunArguments,
+    args: AlignmentArguments,
+    augmentation: AugmentationArguments,
+    *,
+    num_labels: int,
+    is_pretrained: bool,
+    class_embeds: Callable[[], np.ndarray | None] | None,
+    folder: Path | None = None,
+    made_with: str = "",
+) -> Prepared:
+    """
+    Adds the soft labels that captions give the training rows, as `supervision` and `image_features` say (see
+    [`~g4i_hf.supervision.supervise.supervise`]), and makes items of all splits.
+
+    Args:
+        is_pretrained: whether the student's features say something of images before it is trained.
+        class_embeds: (C, D) of the class names, by the encoder of the captions.
+        folder: for estimates, which another call with the same `made_with` reads.
+
+    Raises:
+        ValueError: for options that contradict each other or the data.
+    """
+    split = splits[train_split]
+    if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
+        warn_of_silent_captions(split)
+    if isinstance(args.class_weights, list):
+        class_weights_of(args.class_weights, num_labels, split)  # says what is wrong with them
+    found = supervise(
+        split,
+        run,
+        num_labels=num_labels,
+        seed=args.seed,
+        soft_label_weight=args.soft_label_weight,
+        image_features=_image_features(split, run, args, is_pretrained, built),
+        class_embeds=class_embeds,
+        class_weights=args.class_weights,
+        folder=folder,
+        made_with=made_with,
+    )
+    if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":
+        raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
+    if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
+        logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
+    transform = built().train_transform(augmentation)
+    images = CaptionedImages(found.split, transform, args.seed, args.align_captions, run.on_bad_images)
+    others = {name: built().eval_images(splits[name]) for name in splits if name != train_split}
+    return Prepared(built(), images, others, found)
+
+
+def prepare_in_memory(
     model: AlignedImageClassification | str,
     args: AlignmentArguments,
     training: Dataset,
     text_encoder: str,
     options: Mapping[str, Any],
-) -> tuple[AlignedImageClassification, CaptionedImages, dict[str, Any], float | None, dict[str, Any]]:
+) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
     """
     For an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or `text_embeds`.
     The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
 
     Returns:
-        The model, the training images, the options of `Trainer`, the weight of soft labels (None without any), and the
-        lineage as far as it is known. Faults in the data, and missing labels or captions, are a ValueError.
+        What the trainer takes, the options of `Trainer`, and the lineage as far as it is known.
+
+    Raises:
+        ValueError: for faults in the data, and missing labels or captions.
     """
     if not is_raw(training):
         raise ValueError(
@@ -295,9 +324,8 @@ def prepare(
     by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
     with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
-        splits, id2label = class_names(
-            DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
-        )
+        splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
+        splits, id2label = class_names(splits)
     if not isinstance(model, str):
         splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)], "of the model")
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
@@ -312,24 +340,23 @@ def prepare(
     else:
         built = build_student(student, augmentation, args.seed, id2label, dim)
     _check(splits, built.model, dim)
-    supervised = supervised_split(
-        splits[TRAINING],
+    found = prepare(
+        splits,
+        TRAINING,
+        lambda: built,
         run,
         args,
+        augmentation,
         num_labels=built.model.num_labels,
         is_pretrained=student.pretrained if student else run.image_features == "student",
-        built=lambda: built,
         class_embeds=None if is_embedded else partial(class_name_examples, id2label, encoder, args.device, dim),
-        folder=None,
     )
-    for line in supervised.plan.reasons:
+    for line in found.supervised.plan.reasons:
         say(line)
-    images = CaptionedImages(supervised.split, built.train_transform(augmentation), args.seed, args.align_captions)
-    for name in by_name.keys() & splits.keys():
-        by_name[name] = built.eval_images(splits[name])
-    others |= {EVALUATION: dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]}
+    by_name |= found.eval_images
+    others[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
     lineage = lineage_of({NAMES.get(name, name): splits[name] for name in splits}, None, student, embeddings)
-    return built.model, images, built.trainer_options() | others, supervised.plan.soft_label_weight or None, lineage
+    return found, others, lineage
 
 
 def _built_from(model: AlignedImageClassification, args: AlignmentArguments, options: dict[str, Any]) -> BuiltStudent:

@@ -29,7 +29,7 @@ from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import images_to_evaluate, is_raw, prepare, processor_of
+from .build import Prepared, images_to_evaluate, is_raw, prepare_in_memory, processor_of
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -61,8 +61,8 @@ class AlignmentTrainer(Trainer):
     `loss_soft_labels` where rows have `soft_labels`, such as the probabilities of a [`~g4i_hf.CaptionClassifier`].
 
     Args:
-        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type),
-            which is built for the classes of `train_dataset`.
+        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type), which
+            is built for the classes of `train_dataset`; or what [`~g4i_hf.training.build.prepare`] has made.
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
             augmented and captions embedded here; a column `text_embeds` is used as it is. Beside a model also items as
@@ -81,7 +81,7 @@ class AlignmentTrainer(Trainer):
 
     def __init__(
         self,
-        model: AlignedImageClassification | str,
+        model: AlignedImageClassification | Prepared | str,
         args: AlignmentArguments | None = None,
         train_dataset=None,
         *,
@@ -89,10 +89,14 @@ class AlignmentTrainer(Trainer):
         publisher=None,
         **kwargs,
     ):
-        args, soft_label_weight, self.lineage = args or AlignmentArguments(), None, None
+        args, self.lineage = args or AlignmentArguments(), None
         if isinstance(model, str) or is_raw(train_dataset):
-            prepared = prepare(model, args, train_dataset, text_encoder, kwargs)
-            model, train_dataset, kwargs, soft_label_weight, self.lineage = prepared
+            model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
+        weight = args.soft_label_weight
+        if isinstance(model, Prepared):
+            weight = model.soft_label_weight or weight
+            kwargs = model.built.trainer_options() | kwargs
+            model, train_dataset = model.built.model, model.images
         # Trainer has one collator for everything; images are mixed in training alone
         mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
         self.train_collator = kwargs.get("data_collator") or AlignmentCollator(*mixing)
@@ -114,8 +118,7 @@ class AlignmentTrainer(Trainer):
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
         self.loss_is_scaled_for_ga = False
         self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, train_dataset)
-        given = args.soft_label_weight if soft_label_weight is None else soft_label_weight
-        self.soft_label_weight = 1.0 if given is None else given
+        self.soft_label_weight = 1.0 if weight is None else weight
         self.terms = TermSums()  # since the last log
         self._check_arguments()
         self._add_callbacks()

@@ -37,11 +37,12 @@ from ..supervision.supervise import Supervised
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import (
     BuiltStudent,
+    Prepared,
     build_student,
     check_student,
     class_name_examples,
     inputs_of,
-    supervised_split,
+    prepare,
 )
 from ..training.checkpoint import check_same_data
 from ..training.lineage import lineage_of, student_source, write_lineage
@@ -70,7 +71,7 @@ class TrainingRun:
         self.to_embed = 0  # in a dry run, distinct captions still to embed
         self.embeddings: Path | None = None  # their stage, if the data has none of its own
         self.trainer: AlignmentTrainer | None = None
-        self.supervised: Supervised | None = None  # what was chosen about labels from captions
+        self.prepared: Prepared | None = None  # set by `load`
 
     # --- The run folder ----------------------------------------------------------------------------------------------
 
@@ -139,26 +140,36 @@ class TrainingRun:
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
         self._check(splits)
         self.splits = splits
-        if not self.to_embed:  # estimates need the embeddings
-            self._supervise()
+        self.prepared = self._prepare()
+        self.splits[self.run.train_split] = self.prepared.images.split
 
-    def _supervise(self) -> None:
-        """Adds soft labels from captions, as the options say."""
-        folder = None if self.run.dry_run else Path(self.args.output_dir) / "supervision"
-        made_with = (self.student, self.augmentation, self.encoder, self.run.image_features)
-        device = PartialState().device
-        self.supervised = found = supervised_split(
-            self.splits[self.run.train_split],
-            self.run,
-            self.args,
+    def _prepare(self) -> Prepared:
+        """Items to train on and to evaluate, with soft labels from captions, as the options say."""
+        run, args = self.run, self.args
+        used = DatasetDict(
+            {name: self.splits[name] for name in (run.train_split, run.eval_split) if name in self.splits}
+        )
+        if self.to_embed:  # a dry run: any vector will do, and estimates need the embeddings
+            training, transform = used[run.train_split], self.built.train_transform(self.augmentation)
+            images = CaptionedImages(training, transform, args.seed, args.align_captions, run.on_bad_images)
+            images.use_one_embedding(self.text_embed_dim, training[columns.CAPTION][:])
+            return Prepared(self.built, images, {})
+        made_with = (self.student, self.augmentation, self.encoder, run.image_features)
+        return prepare(
+            used,
+            run.train_split,
+            lambda: self.built,
+            run,
+            args,
+            self.augmentation,
             num_labels=len(self.id2label),
             is_pretrained=self.student.pretrained,
-            built=lambda: self.built,
-            class_embeds=partial(class_name_examples, self.id2label, self.encoder, device, self.text_embed_dim),
-            folder=folder,
-            made_with="" if folder is None else repr((*made_with, student_source(self.student), self.record.digest)),
+            class_embeds=partial(
+                class_name_examples, self.id2label, self.encoder, PartialState().device, self.text_embed_dim
+            ),
+            folder=None if run.dry_run else Path(args.output_dir) / "supervision",
+            made_with="" if run.dry_run else repr((*made_with, student_source(self.student), self.record.digest)),
         )
-        self.splits[self.run.train_split] = found.split
 
     def _embedded(self, splits: DatasetDict) -> tuple[DatasetDict, int | None]:
         """The splits with `text_embeds`, and None; in a dry run with captions to embed, the splits without, and D."""
@@ -186,28 +197,21 @@ class TrainingRun:
             splits[run.eval_split] = rows_to_use(splits[run.eval_split], run.eval_split, run.on_bad_images)
             check_split(splits[run.eval_split], run.eval_split, training=False, **labels)
 
+    @property
+    def supervised(self) -> Supervised | None:
+        """What was chosen about labels from captions."""
+        return self.prepared and self.prepared.supervised
+
     @cached_property
     def built(self) -> BuiltStudent:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
         """The trainer; `args` replaces the run's own, for a trial."""
-        run, args, built, training = self.run, args or self.args, self.built, self.splits[self.run.train_split]
-        transform = built.train_transform(self.augmentation)
-        images = CaptionedImages(training, transform, args.seed, args.align_captions, run.on_bad_images)
-        if self.to_embed:  # a dry run: any vector will do
-            images.use_one_embedding(built.model.config.text_embed_dim, training[columns.CAPTION][:])
-        trainer = AlignmentTrainer(
-            model=built.model,
-            args=args,
-            train_dataset=images,
-            eval_dataset=built.eval_images(self.splits.get(run.eval_split)),
-            publisher=StudentPublisher(args) if args.push_to_hub else None,
-            **built.trainer_options(),
-        )
-        if self.supervised is not None and self.supervised.plan.soft_label_weight:
-            trainer.soft_label_weight = self.supervised.plan.soft_label_weight
-        return trainer
+        args = args or self.args
+        publisher = StudentPublisher(args) if args.push_to_hub else None
+        evaluated = self.prepared.eval_images.get(self.run.eval_split)
+        return AlignmentTrainer(self.prepared, args, eval_dataset=evaluated, publisher=publisher)
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
