@@ -53,11 +53,12 @@ SHRUNK = {
     "imagenet_swin": {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 3},
     "imagenet_vit": TINY_VIT,
     "photos": {"channels": [8, 8, 16, 16]},
+    "photos_demo": {},
     "shapes": {"channels": [8, 8, 16, 16]},
     "text_teacher": {"channels": [8, 8, 16, 16]},
 }
-# Folders of students that a recipe makes itself, and timm's name of what is in them
-MADE_STUDENTS = {"runs/efficientnet_lite0": "tf_efficientnet_lite0"}
+# Students that a recipe makes itself, and the one that comes as a package: timm's name of what is in them
+MADE_STUDENTS = dict.fromkeys(("runs/efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k"), "tf_efficientnet_lite0")
 EMBED_DIMS = {"sentence-transformers/all-MiniLM-L6-v2": 384, "openai/clip-vit-base-patch32": 512}
 # Two steps, as the first of a warm-up can have a learning rate of zero; the machine is not part of the recipe
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}

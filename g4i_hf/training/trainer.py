@@ -61,7 +61,7 @@ class AlignmentTrainer(Trainer):
     `loss_soft_labels` where rows have `soft_labels`, such as the probabilities of a [`~g4i_hf.CaptionClassifier`].
 
     Args:
-        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type), which
+        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type), that
             is built for the classes of `train_dataset`; or what [`~g4i_hf.training.build.prepare`] has made.
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
