@@ -45,7 +45,7 @@ KNOWS |= {
     "cli": {"files", "names", "options"},
     "modeling": {"extras", "files", "names"},
     "supervision": {"columns", "data", "embedding", "files", "options"},
-    "recipes": {"captioning.scale", "cli", "losses", "options", "running", "zero_shot"},
+    "recipes": {"captioning.scale", "cli", "losses", "modeling", "options", "running", "zero_shot"},
     "__main__": {"running"},
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}

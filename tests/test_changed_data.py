@@ -172,11 +172,14 @@ def test_fit_does_its_work_anew_after_a_change_and_keeps_the_earlier_result_asid
     assert all((out / "earlier-1" / name).exists() for name in (*RESULT, "data_record.parquet"))
 
 
-def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fitted, tmp_path):
+def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fitted, tmp_path, capsys):
+    """Files of another time, and a search by the released classifier, are no change."""
     out = tmp_path / "out"
     before, told = fitted()
     for path in pictures.rglob("*.png"):
         path.touch()
+    main(["search", str(out / "classifier"), "a red circle", "--images", str(pictures / "train")])
+    capsys.readouterr()
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     after, said = fitted()
     assert after == before and said[-4:] == told[-4:]

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-from doors import TWO_PROCESSES, run, succeed
+from doors import ROOT, TWO_PROCESSES, run, succeed
 from drawings import CLASSES, caption, draw_folder, drawing
 
 from g4i_hf import AlignedImageClassification, fit, load_images
@@ -75,17 +75,43 @@ def with_unlabelled(root: Path, labels_a_class: int) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """153 drawings with captions, 3 a class with a label; `test` holds files that nobody may open."""
-    root = with_unlabelled(draw_folder(tmp_path_factory.mktemp("fit") / "pictures", train=153, test=6), 3)
-    for image in (root / "test").rglob("*.png"):
-        image.write_bytes(b"no image")
+    """153 drawings with captions, 3 a class with a label."""
+    return with_unlabelled(draw_folder(tmp_path_factory.mktemp("fit") / "pictures", train=153), 3)
+
+
+def photographs(root: Path, labels_a_class: int = 1, images_a_class: int = 25) -> Path:
+    """Of six classes of the demo; `test` holds files that nobody may open."""
+    demo = ROOT / "recipes" / "photos_demo"
+    truth = json.loads((demo / "truth.json").read_text())
+    classes, lines = sorted(set(truth.values()))[::5], []
+    number = dict.fromkeys(classes, 0)
+    for line in map(json.loads, (demo / "pictures/train/metadata.jsonl").read_text().splitlines()):
+        file = demo / "pictures" / "train" / line["file_name"]
+        name = truth.get(file.name, file.parent.name)
+        if name not in classes or number[name] == images_a_class:
+            continue
+        place = f"{name}/{file.name}" if number[name] < labels_a_class else f"unlabelled/{file.name}"
+        number[name] += 1
+        (root / "train" / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / "train" / place)
+        lines.append(json.dumps(line | {"file_name": place}))
+    (root / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    for name in classes:
+        (root / "test" / name).mkdir(parents=True)
+        (root / "test" / name / "1.jpg").write_bytes(b"no image")
     return root
 
 
 @pytest.fixture(scope="module")
-def result(fitted, pictures, tmp_path_factory):
-    """By the default student, at the size of the drawings."""
-    return fitted(pictures, tmp_path_factory.mktemp("result") / "out", student=None)
+def photos(tmp_path_factory) -> Path:
+    """150 photographs of six classes, each with one label."""
+    return photographs(tmp_path_factory.mktemp("photos") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def result(fitted, photos, tmp_path_factory):
+    """By the default student."""
+    return fitted(photos, tmp_path_factory.mktemp("result") / "out", student=None, image_size=None)
 
 
 def results_of(folder: Path) -> dict:
@@ -97,14 +123,14 @@ def results_of(folder: Path) -> dict:
 
 def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     out = result.classifier.parent
-    assert AutoModelForImageClassification.from_pretrained(result.classifier).config.num_labels == 3
+    assert AutoModelForImageClassification.from_pretrained(result.classifier).config.num_labels == 6
     assert (result.classifier / "README.md").is_file() and "labels only" in (out / "report.html").read_text()
     found = results_of(out)
     for name in ("labels_only_accuracy", "with_views_accuracy", "released", "finetuned", "label_noise_estimate"):
         assert name in found
     assert found["judged_on"] == "kept" and found["released"] == result.released and found["finetuned"] is False
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
-    assert chosen["image_size"] == 32 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+    assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
 
 
 def test_both_runs_hold_the_backbone_of_the_student_bit_for_bit(result):
@@ -137,7 +163,7 @@ def test_evaluate_takes_the_folder_and_writes_both_accuracies(fitted, tmp_path):
 
 
 def test_captions_make_the_classifier_better_where_labels_are_few(result):
-    """Every caption names its class, which image features hardly tell by three labels a class."""
+    """One label a class; most captions say what is in the photograph."""
     assert result.with_views_accuracy > result.labels_only_accuracy
 
 
@@ -164,8 +190,8 @@ def test_a_fifth_of_many_unlabelled_images_judges_else_labelled_ones_in_turn(res
 
 
 def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsys):
-    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=120, validation=3), 0)
-    found = fitted(pictures)
+    """The classes are the folders of `test`."""
+    found = fitted(photographs(tmp_path / "pictures", labels_a_class=0), student=None, image_size=64)
     assert found.labels_only_accuracy is None and found.released == "with_views" and found.with_views_accuracy > 0.5
     assert not (found.classifier.parent / "labels_only").exists() and "labels only" not in capsys.readouterr().out
 
@@ -351,17 +377,16 @@ def test_two_processes_fit_what_one_does(fitted, pictures, student, tmp_path):
 # --- Python ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_in_memory_gives_what_its_folder_gives(fitted, pictures, result, tmp_path):
-    lines = [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
+def test_a_dataset_in_memory_gives_what_its_folder_gives(fitted, photos, result, tmp_path):
+    lines = [json.loads(line) for line in (photos / "train" / "metadata.jsonl").read_text().splitlines()]
     files = [Path(line["file_name"]) for line in lines]
     rows = {
-        "photo": [{"bytes": (pictures / "train" / file).read_bytes(), "path": None} for file in files],
+        "photo": [{"bytes": (photos / "train" / file).read_bytes(), "path": None} for file in files],
         "species": [None if file.parent.name == "unlabelled" else file.parent.name for file in files],
         "text": [line["caption"] for line in lines],
     }
-    found = fitted(
-        Dataset.from_dict(rows), tmp_path / "out", image="photo", label="species", caption="text", student=None
-    )
+    named = {"image": "photo", "label": "species", "caption": "text"}
+    found = fitted(Dataset.from_dict(rows), tmp_path / "out", student=None, image_size=None, **named)
     assert found.judged_on == "kept"
     assert abs(found.with_views_accuracy - result.with_views_accuracy) < 0.02
     assert abs(found.labels_only_accuracy - result.labels_only_accuracy) < 0.02
@@ -454,7 +479,7 @@ def test_something_else_in_the_place_of_the_classifier_is_said_before_training(p
     classifier = tmp_path / "out" / "classifier"
     classifier.mkdir(parents=True)
     (classifier / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no model that was released"):
+    with pytest.raises(ValueError, match="holds no student that was released"):
         fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True)
 
 

@@ -1,6 +1,7 @@
 """The photographs of the demo: what its README says of them, and wrong labels on request."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,3 +57,17 @@ def test_so_many_labels_are_wrong_and_each_image_keeps_its_caption(tmp_path, wro
     is_wrong = np.array([label_of[name] != truth[name] for name in truth])
     assert len(label_of) == 1722 and is_wrong.sum() == round(wrong * 1722)
     assert len(list((tmp_path / "pictures/test").rglob("*.jpg"))) == 731
+
+
+@pytest.mark.slow
+def test_the_literal_command_trains_with_the_alignment_loss_and_on_labels_only(tmp_path):
+    """`accelerate launch recipes/train.py` in a clone, without any options."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    command = [Path(sys.executable).parent / "accelerate", "launch", "recipes/train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    out = tmp_path / "runs" / "photos_demo_train"
+    both = [json.loads((run / "all_results.json").read_text()) for run in (out / "labels_only", out)]
+    labels_only, aligned = (results["test_accuracy"] for results in both)
+    assert f"Accuracy on test: labels only {labels_only:.1%}, with captions {aligned:.1%}." in done.stdout
+    assert aligned > 0.9 and labels_only < 0.8
+    assert "loss_align" in done.stdout

@@ -223,6 +223,8 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     dim = EMBED_DIMS[run.encoder.text_encoder]
     run.splits, run.text_embed_dim = tiny_images(dim), dim
     run.id2label = dict(enumerate(run.splits["train"].features["label"].names))
+    run.run.supervision, run.run.labels_only = "none", False  # what captions teach is tested elsewhere
+    run.prepared = run.prepare()
 
     trainer, model = run.build_trainer(), run.built.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

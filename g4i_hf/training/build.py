@@ -305,13 +305,8 @@ def prepare_in_memory(
 ) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
     """
     For an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or `text_embeds`.
-    The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
-
-    Returns:
-        What the trainer takes, the options of `Trainer`, and the lineage as far as it is known.
-
-    Raises:
-        ValueError: for faults in the data, and missing labels or captions.
+    The options are those of `Trainer`, of the student, of the augmentation and of labels from captions. Also returns
+    those of `Trainer`, and the lineage as far as it is known. A ValueError for faults in the data.
     """
     if not is_raw(training):
         raise ValueError(
@@ -334,11 +329,11 @@ def prepare_in_memory(
     embeddings = _add_embeddings(splits, encoder) if asks else None
     dim = columns.text_embed_dim_of(splits[TRAINING].features.get(columns.TEXT_EMBEDS))
     augmentation = AugmentationArguments(**of_images)
-    student = StudentArguments(student=model, **of_student) if isinstance(model, str) else None
-    if student is None:
-        built = _built_from(model, args, others)
-    else:
+    if isinstance(model, str):
+        student = StudentArguments(student=model, **of_student)
         built = build_student(student, augmentation, args.seed, id2label, dim)
+    else:
+        student, built = None, _built_from(model, args, others)
     _check(splits, built.model, dim)
     found = prepare(
         splits,

@@ -140,10 +140,10 @@ class TrainingRun:
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
         self._check(splits)
         self.splits = splits
-        self.prepared = self._prepare()
+        self.prepared = self.prepare()
         self.splits[self.run.train_split] = self.prepared.images.split
 
-    def _prepare(self) -> Prepared:
+    def prepare(self) -> Prepared:
         """Items to train on and to evaluate, with soft labels from captions, as the options say."""
         run, args = self.run, self.args
         used = DatasetDict(
