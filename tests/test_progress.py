@@ -46,12 +46,11 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     printed, errors = capsys.readouterr()
     lines, history = printed.splitlines(), trainer.state.log_history
     assert len(lines) == 5 and not errors and "{" not in printed
-    terms = f"loss {history[0]['loss']:.3f} (loss_ce {history[0]['loss_ce']:.3f}, loss_align "
-    assert lines[0].startswith(f"epoch 1.0/2  step 3/6  {terms}{history[0]['loss_align']:.3f} x 0.3)  lr ")
+    terms = f"loss {history[0]['loss']:.4g} (loss_ce {history[0]['loss_ce']:.4g}, loss_align "
+    assert lines[0].startswith(f"epoch 1.0/2  step 3/6  {terms}{history[0]['loss_align']:.4g} x 0.3)  lr ")
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
-    evaluation = history[1]
-    assert f"evaluation  loss {evaluation['eval_loss']:.3f}  accuracy {evaluation['eval_accuracy']:.1%}" in lines[1]
-    assert "runtime" not in lines[1] and lines[4].startswith("trained 6 steps in 00:0")
+    shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
+    assert lines[1].endswith(shown) and lines[4].startswith("trained 6 steps in 00:0")
 
 
 @pytest.mark.parametrize(
@@ -68,20 +67,15 @@ def test_a_line_has_no_term_that_adds_nothing(tmp_path, capsys, labels, options,
     assert {"loss_ce", "loss_align"} <= set(trainer.state.log_history[0])
 
 
-def test_a_terminal_shows_a_bar_with_the_terms(tmp_path, capsys, monkeypatch):
+def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    trainer = trainer_of(tmp_path, disable_tqdm=False, logging_steps=3)
-    trainer.train()
+    trainer_of(tmp_path, disable_tqdm=False, logging_steps=3).train()
     printed, errors = capsys.readouterr()
     bars = [part for part in errors.split("\r") if "/6 [" in part]
     assert bars[-1].startswith("100%|") and " 6/6" in bars[-1]
-    final = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-    terms = f"loss_ce {final['loss_ce']:.3f}, loss_align {final['loss_align']:.3f} x 0.3"
-    assert f"loss {final['loss']:.3f} ({terms})" in bars[-1]
-    first, second = [line for line in printed.splitlines() if line.strip()]  # evaluations alone
-    assert "step 3/6  evaluation" in first and "step 6/6  evaluation" in second
+    lines = [line for line in printed.splitlines() if line.strip()]
+    assert len(lines) == 5 and "loss_align" in lines[0] and "evaluation" in lines[1]
 
 
 # --- Trackers --------------------------------------------------------------------------------------------------------
@@ -112,7 +106,7 @@ def test_tensorboard_has_every_term_and_a_resumed_run_goes_on(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("trained 2 steps")
     said = summary_of_run(trainer, ["vit"], result.metrics)
     assert re.search(r"Time +\d\d:\d\d since checkpoint-4\n", said)
-    assert "checkpoint-2, checkpoint-4, checkpoint-6" in said and f"--logdir {run}/tensorboard" in said
+    assert f"--logdir {run}/tensorboard" in said
 
 
 def test_trackers_and_weights_name_no_folder_of_this_machine(tmp_path, monkeypatch):
@@ -180,21 +174,21 @@ def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, steps, saved",
+    ("options", "steps"),
     [
-        ({"num_train_epochs": 5, "save_strategy": "epoch"}, 15, "5 checkpoints, of which the last 2 are kept"),
-        ({"max_steps": 7, "save_strategy": "steps", "save_steps": 7}, 7, "1 checkpoints"),
-        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8, "no checkpoints"),
+        ({"num_train_epochs": 5}, 15),
+        ({"max_steps": 7}, 7),
+        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8),
     ],
 )
-def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsys, options, steps, saved):
+def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsys, options, steps):
     args = arguments(tmp_path / "run", per_device_train_batch_size=4, **options)
     (tmp_path / "trial").mkdir()
     trial = trial_arguments(args, str(tmp_path / "trial"))
     trainer = AlignmentTrainer(aligned_model("vit"), trial, train_dataset=rows(10))
     plan = plan_of(trainer, args)
     assert plan["Steps"][0].startswith(f"{steps}: ") and plan["Steps"][0].endswith(" images a step")
-    assert plan["Run"] == [f"{tmp_path}/run: {saved}"] and " s a step" in plan["Time"][0]
+    assert plan["Run"] == [f"{tmp_path}/run"] and " s a step" in plan["Time"][0]
     assert trainer.state.global_step == TIMED_STEPS
     assert not (tmp_path / "run").exists() and list((tmp_path / "trial").iterdir()) == []
     assert capsys.readouterr().out == ""

@@ -41,7 +41,7 @@ from .checkpoint import (
 )
 from .features import FEATURES, student_features
 from .lineage import write_lineage
-from .progress import AlignmentProgress
+from .progress import progress_of
 from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class AlignmentTrainer(Trainer):
                 callback.logging_dir = tensorboard_folder(args)
         # In place of Trainer's own; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
-        self.progress = AlignmentProgress() if shows else None
+        self.progress = progress_of(args) if shows else None
         self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
         skips = getattr(data, "on_bad_images", None) == "skip"
         self.skipped_images = callbacks.SkippedImages(data) if skips else None
