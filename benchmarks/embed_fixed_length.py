@@ -58,7 +58,7 @@ def measure(captions: list[str], encoder, batch_size: int, rounds: int) -> dict:
 
     def ours() -> np.ndarray:
         args = EncoderArguments(text_encoder_batch_size=batch_size)
-        return encode_captions(captions, encoder, args).vectors
+        return encode_captions(captions, encoder, args)[0]
 
     found, times = {}, {"fixed_length": [], "ours": []}
     ways = [("fixed_length", fixed_length), ("ours", ours)]

@@ -53,7 +53,7 @@ def measure(captions: list[str], batch_size: int, rounds: int) -> dict:
         )
 
     def ours() -> np.ndarray:
-        return encode_captions(captions, encoder, args).vectors
+        return encode_captions(captions, encoder, args)[0]
 
     images = Dataset.from_dict({"image_id": [str(row) for row in range(len(captions))], "caption": captions})
 

@@ -111,7 +111,7 @@ class Embed(Command):
         folder = encoder.embeddings_dir
         with state.main_process_first():
             images = load_data(data)
-        say("\n".join(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder)))
+        say(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder))
 
 
 class Check(Command):

@@ -70,12 +70,12 @@ def printed(capsys, name: str, *argv: str) -> str:
 
 def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     evaluate = {"classes": OPTIONS_OF["evaluate"], "run_options": "train.yaml"}
-    of_run = "dataset_name: ./data\ntext_encoder: of run\nlong_captions: chunk_mean\nlabel_column: l\n"
+    of_run = "dataset_name: ./data\ntext_encoder: of run\ntext_encoder_prompt: p\nlabel_column: l\n"
     of_run += "validation_fraction: 0.2\nclass_names_file: classes.txt\n"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.yaml").write_text(of_run + "captions_name: c\nlearning_rate: 1\n")
     found = written("text_encoder: of/file\nrun: ./run\nweights: ema\n", "--weights", "raw", base="", **evaluate)
-    assert (found["text_encoder"], found["weights"], found["long_captions"]) == ("of/file", "raw", "chunk_mean")
+    assert (found["text_encoder"], found["weights"], found["text_encoder_prompt"]) == ("of/file", "raw", "p")
     assert Path(found["dataset_name"]).resolve() == tmp_path / "run" / "data" and found["captions_name"] == "c"
     other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
     assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, None)
@@ -357,7 +357,7 @@ def test_options_of_trainer_are_those_of_the_installed_one():
               for each in fields(TrainingArguments) if each.init}  # fmt: skip
     ours = {each.name: cli.default_of(each) for each in fields(options.TrainingOptions)}
     usual = set(ours) & set(theirs)
-    assert len(usual) > 30
+    assert len(usual) > 30 and len({name for cls in TRAIN for name in cls.__dataclass_fields__}) <= 110
     own = {name for name in usual if ours[name] != theirs[name]}
     assert own - {"optim"} == set(options.OWN_DEFAULTS)  # ours is theirs too from torch 2.8 on
     assert version("transformers").startswith(options.OTHER_TRAINER_OPTIONS_OF) is (
@@ -390,7 +390,7 @@ bce_target_threshold caption_column captions_name captions_revision class_names_
 color_jitter crop_min_scale crop_padding crop_pct cutmix_alpha dataloader_persistent_workers dataset_config_name
 dataset_name dataset_revision ddp_find_unused_parameters disable_tqdm early_stopping_patience ema_decay embeddings_dir
 eval_split freeze_backbone hflip hub_private_repo hub_strategy image_column image_features image_id_column image_size
-interpolation label_column layer_decay learning_rate logging_steps long_captions lora_alpha lora_dropout lora_r
+interpolation label_column layer_decay learning_rate logging_steps lora_alpha lora_dropout lora_r
 lr_scheduler_type mix_prob mix_switch_prob mixup_alpha num_train_epochs on_bad_images optim output_dir overwrite
 per_device_eval_batch_size per_device_train_batch_size pretrained project projector_hidden_size projector_norm
 projector_type random_erasing remove_unused_columns repeated_augmentation require_labels save_total_limit sgd_momentum

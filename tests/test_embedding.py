@@ -1,7 +1,6 @@
 """Captions become the encoder's own vectors, once, in a stage that holds them and nothing else."""
 
 import json
-import logging
 import shutil
 import signal
 import subprocess
@@ -140,7 +139,6 @@ CHANGES = {
     "weights": (["a red car", "owl", "bird"], edit_weights),
     "prompt": (["a red car", "owl", "bird"], lambda args: setattr(args, "text_encoder_prompt", "blue ")),
     "no prompt": (["a red car", "owl", "bird"], lambda args: setattr(args, "text_encoder_prompt", "")),
-    "long captions": (["a red car", "owl", "bird"], lambda args: setattr(args, "long_captions", "chunk_mean")),
     "with images": (["a red car", "owl", "bird"], lambda args: setattr(args, "with_images", True)),
 }
 
@@ -153,7 +151,7 @@ def test_what_vectors_depend_on_is_embedded_again(encoder, tmp_path, change):
     if edit is not None:
         edit(encoder)
     assert "reused" not in embed(captions, encoder, tmp_path)
-    assert (stored(tmp_path / "embeddings") == before) == (change in ("long captions", "with images"))
+    assert (stored(tmp_path / "embeddings") == before) == (change == "with images")
     assert embed(captions, encoder, tmp_path)["reused"]
 
 
@@ -249,18 +247,13 @@ def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for
 # --- Beyond the window -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode, lost, chunks", [("truncate", 1 + 9 + 9, 0), ("chunk_mean", 0, 2 + 3 + 3)])
-def test_captions_over_the_window_are_counted_and_said(clip_folder, tmp_path, caplog, mode, lost, chunks):
+def test_captions_over_the_window_are_counted_and_said(clip_folder, tmp_path, caplog):
     fits, long, longer = (
         "a red car owl long bird blue",
         "a red car owl long bird blue a",
         "owl " * 16,
     )  # 8, 9, 17 tokens
-    args = EncoderArguments(text_encoder=str(clip_folder), long_captions=mode)
-    with caplog.at_level(logging.INFO, logger="g4i_hf"):
-        stage = embed([fits, long, longer, longer, None], args, tmp_path)
-    counted = {"captions": 3, "share": 0.75, "tokens_lost": lost, "chunks": chunks}
-    assert stage["captions_over_window"]["train"] == counted
+    stage = embed([fits, long, longer, longer, None], EncoderArguments(text_encoder=str(clip_folder)), tmp_path)
+    assert stage["captions_over_window"]["train"] == {"captions": 3, "share": 0.75, "tokens_lost": 1 + 9 + 9}
     assert "Split 'train': 3 of 4 captions (75.0%) are longer than the encoder's window of 8 tokens" in caplog.text
-    said = f"{lost} tokens are lost" if lost else f"embedded in {chunks} chunks; no token is lost"
-    assert said in caplog.text
+    assert "19 tokens are lost" in caplog.text

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP, decoders, prompts, long captions: vectors are the library's own, whatever else is in the batch."""
+"""CLIP, SigLIP, decoders, prompts: vectors are the library's own, whatever else is in the batch."""
 
 import importlib.util
 import json
@@ -28,8 +28,6 @@ from transformers import (
 )
 
 from g4i_hf.embedding import EncoderArguments, load_encoder
-from g4i_hf.embedding.embed import encode_captions
-from g4i_hf.embedding.long_captions import split_captions
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 CAPTIONS = ["a red car", "owl", "a blue bird a red owl", "long long car a"]
@@ -206,46 +204,3 @@ def test_an_empty_prompt_turns_the_default_off(folders, tmp_path):
     assert load_encoder(str(tmp_path)).prompt == "query: "
     plain = load_encoder(str(folders["bert"])).encode(CAPTIONS)
     np.testing.assert_allclose(load_encoder(str(tmp_path), prompt="").encode(CAPTIONS), plain, atol=1e-6)
-
-
-# --- Captions beyond the window, of 15 words and the end token -------------------------------------------------------
-
-LONG = "A red car. A long blue owl of a bird. " * 3 + "Owl bird car " * 12 + "."
-
-
-def test_the_chunks_of_a_caption_are_all_of_it_and_fit(folders):
-    encoder = load_encoder(str(folders["bert"]))
-    captions = [LONG, "owl " * 100, "owl。car！" * 20, "a red car\n" * 9, "é" * 3000, "owl" * 40 + "? " + LONG]
-    for caption, chunks in split_captions(captions, encoder).items():
-        assert max(encoder.count_tokens(chunks)) <= encoder.max_tokens == 16
-        assert "".join("".join(chunks).split()) == "".join(caption.split())
-    caption = "A red car: a bird. Owl? A long blue car of a bird! " + "car " * 20
-    assert split_captions([caption], encoder)[caption] == [  # sentences stay whole and fill the window
-        "A red car: a bird. Owl?",  # 7 and 2 tokens; the next sentence has 8
-        "A long blue car of a bird! car car car car car car car",
-        "car " * 12 + "car",
-    ]
-
-
-def test_the_mean_of_chunks_is_weighted_by_their_tokens_and_other_captions_keep_their_bits(folders):
-    encoder, captions = load_encoder(str(folders["bert"])), [LONG, *CAPTIONS, "car " * 99, "owl"]
-    vectors = {}
-    for mode in ("truncate", "chunk_mean"):
-        args = EncoderArguments(text_encoder="x", long_captions=mode, text_encoder_batch_size=2)
-        vectors[mode] = encode_captions(captions, encoder, args).vectors
-    same = (vectors["truncate"] == vectors["chunk_mean"]).all(1)
-    assert same.tolist() == [False, True, True, True, True, False, True]
-    chunks = split_captions([LONG], encoder)[LONG]
-    words = np.asarray(encoder.count_tokens(chunks)) - 1
-    assert len(set(words)) > 1
-    mean = (words[:, None] * encoder.encode(chunks)).sum(axis=0)
-    np.testing.assert_allclose(vectors["chunk_mean"][0], mean / np.linalg.norm(mean), atol=1e-3)
-    plain = encoder.encode(chunks).mean(axis=0)
-    assert np.abs(vectors["chunk_mean"][0] - plain / np.linalg.norm(plain)).max() > 2e-3
-
-
-def test_the_prompt_takes_its_room_in_every_chunk(folders):
-    encoder = load_encoder(str(folders["bert"]), prompt="query: ")
-    assert [len(chunk.split()) for chunk in split_captions(["car " * 30], encoder)["car " * 30]] == [13, 13, 4]
-    with pytest.raises(ValueError, match="prompt .* fills its window of 16 tokens.*--text_encoder_prompt"):
-        split_captions(["car " * 30], load_encoder(str(folders["bert"]), prompt="query: " * 8))

@@ -8,10 +8,8 @@ work. A stage is reused as long as nothing that its vectors depend on has change
 import hashlib
 import json
 import logging
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join
 from ..data.texts import caption_key_table, is_blank, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
-from .long_captions import long_captions_report, mean_of_chunks, split_captions
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ def embed_captions(
         text_encoder: Hub id or folder of a sentence-transformers, CLIP, SigLIP or SigLIP 2 model.
         embeddings_dir: folder of the embeddings; by default one in the cache of Hugging Face, named by what is in it,
             so that the same captions are embedded once.
-        options: others of [`~g4i_hf.options.EncoderArguments`], such as `long_captions`.
+        options: others of [`~g4i_hf.options.EncoderArguments`], such as `text_encoder_prompt`.
 
     Raises:
         ValueError: when no split has captions, or the images have embeddings already.
@@ -80,21 +77,10 @@ def embed_stage(
 
 
 def with_text_embeds(
-    images: DatasetDict,
-    args: EncoderArguments,
-    embeddings_dir: str | Path,
-    *,
-    source: str | Source,
-    shared: bool = False,
+    images: DatasetDict, args: EncoderArguments, embeddings_dir: str | Path, **where: Any
 ) -> DatasetDict:
-    """
-    The images with `text_embeds`: their own column, or one embedded now or earlier into `embeddings_dir`, in a
-    subfolder for this dataset and encoder where it is `shared`.
-
-    Raises:
-        ValueError: when the images have embeddings by another encoder than the one asked for.
-    """
-    folder = text_embeds_folder(images, args, embeddings_dir, source=source, shared=shared)
+    """The images with the column `text_embeds` of [`text_embeds_folder`], or their own."""
+    folder = text_embeds_folder(images, args, embeddings_dir, **where)
     return images if folder is None else join_stage(images, folder, read_stage(folder))
 
 
@@ -107,7 +93,9 @@ def text_embeds_folder(
     shared: bool = False,
 ) -> Path | None:
     """
-    The stage that [`with_text_embeds`] joins; None where the images have their own column or there is no encoder.
+    The stage of embeddings, made now or earlier, in `embeddings_dir`, or in a subfolder for this dataset and encoder
+    where it is `shared`. None where the images have a column of their own or there is no encoder. A ValueError when
+    that column is by another encoder than the one asked for.
     """
     if args.text_encoder is None:
         return None
@@ -119,22 +107,12 @@ def text_embeds_folder(
     return stage.folder
 
 
-def described_embeddings(stage: dict[str, Any], folder: str) -> list[str]:
-    """Lines for the user about the embeddings in a folder, from their `stage.json`."""
+def described_embeddings(stage: dict[str, Any], folder: str) -> str:
+    """A line for the user about the embeddings in a folder, from their `stage.json`."""
     captions = ", ".join(f"{name} {count:,}" for name, count in stage["captions"].items())
     done = "Already embedded" if stage.get("reused") else "Embedded"
-    lines = [
-        f"{done} by {stage['text_encoder']} ({stage['text_embed_dim']} dimensions): captions of {captions}. "
-        f"They are in {folder}"
-    ]
-    if stage["max_tokens"] is not None:
-        over = ", ".join(
-            f"{name} {found['share']:.1%} ({found['tokens_lost']:,} tokens lost"
-            + (f", {found['chunks']:,} chunks)" if found["chunks"] else ")")
-            for name, found in stage["captions_over_window"].items()
-        )
-        lines.append(f"Captions beyond the window of {stage['max_tokens']} tokens: {over}")
-    return lines
+    by = f"{stage['text_encoder']} ({stage['text_embed_dim']} dimensions)"
+    return f"{done} by {by}: captions of {captions}. They are in {folder}"
 
 
 def _check_encoder(source: Source, text_encoder: str) -> None:
@@ -192,52 +170,35 @@ def captions_digest(split: Dataset) -> str:
     return ids_digest("\2".join(texts) or "\1" for texts in texts_of_rows(split))
 
 
-@dataclass
-class Encoded:
-    """
-    Attributes:
-        vectors: (n, D) float16, unit norm.
-        tokens: (n,) tokens of each caption before any cut.
-        chunks: (n,) in how many chunks each was embedded; 0 for one that fits the window or was cut.
-    """
-
-    vectors: np.ndarray
-    tokens: np.ndarray
-    chunks: np.ndarray
-
-
 def encode_captions(
     captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
-) -> Encoded:
+) -> tuple[np.ndarray, np.ndarray]:
     """
-    Encodes n captions, equal ones once, shared among the processes of `state`. They are sorted by length, against
-    padding. Those beyond the window have their own batches, so that `long_captions` changes no bit of the others.
+    Encodes n captions, equal ones once, sorted by length against padding, shared among the processes of `state`.
+
+    Returns:
+        (n, D) float16 of unit norm, and (n,) the tokens of each caption before any cut.
     """
     distinct = list(dict.fromkeys(captions))
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
     distinct.sort(key=lambda caption: (-tokens[caption], caption))
-    window = math.inf if encoder.max_tokens is None else encoder.max_tokens
-    long = [caption for caption in distinct if tokens[caption] > window]
-    fitting = distinct[len(long) :]
-    chunks = split_captions(long, encoder) if args.long_captions == "chunk_mean" else {}
-    pieces = sorted({piece for parts in chunks.values() for piece in parts})
-    counts = dict(zip(pieces, encoder.count_tokens(pieces), strict=True))
-    pieces.sort(key=lambda piece: -counts[piece])
-    of_long = _encode(pieces if chunks else long, encoder, args.text_encoder_batch_size, state)
-    of_fitting = _encode(fitting, encoder, args.text_encoder_batch_size, state)
-    if chunks:
-        special, places = encoder.count_tokens([""])[0], {piece: place for place, piece in enumerate(pieces)}
-        means = [
-            mean_of_chunks(of_long[[places[piece] for piece in parts]], [counts[piece] - special for piece in parts])
-            for parts in chunks.values()
-        ]
-        of_long = np.asarray(means, dtype=np.float16)
     places = {caption: place for place, caption in enumerate(distinct)}
-    return Encoded(
-        np.concatenate([of_long, of_fitting])[[places[caption] for caption in captions]],
-        np.asarray([tokens[caption] for caption in captions], dtype=np.int64),
-        np.asarray([len(chunks.get(caption, ())) for caption in captions], dtype=np.int64),
-    )
+    vectors = _encode(distinct, encoder, args.text_encoder_batch_size, state)
+    rows = [places[caption] for caption in captions]
+    return vectors[rows], np.asarray([tokens[caption] for caption in captions], dtype=np.int64)
+
+
+def _over_window(name: str, tokens: np.ndarray, window: int | None) -> dict[str, Any]:
+    """Counts and warns of the captions of a split, by their tokens (n,), that the window of the encoder has cut."""
+    long = np.zeros(0, np.int64) if window is None else tokens[tokens > window]
+    lost, share = int((long - window).sum()) if len(long) else 0, len(long) / max(1, len(tokens))
+    if len(long):
+        logger.warning(
+            "Split %r: %d of %d captions (%.1f%%) are longer than the encoder's window of %d tokens and were cut; %d "
+            "tokens are lost. A text encoder with a longer window, or captions with fewer tokens, lose none.",
+            *(name, len(long), len(tokens), 100 * share, window, lost),
+        )
+    return {"captions": len(long), "share": share, "tokens_lost": lost}
 
 
 def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: PartialState | None) -> np.ndarray:
@@ -261,17 +222,14 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
 
 def text_embeds_column(vectors: np.ndarray, counts: np.ndarray, several: bool) -> pa.Array:
     """Vectors (n, D) as a column, `counts` (rows,) of them a row, at most one unless `several`; null for none."""
-
-    def fixed_lists(values: np.ndarray, mask: pa.Array | None = None) -> pa.Array:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1], mask=mask)
-
-    missing = pa.array(counts == 0)
+    missing, dim = pa.array(counts == 0), vectors.shape[1]
     if several:
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-        return pa.ListArray.from_arrays(offsets, fixed_lists(vectors), mask=missing)
-    values = np.zeros((len(counts), vectors.shape[1]), dtype=np.float16)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
+        return pa.ListArray.from_arrays(offsets, values, mask=missing)
+    values = np.zeros((len(counts), dim), dtype=np.float16)
     values[counts > 0] = vectors
-    return fixed_lists(values, mask=missing)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim, mask=missing)
 
 
 def name_as_text(class_name: str) -> str:
@@ -281,7 +239,7 @@ def name_as_text(class_name: str) -> str:
 
 def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: EncoderArguments) -> np.ndarray:
     """(classes, D) unit norm: the names embedded like captions."""
-    return encode_captions([name_as_text(name) for name in class_names], encoder, args).vectors
+    return encode_captions([name_as_text(name) for name in class_names], encoder, args)[0]
 
 
 def embeds_of_class_names(
@@ -336,7 +294,6 @@ class EmbeddingStage:
         self.settings = {
             "with_images": args.with_images,
             **self.encoder.provenance,
-            "long_captions": args.long_captions,
             "normalised": True,
             "several_captions": self.several,
             "image_ids_digest": {
@@ -377,21 +334,19 @@ class EmbeddingStage:
         texts = {name: list(texts_of_rows(split)) for name, split in self.splits.items()}
         counts = {name: np.asarray(list(map(len, rows)), dtype=np.int64) for name, rows in texts.items()}
         captions = [text for rows in texts.values() for row in rows for text in row]
-        encoded = encode_captions(captions, self.encoder, self.args, state)
+        vectors, tokens = encode_captions(captions, self.encoder, self.args, state)
         if state.is_main_process:
             ends = np.cumsum([of_split.sum() for of_split in counts.values()])
             parts = {name: slice(end - counts[name].sum(), end) for name, end in zip(counts, ends, strict=True)}
+            over = {name: _over_window(name, tokens[part], self.encoder.max_tokens) for name, part in parts.items()}
             stage = {
                 "stage": "embedding",
                 **self.source.recorded(self.folder),
                 **self.settings,
-                "captions_over_window": {
-                    name: long_captions_report(name, encoded.tokens[part], encoded.chunks[part], self.encoder)
-                    for name, part in parts.items()
-                },
+                "captions_over_window": over,
                 "captions": {name: int(of_split.sum()) for name, of_split in counts.items()},
             }
-            splits = {name: self._rows(name, encoded.vectors[part], counts[name]) for name, part in parts.items()}
+            splits = {name: self._rows(name, vectors[part], counts[name]) for name, part in parts.items()}
             self._replace(splits, stage)
         state.wait_for_everyone()
         return read_stage(self.folder)

@@ -39,7 +39,7 @@ THREADS = 8
 PUBLISHED = (
     *("format", "captioner", "prompts", "status", "cleaning", "quality", "asked_about", "order", "found"),
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
-    *("text_embed_dim", "max_tokens", "long_captions", "normalised", "several_captions"),
+    *("text_embed_dim", "max_tokens", "normalised", "several_captions"),
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
 )
 MODELS = {"model", "adapter", "text_encoder", "file"}  # names, perhaps of folders

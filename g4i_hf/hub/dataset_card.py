@@ -26,7 +26,6 @@ ENCODER = {
     "text_encoder_prompt": "text before every caption",
     "text_embed_dim": "dimensions",
     "max_tokens": "window in tokens",
-    "long_captions": "captions beyond it",
 }
 KNOWN_FACTS = ("captioner", "model", "revision")  # of a captioner's provenance, what has rows of its own
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
@@ -132,8 +131,7 @@ def _cut(stage: dict[str, Any]) -> str:
     """The shares of captions that were cut at the window of the encoder; empty for few."""
     over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
     cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
-    is_cut = stage.get("long_captions") == "truncate"
-    return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items()) if is_cut else ""
+    return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
 
 
 def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:

@@ -40,7 +40,7 @@ OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs", "rows"}
 # Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
 MAY_DIFFER = (
     *("align_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder", "captions_"),
-    *("caption_", "text_embeds_", "long_captions", "with_images", "logging_", "log_", "save_", "hub_", "push_to_hub"),
+    *("caption_", "text_embeds_", "with_images", "logging_", "log_", "save_", "hub_", "push_to_hub"),
     *("dataloader_num_workers", "dataloader_prefetch", "per_device_eval_batch_size", "eval_on_start"),
 )
 # Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from .fields import Count, check_values, option
 
@@ -53,9 +53,6 @@ class EncoderArguments:
     text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
     text_encoder_prompt: str | None = option(None, "Text before every caption, such as 'passage: '; empty for none.")
     text_encoder_batch_size: Count = option(64, "Captions per batch.")
-    long_captions: Literal["truncate", "chunk_mean"] = option(
-        "truncate", "Captions longer than the encoder's window: truncate, or chunk_mean (mean over chunks)."
-    )
     embeddings_dir: str | None = option(None, "Folder for the embeddings; `embeddings` beside the run by default.")
     with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 

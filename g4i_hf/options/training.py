@@ -260,7 +260,6 @@ class OptimizerOptions(TrainerGroup):
     """Trainer: optimizer"""
 
     optim: str = option("adamw_torch_fused", "Optimizer by Trainer's name, or timm's, such as timm:lamb.")
-    optim_args: str | None = option(None, "Arguments of the optimizer, such as name=value,name=value.")
     learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less, such as 1e-4.")
     lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
@@ -279,8 +278,6 @@ class SavingOptions(TrainerGroup):
     save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
     save_steps: float = option(500, "Steps between checkpoints.")
     save_total_limit: int | None = option(2, "Checkpoints to keep.")
-    load_best_model_at_end: bool = option(False, "Load the best checkpoint at the end; needs eval_strategy.")
-    metric_for_best_model: str | None = option(None, "Metric of the best checkpoint: loss, accuracy.")
 
 
 @dataclass
@@ -290,8 +287,6 @@ class LoggingOptions(TrainerGroup):
     logging_strategy: Strategy = option("steps", "When to log.")
     logging_steps: float = option(0.02, "Steps between logs, or, below 1, as a share of all steps.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
-    run_name: str | None = option(None, "Name of the run in the tracker.")
-    disable_tqdm: bool | None = option(None, "No progress bar.")
     push_to_hub: bool = option(False, "Push the student after training.")
     hub_model_id: str | None = option(None, "Hub id of the repository.")
     hub_private_repo: bool | None = option(True, "Make a new repository private.")
@@ -304,10 +299,7 @@ class MachineOptions(TrainerGroup):
     seed: int = option(42, "Random seed.")
     use_cpu: bool = option(False, "Train on the CPU.")
     bf16: bool = option(False, "bfloat16 mixed precision.")
-    fp16: bool = option(False, "float16 mixed precision.")
-    tf32: bool | None = option(None, "TF32 on Ampere and newer GPUs.")
     activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
-    torch_compile: bool = option(False, "Compile the model.")
     dataloader_num_workers: Number = option(0, "Worker processes that read images.")
     dataloader_persistent_workers: bool = option(True, "Keep the workers between epochs.")
 
@@ -371,17 +363,17 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
 OTHER_TRAINER_OPTIONS_OF = "5.24"
 OTHER_TRAINER_OPTIONS = """
 accelerator_config activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
-average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed dataloader_drop_last
-dataloader_in_order dataloader_multiprocessing_context dataloader_pin_memory dataloader_prefetch_factor
-ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout
-debug deepspeed do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
-eval_do_concat_batches eval_on_start eval_use_gather_object fp16_full_eval fsdp fsdp_config full_determinism
-gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision
-hub_strategy hub_token ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names
-length_column_name
-liger_kernel_config local_rank log_level log_level_replica log_on_each_node logging_first_step
-logging_nan_inf_filter neftune_noise_alpha optim_target_modules parallelism_config prediction_loss_only
-project remove_unused_columns restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node
-save_only_model skip_memory_metrics torch_compile_backend torch_compile_mode torch_empty_cache_steps
-trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
+average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed dataloader_drop_last dataloader_in_order
+dataloader_multiprocessing_context dataloader_pin_memory dataloader_prefetch_factor ddp_backend
+ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
+disable_tqdm do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
+eval_do_concat_batches eval_on_start eval_use_gather_object fp16 fp16_full_eval fsdp fsdp_config full_determinism
+gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision hub_strategy
+hub_token ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names length_column_name
+liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
+logging_first_step logging_nan_inf_filter metric_for_best_model neftune_noise_alpha optim_args optim_target_modules
+parallelism_config prediction_loss_only project remove_unused_columns restore_callback_states_from_checkpoint
+resume_from_checkpoint run_name save_on_each_node save_only_model skip_memory_metrics tf32 torch_compile
+torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id
+trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
 """

@@ -130,7 +130,6 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             raise ValueError(f"{patience} eval_strategy is no: set it, and save_strategy, to epoch or steps.")
         if not self.load_best_model_at_end:
             raise ValueError(f"{patience} load_best_model_at_end is false: set it to true to end with the best.")
-        if self.metric_for_best_model is None:
-            self.metric_for_best_model = "accuracy"
+        self.metric_for_best_model: str | None = self.metric_for_best_model or "accuracy"
         # A run that goes on from a checkpoint still knows how long it has waited
         self.restore_callback_states_from_checkpoint = True

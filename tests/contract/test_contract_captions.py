@@ -173,7 +173,7 @@ def test_other_captions_are_embedded_anew(quick, loop, tmp_path):
     assert "lready" not in done.out and after != before
 
 
-def test_long_captions_in_chunks_and_images_beside(quick, bare):
+def test_long_captions_are_counted_and_images_beside(quick, bare):
     file = bare.parent / "captions.jsonl"
     names = [path.relative_to(bare / "train").as_posix() for path in (bare / "train").glob("*/*.png")]
     long = {name: " ".join(f"Sentence {i} tells of thing {i} in {name}." for i in range(60)) for name in names}
@@ -181,7 +181,7 @@ def test_long_captions_in_chunks_and_images_beside(quick, bare):
     stage = {"dataset_name": bare, "captions_dir": bare.parent / "captions", "captions_file": file}
     quick.succeed("caption", stage, {"caption_splits": "train", "report": "false"})
     embedded = {"dataset_name": bare.parent / "captions", "embeddings_dir": bare.parent / "embeddings"} | ENCODER
-    done = quick.succeed("embed", embedded, {"long_captions": "chunk_mean", "with_images": "true"})
+    done = quick.succeed("embed", embedded, {"with_images": "true"})
     assert "256" in done.said, "the window that they are longer than"
     rows = rows_of(bare.parent / "embeddings")
     assert all(len(row["text_embeds"]) == 384 and row["image"]["bytes"] for row in rows.values())
