@@ -1,13 +1,12 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from .. import columns
 from ..files import did_you_mean
@@ -18,9 +17,7 @@ from .hub_rows import check_files, file_columns
 from .joining import join_captions, with_image_ids
 from .opening import open_data
 from .record import image_digests
-from .stage import Source, check_relative, find_stage, join_stage, open_stage, steps
-
-WEBDATASET_KEY, WEBDATASET_URL = "__key__", "__url__"  # columns that `datasets` gives a WebDataset
+from .stage import Link, Source, chain_of, check_names_images, find_stage, join_stage, open_stage
 
 
 def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
@@ -111,39 +108,36 @@ def open_images(source: str | Source) -> DatasetDict:
     A FileNotFoundError when nothing of that name exists; a ValueError when there is no image column, a column that was
     named is missing, captions do not fit, a `stage.json` names an absolute path, or a row of the Hub a local file.
     """
-    config = None
-    given: dict[str, str] = {}
-    joins: list[Callable[[DatasetDict], DatasetDict]] = []
-    for step in steps(Source.of(source)):
-        source, stage = step.source, step.stage
-        config, given = config or source.config, source.columns | given
-        if source.validation_fraction:
-            joins.append(partial(hold_out, fraction=source.validation_fraction))  # after those that follow
-        if source.captions is not None:
-            captions = _open_captions(source.captions, source.captions_revision, given)
-            held = {column for split in captions.values() for column in split.column_names}
-            replaced = {columns.CAPTION, columns.TEXT_EMBEDS} & held
-            given = {ours: theirs for ours, theirs in given.items() if ours not in replaced}
-            joins.append(partial(join_captions, captions=captions, what=source.captions))
-        if stage is None or stage.get("with_images"):
-            splits = _rows(source.name, config, source.revision, stage, given.get(columns.LABEL, columns.LABEL))
-            hub_id = None if Path(source.name).is_dir() else source.name
-            images = DatasetDict({name: standardise(split, name, given, hub_id) for name, split in splits.items()})
-            for join in reversed(joins):
-                images = join(images)
-            return images
-        check_relative(stage, source.name)
-        joins.append(partial(_join, source=source, stage=stage))
-    raise ValueError(
-        f"{source.name} was published without its images, and does not say where they are. Name the images with "
-        f"--dataset_name, and with --captions_name {source.name}."
-    )
+    return _opened(chain_of(Source.of(source)), {}, None)
 
 
-def _join(images: DatasetDict, source: Source, stage: dict[str, Any]) -> DatasetDict:
-    if stage.get("published"):  # its images may have changed since
-        return join_captions(images, _rows(source.name, None, source.revision, stage), source.name)
-    return join_stage(images, source.name, stage)
+def _opened(chain: Iterator[Link], given: dict[str, str], config: str | None) -> DatasetDict:
+    """
+    The first dataset of a chain: its own images, or those of the next with its columns; then the captions that it
+    joins, and the split that it holds out. `given` are names of columns by ours, and `config` a configuration, which
+    go before those of the chain.
+    """
+    source, stage = next(chain)
+    config, given, captions = config or source.config, source.columns | given, None
+    if source.captions is not None:
+        captions = _open_captions(source.captions, source.captions_revision, given)
+        held = {column for split in captions.values() for column in split.column_names}
+        replaced = {columns.CAPTION, columns.TEXT_EMBEDS} & held
+        given = {ours: theirs for ours, theirs in given.items() if ours not in replaced}
+    if stage is None or stage.get("with_images"):
+        splits = _rows(source.name, config, source.revision, stage, given.get(columns.LABEL, columns.LABEL))
+        hub_id = None if Path(source.name).is_dir() else source.name
+        images = DatasetDict({name: standardise(split, name, given, hub_id) for name, split in splits.items()})
+    else:
+        check_names_images(stage, source.name)
+        images = _opened(chain, given, config)
+        if stage.get("published"):  # its images may have changed since
+            images = join_captions(images, _rows(source.name, None, source.revision, stage), source.name)
+        else:
+            images = join_stage(images, source.name, stage)
+    if captions is not None:
+        images = join_captions(images, captions, source.captions)
+    return hold_out(images, source.validation_fraction) if source.validation_fraction else images
 
 
 def _rows(
@@ -172,7 +166,7 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     The split with our columns, see [`open_images`]. `given` has its names of columns, by ours; `hub_id` is that of a
     dataset on the Hub, whose rows may not name local files.
     """
-    is_webdataset, found = WEBDATASET_URL in split.features, our_columns(split.features, split_name, given)
+    found = our_columns(split.features, split_name, given)
     if fields := [theirs for theirs in found.values() if theirs not in split.features]:
         holders = list({theirs.partition(".")[0] for theirs in fields})
         flat = split.select_columns(holders).flatten(max_depth=2)
@@ -190,44 +184,27 @@ def standardise(split: Dataset, split_name: str, given: dict[str, str], hub_id: 
     if hub_id is not None:
         split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
         check_files(split, split_name, hub_id)
-    return with_image_ids(_with_fixed_length(split) if is_webdataset else split, split_name)
+    return with_image_ids(split, split_name)
 
 
 def _renamed(split: Dataset, named: dict[str, str]) -> Dataset:
     """Renames columns to ours; another column of the same name is removed."""
     renamed = {theirs: ours for ours, theirs in named.items() if theirs != ours}
-    in_the_way = [name for name in (*renamed.values(), WEBDATASET_URL) if name in split.column_names]
+    in_the_way = [name for name in renamed.values() if name in split.column_names]
     return split.remove_columns(in_the_way).rename_columns(renamed)
-
-
-def _with_fixed_length(split: Dataset) -> Dataset:
-    """Declares that vectors of `text_embeds` have one length, which JSON cannot."""
-    feature = split.features.get(columns.TEXT_EMBEDS)
-    if not isinstance(feature, List) or feature.length > 0 or isinstance(feature.feature, List):
-        return split
-    vectors = split[columns.TEXT_EMBEDS][:]
-    dim = next((len(vector) for vector in vectors if vector), -1)
-    feature = List(Value("float16"), length=dim)
-    return split.remove_columns(columns.TEXT_EMBEDS).add_column(columns.TEXT_EMBEDS, vectors, feature=feature)
 
 
 def our_columns(features: Features, split_name: str, given: dict[str, str]) -> dict[str, str]:
     """
     Our columns that the data has, and its name for each: a column, or a field as in `json.caption`. Names that are
-    `given`, which must be there, go before those of a WebDataset: an image of any type, `cls`, `txt`, the key as id.
+    `given` must be there.
     """
-    usual: dict[str, str] = {}
-    if {WEBDATASET_KEY, WEBDATASET_URL} <= set(features):
-        images = [column for column, feature in features.items() if isinstance(feature, Image)]
-        usual = {columns.LABEL: "cls", columns.CAPTION: "txt", columns.IMAGE_ID: WEBDATASET_KEY}
-        usual |= {columns.IMAGE: images[0]} if len(images) == 1 else {}
-        usual = {ours: theirs for ours, theirs in usual.items() if theirs in features and ours not in features}
     found = {}
     for ours in columns.ALL:
-        theirs = given.get(ours) or usual.get(ours, ours)
+        theirs = given.get(ours, ours)
         if feature_of(features, theirs) is not None:
             found[ours] = theirs
-        elif given.get(ours) and theirs != ours:
+        elif theirs != ours:
             raise ValueError(
                 f"Split {split_name!r} has no column {theirs!r} (given as {ours}_column). "
                 f"Its columns: {', '.join(features)}.{did_you_mean(theirs, features)}"

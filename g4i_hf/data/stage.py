@@ -2,7 +2,7 @@
 Stages and their provenance.
 
 A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: its data (a
-[`Source`]) and what a command did with it. [`steps`] leads from a stage back to its images.
+[`Source`]) and what a command did with it. [`chain_of`] leads from a stage back to its images.
 """
 
 import glob
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from datasets import Dataset, DatasetDict
@@ -61,6 +61,10 @@ class Source:
     def of(cls, source: "str | Source") -> "Source":
         return source if isinstance(source, Source) else cls(source)
 
+    def captions_stage(self) -> dict[str, Any] | None:
+        """The `stage.json` of the captions that are joined, if they are a stage."""
+        return None if self.captions is None else find_stage(self.captions, self.captions_revision)
+
     def recorded(self, folder: str | Path) -> dict[str, Any]:
         """Fields of the `stage.json` in `folder`; other folders are relative to it."""
         more = {
@@ -99,12 +103,20 @@ def is_path(value: Any) -> bool:
     return isinstance(value, str) and PATH.match(value) is not None
 
 
-def check_relative(stage: dict[str, Any], folder: str | Path) -> None:
-    """A ValueError for a `stage.json` with an absolute path: no stage writes one, and it could lead anywhere."""
+def check_names_images(stage: dict[str, Any], folder: str | Path) -> None:
+    """
+    A ValueError for a `stage.json` without images that does not say where these are, or by an absolute path: no stage
+    writes one, and it could lead anywhere.
+    """
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
             what = f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder"
             raise ValueError(f"{what}. Run the stage again, or correct the file if you trust it.")
+    if Source.read(stage, folder) is None:
+        raise ValueError(
+            f"{folder} was published without its images, and does not say where they are. Name the images with "
+            f"--dataset_name, and with --captions_name {folder}."
+        )
 
 
 def _portable(name: str, folder: str | Path) -> str:
@@ -124,20 +136,14 @@ def _found(name: str, folder: str | Path) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Step:
-    """A dataset on the way to the images; `stage` is None where it is no stage."""
+class Link(NamedTuple):
+    """A dataset of the chain from a source to its images, and its `stage.json`, None where it is no stage."""
 
     source: Source
     stage: dict[str, Any] | None
 
-    def joined(self) -> dict[str, Any] | None:
-        """The `stage.json` of the captions that were joined, if they are a stage."""
-        captions = self.source.captions
-        return None if captions is None else find_stage(captions, self.source.captions_revision)
 
-
-def steps(source: Source) -> Iterator[Step]:
+def chain_of(source: Source) -> Iterator[Link]:
     """
     The datasets from a source to its images, looked up lazily. The last is no stage, or a stage that does not say
     where its images are. A FileNotFoundError for a folder that is gone, and a ValueError when stages without images
@@ -146,7 +152,7 @@ def steps(source: Source) -> Iterator[Step]:
     seen, holds_images = set(), False
     while True:
         stage = find_stage(source.name, source.revision)
-        yield Step(source, stage)
+        yield Link(source, stage)
         further = None if stage is None else Source.read(stage, source.name)
         if further is None:
             return

@@ -21,7 +21,7 @@ from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids, id_form
 from ..data.loading import open_images
-from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, open_stage, read_stage, steps
+from ..data.stage import STAGE_FILE, Source, chain_of, find_stage, is_path, join_stage, open_stage, read_stage
 from ..files import replacing
 from .card import license_fields
 from .dataset_card import captions_card
@@ -276,8 +276,8 @@ def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, A
     named: dict[str, str] = {}
     way = []
     try:
-        for step in steps(Source(str(folder))):
-            for stage in filter(None, (step.joined(), step.stage)):
+        for step in chain_of(Source(str(folder))):
+            for stage in filter(None, (step.source.captions_stage(), step.stage)):
                 of_captions = stage if stage.get("stage") == "captioning" else stage.get("captions_stage")
                 captions = captions or of_captions
             named = step.source.columns | named
