@@ -220,7 +220,7 @@ class Evaluate(Command):
 
     Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's
     train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--measures all`
-    adds probes of the feature and the speed of the student, which take longer.
+    adds the speed of the student and suspicious labels, which take longer.
     """
 
     run_options = "train.yaml"

@@ -1,7 +1,6 @@
 """A small dataset in shards: Parquet files and WebDataset archives."""
 
 import io
-import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def save_parquet(folder: Path, sizes: Sequence[int]) -> Dataset:
 
 
 def save_webdataset(folder: Path, sizes: Sequence[int]) -> Dataset:
-    """Archives `train-00000.tar` of png, cls, json and txt; `validation-00000.tar` holds the first rows as well."""
+    """Archives `train-00000.tar` of png, cls and txt; `validation-00000.tar` holds the first rows as well."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, first = example_rows(sum(sizes)), 0
     for number, size in enumerate(sizes):
@@ -62,17 +61,11 @@ def save_webdataset(folder: Path, sizes: Sequence[int]) -> Dataset:
 
 def _archive(path: Path, rows: Dataset) -> None:
     with tarfile.open(path, "w") as archive:
-        for number, row in enumerate(rows):
+        for row in rows:
             png = io.BytesIO()
             row["image"].save(png, "png")
-            embeds = None if row["text_embeds"] is None else [float(value) for value in row["text_embeds"]]
             label = -1 if row["label"] is None else row["label"]
-            parts = {
-                "png": png.getvalue(),
-                "cls": str(label).encode(),
-                "json": json.dumps({"vector": embeds, "row": number}).encode(),
-                "txt": (row["caption"] or "").encode(),
-            }
+            parts = {"png": png.getvalue(), "cls": str(label).encode(), "txt": (row["caption"] or "").encode()}
             for suffix, content in parts.items():
                 member = tarfile.TarInfo(f"{row['image_id']}.{suffix}")
                 member.size = len(content)

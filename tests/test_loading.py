@@ -94,15 +94,15 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
 
 
 def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
-    """By the usual members of a key, and by fields of its JSON; an empty text is no caption."""
+    """By the members of a key; an empty text is no caption."""
     save_parquet(tmp_path / "parquet", [9, 6])
     save_webdataset(tmp_path / "archives", [9, 6])
     expected = load_images(tmp_path / "parquet")
-    found = load_images(tmp_path / "archives", text_embeds_column="json.vector")
+    named = {"image": "png", "label": "cls", "caption": "txt", "image_id": "__key__"}
+    found = load_images(tmp_path / "archives", **{f"{ours}_column": theirs for ours, theirs in named.items()})
     assert sizes(found) == sizes(expected) == {"train": 15, "validation": 6}
     for split in expected:
-        for column in ("image_id", "text_embeds"):
-            assert found[split][column][:] == expected[split][column][:], column
+        assert found[split]["image_id"][:] == expected[split]["image_id"][:]
         assert labels_of(found[split]).tolist() == labels_of(expected[split]).tolist()
         assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]
         pixels = [[open_rgb(image).tobytes() for image in splits[split]["image"]] for splits in (found, expected)]

@@ -24,7 +24,7 @@ from g4i_hf.evaluation.comparison import (
     compare,
     paired_summary,
 )
-from g4i_hf.evaluation.evaluate import Probes, split_metrics, update_results, zero_shot_metrics
+from g4i_hf.evaluation.evaluate import split_metrics, update_results, zero_shot_metrics
 from g4i_hf.evaluation.metrics import (
     Accuracy,
     Calibration,
@@ -34,7 +34,7 @@ from g4i_hf.evaluation.metrics import (
     text_to_image_recall,
 )
 from g4i_hf.evaluation.predict import Predictions, nearest_captions, ranked_captions
-from g4i_hf.evaluation.report import ClassTexts, changed_confusions, class_gains
+from g4i_hf.evaluation.report import changed_confusions, class_gains
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
@@ -226,58 +226,15 @@ def test_classes_by_names_are_those_that_the_split_shows():
     assert zero_shot_metrics(predictions(EYE[:2]), rows, EYE[:, :3]) == {}
 
 
-# --- Probes ---------------------------------------------------------------------------------------------------------
-
-
-def labelled_features(features, labels) -> Predictions:
-    features = np.asarray(features, dtype=np.float32)
-    return predictions(np.zeros((len(features), 2)), labels, features=features)
-
-
-def test_a_linear_probe_finds_what_separates_whatever_its_scale():
-    """Its sign is the class; the others are noise of a far larger scale. Unlabelled rows do not count."""
-    rng, splits = np.random.default_rng(0), []
-    for n in (200, 60):
-        labels, features = rng.integers(0, 2, n), rng.normal(scale=[1e-3, 1, 100], size=(n, 3))
-        features[:, 0] = (2 * labels - 1) * rng.uniform(1e-3, 2e-3, n)
-        labels[0] = -100
-        splits.append(labelled_features(features, labels))
-    found = Probes(splits[0]).metrics(splits[1])
-    assert found["linear_probe_accuracy"] == 1.0 and found["probe_samples"] == 199
-    assert 0.3 < found["knn_1_accuracy"] < 0.8  # distances are those of the noise
-
-
-def test_the_penalty_is_chosen_on_rows_that_the_candidates_were_not_fitted_on():
-    """Among a hundred features of noise the weakest penalty is right for all that it was fitted on."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 150)
-    features = np.concatenate([(labels - 0.5 + rng.normal(size=150))[:, None], rng.normal(size=(150, 100))], axis=1)
-    probes = Probes(labelled_features(features, labels))
-    assert probes.metrics(labelled_features(features, labels))["linear_probe_c"] < 0.1
-
-
-def test_neighbours_are_near_by_angle_and_vote_and_one_class_has_no_linear_probe():
-    """Two of class 0 and one of class 1; the nearest one of the second image is of class 1, the majority is not."""
-    training = labelled_features(10 * np.float32([[1, 0], [0.9, 0.4], [0.8, 0.6]]), [0, 0, 1])
-    found = Probes(training).metrics(labelled_features([[5, 0.1], [0.7, 0.7]], [0, 1]))
-    assert found["knn_1_accuracy"] == 1.0 and found["knn_20_accuracy"] == 0.5
-    one_class, unlabelled = (labelled_features(EYE[:3], [label] * 3) for label in (1, -100))
-    found = Probes(one_class).metrics(one_class)
-    assert found == {"probe_samples": 3, "knn_1_accuracy": 1.0, "knn_20_accuracy": 1.0}
-    assert Probes(one_class).metrics(unlabelled) == {}
-    with pytest.raises(ValueError, match="has no labels.*Leave probe out"):
-        Probes(unlabelled)
-
-
 # --- Figures of a split, their file and their table -----------------------------------------------------------------
 
 
 def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):
     rows = Dataset.from_dict({"image_id": list("abcd"), "text_embeds": EYE.tolist()})
-    labelled = predictions(EYE, [0, 1, 2, -100], features=EYE)
-    found = split_metrics(labelled, rows, "test", CHEAP_MEASURES, name_embeds=EYE, probes=Probes(labelled))
+    labelled = predictions(EYE, [0, 1, 2, -100])
+    found = split_metrics(labelled, rows, "test", CHEAP_MEASURES, name_embeds=EYE)
     figures = {name.removeprefix("test_") for name in found}
-    assert figures <= set(FIGURES) and {"accuracy", "recall_at_1", "knn_1_accuracy", "nll"} < figures
+    assert figures <= set(FIGURES) and {"accuracy", "recall_at_1", "nll"} < figures
     assert found["test_ece"] == pytest.approx(1 / 3 - 1 / 4)  # unlabelled rows do not count
     update_results(tmp_path, found | {"test_novel_ece": 0.1, "train_loss": 1.0})
     kept = update_results(tmp_path, {"test_accuracy": 0.9}, splits=["test"])  # this time without captions
@@ -361,20 +318,6 @@ def test_ranked_captions_are_distinct_and_mark_the_nearest_own_one():
     ]
     assert [one.cosine for one in found[1]] == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)  # the nearer of the two of b
     assert ranked_captions(rows.remove_columns("caption"), images, [0]) is None
-
-
-def test_cosines_of_the_captions_of_two_classes_are_those_of_all_pairs():
-    rng = np.random.default_rng(0)
-    texts = rng.normal(size=(7, 4))
-    texts = (texts / np.linalg.norm(texts, axis=1, keepdims=True)).astype(np.float16)
-    of_rows = [[texts[0], texts[1]], [texts[2]], [texts[3]], [], [texts[4]], [texts[5], texts[6]]]
-    captions = [[f"{row} {k}" for k in range(len(vectors))] for row, vectors in enumerate(of_rows)]
-    found = ClassTexts(split(captions, of_rows), predictions(np.zeros((6, 4)), [0, 0, 1, 2, -100, 3]))
-    classes = {0: texts[:3], 1: texts[3:4], 3: texts[5:7]}  # an unlabelled row belongs to none, class 2 has no caption
-    pairs = {(a, b): float(np.mean(classes[a].astype(float) @ classes[b].T)) for a in classes for b in classes}
-    assert all(found.cosine(a, b) == pytest.approx(value, abs=1e-6) for (a, b), value in pairs.items())
-    assert found.cosine(0, 2) is None
-    assert found.mean_cosine() == pytest.approx(np.mean([pairs[0, 1], pairs[0, 3], pairs[1, 3]]), abs=1e-6)
 
 
 def test_confusions_that_fell_and_rose_and_what_classes_gained():

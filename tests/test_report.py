@@ -116,7 +116,7 @@ def page(runs, tmp_path_factory):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Leaves out what takes time."""
-    monkeypatch.setattr(report, "curve_pictures", lambda *_: {"why": "not drawn"})
+    monkeypatch.setattr(report, "curve_picture", lambda *_: {"why": "not drawn"})
 
 
 def test_the_page_is_one_file_that_needs_no_other(page):
@@ -198,7 +198,7 @@ def test_the_sections_say_what_the_runs_predict(page):
     assert re.findall(r"aligned: (\S.*?) ✗", after) == [NAMES[2], NAMES[3]]
     pairs = text.split("Confusions")[1].split("Classes")[0]
     fallen, risen = pairs.split("More often")
-    assert f"{NAMES[0]} {NAMES[1]} 2 0 0.00" in fallen and f"{NAMES[4]} {NAMES[2]} 0 1 0.00" in risen
+    assert f"{NAMES[0]} {NAMES[1]} 2 0" in fallen and f"{NAMES[4]} {NAMES[2]} 0 1" in risen
     assert "3 pairs of classes are confused less often than by the baseline, 2 more often" in pairs
     gains = text.split("Confusions")[1].split("Figures")[0]
     assert f"{NAMES[0]} (2)" in gains and "+2" in gains and "elk (2) -2" in gains
@@ -220,7 +220,7 @@ def test_without_alignment_or_captions_there_are_no_nearest_captions(runs, tmp_p
     page = write(tmp_path, {"aligned": runs["baseline"]}, options=OPTIONS | {"align_weight": 0})
     assert "Nearest captions" not in Page(page).headings and "No alignment." in page
     text = Page(write(tmp_path, runs, a_split(captions=False))).text
-    assert "The split validation has no captions" in text and "cosine of captions" not in text
+    assert "The split validation has no captions" in text
 
 
 def test_without_curves_the_page_says_why(runs, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from g4i_hf import evaluate_run
 from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
 from g4i_hf.options import OPTIONS_OF
@@ -19,7 +18,7 @@ from g4i_hf.workflows.caption import Captioning
 CONTRACT = Path(__file__).parent / "contract"
 sys.path.append(str(CONTRACT))
 from doors import caption_server, server_stats  # noqa: E402
-from drawings import STUDENT, TRAINING, draw_folder  # noqa: E402
+from drawings import draw_folder  # noqa: E402
 
 
 def test_processes_that_share_the_captions_share_the_budget(tmp_path):
@@ -32,17 +31,6 @@ def test_processes_that_share_the_captions_share_the_budget(tmp_path):
         for rank in range(2):
             Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
         assert server_stats(server)["requests"] == 8
-
-
-def test_probes_have_no_figures_of_the_rows_they_were_fitted_on(tmp_path):
-    pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9), tmp_path / "run"
-    options = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": run, "align_weight": 0}
-    main(["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))])
-    found = evaluate_run(run, splits=["train", "validation"], measures=["probe"])["aligned"]
-    assert "validation_knn_1_accuracy" in found and found["train_samples"] == 18
-    assert not [
-        name for name in found if name.startswith("train_") and "probe" in name or name.startswith("train_knn")
-    ]
 
 
 def test_check_prints_what_is_in_each_split(tmp_path, capsys):

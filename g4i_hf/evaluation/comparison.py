@@ -22,7 +22,6 @@ class Measure:
 
 ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
-PROBE = "Accuracy of probes on the feature, fitted on the training split"
 
 ALL_MEASURES = {
     "accuracy": Measure("accuracy"),
@@ -36,9 +35,6 @@ ALL_MEASURES = {
     "adaptive_ece": Measure("adaptive ECE", CALIBRATION, lower_is_better=True),
     "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),
     "brier": Measure("Brier score", CALIBRATION, is_share=False, lower_is_better=True),
-    "knn_1_accuracy": Measure("1-NN", PROBE),
-    "knn_20_accuracy": Measure("20-NN", PROBE),
-    "linear_probe_accuracy": Measure("linear probe", PROBE),
 }
 # Of the projector: where it was not trained, they say nothing
 OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
@@ -48,7 +44,7 @@ FIGURES = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
     *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
-    *("probe_samples", "linear_probe_c", "suspicious_labels"),
+    "suspicious_labels",
 )
 
 # Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took

@@ -21,38 +21,24 @@ from .predict import Predictions, nearest_captions
 
 ALIGNED, GREY = "#0b6e4f", "#555555"
 COLORS = {"aligned": ALIGNED, "baseline": "#8a8f98"}
-DARK_COLORS = {"aligned": "#46c08f", "baseline": "#9aa3ad"}
 
 SMALL = 64  # pixels: up to here an image is kept to the pixel, and shown enlarged
 LARGEST = 192  # pixels of a side of others
 
 
-def curves(runs: dict[str, Path], dark: bool = False) -> bytes:
-    """The curves of training as a PNG without background, for a light page or a dark one."""
-    ink, colors = ("#c9d1d9", DARK_COLORS) if dark else ("#333333", COLORS)
-    settings = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
-    clear = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
-    with _pyplot().rc_context(settings | clear):
-        picture = io.BytesIO()
-        _save(_curves(runs, colors), picture)
-    return picture.getvalue()
-
-
-def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
-    """Accuracy on the split evaluated during training, and the loss of the labels that each run learns, by step."""
+def curves(runs: dict[str, Path]) -> bytes:
+    """
+    A PNG of the curves of training: accuracy on the split evaluated meanwhile, and the loss of the labels that each
+    run learns, by step.
+    """
     panels: dict[str, dict[str, list]] = {"accuracy during training, %": {}, "loss of the labels learned": {}}
     accuracy, loss = panels.values()
     for label, run in runs.items():
         history = json.loads((run / "trainer_state.json").read_text())["log_history"]
-        accuracy[label] = [
-            (entry["step"], 100 * entry["eval_accuracy"]) for entry in history if "eval_accuracy" in entry
-        ]
+        accuracy[label] = [(each["step"], 100 * each["eval_accuracy"]) for each in history if "eval_accuracy" in each]
         # Where all rows learn soft labels, `loss_ce` is 0
-        loss[label] = [
-            (entry["step"], entry["loss_ce"] or entry.get("loss_soft_labels", 0.0))
-            for entry in history
-            if "loss_ce" in entry
-        ]
+        learned = [each for each in history if "loss_ce" in each]
+        loss[label] = [(each["step"], each["loss_ce"] or each.get("loss_soft_labels", 0.0)) for each in learned]
     # Without evaluation during training there is no accuracy to show
     shown = {title: lines for title, lines in panels.items() if any(lines.values())} or panels
     size = (4.5 * len(shown), 3.2)
@@ -60,13 +46,13 @@ def _curves(runs: dict[str, Path], colors: dict[str, str] = COLORS) -> Any:
     for axes, (title, lines) in zip(grid[0], shown.items(), strict=True):
         for label, points in lines.items():
             if points:
-                axes.plot(*zip(*points, strict=True), color=colors[label], label=label, marker=".", markersize=3)
+                axes.plot(*zip(*points, strict=True), color=COLORS[label], label=label, marker=".", markersize=3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
         axes.set(xlabel="step", ylabel=title)
-    return figure
+    return _png(figure)
 
 
 def draw_predictions(
@@ -99,7 +85,7 @@ def draw_predictions(
         # Else what stands between two dollars would be a formula
         axes.set_title(id2label.get(label, "unlabelled"), fontsize=10, color=color, parse_math=False)
         axes.text(0.5, -0.04, text, fontsize=7.5, color=GREY, parse_math=False, **below)
-    _save(figure, path)
+    path.write_bytes(_png(figure))
     return captions is not None
 
 
@@ -110,10 +96,12 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: Path | io.BytesIO) -> None:
-    """A file of pixels alone: what drew them is nobody's business."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+def _png(figure: Any) -> bytes:
+    """Pixels alone: what drew them is nobody's business."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, metadata={"Software": None})
     _pyplot().close(figure)
+    return buffer.getvalue()
 
 
 PICTURES = "pictures"  # folder in the run
@@ -142,7 +130,7 @@ def draw_card_pictures(
     name, rows = (shown, split) if training and has_captions else training or (None, None)
     with replacing(target) as staging:
         if all((run / "trainer_state.json").is_file() for run in runs.values()):
-            _save(_curves(runs), staging / CURVES)
+            (staging / CURVES).write_bytes(curves(runs))
         drawn = draw_predictions(split, predictions[shown], id2label, staging / PREDICTIONS, captions_of=rows)
         about = {"split": shown, "weights": weights, "captions_of": name if drawn else None}
         (staging / ABOUT).write_text(json.dumps(about, indent=2) + "\n")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def check_run(run: str | Path, weights: str = "raw") -> None:
 
 
 def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
-    """The images and labels of a split, as [`run_batches`] takes them."""
+    """The images and labels of a split, as [`predict`] takes them."""
     needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
     return CaptionedImages(split.select_columns(needed), transform)
 
@@ -117,62 +118,39 @@ def predict(
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
     images = for_prediction(split, EvalTransform(processor))
-    text_mean = getattr(model, "text_mean", None)
-    model = accelerator.prepare_model(model, evaluation_mode=True)
-    if output_image_embeds is None:
-        output_image_embeds = columns.TEXT_EMBEDS in split.column_names
     if features is not None:
         images.use_features(features)
+    if output_image_embeds is None:
+        output_image_embeds = columns.TEXT_EMBEDS in split.column_names
     names = ("logits", *["image_embeds"] * output_image_embeds, *["features"] * output_features)
-    outputs = run_batches(model, images, accelerator, batch_size, num_workers, description, names)
-    if outputs is None:
-        return None
-    outputs.setdefault("image_embeds", None)
-    return Predictions(
-        image_ids=split[columns.IMAGE_ID][:],
-        labels=images.labels,
-        text_mean=text_mean.float().cpu().numpy() if text_mean is not None else None,
-        **outputs,
-    )
-
-
-@torch.no_grad()
-def run_batches(
-    model: torch.nn.Module,
-    images: CaptionedImages,
-    accelerator: Accelerator,
-    batch_size: int,
-    num_workers: int,
-    description: str,
-    names: tuple[str, ...],
-) -> dict[str, np.ndarray] | None:
-    """
-    The named outputs of a prepared model, (n, ...) float32, for all images in their order, in the main process alone.
-    `predicted` is the class with the largest logit: (n,) integers, so that no logits cross processes.
-    """
+    wanted = {"output_image_embeds": output_image_embeds, "output_features": output_features}
+    text_mean = getattr(model, "text_mean", None)
+    model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     loader = accelerator.prepare(loader)
-    wanted = {"output_image_embeds": "image_embeds" in names, "output_features": "features" in names}
-    # Mapped files without a name, which are gone with the last who maps them: memory does not grow with the split
+    # Mapped files without a name, which are gone with the last who maps them
     files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
-    rows, last = 0, {}
+    last: dict[str, np.ndarray] = {}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
         batch = finish_batch(batch)
         outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **wanted)
-        found = {name: outputs.logits.argmax(-1) if name == "predicted" else outputs[name].float() for name in names}
-        last = {name: values.cpu().numpy() for name, values in accelerator.gather_for_metrics(found).items()}
-        rows += len(last[names[0]])
+        found = accelerator.gather_for_metrics({name: outputs[name].float() for name in names})
+        last = {name: values.cpu().numpy() for name, values in found.items()}
         if accelerator.is_main_process:
             for name, values in last.items():
                 files[name].write(np.ascontiguousarray(values).data)
     if not accelerator.is_main_process:
         return None
-    for file in files.values():
-        file.flush()
-    return {
-        name: np.memmap(files[name], values.dtype, "c", shape=(rows, *values.shape[1:]))
-        for name, values in last.items()
-    }
+    mapped: dict[str, Any] = {"image_embeds": None}
+    for name, values in last.items():
+        files[name].flush()
+        mapped[name] = np.memmap(files[name], values.dtype, "c", shape=(len(split), *values.shape[1:]))
+    return Predictions(
+        image_ids=split[columns.IMAGE_ID][:],
+        labels=images.labels,
+        text_mean=text_mean.float().cpu().numpy() if text_mean is not None else None,
+        **mapped,
+    )
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:

@@ -13,7 +13,7 @@ from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text
 from .pictures import Picture, curves, png_uri, row_picture
-from .predict import Predictions, ranked_captions, texts_of
+from .predict import Predictions, ranked_captions
 from .speed import speed_text
 
 # How many are shown of each
@@ -59,7 +59,7 @@ def write_report(
         mistakes=mistake_cards(shown) if labelled else None,
         confusions=confusion_tables(shown) if both else None,
         gains=gain_bars(shown) if both else None,
-        curves=curve_pictures(runs),
+        curves=curve_picture(runs),
         speed=speed_text(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
@@ -145,20 +145,17 @@ def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
 
 
 def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
-    """Pairs of classes that are confused less and more often than by the baseline, and how alike captions are."""
+    """Pairs of classes that are confused less and more often than by the baseline."""
     baseline, aligned = shown.predictions["baseline"], shown.predictions["aligned"]
     fallen, risen = changed_confusions(baseline, aligned)
-    texts = ClassTexts(shown.split, aligned)
 
     def line(one: "Confusion") -> dict[str, Any]:
         names = {"label": shown.name(one.label), "predicted": shown.name(one.predicted)}
         pictures = [shown.picture(row) for row in one.rows(baseline, aligned)[:PAIR_EXAMPLES]]
-        cosine = texts.cosine(one.label, one.predicted)
-        return names | {"baseline": one.baseline, "aligned": one.aligned, "cosine": cosine, "pictures": pictures}
+        return names | {"baseline": one.baseline, "aligned": one.aligned, "pictures": pictures}
 
     return {
         "numbers": (len(fallen), len(risen)),
-        "mean_cosine": texts.mean_cosine(),
         "fallen": [line(one) for one in fallen[:PAIRS]],
         "risen": [line(one) for one in risen[:PAIRS]],
     }
@@ -177,12 +174,12 @@ def gain_bars(shown: ShownSplit) -> dict[str, Any]:
     return {"gained": len(gained), "lost": len(lost), "classes": len(gains), "bars": bars}
 
 
-def curve_pictures(runs: dict[str, Path]) -> dict[str, Any]:
-    """The curves of training on a light and on a dark page; or `why` there are none."""
+def curve_picture(runs: dict[str, Path]) -> dict[str, str]:
+    """The curves of training; or `why` there are none."""
     if not all((run / "trainer_state.json").is_file() for run in runs.values()):
         return {"why": "There are no curves, as trainer_state.json is missing in a run folder."}
     try:
-        return {"light": png_uri(curves(runs)), "dark": png_uri(curves(runs, dark=True))}
+        return {"uri": png_uri(curves(runs))}
     except ImportError as error:
         return {"why": f"There are no curves. {error}"}
 
@@ -242,27 +239,3 @@ def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
     labelled = runs[0].labels >= 0
     classes = range(runs[0].logits.shape[1])
     return [confusion_matrix(run.labels[labelled], run.predicted[labelled], labels=classes) for run in runs]
-
-
-class ClassTexts:
-    """How alike the captions of classes are; empty without text embeddings that fit the model."""
-
-    def __init__(self, split: Dataset, predictions: Predictions):
-        texts = texts_of(split, predictions)
-        labels = np.repeat(predictions.labels, texts.counts) if texts is not None else np.zeros(0)
-        # Not normalised: the product of two is the mean cosine of all pairs
-        self.means = {int(c): texts.embeds[labels == c].mean(0) for c in np.unique(labels[labels >= 0])}
-
-    def cosine(self, first: int, second: int) -> float | None:
-        """Mean over the captions of two classes; None where one has none."""
-        if first not in self.means or second not in self.means:
-            return None
-        return float(self.means[first] @ self.means[second])
-
-    def mean_cosine(self) -> float | None:
-        """Mean of [`cosine`] over all pairs of different classes; None with fewer than two classes."""
-        number = len(self.means)
-        if number < 2:
-            return None
-        means = np.stack(list(self.means.values())).astype(np.float64)
-        return float(((means.sum(0) ** 2).sum() - (means**2).sum()) / (number * (number - 1)))

@@ -6,7 +6,7 @@ from typing import Literal
 from ..files import wrong_choice
 from .fields import BadImages, Checked, Count, Number, check_values, option
 
-MEASURES = ("text_to_image", "calibration", "zero_shot", "probe", "speed", "labels")
+MEASURES = ("text_to_image", "calibration", "zero_shot", "speed", "labels")
 CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
 
 
@@ -48,10 +48,9 @@ class EvaluateArguments:
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     measures: list[str] | None = option(
         None,
-        "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, probe (k-NN and linear), "
+        "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, "
         "speed (on this CPU) and labels (that captions contradict); all; or none. By default, the first three.",
     )
-    probe_samples: Count | None = option(None, "Training images for the probes, drawn at random; all by default.")
     report: str | None = option(None, "HTML file for the report.")
     eval_batch_size: Count = option(64, "Images per batch and process.")
     eval_num_workers: Number = option(0, "Worker processes that read images.")

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
 from ..data.loading import source_of
-from ..data.stage import Source, find_stage, steps
+from ..data.stage import Source, chain_of, find_stage
 from ..files import replace_text
 from ..options import DataArguments, StudentArguments
 
@@ -107,19 +107,19 @@ def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     """
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
-    step = None
+    stage = None
     try:
-        for step in steps(source):
-            found, joined = step.source, step.joined()
-            sources.append(_described(found.name, step.stage, found.revision, found.config))
+        for found, stage in chain_of(source):
+            joined = found.captions_stage()
+            sources.append(_described(found.name, stage, found.revision, found.config))
             if found.captions:
                 named = {**(joined or {"stage": "captions"}), "with_images": False}
                 sources.append(_described(found.captions, named, found.captions_revision))
-            stages += [stage for stage in (joined, step.stage) if stage]
+            stages += [each for each in (joined, stage) if each]
     except FileNotFoundError:  # a folder that is gone has left its name
-        sources.append(_described(f"./{Path(step.stage['source']).name}"))
+        sources.append(_described(f"./{Path(stage['source']).name}"))
     else:
-        unnamed = (step.stage or {}).get("source_name")  # of a published stage, whose images are not
+        unnamed = (stage or {}).get("source_name")  # of a published stage, whose images are not
         sources += [_described(f"./{unnamed}")] if unnamed else []
     return sources, stages
 

@@ -21,9 +21,9 @@ from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
-from ..evaluation.evaluate import Evaluated, Probes, results_folder, split_metrics, update_results
+from ..evaluation.evaluate import results_folder, split_metrics, update_results
 from ..evaluation.pictures import draw_card_pictures
-from ..evaluation.predict import check_run, load_run, nearest_captions, predict
+from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..evaluation.speed import size_metrics, speed_metrics
 from ..files import replace_text
@@ -56,7 +56,7 @@ class Evaluation:
         self.training: Dataset | None = None  # split
         self.record: Record | None = None  # of the splits that are evaluated, or were before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
-        self.found: dict[str, Evaluated] = {}  # by run, predictions and other outputs for the measures
+        self.found: dict[str, dict[str, Predictions]] = {}  # by run and split
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
         self.verdicts: list[str] = []  # of a folder of `g4i fit`, a line a split
 
@@ -68,7 +68,7 @@ class Evaluation:
             self.folders[name] = results_folder(run, read_options(run), vars(self.data))
         self._load()
         self.found = {name: self._predict(name) for name in self.runs}
-        if self.accelerator.is_main_process:  # the others need not wait while probes are fitted
+        if self.accelerator.is_main_process:
             self.results = {name: self._figures(name) for name in self.runs}
             if self.fit is not None and "baseline" in self.runs:
                 self._write_differences()
@@ -76,7 +76,7 @@ class Evaluation:
     def _write_differences(self) -> None:
         """`SPLIT_results.json` in a folder of `g4i fit`: both accuracies, and the interval of their difference."""
         for name in self.splits:
-            both = {run: found.predictions[name] for run, found in self.found.items()}
+            both = {run: found[name] for run, found in self.found.items()}
             labels = both["aligned"].labels
             right = {run: (one.predicted == labels)[labels >= 0].astype(float) for run, one in both.items()}
             if not len(right["aligned"]):
@@ -123,8 +123,7 @@ class Evaluation:
             splits |= with_text_embeds(
                 captioned, self.encoder, own or self.runs["aligned"].parent / "embeddings", **where
             )
-        checked = [*wanted, args.train_split] if "probe" in args.measures else wanted
-        for name in dict.fromkeys(checked):
+        for name in dict.fromkeys(wanted):
             if args.on_bad_images == "skip":
                 splits[name], bad = readable_rows(splits[name], name)
                 self.left_out[name] = len(bad)
@@ -174,46 +173,37 @@ class Evaluation:
             )
         for name in wanted:
             check_has_split(splits, name, "splits")
-        if "probe" in self.args.measures and train_split not in splits:
-            what = f"The data has no split {train_split!r} (train_split), which probes are fitted on"
-            raise ValueError(f"{what}. Name the right one, or leave probe out of measures.")
         return wanted
 
     # --- Predictions and figures -------------------------------------------------------------------------------------
 
-    def _predict(self, name: str) -> Evaluated:
-        """Predicts every split and writes the predictions; returns them with other outputs for the measures."""
-        run, args, found = self.runs[name], self.args, Evaluated()
+    def _predict(self, name: str) -> dict[str, Predictions]:
+        """Predicts every split, and writes the predictions."""
+        run, args, found = self.runs[name], self.args, {}
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
             raise ValueError(f"{run} was trained on other classes than those of the data, or another order of them.")
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
-        probes = "probe" in args.measures
         # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
-        outputs: dict[str, Any] = {"output_features": probes, "output_image_embeds": texts}
         for split_name, split in self.splits.items():
             what, features = f"{run.name}, {split_name}", None
             if self.fit is not None and model.takes_features:  # both runs have one backbone, mostly
                 place = (self.fit / FEATURES, self.accelerator, args.eval_num_workers, f"Features, {split_name}")
                 features = student_features(model, processor, split, *place)
-            predicted = predict(model, processor, split, *how, what, **outputs, features=features)
-            found.predictions[split_name] = predicted
-        if probes:
-            rows, what = drawn_rows(self.training, args.probe_samples), f"{run.name}, {args.train_split} for probes"
-            outputs |= {"output_image_embeds": False}
-            found.training = predict(model, processor, rows, *how, what, **outputs)
+            outputs: dict[str, Any] = {"output_image_embeds": texts, "features": features}
+            found[split_name] = predict(model, processor, split, *how, what, **outputs)
         if self.accelerator.is_main_process:
             self._write_predictions(name, found, model.config.id2label)
         self.accelerator.wait_for_everyone()
         return found
 
-    def _write_predictions(self, name: str, found: Evaluated, id2label: dict[int, str]) -> None:
+    def _write_predictions(self, name: str, found: dict[str, Predictions], id2label: dict[int, str]) -> None:
         folder = self.folders[name] / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         aligned = aligns(read_options(self.runs[name]))
-        for split_name, predicted in found.predictions.items():
+        for split_name, predicted in found.items():
             table = predicted.to_dataset(id2label)
             if aligned and (nearest := nearest_captions(self.splits[split_name], predicted)) is not None:
                 table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
@@ -237,10 +227,9 @@ class Evaluation:
         args, found = self.args, self.found[name]
         metrics: dict[str, Any] = {}
         name_embeds = self._name_embeds if "zero_shot" in args.measures else None
-        probes = Probes(found.training, self.runs[name].name) if found.training is not None else None
-        for split_name, predicted in found.predictions.items():
-            beside = {"name_embeds": name_embeds, "probes": None if split_name == args.train_split else probes}
-            metrics |= split_metrics(predicted, self.splits[split_name], split_name, args.measures, **beside)
+        for split_name, predicted in found.items():
+            split = self.splits[split_name]
+            metrics |= split_metrics(predicted, split, split_name, args.measures, name_embeds=name_embeds)
             if (suspicious := self._suspicious[split_name]) is not None:
                 metrics[f"{split_name}_suspicious_labels"] = suspicious
             metrics[f"{split_name}_weights"] = args.weights
@@ -269,15 +258,14 @@ class Evaluation:
             self.folders["aligned"],
             self.runs,
             self.splits,
-            self.found["aligned"].predictions,
+            self.found["aligned"],
             self.id2label,
             weights=self.args.weights,
             training=(self.args.train_split, self.training) if with_captions else None,
         )
 
     def write_report(self) -> None:
-        predictions = {name: found.predictions for name, found in self.found.items()}
-        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, predictions, self.id2label)
+        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.found, self.id2label)
         write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 
@@ -304,10 +292,3 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
 
 def has_texts(split: Dataset) -> bool:
     return columns.CAPTION in split.column_names or columns.TEXT_EMBEDS in split.column_names
-
-
-def drawn_rows(training: Dataset, number: int | None) -> Dataset:
-    """`number` random rows of the training split, or all."""
-    if number is None or number >= len(training):
-        return training
-    return training.select(np.sort(np.random.default_rng(0).permutation(len(training))[:number]))

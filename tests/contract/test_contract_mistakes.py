@@ -39,7 +39,7 @@ MISTAKES = {
     "no such YAML file": Mistake("embed", {"config": "{gone}"}, ("{gone}", "--config")),
     "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
     "kind of value": Mistake("train", {"learning_rate": "fast"}, ("learning_rate", "'fast'", "number")),
-    "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "probes"}, ("probes", "'probe'")),
+    "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "speeds"}, ("speeds", "'speed'")),
     "range": Mistake("train", {"dataset_name": "{pictures}", "align_weight": -1}, ("align_weight", "-1")),
     "no dataset": Mistake(
         "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "emoji_styles/train.yaml")
