@@ -87,17 +87,9 @@ def give_usual_permissions(folder: str | Path) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The most similar known name, for a hint after a mistyped one; None if none is similar."""
-
-    def alike(other: str) -> float:
-        whole, begun = (
-            difflib.SequenceMatcher(None, name.lower(), text).ratio() for text in (other, other[: len(name)])
-        )
-        return max(whole, 0.95 * begun)  # `adamm` is adamw_torch cut short and mistyped, not adalomo
-
-    if len(name) > 60:  # the comparison takes time
-        return None
-    most = max(known, key=lambda other: alike(other.lower()), default="")
-    return most if alike(most.lower()) > 0.6 else None
+    lower = {other.lower(): other for other in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[found[0]] if found else None
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -150,14 +142,11 @@ class _Loader(yaml.SafeLoader):
     """Reads 5e-4 as a number, which is text in YAML 1.1, and raises for duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
-        lines: dict[str, int] = {}
+        known: dict[str, yaml.Node] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and key.value in lines:
-                raise ValueError(
-                    f"line {line}: {key.value} is given twice, first in line {lines[key.value]}. Keep one."
-                )
-            lines[getattr(key, "value", "") if isinstance(key, yaml.ScalarNode) else f"{line}"] = line
+            if isinstance(key, yaml.ScalarNode) and (first := known.setdefault(key.value, key)) is not key:
+                lines = [each.start_mark.line + 1 for each in (key, first)]
+                raise ValueError(f"line {lines[0]}: {key.value} is given twice, first in line {lines[1]}. Keep one.")
         return super().construct_mapping(node, deep)
 
 
@@ -229,21 +218,21 @@ def relative_to_file(value: Any, path: Path) -> Any:
     """Resolves paths that start with a dot, alone or in a list: they are relative to the file they are written in."""
     if isinstance(value, list):
         return [relative_to_file(item, path) if isinstance(item, str) else item for item in value]
-    if not isinstance(value, str) or not starts_with_a_dot(value):
+    if not starts_with_a_dot(value):
         return value
     relative = os.path.relpath(path.parent / value)
     return relative if relative.startswith((".", "/")) else f"./{relative}"  # never taken for a Hub id
 
 
-def starts_with_a_dot(value: str) -> bool:
-    return value in (".", "..") or value.startswith(("./", "../"))
+def starts_with_a_dot(value: Any) -> bool:
+    return isinstance(value, str) and (value in (".", "..") or value.startswith(("./", "../")))
 
 
 def portable(value: Any) -> Any:
     """Paths for a YAML file in any folder: those that start with a dot would be relative to that file."""
     if isinstance(value, list):
         return [portable(item) if isinstance(item, str) else item for item in value]
-    if not isinstance(value, str) or not starts_with_a_dot(value):
+    if not starts_with_a_dot(value):
         return value
     inside = os.path.relpath(value)
     is_found = not starts_with_a_dot(inside) and Path(inside).exists()

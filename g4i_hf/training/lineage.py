@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 from datasets import Dataset
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -30,10 +30,6 @@ PACKAGES = (
 ENCODER_FACTS = (
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt", "text_embed_dim"),
 )
-CACHED_FILES = {  # one of them is opened of every repository
-    "model": ("model.safetensors", "config.json", "pytorch_model.bin"),
-    "dataset": ("stage.json", "README.md"),
-}
 
 
 def lineage_of(
@@ -154,12 +150,9 @@ def student_source(student: StudentArguments) -> dict[str, Any]:
 
 
 def _cached_commit(repository: str | None, revision: str | None, kind: str = "model") -> str | None:
-    """The commit that was loaded, by its place in the cache; the Hub is not asked."""
-    for file in CACHED_FILES[kind] if repository else ():
-        path = try_to_load_from_cache(repository, file, revision=revision, repo_type=kind)
-        if isinstance(path, str):
-            return Path(path).parent.name
-    return None
+    """The commit of a branch or tag, as the cache knows it; the Hub is not asked."""
+    place = Path(HF_HUB_CACHE, f"{kind}s--{(repository or '').replace('/', '--')}", "refs", revision or "main")
+    return place.read_text(encoding="utf-8") if place.is_file() else None
 
 
 def versions() -> dict[str, str]:

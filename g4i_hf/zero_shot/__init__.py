@@ -1,4 +1,4 @@
-"""Classes by their names alone, nearest captions, and images by a text: an aligned model beside its text encoder."""
+"""Classes by their names alone, and images by a text: an aligned model beside its text encoder."""
 
 from .classifier import ZeroShotImageClassifier
 from .search import ImageSearch

@@ -1,4 +1,4 @@
-"""Zero-shot classification and nearest captions, by an aligned model and the text encoder of its captions."""
+"""Zero-shot classification by an aligned model and the text encoder of its captions."""
 
 import os
 from collections.abc import Sequence
@@ -161,47 +161,6 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         """(D,) of an image, (n, D) of a list of them: projected features of unit norm, float32 on the CPU."""
         embeds = super().__call__(images, None, **kwargs)
         return embeds if isinstance(embeds, torch.Tensor) else torch.stack(list(embeds))
-
-    def nearest(
-        self,
-        images: Images | list[Images],
-        captions: Sequence[str],
-        *,
-        text_embeds: np.ndarray | torch.Tensor | None = None,
-        top_k: int = 5,
-        **kwargs,
-    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
-        """
-        The captions that say most nearly what an image shows.
-
-        Args:
-            images: as in a call, and so are `kwargs`.
-            captions: to choose from.
-            text_embeds: (n, D) their vectors as `g4i embed` writes them; without, they are embedded now.
-
-        Returns:
-            A list of `{"score", "caption"}`, the best first, the score a cosine; a list of such lists for several
-            images. ValueError without captions, or when the vectors do not fit them or the model.
-        """
-        captions = list(captions)
-        if not captions:
-            raise ValueError("captions is empty: give at least one.")
-        if text_embeds is None:
-            texts = self.embed_texts(captions)
-        else:
-            expected = (len(captions), self.model.config.text_embed_dim)
-            if tuple(text_embeds.shape) != expected:
-                raise ValueError(
-                    f"text_embeds has shape {tuple(text_embeds.shape)}, but captions and model need {expected}."
-                )
-            texts = self._in_text_space(torch.as_tensor(text_embeds))
-        embeds = self.embed_images(images, **kwargs)
-        ranked = (embeds.view(-1, embeds.shape[-1]) @ texts.T).topk(min(top_k, len(captions)))
-        found = [
-            [{"score": score, "caption": captions[position]} for score, position in zip(*row, strict=True)]
-            for row in zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-        ]
-        return found if embeds.ndim == 2 else found[0]
 
     @property
     def scale(self) -> float:
