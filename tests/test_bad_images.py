@@ -1,6 +1,5 @@
 """One corrupt image in a million: an error that names it, or a row that counts for nothing and is reported."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -10,57 +9,32 @@ import numpy as np
 import pytest
 import torch
 from caption_doors import ROOT
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Dataset
 from PIL import Image as PILImage
 from students import aligned_model
 from test_caption_kills import ACCELERATE, TWO_PROCESSES
-from transformers import TrainerCallback
+from test_checkpoint import split_of
+from tiny_training import ONE_STEP, StopAfter, arguments, one_step, train
 
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.images import BadImageError, readable_rows
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
-from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+from g4i_hf.training import AlignmentTrainer
 
 CORRUPT = b"\x89PNG\r\n\x1a\n and no picture"
-FEATURES = Features(
-    {
-        "image": Image(decode=False),
-        "label": ClassLabel(names=["a", "b", "c", "d", "e"]),
-        "image_id": Value("string"),
-        "caption": Value("string"),
-        "text_embeds": List(Value("float16"), length=12),
-    }
-)
-ONE_STEP = {"max_steps": 1, "per_device_train_batch_size": 12, "optim": "sgd", "sgd_momentum": 0.0}
-ONE_STEP |= {"max_grad_norm": 0.0, "learning_rate": 0.5, "lr_scheduler_type": "constant"}
-ONE_STEP |= {"train_sampling_strategy": "sequential"}
 
 
 def exact(image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image.resize((48, 48)), dtype=np.float64)).permute(2, 0, 1) / 255
 
 
-def split_of(folder: Path, corrupt: list[int], left_out: tuple[int, ...] = ()) -> Dataset:
+def corrupted(folder: Path, corrupt: list[int], left_out: tuple[int, ...] = ()) -> Dataset:
     """12 rows with images in files, some of them corrupt."""
-    rng, rows = np.random.default_rng(0), []
-    folder.mkdir(exist_ok=True, parents=True)
-    for number in range(12):
-        path, embed = folder / f"{number}.png", rng.normal(size=12)
-        PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(path)
-        if number in corrupt:
-            path.write_bytes(CORRUPT)
-        row = {"label": number % 5, "image_id": str(number), "caption": f"caption {number}"}
-        row |= {"text_embeds": (embed / np.linalg.norm(embed)).astype(np.float16)}
-        rows.append(row | {"image": {"bytes": None, "path": str(path)}})
-    return Dataset.from_list([row for number, row in enumerate(rows) if number not in left_out], features=FEATURES)
-
-
-def trainer_of(folder: Path, model, data: CaptionedImages, *callbacks: TrainerCallback, **options) -> AlignmentTrainer:
-    common = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
-    return AlignmentTrainer(
-        model, AlignmentArguments(str(folder), **common | options), data, callbacks=list(callbacks)
-    )
+    split = split_of(folder)
+    for number in corrupt:
+        (folder / f"{number}.png").write_bytes(CORRUPT)
+    return split.select([row for row in range(12) if row not in left_out])
 
 
 @pytest.fixture
@@ -76,30 +50,20 @@ def test_a_corrupt_row_counts_for_nothing(tmp_path, vit):
     """The step is the one that is taken without the row, but for what the batch statistics of a BatchNorm see."""
     changes = []
     for name, left_out in (("with", ()), ("without", (3,))):
-        data = CaptionedImages(split_of(tmp_path, [3], left_out), exact, on_bad_images="skip")
-        model = copy.deepcopy(vit)
-        trainer_of(tmp_path / name, model, data, **ONE_STEP).train()
-        after = dict(model.named_parameters())  # a learned temperature may have come in
-        changes.append(torch.cat([(after[name] - old).detach().flatten() for name, old in vit.named_parameters()]))
+        data = CaptionedImages(corrupted(tmp_path, [3], left_out), exact, on_bad_images="skip")
+        changes.append(one_step(tmp_path / name, vit, data, per_device_train_batch_size=12)[1])
     assert changes[0].norm() > 1e-3
     torch.testing.assert_close(changes[0], changes[1], rtol=1e-10, atol=1e-14)
 
 
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
-
-
 def test_what_was_left_out_is_reported_once_and_across_an_interruption(tmp_path, caplog):
-    split = split_of(tmp_path / "images", [3, 7])
+    split = corrupted(tmp_path / "images", [3, 7])
     saved = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4, "dataloader_num_workers": 1}
 
     def made(*callbacks, max_steps: int) -> AlignmentTrainer:
         data = CaptionedImages(split, lambda image: exact(image).float(), on_bad_images="skip")
-        return trainer_of(tmp_path / "run", aligned_model("vit"), data, *callbacks, **saved, max_steps=max_steps)
+        args = arguments(tmp_path / "run", **saved, max_steps=max_steps)
+        return AlignmentTrainer(aligned_model("vit"), args, data, callbacks=list(callbacks))
 
     first = made(StopAfter(4), max_steps=6)
     first.train()
@@ -117,7 +81,7 @@ def test_what_was_left_out_is_reported_once_and_across_an_interruption(tmp_path,
 
 
 def test_an_evaluated_split_loses_the_row(tmp_path, caplog):
-    readable, bad = readable_rows(split_of(tmp_path, [0, 5]), "validation")
+    readable, bad = readable_rows(corrupted(tmp_path, [0, 5]), "validation")
     assert readable["image_id"][:] == [str(row) for row in range(12) if row not in (0, 5)]
     assert [each["image_id"] for each in bad] == ["0", "5"]
     assert "Split 'validation': 2 of 12 images cannot be read and are left out: '0'" in caplog.text
@@ -129,20 +93,21 @@ def test_an_evaluated_split_loses_the_row(tmp_path, caplog):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_an_error_that_names_it_and_too_many_are_one_in_any_case(tmp_path, vit, workers):
-    data = CaptionedImages(split_of(tmp_path, [3]), exact)
+    options = ONE_STEP | {"per_device_train_batch_size": 12, "dataloader_num_workers": workers}
+    data = CaptionedImages(corrupted(tmp_path, [3]), exact)
     with pytest.raises(BadImageError) as error:
-        trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
+        train(tmp_path, vit, data, **options)
     assert str(error.value) == (
         f"The image '3' ({tmp_path}/3.png) cannot be decoded (no known image format). Replace the file or "
         "remove the row, or leave such images out with --on_bad_images skip."
     )
-    data = CaptionedImages(split_of(tmp_path, list(range(11))), exact, on_bad_images="skip")
+    data = CaptionedImages(corrupted(tmp_path, list(range(11))), exact, on_bad_images="skip")
     with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):
-        trainer_of(tmp_path, vit, data, **ONE_STEP, dataloader_num_workers=workers).train()
+        train(tmp_path, vit, data, **options)
 
 
 def test_a_jpeg_that_ends_early_is_noticed_when_it_is_decoded(tmp_path):
-    split, path = split_of(tmp_path, []), tmp_path / "3.png"
+    split, path = split_of(tmp_path), tmp_path / "3.png"
     PILImage.open(path).resize((400, 400)).save(path, format="JPEG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     transform = train_transform(AugmentationArguments(image_size=48))
@@ -156,7 +121,7 @@ def test_a_jpeg_that_ends_early_is_noticed_when_it_is_decoded(tmp_path):
 @pytest.mark.slow
 def test_training_on_two_processes_and_evaluation_of_a_folder_with_corrupt_images(tmp_path):
     for name, corrupt in (("train", [4]), ("validation", [2]), ("test", [1])):
-        split_of(tmp_path / "images" / name, corrupt)
+        corrupted(tmp_path / "images" / name, corrupt)
         for row in range(12):
             place = tmp_path / "data" / name / "abcde"[row % 5]
             place.mkdir(exist_ok=True, parents=True)
@@ -171,7 +136,7 @@ def test_training_on_two_processes_and_evaluation_of_a_folder_with_corrupt_image
     train += ["--student_args", '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}']
     done = run(*train, "--on_bad_images", "skip")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "1 image left out, which could not be read: bad_images.json" in done.stdout
+    assert "1 of 12 images cannot be read and are left out (" in done.stderr
     done = run(sys.executable, "recipes/evaluate.py", "--run", tmp_path / "run")  # the option is the run's
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())

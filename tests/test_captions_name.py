@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
@@ -12,13 +11,11 @@ from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from g4i_hf.captioning.stage import Captioned, write_captions
-from g4i_hf.cli import parse_options
 from g4i_hf.data import joining
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import Source, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
-from g4i_hf.evaluation.evaluate import results_folder
-from g4i_hf.options import DataArguments, EvaluateArguments
+from g4i_hf.options import DataArguments
 
 IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
 EMBEDS = List(Value("float16"), length=3)
@@ -212,25 +209,3 @@ def test_a_stage_of_the_hub_names_no_folder_of_this_machine():
     for source in ("../pictures", "/home/ann/pictures", "~/pictures", None):
         assert Source.read({"source": source}, "somebody/captions") is None
     assert Source.read({"source": "somebody/pictures"}, "somebody/captions").name == "somebody/pictures"
-
-
-def test_a_run_is_evaluated_with_its_own_captions_only_on_its_own_data(tmp_path, monkeypatch):
-    run = tmp_path / "runs" / "one"
-    run.mkdir(parents=True)
-    own = {"dataset_name": "a/b", "captions_name": "c/d", "captions_revision": "v1", "dataset_revision": "v2"}
-    (run / "train.yaml").write_text(yaml.safe_dump(own))
-    for words, expected in (
-        ([], ("c/d", "v1", "v2")),
-        (["--dataset_name", "other/data"], (None, None, None)),
-        (["--dataset_name", "other/data", "--captions_name", "other/captions"], ("other/captions", None, None)),
-    ):
-        [data] = parse_options(
-            (EvaluateArguments, DataArguments), ["--run", str(run), *words], run_options="train.yaml"
-        )[1:]
-        assert (data.captions_name, data.captions_revision, data.dataset_revision) == expected
-    (tmp_path / "captions").mkdir()
-    monkeypatch.chdir(tmp_path)
-    own = {"dataset_name": "a/b", "captions_name": "../../captions"}
-    assert results_folder(run, own, {"dataset_name": "a/b", "captions_name": "captions/"}) == run
-    other = results_folder(run, own, {"dataset_name": "a/b", "captions_name": "c/d", "captions_revision": "v1"})
-    assert other == run / "evaluations" / "a_b-c_d-v1"

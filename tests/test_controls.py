@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import labelled_rows, labels_of, with_labels
 from g4i_hf.data.dataset import CaptionedImages
-from g4i_hf.training.optimization import class_weights_of
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import controls
@@ -108,18 +106,6 @@ def test_labels_of_smaller_fractions_are_among_those_of_larger_ones(uneven):
         labelled_rows(uneven.remove_columns("label"))
 
 
-def test_labels_that_are_not_kept_are_nowhere(uneven):
-    """Neither in items, nor in the weights of the classes."""
-    few, kept = keep_label_fraction(uneven, 0.1, seed=0), kept_ids(uneven, 0.1)
-    images = CaptionedImages(few, lambda image: torch.zeros(3, 8, 8))
-    truth = zip(labels_of(uneven), uneven["image_id"][:], strict=True)
-    assert [images[row]["labels"] for row in range(len(images))] == [
-        label if image_id in kept else -100 for label, image_id in truth
-    ]
-    weights = class_weights_of("balanced", 4, images)  # 4, 1, 1 and 1 labels: each class counts as much as another
-    assert weights.tolist() == pytest.approx([7 / 16, 7 / 4, 7 / 4, 7 / 4])
-
-
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
 
 
@@ -151,11 +137,6 @@ def test_wrong_labels_depend_on_seed_and_image_id_alone(even):
     assert (found[::2] == -100).all() and (found != labels_of(some)).sum() == 20
 
 
-def test_symmetric_labels_are_any_other_class():
-    found = noisy(sorted_rows((1500, 10, 10, 10)), 0.9)[:1500]
-    assert abs(np.asarray(counts(found)[1:]) - 450).max() < 60  # three standard deviations
-
-
 def test_confusable_labels_are_the_class_whose_captions_are_most_alike():
     """Means of captions: class 1 is between 0 and 2, nearer to 0; class 3 is opposite to all."""
     split = sorted_rows((4, 4, 4, 4))
@@ -183,15 +164,6 @@ def test_classes_fall_off_exponentially(even, factor, expected):
     found = with_long_tail(even, factor, seed=0)
     assert counts(labels_of(found)) == expected and found.features == even.features
     assert found["image_id"][:] == sorted(found["image_id"][:], key=even["image_id"][:].index)
-
-
-def test_a_longer_tail_is_within_a_shorter_one_and_rows_without_a_label_stay(even):
-    ids = [set(with_long_tail(even, factor, seed=0)["image_id"][:]) for factor in (1, 5, 10, 100)]
-    assert all(longer < shorter for shorter, longer in zip(ids, ids[1:], strict=False))
-    assert set(with_long_tail(turned(even), 10, seed=0)["image_id"][:]) == ids[2]
-    assert set(with_long_tail(even, 10, seed=1)["image_id"][:]) != ids[2]
-    found = labels_of(with_long_tail(half_unlabelled(even), 10, seed=0))
-    assert (found < 0).sum() == 40 and counts(found) == [10, 5, 2, 1]
 
 
 # --- Captions --------------------------------------------------------------------------------------------------------
@@ -229,14 +201,6 @@ def test_class_names_take_the_place_of_captions_where_the_class_is_known():
     words = ["animal bird", "hot dog", "sky"]
     assert after["caption"][:] == [None, None, "sky", *(words[row % 3] for row in range(3, 36))]
     assert "text_embeds" not in after.column_names, "those were of the captions"
-
-
-def test_captions_that_are_not_embedded_are_replaced_too():
-    split = captioned().remove_columns("text_embeds")
-    assert controlled(split, "class_name")["caption"][:] == controlled(captioned(), "class_name")["caption"][:]
-    assert controlled(split, "shuffle")["caption"][:] == controlled(captioned(), "shuffle")["caption"][:]
-    with pytest.raises(ValueError, match="needs captions that are embedded"):
-        controlled(split, "random")
 
 
 def test_random_vectors_are_one_for_each_distinct_caption():

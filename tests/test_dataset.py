@@ -167,26 +167,6 @@ def test_without_captions_equal_embeddings_are_equal_texts_and_without_labels_an
     assert item["labels"] == -100 and "text_embeds" not in item
 
 
-@pytest.mark.parametrize("choice", ["sample", "mean", "all"])
-def test_several_captions_of_an_image_count_as_much_as_one(choice):
-    """`sample` draws one each time, `mean` averages, `all` gives all; the weights of a row add up to its own."""
-    captions, vectors = [["x", "y"], ["z"], None, ["x", "y", "z"]], np.eye(3).tolist()
-    embeds = [vectors[:2], vectors[2:], None, vectors]
-    split = rows_with(captions, embeds, List(List(Value("float16"), length=3)))
-    images = CaptionedImages(split, np.asarray, captions=choice)
-    items = images.get_draws([Draw(row, epoch) for epoch in range(20) for row in range(4)])
-    for place, item in enumerate(items):
-        assert item["caption_weight"].sum() == pytest.approx(float(captions[place % 4] is not None))
-        assert item["text_embeds"].shape == ((3 if choice == "all" else 1), 3)
-    first = [item["text_embeds"].tolist() for item in items[::4]]
-    if choice == "sample":
-        assert {tuple(vector) for (vector,) in first} == {(1, 0, 0), (0, 1, 0)}
-    elif choice == "mean":
-        np.testing.assert_allclose(first, [[[2**-0.5, 2**-0.5, 0]]] * 20, atol=1e-3)
-    else:
-        assert first == [[*vectors[:2], [0, 0, 0]]] * 20
-
-
 # --- Sampler ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,13 +179,6 @@ def test_on_one_process_the_order_is_that_of_accelerate(seed, epoch):
     order = [Draw(row, epoch) for row in stock]
     assert list(ours) == [order[:4], order[4:8], order[8:]]
     assert [[draw.row for draw in batch] for batch in GlobalBatchSampler(5, 2, shuffle=False)] == [[0, 1], [2, 3], [4]]
-
-
-def test_with_repeats_each_row_comes_so_often_in_succession_in_an_epoch_as_long_as_without():
-    uses = [
-        [(draw.row, draw.repeat) for draw in batch] for batch in GlobalBatchSampler(5, 2, shuffle=False, repeats=3)
-    ]
-    assert uses == [[(0, 0), (0, 1)], [(0, 2), (1, 0)], [(1, 1)]]
 
 
 def epoch_of(num_rows: int, batch_size: int, processes: int, epoch: int = 0, **kwargs) -> list[list[list[Draw]]]:

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
-from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from grid import estimate_difference, holm
@@ -48,19 +45,6 @@ def test_the_interval_covers_the_truth_in_about_95_of_100_grids(sources):
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
     assert 0.93 <= np.mean(covered) <= 0.99
     assert effect or np.mean(rejected) <= 0.07
-
-
-@pytest.mark.parametrize("sources", [{"of_seeds": 0.1}, {"of_clusters": 0.3}, {}], ids=["seeds", "clusters", "both"])
-def test_the_standard_error_is_the_two_way_clustered_one_of_statsmodels(sources):
-    gains, clusters = simulated(np.random.default_rng(0), seeds=30, **sources)
-    fitted = sm.OLS(gains.ravel(), np.ones(gains.size)).fit()
-    seeds = np.repeat(np.arange(len(gains)), gains.shape[1])
-    both, _, _ = cov_cluster_2groups(fitted, seeds, np.tile(clusters, len(gains)))
-    found, error = estimate_difference(gains, clusters), np.sqrt(both.item())
-    half = (found.high - found.low) / 2
-    assert found.mean == pytest.approx(fitted.params.item())
-    # Ours takes what single cells share with both sources out without their bias, and Satterthwaite's degrees
-    assert stats.t.ppf(0.975, 300) * 0.97 * error < half < stats.t.ppf(0.975, 29) * 1.03 * error
 
 
 def test_images_of_one_thing_count_as_one():

@@ -260,15 +260,6 @@ def test_a_fault_of_metadata_names_its_file(tmp_path, suffix, content, says):
     assert f"its files cannot be read: {file}{says}" in said
 
 
-def test_a_file_that_is_not_utf_8_beside_metadata_is_named(tmp_path):
-    save_pictures(tmp_path, FILES, captions_in="train")
-    try:
-        (tmp_path / "train" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
-    except OSError:
-        pytest.skip("file names are UTF-8 here")
-    assert r"caf\xe9.png' is not UTF-8. Rename the file" in one_line(tmp_path)
-
-
 def test_the_same_folder_is_the_same_dataset(tmp_path):
     """Nothing of it is random: results that are kept by its fingerprint are found again."""
     save_pictures(tmp_path, FILES, captions_in="train")

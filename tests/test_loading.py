@@ -167,19 +167,6 @@ def test_images_beside_the_class_folders_have_no_class(tmp_path):
     assert by_id(train, "label") == {"pets/1.png": None, "cat/2.png": 0, "dog/3.png": 1}
 
 
-@pytest.mark.parametrize("others", ["dog", "elk"])
-def test_labels_of_metadata_beside_class_folders(tmp_path, others):
-    """The README's way: `label` is the name of the class, or null. Folders of another split are classes it knows."""
-    save_pictures(tmp_path, ["train/1.png", "train/2.png", "train/3.png", f"validation/{others}/4.png"])
-    lines = [{"file_name": "1.png", "label": "dog"}, {"file_name": "2.png", "label": "cat"}]
-    lines.append({"file_name": "3.png", "label": None})
-    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    splits = load_images(tmp_path)
-    assert splits["train"].features["label"].names == ["cat", "dog"]
-    assert by_id(splits["train"], "label") == {"train/1.png": 1, "train/2.png": 0, "train/3.png": None}
-    assert labels_of(splits["validation"]).tolist() == ([1] if others == "dog" else [-100])
-
-
 @pytest.mark.parametrize("name", ["unlabelled", "Unlabeled", "unlabelled/batch 1"])
 def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
     files = ["train/cat/1.png", "train/dog/2.png", f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"]
@@ -203,13 +190,6 @@ def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     assert (
         "Split 'train': 2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
     )
-
-
-def test_without_class_folders_the_remedy_is_to_make_them(tmp_path):
-    save_pictures(tmp_path, ["train/1.png", "train/2.png"], captions_in="train")
-    said = r"split 'train' have no classes.*train/cats/1\.png.*metadata\.jsonl.*--class_names_file"
-    with pytest.raises(ValueError, match=said):
-        class_names(open_images(str(tmp_path)))
 
 
 def test_metadata_beside_the_splits_is_no_captions(tmp_path):

@@ -33,8 +33,8 @@ from g4i_hf.evaluation.metrics import (
     retrieval_recall,
     text_to_image_recall,
 )
-from g4i_hf.evaluation.predict import Predictions, nearest_captions, ranked_captions
-from g4i_hf.evaluation.report import changed_confusions, class_gains
+from g4i_hf.evaluation.predict import Predictions, nearest_captions
+from g4i_hf.evaluation.report import changed_confusions
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
@@ -303,24 +303,7 @@ def test_nearest_captions_of_a_training_split_larger_than_a_block():
     assert nearest_captions(rows, predictions(embeds[chosen])) == [f"caption {number}" for number in chosen]
 
 
-def test_ranked_captions_are_distinct_and_mark_the_nearest_own_one():
-    """Cosines with the image rise from row to row; "b" is the caption of two rows."""
-    captions = [["a", "e"], ["b"], ["b"], ["c"], [], ["d", "a"]]
-    cosines = [[0.0, 0.25], [0.1], [0.2], [0.3], [], [0.5, 0.05]]
-    rows = split(captions, [[cosine * EYE[0] for cosine in row] for row in cosines])
-    images = predictions(EYE[[0] * 6])
-    found = ranked_captions(rows, images, [0, 1, 4, 5], most=2)
-    assert [[(one.caption, one.rank, one.is_own) for one in ranked] for ranked in found] == [
-        [("d", 1, False), ("c", 2, False), ("e", 3, True)],
-        [("d", 1, False), ("c", 2, False), ("b", 4, True)],
-        [("d", 1, False), ("c", 2, False)],  # it has no caption of its own
-        [("d", 1, True), ("c", 2, False)],
-    ]
-    assert [one.cosine for one in found[1]] == pytest.approx([0.5, 0.3, 0.2], abs=1e-3)  # the nearer of the two of b
-    assert ranked_captions(rows.remove_columns("caption"), images, [0]) is None
-
-
-def test_confusions_that_fell_and_rose_and_what_classes_gained():
+def test_confusions_that_fell_and_rose():
     labels = [0, 0, 0, 1, 1, 2, -100, 3]
     baseline, aligned = (
         predictions(EYE[[0] * 8], labels, logits=EYE[predicted])
@@ -333,4 +316,3 @@ def test_confusions_that_fell_and_rose_and_what_classes_gained():
     ]
     assert found[0][0].rows(baseline, aligned).tolist() == [1, 2]  # row 0 is taken for that class by both
     assert found[1][0].rows(baseline, aligned).tolist() == [3]
-    assert class_gains(baseline, aligned) == [(0, 3, 1), (3, 1, 0), (1, 2, -1), (2, 1, -1)]

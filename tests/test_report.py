@@ -23,7 +23,7 @@ from g4i_hf.evaluation.report import write_report
 
 NAMES = {0: "<script>alert(1)</script>", 1: '" onerror="alert(2)', 2: "cat & dog", 3: "$x^", 4: "elk"}
 HEADINGS = ["Nearest captions", "Images on which the two differ", "Worst mistakes"]
-HEADINGS += ["Confusions", "Classes", "Figures", "During training", "The runs"]
+HEADINGS += ["Confusions", "Figures", "During training", "The runs"]
 ROWS = [
     ComparisonRow("validation", "accuracy", aligned=0.5, baseline=0.4),
     ComparisonRow("validation", "wobble", aligned=0.1, baseline=0.3, chance=0.2),
@@ -196,17 +196,12 @@ def test_the_sections_say_what_the_runs_predict(page):
     # The higher the row, the surer; rows 5, 3, 1 and 0 of the baseline, 9 and 8 of the aligned run
     assert re.findall(r"baseline: (\S.*?) ✗", before) == [NAMES[0], NAMES[2], NAMES[1], NAMES[1]]
     assert re.findall(r"aligned: (\S.*?) ✗", after) == [NAMES[2], NAMES[3]]
-    pairs = text.split("Confusions")[1].split("Classes")[0]
+    pairs = text.split("Confusions")[1].split("Figures")[0]
     fallen, risen = pairs.split("More often")
     assert f"{NAMES[0]} {NAMES[1]} 2 0" in fallen and f"{NAMES[4]} {NAMES[2]} 0 1" in risen
     assert "3 pairs of classes are confused less often than by the baseline, 2 more often" in pairs
-    gains = text.split("Confusions")[1].split("Figures")[0]
-    assert f"{NAMES[0]} (2)" in gains and "+2" in gains and "elk (2) -2" in gains
     nearest = text.split("Nearest captions")[1]
-    assert (
-        "1.00 <b>caption</b> 7 0.00 <b>caption</b> 0 0.00 <b>caption</b> 1 0.00 <b>caption</b> 2 own, rank 4"
-        in nearest
-    )
+    assert "1.00 <b>caption</b> 7 0.00 <b>caption</b> 0 0.00 <b>caption</b> 1 " in nearest
 
 
 def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):

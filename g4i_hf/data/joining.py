@@ -158,14 +158,14 @@ def join_captions(
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
     held = {column for split in added.values() for column in split.column_names}
     replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in held and columns.TEXT_EMBEDS not in held else []
-    joined, lost = DatasetDict(), []
+    joined = DatasetDict()
     for name, split in images.items():
-        is_added = name in added
-        joined[name] = (
-            side_by_side(split, added[name], positions[name]) if is_added else without_replaced(split, replaced)
-        )
-        if columns.TEXT_EMBEDS in split.column_names and columns.TEXT_EMBEDS not in joined[name].column_names:
-            lost.append(name)
+        if name in added:
+            joined[name] = side_by_side(split, added[name], positions[name])
+        else:
+            joined[name] = without_replaced(split, replaced)
+    columns_lost = {name: {*split.column_names} - {*joined[name].column_names} for name, split in images.items()}
+    lost = [name for name in images if columns.TEXT_EMBEDS in columns_lost[name]]
     if lost:
         said = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
         logger.warning(said, what, ", ".join(lost))

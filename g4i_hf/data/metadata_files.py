@@ -78,15 +78,10 @@ def _csv_rows(file: str) -> Iterator[dict[str, Any]]:
 
 
 def _table(rows: Iterable[dict[str, Any]], file: str) -> pa.Table:
-    found: dict[str, list] = {}
-    for number, row in enumerate(rows):
-        found |= {column: [None] * number for column in row if column not in found}
-        for column, values in found.items():
-            values.append(row.get(column))
-    arrays = {}
-    for column, values in found.items():
+    rows, arrays = list(rows), {}
+    for column in dict.fromkeys(name for row in rows for name in row):
         try:
-            arrays[column] = pa.array(values)
+            arrays[column] = pa.array([row.get(column) for row in rows])
         except (OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: {column!r} is of several kinds in its lines, or no text ({error}).") from error
     return pa.table(arrays)

@@ -1,11 +1,10 @@
 """Open the files of a dataset: its format, the split of each file, and which file is at fault."""
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -157,12 +156,6 @@ def _fault(files: Iterable[Path]) -> str | None:
             return f"the file name {os.fsencode(file)!r} is not UTF-8. Rename the file, as convmv does."
         if file.suffix == ".parquet" and (why := _fault_of_parquet(file)):
             return f"{file} {why}"
-        if file.name == "metadata.jsonl":
-            for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-                with suppress(ValueError):
-                    if isinstance(json.loads(line or "{}"), dict):
-                        continue
-                return f"{file}, line {number} is no JSON object. Correct the line."
     return None
 
 

@@ -204,40 +204,6 @@ def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[in
     return [_caption_of_text(caption, place) for caption, place in zip(captions, places, strict=True)]
 
 
-@dataclass
-class RankedCaption:
-    caption: str
-    cosine: float  # with the image
-    rank: int  # among the distinct captions of the split, from 1
-    is_own: bool  # whether it describes the image
-
-
-def ranked_captions(
-    split: Dataset, predictions: Predictions, rows: Sequence[int], most: int = 3
-) -> list[list[RankedCaption]] | None:
-    """
-    For each image of some rows, the `most` nearest distinct captions of the split, and the nearest of its own where
-    that is not among them. None as in [`nearest_captions`].
-    """
-    texts = texts_of(split, predictions) if columns.CAPTION in split.column_names else None
-    if texts is None:
-        return None
-    described, found = captions_of(split, texts), []
-    for row in rows:
-        own = set(described[texts.starts[row] : texts.starts[row + 1]])
-        cosines = texts.embeds @ predictions.image_embeds[row]
-        ranked: dict[str, RankedCaption] = {}
-        for position in np.argsort(-cosines, kind="stable"):
-            caption = described[position]
-            if caption not in ranked:
-                rank = RankedCaption(caption, float(cosines[position]), len(ranked) + 1, caption in own)
-                ranked[caption] = rank
-                if rank.rank >= most and (not own or own & ranked.keys()):
-                    break
-        found.append([one for one in ranked.values() if one.rank <= most or one.is_own])
-    return found
-
-
 def captions_of(split: Dataset, texts: Texts) -> list[str]:
     """The caption of each text of a split."""
     rows = zip(split[columns.CAPTION][:], texts.counts, strict=True)

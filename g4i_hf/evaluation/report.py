@@ -9,15 +9,16 @@ import jinja2
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from .. import columns
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text
 from .pictures import Picture, curves, png_uri, row_picture
-from .predict import Predictions, ranked_captions
+from .predict import Predictions, captions_of, texts_of
 from .speed import speed_text
 
 # How many are shown of each
-CAPTIONED, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES, CLASSES = 6, 18, 6, 6, 3, 8
+CAPTIONED, NEAREST, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES = 6, 3, 18, 6, 6, 3
 
 
 def write_report(
@@ -58,7 +59,6 @@ def write_report(
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
         confusions=confusion_tables(shown) if both else None,
-        gains=gain_bars(shown) if both else None,
         curves=curve_picture(runs),
         speed=speed_text(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
@@ -119,11 +119,22 @@ class ShownSplit:
 
 def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
     """A few images with the captions that the aligned run finds nearest; None for a split without captions."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(shown.split))[:CAPTIONED]).tolist()
-    ranked = ranked_captions(shown.split, shown.predictions["aligned"], chosen)
-    if ranked is None:
+    predictions = shown.predictions["aligned"]
+    texts = texts_of(shown.split, predictions) if columns.CAPTION in shown.split.column_names else None
+    if texts is None:
         return None
-    return [shown.card(row) | {"captions": captions} for row, captions in zip(chosen, ranked, strict=True)]
+    captions, cards = captions_of(shown.split, texts), []
+    for row in np.sort(np.random.default_rng(0).permutation(len(shown.split))[:CAPTIONED]).tolist():
+        own = captions[texts.starts[row] : texts.starts[row + 1]]
+        cosines = texts.embeds @ predictions.image_embeds[row]
+        nearest: dict[str, float] = {}
+        for place in np.argsort(-cosines, kind="stable").tolist():
+            nearest.setdefault(captions[place], float(cosines[place]))
+            if len(nearest) == NEAREST:
+                break
+        found = [{"caption": text, "cosine": cosine, "is_own": text in own} for text, cosine in nearest.items()]
+        cards.append(shown.card(row) | {"captions": found})
+    return cards
 
 
 def differing_cards(shown: ShownSplit) -> dict[str, Any]:
@@ -159,19 +170,6 @@ def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
         "fallen": [line(one) for one in fallen[:PAIRS]],
         "risen": [line(one) for one in risen[:PAIRS]],
     }
-
-
-def gain_bars(shown: ShownSplit) -> dict[str, Any]:
-    """Classes that gained and lost most images, and how many did in all."""
-    gains = class_gains(shown.predictions["baseline"], shown.predictions["aligned"])
-    gained, lost = [gain for gain in gains if gain[2] > 0], [gain for gain in gains if gain[2] < 0]
-    chosen = gained[:CLASSES] + lost[-CLASSES:]
-    largest = max((abs(number) for *_, number in chosen), default=1)
-    bars = [
-        {"name": shown.name(label), "images": images, "gained": number, "share": abs(number) / largest}
-        for label, images, number in chosen
-    ]
-    return {"gained": len(gained), "lost": len(lost), "classes": len(gains), "bars": bars}
 
 
 def curve_picture(runs: dict[str, Path]) -> dict[str, str]:
@@ -222,14 +220,6 @@ def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[lis
     confusions.sort(key=lambda one: (-abs(one.aligned - one.baseline), -one.baseline - one.aligned))
     fallen = [one for one in confusions if one.aligned < one.baseline]
     return fallen, [one for one in confusions if one.aligned > one.baseline]
-
-
-def class_gains(baseline: Predictions, aligned: Predictions) -> list[tuple[int, int, int]]:
-    """(class, images, how many more are classified rightly by the aligned run) of each class, most gained first."""
-    before, after = _confusion_matrices(baseline, aligned)
-    images, gained = after.sum(1), np.diag(after) - np.diag(before)
-    gains = [(label, int(images[label]), int(gained[label])) for label in np.flatnonzero(images).tolist()]
-    return sorted(gains, key=lambda gain: -gain[2])
 
 
 def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
