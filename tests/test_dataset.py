@@ -24,7 +24,6 @@ from g4i_hf.data.dataset import (
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.workflows.fit import default_batch_size
 
 ROWS, SIZE = 10, 32
 CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, ROWS))]
@@ -214,16 +213,9 @@ def test_a_padding_row_counts_for_nothing(split):
     assert item["labels"] == -100 and item["caption_weight"] == 0 and rows[Draw(1, 0)]["labels"] == 1
 
 
-def lengths_of_2_to_200_images() -> set[int]:
-    """The numbers of images that batches have on one process to three, by the batch size that fit takes."""
-    epochs = [epoch_of(rows, default_batch_size(rows), processes) for rows in range(2, 201) for processes in (1, 2, 3)]
-    return {len(batch) for steps in epochs for step in steps for batch in step}
-
-
 @pytest.mark.parametrize("size", [32, 48, 64])
-def test_every_batch_of_2_to_200_images_trains_the_small_resnet(tmp_path, size):
+def test_batches_of_any_length_train_the_small_resnet(tmp_path, size):
     """At 32 px its last maps are single pixels, where torch's batch norm raises an error for a batch of one image."""
-    assert lengths_of_2_to_200_images() == set(range(1, 26))
     data = [{**row, "pixel_values": torch.rand(3, size, size)} for row in rows(25)]
     model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
     trainer = AlignmentTrainer(model, arguments(tmp_path), train_dataset=data)
