@@ -113,11 +113,10 @@ def compare(
 @dataclass
 class PairedSummary:
     """
-    Of one measure over n seeds, as fractions: means and standard deviations (n - 1) of both, their mean paired
-    difference with its 95% interval (Student's t over seeds), and how many seeds improved.
+    Of one measure over seeds, as fractions: means and standard deviations (n - 1) of both, and their mean paired
+    difference with its 95% interval (Student's t over seeds).
     """
 
-    seeds: int
     baseline_mean: float
     baseline_sd: float
     aligned_mean: float
@@ -125,7 +124,6 @@ class PairedSummary:
     difference: float
     low: float
     high: float
-    improved: int
 
 
 def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary:
@@ -136,8 +134,7 @@ def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary
         raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
     paired = np.subtract(aligned, baseline)
     mean, half = float(paired.mean()), stats.t.ppf(0.975, len(paired) - 1) * stats.sem(paired)
-    both = (*_mean_and_sd(baseline), *_mean_and_sd(aligned))
-    return PairedSummary(len(paired), *both, mean, float(mean - half), float(mean + half), int((paired > 0).sum()))
+    return PairedSummary(*_mean_and_sd(baseline), *_mean_and_sd(aligned), mean, float(mean - half), float(mean + half))
 
 
 def _mean_and_sd(values: list[float]) -> tuple[float, float]:

@@ -1,7 +1,4 @@
-"""
-Metrics: arrays in, numbers out. Each is also a subclass of [`evaluate.Metric`], which works in `evaluate.combine` and
-without any network.
-"""
+"""Metrics: arrays in, numbers out. `Accuracy` is an [`evaluate.Metric`], and works without any network."""
 
 import math
 
@@ -13,75 +10,34 @@ import scipy.special
 from .predict import blocks
 
 NUM_BINS = 15  # as in Guo et al.
-
-_CLASS, _VECTOR = datasets.Value("int64"), datasets.Sequence(datasets.Value("float32"))
-_PROBABILITIES = datasets.Sequence(datasets.Value("float64"))
-_GPT4IMAGE = "Ding et al., GPT4Image, arXiv 2306.00693"
-_GUO = "Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599"
-_MUKHOTI = "Mukhoti et al., Calibrating Deep Neural Networks using Focal Loss, arXiv 2002.09437"
-_BRIER = "Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 78 (1950)"
+_INPUTS = datasets.Features(predictions=datasets.Value("int64"), references=datasets.Value("int64"))
 
 
-class _Metric(evaluate.Metric):
-    """A metric described by its docstring; `inputs` are the possible types of a prediction and a reference."""
-
-    inputs: tuple = ()
-    source = ""
+class Accuracy(evaluate.Metric):
+    """`accuracy`: share of rows whose class index is the reference."""
 
     def _info(self) -> evaluate.MetricInfo:
-        names = ("predictions", "references")
-        features = [datasets.Features(dict(zip(names, types, strict=True))) for types in self.inputs]
-        return evaluate.MetricInfo(
-            description=self.__doc__, citation=self.source, inputs_description=self.__doc__, features=features
-        )
-
-
-class Accuracy(_Metric):
-    """`accuracy`: share of rows whose class index, or class of the largest probability, is the reference."""
-
-    inputs, source = ((_CLASS, _CLASS), (_PROBABILITIES, _CLASS)), _GPT4IMAGE
+        about = {"description": self.__doc__, "inputs_description": self.__doc__}
+        return evaluate.MetricInfo(**about, citation="Ding et al., GPT4Image, arXiv 2306.00693", features=_INPUTS)
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        predictions = np.asarray(predictions)
-        predicted = predictions.argmax(-1) if predictions.ndim == 2 else predictions
-        return {"accuracy": float(np.mean(predicted == np.asarray(references)))}
-
-
-class Calibration(_Metric):
-    """
-    Of probabilities (n, classes) and right classes (n,):
-
-    - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
-      holds confidences in ((m - 1) / 15, m / 15] (Guo et al., equation 3).
-    - `adaptive_ece`: the same with as many images in each bin; equal confidences share a bin (Mukhoti et al.).
-    - `nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64.
-    - `brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2] (Brier).
-    """
-
-    inputs, source = ((_PROBABILITIES, _CLASS),), "\n".join((_GUO, _MUKHOTI, _BRIER))
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        return _calibration(*_calibration_of_rows(np.asarray(predictions, dtype=np.float64), np.asarray(references)))
+        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The figures of [`Calibration`], of logits (n, classes) and labels (n,)."""
-    parts = [
-        _calibration_of_rows(scipy.special.softmax(logits[rows].astype(np.float64), axis=1), labels[rows])
-        for rows in blocks(len(labels))
-    ]
-    return _calibration(*map(np.concatenate, zip(*parts, strict=True)))
+    """
+    Of logits (n, classes) and labels (n,), by the softmax in float64:
 
-
-def _calibration_of_rows(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(n,) confidence, whether the prediction is right, negative log-likelihood, and Brier score of each row."""
-    right = probabilities[np.arange(len(labels)), labels]
-    nll = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
-    brier = np.einsum("nc,nc->n", probabilities, probabilities) - 2 * right + 1
-    return probabilities.max(1), probabilities.argmax(1) == labels, nll, brier
-
-
-def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, brier: np.ndarray) -> dict[str, float]:
+    - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
+      holds confidences in ((m - 1) / 15, m / 15] (Guo et al., arXiv 1706.04599, equation 3).
+    - `adaptive_ece`: the same with as many images in each bin; equal confidences share a bin (Mukhoti et al., arXiv
+      2002.09437).
+    - `nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64.
+    - `brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2] (Brier,
+      Monthly Weather Review 78, 1950).
+    """
+    parts = [_calibration_of_rows(logits[rows], labels[rows]) for rows in blocks(len(labels))]
+    confidence, is_right, nll, brier = map(np.concatenate, zip(*parts, strict=True))
     shares = np.arange(1, NUM_BINS) / NUM_BINS
     upper_edges = {
         "ece": np.linspace(0, 1, NUM_BINS + 1)[1:-1],
@@ -94,17 +50,13 @@ def _calibration(confidence: np.ndarray, is_right: np.ndarray, nll: np.ndarray, 
     return found
 
 
-class Retrieval(_Metric):
-    """
-    Retrieval both ways of (n, D) image embeddings and those of their captions: [`retrieval_recall`] and
-    [`text_to_image_recall`].
-    """
-
-    inputs, source = ((_VECTOR, _VECTOR),), _GPT4IMAGE
-
-    def _compute(self, predictions, references) -> dict[str, float]:
-        images, texts = np.asarray(predictions), np.asarray(references)
-        return retrieval_recall(images, texts) | text_to_image_recall(images, texts)
+def _calibration_of_rows(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(n,) confidence, whether the prediction is right, negative log-likelihood, and Brier score of each row."""
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    right = probabilities[np.arange(len(labels)), labels]
+    nll = -np.log(np.maximum(right, np.finfo(np.float64).tiny))
+    brier = np.einsum("nc,nc->n", probabilities, probabilities) - 2 * right + 1
+    return probabilities.max(1), probabilities.argmax(1) == labels, nll, brier
 
 
 def retrieval_recall(
