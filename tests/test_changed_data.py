@@ -190,6 +190,7 @@ def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fit
     assert (out / "with_views" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_fit_by_other_options_is_another_result(fitted, tmp_path):
     fitted()
     _, said = fitted(seed=1)
@@ -197,6 +198,7 @@ def test_fit_by_other_options_is_another_result(fitted, tmp_path):
     assert (tmp_path / "out" / "earlier-1" / "classifier").is_dir()
 
 
+@pytest.mark.slow
 def test_fit_killed_between_two_classifiers_compares_none_of_different_data(pictures, fitted, tmp_path, monkeypatch):
     save = Fit._save
 
@@ -216,6 +218,7 @@ def test_fit_killed_between_two_classifiers_compares_none_of_different_data(pict
     assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_fit_overwrites_an_earlier_result(pictures, fitted, tmp_path):
     fitted()
     correct_labels(pictures)
@@ -225,6 +228,7 @@ def test_fit_overwrites_an_earlier_result(pictures, fitted, tmp_path):
     assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_fit_that_cannot_go_on_has_moved_nothing(pictures, fitted, tmp_path):
     fitted()
     (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")

@@ -151,6 +151,7 @@ def test_the_released_classifier_predicts_what_was_fitted(result):
     assert released.keys() == fitted.keys() and all((released[key] == fitted[key]).all() for key in released)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_folder_and_writes_both_accuracies(fitted, tmp_path):
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=24, test=9), 4)
     out = fitted(pictures).classifier.parent
@@ -174,6 +175,7 @@ def test_the_better_classifier_is_released(result):
 # --- What judges -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_validation_judges_where_there_is_one(fitted, tmp_path):
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, validation=12), 4)
     found = fitted(pictures)
@@ -271,6 +273,7 @@ def test_features_are_computed_once_for_each_image(fitted, pictures, tmp_path):
     assert sorted(rows_of_features(out)) == [10, 153] and (out / "earlier-1" / "classifier").is_dir()
 
 
+@pytest.mark.slow
 def test_another_student_has_features_of_its_own(fitted, pictures, student, tmp_path):
     out = tmp_path / "out"
     first = fitted(pictures, out)
@@ -321,6 +324,7 @@ def test_all_layers_that_judge_worse_are_left_out(fitted, pictures, tmp_path, ca
     assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
 
 
+@pytest.mark.slow
 def test_auto_trains_no_layers_on_a_cpu_unless_minutes_are_given(fitted, tmp_path, capsys):
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=110), 3)
     fitted(pictures, finetune="auto")
@@ -377,6 +381,7 @@ def test_two_processes_fit_what_one_does(fitted, pictures, student, tmp_path):
 # --- Python ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dataset_in_memory_gives_what_its_folder_gives(fitted, photos, result, tmp_path):
     lines = [json.loads(line) for line in (photos / "train" / "metadata.jsonl").read_text().splitlines()]
     files = [Path(line["file_name"]) for line in lines]
