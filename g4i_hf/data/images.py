@@ -1,13 +1,18 @@
-"""Stored images: decoded to upright 8-bit RGB, or reported as unreadable."""
+"""Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and which files rows of the Hub may name."""
 
 import io
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
+from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
+from datasets.features.features import require_storage_embed
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PILImage
 from tqdm import tqdm
@@ -168,3 +173,24 @@ def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[s
         found = images[start : start + ROWS_AT_ONCE][column]
         has_bytes = pc.struct_field(found, "bytes").is_valid().to_pylist()
         yield from zip(pc.struct_field(found, "path").to_pylist(), has_bytes, strict=True)
+
+
+def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
+    """
+    Raises a ValueError for the first image of a split of the Hub that is a local file or an address. Files in the
+    caches of `datasets` and `huggingface_hub` are allowed: the dataset itself lies there.
+    """
+    caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
+    caches.append(os.path.abspath(HF_HUB_CACHE))
+    for row, (path, has_bytes) in enumerate(image_paths(split)):
+        if has_bytes or not path:
+            continue
+        if "://" in path or not any(Path(os.path.abspath(path)).is_relative_to(cache) for cache in caches):
+            where = f"{hub_id}, split {split_name!r}, column {columns.IMAGE!r}, row {row}"
+            what = f"{where}: names the file {path!r} in place of an image, which is not part of the dataset"
+            raise ValueError(f"{what}. If you trust it, download the images into a folder and open that.")
+
+
+def file_columns(split: Dataset) -> list[str]:
+    """Columns of images, sound or other files, which `datasets` opens with any row."""
+    return [column for column, feature in split.features.items() if require_storage_embed(feature)]

@@ -16,8 +16,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Value, concatenate_datas
 from datasets.table import InMemoryTable
 
 from .. import columns
-from .hub_rows import file_columns
-from .images import IMAGE_SUFFIXES, content_of, image_paths
+from .images import IMAGE_SUFFIXES, content_of, file_columns, image_paths
 from .record import captions_of_rows, image_digests
 from .texts import caption_key_table, values_of
 

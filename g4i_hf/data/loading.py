@@ -13,7 +13,7 @@ from ..files import did_you_mean
 from ..names import check_dataset_name
 from ..options import DataArguments
 from .classes import class_names, read_class_names, with_class_names
-from .hub_rows import check_files, file_columns
+from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
 from .opening import open_data
 from .record import image_digests
