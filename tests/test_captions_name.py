@@ -21,14 +21,14 @@ IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
 EMBEDS = List(Value("float16"), length=3)
 
 
-def save_images(folder: Path) -> str:
+def save_images(folder: Path) -> Path:
     """An imagefolder with a train and a test split of two classes; each picture has a colour of its own."""
     for split in ("train", "test"):
         for number, image_id in enumerate(IDS):
             path = folder / split / image_id
             path.parent.mkdir(parents=True, exist_ok=True)
             PILImage.new("RGB", (8, 8), (60 * number, 0, 0)).save(path)
-    return str(folder)
+    return folder
 
 
 def captions_of(ids: list[str | None], **more) -> Dataset:
@@ -46,7 +46,7 @@ def captions_of(ids: list[str | None], **more) -> Dataset:
 
 @pytest.fixture
 def images(tmp_path) -> str:
-    return save_images(tmp_path / "pictures")
+    return str(save_images(tmp_path / "pictures"))
 
 
 @pytest.fixture(scope="module")

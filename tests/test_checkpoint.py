@@ -29,7 +29,7 @@ from g4i_hf.options import AugmentationArguments, DataArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint, record_of
-from g4i_hf.training.run_folder import clear_run, open_run, read_options, resolved_options, write_options
+from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
 FEATURES = Features(
@@ -314,12 +314,6 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
-
-
-def test_text_like_a_number_is_still_text_when_the_options_are_read(tmp_path):
-    for text in ("123e456", "1e5", "012", "no"):
-        write_options(tmp_path, options_of(tmp_path) | {"dataset_revision": text})
-        assert read_options(tmp_path)["dataset_revision"] == text
 
 
 def test_the_file_of_class_names_is_found_from_the_run(tmp_path):

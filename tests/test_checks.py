@@ -80,29 +80,14 @@ ERRORS = {
     "lists of any length": (embeds_of([UNIT] * 6, List(List(Value("float16")))), f"every row: .*{NO_LIST}"),
     "too deep": (embeds_of([None] * 6, List(List(VECTOR))), "every row: .* is no list .*several a row as a List of"),
     "of another size": (embeds_of([[0, 1, 0]] * 6, List(Value("float16"), length=3)), "every row: 3 dim.* expects 4"),
-    "NaN": (
-        split_with(row=4, text_embeds=[np.nan] * DIM),
-        "'text_embeds', row 4: NaN or infinite. Embed this caption",
-    ),
+    "NaN": (split_with(row=4, text_embeds=[np.nan] * DIM), "'text_embeds', row 4: NaN or infinite. Embed this cap"),
     "infinite": (split_with(row=1, text_embeds=[np.inf, 0, 0, 0]), "'text_embeds', row 1: NaN or infinite. Embed"),
     "zero": (split_with(row=2, text_embeds=[0] * DIM), "'text_embeds', row 2: a norm of zero. Embed.*set .* to null"),
     "long": (split_with(row=5, text_embeds=[0.6] * DIM), "'text_embeds', row 5: a norm other than 1. Embed this"),
-    "no image": (
-        split_with(row=3, image={"bytes": b"no", "path": None}),
-        r"row 3: The image 'ïd-3' cannot be decoded \(no kn",
-    ),
-    "cut image": (
-        split_with(row=1, image=CUT),
-        r"'image', row 1: The image 'ïd-1' cannot be decoded \(.*\). Replace the file",
-    ),
-    "no file": (
-        split_with(row=1, image={"bytes": None, "path": "/nowhere/b.png"}),
-        r"\(/nowhere/b.png\) cannot be decoded \(.*\). Replace",
-    ),
-    "null image": (
-        split_with(row=4, image=None),
-        r"'image', row 4: The image 'ïd-4' cannot be decoded \(null\). Replace",
-    ),
+    "no image": (split_with(row=3, image={"bytes": b"no", "path": None}), "row 3: The image 'ïd-3' cannot be decoded"),
+    "cut image": (split_with(row=1, image=CUT), r"'image', row 1: The image 'ïd-1' cannot .*\). Replace the file"),
+    "no file": (split_with(row=1, image={"bytes": None, "path": "/no/b.png"}), r"\(/no/b.png\) cannot be .* Replace"),
+    "null image": (split_with(row=4, image=None), r"'image', row 4: .*'ïd-4' cannot be decoded \(null\). Replace"),
 }
 
 
@@ -138,22 +123,14 @@ def test_good_rows_give_no_warning(caplog):
 
 UNUSUAL = {
     "null caption": (split_with(row=3, caption=None), "rows without caption, trained on", "'caption' (first: row 3)"),
-    "empty caption": (
-        split_with(row=3, caption=" \n"),
-        "rows without caption, trained on",
-        "'caption' (first: row 3)",
-    ),
+    "empty caption": (split_with(row=3, caption=" \n"), "rows without caption, trained", "'caption' (first: row 3)"),
     "no embedding": (split_with(row=3, text_embeds=None), "rows without text_embeds,", "'text_embeds' (first: row 3)"),
     "empty list": (
         embeds_of([UNIT, UNIT, UNIT, [], UNIT[:2], UNIT], List(VECTOR)),
         "rows without text_embeds,",
         "'text_embeds' (first: row 3)",
     ),
-    "empty class": (
-        split_with(label=[0, 0, 1, 0, 1, 1]),
-        "classes without an example",
-        "'label' (first: '猫')",
-    ),
+    "empty class": (split_with(label=[0, 0, 1, 0, 1, 1]), "classes without an example", "'label' (first: '猫')"),
     "misspelt class": (
         split_with(label=[0, 2] * 3, features={"label": ClassLabel(names=["horse", "hosre", "cat"])}),
         "classes without an example",

@@ -278,14 +278,3 @@ def test_mixed_pixels_are_the_shares_of_the_row_and_its_partner(number):
     unmixed = AlignmentCollator(mixup_alpha=0.8, cutmix_alpha=1.0, mix_prob=0.0)(items(number))
     assert torch.equal(unmixed["pixel_values"], x) and (unmixed["mix_share"] == 1).all()
     assert not torch.equal(MIXUP(items(number, 4))["pixel_values"], MIXUP(items(number, 3))["pixel_values"])
-
-
-def test_several_captions_of_an_image_are_stacked_as_the_texts_of_its_row():
-    rows = [row | {"caption_keys": np.array([3, -1, 4])} for row in items(4)]
-    texts = {"text_embeds": np.ones((2, 5), np.float16), "caption_weight": np.array([0.5, 0.25])}
-    batch = AlignmentCollator()([row | texts for row in rows])
-    assert batch["text_embeds"].shape == (4, 2, 5) and batch["text_embeds"].dtype == torch.float16
-    assert batch["caption_weight"].tolist() == [[0.5, 0.25]] * 4
-    assert batch["caption_keys"].tolist() == [[3, -1, 4]] * 4
-    doubles = AlignmentCollator()([row | texts | {"text_embeds": np.ones((2, 5))} for row in rows])
-    assert doubles["text_embeds"].dtype == torch.float32

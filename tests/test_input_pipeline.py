@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_image
-from students import aligned_model
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
@@ -19,7 +18,6 @@ from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, finish
 from g4i_hf.data.images import to_rgb
 from g4i_hf.data.transforms import CropOfStored, Normalization, open_for_crop, to_pixels, train_transform
 from g4i_hf.options import AugmentationArguments
-from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHINA = PILImage.fromarray(load_sample_image("china.jpg"))  # 640 x 427
@@ -177,25 +175,6 @@ def test_mixing_8_bit_pixels_is_mixing_the_floats_that_they_become(mixing, numbe
     later, at_once = finish_batch(batches[0]), batches[1]
     assert later.keys() == at_once.keys() and 0 < later["mix_share"][0] < 1
     assert all(torch.equal(later[name], at_once[name]) for name in later)
-
-
-def test_a_trainer_learns_the_same_from_8_bit_pixels_and_from_a_users_floats(tmp_path):
-    """Mixing and evaluation included."""
-    transform = train_transform(AugmentationArguments(image_size=48, train_crop="pad"), 48, MEAN, STD)
-    split = split_of(SMALL).add_column("label", [0, 1] * 3)
-    learnt, losses = [], []
-    for steps in (transform, lambda image: transform(image)):
-        torch.manual_seed(0)
-        args = AlignmentArguments(
-            str(tmp_path), align_weight=0.0, mixup_alpha=0.8, max_steps=2, use_cpu=True, save_strategy="no",
-            report_to="none", disable_tqdm=True, per_device_train_batch_size=3
-        )  # fmt: skip
-        images = CaptionedImages(split, steps)
-        trainer = AlignmentTrainer(aligned_model("timm-vit"), args, train_dataset=images, eval_dataset=images)
-        trainer.train()
-        losses.append(trainer.evaluate()["eval_loss"])
-        learnt.append(torch.cat([weights.flatten() for weights in trainer.model.student.parameters()]))
-    assert torch.equal(*learnt) and losses[0] == losses[1]
 
 
 def test_what_is_kept_in_memory_changes_no_pixel(monkeypatch):

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
-from g4i_hf.data.checks import check_captioned, labels_of
+from g4i_hf.data.checks import labels_of
 from g4i_hf.data.classes import class_names
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import write_stage
@@ -196,18 +196,6 @@ def test_metadata_beside_the_splits_is_no_captions(tmp_path):
     files = ["train/cat/1.png", "train/dog/2.png", "validation/cat/3.png"]
     save_pictures(tmp_path, files, captions_in=".")
     assert re.search(r"metadata\.jsonl is not read, .*\(train, validation\).*within its folder", one_line(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "says"),
-    [("caption", "text", "--caption_column text"), ("caption", "captions", "--caption_column captions")]
-    + [("image", "img", "--image_column img"), ("label", "fine_label", "--label_column fine_label")],
-)
-def test_a_column_by_a_usual_other_name_is_proposed(tmp_path, ours, theirs, says):
-    rows(4).rename_column(ours, theirs).save_to_disk(tmp_path / "data")
-    with pytest.raises(ValueError, match=f"Did you mean {says}"):
-        splits, _ = class_names(open_images(str(tmp_path / "data")))
-        check_captioned(splits, "train")
 
 
 # --- Columns ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import timm.optim
 import torch
 from students import ID2LABEL, STUDENTS, aligned_model
-from tiny_training import TEXT_DIM, StopAfter, rows, same
+from tiny_training import TEXT_DIM, rows
 from tiny_training import arguments as tiny_arguments
 from transformers import Trainer
 
@@ -23,10 +23,6 @@ def trainer_of(folder, name: str, callbacks=None, data=None, seed_of_model: int 
     torch.manual_seed(seed_of_model)
     model = aligned_model(name, TEXT_DIM)
     return AlignmentTrainer(model, arguments(folder, **options), data or rows(), callbacks=callbacks)
-
-
-def logged_rates(trainer: Trainer) -> list[float]:
-    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
 
 # --- Optimizers ------------------------------------------------------------------------------------------------------
@@ -71,28 +67,6 @@ def test_an_optimizer_has_its_own_defaults_and_what_was_changed(tmp_path, option
 def test_what_timm_does_not_have_is_an_error_that_names_the_remedy(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, "vit", **options).create_optimizer()
-
-
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        (
-            "timm-vit",
-            {"optim": "timm:lamb", "layer_decay": 0.7, "warmup_steps": 2}
-            | {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}},
-        ),
-        ("vit", {"optim": "timm:nadamw", "optim_args": "caution=True"}),
-    ],
-)
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path, name, options):
-    options = options | {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "weight_decay": 0.1}
-    whole = trainer_of(tmp_path / "whole", name, **options)
-    whole.train()
-    trainer_of(tmp_path / "parts", name, [StopAfter(4)], **options).train()
-    resumed = trainer_of(tmp_path / "parts", name, **options, seed_of_model=1)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-4"))
-    assert same(resumed.model.state_dict(), whole.model.state_dict())
-    assert logged_rates(resumed) == logged_rates(whole) and len(logged_rates(whole)) == 8
 
 
 # --- Groups of parameters --------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as DatasetImage
 from hub_client import serving
 from PIL import ExifTags, Image
+from test_captions_name import IDS, captions_of, save_images
 
 from g4i_hf.data.loading import open_images, standardise
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
@@ -21,24 +22,6 @@ from g4i_hf.running import main
 from g4i_hf.workflows.release import Release
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
-IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
-FEATURES = {"image_id": Value("string"), "caption": Value("string"), "text_embeds": List(Value("float16"), length=3)}
-
-
-def save_images(folder: Path) -> Path:
-    """Two splits of two classes; each image has a colour of its own."""
-    for split in ("train", "test"):
-        for number, image_id in enumerate(IDS):
-            path = folder / split / image_id
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(path)
-    return folder
-
-
-def captions_of(ids: list[str]) -> Dataset:
-    rows = {"image_id": ids, "caption": [f"of {i}" for i in ids]}
-    rows["text_embeds"] = [[float(IDS.index(i) if i in IDS else 9)] * 3 for i in ids]
-    return Dataset.from_dict(rows, features=Features(FEATURES))
 
 
 def stage_of(folder: Path, ids: list[str] = IDS, **more) -> Path:

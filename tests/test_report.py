@@ -17,7 +17,6 @@ from released_runs import OPTIONS, a_run
 
 from g4i_hf.evaluation import report
 from g4i_hf.evaluation.comparison import ALL_MEASURES, ComparisonRow, Measure
-from g4i_hf.evaluation.pictures import curves
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.report import write_report
 
@@ -160,16 +159,6 @@ def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspici
     text = re.sub(r"[^\S\xa0]+", " ", Page((tmp_path / "page.html").read_text()).text)
     assert "Accuracy, validation, 10 images baseline 40.0\xa0% 17 to 69 aligned 50.0\xa0% 24 to 76 In grey" in text
     assert "Captions contradict 3 of the labels of validation" in text
-
-
-def test_a_run_that_learns_soft_labels_alone_has_the_curve_of_their_loss(tmp_path):
-    drawn = []
-    for name, terms in {"soft": {"loss_ce": 0.0, "loss_soft_labels": 1.5}, "hard": {"loss_ce": 1.5}}.items():
-        history = [{"step": step} | terms for step in (10, 20)]
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-        drawn.append(curves({"aligned": tmp_path / name}))
-    assert drawn[0] == drawn[1]
 
 
 def test_the_length_of_a_run_is_that_which_ended_it(runs, tmp_path, no_drawing):

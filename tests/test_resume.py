@@ -86,16 +86,21 @@ def test_one_process_killed_at_any_moment(folder, tmp_path):
             assert outcome["checkpoints"] == ["checkpoint-3"] and outcome["whole"] and not outcome["leftovers"], moment
 
 
-def test_a_run_resumed_with_workers_ends_as_one_without_them(tmp_path):
+TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_steps": 2}
+TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}
+
+
+@pytest.mark.parametrize(("options", "workers"), [({}, 2), (TIMMS, 0)], ids=["workers", "timm's optimizer"])
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, options, workers):
     """
     In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run
     saves at its own steps.
     """
     name, student_args = STUDENTS["timm-vit"]
     build = {"id2label": ID2LABEL, "text_embed_dim": TEXT_DIM, "student_args": student_args | {"drop_rate": 0.5}}
-    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
+    options = options | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
 
-    def trained(run: str, *callbacks, workers: int = 2, resume: bool = False, **more) -> dict:
+    def trained(run: str, *callbacks, workers: int = workers, resume: bool = False, **more) -> dict:
         torch.manual_seed(0)
         model = AlignedImageClassification.from_student(name, **build)
         args = arguments(tmp_path / run, **options | more, dataloader_num_workers=workers)

@@ -50,14 +50,6 @@ def test_images_are_ranked_by_their_cosine_with_the_text(classifier, folder):
     assert len(find("0", top_k=100)) == 6
 
 
-def test_images_go_through_the_model_together(classifier, folder):
-    together = []
-    hook = classifier.model.register_forward_hook(lambda *_: together.append(True))
-    ImageSearch(classifier, folder)
-    hook.remove()
-    assert len(together) == 1
-
-
 def test_images_come_from_a_folder_a_list_or_a_dataset(classifier, folder):
     files = sorted(str(path) for path in folder.rglob("*.png"))
     rows = Dataset.from_dict({"image": files}).cast_column("image", Image(decode=False))

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import Dataset, Features, List, Value
+from test_dataset import rows_with
 
 from g4i_hf.data.dataset import CaptionedImages, Draw, GlobalBatchSampler
 from g4i_hf.data.texts import Embeddings, Texts, keys_of, numbered
@@ -78,24 +78,9 @@ def test_equal_values_have_equal_numbers_in_the_order_of_their_first():
 def split() -> Dataset:
     """Rows with three, one, no and one captions; a caption of row 0 is that of row 1."""
     vectors = np.eye(4, dtype=np.float16)
-    features = Features(
-        {
-            "image": Image(decode=False),
-            "label": ClassLabel(names=["a", "b"]),
-            "image_id": Value("string"),
-            "caption": List(Value("string")),
-            "text_embeds": List(List(Value("float16"), length=4)),
-        }
-    )
-    image = Image().encode_example(PILImage.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)))
-    columns = {
-        "image": [image] * 4,
-        "label": [0, 1, None, 0],
-        "image_id": list("abcd"),
-        "caption": [["one", "two", "", "three"], ["two"], None, ["four", None]],
-        "text_embeds": [vectors[:3].tolist(), vectors[1:2].tolist(), None, vectors[3:].tolist()],
-    }
-    return Dataset.from_dict(columns, features=features)
+    captions = [["one", "two", "", "three"], ["two"], None, ["four", None]]
+    embeds = [vectors[:3].tolist(), vectors[1:2].tolist(), None, vectors[3:].tolist()]
+    return rows_with(captions, embeds, List(List(Value("float16"), length=4)))
 
 
 def captioned(split, captions: str) -> CaptionedImages:

@@ -142,14 +142,6 @@ def test_batches_lists_paths_and_generators_give_what_single_images_give(model, 
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_a_16_bit_image_is_what_it_was_in_training(model):
-    grey = np.random.default_rng(1).integers(0, 255, (48, 48)).astype(np.uint8)
-    classifier = ZeroShotImageClassifier(model, device="cpu")
-    deep = Image.fromarray(grey.astype(np.uint16) << 8)
-    assert deep.mode.startswith("I")
-    assert torch.equal(classifier.embed_images(deep), classifier.embed_images(Image.fromarray(grey)))
-
-
 @pytest.mark.parametrize(
     ("call", "said"),
     [
