@@ -1,7 +1,5 @@
 """The page of an evaluation: one file, escaped, with pictures; what is missing is left out."""
 
-import base64
-import io
 import json
 import re
 import shutil
@@ -138,17 +136,6 @@ def test_names_and_captions_are_text_whatever_they_hold(page):
     assert set(NAMES.values()) <= {name for name in NAMES.values() if name in parsed.text}
     assert "<b>caption</b> 3" in parsed.text and "<Steadiness>" in parsed.text
     assert any(NAMES[1] in image["alt"] for image in parsed.images if "alt" in image)
-
-
-def test_small_images_are_kept_to_the_pixel_and_large_ones_made_smaller(page, runs, tmp_path, no_drawing):
-    def shown(text: str, small: bool) -> list[PILImage.Image]:
-        found = [image for image in Page(text).images if ("small" in image.get("class", "")) == small]
-        return [PILImage.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))) for image in found]
-
-    expected = {picture(number, 48).tobytes() for number in range(10)}
-    assert {image.tobytes() for image in shown(page, small=True)} <= expected
-    large = write(tmp_path, {"aligned": runs["aligned"]}, a_split(side=250))
-    assert not shown(large, small=True) and {image.size for image in shown(large, small=False)} == {(192, 192)}
 
 
 def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspicious(runs, tmp_path, no_drawing):

@@ -64,14 +64,8 @@ def embed_stage(
     images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
 ) -> dict[str, Any]:
     """
-    Writes a stage of `image_id` and `text_embeds`: (D,), or (K, D) where the column holds lists of captions. An
-    interrupted run leaves an earlier stage as it was.
-
-    Returns:
-        The stage's `stage.json`, with `reused: True` when the same embeddings were there already.
-
-    Raises:
-        ValueError: when no split has captions, or when `output_dir` holds something else.
+    Writes a stage of `image_id` and `text_embeds`: (D,), or (K, D) where the column holds lists of captions. Returns
+    and raises what [`EmbeddingStage.write`] does.
     """
     return EmbeddingStage(images, args, output_dir, source=source).write()
 
@@ -325,7 +319,7 @@ class EmbeddingStage:
         return len({text for split in self.splits.values() for texts in texts_of_rows(split) for text in texts})
 
     def write(self) -> dict[str, Any]:
-        """Embeds the captions, unless they are there. Returns the `stage.json`."""
+        """Embeds the captions, unless they are there (`reused`). Returns the `stage.json`."""
         state = PartialState()
         # The main process decides for all: another run may be writing there meanwhile
         present = broadcast_object_list([self.found()])[0]

@@ -1,16 +1,14 @@
-"""Pictures for cards and reports: drawn with matplotlib, or images as data URIs, so that a page is one file."""
+"""Pictures for cards and reports, drawn with matplotlib."""
 
 import base64
 import io
 import json
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from PIL import Image as PILImage
 
 from .. import columns
 from ..data.images import open_image, to_rgb
@@ -21,9 +19,6 @@ from .predict import Predictions, nearest_captions
 
 ALIGNED, GREY = "#0b6e4f", "#555555"
 COLORS = {"aligned": ALIGNED, "baseline": "#8a8f98"}
-
-SMALL = 64  # pixels: up to here an image is kept to the pixel, and shown enlarged
-LARGEST = 192  # pixels of a side of others
 
 
 def curves(runs: dict[str, Path]) -> bytes:
@@ -137,31 +132,5 @@ def draw_card_pictures(
     return target
 
 
-@dataclass
-class Picture:
-    uri: str  # `data:image/...`
-    alt: str  # what it shows, in words
-    is_small: bool = False  # whether its pixels should be seen as squares
-
-
-def row_picture(split: Dataset, row: int, alt: str) -> Picture:
-    """The image of a row, at most [`LARGEST`] wide or high."""
-    image = open_image(split[int(row)][columns.IMAGE])
-    image.draft("RGB", (2 * LARGEST, 2 * LARGEST))  # a large JPEG is decoded small
-    image = to_rgb(image)
-    if max(image.size) <= SMALL:
-        return Picture(_data_uri(image, "PNG"), alt, is_small=True)
-    image.thumbnail((LARGEST, LARGEST))
-    return Picture(_data_uri(image, "JPEG"), alt)
-
-
 def png_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _data_uri(image: PILImage.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **({"optimize": True} if kind == "PNG" else {"quality": 85}))
-    if kind == "PNG":
-        return png_uri(buffer.getvalue())
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -10,10 +10,11 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
+from ..captioning.report import thumbnail
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text
-from .pictures import Picture, curves, png_uri, row_picture
+from .pictures import curves, png_uri
 from .predict import Predictions, captions_of, texts_of
 from .speed import speed_text
 
@@ -98,8 +99,8 @@ class ShownSplit:
     def name(self, label: int) -> str:
         return self.id2label.get(int(label), "unlabelled")
 
-    def picture(self, row: int) -> Picture:
-        return row_picture(self.split, row, f"image of class {self.name(self.labels[row])}")
+    def picture(self, row: int) -> dict[str, str | None]:
+        return {"uri": thumbnail(self.split, int(row)), "alt": f"image of class {self.name(self.labels[row])}"}
 
     def said(self, run: str, row: int) -> dict[str, Any]:
         """What a run predicts of an image: `name` of the class, `score`, and whether it is `right`, if known."""
