@@ -231,11 +231,6 @@ def name_as_text(class_name: str) -> str:
     return " ".join(class_name.replace("_", " ").replace("-", " ").split())
 
 
-def class_name_embeds(class_names: list[str], encoder: TextEncoder, args: EncoderArguments) -> np.ndarray:
-    """(classes, D) unit norm: the names embedded like captions."""
-    return encode_captions([name_as_text(name) for name in class_names], encoder, args)[0]
-
-
 def embeds_of_class_names(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, what: str
 ) -> np.ndarray | None:
@@ -251,7 +246,8 @@ def embeds_of_class_names(
     except OSError as error:
         logger.warning("No %s: %s", what, error)
         return None
-    return class_name_embeds([id2label[index] for index in sorted(id2label)], encoder, args).astype(np.float32)
+    names = [name_as_text(id2label[index]) for index in sorted(id2label)]
+    return encode_captions(names, encoder, args)[0].astype(np.float32)
 
 
 # --- The stage -------------------------------------------------------------------------------------------------------
