@@ -50,6 +50,7 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
     assert lines[1].endswith(shown) and lines[4].startswith("trained 6 steps in 00:0")
+    trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ TIMED_STEPS = 6  # of a dry run; the first one or two are slower and do not coun
 class LogLines(TrainerCallback):
     """Prints a line a log and evaluation, in the main process; trackers and trainer_state.json have all values."""
 
+    begun, first_step = 0.0, 0  # of the training, if there is one
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.begun, self.first_step = time.monotonic(), state.global_step
         super().on_train_begin(args, state, control, **kwargs)
@@ -52,12 +54,13 @@ class LogLines(TrainerCallback):
             return f"trained {state.global_step - self.first_step:,} steps in {took}"
         place = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}  step {state.global_step}/{state.max_steps}"
         if "loss" not in logs:
-            metrics = {name: value for name, value in logs.items() if not name.endswith(NO_METRICS)}
+            numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+            metrics = {name: value for name, value in numbers.items() if not name.endswith(NO_METRICS)}
             shown = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items()]
             return "  ".join([place, "evaluation", *shown])
         steps = max(state.global_step - self.first_step, 1)
         left = (time.monotonic() - self.begun) / steps * (state.max_steps - state.global_step)
-        return f"{place}  {_loss(logs)}  lr {logs['learning_rate']:.3g}  {tqdm.format_interval(left)} left"
+        return f"{place}  {_loss(logs)}  lr {logs.get('learning_rate', 0):.3g}  {tqdm.format_interval(left)} left"
 
 
 class LinesAndBar(LogLines, ProgressCallback):
@@ -187,6 +190,7 @@ def seconds_per_step(trainer: Any) -> float:
     """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
     times = _StepTimes()
     trainer.add_callback(times)
-    trainer.remove_callback(trainer.progress)
+    if trainer.progress is not None:  # a notebook has its own
+        trainer.remove_callback(trainer.progress)
     trainer.train()
     return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
