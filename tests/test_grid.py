@@ -47,16 +47,6 @@ def test_the_interval_covers_the_truth_in_about_95_of_100_grids(sources):
     assert effect or np.mean(rejected) <= 0.07
 
 
-def test_images_of_one_thing_count_as_one():
-    """Every image ten times is no more evidence than once."""
-    table, clusters = simulated(np.random.default_rng(0), of_seeds=0.0, of_clusters=0.2)
-    once = estimate_difference(table, clusters)
-    tenfold = estimate_difference(np.repeat(table, 10, axis=1), np.repeat(clusters, 10))
-    assert (tenfold.mean, tenfold.low, tenfold.high) == pytest.approx((once.mean, once.low, once.high))
-    apart = estimate_difference(np.repeat(table, 10, axis=1), np.arange(10 * len(clusters)))
-    assert apart.high - apart.low < once.high - once.low
-
-
 def test_equal_results_are_no_difference_and_one_seed_is_too_few():
     same = estimate_difference(np.zeros((3, 10)), np.arange(10))
     assert (same.mean, same.p, same.positive, same.seeds) == (0, 1, 0, 3) and same.low <= 0 <= same.high

@@ -99,13 +99,6 @@ def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
             open_images(str(folder))
 
 
-def test_embeddings_that_are_damaged_are_named(images):
-    file = stage_of(images, "0123") / "train.parquet"
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=f"{file} is damaged"):
-        load_images(file.parent)
-
-
 def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
     save_pictures(tmp_path, ["cat/1.png"])
     with pytest.raises(ValueError, match="holds other files, which a stage would replace. Choose a folder of its own"):
