@@ -92,6 +92,7 @@ class Embed(Command):
         g4i embed --dataset_name pictures --caption_column text \\
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
+    Captions beyond the window of the encoder are cut, and counted.
     """
 
     def check(self, data, encoder) -> None:
