@@ -100,13 +100,14 @@ def _compute(
     batch_size = BATCH_ON_CPU if accelerator.device.type == "cpu" else BATCH
     shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), EvalTransform(processor))
     loader = DataLoader(shown, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
-    was_training, model = model.training, model.eval()
-    loader, prepared = accelerator.prepare(loader), accelerator.prepare_model(model, evaluation_mode=True)
+    # Not prepared by Accelerate, which would take it for wrapped when the trainer prepares it, and average no gradients
+    was_training, model = model.training, model.eval().to(accelerator.device)
+    loader = accelerator.prepare(loader)
     is_main, waiting, written = accelerator.is_main_process, [], 0
     with tqdm(total=len(digests), desc=description, unit="image", disable=not is_main, leave=False) as bar:
         for batch in loader:
             pixels = finish_batch(batch)["pixel_values"]
-            features = prepared(pixels, output_features=True, output_image_embeds=False).features.float()
+            features = model(pixels, output_features=True, output_image_embeds=False).features.float()
             values = accelerator.gather_for_metrics(features).cpu().numpy()
             bar.update(len(values))
             if not is_main:

@@ -223,7 +223,7 @@ class Fit:
         )
         if few := few_labels_in_words(labels, list(self.id2label.values())):
             self.say(few)
-        for line in describe_equal_images(self.record.rows):
+        for line in self._by_first(lambda: describe_equal_images(self.record.rows)):
             self.say(line)
         if not captioned and not (labels >= 0).any() and not self.args.captioner:
             raise ValueError(
