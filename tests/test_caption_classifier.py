@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from g4i_hf import CaptionClassifier
-from g4i_hf.supervision import caption_classifier
 from g4i_hf.supervision.calibration import ABSENT, Calibration
 
 CLASSES, DIM = 5, 16
@@ -44,6 +43,14 @@ def clusters(
     centres = rng.normal(size=(CLASSES, DIM))
     x = centres[truth] + spread * rng.normal(size=(number, DIM))
     return Clusters(x / np.linalg.norm(x, axis=1, keepdims=True), truth, labels)
+
+
+def some_labels(truth: np.ndarray, *each: int) -> np.ndarray:
+    """Labels of the first so many rows of each class; the others have none."""
+    labels = np.full(len(truth), -100)
+    for label, number in enumerate(each * CLASSES if len(each) == 1 else each):
+        labels[np.flatnonzero(truth == label)[:number]] = label
+    return labels
 
 
 def fitted(data: Clusters, labels=None, **more) -> CaptionClassifier:
@@ -107,9 +114,7 @@ def test_with_few_labels_it_is_no_surer_than_it_may_be():
     excess = []
     for seed in range(6):
         data = clusters(3000, seed=seed)
-        labels = np.full(len(data.x), -1)
-        for label in range(CLASSES):
-            labels[np.flatnonzero(data.truth == label)[:8]] = label
+        labels = some_labels(data.truth, 8)
         found = fitted(data, labels).predict_proba(data.x[labels < 0])
         excess.append(found.max(1).mean() - accuracy(found, data.truth[labels < 0]))
     assert abs(np.mean(excess)) < 0.02, excess
@@ -270,21 +275,13 @@ def test_images_that_say_nothing_do_not_confirm_captions():
     assert fitted(data, image_features=images).label_noise_ < 0.02
 
 
-def test_the_posterior_repairs_wrong_labels():
-    data = clusters(500, spread=1.0, wrong=0.3)
-    found = fitted(data)
-    likely = found.posterior(found.out_of_fold_, data.y).argmax(1)
-    assert (likely == data.truth).mean() > 0.93 > 0.7 == (data.y == data.truth).mean()
-
-
 # --- Few labels ------------------------------------------------------------------------------------------------------
 
 
 def test_one_label_a_class_is_learned_from_but_not_judged():
     data = clusters(400, spread=0.7)
-    labels = np.full(400, -100)
-    first = np.asarray([np.flatnonzero(data.truth == label)[0] for label in range(CLASSES)])
-    labels[first] = data.truth[first]
+    labels = some_labels(data.truth, 1)
+    first = np.flatnonzero(labels >= 0)
     found = fitted(data, labels)
     assert found.label_noise_ is None and found.label_noise_interval_ is None and found.accuracy_ is None
     assert found.view_accuracies_ == [None] and accuracy(found.out_of_fold_, data.truth) > 0.75
@@ -292,7 +289,7 @@ def test_one_label_a_class_is_learned_from_but_not_judged():
     assert np.isfinite(found.predict_proba(data.x)).all()
 
 
-def test_a_class_without_a_label_is_never_named():
+def test_a_class_without_a_label_is_never_predicted_unless_it_has_a_name():
     data = clusters(300, spread=1.0)
     labels = np.where(data.truth == 3, -100, data.y)
     found = CaptionClassifier(CLASSES + 2).fit(data.x, labels)
@@ -300,6 +297,9 @@ def test_a_class_without_a_label_is_never_named():
     assert predicted.shape == (300, CLASSES + 2) and predicted[:, [3, 5, 6]].max() < 0.01
     rest = data.truth != 3
     assert accuracy(found.out_of_fold_[rest], data.truth[rest]) > 0.9
+    names = np.stack([data.x[data.truth == label].mean(0) for label in range(CLASSES)])
+    named = fitted(data, labels, class_embeds=names).out_of_fold_
+    assert accuracy(named[~rest], data.truth[~rest]) > 0.5
 
 
 def test_the_only_label_of_a_class_beside_others_with_many_is_left_as_it_is():
@@ -328,11 +328,8 @@ def test_what_cannot_be_fitted_is_an_error():
 def with_names(number: int = 1500) -> tuple[Clusters, np.ndarray, np.ndarray]:
     """Rows, labels of one row a class, and an embedding near the centre of each class."""
     data = clusters(number, spread=1.6)
-    labels = np.full(number, -100)
-    first = [np.flatnonzero(data.truth == label)[0] for label in range(CLASSES)]
-    labels[first] = data.truth[first]
     centres = np.stack([data.x[data.truth == label].mean(0) for label in range(CLASSES)])
-    return data, labels, centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    return data, some_labels(data.truth, 1), centres / np.linalg.norm(centres, axis=1, keepdims=True)
 
 
 def test_names_of_classes_are_examples_of_them():
@@ -347,24 +344,6 @@ def test_names_of_classes_are_examples_of_them():
     assert accuracy(fitted(data, labels, class_embeds=some).out_of_fold_, data.truth) < right[1]
     nothing = fitted(data, labels, class_embeds=np.zeros_like(names))
     np.testing.assert_array_equal(nothing.out_of_fold_, alone.out_of_fold_)
-
-
-def test_names_help_beside_image_features_too():
-    data, labels, names = with_names()
-    images = clusters(len(labels), spread=1.6, view=1)
-    alone, named = (
-        CaptionClassifier(CLASSES).fit(data.x, labels, images.x, class_embeds) for class_embeds in (None, names)
-    )
-    assert named.view_accuracies_[0] > alone.view_accuracies_[0] + 0.05
-    assert accuracy(named.out_of_fold_, data.truth) > accuracy(alone.out_of_fold_, data.truth) + 0.03
-
-
-def test_a_class_with_a_name_and_no_label_can_be_told():
-    data = clusters(600, spread=1.0)
-    labels = np.where(data.truth == 3, -100, data.y)
-    names = np.stack([data.x[data.truth == label].mean(0) for label in range(CLASSES)])
-    found = fitted(data, labels, class_embeds=names).out_of_fold_
-    assert accuracy(found[data.truth == 3], data.truth[data.truth == 3]) > 0.5
 
 
 def test_without_any_label_captions_are_compared_with_names():
@@ -423,9 +402,7 @@ def test_with_one_label_a_class_two_views_judge_each_other(better):
     """The better view counts more, and nothing is promised that does not hold."""
     good, poor = clusters(2000, spread=1.0, view=0), clusters(2000, spread=4.0, view=1)
     views = [good, poor] if better == 0 else [poor, good]
-    labels = np.full(2000, -100)
-    first = [np.flatnonzero(good.truth == label)[0] for label in range(CLASSES)]
-    labels[first] = good.truth[first]
+    labels = some_labels(good.truth, 1)
     found = CaptionClassifier(CLASSES).fit(views[0].x, labels, views[1].x)
     alone = [accuracy(fitted(view, labels).predict_proba(view.x), view.truth) for view in views]
     both = found.predict_proba(views[0].x, views[1].x)
@@ -435,25 +412,11 @@ def test_with_one_label_a_class_two_views_judge_each_other(better):
     assert 0.4 < found.accuracy_ < accuracy(both, good.truth) + 0.1
 
 
-def test_with_one_label_a_class_captions_that_are_all_the_same_do_not_count():
-    images = clusters(1000, spread=1.0)
-    labels = np.full(1000, -100)
-    first = [np.flatnonzero(images.truth == label)[0] for label in range(CLASSES)]
-    labels[first] = images.truth[first]
-    same = np.ones((1000, 4))
-    both = CaptionClassifier(CLASSES).fit(same, labels, images.x).predict_proba(same, images.x)
-    alone = accuracy(fitted(images, labels).predict_proba(images.x), images.truth)
-    assert accuracy(both, images.truth) > alone - 0.03
-
-
 def few_labels(each: int, number: int = 2000) -> tuple[Clusters, Clusters, np.ndarray]:
     """Captions that tell most classes, image features of which most say nothing, and `each` labels of a class."""
     captions, images = clusters(number, spread=1.0), clusters(number, spread=1.0, view=1)
     images.x = np.hstack([images.x, 0.25 * np.random.default_rng(5).normal(size=(number, 64))])
-    labels = np.full(number, -100)
-    for label in range(CLASSES):
-        labels[np.flatnonzero(captions.truth == label)[:each]] = label
-    return captions, images, labels
+    return captions, images, some_labels(captions.truth, each)
 
 
 @pytest.mark.parametrize("each", [1, 2])
@@ -474,9 +437,7 @@ def uneven(rare: int, spread: float, of_images: float, seed: int = 0) -> tuple[C
     captions, images = (
         clusters(1000, each, seed=seed, view=view, shares=shares) for view, each in enumerate((spread, of_images))
     )
-    labels = np.full(1000, -100)
-    for label in range(CLASSES):
-        labels[np.flatnonzero(captions.truth == label)[: rare if label == 3 else 8]] = label
+    labels = some_labels(captions.truth, 8, 8, 8, rare, 8)
     names = np.stack([captions.x[captions.truth == label].mean(0) for label in range(CLASSES)])
     return captions, images, {"labels": labels, "class_embeds": names}
 
@@ -520,21 +481,6 @@ def test_a_single_example_takes_half_the_odds_of_a_class_at_most():
     assert (odds[2] > 100).all()
 
 
-def test_of_many_rows_models_are_fitted_on_a_sample(monkeypatch):
-    captions, images, _ = few_labels(1, 600)
-    labels, numbers = np.where(np.arange(600) < 300, captions.truth, -100), []
-    fit = caption_classifier.logistic_regression
-
-    def noted(values, *args):
-        numbers.append(len(values))
-        return fit(values, *args)
-
-    monkeypatch.setattr(caption_classifier, "MOST_FITTED", 100)
-    monkeypatch.setattr(caption_classifier, "logistic_regression", noted)
-    CaptionClassifier(CLASSES).fit(captions.x, labels, images.x)
-    assert max(numbers) == 200  # labelled and unlabelled ones
-
-
 def test_a_label_is_not_in_its_probabilities_by_way_of_unlabelled_rows():
     """
     30 unlabelled rows have the word of one labelled row: with a wrong label they are taken for its class, and image
@@ -558,5 +504,3 @@ def test_views_must_be_those_fitted_on():
     data = clusters(100)
     with pytest.raises(ValueError, match="fitted with other views"):
         fitted(data).predict_proba(data.x, data.x)
-    with pytest.raises(ValueError, match="fitted with other views"):
-        fitted(data, image_features=data.x).predict_proba(data.x)

@@ -92,10 +92,8 @@ class Jobs:
         # --active: in the environment of the tests, which has the dependencies, so that nothing is installed
         uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--offline"]
         environment = self.hub.environment(self.folder / "home", VIRTUAL_ENV=sys.prefix)
-        done = subprocess.run(
-            [*uv, script, *map(str, words)],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=1800,
-        )  # fmt: skip
+        command, more = [*uv, script, *map(str, words)], {"capture_output": True, "text": True, "timeout": 1800}
+        done = subprocess.run(command, cwd=self.folder, env=environment, **more)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
 

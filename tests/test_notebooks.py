@@ -43,7 +43,7 @@ def script_of(notebook: Path) -> str:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_short_and_stored_without_outputs(notebook):
+def test_a_notebook_is_short_and_stored_without_outputs_and_uses_public_names(notebook):
     stored = json.loads(notebook.read_text(encoding="utf-8"))
     assert stored["nbformat"] == 4 and 8 <= len(stored["cells"]) <= 16
     assert len({cell["id"] for cell in stored["cells"]}) == len(stored["cells"])
@@ -51,10 +51,6 @@ def test_a_notebook_is_short_and_stored_without_outputs(notebook):
         assert cell["cell_type"] == "markdown" or (cell["outputs"] == [] and cell["execution_count"] is None)
     assert f"]({BADGE}{notebook.name})" in cells_of(notebook, "markdown")[0]
     assert 'find_spec("g4i_hf") is None' in cells_of(notebook, "code")[0]
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_uses_public_names_and_no_place_of_one_machine(notebook):
     code = script_of(notebook)
     compile(code, notebook.name, "exec")
     assert not re.findall(r"g4i_hf\.\w+\.|from g4i_hf\.|import g4i_hf\.|\b_\w+\(", code.replace("g4i_hf.__file__", ""))

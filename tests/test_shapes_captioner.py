@@ -1,8 +1,8 @@
 """The shapes data set and its captioner: drawn again as published, and described right, in process and by a server."""
 
 import contextlib
-import importlib.util
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,15 +26,7 @@ from g4i_hf.data.loading import open_images
 SHAPES = ROOT / "recipes" / "shapes"
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("shapes_build", SHAPES / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
+build = SimpleNamespace(**runpy.run_path(str(SHAPES / "build.py")))
 NEW = {f"unseen-{number}": build.draw(f"unseen-{number}") for number in range(100)}
 
 # --- Data ------------------------------------------------------------------------------------------------------------

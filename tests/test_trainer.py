@@ -337,13 +337,7 @@ def test_options_are_described_and_docstrings_name_changed_defaults():
     [
         ({"align_weight": -0.1}, "align_weight is -0.1"),
         ({"align_loss": "nonsense"}, "align_loss is 'nonsense'.*clip"),
-        ({"align_temperature": 0.0}, "align_temperature is 0.0"),
-        ({"align_gradient": "mine"}, "align_gradient is 'mine'.*official"),
-        ({"soft_label_weight": -1.0}, "soft_label_weight is -1.0"),
-        ({"mixup_alpha": -1.0}, "mixup_alpha is -1.0"),
-        ({"mix_prob": 1.5}, "mix_prob is 1.5"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"sgd_momentum": 1.0}, "sgd_momentum is 1.0"),
         ({"class_weights": "many"}, "class_weights is 'many'; give 'balanced' or a JSON list"),
     ],
 )
@@ -352,10 +346,9 @@ def test_a_value_that_makes_no_sense_is_an_error_that_names_it(tmp_path, options
         arguments(tmp_path, **options)
 
 
-@pytest.mark.parametrize("given, message", [("[1, 2]", "2 weights for 5 classes"), ("balanced", "no `labels`")])
-def test_class_weights_that_do_not_fit_the_data_are_an_error(tmp_path, vit, given, message):
-    with pytest.raises(ValueError, match=message):
-        AlignmentTrainer(vit, arguments(tmp_path, class_weights=given), rows(4))
+def test_balanced_class_weights_without_labels_are_an_error(tmp_path, vit):
+    with pytest.raises(ValueError, match="no `labels`"):
+        AlignmentTrainer(vit, arguments(tmp_path, class_weights="balanced"), rows(4))
 
 
 def test_every_objective_can_be_chosen_and_has_a_formula(tmp_path):

@@ -89,18 +89,7 @@ def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_ma
     data = ["--dataset_name", "pictures", "--text_encoder", "sentence-transformers/all-MiniLM-L6-v2"]
     more = ["--embeddings_dir", "runs/embeddings"]
     run = ["--output_dir", "runs/aligned", "--student", "resnet18", *TINY, "--per_device_train_batch_size", "4"]
-    run += [
-        "--max_steps",
-        "4",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "2",
-        "--use_cpu",
-        "true",
-        "--ema_decay",
-        "0.9",
-    ]
+    run += ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu", "--ema_decay", "0.9"]
     commands = {
         "embed": [*data, *more],
         "train": [*data, *more, *run],

@@ -154,8 +154,3 @@ def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_
     places = {"dataset_name": "a/data", "embeddings_dir": "a/b/e", "output_dir": "runs/x"}
     for name, place in places.items():
         assert (tmp_path / values[name]).resolve() == (tmp_path / place).resolve(), name
-
-
-def test_lists_take_several_words(quick, folders, tmp_path):
-    words = ({"run": folders / "aligned"}, "--measures", "speed", "calibration", "--print_config")
-    assert yaml.safe_load(quick.succeed("evaluate", *words, cwd=tmp_path).out)["measures"] == ["speed", "calibration"]

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from goldens import front_matter, outline_of_card, outline_of_page
-
 HERE = Path(__file__).parent
 
 
@@ -29,10 +27,3 @@ def test_each_promise_about_untrusted_input_has_a_test_that_exists():
     assert len(named) > 10
     for file, test in named:
         assert f"def {test}(" in (HERE.parent / file).read_text(), f"{file}::{test}"
-
-
-def test_outlines_leave_the_prose_out():
-    card = "---\nlicense: mit\ntags: [a]\n---\n\n# One\n\nsome words\n\n## Two\n\n```python\nx = 1\n```\n"
-    assert outline_of_card(card) == ["key license", "key tags", "# One", "## Two", "```python"]
-    assert front_matter(card) == {"license": "mit", "tags": ["a"]}
-    assert outline_of_page("<h1 class='x'>A <b>b</b></h1><p>c</p>\n<h2>\nD</h2>") == ["h1 A b", "h2 D"]
