@@ -25,6 +25,7 @@ from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
 from g4i_hf.options import OPTIONS_OF
+from g4i_hf.options.training import ALIGN_LOSSES
 from g4i_hf.running import LAUNCHER_OPTIONS, main
 from g4i_hf.training import AlignmentArguments
 
@@ -357,7 +358,6 @@ def test_options_of_trainer_are_those_of_the_installed_one():
 
 
 CHOICES = [
-    (options.TrainingOptions, "align_loss", OBJECTIVES),
     (options.TrainingOptions, "eval_strategy", list(IntervalStrategy)),
     (options.TrainingOptions, "save_strategy", list(SaveStrategy)),
     (options.StudentArguments, "projector_type", PROJECTOR_TYPES),
@@ -369,6 +369,10 @@ CHOICES = [
 @pytest.mark.parametrize("cls, name, choices", CHOICES)
 def test_choices_are_those_of_the_library(cls, name, choices):
     assert set(options.choices_of(get_type_hints(cls)[name])) == {getattr(each, "value", each) for each in choices}
+
+
+def test_objectives_are_those_of_the_library():
+    assert set(ALIGN_LOSSES) == set(OBJECTIVES)
 
 
 # --- Files that nobody sane has written ------------------------------------------------------------------------------

@@ -212,6 +212,7 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     dim = EMBED_DIMS[run.encoder.text_encoder]
     run.splits, run.text_embed_dim = tiny_images(dim), dim
     run.id2label = dict(enumerate(run.splits["train"].features["label"].names))
+    run.opened = run.splits, run.id2label
     run.run.supervision, run.run.labels_only = "none", False  # what captions teach is tested elsewhere
     run.prepared = run.prepare()
 

@@ -100,7 +100,7 @@ def _compute(
     batch_size = BATCH_ON_CPU if accelerator.device.type == "cpu" else BATCH
     shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), EvalTransform(processor))
     loader = DataLoader(shown, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
-    # Not prepared by Accelerate, which would take it for wrapped when the trainer prepares it, and average no gradients
+    # Not prepared by Accelerate, which would take it for wrapped in the trainer, and average no gradients
     was_training, model = model.training, model.eval().to(accelerator.device)
     loader = accelerator.prepare(loader)
     is_main, waiting, written = accelerator.is_main_process, [], 0
