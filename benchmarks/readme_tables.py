@@ -47,6 +47,7 @@ TABLES = {
     "photos_wrong_labels": tables_of_photos.wrong_labels,
     "small_students": tables_of_cost.small_students,
     "step_time": tables_of_cost.step_time,
+    "uneven_labels": tables_of_photos.uneven_labels,
 }
 
 

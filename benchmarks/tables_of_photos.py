@@ -1,5 +1,7 @@
 """Tables of photographs and of their captions, from results/photos_*.json and caption_classifier.json."""
 
+import itertools
+from statistics import fmean
 from typing import Any
 
 from provenance import read_result
@@ -102,6 +104,32 @@ def few_labels() -> str:
     return table("few_labels", FEW_LABELS)
 
 
+def uneven_labels() -> str:
+    """Means over the seeds, by the number of labels that the true class has; `before`: an earlier version of both."""
+    found = read_result("uneven_labels.json")
+
+    def accuracies(views: str, data: str, draw: str, group: str, version: str = "now") -> list[float]:
+        wanted, rows = (data, draw, views), found[version]["rows"]
+        rows = [row for row in rows if (row["data"], row["draw"], row["views"]) == wanted and group in row]
+        return [100 * row[group]["accuracy"] for row in rows]
+
+    lines = [
+        "| accuracy on unlabelled training images | captions | image features | both | gain over either | before |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for of in itertools.product(NAMES, DRAWS):
+        lines.append(f"| *{NAMES[of[0]]}, {DRAWS[of[1]]}* | | | | | |")
+        for group, title in LABELS_OF_CLASS.items():
+            each = [accuracies(views, *of, group) for views in ("captions", "image features", "both")]
+            if not each[0]:
+                continue
+            gains = [both - max(one, other) for one, other, both in zip(*each, strict=True)]
+            gain = f"{fmean(gains):+.1f} ({', '.join(f'{gain:+.1f}' for gain in gains)})"
+            *means, before = [f"{fmean(found):.1f}" for found in (*each, accuracies("both", *of, group, "before"))]
+            lines.append(f"| {title} | {' | '.join(means)} | {gain} | {before} |")
+    return "\n".join(lines)
+
+
 def long_tail() -> str:
     return table("long_tail", LONG_TAIL)
 
@@ -110,6 +138,11 @@ def all_labels() -> str:
     return table("all_labels", ALL_LABELS)
 
 
+DRAWS = {
+    "at random": "labels drawn at random, as many as 4 a class",
+    "a third without": "4 labels a class, none of a third of the classes",
+}
+LABELS_OF_CLASS = {"none": "classes without a label", "one": "with one", "more": "with more"}
 CONTROLS = {
     "baseline": "baseline",
     "auto": "captions",
