@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-STRENGTHS = (0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, which is tried from the strongest on
-USUAL_STRENGTH = 1e-3  # where too few labels can be held out to choose one
+STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
+USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
+COMPONENTS = 256
 MAX_ITER = 60  # for each strength, from the weights of the strength before
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
@@ -39,10 +40,11 @@ def fit_head(
     judged_by: np.ndarray | None = None,
     folds: np.ndarray | None = None,
     strength: float | None = None,
+    scale: "Scale | None" = None,
 ) -> Head:
     """
-    Minimises the mean cross entropy with the targets plus `strength` times the squared weights. The strength is the
-    one under which held-out rows are likeliest.
+    Minimises the mean cross entropy with the targets plus `strength` times the squared weights of standardised
+    features. The strength is the one under which held-out rows are likeliest.
 
     Args:
         features: (n, F), of any float type.
@@ -50,8 +52,9 @@ def fit_head(
         judged_by: (n, C) probabilities by which held-out rows are judged; rows of zeros are not. None: the targets.
         folds: (n,) integers, rows that are held out together; negative: never.
         strength: in place of one that is chosen; the usual one where neither it nor folds are given.
+        scale: of more features than these; a few rows do not tell it.
     """
-    scale = _Scale.of(features)
+    scale = scale or Scale.of(features)
     x, y = torch.from_numpy(scale(features)), torch.from_numpy(np.asarray(targets, dtype=np.float32))
     judge = y if judged_by is None else torch.from_numpy(np.asarray(judged_by, dtype=np.float32))
     chosen = strength is None and folds is not None
@@ -118,15 +121,25 @@ def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor 
 
 
 @dataclass
-class _Scale:
+class Scale:
+    """Mean and standard deviation of each feature, (F,)."""
+
     mean: np.ndarray
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "_Scale":
+    def of(cls, features: np.ndarray) -> "Scale":
         mean = features.mean(0, dtype=np.float64)
         deviation = np.sqrt(((features - mean) ** 2).mean(0, dtype=np.float64))
         return cls(mean.astype(np.float32), (deviation + 1e-6).astype(np.float32))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.mean) / self.deviation).astype(np.float32)
+
+
+def principal_components(features: np.ndarray) -> np.ndarray:
+    """(N, F) -> (N, at most `COMPONENTS`) of the standardised features: enough for a label model, and quicker."""
+    scaled = Scale.of(features)(features)
+    if scaled.shape[1] <= COMPONENTS:
+        return scaled
+    return scaled @ np.linalg.eigh(scaled.T @ scaled)[1][:, -COMPONENTS:]

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .head import Head, fit_head
+from .head import Head, Scale, fit_head
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
@@ -79,20 +79,21 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     The last layers by name, that on labels alone where two classes have one. The judge has their logits. Images that
     were kept for it are given back at the end.
     """
-    number, heads = known.targets.shape[1], {}
+    number, heads, scale = known.targets.shape[1], {}, Scale.of(features)
     told, labelled = np.flatnonzero(known.targets.any(1)), np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
         truth = one_hot(known.labels[labelled], number)
         folds = _folds_of_labels(known.labels[labelled], known.order[labelled])
-        heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * (folds >= 0)[:, None], folds)
+        heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * (folds >= 0)[:, None], folds, scale=scale)
     fitted, folds = np.setdiff1d(told, judge.kept), known.order % FOLDS
-    head = fit_head(features[fitted], known.targets[fitted], known.probabilities[fitted], folds[fitted])
+    of_fitted = known.targets[fitted], known.probabilities[fitted], folds[fitted]
+    head = fit_head(features[fitted], *of_fitted, scale=scale)
     heads[WITH_VIEWS] = head
     for name, each in heads.items():
         in_turn = judge.name == IN_TURN
         judge.logits[name] = _out_of_fold(name, each, known, features) if in_turn else each.logits(judge.features)
     if len(judge.kept):
-        heads[WITH_VIEWS] = fit_head(features[told], known.targets[told], strength=head.strength)
+        heads[WITH_VIEWS] = fit_head(features[told], known.targets[told], strength=head.strength, scale=scale)
     return heads
 
 
@@ -105,7 +106,7 @@ def _out_of_fold(name: str, head: Head, known: Known, features: np.ndarray) -> n
         asked = known.order[labelled].argsort(kind="stable").argsort() % FOLDS == fold
         rows = np.setdiff1d(np.flatnonzero(targets.any(1)), labelled[asked])
         if asked.any() and len(rows):
-            fitted = fit_head(features[rows], targets[rows], strength=head.strength)
+            fitted = fit_head(features[rows], targets[rows], strength=head.strength, scale=Scale.of(features))
             found[asked] = fitted.logits(features[labelled[asked]])
     return found
 

@@ -66,7 +66,7 @@ from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
 from ..training.checkpoint import newest_checkpoint
 from ..training.features import FEATURES, student_features
-from ..training.head import Head
+from ..training.head import Head, principal_components
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION, Judge, Known, judge_in_training, judged_heads, one_hot
 from ..training.lineage import lineage_of, write_lineage
 from ..training.progress import seconds_per_step, trial_arguments
@@ -287,11 +287,11 @@ class Fit:
             captioned = CaptionedRows.of(training)
             rows, texts = captioned.rows, captioned.text_embeds()
             names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
-        classifier = CaptionClassifier(number, self.args.seed)
+        classifier, of_images = CaptionClassifier(number, self.args.seed), principal_components(features)
         if texts is None:
-            classifier.fit(features, labels)
+            classifier.fit(of_images, labels)
         else:
-            classifier.fit(texts, labels[rows], features[rows], names)
+            classifier.fit(texts, labels[rows], of_images[rows], names)
         probabilities[rows] = classifier.out_of_fold_
         targets[rows] = classifier.posterior(probabilities[rows], labels[rows])
         unlabelled = rows[labels[rows] < 0]
