@@ -251,7 +251,7 @@ def test_a_cost_that_cannot_be_known_ends_the_run():
 def test_projection_against_numbers_worked_out_by_hand():
     """4 answers in 8 s, two processes; 10,000 - 6 are left; a mean of 100 tokens written, so 0.003 an answer."""
     measured = [answer(completion_tokens=tokens) for tokens in (90, 110, 80, 120)]
-    assert project(measured, 6, 10_000, seconds=8.0, processes=2, prices=(2.0, 10.0)) == [
+    assert project(measured, 9_994, seconds=8.0, processes=2, prices=(2.0, 10.0)) == [
         "4 answers were measured; 9,994 are still to come.",
         "Requests: 9,994",
         "Tokens read: 9,994,000",

@@ -153,7 +153,7 @@ def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
     assert answer.text == f"number 0 What is it? {sent}"
     assert asked.provenance == {
         "captioner": "endpoint", "model": "tiny", "revision": "v2", "max_new_tokens": 9, "temperature": 0.5,
-        "top_p": 0.9, "seed": 0, "image_max_side": 99, "jpeg_quality": 90,
+        "top_p": 0.9, "seed": 0, "image_max_side": 99,
     }  # fmt: skip
     greedy = captioner(server, top_p=0.9)
     [(_, answer)] = ask(greedy, questions(1))

@@ -1,7 +1,6 @@
 """Images as captioners get them: the pixels, upright and shrunk, and nothing that identifies a person or a place."""
 
 import io
-import struct
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -54,32 +53,7 @@ def test_an_address_in_place_of_an_image_is_not_opened(tmp_path):
         server.shutdown()
 
 
-def segment(marker: int, body: bytes) -> bytes:
-    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
-
-
-def with_everything(data: bytes) -> bytes:
-    """A JPEG with a canary in every place that a JPEG has for one."""
-    extra = segment(0xE0, b"JFXX\0\x10" + jpeg(photograph(16, 12), comment=CANARY))  # a thumbnail
-    extra += b"".join(segment(0xE0 + number, b"any\0" + CANARY) for number in range(1, 16) if number != 14)
-    extra += segment(0xFE, CANARY) + segment(0xEE, b"other" + CANARY)
-    extra += segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x>" + CANARY + b"</x>")
-    later = data.rindex(b"\xff\xda")  # before the last scan
-    return data[:2] + extra + data[2:later] + segment(0xFE, CANARY) + data[later:] + CANARY + data
-
-
 # --- Nothing but pixels ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "mode, options",
-    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"restart_marker_rows": 2}), ("L", {})],
-)
-def test_a_jpeg_that_fits_keeps_its_coded_pixels_and_nothing_else(mode, options):
-    image = photograph().convert(mode)
-    dirty = with_everything(jpeg(image, exif=exif(), comment=CANARY, icc_profile=CANARY * 9, **options))
-    assert dirty.count(CANARY) > 20
-    assert clean_jpeg(row(dirty), max_side=500) == jpeg(image, **options)
 
 
 def png_texts() -> PngImagePlugin.PngInfo:
@@ -99,9 +73,10 @@ def png_texts() -> PngImagePlugin.PngInfo:
         ("PNG", {"exif": exif(), "pnginfo": png_texts()}),
     ],
 )
-def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options):
+@pytest.mark.parametrize("max_side", [768, 200])
+def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options, max_side):
     dirty = png(photograph(), kind, **options)
-    sent = clean_jpeg(row(dirty), max_side=200)
+    sent = clean_jpeg(row(dirty), max_side)
     assert CANARY in dirty and CANARY not in sent and not opened(sent).getexif()
     assert {"comment", "exif", "xmp", "icc_profile", "photoshop"}.isdisjoint(opened(sent).info)
 

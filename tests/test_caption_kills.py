@@ -1,10 +1,8 @@
 """Captioning killed at any moment, on two processes and by many tasks of an executor: nothing is paid twice."""
 
 import contextlib
-import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -124,51 +122,3 @@ def test_on_ray(pictures, tmp_path, serve):
     finish(start(command, pictures, tmp_path / "captions", server))
     assert server.stats()["requests"] == IMAGES
     assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)
-
-
-@contextlib.contextmanager
-def slurm(folder: Path):
-    """A cluster of this machine alone, with its own configuration; the key of munge is that of the machine."""
-    host = os.uname().nodename.split(".")[0]
-    for name in ("spool", "state"):
-        (folder / name).mkdir(parents=True)
-    (folder / "slurm.conf").write_text(
-        f"ClusterName=test\nSlurmctldHost={host}\nSlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\n"
-        f"StateSaveLocation={folder}/state\nSlurmdSpoolDir={folder}/spool\nProctrackType=proctrack/linuxproc\n"
-        f"SlurmctldPidFile={folder}/ctld.pid\nSlurmdPidFile={folder}/d.pid\nTaskPlugin=task/none\n"
-        f"SlurmctldLogFile={folder}/ctld.log\nSlurmdLogFile={folder}/d.log\nSelectType=select/cons_tres\n"
-        f"ReturnToService=2\nNodeName={host} CPUs=2 RealMemory=8000 State=UNKNOWN\n"
-        f"PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP\n"
-    )
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    daemons = [subprocess.Popen([name, "-D"], stderr=subprocess.DEVNULL) for name in ("slurmctld", "slurmd")]
-    try:
-        yield
-    finally:
-        subprocess.run(["scancel", "--user", "root"], check=False)
-        for daemon in daemons:
-            daemon.kill()
-            daemon.wait()
-        del os.environ["SLURM_CONF"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not shutil.which("slurmctld")
-    or os.geteuid() != 0
-    or subprocess.run(["munge", "-n"], capture_output=True).returncode,
-    reason="needs Slurm and munge, installed and munged running, and root: apt-get install slurm-wlm",
-)
-def test_on_slurm(pictures, tmp_path, serve):
-    options = {"partition": "all", "time": "00:10:00", "mem_per_cpu_gb": 2, "mail_type": "NONE"}
-    options |= {"venv_path": f"{sys.prefix}/bin/activate"}
-    server, captions = serve(), tmp_path / "captions"
-    with slurm(tmp_path / "slurm"):
-        command = [*SCALE, "--executor", "slurm", "--tasks", "3", "--executor_options", json.dumps(options)]
-        process = start(command, pictures, captions, server)
-        finish(process)
-        deadline = time.monotonic() + 200
-        while not (captions / "stage.json").exists() and time.monotonic() < deadline:
-            time.sleep(1)
-    assert server.stats()["requests"] == IMAGES
-    assert captions_of_numbers(captions) == all_right(IMAGES)

@@ -11,7 +11,6 @@ import tiny_captioners
 import torch
 from caption_doors import png
 from huggingface_hub import constants
-from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from tiny_captioners import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, BertModel
@@ -40,8 +39,8 @@ def questions(count: int) -> list[Question]:
     return [question(number, picture(number)) for number in range(count)]
 
 
-def captioner(folder: Path, batch_size: int = 8, adapter: Path | None = None, **decoding) -> LocalCaptioner:
-    local = LocalCaptionerArguments(caption_batch_size=batch_size, captioner_adapter=adapter and str(adapter))
+def captioner(folder: Path, batch_size: int = 8, **decoding) -> LocalCaptioner:
+    local = LocalCaptionerArguments(caption_batch_size=batch_size)
     return LocalCaptioner(str(folder), Decoding(**{"max_new_tokens": NEW_TOKENS} | decoding), local=local)
 
 
@@ -219,27 +218,3 @@ def test_models_that_are_missing_or_no_captioners_are_refused(llava, tmp_path):
         LocalCaptioner("a/b/c")
     with pytest.raises(CaptionerError, match="'someone/nothing' cannot be found"):
         LocalCaptioner("someone/nothing")
-    with pytest.raises(CaptionerError, match="nowhere' cannot be found"):
-        captioner(llava, adapter=tmp_path / "nowhere")
-    LoraConfig(target_modules=["nothing_of_this_name"]).save_pretrained(tmp_path / "lora")
-    with pytest.raises(CaptionerError, match="does not fit the captioner"):
-        answers(captioner(llava, adapter=tmp_path / "lora"), questions(1))
-
-
-def save_adapter(llava: Path, folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(AutoModelForImageTextToText.from_pretrained(llava), config).save_pretrained(folder)
-    return folder
-
-
-def test_an_adapter_changes_answers_and_provenance(llava, tmp_path):
-    adapters = [save_adapter(llava, tmp_path / str(seed) / "lora", seed) for seed in range(2)]
-    made = [captioner(llava), *(captioner(llava, adapter=adapter) for adapter in adapters)]
-    assert [of.provenance.get("adapter") for of in made] == [None, "lora", "lora"]
-    assert len({of.provenance.get("adapter_revision") for of in made}) == 3
-    said = [texts(answers(of, questions(4))) for of in made]
-    assert all(len({of_model[name] for of_model in said}) == 3 for name in said[0])
-    base = AutoModelForImageTextToText.from_pretrained(llava)
-    made[0].generator.model = PeftModel.from_pretrained(base, adapters[0]).eval()  # as peft alone applies it
-    assert texts(answers(made[0], questions(4))) == said[1]

@@ -10,6 +10,10 @@ import torch
 from PIL import Image as PILImage
 from transformers import AutoModel, AutoProcessor
 
+from g4i_hf.captioning.existing import existing_captions
+from g4i_hf.data.loading import open_images
+from g4i_hf.options import ExistingCaptionsArguments
+
 SCRIPT = Path(__file__).parent.parent / "recipes" / "imagenet_resnet50" / "check_order.py"
 COLOURS = np.random.default_rng(0).integers(0, 256, size=(40, 3))
 
@@ -48,3 +52,7 @@ def test_a_list_is_in_the_order_of_its_images_or_is_refused(tmp_path, monkeypatc
         return
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "32 images fit their own captions best" in capsys.readouterr().out
+    data = open_images(str(tmp_path))
+    found = existing_captions(data, ExistingCaptionsArguments(captions_file=str(tmp_path / "captions.jsonl")))
+    names = [f"class{number // 10}/{number:02}.png" for number in range(len(COLOURS))]
+    assert dict(zip(data["train"]["image_id"], found["train"], strict=True)) == dict(zip(names, captions, strict=True))

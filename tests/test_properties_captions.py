@@ -133,9 +133,7 @@ def stage_of(text: str, ids_from: str = "file") -> dict:
         "captions_stage": {
             "captioner": {"captioner": "local", "model": f"org/{text}", "revision": text, "seed": text},
             "prompts": [text, text],
-            "order": text,
             "status": {"train": {"ok": 2, text: 1}},
-            "cleaning": {text: 3},
             "quality": {"train": {text: 0.5}},
         },
     }

@@ -63,7 +63,7 @@ def test_a_file_of_captions_names_images_by_any_id(tmp_path, ids, random):
     rows = [{"image_id": key, "caption": f"of {key}"} for key in random.sample(ids, len(ids))]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=random.random() < 0.5) for row in rows), encoding="utf-8")
     found = existing_captions(images_of(ids), ExistingCaptionsArguments(captions_file=str(path)))
-    assert found.captions["train"] == [f"of {image_id}" for image_id in ids]
+    assert found["train"] == [f"of {image_id}" for image_id in ids]
 
 
 @given(st.lists(st.sampled_from(["a/1.png", "1.png", "a/#.png"]), max_size=8), st.integers(1, 2))

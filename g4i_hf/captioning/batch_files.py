@@ -3,68 +3,55 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .answers import OK, Answer, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
 from .servers import UselessReply, answer_in, chat_body, error_message
 
-MOST_REQUESTS, MOST_BYTES = 50_000, 190 << 20  # of a file; OpenAI takes 50,000 and 200 MB
+TOGETHER = 100  # questions that are read, and answers that are stored, at a time
 
 
 class RequestFiles(EndpointCaptioner):
-    """Writes questions into files, each with its key as `custom_id`, in place of asking them."""
+    """Writes questions into a file, each with its key as `custom_id`, in place of asking them."""
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]. ValueError for a file that exists: it may have been sent."""
-        self.paths: list[Path] = []
-        file, count = None, 0
-        with ExitStack() as files:
-            for line in self._lines(itertools.takewhile(lambda _: allow(), questions), deliver):
-                if file is None or count % MOST_REQUESTS == 0 or file.tell() + len(line) > MOST_BYTES:
-                    file = files.enter_context(self._next_file())
-                file.write(line)
-                count += 1
+        path, count = Path(self.endpoint.export_requests), 0
+        if path.exists():
+            raise ValueError(f"{path} exists. Give another --export_requests, or remove it if it was not sent.")
+        questions = itertools.takewhile(lambda _: allow(), questions)
+        with path.open("xb") as file, ThreadPoolExecutor(PREPARING) as pool:
+            while chunk := list(itertools.islice(questions, TOGETHER)):
+                for question, line in zip(chunk, pool.map(self._line_of, chunk), strict=True):
+                    if isinstance(line, Answer):
+                        deliver([(replace(question, image={}), line)])
+                    else:
+                        count += 1
+                        file.write(line)
         if count:
-            self.said = f"{count:,} requests are in {', '.join(map(str, self.paths))}."
+            self.said = f"{count:,} requests are in {path}."
             self.why_open = (
                 "Send them with your provider's tool. Then start the same command with --import_answers and the files "
                 "of the answers, in place of --export_requests."
             )
+        else:
+            path.unlink()
 
-    def _lines(self, questions: Iterator[Question], deliver: Deliver) -> Iterator[bytes]:
-        """The request of each question; an image that cannot be read is answered at once."""
-
-        def line_of(question: Question) -> bytes | Answer:
-            try:
-                uri = data_uri(question.image, self.decoding.max_side, self.endpoint.jpeg_quality)
-            except UndecodableImage as error:
-                return Answer("undecodable", reason=str(error), attempts=0)
-            body = chat_body(question.prompt, uri, self.options)
-            request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-            return json.dumps(request).encode() + b"\n"
-
-        with ThreadPoolExecutor(PREPARING) as pool:
-            while chunk := list(itertools.islice(questions, 8 * PREPARING)):
-                for question, line in zip(chunk, pool.map(line_of, chunk), strict=True):
-                    if isinstance(line, Answer):
-                        deliver([(replace(question, image={}), line)])
-                    else:
-                        yield line
-
-    def _next_file(self) -> BinaryIO:
-        path = Path(self.endpoint.export_requests)
-        path = path.with_stem(f"{path.stem}-{len(self.paths) + 1}") if self.paths else path
-        if path.exists():
-            raise ValueError(f"{path} exists. Give another --export_requests, or remove it if it was not sent.")
-        self.paths.append(path)
-        return path.open("xb")
+    def _line_of(self, question: Question) -> bytes | Answer:
+        """The request; the answer for an image that cannot be read."""
+        try:
+            uri = data_uri(question.image, self.decoding.max_side)
+        except UndecodableImage as error:
+            return Answer("undecodable", reason=str(error), attempts=0)
+        body = chat_body(question.prompt, uri, self.options)
+        request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return json.dumps(request).encode() + b"\n"
 
 
 class AnswerFiles(EndpointCaptioner):
@@ -73,7 +60,6 @@ class AnswerFiles(EndpointCaptioner):
     def __init__(self, *args: Any, **others: Any):
         super().__init__(*args, **others)
         self.imported: dict[str, Answer] = {}  # without those that `run` has delivered
-        self.num_failed = 0
         for path in map(Path, self.endpoint.import_answers):
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
@@ -83,26 +69,20 @@ class AnswerFiles(EndpointCaptioner):
                     except (ValueError, LookupError, TypeError, RecursionError) as error:
                         said = f"{path}, line {number}: not the result of a batch. Download the file again."
                         raise ValueError(said) from error
-                    if answer is None:
-                        self.num_failed += 1
-                    elif answer.status == OK or key not in self.imported:
+                    if answer is not None and (answer.status == OK or key not in self.imported):
                         self.imported[key] = answer
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]."""
         light = (replace(question, image={}) for question in questions)
         statuses, num_open = Counter[str](), 0
-        while chunk := list(itertools.islice(light, 500)):
-            pairs = [
-                (question, self.imported.pop(question.key)) for question in chunk if question.key in self.imported
-            ]
-            deliver(pairs)
-            statuses.update(answer.status for _, answer in pairs)
-            num_open += len(chunk) - len(pairs)
+        while chunk := list(itertools.islice(light, TOGETHER)):
+            found = [(asked, self.imported.pop(asked.key)) for asked in chunk if asked.key in self.imported]
+            deliver(found)
+            statuses.update(answer.status for _, answer in found)
+            num_open += len(chunk) - len(found)
         counts = [f"{number:,} {status}" for status, number in statuses.items()]
         self.said = f"Imported answers: {', '.join(counts) or 'none'}."
-        if self.num_failed:
-            self.said += f" {self.num_failed:,} requests failed: their questions stay open."
         if self.imported:
             self.said += f" {len(self.imported):,} answers match no open question: "
             self.said += "it has an answer already, or the data, the prompt or the options differ."

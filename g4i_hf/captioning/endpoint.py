@@ -66,7 +66,6 @@ class EndpointCaptioner(Captioner):
             "model": Path(model).resolve().name if is_folder else Path(model).name if os.path.isabs(model) else model,
             "revision": revision or (folder_digest(model) if is_folder else None),
             **self.decoding.provenance,
-            "jpeg_quality": self.endpoint.jpeg_quality,
         }
         sampling = {name: self.provenance[name] for name in ("temperature", "top_p", "seed")}
         self.options = {"model": model, "max_tokens": self.decoding.max_new_tokens}
@@ -188,11 +187,9 @@ class EndpointRun:
 
     async def _answer(self, question: Question) -> None:
         """Asks until there is an answer or no attempt is left."""
-        asked = self.captioner.endpoint
+        max_side = self.captioner.decoding.max_side
         try:
-            uri = await self.loop.run_in_executor(
-                self.preparers, data_uri, question.image, self.captioner.decoding.max_side, asked.jpeg_quality
-            )
+            uri = await self.loop.run_in_executor(self.preparers, data_uri, question.image, max_side)
         except UndecodableImage as error:
             self._put(question, Answer("undecodable", reason=str(error), attempts=0))
             return

@@ -1,8 +1,6 @@
 """
-Existing captions: from a column, a file that names each image, or a list in the order of the images.
-
-Nothing is guessed: a caption whose key fits several images goes to none of them, and a list of unknown order is
-refused.
+Existing captions: from a column, or a file that names each image. Nothing is guessed: a caption whose key fits several
+images goes to none of them.
 """
 
 import csv
@@ -10,10 +8,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import mode
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -21,7 +17,6 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import IMAGE_SUFFIXES, image_paths
-from ..data.stage import ids_digest
 from ..options import ExistingCaptionsArguments
 
 logger = logging.getLogger(__name__)
@@ -29,21 +24,15 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 3  # of keys, in messages
 
 
-@dataclass
-class ExistingCaptions:
-    """Captions of each split that has any, and what was matched."""
-
-    # In the order of the rows: all texts, or all lists of texts; None for a row without caption
-    captions: dict[str, list[str | list[str] | None]]
-    report: dict[str, Any]  # JSON values without paths
+Captions = list[str | list[str] | None]  # of a split, in the order of its rows: all texts, or all lists; None for none
 
 
 def existing_captions(
     splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
-) -> ExistingCaptions:
+) -> dict[str, Captions]:
     """
-    Reads existing captions and matches them with the rows. `captioner` is `column`, `file` or `list`; by default told
-    from the file, or `column` without one. ValueError when they cannot be read, or matched without guessing.
+    Reads existing captions and matches them with the rows of each split that has any. `captioner` is `column` or
+    `file`, by default the latter where one is given. ValueError when they cannot be read, or matched without guessing.
     """
     if captioner == "column" or (captioner is None and arguments.captions_file is None):
         return _from_column(splits)
@@ -52,12 +41,16 @@ def existing_captions(
     path = Path(arguments.captions_file)
     if not path.is_file():
         raise FileNotFoundError(f"captions_file is {str(path)!r}, but there is no such file.")
-    if path.suffix.lower() in LIST_SUFFIXES:
-        return _from_list(splits, path)
     return _from_file(splits, path, arguments)
 
 
-def _from_column(splits: DatasetDict) -> ExistingCaptions:
+def _by_split(splits: dict[str, Dataset], texts: list[list[str]], several: bool) -> dict[str, Captions]:
+    """From the texts of all rows, split after split."""
+    rows = iter([(found if several else found[0]) if found else None for found in texts])
+    return {name: [next(rows) for _ in range(len(split))] for name, split in splits.items()}
+
+
+def _from_column(splits: DatasetDict) -> dict[str, Captions]:
     captioned = {name: split for name, split in splits.items() if columns.CAPTION in split.column_names}
     if not captioned:
         available = sorted({column for split in splits.values() for column in split.column_names})
@@ -65,29 +58,28 @@ def _from_column(splits: DatasetDict) -> ExistingCaptions:
             f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name one with --caption_column, "
             "or a file with --captions_file."
         )
-    texts: list[Sequence[str]] = []
-    several = False
-    for name, split in captioned.items():
-        for row, caption in enumerate(split[columns.CAPTION]):
-            several = several or isinstance(caption, list)
-            texts.append(_texts(caption, f"Split {name!r}, column 'caption', row {row}"))
-    return _by_split(captioned, texts, several, {"from": "column"})
+    values = {name: split[columns.CAPTION][:] for name, split in captioned.items()}
+    texts = [
+        _texts(caption, f"Split {name!r}, column 'caption', row {row}")
+        for name, of_split in values.items()
+        for row, caption in enumerate(of_split)
+    ]
+    several = any(isinstance(caption, list) for of_split in values.values() for caption in of_split)
+    return _by_split(captioned, texts, several)
 
 
-def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> ExistingCaptions:
+def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, Captions]:
     pairs = list(_keys_and_captions(path, arguments.file_key, arguments.file_caption))
-    keys = list(dict.fromkeys(key for key, _ in pairs))
-    rule, row_of = _match(keys, splits)
+    row_of = _match(dict.fromkeys(key for key, _ in pairs), splits)
     if max(row_of.values(), default=NO_ROW) < 0:
         image_ids = next(iter(splits.values()))[columns.IMAGE_ID][:EXAMPLES]
         raise ValueError(
-            f"{path.name}: none of its {len(keys)} keys names one image of the data. The first keys are "
-            f"{keys[:EXAMPLES]}, the first image_ids {image_ids}. Name the field of file names with --file_key."
+            f"{path.name}: none of its {len(row_of)} keys names one image of the data. The first keys are "
+            f"{list(row_of)[:EXAMPLES]}, the first image_ids {image_ids}. Name the field of keys with --file_key."
         )
-    texts: list[Sequence[str]] = [()] * sum(map(len, splits.values()))
-    several = arguments.several_captions
+    texts: list[list[str]] = [[] for split in splits.values() for _ in range(len(split))]
+    several = arguments.several_captions or any(isinstance(caption, list) for _, caption in pairs)
     for key, caption in pairs:
-        several = several or isinstance(caption, list)
         found, row = _texts(caption, f"{path.name}, key {key!r}"), row_of[key]
         if row >= 0:
             texts[row] = list(dict.fromkeys([*texts[row], *found]))
@@ -96,34 +88,14 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
                     f"{path.name}: {key!r} has another caption in an earlier record. Remove one, or keep several "
                     "captions an image with --several_captions."
                 )
-    unknown, ambiguous = ([key for key in keys if row_of[key] == kind] for kind in (NO_ROW, SEVERAL))
+    unknown, ambiguous = ([key for key, row in row_of.items() if row == kind] for kind in (NO_ROW, SEVERAL))
     if unknown or ambiguous:
         logger.warning(
             "%s: %d keys name no image %s, and %d fit several and go to none %s. Where splits have files of one name, "
             "name a split with --caption_splits, or put it before the key: train/cats/1.jpg.",
             *(path.name, len(unknown), unknown[:EXAMPLES], len(ambiguous), ambiguous[:EXAMPLES]),
         )
-    report = {"from": "file", "matched_by": rule, "captions_without_row": len(unknown), "ambiguous": len(ambiguous)}
-    return _by_split(splits, texts, several, report)
-
-
-def _from_list(splits: DatasetDict, path: Path) -> ExistingCaptions:
-    """The list is in the order of torchvision's `ImageFolder`; the rows may be in any order."""
-    captions = read_list(path)
-    name = next(iter(splits)) if len(splits) == 1 else "train"
-    if name not in splits or len(splits[name]) != len(captions):
-        sizes = ", ".join(f"{len(split):,} {other}" for other, split in splits.items())
-        raise ValueError(
-            f"{path.name} holds {len(captions):,} captions, the data has {sizes} images. A list has an entry for each "
-            f"image of 'train', or of the split named with --caption_splits; an empty one is no caption. {BY_NAME}"
-        )
-    split = splits[name]
-    rows, digest = folder_order(split, name, _file_names(split))
-    texts: list[Sequence[str]] = [()] * len(split)
-    for row, caption in zip(rows, captions, strict=True):
-        texts[row] = _texts(caption, path.name)
-    report = {"from": "list", "split": name, "files_digest": digest, "order": "unverified"}
-    return _by_split({name: split}, texts, False, report)
+    return _by_split(splits, texts, several)
 
 
 def _texts(caption: Any, where: str) -> list[str]:
@@ -138,24 +110,11 @@ def _texts(caption: Any, where: str) -> list[str]:
 _HALF = re.compile("[\ud800-\udfff]")  # half a character, as of an emoji that was cut: Arrow refuses it
 
 
-def _by_split(
-    splits: dict[str, Dataset], texts: list[Sequence[str]], several: bool, report: dict[str, Any]
-) -> ExistingCaptions:
-    """The texts of all rows, split after split, as captions by split; completes `report`."""
-    captions, report["splits"], start = {}, {}, 0
-    for name, split in splits.items():
-        rows = texts[start : start + len(split)]
-        start += len(split)
-        captions[name] = [(list(found) if several else found[0]) if found else None for found in rows]
-        report["splits"][name] = {"rows": len(split), "without_caption": captions[name].count(None)}
-    return ExistingCaptions(captions, report)
-
-
 # --- Which row a key means -------------------------------------------------------------------------------------------
 
 NO_ROW, SEVERAL = -1, -2
-# Where no image_id fits, so many of the last parts of a path must agree, without the ending; from strict to loose
-RULES = {"split/folder/file": 3, "folder/file": 2, "file": 1}
+# So many of the last parts of a path must agree, without the ending; from strict to loose
+RULES = (3, 2, 1)  # split/folder/file, folder/file, file
 _SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
 _ENDING = re.compile(f"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 # Where two files have one name, `open_images` adds the hash of the content
@@ -164,25 +123,17 @@ _CONTENT = re.compile(r"#[0-9a-f]{24}(#\d+)?$")
 _IMAGENET = re.compile(r"((?:n\d{8}|ILSVRC2012_val)_\d+)_(n\d{8})(\.\w+)$")
 
 
-def _match(keys: list[str], splits: DatasetDict) -> tuple[str, dict[str, int]]:
+def _match(keys: Iterable[str], splits: DatasetDict) -> dict[str, int]:
     """
-    Matches keys with rows by one rule for the whole file: the one that finds a row for most keys, the strictest of
-    several. Returns the name of the rule and, for each key, the number of its row counted over all splits, `NO_ROW`,
+    Matches keys with rows by one rule for the whole file, the exact `image_id` or one of `RULES`: the one that finds a
+    row for most keys, the strictest of several. For each key the number of its row counted over all splits, `NO_ROW`,
     or `SEVERAL` where the key names several rows, or another key names its row too.
     """
-
-    def matches() -> Iterator[tuple[str, list[int]]]:
-        yield "image_id", _rows(keys, [image_id for split in splits.values() for image_id in split[columns.IMAGE_ID]])
-        key_paths = [_in_split(_path(key)) for key in keys]
-        files = [file and _in_split(f"{name}/{file}") for name in splits for file in _file_names(splits[name])]
-        for rule, parts in RULES.items():
-            yield (
-                rule,
-                _rows([_end(path, parts) for path in key_paths], [file and _end(file, parts) for file in files]),
-            )
-
-    rule, rows = max(matches(), key=lambda match: sum(row >= 0 for row in match[1]))
-    return rule, dict(zip(keys, rows, strict=True))
+    paths = [_in_split(_path(key)) for key in keys]
+    files = [file and _in_split(f"{name}/{file}") for name in splits for file in _file_names(splits[name])]
+    found = [_rows(list(keys), [image_id for split in splits.values() for image_id in split[columns.IMAGE_ID]])]
+    found += [_rows([_end(path, n) for path in paths], [file and _end(file, n) for file in files]) for n in RULES]
+    return dict(zip(keys, max(found, key=lambda rows: sum(row >= 0 for row in rows)), strict=True))
 
 
 def _rows(keys: list[str], names: list[str | None]) -> list[int]:
@@ -228,10 +179,7 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
     """The key, which names an image, and the caption of each record; their fields are found by name if None."""
     readers = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv}
     if path.suffix.lower() not in readers:
-        raise ValueError(
-            f"{path.name}: captions with keys are read from {', '.join(readers)} files, lists from "
-            f"{', '.join(LIST_SUFFIXES)}."
-        )
+        raise ValueError(f"{path.name}: captions are read from {', '.join(readers)} files that name each image.")
     done = 0
     try:
         for record in readers[path.suffix.lower()](path):
@@ -275,59 +223,3 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
             if None in record or None in record.values():
                 raise ValueError(f"not as many fields as in the header; put quotes around text with {delimiter!r}")
             yield record
-
-
-# --- Lists without file names: the order of their images ------------------------------------------------------------
-
-LIST_SUFFIXES = (".txt", ".json", ".pth", ".pt")
-BY_NAME = "Or give captions with the names of their images, as a .jsonl or .csv file."
-
-
-def read_list(path: Path) -> list[str | None]:
-    """Reads .txt (a caption a line), .json, .pth or .pt; an empty text is no caption. ValueError for any other."""
-    try:
-        if path.suffix.lower() in (".pth", ".pt"):
-            import torch
-
-            captions = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            with path.open(encoding="utf-8-sig") as file:
-                captions = json.load(file) if path.suffix.lower() == ".json" else [line.rstrip("\n") for line in file]
-        if not isinstance(captions, list) or not all(isinstance(caption, str | None) for caption in captions):
-            raise ValueError("no list of texts")
-    except Exception as error:  # of torch: UnpicklingError, EOFError, RuntimeError
-        raise ValueError(
-            f"{path.name} holds no list of texts: UTF-8 with a line a caption (.txt), a list of strings (.json), or "
-            "one saved by torch (.pth), which is refused if reading it would run code. Several captions an image go "
-            "into a .jsonl file."
-        ) from error
-    return captions
-
-
-def folder_order(split: Dataset, split_name: str, names: list[str | None]) -> tuple[list[int], str]:
-    """
-    The rows of a split, whose files are called `names`, in the order of torchvision's `ImageFolder` (class folders,
-    and the files in each, as Python sorts strings), and a hash of the sorted names. ValueError where that is not
-    known.
-    """
-    # `ImageFolder` sorts by the outermost folder, `image_id` keeps the innermost
-    paths = image_paths(split) if columns.IMAGE in split.column_names else []
-    roots = {Path(path or "").parent.parent for path, _ in paths}
-    folders = {(name or "").rpartition("/")[0] for name in names}
-    why = None
-    if None in names:
-        row = names.index(None)
-        why = f"row {row}, image_id {split[row][columns.IMAGE_ID]!r}, has no file name"
-    elif len(set(names)) < len(names):
-        why = f"several files are called {mode(names)!r}"
-    elif len(roots) > 1:
-        why = f"{' and '.join(sorted(map(str, roots))[:2])} both have folders of images"
-    elif "" in folders and len(folders) > 1:
-        why = "some images have a class folder and others have none"
-    elif columns.LABEL in split.column_names and len(classes := set(split[columns.LABEL])) > len(folders):
-        why = f"its images are of {len(classes)} classes, but in {len(folders)} folders"
-    if why:
-        raise ValueError(f"Split {split_name!r}: {why}, so the order of a list of its files is not known. {BY_NAME}")
-    # A zero is below all letters: this compares folders first, then files
-    rows = sorted(range(len(names)), key=[name.replace("/", "\0") for name in names].__getitem__)
-    return rows, ids_digest(names[row] for row in rows)

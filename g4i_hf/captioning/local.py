@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from ..extras import require
 from ..names import commit_of, folder_digest, why_not_loaded
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
@@ -34,7 +33,7 @@ Row = tuple[Question, PILImage.Image]
 class LocalCaptioner(Captioner):
     """
     A model of `AutoModelForImageTextToText`, by Hub id or folder, loaded at the first question. A revision is resolved
-    to a commit now. CaptionerError for a model or adapter that does not exist, or a model of another kind.
+    to a commit now. CaptionerError for a model that does not exist or is of another kind.
     """
 
     def __init__(
@@ -52,9 +51,6 @@ class LocalCaptioner(Captioner):
         identity = _identity(model, revision)
         self.revision = identity["revision"]
         self._check_kind()
-        if self.local.captioner_adapter:
-            adapter = _identity(self.local.captioner_adapter, file="adapter_config.json")
-            identity |= {"adapter": adapter["model"], "adapter_revision": adapter["revision"]}
         # The dtype, bfloat16 or float32, may differ between the machines of one run
         self.provenance = {"captioner": "local", **identity, "dtype": "auto", **self.decoding.provenance}
 
@@ -89,12 +85,6 @@ class LocalCaptioner(Captioner):
             )
         tokenizer.padding_side = "left"  # new tokens go to the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        adapter = self.local.captioner_adapter
-        if adapter:
-            with _explained(f"The adapter {adapter!r} does not fit the captioner {self.model!r}"):
-                peft = require("peft", "captioner", "An adapter of a captioner")
-                adapted = peft.PeftModel.from_pretrained(model, adapter, revision=self.provenance["adapter_revision"])
-                model = adapted.merge_and_unload()  # part of the weights, it costs no time
         model.to(self.device).eval()
         logger.info("Captioner %s: %s on %s.", self.model, model.dtype, model.device)
         torch.manual_seed(0)  # of sampling
@@ -261,14 +251,14 @@ class StepCounter:
         return scores
 
 
-def _identity(model: str, revision: str | None = None, file: str = "config.json") -> dict[str, str | None]:
+def _identity(model: str, revision: str | None) -> dict[str, str | None]:
     """The name without its path, and the revision: of a Hub model its commit, of a folder a digest of its files."""
     if Path(model).is_dir():
         return {"model": Path(model).resolve().name, "revision": folder_digest(model)}
     with _explained(f"{model!r} cannot be found"):
         if model.startswith((".", "~", "/")) or model.count("/") > 1:  # no Hub id looks like that
             raise FileNotFoundError("there is no such folder")
-        return {"model": model, "revision": commit_of(model, revision, file)}
+        return {"model": model, "revision": commit_of(model, revision)}
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame,
 
 def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
     """
-    Of N captions, see [`caption_table`]: the table with `class`, `named` (see [`names_class`]), `copies` (how many
-    have the same text) and `doubts`, with commas between them.
+    Of N captions, see [`caption_table`]: the table with `class`, `named` (see [`names_class`]) and `doubts`, with
+    commas between them.
     """
     table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
     class_of = dict(enumerate(names or ()))
@@ -48,7 +48,6 @@ def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFra
     is_there = captions.notna()
     is_labelled = is_there & (labels >= 0)
     same_text = captions.str.rstrip(". ").str.casefold()
-    table["copies"] = is_there.groupby(same_text).transform("sum").fillna(0).astype(int)
     classes_of_text = labels.where(is_labelled).groupby(same_text).transform("nunique")
     doubts = {
         "cut off": table[CLEANED].str.contains("unfinished", na=False),
@@ -65,16 +64,11 @@ def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFra
 def figures(judged: pd.DataFrame) -> dict[str, Any]:
     """Counts and shares for `stage.json`; None for what was not measured."""
     there = judged[judged[columns.CAPTION].notna()]
-
-    def mean(values: pd.Series) -> float | None:
-        return float(values.mean()) if values.notna().any() else None
-
     return {
         "captions": len(there),
         "without_caption": len(judged) - len(there),
         "doubtful": int((there["doubts"] != "").sum()),
-        "names_label": mean(there["named"]),
-        "share_of_duplicates": mean(there["copies"] > 1),
+        "names_label": float(there["named"].mean()) if there["named"].notna().any() else None,
     }
 
 

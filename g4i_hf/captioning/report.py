@@ -155,8 +155,8 @@ def dry_run(
         known = sum(
             record is not None for split in questions.values() for row in split.records(store) for record in row
         )
-        prices, total = (args.price_input, args.price_output), sum(map(len, questions.values()))
-        lines += project(measured, max(known, len(shown)), total, outcome.seconds, processes, prices)
+        remaining = max(sum(map(len, questions.values())) - max(known, len(shown)), 0)
+        lines += project(measured, remaining, outcome.seconds, processes, (args.price_input, args.price_output))
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
     write_page(folder / PAGE, f"{len(shown)} captions of a dry run", paragraphs=lines, shown=shown)
     return folder, "\n".join(lines)
@@ -165,10 +165,9 @@ def dry_run(
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
     """Rows of each split, drawn from all splits together."""
     rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
-    drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:count])
+    drawn = [rows[number] for number in sorted(np.random.default_rng(0).permutation(len(rows))[:count])]
     chosen: dict[str, list[int]] = {}
-    for number in drawn:
-        name, row = rows[number]
+    for name, row in drawn:
         chosen.setdefault(name, []).append(row)
     return chosen
 
@@ -184,39 +183,27 @@ def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], 
 
 def project(
     measured: list[Answer],
-    num_answered: int,
-    num_total: int,
+    remaining: int,
     seconds: float,
     processes: int = 1,
     prices: tuple[float | None, float | None] = (None, None),
 ) -> list[str]:
     """
-    Projects what remains, as lines of text, from the answers, one at least, that took so many `seconds` in one
+    Projects what so many remaining questions take, from the answers, one at least, that took so many `seconds` in one
     process. `processes` will share the work, each as fast; `prices` are those of a million prompt and completion
     tokens.
     """
-    remaining = max(num_total - num_answered, 0)
-
-    def total(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return remaining * sum(known) / len(known) if known else None
-
-    lines = [
-        f"{len(measured):,} answers were measured; {remaining:,} are still to come.",
-        f"Requests: {total([answer.attempts for answer in measured]):,.0f}",
-    ]
-    tokens_read = total([answer.prompt_tokens for answer in measured])
-    tokens_written = total([answer.completion_tokens for answer in measured])
-    if tokens_read is None or tokens_written is None:
-        lines.append("Tokens: the captioner does not say.")
-    else:
-        lines += [f"Tokens read: {tokens_read:,.0f}", f"Tokens written: {tokens_written:,.0f}"]
-    hours = seconds / len(measured) * remaining / processes / 3600
+    times = remaining / len(measured)
+    lines = [f"{len(measured):,} answers were measured; {remaining:,} are still to come."]
+    counts = {"Requests": "attempts", "Tokens read": "prompt_tokens", "Tokens written": "completion_tokens"}
+    for title, name in counts.items():
+        values = [getattr(answer, name) for answer in measured]
+        lines.append(f"{title}: " + ("unknown" if None in values else f"{times * sum(values):,.0f}"))
+    hours = times * seconds / processes / 3600
     time = f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:,.1f} minutes"
     lines.append(f"Time: {time}, at the measured rate in every process")
-    cost = None if None in prices else total([cost_of(answer, prices) for answer in measured])
-    if cost is None:
-        lines.append("Cost: unknown; it takes --price_input, --price_output and the numbers of tokens.")
-    else:
-        lines.append(f"Cost: {cost:,.2f}" if cost >= 1 else f"Cost: {cost:.4f}")
-    return lines
+    costs = [] if None in prices else [cost_of(answer, prices) for answer in measured]
+    if not costs or None in costs:
+        return [*lines, "Cost: unknown; it takes --price_input, --price_output and the numbers of tokens."]
+    cost = times * sum(costs)
+    return [*lines, f"Cost: {cost:,.2f}" if cost >= 1 else f"Cost: {cost:.4f}"]

@@ -180,13 +180,11 @@ class Asking:
         return self.outcome
 
     def _bar(self) -> tqdm:
-        is_watched = sys.stderr.isatty()
         return tqdm(
             total=sum(map(len, self.questions)) // self.share.processes,
             desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
             unit="caption",
-            position=self.share.rank if is_watched else 0,
-            mininterval=0.1 if is_watched else SECONDS_IN_A_FILE,
+            mininterval=0.1 if sys.stderr.isatty() else SECONDS_IN_A_FILE,
         )
 
     def _pending(self) -> Iterator[Question]:

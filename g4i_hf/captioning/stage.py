@@ -17,8 +17,8 @@ from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
-from .cleaning import STEPS, clean
-from .existing import ExistingCaptions
+from .cleaning import clean
+from .existing import Captions
 from .questions import Prompts, Questions, check_leak
 from .store import AnswerStore, Keys, Record
 
@@ -112,7 +112,6 @@ class Captioned:
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
     prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
-    found: dict[str, Any] = field(default_factory=dict)  # the report of existing captions
     quality: dict[str, Any] = field(default_factory=dict)  # figures a split, by `judge_captions`
     asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
 
@@ -138,36 +137,35 @@ class Captioned:
 
     @classmethod
     def from_existing(
-        cls, existing: ExistingCaptions, splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
+        cls, existing: dict[str, Captions], splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
     ) -> "Captioned":
         """From existing captions; `captioner` says where they come from."""
-        several = any(isinstance(caption, list) for rows in existing.captions.values() for caption in rows)
+        several = any(isinstance(caption, list) for rows in existing.values() for caption in rows)
         captioned = {}
         for name, split in splits.items():
-            if name in existing.captions:
-                captioned[name] = given_columns(split, existing.captions[name], several, cleaning)
+            if name in existing:
+                captioned[name] = given_columns(split, existing[name], several, cleaning)
             else:
                 captioned[name] = _without_captions(split, several)
-        return cls(captioned, captioner, found=existing.report, asked_about=list(existing.captions))
+        return cls(captioned, captioner, asked_about=list(existing))
 
-    def _counts(self, column: str) -> dict[str, Counter]:
-        """How often each value is in a column, for each split; lists are taken apart."""
+    def _counts(self) -> dict[str, Counter]:
+        """How often each status is in each split; lists are taken apart."""
         counts = {}
         for name, split in self.splits.items():
-            values = split[column][:]
-            is_list = isinstance(split.features[column], List)
+            values, is_list = split[STATUS][:], isinstance(split.features[STATUS], List)
             counts[name] = Counter(itertools.chain.from_iterable(values) if is_list else values)
         return counts
 
     def status_counts(self) -> dict[str, dict[str, int]]:
         """Number of captions by status and split."""
-        counts = self._counts(STATUS)
+        counts = self._counts()
         statuses = sorted(set().union(*counts.values()))
         return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
         """For the terminal: the status counts of each split, and what to do about failures."""
-        counts = self._counts(STATUS)
+        counts = self._counts()
         lines = [
             f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
             for name, found in counts.items()
@@ -177,13 +175,6 @@ class Captioned:
         if failed and self.prompts:
             lines.append(f"{failed:,} have none, see caption_reason; --retry_failed asks for those again.")
         return lines
-
-    def cleaning_counts(self) -> dict[str, int]:
-        """Number of answers that each step of cleaning changed."""
-        steps: Counter[str] = Counter()
-        for applied, number in sum(self._counts(CLEANED).values(), Counter()).items():
-            steps.update(dict.fromkeys((applied or "").split(","), number))
-        return {step: steps[step] for step in STEPS}
 
 
 def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
@@ -226,11 +217,9 @@ def write_captions(
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),
-        "cleaning": captioned.cleaning_counts(),
         "quality": captioned.quality,
         "asked_about": asked_about,
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
-        **({"found": captioned.found, "order": captioned.found.get("order")} if captioned.found else {}),
     }
     write_stage(folder, splits, stage)
     column_names = next(iter(splits.values())).column_names

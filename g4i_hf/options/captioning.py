@@ -1,7 +1,7 @@
 """Options of `g4i caption`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
 
@@ -45,10 +45,10 @@ ASKING = ("local", "endpoint")  # captioners that ask a model; the others take c
 class CaptionArguments(PromptOptions, ResumeOptions):
     """Captions"""
 
-    captioner: Literal["local", "endpoint", "column", "file", "list"] | None = option(
+    captioner: Literal["local", "endpoint", "column", "file"] | None = option(
         None,
-        "local (a VLM in this process), endpoint (an OpenAI-compatible server), column (of the dataset), file (JSONL "
-        "or CSV with a key) or list (in file order). By default, the other options decide.",
+        "local (a VLM in this process), endpoint (an OpenAI-compatible server), column (of the dataset) or file "
+        "(JSONL or CSV that names each image). By default, the other options decide.",
     )
     captions_dir: str | None = option(None, "Folder for the captions.")
     caption_splits: list[str] | None = option(
@@ -69,11 +69,11 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         """Folder of the answers; beside the captions, which are replaced as a whole."""
         return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
 
-    def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str | None:
-        """Where captions come from: a choice of `captioner`, or None where the file shows whether it is a list."""
-        if self.captioner is not None or captions_file is not None:
+    def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str:
+        """Where captions come from: a choice of `captioner`."""
+        if self.captioner is not None:
             return self.captioner
-        given = {"endpoint": base_url, "local": self.captioner_model, "column": caption_column}
+        given = {"file": captions_file, "endpoint": base_url, "local": self.captioner_model, "column": caption_column}
         for kind, value in given.items():
             if value is not None:
                 return kind
@@ -88,7 +88,6 @@ class LocalCaptionerArguments(Checked):
     """Captioner in this process"""
 
     caption_batch_size: Count = option(8, "Images per batch.")
-    captioner_adapter: str | None = option(None, "Hub id or folder of a LoRA adapter for the model.")
     trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
 
 
@@ -106,7 +105,6 @@ class EndpointArguments(Checked):
         None, "JSONL file for the requests of images without an answer, for a batch API; nothing is sent."
     )
     import_answers: list[str] | None = option(None, "JSONL files of a batch API with the answers to these requests.")
-    jpeg_quality: Annotated[int, "[1, 100]"] = option(90, "JPEG quality of images that have to be re-encoded.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,7 +116,7 @@ class EndpointArguments(Checked):
 class ExistingCaptionsArguments:
     """Existing captions"""
 
-    captions_file: str | None = option(None, "JSONL or CSV with keys, or a list: .txt, .json, .pth of strings.")
+    captions_file: str | None = option(None, "JSONL or CSV with the name of each image.")
     file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
     file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")
     several_captions: bool = option(False, "A repeated key adds another caption instead of being an error.")

@@ -208,7 +208,7 @@ class Captioning:
         args, existing = self.args, self.existing
         chosen = DatasetDict({name: splits[name] for name in splits if name in (args.caption_splits or splits)})
         found = existing_captions(chosen, existing, self.kind)
-        origin = {"captioner": found.report["from"]}
+        origin = {"captioner": self.kind}
         if existing.captions_file:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:

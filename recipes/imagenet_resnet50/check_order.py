@@ -2,11 +2,14 @@
 Checks by a CLIP model whether the published list of captions, in which nothing says which image a caption is of, is in
 the order of torchvision's `ImageFolder`. On 256 images, each must fit its own caption better than the previous, the
 next and a random one (paired t-tests). Finds a shifted list and a list of other images, but not a few wrong entries.
+Then writes captions.jsonl beside the list, in which each caption has the name of its image, for `g4i caption`.
 
     python recipes/imagenet_resnet50/check_order.py imagenet/train captions.pth openai/clip-vit-base-patch32
 """
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +46,10 @@ def main(images: str, captions_file: str, clip: str) -> None:
     if not fits:
         sys.exit("The list is of other images or in another order, or the CLIP model is too weak to tell.")
     print(f"{len(scores)} images fit their own captions best: the list is in the order of the images.")
+    with Path(captions_file).with_suffix(".jsonl").open("w", encoding="utf-8") as named:
+        for (file, _), caption in zip(files, captions, strict=True):
+            named.write(json.dumps({"file_name": "/".join(Path(file).parts[-2:]), "caption": caption}) + "\n")
+    print(f"Next: g4i caption --dataset_name ... --captions_file {named.name} --caption_splits train")
 
 
 if __name__ == "__main__":
