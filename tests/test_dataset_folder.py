@@ -34,7 +34,6 @@ NASTY = {
     "captioner": {
         "captioner": "endpoint",
         "model": "/home/ann/secret/llava",
-        "adapter": "C:\\Users\\ann\\secret\\lora",
         "base_url": "http://gpu-box.corp:8000/v1",
         "endpoints": ["http://gpu-box.corp:8000/v1", "10.1.2.3:8000"],
         "api_key": "hf_" + "x" * 34,
@@ -43,7 +42,6 @@ NASTY = {
         "temperature": 0.5,
     },
     "prompts": ["Describe it, as /home/ann/secret/prompt.txt says, with hf_" + "y" * 34, "Is it a cat/dog?"],
-    "found": {"from": "file", "captions_without_row": {"count": 2, "examples": ["ann/secret/1.jpg"]}},
     "status": {"ok": {"train": 2}},
     "unknown": "/home/ann/secret",
 }
@@ -177,9 +175,8 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
         assert secret not in said, secret
     stage = read_stage(folder)
     assert stage["source"] is None and stage["source_name"] == "pictures"
-    assert stage["captioner"] == {"captioner": "endpoint", "model": "llava", "adapter": "lora", "temperature": 0.5}
+    assert stage["captioner"] == {"captioner": "endpoint", "model": "llava", "temperature": 0.5}
     assert stage["prompts"] == ["Describe it, as ... says, with ...", "Is it a cat/dog?"]
-    assert stage["found"] == {"from": "file", "captions_without_row": {"count": 2}}
 
 
 # --- Opened again ----------------------------------------------------------------------------------------------------

@@ -268,14 +268,6 @@ def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
     assert "http" not in str(error.value)
 
 
-def test_xet_storage_that_refuses_is_no_file_that_may_not_be_read():
-    hf_xet = pytest.importorskip("hf_xet")
-    with pytest.raises(PushError, match="may have expired.*hf auth login.*`write`"), clear_errors("x"):
-        raise RuntimeError("while uploading") from hf_xet.XetAuthenticationError("token of https://cas")
-    with pytest.raises(PermissionError, match="model"), clear_errors("x"):
-        raise PermissionError(13, "Permission denied", "model.safetensors")
-
-
 # --- After training --------------------------------------------------------------------------------------------------
 
 

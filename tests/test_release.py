@@ -185,16 +185,6 @@ def test_what_is_known_of_the_text_encoder(tmp_path, kind):
     assert expected is None or json.loads((path / "text_encoder.json").read_text()).items() >= expected.items()
 
 
-def test_the_page_of_a_run_leads_to_its_student_and_one_of_the_user_stays(tmp_path, capsys):
-    run = a_plain_run(tmp_path / "run")
-    for options, place in (([], "`student`"), (["--student_dir", str(tmp_path / "classifier")], "`../classifier`")):
-        main(["release", "--run", str(run), *options])
-        assert f"plain student is in {place}" in (run / "README.md").read_text().replace("\n", " ")
-    (run / "README.md").write_text("# My notes\n")
-    main(["release", "--run", str(run)])
-    assert (run / "README.md").read_text() == "# My notes\n"
-
-
 def test_a_run_of_another_seed_that_is_not_there_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["release", "--run", str(a_plain_run(tmp_path / "run")), "--seed_runs", "nope"])
@@ -266,15 +256,6 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys, w
     assert files_of(tmp_path) == before
 
 
-def test_a_dry_run_tells_of_a_place_that_is_taken(tmp_path, capsys):
-    run = a_plain_run(tmp_path / "run")
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "mine.txt").touch()
-    with pytest.raises(SystemExit):
-        main(["release", "--run", str(run), "--student_dir", str(tmp_path / "taken"), "--dry_run"])
-    assert "holds no student" in capsys.readouterr().err
-
-
 def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_path):
     run = a_plain_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
@@ -287,7 +268,7 @@ def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_pa
 
 REFUSED = {
     "license": ({"license": "apache2.0"}, "Did you mean apache-2.0"),
-    "seeds": ({"seed_baselines": ["baseline"]}, "without seed_runs"),
+    "seeds": ({"seed_baselines": ["baseline"]}, "belong to seed_runs"),
 }
 
 
@@ -323,8 +304,7 @@ def test_a_full_disk_leaves_the_earlier_release(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WITH_ALIGNED)
-@pytest.mark.onnx
-def test_adapters_are_merged_in_student_aligned_model_and_graph(tmp_path, name):
+def test_adapters_are_merged_in_student_and_aligned_model(tmp_path, name):
     model = lora_model(name)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -333,13 +313,7 @@ def test_adapters_are_merged_in_student_aligned_model_and_graph(tmp_path, name):
     run = a_run(tmp_path / "run", model=False, results=None, lineage=None, use_peft=True)
     model.save_pretrained(run)
     generic_processor(ImageSettings(48)).save_pretrained(run)
-    student = release_student(run, onnx=True)
-    pixels = torch.randn(3, 3, 48, 48)
-    graph = (
-        pytest.importorskip("onnxruntime")
-        .InferenceSession(student / "onnx" / "model.onnx")
-        .run(["logits"], {"pixel_values": pixels.numpy()})
-    )
+    student, pixels = release_student(run), torch.randn(3, 3, 48, 48)
     aligned = AlignedImageClassification.from_pretrained(student / "aligned").eval()
     plain = AutoModelForImageClassification.from_pretrained(student).eval()
     assert aligned.config.lora is None and not any(is_adapter(key) for key in aligned.state_dict())
@@ -348,7 +322,6 @@ def test_adapters_are_merged_in_student_aligned_model_and_graph(tmp_path, name):
         torch.testing.assert_close(plain(pixels).logits, expected.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.image_embeds, expected.image_embeds, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.from_numpy(graph[0]), expected.logits, rtol=1e-3, atol=1e-4)
 
 
 # --- Options ---------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ ORIENTATION = ExifTags.Base.Orientation
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # Tables, frames and scans; 0xC8 and 0xF0 to 0xFD are reserved
 JPEG_KEPT = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)} - {0xC8, 0xDE, 0xDF}
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
@@ -69,22 +70,20 @@ def _is_same(picture: PILImage.Image, content: bytes) -> bool:
         written = _decoded(content)
     except ValueError:
         return False
-    same = written.mode == picture.mode and written.size == picture.size and written.tobytes() == picture.tobytes()
-    same = same and written.info.get("icc_profile") == picture.info.get("icc_profile")
-    if same and (picture.mode in ("P", "PA") or "transparency" in picture.info):
-        return written.convert("RGBA").tobytes() == picture.convert("RGBA").tobytes()
-    return same
+    about = (picture.mode, picture.size, picture.info.get("icc_profile"))
+    return (
+        about == (written.mode, written.size, written.info.get("icc_profile"))
+        and written.tobytes() == picture.tobytes()
+    )
 
 
 def _as_png(picture: PILImage.Image) -> bytes:
-    plain = picture.copy()  # not of its format's class, which would hand its tags on
-    transparency, profile = picture.info.get("transparency"), picture.info.get("icc_profile")
-    plain.info = {} if transparency is None else {"transparency": transparency}
-    buffer = io.BytesIO()
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        plain.save(buffer, "PNG", icc_profile=profile)
-    if not _is_same(picture, buffer.getvalue()):
+    if picture.mode not in PNG_MODES:
         raise ValueError(f"PNG does not hold its mode {picture.mode} without loss: convert it to RGB")
+    plain = picture.copy()  # not of its format's class, which would hand its tags on
+    plain.info = {name: picture.info[name] for name in ("transparency",) if name in picture.info}
+    buffer = io.BytesIO()
+    plain.save(buffer, "PNG", icc_profile=picture.info.get("icc_profile"))
     return buffer.getvalue()
 
 
@@ -102,7 +101,7 @@ def _exif(orientation: int) -> bytes:
 # --- JPEG: ITU T.81, annex B -------------------------------------------------------------------------------------
 
 
-def jpeg_without_metadata(content: bytes, keep_profile: bool = True) -> bytes:
+def jpeg_without_metadata(content: bytes) -> bytes:
     """
     The file, also without what follows its end marker (a second picture, a film). A Malformed, IndexError or
     struct.error for one that does not follow its format.
@@ -124,7 +123,7 @@ def jpeg_without_metadata(content: bytes, keep_profile: bool = True) -> bytes:
         if length < 2 or end > len(content):
             raise Malformed("a segment is longer than the file")
         body, place = content[place + 2 : end], end
-        segment = _segment(marker, body, keep_profile)
+        segment = _segment(marker, body)
         has_dropped = has_dropped or segment != content[start:end]
         kept.append(segment)
         if marker == SOS:
@@ -143,12 +142,12 @@ def jpeg_without_metadata(content: bytes, keep_profile: bool = True) -> bytes:
     return b"".join(kept)
 
 
-def _segment(marker: int, body: bytes, keep_profile: bool) -> bytes:
+def _segment(marker: int, body: bytes) -> bytes:
     """A segment as it is kept; empty where it is not."""
     if marker == APP0 and body.startswith(b"JFIF\0") and len(body) >= 14:
         body = body[:12] + b"\0\0"  # version and density, without the thumbnail
     elif marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12:
         body = body[:12]  # how colours are to be read
-    elif marker not in JPEG_KEPT and not (keep_profile and marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
+    elif marker not in JPEG_KEPT and not (marker == APP2 and body.startswith(b"ICC_PROFILE\0")):
         return b""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body

@@ -19,7 +19,7 @@ from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .figures import EvaluatedData, Seeds, model_index_results
+from .figures import Seeds, evaluated_data, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -28,9 +28,9 @@ LONGEST_SETTING = 300  # of a prompt or a setting in the card of a student
 MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
 # Of captions that were given
-ORIGINS = {"column": "a column of the data", "file": "a file that names each image", "list": "a list in file order"}
+ORIGINS = {"column": "a column of the data", "file": "a file that names each image"}
 # Of a captioner's provenance, beside its name, revision and prompts
-SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype", "jpeg_quality")
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype")
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
 
 # Options that are shown whenever they are known
@@ -55,7 +55,6 @@ OF_TRAINER = (
     *("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon"),
     *("bf16", "fp16"),
 )
-LORA = {each.name for each in fields(of_training.LoraOptions)} - {"use_peft"}
 ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 
@@ -126,7 +125,7 @@ def _metadata(student: Student) -> ModelCardData:
         more["datasets"] = list(dict.fromkeys(datasets))
     if base and is_hub_id(base):
         more |= {"base_model": base, "base_model_relation": "finetune"}
-    data = EvaluatedData.of(lineage)
+    data = evaluated_data(lineage)
     if student.rows and data is not None:
         results = model_index_results(student.rows, student.seeds, data, student.weights)
         name = "student" if student.is_local else student.model_id.split("/")[-1]
@@ -195,9 +194,9 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     }
     known = {"seed": defaults["seed"]} | run_options  # a run records it where it differs from Trainer's default
     known["image_size"] = known.get("image_size") or image_size
-    left_out = set() if known.get("use_peft") else set(LORA)
+    left_out = set()
     if not aligns(known):
-        left_out |= {name for name in known if name.startswith("align_")} - {"align_weight"}
+        left_out = {name for name in known if name.startswith("align_")} - {"align_weight"}
     if int(run_options.get("max_steps") or -1) > 0:  # replaces it
         left_out.add("num_train_epochs")
     others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]
@@ -205,7 +204,6 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     for name in dict.fromkeys((*SHOWN_OPTIONS, *others, *OF_TRAINER)):
         value = _without_paths(known.get(name))
         is_shown = (value or name in ZERO_IS_SHOWN) if name in SHOWN_OPTIONS else value != defaults.get(name)
-        is_shown = is_shown or (name in LORA and value is not None)
         if name not in left_out and is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -17,7 +17,6 @@ FIGURES = {
     "doubtful": "captions with a doubt: cut off, in a loop, or also given to other classes",
     "without_caption": "images or prompts without a caption",
     "names_label": "share that names its class",
-    "share_of_duplicates": "share of captions that several images have",
 }
 ENCODER = {
     "text_encoder": "text encoder",
@@ -46,7 +45,6 @@ def captions_card(
     machine_made = captioner["captioner"] in ASKING
     embedded = columns.TEXT_EMBEDS in stage["columns"]
     images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
-    cleaning = {name: {"all": count} for name, count in (captions.get("cleaning") or {}).items()}
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
         template_path=str(TEMPLATES / "captions.md.j2"),
@@ -62,8 +60,7 @@ def captions_card(
         license_said=license_said(license),
         is_licensed=license is not None,
         captioner=code(captioner.get("model")),
-        status_table=_table(captions.get("status") or {}, "status"),
-        cleaning_table=_table(cleaning, "step", skip_empty=True),
+        status_table=_statuses(captions.get("status") or {}),
         quality_table=_quality(captions.get("quality") or {}),
         tells_class=any("{label}" in prompt for prompt in captions.get("prompts") or []),
         cut=_cut(stage) if embedded else "",
@@ -113,8 +110,6 @@ def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[
     settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
     if settings:
         facts.append(("settings", plain(", ".join(f"{name} {value}" for name, value in settings.items()))))
-    if stage.get("order"):
-        facts.append(("order of the list", plain(stage["order"])))
     return [*facts, ("date", date)]
 
 
@@ -134,12 +129,11 @@ def _cut(stage: dict[str, Any]) -> str:
     return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
 
 
-def _table(counts: dict[str, dict[str, int]], first: str, skip_empty: bool = False) -> str:
-    """Rows by name, a column for each inner name."""
-    rows = {name: inner for name, inner in counts.items() if any(inner.values()) or not skip_empty}
-    heads = list(dict.fromkeys(head for inner in rows.values() for head in inner))
-    cells = [[plain(name), *(f"{inner.get(head, 0):,}" for head in heads)] for name, inner in rows.items()]
-    return markdown_table([first, *map(plain, heads)], cells) if rows else ""
+def _statuses(counts: dict[str, dict[str, int]]) -> str:
+    """A row a status, a column a split."""
+    splits = list(dict.fromkeys(split for inner in counts.values() for split in inner))
+    cells = [[plain(name), *(f"{inner.get(split, 0):,}" for split in splits)] for name, inner in counts.items()]
+    return markdown_table(["status", *map(plain, splits)], cells) if counts else ""
 
 
 def _quality(quality: dict[str, dict[str, Any]]) -> str:

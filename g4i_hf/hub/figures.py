@@ -35,16 +35,16 @@ DIGITS = 6  # of fractions; more would be noise
 
 SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
+# Data are compared by content, wherever they lie
+DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 # Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
-OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs", "rows"}
+OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs"}
 # Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
 MAY_DIFFER = (
     *("align_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder", "captions_"),
     *("caption_", "text_embeds_", "with_images", "logging_", "log_", "save_", "hub_", "push_to_hub"),
     *("dataloader_num_workers", "dataloader_prefetch", "per_device_eval_batch_size", "eval_on_start"),
 )
-# Where the names differ, the images that they lead to are compared: one may be a stage that was made of the other
-DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
 # In what the data of two runs must not differ, by kind: captions may, and where the images lie
 OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_names", SPLIT)
 
@@ -117,31 +117,25 @@ def over_seeds(args: ReleaseArguments) -> Seeds | None:
     The run and those of other seeds, each against its own baseline; None where no other runs are given. ValueError
     where a run lacks figures, or a run and a baseline differ in more, or less, than they should.
     """
-    if args.seed_baselines and not args.seed_runs:
-        raise ValueError("seed_baselines are given without seed_runs: give the runs that they belong to.")
-    if args.seed_baselines and not args.baseline:
-        raise ValueError("seed_baselines are given without the baseline of the run itself: give it as --baseline.")
+    if args.seed_baselines and not (args.seed_runs and args.baseline):
+        raise ValueError("seed_baselines belong to seed_runs and to a baseline of the run itself: give these too.")
     if not args.seed_runs:
         return None
-    runs = _with_others(args.run, args.seed_runs)
-    baselines = _with_others(args.baseline, args.seed_baselines or []) if args.baseline else []
-    if len(runs) < 2:
-        raise ValueError("seed_runs names the released run alone: give runs of other seeds.")
-    if baselines and len(baselines) != len(runs):
+    runs = _by_seed(args.run, args.seed_runs)
+    baselines = _by_seed(args.baseline, args.seed_baselines or []) if args.baseline else {}
+    if len(runs) < 2 or (baselines and baselines.keys() != runs.keys()):
         raise ValueError(
-            f"There are {len(runs)} runs with the released one, but {len(baselines)} baselines: give one for each in "
-            "seed_baselines, in the same order, or none."
+            f"The runs have the seeds {list(runs)}, their baselines {list(baselines)}. Give runs of other seeds as "
+            "seed_runs, and a baseline of each seed, or none, as seed_baselines."
         )
-    seeds = _seeds(runs, "seed_runs")
-    if baselines and (others := _seeds(baselines, "seed_baselines")) != seeds:
-        raise ValueError(f"The runs have the seeds {seeds}, their baselines {others}: give them in the same order.")
-    found = {run: figures(run, args.weights) for run in (*runs, *baselines)}
-    splits = [split for split in _splits(found[runs[0]]) if f"{split}_accuracy" in found[runs[0]]]
+    aligned, others = list(runs.values()), [baselines[seed] for seed in runs if baselines]
+    found = {run: figures(run, args.weights) for run in (*aligned, *others)}
+    splits = [split for split in _splits(found[args.run]) if f"{split}_accuracy" in found[args.run]]
     for run, results in found.items():
         if missing := [split for split in splits if f"{split}_accuracy" not in results]:
             raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with g4i evaluate --run {run}.")
-    results, others = ([found[run] for run in several] for several in (runs, baselines))
-    return Seeds(compare_seeds(results, others, _in_order(splits, args.run)), seeds)
+    results = ([found[run] for run in several] for several in (aligned, others))
+    return Seeds(compare_seeds(*results, _in_order(splits, args.run)), list(runs))
 
 
 def _splits(results: dict[str, Any]) -> list[str]:
@@ -154,29 +148,22 @@ def _in_order(splits: list[str], run: str | Path) -> list[str]:
     return sorted(splits, key=lambda split: known.index(split) if split in known else len(known))
 
 
-def _with_others(run: str, more: list[str]) -> list[str]:
-    """The run and the others, each once: a list of all seeds may hold the released one too."""
-    named = [name for word in more for name in word.split(",") if name]
-    return [run, *(other for other in named if Path(other).resolve() != Path(run).resolve())]
-
-
-def _seeds(runs: list[str], option: str) -> list[int]:
-    """ValueError for runs that differ in more than their seed, or not in it."""
-    first, seeds = _options(runs[0]), []
-    for run in runs:
-        options = _options(run)
-        _check_data(runs[0], run)
-        if differing := _differing(first, options):
+def _by_seed(run: str, more: list[str]) -> dict[int, str]:
+    """A run and others, the first in front. ValueError for runs that differ in more than their seed, or not in it."""
+    found, options = {}, _options(run)
+    for other in [run, *(each for each in more if Path(each).resolve() != Path(run).resolve())]:
+        _check_data(run, other)
+        if differing := _differing(options, others := _options(other)):
             name = differing[0]
             raise ValueError(
-                f"{option}: {run} was trained with another {name} ({options.get(name)!r}) than {runs[0]} "
-                f"({first.get(name)!r}). Only the seed may differ."
+                f"{other} was trained with another {name} ({others.get(name)!r}) than {run} ({options.get(name)!r}). "
+                "Only the seed may differ."
             )
-        seed = int(read_options(run).get("seed", DEFAULT_SEED))
-        if seed in seeds:
-            raise ValueError(f"{option}: {run} has the seed {seed}, as {runs[seeds.index(seed)]} has.")
-        seeds.append(seed)
-    return seeds
+        seed = int(read_options(other).get("seed", DEFAULT_SEED))
+        if seed in found:
+            raise ValueError(f"{other} has the seed {seed}, as {found[seed]} has.")
+        found[seed] = other
+    return found
 
 
 def _check_data(run: str, other: str) -> None:
@@ -202,17 +189,9 @@ def _check_baseline(run: str, baseline: str) -> None:
             f"{baseline} is no baseline: it learned from captions too ({weights}). Train one with --align_weight 0 "
             "and --supervision none, or leave baseline out."
         )
-    compared = [_options_of_images(each) for each in (run, baseline)]
-    images = [_images(each) for each in (run, baseline)]
-    if all(images):
-        if not all(each["revision"] for each in images):
-            images = [each | {"revision": None} for each in images]
-        if compared[0].get("dataset_name") != compared[1].get("dataset_name"):
-            compared = [_without(each, DATA) for each in compared]
-        compared = [each | found for each, found in zip(compared, images, strict=True)]
-    if "drop" in (each.get("unlabelled") for each in compared):
-        compared = [_without(each, OF_UNLABELLED) for each in compared]
-    options, others = compared
+    options, others = (_options_of_images(each) for each in (run, baseline))
+    if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
+        options, others = (_without(each, OF_UNLABELLED) for each in (options, others))
     if differing := _differing(options, others):
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
@@ -230,8 +209,8 @@ def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
 
 
 def _options(run: str) -> dict[str, Any]:
-    """Options without the seed and where the run lies; folders as they are seen from here."""
-    options = _without(read_options(run), NOT_COMPARED | SEEDS)
+    """Options without the seed, and where run and data lie; folders as they are seen from here."""
+    options = _without(read_options(run), NOT_COMPARED | SEEDS | DATA)
     for name in PATHS:
         value = options.get(name)
         if isinstance(value, str) and (Path(run) / value).exists():
@@ -246,55 +225,31 @@ def _options_of_images(run: str) -> dict[str, Any]:
     return found | {"seed": recorded.get("seed", DEFAULT_SEED), "data_seed": recorded.get("data_seed")}
 
 
-def _images(run: str) -> dict[str, Any] | None:
-    """Where the images of a run come from in the end, and how many there are; None where it is not known."""
-    lineage = read_lineage(run)
+def evaluated_data(lineage: dict[str, Any]) -> dict[str, str | None] | None:
+    """
+    For `model-index`, from a run's `lineage.json`: the images, by their Hub id where they have one, or else by a bare
+    name, which names no other dataset of the Hub. None where nothing is known.
+    """
     found = [source for source in lineage.get("sources") or [] if source.get("images")]
-    if not found or not lineage.get("rows"):
+    if not found:
         return None
-    images = found[-1]
-    name = images.get("id") or images.get("name")
-    return {"images": name, "revision": images.get("revision"), "rows": lineage["rows"]}
-
-
-@dataclass
-class EvaluatedData:
-    """The dataset that the figures are of: its name, and where it is on the Hub its id, configuration and commit."""
-
-    name: str
-    id: str | None = None
-    config: str | None = None
-    revision: str | None = None
-
-    @property
-    def type(self) -> str:
-        """For `model-index`: the Hub id, or a bare name, which names no other dataset of the Hub."""
-        return self.id or re.sub(r"[^A-Za-z0-9_]+", "-", self.name)[:96].strip("-") or "local"
-
-    @classmethod
-    def of(cls, lineage: dict[str, Any]) -> "EvaluatedData | None":
-        """Of a run's `lineage.json`: the images, by their Hub id where they have one. None where nothing is known."""
-        found = [source for source in lineage.get("sources") or [] if source.get("images")]
-        if not found:
-            return None
-        chosen = ([source for source in found if source.get("id")] or found)[-1]
-        name = chosen.get("id") or bare_name(chosen["name"])
-        return cls(name, chosen.get("id"), chosen.get("config"), chosen.get("revision"))
+    chosen = ([source for source in found if source.get("id")] or found)[-1]
+    name = chosen.get("id") or bare_name(chosen["name"])
+    bare = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:96].strip("-") or "local"
+    where = {f"dataset_{part}": chosen.get(part) for part in ("config", "revision")}
+    return {"dataset_name": name, "dataset_type": chosen.get("id") or bare} | where
 
 
 def model_index_results(
-    rows: list[ComparisonRow], seeds: Seeds | None, data: EvaluatedData, weights: str
+    rows: list[ComparisonRow], seeds: Seeds | None, data: dict[str, Any], weights: str
 ) -> list[EvalResult]:
-    """The checkpoint's own figures, as fractions, and their means over seeds."""
+    """The checkpoint's own figures, as fractions, and their means over seeds; `data` of [`evaluated_data`]."""
 
     def result(row: ComparisonRow | SeedRow, value: float, more: str, args: dict[str, Any]) -> EvalResult:
         return EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=data.type,
-            dataset_name=data.name,
-            dataset_config=data.config,
-            dataset_revision=data.revision,
+            **data,
             dataset_split=row.split,
             metric_type=row.figure,
             metric_value=round(float(value), DIGITS),

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,7 @@ from ..extras import require
 
 BATCHES = (1, 2, 3, 8)  # sizes that are compared
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
-LARGEST_FILE = 1_500_000_000  # bytes of weights within the file; protobuf ends at 2 GiB
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
-BATCH = "batch"
 NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 
 
@@ -40,26 +37,22 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
             "without --onnx."
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = sum(tensor.nbytes for tensor in student.state_dict().values())
-    external = f"{path.name}.data" if weights > LARGEST_FILE else None
-    onnx_ir.save(graph, path, external_data=external)
+    onnx_ir.save(graph, path)
     try:
         _compare(student, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image_size)
     except ValueError as error:
-        for written in (path, path.with_name(f"{path.name}.data")):
-            written.unlink(missing_ok=True)
+        path.unlink()
         raise ValueError(f"{name}: the ONNX graph {error} Release it without --onnx.") from error
 
 
 @torch.no_grad()
 def _graph(student: PreTrainedModel, image_size: int) -> Any:
     """The graph, an `onnx_ir.Model`, with its logits alone and nothing of this machine."""
-    import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
     pixels = torch.zeros(TRACED, 3, image_size, image_size, dtype=student.dtype, device=student.device)
-    shapes = {"pixel_values": {0: torch.export.Dim(BATCH, min=1, max=2**16)}}
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=2**16)}}
     with _quiet():
         exported = OnnxExporter().export(
             student, {"pixel_values": pixels}, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes)
@@ -70,11 +63,6 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
         model.graph.outputs.append(logits)
         RemoveUnusedNodesPass()(model)
         ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
-    symbol = str(logits.shape[0])  # the exporter calls the dimension after a number of its own
-    for value in [*model.graph.inputs, *(output for node in model.graph.all_nodes() for output in node.outputs)]:
-        for axis, size in enumerate(value.shape or ()):
-            if isinstance(size, onnx_ir.SymbolicDim) and size.value is not None:
-                value.shape[axis] = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, str(size.value))
     return model
 
 

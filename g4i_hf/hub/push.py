@@ -90,7 +90,7 @@ def push_folder(
     check_publishable(folder, folders)
     api, folder = HfApi(token=token), Path(folder)
     with clear_errors(repo_id):
-        repo_id = create_repository(api, repo_id, repo_type, private)
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         head, left, last = last_push(api, repo_id, repo_type, revision, replace)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
@@ -109,11 +109,6 @@ def push_folder(
             revision=revision,
             parent_commit=head,  # a push in between makes this one fail
         ).commit_url
-
-
-def create_repository(api: HfApi, repo_id: str, repo_type: str = "model", private: bool = True) -> str:
-    """Makes a repository where there is none; returns its whole id, with the namespace."""
-    return api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
 
 
 def last_push(
@@ -151,11 +146,12 @@ def last_push(
 # --- What went wrong, in words that say what is there now and what to do ---------------------------------------------
 
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
-XET_REFUSAL = "XetAuthenticationError"  # of hf_xet, which need not be installed: a PermissionError as those of files
 # The Xet client tells the status of the server in words alone
-XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
+STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Nothing of this push is visible; give the same command again"
+BROKEN = 0  # no status: there was no reply
 REMEDIES = {
+    BROKEN: f"the connection to the Hub broke. {AGAIN}, what has arrived is not sent twice",
     401: "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`",
     403: "the token may not write there. Use one with the role `write`, and a namespace of your own",
     404: "no such repository, or one that this token may not see. It may have been deleted, renamed or closed",
@@ -177,30 +173,16 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     except (OSError, RuntimeError, HTTPError) as error:
         wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
         cause = error.__cause__ if wraps else error  # of an upload, or of a download
-        known = (HfHubHTTPError, HTTPError, ConnectionError, LocalTokenNotFoundError)
-        if not isinstance(cause, known) and type(cause).__name__ != XET_REFUSAL:
+        if isinstance(cause, LocalTokenNotFoundError):
+            raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
+        if not isinstance(cause, (HTTPError, ConnectionError)):
             raise
-        raise PushError(_message(repo_id, cause)) from error
-
-
-def _message(repo_id: str, error: BaseException) -> str:
-    if isinstance(error, LocalTokenNotFoundError):
-        return "There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN."
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else 0
+        told = STATUS.search(str(cause))
+        status = int(told[1]) if told else BROKEN
+        if isinstance(cause, HfHubHTTPError) and cause.response is not None:
+            status = cause.response.status_code
+        remedy = REMEDIES.get(429 if status >= 500 else status, "the Hub refuses. Nothing of this push is visible")
         # The server's own words on one line, without addresses that lead to an upload
-        text = " ".join((error.server_message or (str(error).splitlines() or [""])[0]).split())
-        reason = re.sub(r"https?://\S+", "...", text)[:300] or f"status {status}"
-        return f"{repo_id}: {_remedy(status)} ({reason})"
-    if type(error).__name__ == XET_REFUSAL:
-        return f"{repo_id}: {_remedy(401)}, with a token of the role `write` (the token for large files)"
-    if found := XET_STATUS.search(str(error)):
-        return f"{repo_id}: {_remedy(int(found[1]))} (the token for large files: status {found[1]})"
-    return (
-        f"{repo_id}: the connection to the Hub broke ({type(error).__name__}). {AGAIN}, what has arrived is not sent "
-        "twice."
-    )
-
-
-def _remedy(status: int) -> str:
-    return REMEDIES.get(429 if status >= 500 else status, "the Hub refuses. Nothing of this push is visible")
+        said = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
+        reason = re.sub(r"https?://\S+", "...", said)[:300] or type(cause).__name__
+        raise PushError(f"{repo_id}: {remedy} ({reason})") from error

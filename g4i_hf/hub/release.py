@@ -41,7 +41,6 @@ from .privacy import SECRETS, bare_name, private_places
 from .push import (
     check_replaceable,
     clear_errors,
-    create_repository,
     last_push,
     push_folder,
     write_manifest,
@@ -294,7 +293,8 @@ class StudentPublisher:
         check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
         api = HfApi(token=self.args.hub_token)
         with clear_errors(self.repo_id):
-            self.repo_id = create_repository(api, self.repo_id, private=self.args.hub_private_repo is not False)
+            private = self.args.hub_private_repo is not False
+            self.repo_id = api.create_repo(self.repo_id, private=private, exist_ok=True).repo_id
             last_push(api, self.repo_id, revision=self.args.hub_revision)
         return self.repo_id
 

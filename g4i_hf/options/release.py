@@ -47,7 +47,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
     run: str | None = option(None, "Run folder of the student to release.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     seed_runs: list[str] | None = option(None, "The same run with other seeds, for mean and spread in the card.")
-    seed_baselines: list[str] | None = option(None, "Their baselines, in the same order.")
+    seed_baselines: list[str] | None = option(None, "Their baselines, one of each seed.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
 
     def __post_init__(self):

@@ -1,6 +1,5 @@
 """What `g4i release` does: from a run or a stage to what is published, and the push."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +13,6 @@ from ..hub.card import license_line
 from ..hub.privacy import check_publishable, list_files, private_places
 from ..hub.push import check_replaceable, push_folder
 from ..options import ReleaseArguments
-
-RUN_PAGE = """# A run of g4i_hf
-
-The aligned model, a student with its projector; `g4i_hf.AlignedImageClassification.from_pretrained` loads it. The
-plain student is in `{student}`, with a card; the options are in `train.yaml`, the figures in `all_results.json`.
-"""
 
 
 class Release:
@@ -69,21 +62,12 @@ class Release:
             check_run(baseline)
         release.check_place(self.place, run)
         _, rows = release.release_with_card(replace(args, student_dir=str(self.folder)))
-        if not self.scratch:
-            self._write_page(run, self.place)
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
         self._say("student", self.place, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
             self._say("report", run.parent / "report.html", "a page with pictures")
-
-    def _write_page(self, run: Path, student: Path) -> None:
-        """A README.md for the run, unless somebody has written one."""
-        page = run / "README.md"
-        if not page.exists() or page.read_text(encoding="utf-8").startswith(RUN_PAGE.splitlines()[0]):
-            place = Path(os.path.relpath(student, run)).as_posix()
-            page.write_text(RUN_PAGE.format(student=place), encoding="utf-8")
 
     def _say(self, name: str, path: Path, what: str) -> None:
         self.lines.append(f"{name:10}{path}  ({what})")
