@@ -144,10 +144,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path | None = None) -> Iterator[ServedHub]:
-    """`folder`: where the server shows the files of its repositories; nowhere by default."""
+def serving() -> Iterator[ServedHub]:
     command = [sys.executable, str(Path(__file__).parent / "hub_server")]
-    command += ["--folder", str(folder)] if folder else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().strip()

@@ -8,7 +8,6 @@ process that does not have this package. Everything lands in FOLDER, `runs/hub_d
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -106,13 +105,12 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/hub_demo").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with serving(folder / "hub") as hub:
+    with serving() as hub:
         print(f"A server of the Hub's interface: {hub.url}")
         expected, found = demonstrate(Demo(folder, hub.environment(folder / "home")))
     same = sum(found[name]["label"] == row["label"] for name, row in expected.items())
     largest = max(abs(found[name]["score"] - row["score"]) for name, row in expected.items())
     print(f"\n{same} of {len(expected)} predictions are those of g4i evaluate; scores differ by {largest:.1g} at most")
-    print(f"What was pushed lies in {os.path.relpath(folder / 'hub')}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Value, load_dataset
+from datasets import Dataset, Features, Value
 from datasets import Image as DatasetImage
 from hub_client import serving
-from PIL import ExifTags, Image
+from PIL import Image
 from test_captions_name import IDS, captions_of, save_images
 
 from g4i_hf.data.loading import open_images, standardise
@@ -170,20 +169,6 @@ def test_a_stage_file_that_is_none_is_named(tmp_path, text):
 
 
 # --- What is published -----------------------------------------------------------------------------------------------
-
-
-def test_published_images_have_lost_their_metadata(tmp_path):
-    image, tags = save_images(tmp_path / "pictures") / "train" / "cat" / "1.jpg", Image.Exif()
-    tags[ExifTags.Base.Orientation] = 6
-    tags.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (48.0, 8.0, 1.5), 29: "canary-position"})
-    Image.new("RGB", (8, 4)).save(image, exif=tags)
-    image.with_suffix(".png").unlink()
-    stage = stage_of(tmp_path / "stage", ["cat/1.jpg", *IDS[1:]])
-    folder = build_dataset(stage, tmp_path / "out", with_images=True)
-    rows = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
-    stored = next(row for row in pq.read_table(folder / "data").to_pylist() if row["image_id"] == "cat/1.jpg")
-    assert (4, 8) in [row["image"].size for row in rows], "turned as before"
-    assert b"canary" not in stored["image"]["bytes"] and b"canary" in image.read_bytes()
 
 
 def test_the_card_says_that_the_prompt_told_the_class(tmp_path):

@@ -1,7 +1,7 @@
 """
 Serves a Hub on loopback until stopped:
 
-    python tests/hub_server --port 8000 --folder runs/hub
+    python tests/hub_server --port 8000
 
 Clients need HF_ENDPOINT=<its address>, HF_HUB_DISABLE_XET=1 and HF_TOKEN=hf_me_write.
 """
@@ -19,9 +19,8 @@ from .server import Hub
 
 parser = argparse.ArgumentParser("hub_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("--port", type=int, default=0, help="0, the default, for a free one")
-parser.add_argument("--folder", type=Path, help="where the files of main branches are shown; nowhere by default")
 options = parser.parse_args()
-hub = Hub(options.port, options.folder)
+hub = Hub(options.port)
 print(f"http://127.0.0.1:{hub.server_port}", flush=True)
 with contextlib.suppress(KeyboardInterrupt):
     hub.serve_forever()

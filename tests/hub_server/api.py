@@ -5,7 +5,6 @@ import fnmatch
 import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from .accounts import Token, first_tokens
@@ -46,8 +45,7 @@ class Reply:
 class Api:
     """All repositories and tokens."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
+    def __init__(self):
         self.tokens = first_tokens()
         self.repositories: dict[tuple[str, str], Repository] = {}
 
@@ -99,7 +97,7 @@ class Api:
         body = request.json()
         namespace = body.get("organization") or (request.token.user if request.token else "")
         self.check_writer(request, namespace)
-        made = Repository(body.get("type") or "model", f"{namespace}/{body['name']}", False, self.folder)
+        made = Repository(body.get("type") or "model", f"{namespace}/{body['name']}", False)
         about = {"url": f"{request.origin}/{made.place}", "name": made.id, "id": made.id}
         if (made.kind, made.id) in self.repositories:
             raise Refusal(409, f"You already created this {made.kind} repo", body=about)

@@ -9,7 +9,6 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from .accounts import Token
 from .api import Api, Reply, Request
@@ -50,8 +49,8 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int = 0, folder: Path | None = None):
-        self.api, self.lock = Api(folder), threading.RLock()
+    def __init__(self, port: int = 0):
+        self.api, self.lock = Api(), threading.RLock()
         self.faults: list[Fault] = []
         self.log: list[dict] = []
         super().__init__(("127.0.0.1", port), Handler)

@@ -4,7 +4,6 @@ import hashlib
 import posixpath
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 LARGE = ["arrow", "bin", "gz", "npy", "npz", "onnx", "parquet", "pickle", "pt", "pth", "safetensors", "tar", "zip"]
 MEDIA = ["bmp", "gif", "png", "tiff", "jpg", "jpeg", "webp"]
@@ -80,7 +79,6 @@ class Repository:
     kind: str
     id: str
     private: bool
-    shown: Path | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
@@ -100,14 +98,6 @@ class Repository:
         text = f"{self.id} {len(self.commits)} {parent} {title} {date} {sorted(files)}"
         made = Commit(hashlib.sha1(text.encode()).hexdigest(), parent, title, date, files)
         self.commits[made.oid], self.branches[branch] = made, made.oid
-        if self.shown is not None and branch == "main":
-            folder = self.shown / f"{self.kind}s" / self.id
-            for path in self.commits[parent].files.keys() - files if parent else ():
-                (folder / path).unlink()
-            for path, file in files.items():
-                place = folder / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(file.content)
         return made
 
     def at(self, revision: str) -> Commit:
