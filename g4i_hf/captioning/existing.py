@@ -15,14 +15,13 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.image_folder import SPLIT_FOLDERS
+from ..data.image_folder import SPLIT_OF
 from ..data.images import IMAGE_SUFFIXES, image_paths
 from ..options import ExistingCaptionsArguments
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of keys, in messages
-
 
 Captions = list[str | list[str] | None]  # of a split, in the order of its rows: all texts, or all lists; None for none
 
@@ -115,7 +114,6 @@ _HALF = re.compile("[\ud800-\udfff]")  # half a character, as of an emoji that w
 NO_ROW, SEVERAL = -1, -2
 # So many of the last parts of a path must agree, without the ending; from strict to loose
 RULES = (3, 2, 1)  # split/folder/file, folder/file, file
-_SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
 _ENDING = re.compile(f"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 # Where two files have one name, `open_images` adds the hash of the content
 _CONTENT = re.compile(r"#[0-9a-f]{24}(#\d+)?$")
@@ -163,7 +161,7 @@ def _path(name: str) -> str:
 
 def _in_split(path: str) -> str:
     """With the names that `datasets` gives to splits: `data/validation/cat/1.jpg` of `data/val/cat/1.jpg`."""
-    return "/".join(_SPLIT_OF.get(part.lower(), part) for part in path.split("/"))
+    return "/".join(SPLIT_OF.get(part.lower(), part) for part in path.split("/"))
 
 
 def _end(path: str, parts: int) -> str:
