@@ -1,6 +1,7 @@
 """The converted EfficientNet-Lite0 is the original to the last bit, and a student that can be fine-tuned."""
 
 import json
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -106,7 +107,10 @@ class Payload:
 def test_nothing_but_tensors_is_read_from_the_pickle(monkeypatch, tmp_path):
     evil = tmp_path / "weights.pth"
     torch.save({"_conv_stem.weight": Payload()}, evil)
-    monkeypatch.setattr(convert, "source_file", lambda: evil)
+    monkeypatch.setattr(convert, "packaged_weights", lambda: evil)
+    with pytest.raises(ValueError, match="is not the file that is known: its SHA-256 is"):
+        convert.save(tmp_path / "out")
+    monkeypatch.setattr(convert, "SHA256", hashlib.sha256(evil.read_bytes()).hexdigest())
     with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
         convert.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
