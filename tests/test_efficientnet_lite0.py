@@ -1,7 +1,7 @@
 """The converted EfficientNet-Lite0 is the original to the last bit, and a student that can be fine-tuned."""
 
-import json
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
