@@ -72,4 +72,4 @@ def named_in_python(remedy: str) -> Iterator[None]:
         words = re.sub(
             r"[Nn]ame (?:the right one|another) with --(\w+?)_column", lambda m: remedy.format(name=m[1]), str(error)
         )
-        raise ValueError(re.sub(r"given as (\w+?)_column", r"given as \1", words)) from error
+        raise ValueError(re.sub(r"(--|given as )(\w+?)_column", r"\1\2", words).replace("--", "")) from error

@@ -185,7 +185,7 @@ def test_validation_judges_where_there_is_one(fitted, tmp_path):
 
 
 def test_a_fifth_of_many_unlabelled_images_judges_else_labelled_ones_in_turn(result, fitted, tmp_path):
-    assert (result.judged_on, result.judged_images) == ("kept", 100)  # of 144; never fewer
+    assert (result.judged_on, result.judged_images) == ("kept", 72)  # of 144; 100 are wanted, and at most half taken
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=45), 5)
     found = fitted(pictures)
     assert (found.judged_on, found.judged_images) == ("folds", 15)
@@ -245,6 +245,32 @@ def test_small_data_sets_become_classifiers(fitted, tmp_path, number):
     pictures = draw_folder(tmp_path / "pictures", train=number, validation=6)
     found = fitted(pictures, finetune="true", finetune_epochs=1)
     assert found.with_views_accuracy is not None and (found.classifier / "model.safetensors").is_file()
+
+
+def test_images_without_a_caption_are_known_by_their_features(fitted, tmp_path):
+    """Also where others have one: of 30 images, half of them with a label, three have a caption."""
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=30, validation=6), 5)
+    file = pictures / "train" / "metadata.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[:3]) + "\n")
+    found = fitted(pictures)
+    assert found.judged_on == "validation" and found.with_views_accuracy >= found.labels_only_accuracy - 0.2
+
+
+def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
+    """One label a class, which cannot be left out, and few others; all layers are not trained then."""
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 1)
+    found = fitted(pictures, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert found.with_views_accuracy is None and "No image can judge" in said and "Report:" not in said
+    assert (found.classifier / "config.json").is_file() and found.judged_images == 0
+    with pytest.raises(ValueError, match="kept only where they judge better.*`validation`"):
+        fitted(pictures, tmp_path / "other", finetune="true")
+
+
+def test_a_student_whose_last_layer_cannot_be_fitted_is_said(fitted, tmp_path):
+    pictures = draw_folder(tmp_path / "pictures", train=9, validation=3)
+    with pytest.raises(ValueError, match="more than one linear layer"):
+        fitted(pictures, student="deit_tiny_distilled_patch16_224", pretrained=False, finetune="auto")
 
 
 # --- Features --------------------------------------------------------------------------------------------------------

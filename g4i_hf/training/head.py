@@ -7,7 +7,7 @@ import torch
 
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
 USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
-COMPONENTS = 256
+COMPONENTS, BLOCK = 256, 16_384
 MAX_ITER = 60  # for each strength, from the weights of the strength before
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
@@ -130,7 +130,8 @@ class Scale:
     @classmethod
     def of(cls, features: np.ndarray) -> "Scale":
         mean = features.mean(0, dtype=np.float64)
-        deviation = np.sqrt(((features - mean) ** 2).mean(0, dtype=np.float64))
+        blocks = (features[start : start + BLOCK] - mean for start in range(0, len(features), BLOCK))
+        deviation = np.sqrt(sum((block**2).sum(0) for block in blocks) / len(features))
         return cls(mean.astype(np.float32), (deviation + 1e-6).astype(np.float32))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class Judge:
         images: n rows.
         features: (n, F).
         probabilities: (n, C) of their classes, of labelled images one-hot.
-        kept: rows of `train` that are among them.
+        rows: (n,) of `train`, if they are from there.
         logits: (n, C) by classifier, once it is fitted.
     """
 
@@ -53,8 +53,13 @@ class Judge:
     images: Dataset
     features: np.ndarray
     probabilities: np.ndarray
-    kept: np.ndarray
+    rows: np.ndarray | None = None
     logits: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Unlabelled rows of `train` that no classifier learns from."""
+        return self.rows if self.name == KEPT and self.rows is not None else np.arange(0)
 
     def accuracy(self, name: str) -> float:
         """The share of right predictions, or, of unlabelled images, what can be expected of it."""
@@ -64,14 +69,17 @@ class Judge:
 
 def judge_in_training(training: Dataset, known: Known, features: np.ndarray) -> Judge:
     """Without a validation split: unlabelled images that are kept from both, else the labelled ones in turn."""
-    unlabelled = np.flatnonzero((known.labels < 0) & known.probabilities.any(1))
-    if len(unlabelled) >= FEWEST_KEPT:
-        number = int(np.clip(KEPT_SHARE * len(unlabelled), FEWEST_KEPT, MOST_KEPT))
-        kept = np.sort(unlabelled[known.order[unlabelled].argsort(kind="stable")[:number]])
+    labelled = known.labels >= 0
+    unlabelled = ~labelled & known.probabilities.any(1) & ~np.isin(known.order, known.order[labelled])
+    if unlabelled.sum() >= FEWEST_KEPT:
+        images = np.unique(known.order[unlabelled])  # equal ones are kept together
+        number = min(int(np.clip(KEPT_SHARE * len(images), FEWEST_KEPT, MOST_KEPT)), len(images) // 2)
+        kept = np.flatnonzero(unlabelled & np.isin(known.order, images[:number]))
         return Judge(KEPT, training.select(kept), features[kept], known.probabilities[kept], kept)
-    rows = np.flatnonzero(known.labels >= 0)
+    rows = np.flatnonzero(labelled)
+    rows = rows[_folds_of_labels(known.labels[rows], known.order[rows]) >= 0]
     truth = one_hot(known.labels[rows], known.targets.shape[1])
-    return Judge(IN_TURN, training.select(rows), features[rows], truth, rows[:0])
+    return Judge(IN_TURN, training.select(rows), features[rows], truth, rows)
 
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
@@ -91,23 +99,26 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     heads[WITH_VIEWS] = head
     for name, each in heads.items():
         in_turn = judge.name == IN_TURN
-        judge.logits[name] = _out_of_fold(name, each, known, features) if in_turn else each.logits(judge.features)
+        of_fold = (name, each, known, features, judge.rows, scale)
+        judge.logits[name] = _out_of_fold(*of_fold) if in_turn else each.logits(judge.features)
     if len(judge.kept):
         heads[WITH_VIEWS] = fit_head(features[told], known.targets[told], strength=head.strength, scale=scale)
     return heads
 
 
-def _out_of_fold(name: str, head: Head, known: Known, features: np.ndarray) -> np.ndarray:
-    """(labelled, C) logits of labelled images that the classifier was not fitted on, by fewer labels."""
-    labelled = np.flatnonzero(known.labels >= 0)
+def _out_of_fold(
+    name: str, head: Head, known: Known, features: np.ndarray, rows: np.ndarray, scale: Scale
+) -> np.ndarray:
+    """(n, C) logits of labelled rows that the classifier was not fitted on, by fewer labels."""
     targets = known.targets if name == WITH_VIEWS else one_hot(known.labels, known.targets.shape[1])
-    found = np.zeros((len(labelled), targets.shape[1]), dtype=np.float32)
+    folds, told = _folds_of_labels(known.labels[rows], known.order[rows]), targets.any(1)
+    found = np.zeros((len(rows), targets.shape[1]), dtype=np.float32)
     for fold in range(FOLDS):
-        asked = known.order[labelled].argsort(kind="stable").argsort() % FOLDS == fold
-        rows = np.setdiff1d(np.flatnonzero(targets.any(1)), labelled[asked])
-        if asked.any() and len(rows):
-            fitted = fit_head(features[rows], targets[rows], strength=head.strength, scale=Scale.of(features))
-            found[asked] = fitted.logits(features[labelled[asked]])
+        asked = rows[folds == fold]
+        fitted = np.flatnonzero(told & ~np.isin(known.order, known.order[asked]))
+        if len(asked) and len(fitted):
+            of_fold = fit_head(features[fitted], targets[fitted], strength=head.strength, scale=scale)
+            found[folds == fold] = of_fold.logits(features[asked])
     return found
 
 
@@ -117,10 +128,11 @@ def one_hot(labels: np.ndarray, num_labels: int) -> np.ndarray:
 
 
 def _folds_of_labels(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(n,) stratified, by the order of the rows; -1 for the only label of a class, which cannot be held out."""
+    """(n,) stratified, equal images together; -1 for the only labelled image of a class, which cannot be held out."""
     folds = np.full(len(labels), -1)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            folds[rows[order[rows].argsort(kind="stable")]] = (np.arange(len(rows)) + label) % FOLDS
+        images, image = np.unique(order[rows], return_inverse=True)
+        if len(images) > 1:
+            folds[rows] = (image + label) % FOLDS
     return folds

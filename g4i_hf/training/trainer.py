@@ -216,6 +216,8 @@ class AlignmentTrainer(Trainer):
             why = "images are augmented (--train_crop none leaves that out)"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
             why = "its weights are sharded"
+        elif data.on_bad_images == "skip":
+            why = "unreadable images are skipped"
         elif not self.model.takes_features:
             why = "the student has more than one linear layer behind its feature"
         else:

@@ -70,7 +70,8 @@ class Evaluation:
         self.found = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:
             self.results = {name: self._figures(name) for name in self.runs}
-            if self.fit is not None and "baseline" in self.runs:
+            of_fit = self.fit is not None and self.runs.get("baseline") == self.fit / LABELS_ONLY
+            if of_fit and self.folders["aligned"] == self.runs["aligned"]:  # else the data are others
                 self._write_differences()
 
     def _write_differences(self) -> None:

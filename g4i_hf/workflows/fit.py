@@ -32,7 +32,6 @@ from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import open_image, rows_to_use
 from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
-from ..data.opening import STAGE_FILE
 from ..data.record import Record, image_digests
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
@@ -73,7 +72,7 @@ from ..training.progress import seconds_per_step, trial_arguments
 from ..training.run_folder import clear_run, locked, read_options, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
 from .caption import Captioning
-from .fit_folder import CLASSIFIER, CONFIG, REPORT, RESULTS, FitFolder
+from .fit_folder import CLASSIFIER, CONFIG, REPORT, RESULTS, FitFolder, default_folder
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -147,13 +146,17 @@ class Fit:
         """Whether the folder holds the result of these data and options. Says what has changed."""
         names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
         self.record = Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
-        given = vars(self.args) | vars(self.data) | {"dry_run": None, "overwrite": None}
+        given = (
+            vars(self.args) | vars(self.data) | dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite"))
+        )
         self.place = FitFolder(self.folder, {name: portable(value) for name, value in given.items()}, self.say)
         self.changed = not self.args.overwrite and self.place.changed(self.record)
         return not self.changed and not self.args.overwrite and self.place.is_finished()
 
     def _begin(self) -> None:
-        if self.changed:
+        if self.args.overwrite:
+            self.place.clear()
+        elif self.changed:
             self.place.set_aside()
         self.place.note(result={})
         self.record.write(self.folder)
@@ -167,6 +170,11 @@ class Fit:
         training, validation = splits["train"], splits.get("validation")
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
         self.built = self._build()
+        if not self.built.model.takes_features:
+            raise ValueError(
+                f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
+                "layer cannot be fitted alone. Choose another, or train it with g4i train."
+            )
         features = self._features(training)
         known = self._by_first(lambda: self._known(training, features))
         judge = self._judge(validation) or judge_in_training(training, known, features)
@@ -175,8 +183,13 @@ class Fit:
         shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
             self._save(name, head, training.select(shown), features[shown])
-        if self.args.finetune != "false" and judge.name != IN_TURN:
+        if judge.name != IN_TURN:
             self._finetune(heads, accuracies, training, known, judge)
+        elif self.args.finetune == "true" or not self.args.pretrained:
+            raise ValueError(
+                "All layers are kept only where they judge better, and there are no images to judge by: give labelled "
+                "images in `validation`, or at least 100 unlabelled ones."
+            )
         return self._by_first(lambda: self._finished(accuracies, judge, known))
 
     # --- Data and student --------------------------------------------------------------------------------------------
@@ -225,6 +238,8 @@ class Fit:
             self.say(few)
         for line in self._by_first(lambda: describe_equal_images(self.record.rows)):
             self.say(line)
+        if len(self.id2label) < 2:
+            raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
         if not captioned and not (labels >= 0).any() and not self.args.captioner:
             raise ValueError(
                 "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
@@ -236,6 +251,7 @@ class Fit:
     def _embedded(self) -> DatasetDict:
         """With `text_embeds` of the training captions, where there are any."""
         training = DatasetDict(train=self.splits["train"])
+        self.is_embedded = columns.TEXT_EMBEDS in training["train"].column_names and self.images is not None
         if not num_captioned(training["train"]):
             return self.splits
         source, folder = "images" if self.images else source_of(self.data), self.folder / "embeddings"
@@ -286,8 +302,13 @@ class Fit:
         if columns.TEXT_EMBEDS in training.column_names:
             captioned = CaptionedRows.of(training)
             rows, texts = captioned.rows, captioned.text_embeds()
-            names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
+            if not self.is_embedded:  # else by an encoder that is not known here
+                names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
         classifier, of_images = CaptionClassifier(number, self.args.seed), principal_components(features)
+        if len(rows) < len(labels) and len(np.unique(labels[labels >= 0])) > 1:  # images without a caption
+            by_images = CaptionClassifier(number, self.args.seed).fit(of_images, labels)
+            probabilities[:] = by_images.out_of_fold_
+            targets[:] = by_images.posterior(probabilities, labels)
         if texts is None:
             classifier.fit(of_images, labels)
         else:
@@ -297,9 +318,9 @@ class Fit:
         unlabelled = rows[labels[rows] < 0]
         if (classifier.accuracy_ or 0) < TELLS_CLASSES and len(unlabelled) and (labels >= 0).any():
             targets[unlabelled] *= min(1.0, (labels >= 0).sum() / len(unlabelled))  # together as much as labels
-        interval = classifier.label_noise_interval_
+        views, interval = ("image",) if texts is None else ("caption", "image"), classifier.label_noise_interval_
         facts = {
-            "views": dict(zip(("caption", "image"), classifier.view_accuracies_, strict=False)),
+            "views": dict(zip(views, classifier.view_accuracies_, strict=False)),
             "views_accuracy_estimate": classifier.accuracy_,
             "label_noise_estimate": classifier.label_noise_,
             "label_noise_interval": interval and list(interval),
@@ -314,7 +335,7 @@ class Fit:
             return None
         rows = np.flatnonzero(labels_of(validation) >= 0)
         images, truth = validation.select(rows), one_hot(labels_of(validation)[rows], len(self.id2label))
-        return Judge(VALIDATION, images, self._features(images), truth, rows[:0])
+        return Judge(VALIDATION, images, self._features(images), truth)
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -326,7 +347,7 @@ class Fit:
             "labels_only_accuracy": labels_only,
             "with_views_accuracy": with_views,
             "judged_on": judge.name,
-            "judged_images": len(judge.images) or int((known.labels >= 0).sum()),
+            "judged_images": len(judge.images),
             "released": released,
             "finetuned": released in self.finetuned,
         }
@@ -354,7 +375,7 @@ class Fit:
         runs, predictions, results = {}, {}, {}
         for name in names:
             which, embeds = "aligned" if name == WITH_VIEWS else "baseline", None
-            if name == WITH_VIEWS and self.text_embed_dim is not None and not self.finetuned:
+            if name == WITH_VIEWS and self.text_embed_dim is not None and name not in self.finetuned:
                 with torch.no_grad():
                     projector = self.built.model.projector.eval().cpu()
                     embeds = projector(torch.from_numpy(judge.features)).numpy()
@@ -375,9 +396,10 @@ class Fit:
         return FitResult(classifier=self.folder / CLASSIFIER, config=self.folder / CONFIG, **kept)
 
     def _told(self, result: FitResult) -> FitResult:
-        self.say("\n" + "\n".join(self._summary(result)))
+        self.say("\n" + "\n".join(self._summary(result) or ["No image can judge: its accuracy is not known."]))
         self.say(f"Classifier: {result.classifier}, {self._words(result.released)}, a plain checkpoint with a card")
-        self.say(f"Report:     {self.folder / REPORT}")
+        if (self.folder / REPORT).is_file():
+            self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         return result
 
@@ -439,23 +461,35 @@ class Fit:
         self, heads: dict[str, Head], accuracies: dict[str, float], training: Dataset, known: Known, judge: Judge
     ) -> None:
         """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
-        for name, head in heads.items():
-            trainer = self._trainer_of_all_layers(name, head, training, known, judge)
-            if self.args.finetune == "auto" and self.args.pretrained and not self._fits(trainer, len(heads)):
+        epochs, asked = self.args.finetune_epochs, self.args.finetune == "true" or not self.args.pretrained
+        minutes = self.args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
+        if self.args.finetune == "false" or not (asked or minutes):
+            return
+        trainers = {name: self._trainer_of_all_layers(name, heads[name], training, known, judge) for name in heads}
+        if not asked:
+            epochs = min(epochs, self._epochs_within(minutes, list(trainers.values())))
+            if epochs < FEWEST_EPOCHS:
+                self.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
+                for trainer in trainers.values():
+                    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
                 return
+        for name, trainer in trainers.items():
+            trainer.args.num_train_epochs = epochs
             accuracies[name] = self._kept_if_better(trainer, name, accuracies[name], judge)
+        if self.finetuned and len(judge.kept):
+            self.say(f"A classifier with all layers trained has not learned from the {len(judge.kept):,} kept images.")
 
     def _trainer_of_all_layers(
         self, name: str, head: Head, training: Dataset, known: Known, judge: Judge
     ) -> AlignmentTrainer:
-        self.built = self._build()
-        _with_head(self.built.model, head)
+        built = self._build()
+        _with_head(built.model, head)
         targets = known.targets.copy() if name == WITH_VIEWS else one_hot(known.labels, len(self.id2label))
         targets[judge.kept] = 0
         rows = np.flatnonzero(targets.any(1))
         split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
         augmentation = replace(self.augmentation, train_crop="resized", crop_min_scale=0.35)
-        images = CaptionedImages(split, self.built.train_transform(augmentation), self.args.seed)
+        images = CaptionedImages(split, built.train_transform(augmentation), self.args.seed)
         args = AlignmentArguments(
             output_dir=str(self.folder / f"finetuned_{name}"),
             align_weight=self._align_weight(name),
@@ -468,13 +502,14 @@ class Fit:
             save_total_limit=1,
             seed=self.args.seed,
         )
-        return AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
+        return AlignmentTrainer(built.model, args, images, **built.trainer_options())
 
     def _kept_if_better(self, trainer: AlignmentTrainer, name: str, accuracy: float, judge: Judge) -> float:
         """The accuracy of what is kept: all layers, trained now, or the last one alone, which has `accuracy`."""
         folder = Path(trainer.args.output_dir)
         trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
-        found = predict(self.built.model.eval(), self.built.processor, judge.images, self.accelerator)
+        model = self.accelerator.unwrap_model(trainer.model).eval()
+        found = predict(model, self.built.processor, judge.images, self.accelerator)
         earlier = judge.logits[name]
         judge.logits[name] = self._by_first(lambda: np.asarray(found.logits))
         of_all_layers = judge.accuracy(name)
@@ -493,22 +528,21 @@ class Fit:
         self._by_first(lambda: folder.rename(self.folder / name))
         return of_all_layers
 
-    def _fits(self, trainer: AlignmentTrainer, number: int) -> bool:
-        """Whether `minutes` are enough for `number` such trainings to be worth their while. Limits their epochs."""
-        minutes = self.args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
-        if not minutes:
-            return False
-        args, images = trainer.args, trainer.train_dataset
+    def _epochs_within(self, minutes: float, trainers: list[AlignmentTrainer]) -> float:
+        """For all of them together; 0 where the steps would be too few. A resumed run has those of its first start."""
+        noted = self._by_first(lambda: self.place.noted().get("epochs"))
+        if noted is not None:
+            return noted
+        args = trainers[-1].args
         with tempfile.TemporaryDirectory() as folder:
-            trial = AlignmentTrainer(self._build().model, trial_arguments(args, folder), images)
+            trial = AlignmentTrainer(self._build().model, trial_arguments(args, folder), trainers[-1].train_dataset)
             seconds = seconds_per_step(trial)
-        steps = self._by_first(lambda: 60 * minutes / number / seconds)
-        epoch = len(images) / (args.per_device_train_batch_size * args.world_size)
-        if steps < FEWEST_STEPS or steps < FEWEST_EPOCHS * epoch:
-            self.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
-            return False
-        args.num_train_epochs = min(args.num_train_epochs, steps / epoch)
-        return True
+        batch = args.per_device_train_batch_size * args.world_size
+        steps_an_epoch = sum(len(trainer.train_dataset) / batch for trainer in trainers)
+        steps = self._by_first(lambda: 60 * minutes / seconds)
+        epochs = steps / steps_an_epoch if steps >= FEWEST_STEPS * len(trainers) else 0.0
+        self._by_first(lambda: self.place.note({}, epochs=epochs))
+        return epochs
 
 
 def _with_head(model: AlignedImageClassification, head: Head) -> torch.nn.Linear:
@@ -516,18 +550,9 @@ def _with_head(model: AlignedImageClassification, head: Head) -> torch.nn.Linear
     (layer,) = classifier_layers(model.requires_grad_(True).student)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))
-        layer.bias.copy_(torch.from_numpy(head.bias))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(head.bias))
     return layer
-
-
-def default_folder(dataset_name: str) -> str:
-    """`runs/pictures` for the folder `pictures`, and for the captions that were written into `runs/pictures`."""
-    folder = Path(dataset_name)
-    if not folder.is_dir():
-        return f"runs/{dataset_name.replace('/', '--')}"
-    folder = folder.resolve()
-    is_stage_of_a_fit = (folder / STAGE_FILE).is_file() and folder.parent.parent.name == "runs"
-    return f"runs/{folder.parent.name if is_stage_of_a_fit else folder.name}"
 
 
 def fit(

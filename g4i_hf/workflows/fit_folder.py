@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..files import replace_text
 from ..hub.push import MANIFEST
@@ -24,10 +26,11 @@ class FitFolder:
         file = self.folder / NOTE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    def note(self, result: dict[str, str]) -> None:
-        """What was asked for, and digests of the files of the result when it is finished."""
+    def note(self, result: dict[str, str], **decided: float) -> None:
+        """What was asked for and decided, and digests of the files of the result when it is finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / NOTE, json.dumps({"asked": self.asked, "result": result}, indent=1) + "\n")
+        noted = {"asked": self.asked, "result": result} | decided
+        replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
     def changed(self, record: Record) -> bool:
         """Whether an earlier result in the folder is of other data or options; says what has changed."""
@@ -48,6 +51,11 @@ class FitFolder:
         """What there is of an earlier result."""
         places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
         return [place for place in [*places, *self.folder.glob("finetuned_*")] if place.exists()]
+
+    def clear(self) -> None:
+        """Removes an earlier result."""
+        for path in self._earlier():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def set_aside(self) -> None:
         """Moves an earlier result into a folder of its own; after a kill, the next start moves the rest."""
@@ -72,3 +80,13 @@ class FitFolder:
         if not runs or not all(file.is_file() for file in files):
             return {}
         return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
+
+
+def default_folder(dataset_name: str) -> str:
+    """`runs/pictures` for the folder `pictures`, and for the captions that were written into `runs/pictures`."""
+    folder = Path(dataset_name)
+    if not folder.is_dir():
+        return f"runs/{dataset_name.replace('/', '--')}"
+    folder = folder.resolve()
+    is_stage_of_a_fit = (folder / STAGE_FILE).is_file() and folder.parent.parent.name == "runs"
+    return f"runs/{folder.parent.name if is_stage_of_a_fit else folder.name}"

@@ -35,10 +35,7 @@ MISTAKES = {
     "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
     "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "speeds"}, ("speeds", "'speed'")),
     "no dataset": Mistake(
-        "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "emoji_styles/train.yaml")
-    ),
-    "no run for measures": Mistake(
-        "evaluate", {"measures": "all"}, ("--measures", "without --run", "g4i evaluate --run", "--config")
+        "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")
     ),
     "no run folder": Mistake(
         "train", {"dataset_name": "{pictures}"} | STUDENT | TRAINING, ("output_dir is missing", "--output_dir")
@@ -79,7 +76,7 @@ MISTAKES = {
     "captions over the images": Mistake(
         "caption", {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
     ),
-    "no run to evaluate": Mistake("evaluate", {}, ("run", "no such folder")),
+    "no run to evaluate": Mistake("evaluate", {}, ("run is missing", "--run")),
     "evaluate no such run": Mistake("evaluate", {"run": "{gone}"}, ("run", "{gone}")),
     "run of other classes": Mistake("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
     "evaluate images": Mistake("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
