@@ -26,7 +26,7 @@ def kill_when(process, happened: Callable[[], bool]) -> None:
 
 
 def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_under_way(quick, tmp_path):
-    pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, validation=12)
+    pictures = draw_folder(tmp_path / "pictures", captions=False, train=IMAGES)
     options = {"dataset_name": pictures, "captions_dir": tmp_path / "captions", "captioner_model": "tiny"}
     options |= {"max_concurrency": CONCURRENCY, "report": "false"}
     with caption_server("--answer", "digest", "--latency", "0.1", "--capacity", str(CONCURRENCY)) as server:
@@ -47,4 +47,4 @@ def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_und
         assert server_stats(server)["requests"] == after["requests"], "whole: nothing is asked"
     rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()
     captions = [row["caption"] if isinstance(row["caption"], str) else row["caption"][0] for row in rows]
-    assert len(rows) == 24 and len(set(captions)) == 24 and all(captions)
+    assert len(rows) == len(set(captions)) == IMAGES and all(captions)
