@@ -344,8 +344,9 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
 
 
 @pytest.mark.slow
-def test_all_layers_that_judge_worse_are_left_out(fitted, pictures, tmp_path, capsys):
-    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1, learning_rate=10)
+def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, capsys):
+    given = {"student": None, "image_size": 64, "finetune": "true", "finetune_epochs": 3, "learning_rate": 1}
+    found = fitted(photos, tmp_path / "out", **given)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("All layers, ")]
     assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
 

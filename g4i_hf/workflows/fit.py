@@ -351,8 +351,9 @@ class Fit:
             "released": released,
             "finetuned": released in self.finetuned,
         }
-        has_baseline = released == WITH_VIEWS and LABELS_ONLY in accuracies
-        baseline = str(self.folder / LABELS_ONLY) if has_baseline else None
+        # A card compares trainings that differ in captions alone
+        alike = LABELS_ONLY in accuracies and (LABELS_ONLY in self.finetuned) == (WITH_VIEWS in self.finetuned)
+        baseline = str(self.folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
         Release(
             ReleaseArguments(
                 run=str(self.folder / released), baseline=baseline, student_dir=str(self.folder / CLASSIFIER)

@@ -15,7 +15,7 @@ from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
-from ..names import run_of
+from ..names import WITH_VIEWS, run_of
 from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
@@ -83,7 +83,7 @@ def open_aligned(
     if (is_path(name) or name.count("/") > 1) and not Path(name).is_dir():
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
     place = {"revision": revision, "token": token}
-    tried = [subfolder] if subfolder is not None else ["", ALIGNED]
+    tried = [subfolder] if subfolder is not None else ["", ALIGNED, WITH_VIEWS]
     kind = AlignedImageClassificationConfig.model_type
     configs = {folder: _read(name, "config.json", folder, place) or {} for folder in tried}
     found = next((folder for folder, config in configs.items() if config.get("model_type") == kind), None)

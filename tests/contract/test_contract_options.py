@@ -105,7 +105,7 @@ def test_the_launcher_alone_has_the_photographs_of_the_demo(tmp_path):
     values = yaml.safe_load(printed[printed.index("# The") :])
     recipe = yaml.safe_load((ROOT / "recipes" / "photos_demo" / "train.yaml").read_text())
     assert (tmp_path / values["dataset_name"]).resolve() == (ROOT / "recipes" / "photos_demo" / "pictures").resolve()
-    hidden = {"dataset_name", "learning_rate", "labels_only", "seed"}
+    hidden = {"dataset_name", "eval_strategy", "labels_only", "learning_rate", "logging_strategy", "seed"}
     same = {name: value for name, value in recipe.items() if name not in hidden}
     assert {name: values.get(name) for name in same} == same and float(values["learning_rate"]) == 3e-3
 
