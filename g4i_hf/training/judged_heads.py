@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .head import Head, Scale, fit_head
+from .head import QUICK, Head, Scale, fit_head
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
@@ -76,8 +76,9 @@ def judge_in_training(training: Dataset, known: Known, features: np.ndarray) -> 
         number = min(int(np.clip(KEPT_SHARE * len(images), FEWEST_KEPT, MOST_KEPT)), len(images) // 2)
         kept = np.flatnonzero(unlabelled & np.isin(known.order, images[:number]))
         return Judge(KEPT, training.select(kept), features[kept], known.probabilities[kept], kept)
-    rows = np.flatnonzero(labelled)
-    rows = rows[_folds_of_labels(known.labels[rows], known.order[rows]) >= 0]
+    folds = _folds_of_labels(known.labels, known.order)
+    is_large = known.targets.size * features.shape[1] > QUICK
+    rows = np.flatnonzero(folds == 0 if is_large else folds >= 0)
     truth = one_hot(known.labels[rows], known.targets.shape[1])
     return Judge(IN_TURN, training.select(rows), features[rows], truth, rows)
 
@@ -111,7 +112,7 @@ def _out_of_fold(
 ) -> np.ndarray:
     """(n, C) logits of labelled rows that the classifier was not fitted on, by fewer labels."""
     targets = known.targets if name == WITH_VIEWS else one_hot(known.labels, known.targets.shape[1])
-    folds, told = _folds_of_labels(known.labels[rows], known.order[rows]), targets.any(1)
+    folds, told = _folds_of_labels(known.labels, known.order)[rows], targets.any(1)
     found = np.zeros((len(rows), targets.shape[1]), dtype=np.float32)
     for fold in range(FOLDS):
         asked = rows[folds == fold]
@@ -128,9 +129,12 @@ def one_hot(labels: np.ndarray, num_labels: int) -> np.ndarray:
 
 
 def _folds_of_labels(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """(n,) stratified, equal images together; -1 for the only labelled image of a class, which cannot be held out."""
+    """
+    (n,) stratified, equal images together; -1 for a row without a label, and for the only labelled image of a class,
+    which cannot be held out.
+    """
     folds = np.full(len(labels), -1)
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == label)
         images, image = np.unique(order[rows], return_inverse=True)
         if len(images) > 1:
