@@ -222,9 +222,10 @@ def fit(with_validation: bool = False) -> str:
     for setting, title in FIT_SETTINGS.items():
         cells = []
         for data in NAMES:
-            row = found[data, setting]
+            row = found.get((data, setting), {})
             both = [f"{100 * row['labels_only']:.1f}"] if "labels_only" in row else []
-            cells.append(" → ".join([*both, f"**{100 * row['with_views']:.1f}**"]))
+            both += [f"**{100 * row['with_views']:.1f}**"] if row else []
+            cells.append(" → ".join(both))
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ class Judge:
     Images that neither classifier is fitted on.
 
     Attributes:
-        name: `validation`, `kept` (unlabelled training images) or `folds` (labelled ones, each left out once).
+        name: `validation`, `kept` (unlabelled training images) or `folds` (labelled ones, left out in turn).
         images: n rows.
         features: (n, F).
         probabilities: (n, C) of their classes, of labelled images one-hot.

@@ -412,7 +412,7 @@ class Fit:
         how = {
             VALIDATION: f"on {result.judged_images:,} validation images",
             KEPT: f"estimated on {result.judged_images:,} unlabelled images that were kept from training",
-            IN_TURN: f"on {result.judged_images:,} labelled images left out in turn, which is pessimistic: fewer labels teach",
+            IN_TURN: f"on {result.judged_images:,} labelled images left out in turn, so that fewer labels teach",
         }
         found = {LABELS_ONLY: result.labels_only_accuracy, WITH_VIEWS: result.with_views_accuracy}
         parts = [f"{self._words(name)} {share:.1%}" for name, share in found.items() if share is not None]
