@@ -125,7 +125,8 @@ def main() -> None:
                     key = {"data": data, "setting": setting, "validation": bool(validation), "seed": seed}
                     if tuple(key.values()) in known:
                         continue
-                    rows.append(key | measured(photos, setting, bool(validation), seed, args.cache / data))
+                    row = measured(photos, setting, bool(validation), seed, args.cache / data)
+                    rows.append(key | row | {"commit": made["commit"]})
                     print(json.dumps(rows[-1]), flush=True)
                     text = ",\n".join(f"  {json.dumps(row)}" for row in rows)
                     lines = ",\n".join(f"  {json.dumps(row)}" for row in summary(rows))

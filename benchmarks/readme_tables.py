@@ -5,7 +5,6 @@ Writes the tables between the markers of the pages in `PAGES` from the files in 
 """
 
 import re
-from functools import partial
 
 import tables_of_cost
 import tables_of_photos
@@ -41,7 +40,6 @@ TABLES = {
     "photos_few_labels": tables_of_photos.few_labels,
     "photos_fit": tables_of_photos.fit,
     "photos_fit_estimates": tables_of_photos.fit_estimates,
-    "photos_fit_validation": partial(tables_of_photos.fit, with_validation=True),
     "photos_long_tail": tables_of_photos.long_tail,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,

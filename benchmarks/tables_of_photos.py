@@ -211,12 +211,12 @@ FIT_SETTINGS = {
 }
 
 
-def fit(with_validation: bool = False) -> str:
+def fit() -> str:
     """`g4i fit` itself: in each cell labels only and with captions, means over the draws of labels."""
     found = {
         (row["data"], row["setting"]): row
         for row in read_result("photos_fit.json")["summary"]
-        if row["validation"] == with_validation
+        if not row["validation"]
     }
     lines = [f"| accuracy, % | {' | '.join(NAMES.values())} |", f"|---|{'---:|' * len(NAMES)}"]
     for setting, title in FIT_SETTINGS.items():
