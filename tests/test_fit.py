@@ -27,6 +27,7 @@ from g4i_hf.hub import save_student
 from g4i_hf.modeling import packaged
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
+from g4i_hf.workflows.fit_folder import FitFolder
 
 serve = caption_doors.serve
 IN_WORDS = {"labels_only": "labels only", "with_views": "with captions"}
@@ -366,6 +367,20 @@ def test_a_student_from_scratch_learns_all_its_layers(fitted, tmp_path):
     found = fitted(pictures, student="resnet18", pretrained=False, finetune="auto", finetune_epochs=2)
     assert read_options(found.classifier.parent / found.released)["pretrained"] is False
     assert found.with_views_accuracy is not None
+
+
+def test_what_was_decided_holds_for_a_resume_and_not_for_other_options_or_after_overwriting(tmp_path):
+    first = FitFolder(tmp_path, {"seed": 0}, print)
+    first.note({})
+    first.note({}, epochs=3.5)
+    first.note({})  # the start of the next process
+    assert first.noted()["epochs"] == 3.5
+    other = FitFolder(tmp_path, {"seed": 1}, print)
+    other.note({})
+    assert "epochs" not in other.noted()
+    other.note({}, epochs=2.0)
+    other.clear()
+    assert other.noted() == {}
 
 
 # --- Interruptions and processes -------------------------------------------------------------------------------------

@@ -27,9 +27,14 @@ class FitFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def note(self, result: dict[str, str], **decided: float) -> None:
-        """What was asked for and decided, and digests of the files of the result when it is finished."""
+        """
+        What was asked for and decided, and digests of the files of the result when it is finished. What was decided
+        earlier stays while the same is asked for.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        noted = {"asked": self.asked, "result": result} | decided
+        earlier = self.noted()
+        kept = earlier if earlier.get("asked") == self.asked else {}
+        noted = kept | {"asked": self.asked, "result": result} | decided
         replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
     def changed(self, record: Record) -> bool:
@@ -54,6 +59,7 @@ class FitFolder:
 
     def clear(self) -> None:
         """Removes an earlier result."""
+        (self.folder / NOTE).unlink(missing_ok=True)
         for path in self._earlier():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
