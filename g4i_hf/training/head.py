@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..modeling import AlignedImageClassification
+from ..modeling.student import classifier_layers
+
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
 USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
 COMPONENTS, BLOCK = 256, 16_384
@@ -21,17 +24,24 @@ class Head:
         weight: (C, F), of features as the student has them.
         bias: (C,).
         strength: of the regularisation, a multiple of the squared weights of standardised features.
-        chosen: whether held-out rows chose it.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     strength: float
-    chosen: bool
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, C) float32."""
         return np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
+
+    @torch.no_grad()
+    def put_into(self, model: AlignedImageClassification) -> torch.nn.Linear:
+        """Gives these weights to the student's last layer, and returns that; all parameters learn again."""
+        (layer,) = classifier_layers(model.requires_grad_(True).student)
+        layer.weight.copy_(torch.from_numpy(self.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(self.bias))
+        return layer
 
 
 def fit_head(
@@ -51,21 +61,18 @@ def fit_head(
         targets: (n, C) probabilities of the classes; a row may weigh less than 1, but not 0.
         judged_by: (n, C) probabilities by which held-out rows are judged; rows of zeros are not. None: the targets.
         folds: (n,) integers, rows that are held out together; negative: never.
-        strength: in place of one that is chosen; the usual one where neither it nor folds are given.
+        strength: in place of one that is chosen; the usual one without folds, or with too few rows to choose by.
         scale: of more features than these; a few rows do not tell it.
     """
     scale = scale or Scale.of(features)
     x, y = torch.from_numpy(scale(features)), torch.from_numpy(np.asarray(targets, dtype=np.float32))
     judge = y if judged_by is None else torch.from_numpy(np.asarray(judged_by, dtype=np.float32))
-    chosen = strength is None and folds is not None
-    strength = strength or USUAL_STRENGTH
-    if chosen and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
+    if strength is None and folds is not None and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
         strength = _likeliest_strength(x, y, judge, torch.from_numpy(folds))
-    else:
-        chosen = False
+    strength = strength or USUAL_STRENGTH
     weight, bias = _path(x, y, strength)
     weight = weight / scale.deviation[:, None]
-    return Head(weight.T.copy(), bias - scale.mean @ weight, strength, chosen)
+    return Head(weight.T.copy(), bias - scale.mean @ weight, strength)
 
 
 def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, folds: torch.Tensor) -> float:

@@ -9,25 +9,24 @@ Several processes share the features and the training of layers; the rest is don
 import contextlib
 import json
 import logging
+import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import TimmWrapperConfig
 
 from .. import columns
 from ..cli import build_options, say
-from ..data.checks import check_split, few_labels_in_words, labels_of, with_labels
+from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import open_image, rows_to_use
@@ -38,14 +37,13 @@ from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..evaluation.comparison import ALL_MEASURES, compare
 from ..evaluation.evaluate import split_metrics, update_results
-from ..evaluation.predict import Predictions, predict
+from ..evaluation.predict import Predictions
 from ..evaluation.report import write_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
-from ..modeling import AlignedImageClassification
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
-from ..modeling.student import classifier_layers, student_config_from
+from ..modeling.student import student_config_from
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
@@ -60,19 +58,30 @@ from ..options import (
 )
 from ..supervision.caption_classifier import CaptionClassifier
 from ..supervision.plan import TELLS_CLASSES
-from ..supervision.supervise import CaptionedRows, with_soft_labels
+from ..supervision.supervise import CaptionedRows
 from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
-from ..training.checkpoint import newest_checkpoint
 from ..training.features import FEATURES, student_features
 from ..training.head import Head, principal_components
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION, Judge, Known, judge_in_training, judged_heads, one_hot
 from ..training.lineage import lineage_of, write_lineage
-from ..training.progress import seconds_per_step, trial_arguments
 from ..training.run_folder import clear_run, locked, read_options, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
 from .caption import Captioning
-from .fit_folder import CLASSIFIER, CONFIG, REPORT, RESULTS, FitFolder, default_folder
+from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
+from .fit_folder import (
+    CLASSIFIER,
+    CONFIG,
+    FINETUNED,
+    FINISHED,
+    OTHER,
+    REPORT,
+    RESULTS,
+    UNFINISHED,
+    FitFolder,
+    by_first,
+    default_folder,
+)
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -80,13 +89,8 @@ logger = logging.getLogger(__name__)
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
 SAMPLE = 200  # images whose size is looked at
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
-FINETUNE_BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer do not repay the time
 MEASURES = ("text_to_image", "calibration")
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
-USUAL_MINUTES = 30  # of training all layers, where there is a GPU
-PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates of training all layers
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Fit:
         self.args, self.data, self.say, self.images = args, data, say, images
         self.folder = Path(args.output_dir or default_folder(data.dataset_name))
         self.encoder = EncoderArguments(args.text_encoder)
-        self.finetuned: set[str] = set()
+        self.finetuned: list[str] = []
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
 
     def run(self) -> FitResult | None:
@@ -124,7 +128,11 @@ class Fit:
         check_replaceable(self.folder / CLASSIFIER, "model")
         self.splits = self._opened()
         self.student = self._student()
-        if self._by_first(self._is_finished):
+        self.place = FitFolder(self.folder, self._asked(), self.say)
+        if self.accelerator.is_main_process:
+            self.record = self._record()
+        holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(self.record))
+        if holds == FINISHED:
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
             return self._told(self._read_result())
         self._check()
@@ -137,33 +145,30 @@ class Fit:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
         with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
-            self._by_first(self._begin)
+            by_first(lambda: self._begin(holds))
             result = self._fitted()
-            self._by_first(lambda: self.place.note(self.place.result_files()))
+            by_first(lambda: self.place.note(self.place.result_files()))
         return self._told(result)
 
-    def _is_finished(self) -> bool:
-        """Whether the folder holds the result of these data and options. Says what has changed."""
-        names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
-        self.record = Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
-        given = (
-            vars(self.args) | vars(self.data) | dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite"))
-        )
-        self.place = FitFolder(self.folder, {name: portable(value) for name, value in given.items()}, self.say)
-        self.changed = not self.args.overwrite and self.place.changed(self.record)
-        return not self.changed and not self.args.overwrite and self.place.is_finished()
+    def _asked(self) -> dict[str, Any]:
+        """The options that the result depends on."""
+        given = vars(self.args) | vars(self.data)
+        given |= dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite"))
+        return {name: portable(value) for name, value in given.items()}
 
-    def _begin(self) -> None:
+    def _record(self) -> Record:
+        """What the result is made from."""
+        names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
+        return Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
+
+    def _begin(self, holds: str) -> None:
+        """Makes room for the result in a folder that holds another one, or a part of this."""
         if self.args.overwrite:
             self.place.clear()
-        elif self.changed:
+        elif holds == OTHER:
             self.place.set_aside()
         self.place.note(result={})
         self.record.write(self.folder)
-
-    def _by_first(self, compute: Callable[[], Result]) -> Result:
-        """What the first of several processes computes, in all of them."""
-        return broadcast_object_list([compute() if self.accelerator.is_main_process else None])[0]
 
     def _fitted(self) -> FitResult:
         splits = self._embedded()
@@ -176,21 +181,22 @@ class Fit:
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
         features = self._features(training)
-        known = self._by_first(lambda: self._known(training, features))
+        known = by_first(lambda: self._known(training, features))
         judge = self._judge(validation) or judge_in_training(training, known, features)
-        heads, judge.logits = self._by_first(lambda: (judged_heads(known, features, judge), judge.logits))
-        accuracies = {name: judge.accuracy(name) if len(judge.images) else None for name in heads}
+        heads, judge.logits = by_first(lambda: (judged_heads(known, features, judge), judge.logits))
         shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
             self._save(name, head, training.select(shown), features[shown])
-        if judge.name != IN_TURN:
-            self._finetune(heads, accuracies, training, known, judge)
-        elif self.args.finetune == "true" or not self.args.pretrained:
+        minutes = minutes_for_all_layers(self.args)
+        if minutes and judge.name != IN_TURN:
+            self._finetune(minutes, heads, training, known, judge)
+        elif minutes == math.inf:
             raise ValueError(
                 "All layers are kept only where they judge better, and there are no images to judge by: give labelled "
                 "images in `validation`, or at least 100 unlabelled ones."
             )
-        return self._by_first(lambda: self._finished(accuracies, judge, known))
+        accuracies = {name: judge.accuracy(name) if len(judge.images) else None for name in heads}
+        return by_first(lambda: self._finished(accuracies, judge, known))
 
     # --- Data and student --------------------------------------------------------------------------------------------
 
@@ -236,7 +242,7 @@ class Fit:
         )
         if few := few_labels_in_words(labels, list(self.id2label.values())):
             self.say(few)
-        for line in self._by_first(lambda: describe_equal_images(self.record.rows)):
+        for line in by_first(lambda: describe_equal_images(self.record.rows)):
             self.say(line)
         if len(self.id2label) < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
@@ -424,7 +430,7 @@ class Fit:
         """A run folder with this last layer and, with captions, a projector that learns them."""
         folder, images = self.folder / name, CaptionedImages(training, EvalTransform(self.built.processor))
         images.use_features(features)
-        self._by_first(lambda: clear_run(folder))
+        by_first(lambda: clear_run(folder))
         batch = min(PROJECTOR_BATCH, len(training))
         args = AlignmentArguments(
             output_dir=str(folder),
@@ -436,7 +442,7 @@ class Fit:
             save_strategy="no",
             seed=self.args.seed,
         )
-        layer = _with_head(self.built.model, head)
+        layer = head.put_into(self.built.model)
         trainer = AlignmentTrainer(self.built.model, args, images, **self.built.trainer_options())
         layer.requires_grad_(False)  # it is fitted
         if args.aligns:
@@ -458,102 +464,33 @@ class Fit:
 
     # --- All layers --------------------------------------------------------------------------------------------------
 
-    def _finetune(
-        self, heads: dict[str, Head], accuracies: dict[str, float], training: Dataset, known: Known, judge: Judge
-    ) -> None:
+    def _finetune(self, minutes: float, heads: dict[str, Head], training: Dataset, known: Known, judge: Judge) -> None:
         """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
-        epochs, asked = self.args.finetune_epochs, self.args.finetune == "true" or not self.args.pretrained
-        minutes = self.args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
-        if self.args.finetune == "false" or not (asked or minutes):
-            return
-        trainers = {name: self._trainer_of_all_layers(name, heads[name], training, known, judge) for name in heads}
-        if not asked:
-            epochs = min(epochs, self._epochs_within(minutes, list(trainers.values())))
-            if epochs < FEWEST_EPOCHS:
-                self.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
-                for trainer in trainers.values():
-                    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-                return
-        for name, trainer in trainers.items():
-            trainer.args.num_train_epochs = epochs
-            accuracies[name] = self._kept_if_better(trainer, name, accuracies[name], judge)
-        if self.finetuned and len(judge.kept):
+        trainers = {}
+        for name, head in heads.items():
+            targets = known.targets.copy() if name == WITH_VIEWS else one_hot(known.labels, len(self.id2label))
+            targets[judge.kept] = 0
+            folder, align_weight, built = self.folder / f"{FINETUNED}{name}", self._align_weight(name), self._build()
+            head.put_into(built.model)
+            rows = training, targets
+            trainers[name] = trainer_of_all_layers(self.args, built, *rows, self.augmentation, folder, align_weight)
+        words = {name: self._words(name) for name in heads}
+        better = train_all_layers(trainers, minutes, judge, self.built.processor, self.accelerator, self.place, words)
+        for name in better:
+            self._save_run(trainers[name])
+        by_first(lambda: self._put_in_place(better))
+        self.finetuned = better
+        if better and len(judge.kept):
             self.say(f"A classifier with all layers trained has not learned from the {len(judge.kept):,} kept images.")
 
-    def _trainer_of_all_layers(
-        self, name: str, head: Head, training: Dataset, known: Known, judge: Judge
-    ) -> AlignmentTrainer:
-        built = self._build()
-        _with_head(built.model, head)
-        targets = known.targets.copy() if name == WITH_VIEWS else one_hot(known.labels, len(self.id2label))
-        targets[judge.kept] = 0
-        rows = np.flatnonzero(targets.any(1))
-        split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
-        augmentation = replace(self.augmentation, train_crop="resized", crop_min_scale=0.35)
-        images = CaptionedImages(split, built.train_transform(augmentation), self.args.seed)
-        args = AlignmentArguments(
-            output_dir=str(self.folder / f"finetuned_{name}"),
-            align_weight=self._align_weight(name),
-            num_train_epochs=self.args.finetune_epochs,
-            per_device_train_batch_size=min(FINETUNE_BATCH, len(rows)),
-            learning_rate=self.args.learning_rate or (PRETRAINED_RATE if self.args.pretrained else SCRATCH_RATE),
-            weight_decay=0.05,
-            logging_steps=0.1,
-            save_steps=0.1,
-            save_total_limit=1,
-            seed=self.args.seed,
-        )
-        return AlignmentTrainer(built.model, args, images, **built.trainer_options())
-
-    def _kept_if_better(self, trainer: AlignmentTrainer, name: str, accuracy: float, judge: Judge) -> float:
-        """The accuracy of what is kept: all layers, trained now, or the last one alone, which has `accuracy`."""
-        folder = Path(trainer.args.output_dir)
-        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
-        model = self.accelerator.unwrap_model(trainer.model).eval()
-        found = predict(model, self.built.processor, judge.images, self.accelerator)
-        earlier = judge.logits[name]
-        judge.logits[name] = self._by_first(lambda: np.asarray(found.logits))
-        of_all_layers = judge.accuracy(name)
-        is_better = of_all_layers > accuracy
-        self.say(
-            f"All layers, {self._words(name)}: {of_all_layers:.1%} where the last layer alone has {accuracy:.1%}; "
-            f"{'kept' if is_better else 'left out'}."
-        )
-        if not is_better:
-            judge.logits[name] = earlier
-            self._by_first(lambda: shutil.rmtree(folder))
-            return accuracy
-        self.finetuned.add(name)
-        self._save_run(trainer)
-        self._by_first(lambda: shutil.rmtree(self.folder / name))
-        self._by_first(lambda: folder.rename(self.folder / name))
-        return of_all_layers
-
-    def _epochs_within(self, minutes: float, trainers: list[AlignmentTrainer]) -> float:
-        """For all of them together; 0 where the steps would be too few. A resumed run has those of its first start."""
-        noted = self._by_first(lambda: self.place.noted().get("epochs"))
-        if noted is not None:
-            return noted
-        args = trainers[-1].args
-        with tempfile.TemporaryDirectory() as folder:
-            trial = AlignmentTrainer(self._build().model, trial_arguments(args, folder), trainers[-1].train_dataset)
-            seconds = seconds_per_step(trial)
-        batch = args.per_device_train_batch_size * args.world_size
-        steps_an_epoch = sum(len(trainer.train_dataset) / batch for trainer in trainers)
-        steps = self._by_first(lambda: 60 * minutes / seconds)
-        epochs = steps / steps_an_epoch if steps >= FEWEST_STEPS * len(trainers) else 0.0
-        self._by_first(lambda: self.place.note({}, epochs=epochs))
-        return epochs
-
-
-def _with_head(model: AlignedImageClassification, head: Head) -> torch.nn.Linear:
-    """Puts a fitted last layer into the student; all its parameters learn again."""
-    (layer,) = classifier_layers(model.requires_grad_(True).student)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(head.bias))
-    return layer
+    def _put_in_place(self, better: list[str]) -> None:
+        """Runs of all layers take the place of those of the last layer, or go where they are no better."""
+        for folder in self.folder.glob(f"{FINETUNED}*"):
+            if (name := folder.name.removeprefix(FINETUNED)) in better:
+                shutil.rmtree(self.folder / name)
+                folder.rename(self.folder / name)
+            else:
+                shutil.rmtree(folder)
 
 
 def fit(

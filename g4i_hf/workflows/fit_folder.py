@@ -1,11 +1,17 @@
-"""The folder of `g4i fit`: what an earlier result was made from, and where it goes when that has changed."""
+"""
+The folder of `g4i fit`: what an earlier result was made from, and where it goes when that has changed. Of several
+processes, the first alone writes to it.
+"""
 
 import itertools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
@@ -14,6 +20,15 @@ from ..hub.push import MANIFEST
 from ..names import LABELS_ONLY, WITH_VIEWS, file_digest
 
 CLASSIFIER, REPORT, RESULTS, CONFIG, NOTE = "classifier", "report.html", "all_results.json", "fit.yaml", "fit.json"
+FINETUNED = "finetuned_"  # before the name of a run, while it is not known whether that with all layers is better
+FINISHED, OTHER, UNFINISHED = "finished", "other", "unfinished"
+
+Result = TypeVar("Result")
+
+
+def by_first(compute: Callable[[], Result]) -> Result:
+    """What the first of several processes computes, in all of them."""
+    return broadcast_object_list([compute() if PartialState().is_main_process else None])[0]
 
 
 class FitFolder:
@@ -37,8 +52,18 @@ class FitFolder:
         noted = kept | {"asked": self.asked, "result": result} | decided
         replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
-    def changed(self, record: Record) -> bool:
-        """Whether an earlier result in the folder is of other data or options; says what has changed."""
+    def holds(self, record: Record) -> str:
+        """
+        `finished`, the result of these data and options; `other`, one of other data or options, in part or whole, with
+        a line that says what has changed; or `unfinished`, a part of this result or nothing.
+        """
+        if self._is_other(record):
+            return OTHER
+        noted, files = self.noted(), self.result_files()
+        is_finished = files and noted.get("asked") == self.asked and noted.get("result") == files
+        return FINISHED if is_finished else UNFINISHED
+
+    def _is_other(self, record: Record) -> bool:
         earlier, noted = Record.read(self.folder), self.noted()
         if not self._earlier():
             return False
@@ -55,7 +80,7 @@ class FitFolder:
     def _earlier(self) -> list[Path]:
         """What there is of an earlier result."""
         places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
-        return [place for place in [*places, *self.folder.glob("finetuned_*")] if place.exists()]
+        return [place for place in [*places, *self.folder.glob(f"{FINETUNED}*")] if place.exists()]
 
     def clear(self) -> None:
         """Removes an earlier result."""
@@ -73,10 +98,6 @@ class FitFolder:
         for path in moved:
             path.rename(place / path.name)
         self.say(f"The earlier result is kept in {place}.")
-
-    def is_finished(self) -> bool:
-        noted, files = self.noted(), self.result_files()
-        return bool(files) and noted.get("asked") == self.asked and noted.get("result") == files
 
     def result_files(self) -> dict[str, str]:
         """Digests of the files of a finished result; empty where one is missing."""

@@ -1,0 +1,138 @@
+"""`g4i fit`, all layers: trained from the fitted last layers, within the time that there is, and kept where better."""
+
+import copy
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import BaseImageProcessor, set_seed
+
+from ..data.checks import with_labels
+from ..data.dataset import CaptionedImages
+from ..evaluation.predict import predict
+from ..options import AugmentationArguments, FitArguments
+from ..supervision.supervise import with_soft_labels
+from ..training.arguments import AlignmentArguments
+from ..training.build import BuiltStudent
+from ..training.checkpoint import newest_checkpoint
+from ..training.judged_heads import Judge
+from ..training.progress import seconds_per_step, trial_arguments
+from ..training.trainer import AlignmentTrainer
+from .fit_folder import FitFolder, by_first
+
+BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer do not repay the time
+USUAL_MINUTES = 30  # where there is a GPU
+PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates
+
+
+def minutes_for_all_layers(args: FitArguments) -> float:
+    """For both classifiers together: infinite where all layers are asked for, 0 where they are not to be trained."""
+    if args.finetune == "true" or not args.pretrained:
+        return math.inf
+    if args.finetune == "false":
+        return 0
+    return args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
+
+
+def trainer_of_all_layers(
+    args: FitArguments,
+    built: BuiltStudent,
+    training: Dataset,
+    targets: np.ndarray,
+    augmentation: AugmentationArguments,
+    folder: Path,
+    align_weight: float,
+) -> AlignmentTrainer:
+    """Of a student whose last layer is fitted, on the rows whose `targets` (N, C) say something."""
+    rows = np.flatnonzero(targets.any(1))
+    split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
+    augmentation = replace(augmentation, train_crop="resized", crop_min_scale=0.35)
+    images = CaptionedImages(split, built.train_transform(augmentation), args.seed)
+    of_training = AlignmentArguments(
+        output_dir=str(folder),
+        align_weight=align_weight,
+        num_train_epochs=args.finetune_epochs,
+        per_device_train_batch_size=min(BATCH, len(rows)),
+        learning_rate=args.learning_rate or (PRETRAINED_RATE if args.pretrained else SCRATCH_RATE),
+        weight_decay=0.05,
+        logging_steps=0.1,
+        save_steps=0.1,
+        save_total_limit=1,
+        seed=args.seed,
+    )
+    return AlignmentTrainer(built.model, of_training, images, **built.trainer_options())
+
+
+def train_all_layers(
+    trainers: dict[str, AlignmentTrainer],
+    minutes: float,
+    judge: Judge,
+    processor: BaseImageProcessor,
+    accelerator: Accelerator,
+    place: FitFolder,
+    words: dict[str, str],
+) -> list[str]:
+    """
+    Trains for at most so many minutes, or resumes. Returns the names of the classifiers that judge better than before;
+    the judge then has their logits.
+
+    Args:
+        words: what a user calls each classifier.
+    """
+    epochs = _epochs_within(minutes, list(trainers.values()), place)
+    if epochs == 0:
+        place.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
+        return []
+    better = []
+    for name, trainer in trainers.items():
+        trainer.args.num_train_epochs = epochs
+        set_seed(trainer.args.seed)  # whatever came before: a resumed run has no trial of the time
+        trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
+        before, of_last_layer = judge.accuracy(name), judge.logits[name]
+        judge.logits[name] = _logits_of(trainer, judge, processor, accelerator)
+        after = judge.accuracy(name)
+        if after > before:
+            better.append(name)
+        else:
+            judge.logits[name] = of_last_layer
+        place.say(
+            f"All layers, {words[name]}: {after:.1%} where the last layer alone has {before:.1%}; "
+            f"{'kept' if name in better else 'left out'}."
+        )
+    return better
+
+
+def _logits_of(
+    trainer: AlignmentTrainer, judge: Judge, processor: BaseImageProcessor, accelerator: Accelerator
+) -> np.ndarray:
+    """(n, C) of the images that judge."""
+    model = accelerator.unwrap_model(trainer.model).eval()
+    found = predict(model, processor, judge.images, accelerator)
+    return by_first(lambda: np.asarray(found.logits))
+
+
+def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:
+    """For each of them; 0 where the time is too short. A resumed run has those of its first start."""
+    args = trainers[-1].args
+    if minutes == math.inf:
+        return args.num_train_epochs
+    noted = by_first(lambda: place.noted().get("epochs"))
+    if noted is not None:
+        return noted
+    with tempfile.TemporaryDirectory() as folder:
+        model = copy.deepcopy(trainers[-1].model)
+        trial = AlignmentTrainer(model, trial_arguments(args, folder), trainers[-1].train_dataset)
+        seconds = seconds_per_step(trial)
+    batch = args.per_device_train_batch_size * args.world_size
+    steps_an_epoch = sum(len(trainer.train_dataset) / batch for trainer in trainers)
+    steps = by_first(lambda: 60 * minutes / seconds)
+    epochs = min(args.num_train_epochs, steps / steps_an_epoch)
+    if steps < FEWEST_STEPS * len(trainers) or epochs < FEWEST_EPOCHS:
+        epochs = 0.0
+    by_first(lambda: place.note({}, epochs=epochs))
+    return epochs
