@@ -132,6 +132,15 @@ def test_confusable_labels_are_the_class_whose_captions_are_most_alike():
         noisy(split.remove_columns("text_embeds"), 0.5, kind="confusable")
 
 
+def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail(even):
+    """They are known by their ids."""
+    for kind in ("symmetric", "confusable"):
+        one, other = (with_label_noise(split, 0.4, 1, 4, kind) for split in (even, turned(even)))
+        of_ids = [dict(zip(split["image_id"][:], labels_of(split).tolist(), strict=True)) for split in (one, other)]
+        assert of_ids[0] == of_ids[1]
+    assert set(with_long_tail(even, 8, 1)["image_id"]) == set(with_long_tail(turned(even), 8, 1)["image_id"])
+
+
 # --- Rare classes ----------------------------------------------------------------------------------------------------
 
 

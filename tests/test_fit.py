@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict
+from hub_client import serving
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -132,6 +133,21 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     assert found["judged_on"] == "kept" and found["released"] == result.released and found["finetuned"] is False
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+
+
+def test_the_student_from_a_package_has_the_name_that_it_has_on_the_hub(result):
+    out = result.classifier.parent
+    for name in ("labels_only", "with_views"):
+        assert read_options(out / name)["student"] == packaged.DEFAULT_STUDENT
+        assert json.loads((out / name / "lineage.json").read_text())["student"]["id"] == packaged.DEFAULT_STUDENT
+    folder = packaged.packaged_student().name
+    named = [path for path in out.rglob("*") if path.is_file() and folder.encode() in path.read_bytes()]
+    assert not named
+
+
+def test_the_options_of_a_run_say_what_they_are_for(result):
+    first, *_ = (result.classifier.parent / "with_views" / "train.yaml").read_text().splitlines()
+    assert first.startswith("# ") and "g4i evaluate" in first and "../fit.yaml" in first
 
 
 def test_both_runs_hold_the_backbone_of_the_student_bit_for_bit(result):
@@ -464,6 +480,45 @@ def test_images_of_pillow_splits_by_name_and_an_argument_that_is_wrong(fitted, t
         fitted(splits, tmp_path / "other", image="foto")
     with pytest.raises(TypeError, match="studnt.*student"):
         fitted(splits, tmp_path / "other", studnt="x")
+
+
+PUSHED = """
+import json, os, sys
+
+sys.path.insert(0, sys.argv[1])
+import datasets
+from datasets import ClassLabel, Dataset, Features, Value
+from drawings import CLASSES, caption, drawing
+from huggingface_hub import HfApi
+
+from g4i_hf import fit
+from g4i_hf.running import main
+
+features = Features(image=datasets.Image(), label=ClassLabel(names=CLASSES), caption=Value("string"))
+rows = [{"image": drawing(n), "label": n % 3, "caption": caption(n)} for n in range(30)]
+Dataset.from_list(rows, features=features).push_to_hub("me/drawings")
+os.chdir(sys.argv[2])
+options = json.loads(sys.argv[3])
+main(["fit", "me/drawings", *(f"--{name}={value}" for name, value in options.items())])
+fit("me/drawings", output_dir="by-python", **options)
+print(json.dumps(HfApi().dataset_info("me/drawings").sha))
+"""
+
+
+@pytest.mark.slow
+def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
+    """The record names the id and the commit."""
+    options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": str(static_folder)}
+    with serving() as hub:
+        place = Path(__file__).parent / "contract"
+        commit = hub.run(PUSHED, tmp_path / "home", place, tmp_path, json.dumps(options))
+    for out in (tmp_path / "runs" / "me--drawings", tmp_path / "by-python"):
+        assert results_of(out)["judged_images"] == 30
+        assert yaml.safe_load((out / "fit.yaml").read_text())["dataset_name"] == "me/drawings"
+        for name in ("labels_only", "with_views"):
+            (source,) = json.loads((out / name / "lineage.json").read_text())["sources"]
+            assert (source["id"], source["revision"]) == ("me/drawings", commit)
+            assert read_options(out / name)["dataset_name"] == "me/drawings"
 
 
 # --- Captions that are written first ---------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ import pytest
 import torch
 from released_runs import training_arguments, training_rows
 from safetensors.torch import load_file
-from students import aligned_model, lora_model
+from students import STUDENTS, aligned_model, lora_model
 from torch import nn
 from transformers import TrainerCallback
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
-from g4i_hf.hub import release_student
+from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.lora import find_target_modules, is_adapter, plain_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers
@@ -136,6 +136,25 @@ def rates_of(model) -> dict[str, float]:
     scale_learning_rates(optimizer, model, 0.5)
     rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     return {name: rates[parameter] for name, parameter in model.named_parameters() if parameter in rates}
+
+
+TINY, TINY_SWIN = STUDENTS["timm-vit"][1], STUDENTS["timm-swin"][1]
+READ_NOT_CALLED = {"beit_base_patch16_224": TINY, "eva02_base_patch16_clip_224": TINY}
+READ_NOT_CALLED |= {"swinv2_tiny_window8_256": TINY_SWIN}
+
+
+@pytest.mark.parametrize("name", READ_NOT_CALLED)
+def test_every_adapter_learns_where_timm_reads_a_weight_without_calling_its_layer(name, tmp_path):
+    sizes = {"id2label": {0: "ant", 1: "bee"}, "text_embed_dim": 4, "image_size": 48}
+    plain = AlignedImageClassification.from_student(name, student_args=READ_NOT_CALLED[name], **sizes)
+    save_student(plain, tmp_path)
+    lora = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+    model = AlignedImageClassification.from_student(str(tmp_path), pretrained=True, lora=lora, **sizes)
+    torch.testing.assert_close(logits(model), logits(plain))
+    model(pixel_values=PIXELS, labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+    found = {key: parameter.grad for key, parameter in model.named_parameters() if ".lora_B." in key}
+    assert any(".qkv." in key for key in found)
+    assert not [key for key, grad in found.items() if grad is None or not grad.any()]
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------

@@ -90,7 +90,12 @@ TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_
 TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}
 
 
-@pytest.mark.parametrize(("options", "workers"), [({}, 2), (TIMMS, 0)], ids=["workers", "timm's optimizer"])
+NADAMW = {"optim": "timm:nadamw"}  # whose state has more than tensors of the size of the weights
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"), [({}, 2), (TIMMS, 0), (NADAMW, 0)], ids=["workers", "timm's optimizer", "timm:nadamw"]
+)
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, options, workers):
     """
     In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run

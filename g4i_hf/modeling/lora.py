@@ -36,6 +36,9 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
     """Puts an adapter beside each of `lora["target_modules"]`; adapters and classifier alone stay trainable."""
     peft = require_peft()
     peft.inject_adapter_in_model(peft.LoraConfig(**lora), student)
+    for module in student.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True  # else BEiT, EVA and Swin v2 of timm read the weight and call no layer
     for layer in map(student.get_submodule, lora["target_modules"]):
         if isinstance(layer.base_layer, nn.Conv2d):
             # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on

@@ -146,6 +146,11 @@ def packaged_student() -> Path | None:
     return folder
 
 
+def published_name(student: str) -> str:
+    """The Hub id of the default student where this is the folder of its weights; any other name as it is."""
+    return DEFAULT_STUDENT if Path(student).parent == CACHE else student
+
+
 def available_student(name: str) -> str:
     """
     The name; for the default student, where the Hub does not have it now, the folder of the same weights in a package.

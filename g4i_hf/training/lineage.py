@@ -20,6 +20,7 @@ from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.stage import Source, chain_of, find_stage
 from ..files import replace_text
+from ..modeling.packaged import published_name
 from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
@@ -139,7 +140,7 @@ def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
 
 def student_source(student: StudentArguments) -> dict[str, Any]:
     """`id` and `revision`: of pretrained weights that are on the Hub."""
-    name = student.student
+    name = published_name(student.student)
     facts: dict[str, Any] = {"pretrained": student.pretrained, "id": None, "revision": None}
     if Path(name).is_dir():
         return {"name": Path(name).resolve().name} | facts

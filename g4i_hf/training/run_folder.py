@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..data.record import RECORD_FILE
 from ..files import read_mapping, replace_text, yaml_lines
+from ..modeling.packaged import published_name
 from ..options import (
     NOT_RECORDED,
     OPTIONS_OF,
@@ -27,6 +28,7 @@ from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_chec
 logger = logging.getLogger(__name__)
 
 OPTIONS_FILE = "train.yaml"
+HEAD = "The options of this run; repeat it with --config on this file."
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
 # Options that may differ when a run is resumed: they change nothing that it learns, but for the last line, which says
@@ -111,6 +113,8 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
             if is_plain and not hidden and (field.name in own or value != default):
                 options[field.name] = value
+    if "student" in options:
+        options["student"] = published_name(options["student"])
     for name in PATHS:
         value = options.get(name)
         if value and Path(value).exists():
@@ -120,10 +124,10 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
     return options
 
 
-def write_options(output_dir: str | Path, options: dict[str, Any]) -> None:
+def write_options(output_dir: str | Path, options: dict[str, Any], head: str = HEAD) -> None:
+    """`head` says in a line what the file is for."""
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    text = f"# The options of this run; repeat it with --config on this file.\n{yaml_lines(options)}"
-    replace_text(Path(output_dir) / OPTIONS_FILE, text)
+    replace_text(Path(output_dir) / OPTIONS_FILE, f"# {head}\n{yaml_lines(options)}")
 
 
 def read_options(run: str | Path) -> dict[str, Any]:

@@ -90,6 +90,7 @@ SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students se
 SAMPLE = 200  # images whose size is looked at
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 MEASURES = ("text_to_image", "calibration")
+OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
 
@@ -458,7 +459,7 @@ class Fit:
             return
         folder, run = trainer.args.output_dir, RunArguments(require_labels=False)
         options = (run, self.data, self.encoder, self.student, self.augmentation, trainer.args)
-        write_options(folder, resolved_options(options, folder))
+        write_options(folder, resolved_options(options, folder), OF_RUNS)
         self.record.write(folder)
         write_lineage(folder, lineage_of(self.splits, self.data if self.images is None else None, self.student))
 
