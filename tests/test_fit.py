@@ -1,6 +1,7 @@
 """`g4i fit`: one command from images with captions to a classifier, and what the captions are worth."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.hub import save_student
 from g4i_hf.modeling import packaged
 from g4i_hf.running import main
+from g4i_hf.training.judged_heads import Judge
 from g4i_hf.training.run_folder import read_options
 from g4i_hf.workflows.fit_folder import FitFolder
 
@@ -366,6 +368,15 @@ def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, caps
     found = fitted(photos, tmp_path / "out", **given)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("All layers, ")]
     assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
+
+
+@pytest.mark.slow
+def test_two_classifiers_with_all_layers_trained_are_compared(fitted, pictures, tmp_path, monkeypatch):
+    """One learned from 9 images, the other from 81."""
+    rising = itertools.count()
+    monkeypatch.setattr(Judge, "accuracy", lambda self, name: next(rising) / 100)
+    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1)
+    assert found.finetuned and found.released == "with_views"
 
 
 @pytest.mark.slow

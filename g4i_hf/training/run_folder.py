@@ -211,9 +211,9 @@ def name_run(args: AlignmentArguments) -> None:
 def forget_local_student(config: PreTrainedConfig) -> None:
     """Reduces the path of a local student to its name, as config.json and trackers publish it."""
     for part in (config, getattr(config, "student_config", None)):
-        place = getattr(part, "_name_or_path", None)
-        if place and Path(place).is_absolute():
-            part._name_or_path = Path(place).name
+        if place := getattr(part, "_name_or_path", None):
+            name = published_name(place)
+            part._name_or_path = Path(name).name if Path(name).is_absolute() else name
 
 
 def tracker_places(args: AlignmentArguments) -> list[str]:

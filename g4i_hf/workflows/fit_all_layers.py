@@ -57,7 +57,7 @@ def trainer_of_all_layers(
         output_dir=str(folder),
         align_weight=align_weight,
         num_train_epochs=args.finetune_epochs,
-        per_device_train_batch_size=min(BATCH, len(rows)),
+        per_device_train_batch_size=BATCH,
         learning_rate=args.learning_rate or (PRETRAINED_RATE if args.pretrained else SCRATCH_RATE),
         weight_decay=0.05,
         logging_steps=0.1,
@@ -129,7 +129,7 @@ def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitF
         trial = AlignmentTrainer(model, trial_arguments(args, folder), trainers[-1].train_dataset)
         seconds = seconds_per_step(trial)
     batch = args.per_device_train_batch_size * args.world_size
-    steps_an_epoch = sum(len(trainer.train_dataset) / batch for trainer in trainers)
+    steps_an_epoch = sum(math.ceil(len(trainer.train_dataset) / batch) for trainer in trainers)
     steps = by_first(lambda: 60 * minutes / seconds)
     epochs = min(args.num_train_epochs, steps / steps_an_epoch)
     if steps < FEWEST_STEPS * len(trainers) or epochs < FEWEST_EPOCHS:
