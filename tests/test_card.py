@@ -81,7 +81,7 @@ def test_the_metadata_name_data_base_and_figures():
     assert set(card_of(**NOTHING).data.to_dict()) == {"library_name", "license", "pipeline_tag", "tags"}
 
 
-CHOSEN = {"supervision": "auto", "softens_labels": True, "caption_accuracy_estimate": 0.94}
+CHOSEN = {"supervision": "auto", "softens_labels": True, "views": {"caption": {"accuracy": 0.94}}}
 CHOSEN |= {"label_noise_estimate": 0.41, "label_noise_interval": [0.36, 0.458]}
 FOLDER = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}
 TAUGHT = OPTIONS | {"align_weight": 0}

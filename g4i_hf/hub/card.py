@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from .. import __version__
 from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
+from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..options import ASKING, aligns, learned_from_captions
 from ..options import training as of_training
-from ..supervision.plan import captions_in_words, noise_in_words
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
@@ -147,8 +147,9 @@ def _of_training(student: Student) -> dict[str, Any]:
     trained = (student.lineage.get("rows") or {}).get(known.get("train_split") or "train", FEW_IMAGES)
     best = known.get("metric_for_best_model") if known.get("load_best_model_at_end") else None
     said, found = [], student.estimates
-    if "caption_accuracy_estimate" in found:
-        said.append(captions_in_words(found["caption_accuracy_estimate"]))
+    for name, line in (found.get("views") or {}).items():
+        if line["accuracy"] is not None:
+            said.append(view_in_words(name, line["accuracy"]))
     if "label_noise_estimate" in found:
         said.append(noise_in_words(found["label_noise_estimate"], found["label_noise_interval"]))
     return {

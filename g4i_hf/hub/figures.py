@@ -94,7 +94,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
     found = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
-    names = ("supervision", "softens_labels", "caption_accuracy_estimate")
+    names = ("supervision", "softens_labels", "views")
     names += ("label_noise_estimate", "label_noise_interval")
     return {
         "speed": speed_text(found),

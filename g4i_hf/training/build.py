@@ -26,6 +26,7 @@ from ..embedding import EncoderArguments, text_embeds_folder
 from ..embedding.embed import CACHE, embeds_of_class_names
 from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
+from ..label_model.supervise import Supervised, supervise, warn_of_silent_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
     EvalTransform,
@@ -38,7 +39,6 @@ from ..modeling.processing import (
 from ..modeling.student import check_is_there
 from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
-from ..supervision.supervise import Supervised, supervise, warn_of_silent_captions
 from .arguments import AlignmentArguments
 from .features import FEATURES, student_features
 from .lineage import lineage_of
@@ -259,7 +259,7 @@ def prepare(
 ) -> Prepared:
     """
     Adds the soft labels that captions give the training rows, as `supervision` and `image_features` say (see
-    [`~g4i_hf.supervision.supervise.supervise`]), and makes items of all splits.
+    [`~g4i_hf.label_model.supervise.supervise`]), and makes items of all splits.
 
     Args:
         is_pretrained: whether the student's features say something of images before it is trained.

@@ -17,10 +17,9 @@ from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
+from ..label_model import LabelModel, View
+from ..label_model.supervise import CAPTION, CaptionedRows
 from ..options import CheckArguments, DataArguments, EncoderArguments
-from ..supervision import CaptionClassifier
-from ..supervision.caption_classifier import BLOCK
-from ..supervision.supervise import CaptionedRows
 from ..training.build import class_name_examples
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
@@ -29,32 +28,28 @@ SHOWN = 100  # labels on the page, the most suspicious first
 
 def suspicious_labels(
     text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0, class_embeds: np.ndarray | None = None
-) -> tuple[pd.DataFrame, CaptionClassifier]:
+) -> tuple[pd.DataFrame, LabelModel]:
     """
     Finds labels (N,) that are not the most probable class given the label and the caption (N, D). Caption
-    probabilities are out of fold; `class_embeds` (C, D) as in [`~g4i_hf.CaptionClassifier.fit`].
+    probabilities are out of fold; `class_embeds` (C, D) are those of the class names.
 
     Returns:
         A table with the columns `row`, `label` and `suggested` (class indices), `probability` (of the label being
-        right) and `probability_of_suggested`, the most suspicious first; and the classifier.
+        right) and `probability_of_suggested`, the most suspicious first; and the label model.
     """
-    classifier = CaptionClassifier(num_labels, seed).fit(text_embeds, labels, class_embeds=class_embeds)
-    parts = []
-    for start in range(0, len(labels), BLOCK):
-        given = labels[start : start + BLOCK]
-        posterior = classifier.posterior(classifier.out_of_fold_[start : start + BLOCK], given)
-        suggested = posterior.argmax(1)
-        places = np.flatnonzero((given >= 0) & (suggested != given))
-        part = {
-            "row": start + places,
-            "label": given[places],
-            "suggested": suggested[places],
-            "probability": posterior[places, given[places]],
-            "probability_of_suggested": posterior[places, suggested[places]],
+    model = LabelModel(num_labels, seed).fit({CAPTION: View(text_embeds, class_embeds)}, labels)
+    suggested = model.posterior_.argmax(1)
+    rows = np.flatnonzero((labels >= 0) & (suggested != labels))
+    found = pd.DataFrame(
+        {
+            "row": rows,
+            "label": labels[rows],
+            "suggested": suggested[rows],
+            "probability": model.posterior_[rows, labels[rows]].astype(np.float32),
+            "probability_of_suggested": model.posterior_[rows, suggested[rows]].astype(np.float32),
         }
-        parts.append(pd.DataFrame(part))
-    found = pd.concat(parts)
-    return found.sort_values(["probability", "row"], ignore_index=True), classifier
+    )
+    return found.sort_values(["probability", "row"], ignore_index=True), model
 
 
 def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
@@ -149,7 +144,7 @@ def check_labels(
     captioned = CaptionedRows.of(split)
     embeds = captioned.text_embeds()
     names = class_name_examples(id2label, encoder, PartialState().device, embeds.shape[1])
-    table, classifier = suspicious_labels(embeds, captioned.labels, len(id2label), class_embeds=names)
+    table, model = suspicious_labels(embeds, captioned.labels, len(id2label), class_embeds=names)
     table["row"] = captioned.rows[table["row"]]
     chosen = split.select(table["row"])
     captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)
@@ -163,11 +158,11 @@ def check_labels(
     cells = table[order].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
     replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
     lines = [f"{len(table):,} of {(captioned.labels >= 0).sum():,} labels are suspicious."]
-    if classifier.label_noise_interval_ is not None:
-        low, high = classifier.label_noise_interval_
+    if model.label_noise_interval_ is not None:
+        low, high = model.label_noise_interval_
         interval = f"95% interval {low:.1%} to {high:.1%}"
-        told = f"Captions tell the class of {classifier.accuracy_:.0%} of images whose label is hidden from them."
-        lines = [told, f"About {classifier.label_noise_:.1%} of the labels are wrong ({interval}).", *lines]
+        told = f"Captions tell the class of {model.accuracy_.share:.0%} of images whose label is hidden from them."
+        lines = [told, f"About {model.label_noise_:.1%} of the labels are wrong ({interval}).", *lines]
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),

@@ -41,6 +41,10 @@ from ..evaluation.predict import Predictions
 from ..evaluation.report import write_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
+from ..label_model import LabelModel, View
+from ..label_model.plan import TELLS_CLASSES, Estimates
+from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows, with_soft_labels
+from ..modeling import AlignedImageClassification
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import student_config_from
@@ -56,13 +60,10 @@ from ..options import (
     StudentArguments,
     is_address,
 )
-from ..supervision.caption_classifier import CaptionClassifier
-from ..supervision.plan import TELLS_CLASSES
-from ..supervision.supervise import CaptionedRows
 from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
 from ..training.features import FEATURES, student_features
-from ..training.head import Head, principal_components
+from ..training.head import Head, Scale
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION, Judge, Known, judge_in_training, judged_heads, one_hot
 from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, read_options, resolved_options, write_options
@@ -302,39 +303,32 @@ class Fit:
     # --- What is known of each image ---------------------------------------------------------------------------------
 
     def _known(self, training: Dataset, features: np.ndarray) -> Known:
-        """By captions and image features together; by image features alone where no image has a caption."""
+        """By all views together; by image features alone where no image has a caption."""
         labels, number = labels_of(training), len(self.id2label)
-        targets, probabilities = one_hot(labels, number), np.zeros((len(labels), number), np.float32)
-        rows, texts, names = np.arange(len(labels)), None, None
+        views = {IMAGE: View(Scale.of(features)(features))}
         if columns.TEXT_EMBEDS in training.column_names:
-            captioned = CaptionedRows.of(training)
-            rows, texts = captioned.rows, captioned.text_embeds()
+            captioned, names = CaptionedRows.of(training), None
+            texts = captioned.text_embeds()
             if not self.is_embedded:  # else by an encoder that is not known here
                 names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
-        classifier, of_images = CaptionClassifier(number, self.args.seed), principal_components(features)
-        if len(rows) < len(labels) and len(np.unique(labels[labels >= 0])) > 1:  # images without a caption
-            by_images = CaptionClassifier(number, self.args.seed).fit(of_images, labels)
-            probabilities[:] = by_images.out_of_fold_
-            targets[:] = by_images.posterior(probabilities, labels)
-        if texts is None:
-            classifier.fit(of_images, labels)
-        else:
-            classifier.fit(texts, labels[rows], of_images[rows], names)
-        probabilities[rows] = classifier.out_of_fold_
-        targets[rows] = classifier.posterior(probabilities[rows], labels[rows])
-        unlabelled = rows[labels[rows] < 0]
-        if (classifier.accuracy_ or 0) < TELLS_CLASSES and len(unlabelled) and (labels >= 0).any():
-            targets[unlabelled] *= min(1.0, (labels >= 0).sum() / len(unlabelled))  # together as much as labels
-        views, interval = ("image",) if texts is None else ("caption", "image"), classifier.label_noise_interval_
-        facts = {
-            "views": dict(zip(views, classifier.view_accuracies_, strict=False)),
-            "views_accuracy_estimate": classifier.accuracy_,
-            "label_noise_estimate": classifier.label_noise_,
-            "label_noise_interval": interval and list(interval),
-        }
+            embeds = np.full((len(labels), texts.shape[1]), np.nan, dtype=texts.dtype)
+            embeds[captioned.rows] = texts
+            views = {CAPTION: View(embeds, names, learns=False), **views}
         digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+        groups = np.unique(digests, return_inverse=True)[1]
+        model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=groups)
+        targets, unlabelled = model.posterior_.astype(np.float32), np.flatnonzero(labels < 0)
+        estimates = Estimates.of(model, labels)
+        if (estimates.together or 0) < TELLS_CLASSES and len(unlabelled) and (labels >= 0).any():
+            targets[unlabelled] *= min(1.0, (labels >= 0).sum() / len(unlabelled))  # together as much as labels
+        facts = {
+            "views": estimates.views,
+            "views_accuracy_estimate": estimates.together,
+            "label_noise_estimate": estimates.noise,
+            "label_noise_interval": estimates.noise_interval and list(estimates.noise_interval),
+        }
         order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
-        return Known(labels, targets, probabilities, order, facts)
+        return Known(labels, targets, model.probabilities_.astype(np.float32), order, facts)
 
     def _judge(self, validation: Dataset | None) -> Judge | None:
         """The labelled images of `validation`; None without any."""

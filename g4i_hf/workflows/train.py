@@ -23,6 +23,7 @@ from ..embedding import EmbeddingStage, text_embeds_folder
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
+from ..label_model.supervise import Supervised
 from ..modeling.lora import require_peft
 from ..modeling.packaged import available_student
 from ..options import (
@@ -33,7 +34,6 @@ from ..options import (
     StudentArguments,
     TrainingOptions,
 )
-from ..supervision.supervise import Supervised
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import (
     BuiltStudent,

@@ -17,7 +17,7 @@ from g4i_hf.options.training import OTHER_TRAINER_OPTIONS_OF
 G4I = str(Path(sys.executable).parent / "g4i")
 LIGHT = 3  # seconds of CPU time until a mistake is said; importing torch and transformers alone takes six
 PUBLIC = ["AlignedImageClassification", "AlignedImageClassificationConfig", "AlignmentArguments", "AlignmentTrainer"]
-PUBLIC += ["CaptionClassifier", "ImageSearch", "ZeroShotImageClassifier", "__version__", "caption_images"]
+PUBLIC += ["ImageSearch", "LabelModel", "View", "ZeroShotImageClassifier", "__version__", "caption_images"]
 PUBLIC += ["embed_captions", "evaluate_run", "fit", "load_images", "register_objective", "release_student"]
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody listens
 

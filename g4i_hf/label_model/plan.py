@@ -1,7 +1,13 @@
 """`supervision: auto`: choose how captions are used, from estimates made before training."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from .model import LabelModel
 
 # Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer images count less
 # than labels
@@ -15,19 +21,23 @@ class Estimates:
     Shares in [0, 1]; None where it could not be estimated.
 
     Attributes:
-        captions: accuracy of the classifier of captions on held-out rows, or as [`CaptionClassifier`] estimates it.
-        image: the same of a probe of image features, if there are any.
-        both: the same of all together, or of captions alone.
+        views: by name of a view its `accuracy` alone, with an `interval`, and its `weight`, see [`LabelModel`].
+        together: accuracy of all views together.
         noise: wrong labels; `noise_interval` its 95% interval.
         unlabelled: of the training rows with a caption, those without a label.
     """
 
-    captions: float | None
-    image: float | None
-    both: float | None
+    views: dict[str, dict]
+    together: float | None
     noise: float | None
-    noise_interval: tuple[float, float] | None
+    noise_interval: Sequence[float] | None
     unlabelled: float
+
+    @classmethod
+    def of(cls, model: LabelModel, labels: np.ndarray) -> Estimates:
+        together = model.accuracy_.share if model.accuracy_ else None
+        unlabelled = float((labels < 0).mean())
+        return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled)
 
 
 @dataclass
@@ -58,7 +68,7 @@ def choose(found: Estimates) -> Plan:
     if found.unlabelled == 1:
         parts.append("no image with a caption has a label: all learn soft labels")
     elif found.unlabelled > 0:
-        tells = (found.both or 0) >= TELLS_CLASSES
+        tells = (found.together or 0) >= TELLS_CLASSES
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{found.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
@@ -72,8 +82,9 @@ def choose(found: Estimates) -> Plan:
     return plan
 
 
-def captions_in_words(share: float) -> str:
-    return f"captions tell the class of {share:.0%} of the images"
+def view_in_words(name: str, share: float) -> str:
+    subject = {"caption": "captions tell", "image": "image features tell"}.get(name, f"the view {name} tells")
+    return f"{subject} the class of {share:.0%} of the images"
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
@@ -83,15 +94,15 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
 
 def _described(found: Estimates) -> str:
     parts = []
+    told = {name: line["accuracy"] for name, line in found.views.items() if line["accuracy"] is not None}
     if found.unlabelled == 1:
         parts.append("captions are compared with the names of the classes")
     elif found.noise is None:
-        judged = "" if found.captions is None else ": captions and image features judge each other"
+        judged = ": views judge each other" if len(told) > 1 else ""
         parts.append(f"no class has two labels, so that none could be held out{judged}")
-    if found.captions is not None:
-        parts.append(captions_in_words(found.captions))
-    if found.image is not None:
-        parts.append(f"image features of {found.image:.0%}, both together of {found.both:.0%}")
+    parts += [view_in_words(name, share) for name, share in told.items()]
+    if len(told) > 1:
+        parts.append(f"all together of {found.together:.0%}")
     if found.noise is not None:
         parts.append(noise_in_words(found.noise, found.noise_interval))
     return f"Estimates: {'; '.join(parts)}."

@@ -19,12 +19,14 @@ from ..data.checks import labelled_rows, labels_of, with_labels
 from ..data.texts import Texts
 from ..files import replace_text
 from ..options import RunArguments
-from .caption_classifier import BLOCK, CaptionClassifier
+from .model import LabelModel
 from .plan import Estimates, Plan, choose
+from .views import View
 
 logger = logging.getLogger(__name__)
 
 POSTERIOR, FACTS = "posterior.npy", "supervision.json"
+CAPTION, IMAGE = "caption", "image"  # names of views
 
 
 @dataclass
@@ -82,7 +84,7 @@ def supervise(
     made_with: str = "",
 ) -> Supervised:
     """
-    Labels and soft labels from captions, by a [`CaptionClassifier`] fitted on the rows with a caption.
+    Labels and soft labels from captions, by a [`~g4i_hf.LabelModel`] fitted on the rows with a caption.
 
     Args:
         training: rows with `text_embeds`, and `label` where there are any.
@@ -110,7 +112,7 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    found = _estimated(captioned, CaptionClassifier(num_labels, seed), image_features, class_embeds, folder, made_with)
+    found = _estimated(captioned, LabelModel(num_labels, seed), image_features, class_embeds, folder, made_with)
     plan = choose(found.estimates)
     split = training
     if plan.softens or (captioned.labels < 0).any():
@@ -127,12 +129,11 @@ def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
     facts = {
         "supervision": "auto",
         "softens_labels": plan.softens,
-        "caption_accuracy_estimate": estimates.captions,
+        "views": estimates.views,
+        "views_accuracy_estimate": estimates.together,
         "label_noise_estimate": estimates.noise,
         "label_noise_interval": estimates.noise_interval and list(estimates.noise_interval),
     }
-    if estimates.image is not None:
-        facts |= {"image_accuracy_estimate": estimates.image, "both_accuracy_estimate": estimates.both}
     return facts
 
 
@@ -157,7 +158,7 @@ def warn_of_silent_captions(training: Dataset) -> None:
 @dataclass
 class Found:
     """
-    What a [`CaptionClassifier`] says of n captioned rows.
+    What a [`~g4i_hf.LabelModel`] predicts for n captioned rows.
 
     Attributes:
         posterior: (n, C) float16, given the caption, and the label where there is one.
@@ -170,13 +171,13 @@ class Found:
 
 def _estimated(
     captioned: CaptionedRows,
-    classifier: CaptionClassifier,
+    model: LabelModel,
     image_features: Callable | None,
     class_embeds: Callable | None,
     folder: Path | None,
     made_with: str,
 ) -> Found:
-    """The main process fits the classifier for all; a resumed run reads from `folder` what it found."""
+    """The main process fits the model for all; a resumed run reads from `folder` what it found."""
     text_embeds = captioned.text_embeds()
 
     def features() -> np.ndarray | None:
@@ -184,14 +185,14 @@ def _estimated(
         return found if found is None else found[captioned.rows]
 
     def fitted(of_images: np.ndarray | None) -> Found:
-        return _fitted(classifier, text_embeds, captioned.labels, of_images, class_embeds and class_embeds())
+        return _fitted(model, text_embeds, captioned.labels, of_images, class_embeds and class_embeds())
 
     state = PartialState()
     if folder is None:
         of_images = features()
         return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("8", classifier.num_labels, classifier.seed, views, made_with))
+    asked = repr(("9", model.num_labels, model.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -213,27 +214,17 @@ def _estimated(
 
 
 def _fitted(
-    classifier: CaptionClassifier,
+    model: LabelModel,
     text_embeds: np.ndarray,
     labels: np.ndarray,
     image_features: np.ndarray | None,
     class_embeds: np.ndarray | None,
 ) -> Found:
-    classifier.fit(text_embeds, labels, image_features, class_embeds)
-    accuracies = classifier.view_accuracies_
-    estimates = Estimates(
-        captions=accuracies[0],
-        image=accuracies[1] if len(accuracies) > 1 else None,
-        both=classifier.accuracy_,
-        noise=classifier.label_noise_,
-        noise_interval=classifier.label_noise_interval_,
-        unlabelled=float((labels < 0).mean()),
-    )
-    posterior = np.empty_like(classifier.out_of_fold_)
-    for start in range(0, len(labels), BLOCK):
-        block = slice(start, start + BLOCK)
-        posterior[block] = classifier.posterior(classifier.out_of_fold_[block], labels[block])
-    return Found(posterior, estimates)
+    views = {CAPTION: View(text_embeds, class_embeds, learns=False)}
+    if image_features is not None:
+        views[IMAGE] = View(image_features)
+    model.fit(views, labels)
+    return Found(model.posterior_, Estimates.of(model, labels))
 
 
 # --- Soft labels -----------------------------------------------------------------------------------------------------

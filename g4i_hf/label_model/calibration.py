@@ -1,0 +1,425 @@
+"""Temperatures of the logits of several views, and the share of wrong labels, by likelihood on held-out rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize, root_scalar
+from scipy.special import logsumexp, softmax
+
+from .regression import ABSENT
+
+# Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
+USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
+MOST_NOISE = 0.95
+USUAL_SHARE = 0.2  # of wrong labels: the scale of an exponential prior
+MOST_FLATNESS, USUAL_FLATNESS, SPREAD_OF_FLATNESS = 0.6, 0.3, 0.2
+WEIGHT_OF_EXCESS = 10.0
+CHI_SQUARED = 6.63 / 2  # half the 99% quantile: the likelihood ratio would cover 95%, were the model exact
+# Log-likelihood, in all and for each row, by which a pattern must explain labels better than errors at random do;
+# judgements
+CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
+
+
+@dataclass
+class Calibration:
+    """
+    From the logits of V views to probabilities, and the share of wrong labels.
+
+    Attributes:
+        inverse_temperatures, powers, margins: (V,) T, g and M of each view, see [`LabelModel`].
+        log_prior: (C,).
+        share: of wrong labels, `interval` its 95% interval, where it is needed.
+        noise: e, share of labels that are given without the certainty of p: some of them are right.
+        flatness: k, how much such labels depend on p.
+        loss: mean negative log-likelihood, with the prior.
+        confusions: (C, C) R, where labels are wrong in a pattern; None where they are not.
+        trusts: (V, C) r of each view, see [`Calibration.probabilities`]; None: 1.
+    """
+
+    inverse_temperatures: np.ndarray
+    powers: np.ndarray
+    margins: np.ndarray
+    log_prior: np.ndarray
+    share: float
+    interval: tuple[float, float]
+    noise: float
+    flatness: float
+    loss: float
+    confusions: np.ndarray | None = None
+    trusts: np.ndarray | None = None
+
+    def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
+        """(n, C) logits of one view, scaled."""
+        margins = margins_of(logits)
+        ratios = np.where(margins > 0, margins, self.margins[number]) / self.margins[number]
+        return (self.inverse_temperatures[number] * ratios ** self.powers[number])[:, None] * logits
+
+    def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
+        """
+        (n, C), from the logits of each view. A view says nothing about a class that it has not seen: there its logit
+        is the mean of those of the classes c that it knows,
+
+            u = log sum_c p_c exp(z_c) / sum_c p_c,
+
+        where p are the probabilities by the views before it, those that have seen more classes: so these alone decide
+        between the classes that it knows and others. Or p is the prior, where that gives more: an image unlike all
+        classes that the views before it think of may be of one that this view has not seen. Of a class with r below 1
+        it says z with probability r, that the examples stand for the class, else nothing: log(r e^z + (1 - r) e^u). A
+        class that no view has seen has probability 0.
+        """
+        seen = np.stack([logits > ABSENT / 2 for logits in views])
+        total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
+        for number in np.argsort(-seen.sum((1, 2)), kind="stable"):
+            trust = seen[number] * (1.0 if self.trusts is None else self.trusts[number])
+            said = self.of_view(number, views[number])
+            if (trust < 1).any():
+                weights = np.stack([total, np.broadcast_to(self.log_prior, total.shape)])
+                weights[:, trust < 1] = -np.inf
+                neutral = (logsumexp(weights + said, axis=2) - logsumexp(weights, axis=2)).max(0)
+                with np.errstate(divide="ignore"):
+                    said = np.logaddexp(np.log(trust) + said, np.log(1 - trust) + neutral[:, None])
+            total = total + said
+        return softmax(np.where(seen.any(0), total, -np.inf), axis=1)
+
+    def posterior(
+        self, probabilities: np.ndarray, labels: np.ndarray, reviewed: np.ndarray | None = None
+    ) -> np.ndarray:
+        """
+        Probabilities of the true class when the given label y is known too, by Bayes' rule: proportional to
+        p_c ((1 - e) [c = y] + e q_y), or e R_cy in place of e q_y. Rows without a label keep theirs; a reviewed label
+        is right.
+
+        Args:
+            probabilities: (n, C), out of fold.
+            labels: (n,) class indices; negative for rows without a label.
+            reviewed: (n,) whether a person confirmed the label.
+
+        Returns:
+            (n, C) float32.
+        """
+        found = np.asarray(probabilities, dtype=np.float32).copy()
+        known = np.flatnonzero(labels >= 0)
+        p, given = found[known] + 1e-7, (np.arange(len(known)), labels[known])
+        noise = np.full((len(known), 1), self.noise, dtype=np.float32)
+        if reviewed is not None:
+            noise[reviewed[known]] = 0
+        if_wrong = self.if_unsure(p)[given][:, None] if self.confusions is None else self.confusions.T[given[1]]
+        likelihood = np.broadcast_to(noise * if_wrong, p.shape).astype(np.float32)
+        likelihood[given] += 1 - noise[:, 0]
+        weighted = p * likelihood
+        found[known] = weighted / weighted.sum(1, keepdims=True)
+        return found
+
+    def if_unsure(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n, C) q, proportional to p^k: of k = 0 all classes are as likely, as people err it is about 0.3."""
+        return softmax(self.flatness * np.log(probabilities + 1e-7), axis=1)
+
+    def agreement(self, probabilities: np.ndarray, share: float) -> np.ndarray:
+        """(n,) probability that the label of a row is its most probable class, where this share of labels is wrong."""
+        best = probabilities.argmax(1)[:, None]
+        if self.confusions is None:
+            q = self.if_unsure(probabilities)
+            wrong, by_chance = 1 - (probabilities * q).sum(1).mean(), np.take_along_axis(q, best, 1)[:, 0]
+        else:
+            wrong = 1 - np.diag(self.confusions).mean()
+            by_chance = (probabilities @ self.confusions)[np.arange(len(best)), best[:, 0]]
+        noise = min(share / max(wrong, 1e-6), MOST_NOISE)
+        return (1 - noise) * probabilities.max(1) + noise * by_chance
+
+
+def calibrate(
+    views: list[np.ndarray],
+    labels: np.ndarray,
+    log_prior: np.ndarray,
+    folds: np.ndarray | None = None,
+    known: tuple[float, tuple[float, float]] | None = None,
+    trusts: np.ndarray | None = None,
+    copies: np.ndarray | None = None,
+    reviewed: np.ndarray | None = None,
+    *,
+    as_people_err: bool = False,
+    with_interval: bool = False,
+    quick: bool = False,
+) -> Calibration:
+    """
+    Temperatures, powers and wrong labels by maximum likelihood on held-out rows: of each label among the classes that
+    these rows have, as classes without a label to hold out are missing from them.
+
+    Args:
+        views: (n, C) logits each.
+        labels: (n,) class indices.
+        log_prior: (C,).
+        folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
+            contradictions of the other folds; the likelier kind of error is returned.
+        known: the share of labels that are wrong in a pattern, and its interval, where they need not be estimated.
+        trusts: (V, C), as in [`Calibration`].
+        copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
+        reviewed: (n,) whether a label is known to be right; None: of none.
+        as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
+            that another view has to deny labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
+        with_interval: of the share of wrong labels, which takes longer than the rest.
+        quick: from one start, for a calibration that chooses between models.
+    """
+    number = len(views)
+    copies = np.ones(number) if copies is None else copies
+    if not len(labels):
+        fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
+    task = _Task.of(views, labels, log_prior, copies, reviewed)
+    best = task.solved(as_people_err=as_people_err, with_interval=with_interval and known is None, quick=quick)
+    best.trusts = trusts
+    if folds is None:
+        return best
+    likely = best.probabilities(views).argmax(1)
+    if_wrong = np.empty((len(labels), len(log_prior)))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
+    confusions = _confusions(likely, labels, len(log_prior))
+    by_chance = float(np.diag(confusions).mean())
+    if known is not None:
+        share, interval = known
+        fitted = task.solved(if_wrong, by_chance, share)
+        return replace(fitted, confusions=confusions, interval=interval, trusts=trusts)
+    in_a_pattern = task.solved(if_wrong, by_chance, start=best)
+    gain = (best.loss - in_a_pattern.loss) * len(labels)
+    if gain < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
+        return best
+    in_a_pattern = task.solved(if_wrong, by_chance, start=in_a_pattern, with_interval=with_interval)
+    return replace(in_a_pattern, confusions=confusions, trusts=trusts)
+
+
+def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """(C, C) P(given label | true class, the label is wrong), counted where a label is not the likely class."""
+    wrong = np.full((num_labels, num_labels), 1 / num_labels)
+    differ = likely != labels
+    np.add.at(wrong, (likely[differ], labels[differ]), 1)
+    return wrong / wrong.sum(1, keepdims=True)
+
+
+@dataclass
+class _Task:
+    """
+    Held-out rows, whose classes alone count.
+
+    Attributes:
+        ratios: (V, n) logarithms of the margins over their geometric mean, `usual_margins` (V,).
+        logits: (V, n, J) of the J classes that have labels.
+        given: (n, 1) the label, as an index of these classes; `judged` (J,) are their indices.
+        given_logits: (V, n) of the label.
+        may_be_wrong: (n,) 1, or 0 for reviewed labels.
+    """
+
+    log_prior: np.ndarray
+    copies: np.ndarray
+    judged: np.ndarray
+    usual_margins: np.ndarray
+    ratios: np.ndarray
+    logits: torch.Tensor
+    prior_logits: torch.Tensor
+    given: torch.Tensor
+    given_logits: torch.Tensor
+    may_be_wrong: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        views: list[np.ndarray],
+        labels: np.ndarray,
+        log_prior: np.ndarray,
+        copies: np.ndarray,
+        reviewed: np.ndarray | None,
+    ) -> "_Task":
+        margins = np.stack([margins_of(logits) for logits in views])
+        has = margins > 0
+        margins = np.log(np.where(has, margins, 1))
+        usual = (margins.sum(1) / np.maximum(has.sum(1), 1))[:, None]
+        judged = np.unique(labels)
+        given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
+        logits = torch.from_numpy(np.stack(views)[:, :, judged]).float()
+        may_be_wrong = np.ones(len(labels)) if reviewed is None else 1.0 - reviewed
+        return cls(
+            log_prior,
+            copies,
+            judged,
+            np.exp(usual[:, 0]),
+            np.where(has, margins - usual, 0),
+            logits,
+            torch.from_numpy(log_prior[judged]).float(),
+            given,
+            logits.gather(2, given.expand(len(views), -1, 1))[:, :, 0],
+            may_be_wrong,
+        )
+
+    def solved(
+        self,
+        if_wrong: np.ndarray | None = None,
+        right_by_chance: float | None = None,
+        known_share: float | None = None,
+        start: Calibration | None = None,
+        *,
+        as_people_err: bool = False,
+        with_interval: bool = False,
+        quick: bool = False,
+    ) -> Calibration:
+        """
+        if_wrong: (n, C) probability of the given label for each true class, if it is wrong; None: at random.
+        right_by_chance: share of the labels that are given in that way and are right.
+        as_people_err: whether wrong labels may prefer likely classes.
+        known_share: of wrong labels, where it is not to be fitted.
+        start: from where to go on.
+        """
+        number, usual = len(self.logits), np.log(USUAL_INVERSE_TEMPERATURE / self.copies)
+        right_by_chance = right_by_chance or 1 / len(self.judged)
+        wrong_given = None if if_wrong is None else torch.from_numpy(if_wrong[:, self.judged]).float()
+
+        def loss(values: np.ndarray, weight_of_prior: float) -> tuple[float, np.ndarray]:
+            """
+            Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers, the share
+            of wrong labels, and the flatness.
+            """
+            log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
+            factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
+            total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+            p = total.softmax(1)
+            right, of_p = p.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", p, self.logits)
+            by_right = right * (self.given_logits - of_p)  # derivatives by the factors
+            same, same_by = torch.full_like(right, right_by_chance), torch.zeros_like(by_right)
+            by_flatness = same_by_flatness = torch.zeros_like(right)
+            if as_people_err:
+                q = (flatness * total).softmax(1)
+                wrong, of_q = q.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", q, self.logits)
+                by_wrong = flatness * wrong * (self.given_logits - of_q)
+                level = (q * total).sum(1)
+                by_flatness = wrong * (total.gather(1, self.given)[:, 0] - level)
+                both = p * q
+                same = both.sum(1)
+                same_by = (1 + flatness) * torch.einsum("nc,vnc->vn", both, self.logits) - same * (
+                    of_p + flatness * of_q
+                )
+                same_by_flatness = (both * total).sum(1) - same * level
+            elif wrong_given is None:
+                wrong, by_wrong = torch.full_like(right, 1 / len(self.judged)), same_by
+            else:
+                joint = p * wrong_given
+                wrong = joint.sum(1)
+                by_wrong = torch.einsum("nc,vnc->vn", joint, self.logits) - wrong * of_p
+            right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
+                each.double().numpy()
+                for each in (right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness)
+            )
+            differ = max(1 - same.mean(), 1e-6)
+            needed = share / differ  # by more than can be, such a share of wrong labels is impossible
+            noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
+            of_row = noise * self.may_be_wrong
+            likelihood = (1 - of_row) * right + of_row * wrong + 1e-30
+            by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
+            by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
+            by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
+            by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
+            gradient = np.array(
+                [
+                    *by_factor.sum(1) + (log_inverse - usual) / SPREAD**2,
+                    *(by_factor * self.ratios).sum(1) + powers / SPREAD_OF_POWER**2,
+                    by_noise / differ + weight_of_prior / USUAL_SHARE,
+                    -(of_row * by_flatness / likelihood).sum()
+                    + by_noise * needed / differ * same_by_flatness.mean()
+                    + (flatness - USUAL_FLATNESS) / SPREAD_OF_FLATNESS**2,
+                ]
+            )
+            prior = ((log_inverse - usual) ** 2).sum() / (2 * SPREAD**2) + weight_of_prior * share / USUAL_SHARE
+            prior += (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
+            prior += (flatness - USUAL_FLATNESS) ** 2 / (2 * SPREAD_OF_FLATNESS**2)
+            prior += WEIGHT_OF_EXCESS * len(same) * excess**2
+            return float(prior - np.log(likelihood).sum()), gradient
+
+        def best(start: np.ndarray, least: float = 0.0, most: float = MOST_NOISE, prior: float = 1.0) -> Any:
+            flatness = (0, MOST_FLATNESS) if as_people_err else (0, 0)
+            bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(least, most), flatness]
+            return minimize(loss, start, (prior,), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-7})
+
+        # There may be two minima: flat predictions of right labels, sharp ones of labels often wrong
+        none = np.zeros(number)
+        starts = [[*usual - 0.7, *none, 0.01, 0.0], [*usual + 0.8, *none, 0.3, 0.0]][: 1 if quick else 2]
+        if as_people_err:
+            starts.append([*usual + 0.3, *none, 0.08, USUAL_FLATNESS])
+        if start is not None:
+            starts = [[*np.log(start.inverse_temperatures), *start.powers, max(start.share, 0.01), 0.0]]
+        bounds = () if known_share is None else (known_share, known_share)
+        found = min((best(np.array(start), *bounds) for start in starts), key=lambda each: each.fun)
+        scales, share, flatness = found.x[:-2], float(found.x[-2]), float(found.x[-1])
+        interval = (0.0, MOST_NOISE)
+        if with_interval:
+            starts.append(found.x)
+            likeliest = min((best(np.array(start), prior=0.0) for start in starts), key=lambda each: each.fun)
+            nearest = likeliest.x
+
+            def excess(bound: float) -> float:
+                nonlocal nearest
+                fitted = best(np.array([*nearest[:-2], bound, nearest[-1]]), bound, bound, 0.0)
+                nearest = fitted.x
+                return fitted.fun - likeliest.fun
+
+            low, high = _interval(float(likeliest.x[-2]), len(self.given), excess)
+            interval = min(low, share), max(high, share)
+        scales = np.exp(scales[:number]), scales[number:], self.usual_margins
+        least = found.fun / len(self.given)
+        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, flatness, least)
+        fitted.noise = self._noise_of(fitted, right_by_chance)
+        return fitted
+
+    def _noise_of(self, found: Calibration, right_by_chance: float) -> float:
+        """The share of labels that are given in another way, of which the share of wrong ones is a part."""
+        if found.flatness:
+            factors = found.inverse_temperatures[:, None] * np.exp(found.powers[:, None] * self.ratios)
+            total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+            right_by_chance = float((total.softmax(1) * (found.flatness * total).softmax(1)).sum(1).double().mean())
+        return min(found.share / max(1 - right_by_chance, 1e-6), MOST_NOISE)
+
+
+def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tuple[float, float]:
+    """
+    Up to where the excess, of the loss with that noise over the least, reaches its quantile. Its root is almost linear
+    in the noise.
+    """
+    step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
+    ends = []
+    for sign, end in ((-1, 0.0), (1, MOST_NOISE)):
+        near, at_near, far = noise, 0.0, noise
+        at_far, reach = 0.0, step
+        while at_far < CHI_SQUARED and far != end:
+            near, at_near = far, at_far
+            far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
+            at_far, reach = max(excess(far), at_near), 2 * reach
+        while at_far > CHI_SQUARED and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
+            part = (CHI_SQUARED**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
+            between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
+            at_between = excess(between)
+            if at_between < CHI_SQUARED:
+                near, at_near = between, max(at_between, at_near)
+            else:
+                far, at_far = between, at_between
+        ends.append(far)
+    return ends[0], ends[1]
+
+
+def margins_of(logits: np.ndarray) -> np.ndarray:
+    """(n,) the largest logit minus the mean over the classes that the model has seen; 0 where all are 0."""
+    seen = logits > ABSENT / 2
+    found = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
+    return np.where(logits.any(1), found, 0)
+
+
+def inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
+    """With which the mean probability of the likeliest class is `confidence`, as far as that can be."""
+
+    def excess(log_inverse: float) -> float:
+        return softmax(np.exp(log_inverse) * logits + log_prior, axis=1).max(1).mean() - confidence
+
+    low, high = -5.0, 5.0
+    if excess(low) > 0 or excess(high) < 0:
+        return float(np.exp(low if excess(low) > 0 else high))
+    return float(np.exp(root_scalar(excess, bracket=(low, high), xtol=0.01).root))

@@ -1,0 +1,444 @@
+"""Class probabilities from any number of views, out of fold for labelled rows, and what each view is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from .calibration import calibrate, inverse_temperature, margins_of
+from .estimates import Estimate, accuracy_of
+from .regression import ABSENT, logistic_regression
+from .rows import ALONE, WHOLE, Rows
+from .views import BLOCK, Values, View, copies_among
+from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
+
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
+MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
+MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
+MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
+TAUGHT, TAUGHT_STRENGTH = "taught", 1.0  # the model that learns what the views predict
+LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
+FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for a view to learn it from other views
+TRUST_OF_ONE = 0.5  # that the only example of a class stands for it, where another view has more
+NEEDS = (
+    "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
+    "some images; or name the classes, and give --text_encoder, that of the captions."
+)
+
+
+class LabelModel:
+    """
+    Class probabilities from any number of views: a logistic regression on each, temperatures that tell how much each
+    is worth, and a share of wrong labels, estimated on held-out rows. A given label y of a row x is modelled as
+
+        P(y | x) = (1 - e) p_y + e q_y
+        p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
+
+    where z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view.
+    Views that learn, such as image features, have one more model together, which is taught what all views predict for
+    unlabelled rows. A view says nothing of a row without a value and of a class that it has no example of, and
+    does not rule out a class of which it has a single example while another view has more; see
+    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. T_v is the inverse temperature of a view, which
+    copies of a view share (Guo et al., arXiv 1706.04599). m_v is the largest logit of the row minus their mean, and
+    M_v its geometric mean: a temperature for each row, as some captions name the class and others do not (Tomani et
+    al., arXiv 2102.12182). e is the share of labels that are given in another way: q_y, at random or as people err,
+    who prefer the classes that are likely (q is proportional to p^k, with k from 0 to 0.6); or sum_c p_c R_cy, always
+    in the same way, as counted where labels contradict the views, if that explains the labels clearly better, or if
+    labels contradict views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683). So p
+    is the probability of the true class, also where labels are wrong. Where no label can be held out, views judge
+    each other.
+
+    Args:
+        num_labels: C, number of classes.
+        seed: of the folds.
+
+    Attributes:
+        probabilities_: (N, C) float16, of a labelled row by models that were not fitted on its label: for judging,
+            reports and suspicious labels. The only label of a class is left as it is.
+        posterior_: (N, C) float16, with the row's own label where there is one: what a student learns from.
+        folds_: (N,) the fold in which a row was held out, -2 for the only label of a class.
+        accuracy_: [`~g4i_hf.label_model.estimates.Estimate`] of the share of all rows whose most probable class is the
+            true one. None where no label can be held out and no views judge each other.
+        label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
+            can be held out.
+        report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
+            the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other.
+        calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
+    """
+
+    def __init__(self, num_labels: int, seed: int = 0):
+        self.num_labels, self.seed = num_labels, seed
+
+    def fit(
+        self,
+        views: Mapping[str, View],
+        labels: np.ndarray,
+        ids: Sequence | None = None,
+        groups: Sequence | None = None,
+        reviewed: np.ndarray | None = None,
+    ) -> LabelModel:
+        """
+        Args:
+            views: by name, at least one.
+            labels: (N,) class indices; negative for rows without a label.
+            ids: (N,) of the rows, which decide the folds; None: their values do. So the order of rows changes nothing.
+            groups: (N,) numbers, equal for rows that share a fold, such as those of equal images.
+            reviewed: (N,) whether a person confirmed the label, which is right then.
+
+        Raises:
+            ValueError: for views of other numbers of rows, views whose values tell nothing, or when fewer than two
+                classes have a label or a name.
+        """
+        labels = np.asarray(labels, dtype=np.int64)
+        _check(views, labels, self.num_labels)
+        copies = copies_among(views)
+        views = {name: view for name, view in views.items() if name not in copies}
+        rows = Rows.of(views, labels, self.seed, ids, groups, reviewed)
+        values = {name: Values.of(name, view, rows.order, self.num_labels) for name, view in views.items()}
+        self.spaces_ = {name: each.space for name, each in values.items()}
+        counts = np.bincount(labels[labels >= 0], minlength=self.num_labels)
+        self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
+        named = np.stack([each.is_named for each in values.values()])
+        rows.hold_out((counts > 1) | named.all(0), np.any([each.has for each in values.values()], axis=0))
+        examples = {name: each.examples(rows.labels) for name, each in values.items()}
+        known = [name for name in values if np.count_nonzero(examples[name]) > 1]
+        if not known:
+            raise ValueError(NEEDS)
+        numbers = np.stack([examples[name] for name in known])
+        few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
+        self._trusts = np.where(few, TRUST_OF_ONE, 1.0)
+        self._sources = [values[name].source for name in known]
+        self._as_people_err: bool | None = None
+        self._known_noise: tuple[float, tuple[float, float]] | None = None
+        self.models_ = [self._fit_view(values, name, rows) for name in known]
+        self.accuracy_: Estimate | None = None
+        self.label_noise_: float | None = None
+        self.label_noise_interval_: tuple[float, float] | None = None
+        self.report_ = {name: self._line(values, name) for name in values}
+        learners = tuple(name for name, each in values.items() if each.learns)
+        learns = bool(learners) and len({each.source for each in values.values()}) > 1 and len(rows.unlabelled) > 0
+        if not len(rows.judged) and len(set(self._sources)) > 1 and len(rows.unlabelled):
+            self._judge_by_each_other(values, rows)
+        else:
+            self._calibrate(values, rows, with_interval=not learns)
+        if learns:
+            self._teach(values, learners, rows)
+        self._estimate(values, rows)
+        for name, first in copies.items():
+            self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
+        out_of_fold = self._out_of_fold(values, rows)
+        self.probabilities_, self.folds_ = map(rows.in_order_of_caller, (out_of_fold, rows.folds))
+        self.posterior_ = self._posterior(labels, reviewed)
+        return self
+
+    def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
+        """
+        Args:
+            views: values (n, D) of views that the model was fitted on; one that is missing says nothing.
+            fold: 0 to 4 for the models that were not fitted on the labels of this fold.
+
+        Returns:
+            (n, C) float32.
+        """
+        unknown = sorted(set(views) - set(self.report_))
+        if unknown or not views:
+            raise ValueError(f"The label model was fitted with the views {list(self.report_)}, not with {unknown}.")
+        arrays = {
+            name: view.values if isinstance(view, View) else view
+            for name, view in views.items()
+            if name in self.spaces_
+        }
+        values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
+        every = np.arange(len(next(iter(arrays.values()))))
+        found = np.empty((len(every), self.num_labels), dtype=np.float32)
+        for start in range(0, len(every), BLOCK):
+            block = every[start : start + BLOCK]
+            found[block] = self.calibration_.probabilities(self._logits(values, block, np.full(len(every), fold)))
+        return found
+
+    # --- Each view ---------------------------------------------------------------------------------------------------
+
+    def _fit_view(self, values: dict[str, Values], name: str, rows: Rows) -> ViewModel:
+        """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        view = values[name]
+        classes = np.flatnonzero(view.is_named)
+        known = rows.known[view.has[rows.known]]
+        judged = rows.judged[view.has[rows.judged]]
+        best, least = None, np.inf
+        for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
+            model = ViewModel((name,), (view.x.shape[1],), {}, self.num_labels)
+            for fold in [*np.unique(rows.folds[judged]), WHOLE]:
+                fitted = known[rows.folds[known] != fold][:MOST_FITTED]
+                x = np.concatenate([view.x[fitted], view.names[classes]])
+                y = np.concatenate([rows.labels[fitted], classes])
+                start = None if best is None else best.models[int(fold)]
+                model.models[int(fold)] = logistic_regression(
+                    x, y, self.num_labels, strength, view.space.variances, start
+                )
+            held_out = model.logits(values, judged, rows.folds)
+            loss = calibrate([held_out], rows.labels[judged], self.log_prior_, quick=True).loss
+            if len(judged) and loss >= least:
+                break
+            best, least = model, loss
+        asked = rows.unlabelled[view.has[rows.unlabelled]][:MOST_ASKED]
+        if len(judged) and len(asked):
+            best.temper_whole(values, asked)
+        return best
+
+    def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
+        """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
+        return [model.logits(values, rows, model_of) for model in self.models_]
+
+    # --- What they are worth -----------------------------------------------------------------------------------------
+
+    def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
+        judged = rows.judged
+        held_out = self._logits(values, judged, rows.folds)
+        if not self.models_[-1].taught:
+            views = [values[model.name] for model in self.models_]
+            self._as_people_err = deny_labels(held_out, views, judged, rows.labels[judged])
+        given = {
+            "labels": rows.labels[judged],
+            "log_prior": self.log_prior_,
+            "folds": rows.folds[judged],
+            "trusts": self._trusts,
+            "copies": self._copies(),
+            "reviewed": rows.reviewed[judged],
+            "as_people_err": self._as_people_err is True,
+        }
+        found = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **given)
+        if self._known_noise is None and len(judged) and found.share < LITTLE_NOISE:
+            self._known_noise = self._noise_of_sure_rows(values, held_out, rows)
+            if self._known_noise is not None:
+                found = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **given)
+        if self._as_people_err is None and with_interval:
+            low, high = calibrate(held_out, with_interval=True, **given | {"as_people_err": True}).interval
+            found.interval = min(low, found.interval[0]), max(high, found.interval[1])
+        self.calibration_ = found
+
+    def _noise_of_sure_rows(self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows):
+        """By the first two views of different sources that tell."""
+        for first, second in combinations(range(len(self._sources)), 2):
+            told, asked = self.models_[first], self.models_[second]
+            if TAUGHT in (told.name, asked.name) or self._sources[first] == self._sources[second]:
+                continue
+            found = noise_of_sure_rows(held_out[first], values[asked.name], rows, self.log_prior_)
+            if found is not None:
+                return found
+        return None
+
+    def _copies(self) -> np.ndarray:
+        """(V,) the number of models whose view has the same source."""
+        return np.array([self._sources.count(source) for source in self._sources])
+
+    def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> None:
+        """Where no label can be held out: the mean probability of a view's most probable class is its accuracy."""
+        asked = rows.unlabelled[:MOST_ASKED]
+        logits = self._logits(values, asked, rows.folds)
+        views = [values[model.name] for model in self.models_]
+        accuracies = accuracies_by_each_other(logits, views, asked)
+        for model, accuracy in zip(self.models_, accuracies, strict=True):
+            self.report_[model.name]["accuracy"] = accuracy
+        found = [
+            inverse_temperature(of_view[values[model.name].has[asked]], self.log_prior_, accuracy)
+            for of_view, model, accuracy in zip(logits, self.models_, accuracies, strict=True)
+        ]
+        fixed = calibrate(logits, asked[:0], self.log_prior_)
+        self.calibration_ = replace(fixed, inverse_temperatures=np.array(found) / self._copies())
+        self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
+
+    def _teach(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
+        """
+        Adds a model of the views that learn, taught the class probabilities of unlabelled rows: that is more than a
+        few labels can teach, and classes without a label are among them. Of these the views may be unsure, which their
+        most probable class would hide. A held-out label has no part in what its model is taught, and no row is
+        predicted by a model that was taught on it.
+        """
+        widths = tuple(values[name].x.shape[1] for name in learners)
+        model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
+        has = model.has_value(values)
+        sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
+        known = rows.known[has[rows.known]][:MOST_FITTED]
+        variances = np.concatenate([values[name].space.variances for name in model.inputs])
+
+        def learn(fold: int, told: np.ndarray) -> None:
+            """`told`: (sample, C) probabilities."""
+            taught, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
+            x = model.inputs_of(values, np.concatenate([sample[taught], labelled]))
+            y = np.concatenate([told[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
+            y[:, y.sum(0) < FEWEST_TAUGHT] = 0
+            start = model.models.get(WHOLE)
+            model.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, variances, start)
+
+        def told_by(model_of: np.ndarray) -> np.ndarray:
+            told = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
+            if len(rows.judged):
+                return told
+            return np.eye(self.num_labels, dtype=np.float32)[told.argmax(1)]  # no label has calibrated them
+
+        told = told_by(rows.folds)
+        for fold in (WHOLE, *np.unique(rows.folds[sample])):
+            learn(int(fold), told)
+        for fold in np.unique(rows.folds[rows.judged]):
+            learn(int(fold), told_by(np.full(len(rows.labels), fold)))
+        self._trusts = np.vstack([self._trusts, np.ones(self.num_labels)])
+        self._sources.append(TAUGHT)
+        self.models_.append(model)
+        if len(rows.judged):
+            self._calibrate(values, rows, with_interval=True)
+            return
+        # Nothing can be held out: how often this model finds again what it was taught stands for its accuracy
+        logits = self._logits(values, sample, rows.folds)
+        agreement = float((logits[-1].argmax(1) == told.argmax(1)).mean())
+        temperatures = list(self.calibration_.inverse_temperatures)
+        if self.accuracy_ is None:
+            self.accuracy_ = Estimate(agreement)
+            for number, model in enumerate(self.models_[:-1]):
+                self.report_[model.name]["accuracy"] = agreement
+                temperatures[number] = inverse_temperature(logits[number], self.log_prior_, agreement)
+        temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
+        fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
+        self.calibration_ = replace(fixed, inverse_temperatures=np.array(temperatures))
+
+    # --- What is estimated -------------------------------------------------------------------------------------------
+
+    def _estimate(self, values: dict[str, Values], rows: Rows) -> None:
+        """Accuracies of all views together and of each, their weights, and the share of wrong labels."""
+        judged, labels = rows.judged, rows.labels[rows.judged]
+        if len(judged):
+            self.label_noise_, self.label_noise_interval_ = self.calibration_.share, self.calibration_.interval
+        sample = np.arange(min(len(rows.labels), MOST_ESTIMATED))
+        everywhere, held_out = self._logits(values, sample, rows.folds), self._logits(values, judged, rows.folds)
+        margins = [
+            margins_of(self.calibration_.of_view(number, logits)).mean() if len(logits) else 0.0
+            for number, logits in enumerate(everywhere)
+        ]
+        for name, line in self.report_.items():
+            own = [
+                margin / len(model.inputs)
+                for margin, model in zip(margins, self.models_, strict=True)
+                if name in model.inputs
+            ]
+            line["weight"] = float(sum(own) / sum(margins))
+        if not len(judged):
+            return
+        found = self.calibration_
+        shares = (found.share, *found.interval)
+        of_all, of_judged = found.probabilities(everywhere), found.probabilities(held_out)
+        posterior = found.posterior(of_judged, labels, rows.reviewed[judged])
+        self.accuracy_ = accuracy_of(of_all, of_judged, posterior, labels, found, shares)
+        for number, model in enumerate(self.models_):
+            if model.taught:
+                continue
+            has, can_judge = (values[model.name].has[each] for each in (sample, judged))
+            in_all, in_judged = [everywhere[number][has]], [held_out[number][can_judge]]
+            alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
+            told = alone.probabilities(in_all), alone.probabilities(in_judged)
+            estimate = accuracy_of(*told, posterior[can_judge], labels[can_judge], alone, shares)
+            if estimate is not None:
+                self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
+
+    def _line(self, values: dict[str, Values], name: str) -> dict:
+        return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}
+
+    def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
+        found = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
+        for start in range(0, len(found), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(found)))
+            found[block] = self.calibration_.probabilities(self._logits(values, block, rows.folds))
+        alone = rows.folds == ALONE
+        found[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
+        return found
+
+    def _posterior(self, labels: np.ndarray, reviewed: np.ndarray | None) -> np.ndarray:
+        found = np.empty_like(self.probabilities_)
+        for start in range(0, len(labels), BLOCK):
+            block = slice(start, start + BLOCK)
+            sure = None if reviewed is None else np.asarray(reviewed)[block]
+            found[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
+        return found
+
+
+@dataclass
+class ViewModel:
+    """
+    Models of one view, or of several whose values are put side by side.
+
+    Attributes:
+        inputs: names of the views; `widths` of their values.
+        models: by fold, weight and bias of the one that was not fitted on it; for other folds `WHOLE`, fitted on all.
+        taught: whether it learned predictions.
+    """
+
+    inputs: tuple[str, ...]
+    widths: tuple[int, ...]
+    models: dict[int, tuple[np.ndarray, np.ndarray]]
+    num_labels: int
+    taught: bool = False
+
+    @property
+    def name(self) -> str:
+        return TAUGHT if self.taught else self.inputs[0]
+
+    def has_value(self, values: dict[str, Values]) -> np.ndarray:
+        """(N,) whether a row has any of the inputs."""
+        return np.any([values[name].has for name in self.inputs if name in values], axis=0)
+
+    def inputs_of(self, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[name].x[rows] for name in self.inputs], axis=1)
+
+    def logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
+        """(rows, C), of each row by the model that `model_of` (N,) names; zeros for a row without a value."""
+        logits = np.zeros((len(rows), self.num_labels), dtype=np.float32)
+        if not any(name in values for name in self.inputs):
+            return logits
+        has, asked = self.has_value(values)[rows], model_of[rows]
+        for number in np.unique(asked):
+            places = np.flatnonzero((asked == number) & has)
+            logits[places] = self.by_model(int(number), values, rows[places])
+        return logits
+
+    def by_model(self, number: int, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
+        """(rows, C) logits."""
+        weight, bias = self.models.get(number, self.models[WHOLE])
+        found, start = bias, 0
+        for name, width in zip(self.inputs, self.widths, strict=True):
+            if name in values:
+                found = found + values[name].x[rows] @ weight[start : start + width]
+            start += width
+        return found
+
+    def temper_whole(self, values: dict[str, Values], rows: np.ndarray) -> None:
+        """
+        Scales the logits of `WHOLE` until their mean margin is that of the other models, on unlabelled rows: it has
+        seen more labels, and is surer than the models whose errors calibrate it. Without unlabelled rows it stays.
+        """
+        margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
+        factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])
+        weight, bias = self.models[WHOLE]
+        self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
+
+
+def _check(views: Mapping[str, View], labels: np.ndarray, num_labels: int) -> None:
+    if num_labels < 2:
+        raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
+    if not views or not len(labels):
+        raise ValueError(NEEDS)
+    if labels.max() >= num_labels:
+        raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
+    for name, view in views.items():
+        if np.ndim(view.values) != 2 or len(view.values) != len(labels):
+            raise ValueError(
+                f"The view {name!r} has values of shape {np.shape(view.values)}, but there are {len(labels)} labels: "
+                "give a row for each image, NaN where it has no value."
+            )
+        wanted = (num_labels, view.values.shape[1])
+        if view.class_values is not None and np.shape(view.class_values) != wanted:
+            raise ValueError(
+                f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {wanted}: a row for "
+                "each class, zeros for one without a name."
+            )

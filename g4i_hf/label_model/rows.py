@@ -1,0 +1,109 @@
+"""The rows that a label model is fitted on: their order, folds, and which labels can be held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .views import View
+
+FOLDS = 5
+MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
+WHOLE = -1  # in place of a fold: the model that is fitted on all rows
+ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
+
+
+@dataclass
+class Rows:
+    """
+    N rows, in an order that their ids decide.
+
+    Attributes:
+        order: (N,) number of each row in the caller's order.
+        labels: (N,) class indices; negative without a label.
+        folds: (N,) stratified by class, or `ALONE`. Unlabelled rows have folds of their own, from `FOLDS` on.
+        judged: numbers of the rows whose label is held out for calibration.
+        reviewed: (N,) whether the label is known to be right.
+    """
+
+    order: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    judged: np.ndarray
+    reviewed: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        views: Mapping[str, View],
+        labels: np.ndarray,
+        seed: int,
+        ids: Sequence | None,
+        groups: Sequence | None,
+        reviewed: np.ndarray | None,
+    ) -> Rows:
+        keys = _keys(ids if ids is not None else _contents(views), seed)
+        order = np.lexsort((labels, keys))
+        folds = _folds(labels[order], keys[order])
+        if groups is not None:
+            _, first, inverse = np.unique(np.asarray(groups)[order], return_index=True, return_inverse=True)
+            labelled = labels[order] >= 0
+            shared = folds[first][inverse]
+            folds = np.where(labelled & (shared < FOLDS), shared, folds)
+        sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
+        return cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order])
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.flatnonzero(self.labels >= 0)
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        return np.flatnonzero(self.labels < 0)
+
+    def hold_out(self, can_be_told: np.ndarray, has_value: np.ndarray) -> None:
+        """
+        Args:
+            can_be_told: (C,) whether the label of a row of this class can be held out.
+            has_value: (N,) whether any view has a value of the row.
+        """
+        known = self.known
+        alone = ~can_be_told[self.labels[known]]
+        self.folds[known[alone]] = ALONE
+        self.judged = np.sort(known[~alone & has_value[known]][:MOST_CALIBRATED])
+
+    def in_order_of_caller(self, values: np.ndarray) -> np.ndarray:
+        found = np.empty_like(values)
+        found[self.order] = values
+        return found
+
+
+def _contents(views: Mapping[str, View]) -> list[bytes]:
+    """The values of each row, digested."""
+    digests = [hashlib.blake2b(digest_size=8) for _ in next(iter(views.values())).values]
+    for name in sorted(views):
+        for digest, value in zip(digests, views[name].values, strict=True):
+            digest.update(np.asarray(value, dtype=np.float32).tobytes())
+    return [digest.digest() for digest in digests]
+
+
+def _keys(ids: Sequence, seed: int) -> np.ndarray:
+    """(N,) pseudo-random numbers, the same for an id wherever it stands."""
+    salt = seed.to_bytes(8, "little", signed=True)
+    found = np.empty(len(ids), dtype=np.uint64)
+    for row, name in enumerate(ids):
+        content = name if isinstance(name, bytes) else str(name).encode()
+        found[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=salt).digest(), "little")
+    return found
+
+
+def _folds(labels: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """(N,) in turn along the rows of each class, beginning at a fold that the first one decides."""
+    folds = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label) if label >= 0 else np.flatnonzero(labels < 0)
+        folds[rows] = (np.arange(len(rows)) + int(keys[rows[0]] % FOLDS)) % FOLDS + (0 if label >= 0 else FOLDS)
+    return folds

@@ -1,0 +1,170 @@
+"""A view: one source of knowledge about the class of each image, and the space in which it is learned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+COMPONENTS = 256  # principal components that are kept of a wider view
+MOST_SAMPLED = 20_000  # rows from which mean and components are computed
+BLOCK = 8192  # rows at once
+
+
+@dataclass
+class View:
+    """
+    One source of knowledge about the class of each image: embedded captions, answers, image features.
+
+    Args:
+        values: (N, D) of any float type, in memory or memory-mapped. A row of NaN has no value.
+        class_values: (C, D) the names of the classes in the same space, such as class names by the encoder of the
+            captions. Each is one more labelled example. A row of zeros or NaN is a name that says nothing.
+        source: what made the values, such as the name of a captioner. Views of one source share a vote where views
+            judge each other. None: the view is the only one of its source.
+        learns: whether the view also learns what all views predict for unlabelled rows, as image features do. None:
+            where it has no class_values.
+    """
+
+    values: np.ndarray
+    class_values: np.ndarray | None = None
+    source: str | None = None
+    learns: bool | None = None
+
+    @classmethod
+    def answers(cls, answers: np.ndarray, num_labels: int, source: str | None = None) -> View:
+        """
+        A view of answers to the question for the class.
+
+        Args:
+            answers: (N,) class indices; negative where there is none.
+            num_labels: C.
+        """
+        answers = np.asarray(answers)
+        values = np.eye(num_labels, dtype=np.float32)[answers]
+        values[answers < 0] = np.nan
+        return cls(values, np.eye(num_labels, dtype=np.float32), source)
+
+
+@dataclass
+class Space:
+    """
+    Values relative to their mean, in units of their root mean square length, along their principal components: a
+    rotation, which a logistic regression does not notice, for views of up to `COMPONENTS` dimensions.
+
+    Attributes:
+        mean: (D,).
+        rotation: (D, K), divided by the length.
+        variances: (K,) along the components.
+    """
+
+    mean: np.ndarray
+    rotation: np.ndarray
+    variances: np.ndarray
+
+    @classmethod
+    def of(cls, sample: np.ndarray) -> Space:
+        """
+        Args:
+            sample: (n, D) float32.
+
+        Raises:
+            ValueError: for values that are infinite, partly NaN, or the same in all rows.
+        """
+        if not len(sample):
+            raise ValueError("has no value in any row.")
+        if not np.isfinite(sample).all():
+            raise ValueError("has values that are NaN or infinite: the model that made them is broken.")
+        mean = sample.mean(0)
+        sample = sample - mean
+        length = float(np.sqrt((sample**2).sum(1).mean()))
+        if length <= 1e-6 * max(float(np.abs(mean).max()), 1e-30):
+            raise ValueError("has the same values in all rows, so that it predicts nothing. Leave it out.")
+        sample /= length
+        variances, components = np.linalg.eigh((sample.T @ sample).astype(np.float64) / len(sample))
+        kept = slice(max(len(variances) - COMPONENTS, 0), None)
+        return cls(mean, (components[:, kept] / length).astype(np.float32), np.maximum(variances[kept], 1e-9))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """(n, D) -> (n, K) float32; zeros for rows of NaN."""
+        found = np.empty((len(values), self.rotation.shape[1]), dtype=np.float32)
+        for start in range(0, len(values), BLOCK):
+            block = np.asarray(values[start : start + BLOCK], dtype=np.float32)
+            found[start : start + BLOCK] = np.nan_to_num((block - self.mean) @ self.rotation)
+        return found
+
+
+@dataclass
+class Values:
+    """
+    The values of one view, as a label model reads them.
+
+    Attributes:
+        x: (N, K) float32, zeros for a row without a value.
+        has: (N,) whether a row has a value.
+        names: (C, K), zeros for a class without a name; `is_named` (C,) says which have one.
+        source: of the view.
+        learns: whether it learns what all views predict.
+    """
+
+    name: str
+    space: Space
+    x: np.ndarray
+    has: np.ndarray
+    names: np.ndarray
+    is_named: np.ndarray
+    source: str
+    learns: bool = False
+
+    @classmethod
+    def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:
+        """With rows in this order, which decides the sample for the space."""
+        has = has_value(view.values)[order]
+        sample = order[has][:MOST_SAMPLED]
+        try:
+            space = Space.of(np.asarray(view.values[sample], dtype=np.float32))
+        except ValueError as error:
+            raise ValueError(f"The view {name!r} {error}") from None
+        names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)
+        is_named = np.zeros(num_labels, dtype=bool)
+        if view.class_values is not None:
+            given = np.nan_to_num(np.asarray(view.class_values, dtype=np.float32))
+            is_named = given.any(1)
+            names[is_named] = space(given[is_named])
+        learns = not is_named.any() if view.learns is None else view.learns
+        return cls(name, space, space(view.values)[order], has, names, is_named, view.source or name, learns)
+
+    @classmethod
+    def without_names(cls, name: str, values: np.ndarray, space: Space) -> Values:
+        none = np.zeros(0)
+        return cls(name, space, space(values), has_value(values), none, none, "")
+
+    def examples(self, labels: np.ndarray) -> np.ndarray:
+        """(C,) number of labelled rows (N,) with a value, and names."""
+        found = self.is_named.astype(np.int64)
+        np.add.at(found, labels[self.has & (labels >= 0)], 1)
+        return found
+
+
+def copies_among(views: Mapping[str, View]) -> dict[str, str]:
+    """Names of views that have the values and names of an earlier one, and the name of that one."""
+    seen: dict[str, str] = {}
+    found = {}
+    for name, view in views.items():
+        digest = hashlib.blake2b(str((view.values.shape, view.values.dtype, view.learns)).encode())
+        for start in range(0, len(view.values), BLOCK):
+            digest.update(np.ascontiguousarray(view.values[start : start + BLOCK]))
+        if view.class_values is not None:
+            digest.update(np.ascontiguousarray(view.class_values))
+        first = seen.setdefault(digest.hexdigest(), name)
+        if first != name:
+            found[name] = first
+    return found
+
+
+def has_value(values: np.ndarray) -> np.ndarray:
+    """(N,) which rows are not NaN."""
+    blocks = [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
+    return np.concatenate([~np.isnan(np.asarray(block)).all(1) for block in blocks])
