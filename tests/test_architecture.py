@@ -21,7 +21,7 @@ ORDER = {
     "data": 2,
     "captioning": 3,
     "embedding": 4,
-    "supervision": 5,
+    "label_model": 5,
     "modeling": 5,
     "losses": 5,
     "evaluation.predict": 6,
@@ -44,7 +44,7 @@ KNOWS |= {
     "names": {"files"},
     "cli": {"files", "names", "options"},
     "modeling": {"extras", "files", "names"},
-    "supervision": {"columns", "data", "embedding", "files", "options"},
+    "label_model": {"columns", "data", "embedding", "files", "options"},
     "recipes": {"captioning.scale", "cli", "losses", "modeling", "options", "running", "zero_shot"},
     "__main__": {"running"},
 }
@@ -122,7 +122,7 @@ def test_data_flows_one_way():
 def test_backward_edges_would_be_seen():
     """The graph is not empty: relative imports, imports within functions and through the package are all read."""
     workflow = {room_of(name) for name in imports_of("g4i_hf.workflows.train")}
-    assert workflow >= {"data", "embedding", "supervision", "training"}
+    assert workflow >= {"data", "embedding", "label_model", "training"}
     assert {room_of(name) for name in imports_of("g4i_hf.commands")} >= {"cli", "extras", "options", "workflows"}
     assert {room_of(name) for name in imports_of("recipes.train")} == {"running"}
     assert room_of("g4i_hf.AlignedImageClassification") == "modeling"

@@ -1,5 +1,7 @@
 """Temperatures of the logits of several views, and the share of wrong labels, by likelihood on held-out rows."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -169,7 +171,8 @@ def calibrate(
         fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
     task = _Task.of(views, labels, log_prior, copies, reviewed)
-    best = task.solved(as_people_err=as_people_err, with_interval=with_interval and known is None, quick=quick)
+    kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
+    best = task.solved(replace(kind, with_interval=with_interval and known is None))
     best.trusts = trusts
     if folds is None:
         return best
@@ -179,17 +182,17 @@ def calibrate(
         inside = folds == fold
         if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
     confusions = _confusions(likely, labels, len(log_prior))
-    by_chance = float(np.diag(confusions).mean())
+    given_if_wrong = torch.from_numpy(if_wrong[:, task.judged]).float()
+    pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
-        fitted = task.solved(if_wrong, by_chance, share)
-        return replace(fitted, confusions=confusions, interval=interval, trusts=trusts)
-    in_a_pattern = task.solved(if_wrong, by_chance, start=best)
-    gain = (best.loss - in_a_pattern.loss) * len(labels)
-    if gain < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
+        return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval, trusts=trusts)
+    found = task.solved(pattern, best)
+    if (best.loss - found.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return best
-    in_a_pattern = task.solved(if_wrong, by_chance, start=in_a_pattern, with_interval=with_interval)
-    return replace(in_a_pattern, confusions=confusions, trusts=trusts)
+    if with_interval:
+        found = task.solved(replace(pattern, with_interval=True), found)
+    return replace(found, confusions=confusions, trusts=trusts)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -198,6 +201,59 @@ def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.n
     differ = likely != labels
     np.add.at(wrong, (likely[differ], labels[differ]), 1)
     return wrong / wrong.sum(1, keepdims=True)
+
+
+@dataclass
+class _Kind:
+    """
+    Of wrong labels.
+
+    Attributes:
+        right_by_chance: share of the labels that are given in this way and are right.
+        given_if_wrong: (n, C) probability of the given label for each true class, where there is a pattern.
+        as_people_err: whether wrong labels may prefer likely classes.
+        with_interval: whether the interval of their share is wanted, which takes longer than the rest.
+        quick: from one start, for a calibration that chooses between models.
+    """
+
+    right_by_chance: float
+    given_if_wrong: torch.Tensor | None = None
+    as_people_err: bool = False
+    with_interval: bool = False
+    quick: bool = False
+
+    def if_wrong(
+        self, task: _Task, total: torch.Tensor, p: torch.Tensor, of_p: torch.Tensor, flatness: float
+    ) -> tuple[torch.Tensor, ...]:
+        """
+        Probability of the given label if it is given in this way, its derivatives by the factors and by the flatness;
+        and the same three of the probability that it is right nonetheless.
+
+        Args:
+            total, p: (n, J) scaled logits and probabilities; of_p: (V, n) mean of the logits by p.
+        """
+        level = torch.full((len(p),), self.right_by_chance)
+        none, none_by = torch.zeros_like(level), torch.zeros_like(of_p)
+        if self.given_if_wrong is not None:
+            joint = p * self.given_if_wrong
+            wrong = joint.sum(1)
+            by_wrong = torch.einsum("nc,vnc->vn", joint, task.logits) - wrong * of_p
+            return wrong, by_wrong, none, level, none_by, none
+        if not self.as_people_err:
+            return level, none_by, none, level, none_by, none
+        q = (flatness * total).softmax(1)
+        wrong, of_q = q.gather(1, task.given)[:, 0], torch.einsum("nc,vnc->vn", q, task.logits)
+        mean = (q * total).sum(1)
+        both = p * q
+        same, of_both = both.sum(1), torch.einsum("nc,vnc->vn", both, task.logits)
+        return (
+            wrong,
+            flatness * wrong * (task.given_logits - of_q),
+            wrong * (total.gather(1, task.given)[:, 0] - mean),
+            same,
+            (1 + flatness) * of_both - same * (of_p + flatness * of_q),
+            (both * total).sum(1) - same * mean,
+        )
 
 
 @dataclass
@@ -232,7 +288,7 @@ class _Task:
         log_prior: np.ndarray,
         copies: np.ndarray,
         reviewed: np.ndarray | None,
-    ) -> "_Task":
+    ) -> _Task:
         margins = np.stack([margins_of(logits) for logits in views])
         has = margins > 0
         margins = np.log(np.where(has, margins, 1))
@@ -254,122 +310,101 @@ class _Task:
             may_be_wrong,
         )
 
-    def solved(
-        self,
-        if_wrong: np.ndarray | None = None,
-        right_by_chance: float | None = None,
-        known_share: float | None = None,
-        start: Calibration | None = None,
-        *,
-        as_people_err: bool = False,
-        with_interval: bool = False,
-        quick: bool = False,
-    ) -> Calibration:
+    def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
         """
-        if_wrong: (n, C) probability of the given label for each true class, if it is wrong; None: at random.
-        right_by_chance: share of the labels that are given in that way and are right.
-        as_people_err: whether wrong labels may prefer likely classes.
-        known_share: of wrong labels, where it is not to be fitted.
+        kind: of errors that wrong labels have.
         start: from where to go on.
+        known: share of wrong labels, where it is not to be fitted.
         """
-        number, usual = len(self.logits), np.log(USUAL_INVERSE_TEMPERATURE / self.copies)
-        right_by_chance = right_by_chance or 1 / len(self.judged)
-        wrong_given = None if if_wrong is None else torch.from_numpy(if_wrong[:, self.judged]).float()
-
-        def loss(values: np.ndarray, weight_of_prior: float) -> tuple[float, np.ndarray]:
-            """
-            Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers, the share
-            of wrong labels, and the flatness.
-            """
-            log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
-            factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
-            total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
-            p = total.softmax(1)
-            right, of_p = p.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", p, self.logits)
-            by_right = right * (self.given_logits - of_p)  # derivatives by the factors
-            same, same_by = torch.full_like(right, right_by_chance), torch.zeros_like(by_right)
-            by_flatness = same_by_flatness = torch.zeros_like(right)
-            if as_people_err:
-                q = (flatness * total).softmax(1)
-                wrong, of_q = q.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", q, self.logits)
-                by_wrong = flatness * wrong * (self.given_logits - of_q)
-                level = (q * total).sum(1)
-                by_flatness = wrong * (total.gather(1, self.given)[:, 0] - level)
-                both = p * q
-                same = both.sum(1)
-                same_by = (1 + flatness) * torch.einsum("nc,vnc->vn", both, self.logits) - same * (
-                    of_p + flatness * of_q
-                )
-                same_by_flatness = (both * total).sum(1) - same * level
-            elif wrong_given is None:
-                wrong, by_wrong = torch.full_like(right, 1 / len(self.judged)), same_by
-            else:
-                joint = p * wrong_given
-                wrong = joint.sum(1)
-                by_wrong = torch.einsum("nc,vnc->vn", joint, self.logits) - wrong * of_p
-            right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
-                each.double().numpy()
-                for each in (right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness)
-            )
-            differ = max(1 - same.mean(), 1e-6)
-            needed = share / differ  # by more than can be, such a share of wrong labels is impossible
-            noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
-            of_row = noise * self.may_be_wrong
-            likelihood = (1 - of_row) * right + of_row * wrong + 1e-30
-            by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
-            by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
-            by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
-            by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
-            gradient = np.array(
-                [
-                    *by_factor.sum(1) + (log_inverse - usual) / SPREAD**2,
-                    *(by_factor * self.ratios).sum(1) + powers / SPREAD_OF_POWER**2,
-                    by_noise / differ + weight_of_prior / USUAL_SHARE,
-                    -(of_row * by_flatness / likelihood).sum()
-                    + by_noise * needed / differ * same_by_flatness.mean()
-                    + (flatness - USUAL_FLATNESS) / SPREAD_OF_FLATNESS**2,
-                ]
-            )
-            prior = ((log_inverse - usual) ** 2).sum() / (2 * SPREAD**2) + weight_of_prior * share / USUAL_SHARE
-            prior += (powers**2).sum() / (2 * SPREAD_OF_POWER**2)
-            prior += (flatness - USUAL_FLATNESS) ** 2 / (2 * SPREAD_OF_FLATNESS**2)
-            prior += WEIGHT_OF_EXCESS * len(same) * excess**2
-            return float(prior - np.log(likelihood).sum()), gradient
-
-        def best(start: np.ndarray, least: float = 0.0, most: float = MOST_NOISE, prior: float = 1.0) -> Any:
-            flatness = (0, MOST_FLATNESS) if as_people_err else (0, 0)
-            bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(least, most), flatness]
-            return minimize(loss, start, (prior,), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-7})
-
-        # There may be two minima: flat predictions of right labels, sharp ones of labels often wrong
-        none = np.zeros(number)
-        starts = [[*usual - 0.7, *none, 0.01, 0.0], [*usual + 0.8, *none, 0.3, 0.0]][: 1 if quick else 2]
-        if as_people_err:
-            starts.append([*usual + 0.3, *none, 0.08, USUAL_FLATNESS])
+        number, usual = len(self.logits), self._usual
+        # There may be several minima: flat predictions of right labels, sharp ones of labels often wrong
+        starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
+        if kind.as_people_err:
+            starts.append([*usual + 0.3, *[0.0] * number, 0.08, USUAL_FLATNESS])
+        if kind.quick:
+            starts = starts[:1]
         if start is not None:
             starts = [[*np.log(start.inverse_temperatures), *start.powers, max(start.share, 0.01), 0.0]]
-        bounds = () if known_share is None else (known_share, known_share)
-        found = min((best(np.array(start), *bounds) for start in starts), key=lambda each: each.fun)
-        scales, share, flatness = found.x[:-2], float(found.x[-2]), float(found.x[-1])
-        interval = (0.0, MOST_NOISE)
-        if with_interval:
-            starts.append(found.x)
-            likeliest = min((best(np.array(start), prior=0.0) for start in starts), key=lambda each: each.fun)
-            nearest = likeliest.x
-
-            def excess(bound: float) -> float:
-                nonlocal nearest
-                fitted = best(np.array([*nearest[:-2], bound, nearest[-1]]), bound, bound, 0.0)
-                nearest = fitted.x
-                return fitted.fun - likeliest.fun
-
-            low, high = _interval(float(likeliest.x[-2]), len(self.given), excess)
+        bounds = () if known is None else (known, known)
+        found = self._least(starts, kind, 1.0, *bounds)
+        share, interval = float(found.x[-2]), (0.0, MOST_NOISE)
+        if kind.with_interval and known is None:
+            low, high = self._interval([*starts, found.x], kind)
             interval = min(low, share), max(high, share)
-        scales = np.exp(scales[:number]), scales[number:], self.usual_margins
+        scales = np.exp(found.x[:number]), found.x[number:-2], self.usual_margins
         least = found.fun / len(self.given)
-        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, flatness, least)
-        fitted.noise = self._noise_of(fitted, right_by_chance)
+        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(found.x[-1]), least)
+        fitted.noise = self._noise_of(fitted, kind.right_by_chance)
         return fitted
+
+    @property
+    def _usual(self) -> np.ndarray:
+        """(V,) logarithms of the usual inverse temperatures."""
+        return np.log(USUAL_INVERSE_TEMPERATURE / self.copies)
+
+    def _least(
+        self, starts: list, kind: _Kind, weight_of_prior: float, low: float = 0.0, high: float = MOST_NOISE
+    ) -> Any:
+        number = len(self.logits)
+        flatness = (0, MOST_FLATNESS) if kind.as_people_err else (0, 0)
+        bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), flatness]
+        arguments = {"args": (kind, weight_of_prior), "jac": True, "method": "L-BFGS-B", "options": {"ftol": 1e-7}}
+        found = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
+        return min(found, key=lambda each: each.fun)
+
+    def _interval(self, starts: list, kind: _Kind) -> tuple[float, float]:
+        """Of the share of wrong labels by the likelihood, without a prior of the share."""
+        likeliest = self._least(starts, kind, 0.0)
+        nearest = likeliest.x
+
+        def excess(bound: float) -> float:
+            nonlocal nearest
+            fitted = self._least([[*nearest[:-2], bound, nearest[-1]]], kind, 0.0, bound, bound)
+            nearest = fitted.x
+            return fitted.fun - likeliest.fun
+
+        return _interval(float(likeliest.x[-2]), len(self.given), excess)
+
+    def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
+        """
+        Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers, the share of
+        wrong labels, and the flatness. `weight_of_prior`: of that of the share.
+        """
+        number = len(self.logits)
+        log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
+        factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
+        total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+        p = total.softmax(1)
+        right, of_p = p.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", p, self.logits)
+        by_right = right * (self.given_logits - of_p)  # derivatives by the factors
+        parts = (right, by_right, *kind.if_wrong(self, total, p, of_p, flatness))
+        right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
+            each.double().numpy() for each in parts
+        )
+        differ = max(1 - same.mean(), 1e-6)
+        needed = share / differ  # by more than can be, such a share of wrong labels is impossible
+        noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
+        of_row = noise * self.may_be_wrong
+        likelihood = (1 - of_row) * right + of_row * wrong + 1e-30
+        by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
+        by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
+        by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
+        by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
+        deviations = log_inverse - self._usual, powers, flatness - USUAL_FLATNESS
+        gradient = np.array(
+            [
+                *by_factor.sum(1) + deviations[0] / SPREAD**2,
+                *(by_factor * self.ratios).sum(1) + powers / SPREAD_OF_POWER**2,
+                by_noise / differ + weight_of_prior / USUAL_SHARE,
+                -(of_row * by_flatness / likelihood).sum()
+                + by_noise * needed / differ * same_by_flatness.mean()
+                + deviations[2] / SPREAD_OF_FLATNESS**2,
+            ]
+        )
+        spreads = SPREAD, SPREAD_OF_POWER, SPREAD_OF_FLATNESS
+        prior = sum(np.sum(each**2) / (2 * spread**2) for each, spread in zip(deviations, spreads, strict=True))
+        prior += weight_of_prior * share / USUAL_SHARE + WEIGHT_OF_EXCESS * len(same) * excess**2
+        return float(prior - np.log(likelihood).sum()), gradient
 
     def _noise_of(self, found: Calibration, right_by_chance: float) -> float:
         """The share of labels that are given in another way, of which the share of wrong ones is a part."""

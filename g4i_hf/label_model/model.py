@@ -104,30 +104,7 @@ class LabelModel:
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
         named = np.stack([each.is_named for each in values.values()])
         rows.hold_out((counts > 1) | named.all(0), np.any([each.has for each in values.values()], axis=0))
-        examples = {name: each.examples(rows.labels) for name, each in values.items()}
-        known = [name for name in values if np.count_nonzero(examples[name]) > 1]
-        if not known:
-            raise ValueError(NEEDS)
-        numbers = np.stack([examples[name] for name in known])
-        few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
-        self._trusts = np.where(few, TRUST_OF_ONE, 1.0)
-        self._sources = [values[name].source for name in known]
-        self._as_people_err: bool | None = None
-        self._known_noise: tuple[float, tuple[float, float]] | None = None
-        self.models_ = [self._fit_view(values, name, rows) for name in known]
-        self.accuracy_: Estimate | None = None
-        self.label_noise_: float | None = None
-        self.label_noise_interval_: tuple[float, float] | None = None
-        self.report_ = {name: self._line(values, name) for name in values}
-        learners = tuple(name for name, each in values.items() if each.learns)
-        learns = bool(learners) and len({each.source for each in values.values()}) > 1 and len(rows.unlabelled) > 0
-        if not len(rows.judged) and len(set(self._sources)) > 1 and len(rows.unlabelled):
-            self._judge_by_each_other(values, rows)
-        else:
-            self._calibrate(values, rows, with_interval=not learns)
-        if learns:
-            self._teach(values, learners, rows)
-        self._estimate(values, rows)
+        self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
         out_of_fold = self._out_of_fold(values, rows)
@@ -159,6 +136,33 @@ class LabelModel:
             block = every[start : start + BLOCK]
             found[block] = self.calibration_.probabilities(self._logits(values, block, np.full(len(every), fold)))
         return found
+
+    def _fit(self, values: dict[str, Values], rows: Rows) -> None:
+        """A model of each view, what they are worth, the model that they teach, and what all is worth with it."""
+        examples = {name: each.examples(rows.labels) for name, each in values.items()}
+        known = [name for name in values if np.count_nonzero(examples[name]) > 1]
+        if not known:
+            raise ValueError(NEEDS)
+        numbers = np.stack([examples[name] for name in known])
+        few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
+        self._trusts = np.where(few, TRUST_OF_ONE, 1.0)
+        self._sources = [values[name].source for name in known]
+        self._as_people_err: bool | None = None
+        self._known_noise: tuple[float, tuple[float, float]] | None = None
+        self.models_ = [self._fit_view(values, name, rows) for name in known]
+        self.accuracy_: Estimate | None = None
+        self.label_noise_: float | None = None
+        self.label_noise_interval_: tuple[float, float] | None = None
+        self.report_ = {name: self._line(values, name) for name in values}
+        unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name, each in values.items() if each.learns)
+        learns = bool(learners) and len({each.source for each in values.values()}) > 1 and unlabelled
+        if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
+            self._judge_by_each_other(values, rows)
+        else:
+            self._calibrate(values, rows, with_interval=not learns)
+        if learns:
+            self._teach(values, learners, rows)
+        self._estimate(values, rows)
 
     # --- Each view ---------------------------------------------------------------------------------------------------
 

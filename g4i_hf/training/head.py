@@ -10,7 +10,7 @@ from ..modeling.student import classifier_layers
 
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
 USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
-COMPONENTS, BLOCK = 256, 16_384
+BLOCK = 16_384
 MAX_ITER = 60  # for each strength, from the weights of the strength before
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
@@ -143,11 +143,3 @@ class Scale:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.mean) / self.deviation).astype(np.float32)
-
-
-def principal_components(features: np.ndarray) -> np.ndarray:
-    """(N, F) -> (N, at most `COMPONENTS`) of the standardised features: enough for a label model, and quicker."""
-    scaled = Scale.of(features)(features)
-    if scaled.shape[1] <= COMPONENTS:
-        return scaled
-    return scaled @ np.linalg.eigh(scaled.T @ scaled)[1][:, -COMPONENTS:]

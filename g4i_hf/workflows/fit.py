@@ -43,8 +43,7 @@ from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel, View
 from ..label_model.plan import TELLS_CLASSES, Estimates
-from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows, with_soft_labels
-from ..modeling import AlignedImageClassification
+from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import student_config_from

@@ -15,8 +15,8 @@ from transformers import BaseImageProcessor, set_seed
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
 from ..evaluation.predict import predict
+from ..label_model.supervise import with_soft_labels
 from ..options import AugmentationArguments, FitArguments
-from ..supervision.supervise import with_soft_labels
 from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent
 from ..training.checkpoint import newest_checkpoint
