@@ -32,13 +32,14 @@ from datasets import Dataset, load_dataset
 from photo_results import PhotoResults
 from torch import nn
 
+from g4i_hf import LabelModel, View
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict
+from g4i_hf.label_model.supervise import supervise
 from g4i_hf.options import AugmentationArguments, RunArguments, StudentArguments
-from g4i_hf.supervision.supervise import supervise
 from g4i_hf.training.build import build_student
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -276,15 +277,13 @@ def captions(image: bool = False) -> Callable:
 
 
 def captions_at_inference(case: Case) -> torch.Tensor | None:
-    """Logits of the caption classifier on test captions: it needs a VLM for every image."""
-    from g4i_hf import CaptionClassifier
-
+    """Logits of the label model on test captions: it needs a VLM for every image."""
     if case.photos.test_text_embeds is None:
         return None
     embeds = np.asarray(case.photos.training.with_format("numpy")["text_embeds"][:])
-    classifier = CaptionClassifier(case.photos.num_labels, case.seed)
-    classifier.fit(embeds, case.labels, class_embeds=case.photos.class_embeds)
-    return torch.from_numpy(classifier.predict_proba(case.photos.test_text_embeds)).log()
+    views = {"caption": View(embeds, case.photos.class_embeds, learns=False)}
+    model = LabelModel(case.photos.num_labels, case.seed).fit(views, case.labels)
+    return torch.from_numpy(model.predict({"caption": case.photos.test_text_embeds})).log()
 
 
 def label_smoothing(case: Case) -> torch.Tensor:

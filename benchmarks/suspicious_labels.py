@@ -2,7 +2,7 @@
 How well are wrong labels found? Labels of a share of the training images are made wrong; all images are then ranked by
 how much their label is to be doubted. Precision among the first images, where 80% of the wrong labels are among them:
 
-- captions: by `CaptionClassifier`, which `g4i check` uses;
+- captions: by `LabelModel`, which `g4i check` uses;
 - both: by the same with the features of a frozen EfficientNet-Lite0 beside the captions;
 - cleanlab: by its quality scores (AGPL-3.0, not a dependency) of a linear probe of these features, out of fold.
 
@@ -23,7 +23,7 @@ from cleanlab.rank import get_label_quality_scores
 from photos_frozen import Case, case_of, image_probabilities, load_photos
 from provenance import RESULTS, provenance
 
-from g4i_hf import CaptionClassifier
+from g4i_hf import LabelModel, View
 
 RECALL = 0.8
 SETTINGS = ("20% symmetric", "40% symmetric", "20% confusable")
@@ -37,18 +37,17 @@ def precision(doubts: np.ndarray, wrong: np.ndarray) -> float:
     return float(found[number - 1] / number)
 
 
-def doubts_of(classifier: CaptionClassifier, labels: np.ndarray) -> np.ndarray:
-    posterior = classifier.posterior(classifier.out_of_fold_, labels)
-    return 1 - posterior[np.arange(len(labels)), labels]
+def doubts_of(model: LabelModel, labels: np.ndarray) -> np.ndarray:
+    return -model.posterior_[np.arange(len(labels)), labels]
 
 
 def measured(case: Case) -> dict[str, float]:
     photos, labels = case.photos, case.labels
     wrong = labels != photos.truth
-    embeds, features = np.asarray(photos.training.with_format("numpy")["text_embeds"][:]), photos.features.numpy()
-    names = photos.class_embeds
-    of_captions = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels, class_embeds=names)
-    of_both = CaptionClassifier(photos.num_labels, case.seed).fit(embeds, labels, features, names)
+    embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:])
+    views = {"caption": View(embeds, photos.class_embeds, learns=False)}
+    of_captions = LabelModel(photos.num_labels, case.seed).fit(views, labels)
+    of_both = LabelModel(photos.num_labels, case.seed).fit(views | {"image": View(photos.features.numpy())}, labels)
     scores = get_label_quality_scores(labels, image_probabilities(case).astype(np.float64))
     return {
         "captions": precision(doubts_of(of_captions, labels), wrong),

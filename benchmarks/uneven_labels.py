@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from caption_classifier import calibration_error
+from label_model import calibration_error
 from photos_frozen import Photos, labels_with, load_photos
 from provenance import RESULTS, provenance
 
-from g4i_hf import CaptionClassifier
+from g4i_hf import LabelModel, View
 
 FILE = RESULTS / "uneven_labels.json"
 DRAWS = ("at random", "a third without")
@@ -39,21 +39,21 @@ def drawn(photos: Photos, draw: str, seed: int) -> np.ndarray:
 def measured(photos: Photos, labels: np.ndarray, seed: int) -> list[dict]:
     """A row for each of captions, image features and both: accuracy by the number of labels of the true class."""
     embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:])
-    features, names = photos.features.numpy(), photos.class_embeds
-    views = {
-        "captions": (embeds, None, names),
-        "image features": (features, None, None),
-        "both": (embeds, features, names),
+    caption, image = View(embeds, photos.class_embeds, learns=False), View(photos.features.numpy())
+    sets = {
+        "captions": {"caption": caption},
+        "image features": {"image": image},
+        "both": {"caption": caption, "image": image},
     }
     truth, unlabelled = photos.truth, labels < 0
     number = np.bincount(labels[~unlabelled], minlength=photos.num_labels)[truth]
     groups = {"none": number == 0, "one": number == 1, "more": number > 1, "all": number >= 0}
     found = []
-    for name, (first, second, class_embeds) in views.items():
+    for name, views in sets.items():
         start = time.process_time()
-        classifier = CaptionClassifier(photos.num_labels, seed).fit(first, labels, second, class_embeds)
+        model = LabelModel(photos.num_labels, seed).fit(views, labels)
         seconds = time.process_time() - start
-        probabilities = classifier.out_of_fold_.astype(np.float32)
+        probabilities = model.probabilities_.astype(np.float32)
         right = probabilities.argmax(1) == truth
         row = {"views": name, "seconds": seconds}
         row["calibration_error"] = calibration_error(probabilities[unlabelled], truth[unlabelled])

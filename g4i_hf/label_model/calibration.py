@@ -176,7 +176,14 @@ def calibrate(
     best.trusts = trusts
     if folds is None:
         return best
-    pattern, confusions = _pattern(best.probabilities(views).argmax(1), labels, folds, len(log_prior), task.judged)
+    likely = best.probabilities(views).argmax(1)
+    if_wrong = np.empty((len(labels), len(log_prior)))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
+    confusions = _confusions(likely, labels, len(log_prior))
+    given_if_wrong = torch.from_numpy(if_wrong[:, task.judged]).float()
+    pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
         return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval, trusts=trusts)
@@ -186,19 +193,6 @@ def calibrate(
     if with_interval:
         found = task.solved(replace(pattern, with_interval=True), found)
     return replace(found, confusions=confusions, trusts=trusts)
-
-
-def _pattern(
-    likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_labels: int, judged: np.ndarray
-) -> tuple[_Kind, np.ndarray]:
-    """Errors as the contradictions of the other folds count them, and (C, C) as all of them do."""
-    if_wrong = np.empty((len(labels), num_labels))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        if_wrong[inside] = _confusions(likely[~inside], labels[~inside], num_labels)[:, labels[inside]].T
-    confusions = _confusions(likely, labels, num_labels)
-    given_if_wrong = torch.from_numpy(if_wrong[:, judged]).float()
-    return _Kind(float(np.diag(confusions).mean()), given_if_wrong), confusions
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:

@@ -1,20 +1,20 @@
 """
-What the classifier of captions and class names knows on photographs: accuracy and calibration on held-out rows,
+What `LabelModel` knows of photographs by their captions and class names: accuracy and calibration on held-out rows,
 estimates of wrong labels, and how well it finds them, beside cleanlab (AGPL-3.0, not a dependency) on the same
 probabilities.
 
     pip install cleanlab
-    python benchmarks/caption_classifier.py PHOTOS
+    python benchmarks/label_model.py PHOTOS
 
 PHOTOS holds a folder of Parquet files a dataset (`cifar10/train.parquet` and so on) with `label` and `caption`. Seven
 tenths of each training split are fitted on, the rest is held out with its true labels. Labels of a share of the rows,
 the same in every class, are known; of these a share is made wrong. Accuracy and calibration are those of the rows held
 out and of those whose label was not known. A calibration error is never zero on so few rows: beside it stands what a
-classifier of the same probabilities would show if they were right. Writes results/caption_classifier.json.
+model of the same probabilities would show if they were right. Writes results/label_model.json.
 
 `--few_labels` measures 5% of the labels alone, with ten seeds, and what so few labels can tell: the standard error of
 an accuracy on as many rows as have labels, and the calibration error that is left with the best temperature for all
-rows, chosen by the truth. Writes results/caption_classifier_few_labels.json.
+rows, chosen by the truth. Writes results/label_model_few_labels.json.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from scipy.special import softmax
 
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import EncoderArguments, load_encoder
+from g4i_hf.label_model.supervise import CAPTION
 from g4i_hf.training.build import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels
 
@@ -90,10 +91,10 @@ def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: flo
     embeds, others = (
         np.asarray(part.with_format("numpy")["text_embeds"][:], dtype=np.float32) for part in (learned, held_out)
     )
-    table, classifier = suspicious_labels(embeds, given, num_labels, seed, class_embeds)
+    table, model = suspicious_labels(embeds, given, num_labels, seed, class_embeds)
     others = np.concatenate([others, embeds[given < 0]])
     others_truth = np.concatenate([labels_of(held_out), truth[given < 0]])
-    probabilities = classifier.predict_proba(others)
+    probabilities = model.predict({CAPTION: others})
     accuracy, known = float((probabilities.argmax(1) == others_truth).mean()), int((given >= 0).sum())
     wrong = (given >= 0) & (given != truth)
     found = {
@@ -101,23 +102,24 @@ def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: flo
         "judged": len(others),
         "accuracy": accuracy,
         "standard_error": (accuracy * (1 - accuracy) / known) ** 0.5,  # of an accuracy on the labelled rows
-        "estimated_accuracy": classifier.accuracy_,
+        "estimated_accuracy": model.accuracy_.share,
         "calibration_error": calibration_error(probabilities, others_truth),
         "least_calibration_error": least_calibration_error(probabilities, seed),
         "best_temperature_error": best_temperature_error(probabilities, others_truth),
         "wrong": float(wrong.sum() / known),
-        "estimated_wrong": classifier.label_noise_,
-        "interval": classifier.label_noise_interval_,
+        "estimated_wrong": model.label_noise_,
+        "interval": model.label_noise_interval_,
         "ours": precision_and_recall(table["row"].to_numpy(), wrong),
     }
-    return found | {"cleanlab": by_cleanlab(given, classifier.out_of_fold_.astype(np.float64), wrong)}
+    return found | {"cleanlab": by_cleanlab(given, model.probabilities_.astype(np.float64), wrong)}
 
 
 def precision_and_recall(rows: np.ndarray, wrong: np.ndarray) -> dict[str, float | None]:
-    if not wrong.any():
-        return {"found": len(rows), "precision": None, "recall": None}
     right = float(wrong[rows].sum())
-    return {"found": len(rows), "precision": right / max(len(rows), 1), "recall": right / float(wrong.sum())}
+    found = {"found": len(rows), "right_called_wrong": len(rows) - int(right)}
+    if not wrong.any():
+        return found | {"precision": None, "recall": None}
+    return found | {"precision": right / max(len(rows), 1), "recall": right / float(wrong.sum())}
 
 
 def by_cleanlab(given: np.ndarray, out_of_fold: np.ndarray, wrong: np.ndarray) -> dict | None:
@@ -151,17 +153,17 @@ def summary(runs: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("runs/caption_classifier"), help="for embeddings")
+    parser.add_argument("--cache", type=Path, default=Path("runs/label_model"), help="for embeddings")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 to 2; with --few_labels 0 to 9")
     parser.add_argument("--few_labels", action="store_true")
     args = parser.parse_args()
-    settings, seeds, name_of_file = SETTINGS, args.seeds or [0, 1, 2], "caption_classifier.json"
+    settings, seeds, name_of_file = SETTINGS, args.seeds or [0, 1, 2], "label_model.json"
     if args.few_labels:
         settings, seeds = [(0.05, 0.0, "symmetric")], args.seeds or list(SEEDS_OF_FEW)
-        name_of_file = "caption_classifier_few_labels.json"
+        name_of_file = "label_model_few_labels.json"
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/caption_classifier.py PHOTOS" + (" --few_labels" if args.few_labels else "")
+    command = "python benchmarks/label_model.py PHOTOS" + (" --few_labels" if args.few_labels else "")
     made, found = provenance() | {"command": command}, []
     encoder = load_encoder(ENCODER)
     for name in ("cifar10", "caltech101", "flowers102"):

@@ -3,10 +3,10 @@ Suspicious labels, as `g4i check` finds them, in a dataset as large as ImageNet'
 whether the estimates hold. Random vectors stand for captions: a row is the unit vector of its class plus normal noise.
 A fifth of the labels are wrong. Accuracy and calibration are those of rows held out.
 
-    python benchmarks/caption_classifier_scale.py
-    python benchmarks/caption_classifier_scale.py --label_fraction 0.05
+    python benchmarks/label_model_scale.py
+    python benchmarks/label_model_scale.py --label_fraction 0.05
 
-Takes 1 GB of disk. Writes results/caption_classifier_scale.json, where the row of another share of labels stays.
+Takes 1 GB of disk. Writes results/label_model_scale.json, where the row of another share of labels stays.
 """
 
 import argparse
@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from caption_classifier import calibration_error, precision_and_recall
+from label_model import calibration_error, precision_and_recall
 from provenance import RESULTS, provenance
 from store_scale import memory
 
+from g4i_hf.label_model.supervise import CAPTION
 from g4i_hf.workflows.check import suspicious_labels
 
 ROWS, CLASSES, DIM = 1_281_167, 1000, 384
@@ -58,10 +59,10 @@ def measured(rows: int, label_fraction: float, folder: Path) -> dict:
     wrong = known & (labels != truth)
 
     began, began_cpu = time.perf_counter(), time.process_time()
-    suspicious, classifier = suspicious_labels(embeds, labels, CLASSES)
+    suspicious, model = suspicious_labels(embeds, labels, CLASSES)
     minutes, cpu_minutes = (time.perf_counter() - began) / 60, (time.process_time() - began_cpu) / 60
     peak = memory("VmHWM")
-    probabilities = classifier.predict_proba(others)
+    probabilities = model.predict({CAPTION: others})
     return {
         "rows": rows,
         "classes": CLASSES,
@@ -72,11 +73,11 @@ def measured(rows: int, label_fraction: float, folder: Path) -> dict:
         "peak_memory_gb": peak / 1024,  # with the pages of the embeddings that were read
         "accuracy": float((probabilities.argmax(1) == held_out).mean()),
         "accuracy_of_known_centres": float(((others.astype(np.float32) @ centres.T).argmax(1) == held_out).mean()),
-        "estimated_accuracy": classifier.accuracy_,
+        "estimated_accuracy": model.accuracy_.share,
         "calibration_error": calibration_error(probabilities, held_out),
         "wrong": float(wrong.sum() / known.sum()),
-        "estimated_wrong": classifier.label_noise_,
-        "interval": classifier.label_noise_interval_,
+        "estimated_wrong": model.label_noise_,
+        "interval": model.label_noise_interval_,
         "suspicious": precision_and_recall(suspicious["row"].to_numpy(), wrong),
     }
 
@@ -92,7 +93,7 @@ def main() -> None:
         found = measured(args.rows, args.label_fraction, Path(folder))
     print(json.dumps(found, indent=2))
     if args.rows == ROWS:
-        file = RESULTS / "caption_classifier_scale.json"
+        file = RESULTS / "label_model_scale.json"
         before = json.loads(file.read_text())["measured"] if file.exists() else []
         kept = [row for row in before if row["label_fraction"] != args.label_fraction]
         text = json.dumps(made | {"held_out": HELD_OUT, "measured": [*kept, found]}, indent=2)
