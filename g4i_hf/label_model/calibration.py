@@ -162,8 +162,7 @@ def calibrate(
         reviewed: (n,) whether a label is known to be right; None: of none.
         as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
             that another view has to deny labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
-        with_interval: of the share of wrong labels, which takes longer than the rest.
-        quick: from one start, for a calibration that chooses between models.
+        with_interval, quick: see [`_Kind`].
     """
     number = len(views)
     copies = np.ones(number) if copies is None else copies

@@ -9,6 +9,8 @@ from scipy.stats import t as student_t
 
 from .calibration import Calibration
 
+UNKNOWN = 0.15  # standard deviation of how far probabilities are off for classes of which no label is held out
+
 
 @dataclass
 class Estimate:
@@ -45,6 +47,7 @@ def accuracy_of(
     frequency, counts = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
     weights = posterior @ (frequency / np.maximum(counts, 1e-9))
     weights /= weights.sum()
+    not_judged = frequency[np.bincount(labels, minlength=len(frequency)) == 0].sum()
     agree = (held_out.argmax(1) == labels).astype(np.float64)
     freedom = max(1 / (weights**2).sum() - 1, 1)
     ends = []
@@ -54,7 +57,7 @@ def accuracy_of(
         off = (weights * differences).sum()
         # At least the variance that the probabilities claim, and half a row: few rows may all agree by chance
         variance = max((weights * (differences - off) ** 2).sum(), (weights * expected * (1 - expected)).sum())
-        error = np.sqrt((variance + 0.5 / (freedom + 1)) / freedom)
+        error = np.sqrt((variance + 0.5 / (freedom + 1)) / freedom + (UNKNOWN * not_judged) ** 2)
         accuracy = everywhere.max(1).mean(dtype=np.float64) + off
         half = student_t.ppf(0.975, freedom) * error
         ends.append((accuracy, accuracy - half, accuracy + half))

@@ -20,6 +20,7 @@ MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is take
 MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
 MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
 TAUGHT, TAUGHT_STRENGTH = "taught", 1.0  # the model that learns what the views predict
+REPEATED = 0.7  # factor of all inverse temperatures beside it, where no label can be held out (three sets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
 FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for a view to learn it from other views
 TRUST_OF_ONE = 0.5  # that the only example of a class stands for it, where another view has more
@@ -306,7 +307,8 @@ class LabelModel:
                 temperatures[number] = inverse_temperature(logits[number], self.log_prior_, agreement)
         temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
         fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
-        self.calibration_ = replace(fixed, inverse_temperatures=np.array(temperatures))
+        # It repeats the views' errors, so that together they would be too sure
+        self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
 
     # --- What is estimated -------------------------------------------------------------------------------------------
 
@@ -329,6 +331,8 @@ class LabelModel:
             ]
             line["weight"] = float(sum(own) / sum(margins))
         if not len(judged):
+            if self.accuracy_ is not None:
+                self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
             return
         found = self.calibration_
         shares = (found.share, *found.interval)
