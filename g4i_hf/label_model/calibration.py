@@ -169,10 +169,9 @@ def calibrate(
     if not len(labels):
         fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
-    task = _Task.of(views, labels, log_prior, copies, reviewed)
+    task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
     kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
     best = task.solved(replace(kind, with_interval=with_interval and known is None))
-    best.trusts = trusts
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
@@ -185,13 +184,13 @@ def calibrate(
     pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
-        return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval, trusts=trusts)
+        return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
     found = task.solved(pattern, best)
     if (best.loss - found.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return best
     if with_interval:
         found = task.solved(replace(pattern, with_interval=True), found)
-    return replace(found, confusions=confusions, trusts=trusts)
+    return replace(found, confusions=confusions)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -278,6 +277,7 @@ class _Task:
     given: torch.Tensor
     given_logits: torch.Tensor
     may_be_wrong: np.ndarray
+    trusts: np.ndarray | None
 
     @classmethod
     def of(
@@ -287,6 +287,7 @@ class _Task:
         log_prior: np.ndarray,
         copies: np.ndarray,
         reviewed: np.ndarray | None,
+        trusts: np.ndarray | None,
     ) -> _Task:
         margins = np.stack([margins_of(logits) for logits in views])
         has = margins > 0
@@ -307,6 +308,7 @@ class _Task:
             given,
             logits.gather(2, given.expand(len(views), -1, 1))[:, :, 0],
             may_be_wrong,
+            trusts,
         )
 
     def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
@@ -333,6 +335,7 @@ class _Task:
         scales = np.exp(found.x[:number]), found.x[number:-2], self.usual_margins
         least = found.fun / len(self.given)
         fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(found.x[-1]), least)
+        fitted.trusts = self.trusts
         fitted.noise = self._noise_of(fitted, kind.right_by_chance)
         return fitted
 
