@@ -294,14 +294,26 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     [b"[" * 100_000 + b"]" * 100_000, b'{"choices": [{"index": ' + b"9" * 50_000 + b"}]}", b"<html>Welcome</html>"],
     ids=["nested", "a long number", "a page"],
 )
-def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_server, body):
-    """Not after the 30 seconds of a server that may still be starting."""
+@pytest.mark.parametrize("is_first_late", [False, True], ids=["", "the first is late"])
+def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_server, monkeypatch, body, is_first_late):
+    """
+    Not after the 30 seconds of a server that may still be starting; and while a reply is waited for, those that come
+    are not followed by one request after the other.
+    """
+    monkeypatch.setattr("g4i_hf.captioning.servers.FIRST_SECONDS", 600)  # a machine may be slow
+    too_many = threading.Event()
 
     class Useless(Odd):
         def answer(self, _):
+            if len(self.server.asked) > 16:
+                too_many.set()
             super().answer(body)
 
-    server = odd_server(kind=Useless)
+    def late(first: Odd) -> None:
+        too_many.wait(0.5)
+        first.answer(b"")
+
+    server = odd_server(late if is_first_late else None, Useless)
     with pytest.raises(CaptionerError, match="no chat completion.*is it a server of the OpenAI API"):
         ask(captioner(server), questions(1000))
     assert len(server.asked) <= 16, "those of the beginning"

@@ -167,10 +167,14 @@ class Server:
 
     @property
     def has_room(self) -> bool:
-        """Whether another request may be sent: few at first, one at a time while it fails, none during a pause."""
+        """
+        Whether another request may be sent: few at first, one at a time while it fails or has given nothing but
+        failures, none during a pause.
+        """
         now = time.monotonic()
         is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
-        most = 1 if self.fails else math.inf if is_known else FIRST_REQUESTS
+        is_silent = self.failures >= IN_A_ROW and not self.answers
+        most = 1 if self.fails or is_silent else math.inf if is_known else FIRST_REQUESTS
         return len(self.under_way) < most and max(self.paused_until, self.resting_until) <= now
 
     def answered(self) -> None:
