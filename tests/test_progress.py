@@ -128,6 +128,26 @@ def test_trackers_and_weights_name_no_folder_of_this_machine(tmp_path, monkeypat
     assert mine.args.run_name == "mine" and os.environ["WANDB_PROJECT"] == "birds"
 
 
+@pytest.mark.slow
+def test_weights_and_biases_has_every_term_and_no_folder_of_this_machine(tmp_path, monkeypatch):
+    """What the trainer hands over: its settings and each log."""
+    import wandb
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    aligned_model("vit").student.save_pretrained(tmp_path / "vit")
+    build = {"id2label": ID2LABEL, "text_embed_dim": 12, "pretrained": True}
+    model = AlignedImageClassification.from_student(str(tmp_path / "vit"), **build)
+    trainer_of(tmp_path / "aligned", model, report_to="wandb").train()
+    run = wandb.run
+    try:
+        assert (run.project, run.name) == ("g4i_hf", "aligned")
+        assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= set(run.summary.keys())
+        assert str(tmp_path) not in repr(dict(run.config))
+    finally:
+        wandb.finish()
+
+
 def test_trackio_has_every_term(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     import trackio
