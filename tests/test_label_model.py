@@ -662,11 +662,11 @@ def test_image_features_that_err_together_do_not_accuse_right_labels():
 def test_reviewed_labels_are_right():
     """Also where captions contradict them, and they do not count as wrong labels."""
     data = clusters(800, spread=1.0, wrong=0.2)
-    reviewed = np.arange(800) % 2 == 0
+    reviewed = np.isin(np.arange(800), np.flatnonzero(data.y != data.truth)[:10])
     model = LabelModel(CLASSES).fit(views_of(data.x), data.y, reviewed=reviewed)
     assert (model.posterior_.argmax(1) == data.y)[reviewed].all()
     doubted = model.posterior_.argmax(1) != data.y
-    assert doubted[~reviewed & (data.y != data.truth)].mean() > 0.8
+    assert doubted[~reviewed & (data.y != data.truth)].mean() > 0.6
 
 
 def test_equal_images_are_held_out_together():
