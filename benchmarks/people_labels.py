@@ -10,7 +10,8 @@ PHOTOS and `--cache` are those of photos_frozen.py. `--counts`: of CIFAR-10H (ht
 Peterson et al., arXiv 1908.07086, CC BY-NC-SA 4.0), where row i has how many of about 51 people gave image i of
 CIFAR-10's test set each class. `a person`: the label is one answer, drawn at random. `worst of three`: a wrong answer
 among three, where there is one. Right labels, and a tenth at random, are measured on all three datasets, with two
-draws. Captions, class names and image features are the views; all labels are given, or 10% of them.
+draws. All labels are given, or 10% of them. The views are captions, with class names, and image features; people's
+labels are also compared with captions alone, as `g4i check` does.
 
 Rows that are there already stay. Writes results/people_labels.json.
 """
@@ -30,7 +31,9 @@ from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View
 
-KEY = ("data", "kind", "label_fraction", "draw")
+KEY = ("data", "kind", "views", "label_fraction", "draw")
+BOTH, CAPTIONS = "captions and image features", "captions"
+OF_PEOPLE = ("a person", "worst of three")
 FRACTIONS = (1.0, 0.1)
 AT_RANDOM = 0.1
 PEOPLE = 3
@@ -60,17 +63,19 @@ def kinds_of(photos: Photos, counts: np.ndarray | None) -> dict[str, tuple[int, 
     truth, kinds = photos.truth, {}
     if photos.name == "cifar10" and counts is not None:
         answers = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
-        kinds["a person"] = (5, lambda generator: by_a_person(answers, generator))
-        kinds["worst of three"] = (5, lambda generator: worst_of_three(answers, truth, generator))
+        kinds[OF_PEOPLE[0]] = (5, lambda generator: by_a_person(answers, generator))
+        kinds[OF_PEOPLE[1]] = (5, lambda generator: worst_of_three(answers, truth, generator))
     kinds["right"] = (2, lambda _: truth)
     kinds["10% at random"] = (2, lambda generator: at_random(truth, generator))
     return kinds
 
 
-def measured(photos: Photos, labels: np.ndarray, seed: int) -> dict:
+def measured(photos: Photos, labels: np.ndarray, names_of_views: str, seed: int) -> dict:
     embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:], dtype=np.float32)
     embeds[~embeds.any(1)] = np.nan  # no caption
-    views = {"caption": View(embeds, photos.class_embeds, learns=False), "image": View(photos.features.numpy())}
+    views = {"caption": View(embeds, photos.class_embeds, learns=False)}
+    if names_of_views == BOTH:
+        views["image"] = View(photos.features.numpy())
     model = LabelModel(photos.num_labels, seed).fit(views, labels)
     known, truth = labels >= 0, photos.truth
     wrong = known & (labels != truth)
@@ -95,10 +100,10 @@ def summary(rows: list[dict]) -> list[dict]:
     """For each dataset, kind of errors and share of labels: means over the draws, in how many the interval holds."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["data"], row["kind"], row["label_fraction"]), []).append(row)
+        groups.setdefault(tuple(row[name] for name in KEY[:-1]), []).append(row)
     found = []
-    for (data, kind, fraction), runs in groups.items():
-        line = {"data": data, "kind": kind, "label_fraction": fraction, "draws": len(runs)}
+    for key, runs in groups.items():
+        line = dict(zip(KEY[:-1], key, strict=True)) | {"draws": len(runs)}
         for name in ("labels", "wrong", "estimated_wrong", "accuracy", "estimated_accuracy"):
             line[name] = statistics.mean(run[name] for run in runs)
         line["interval"] = [statistics.mean(run["interval"][end] for run in runs) for end in (0, 1)]
@@ -139,13 +144,15 @@ def main() -> None:
     for data in args.data:
         photos = load_photos(args.photos, data, args.cache)
         for kind, (draws, label) in kinds_of(photos, counts).items():
-            for draw, fraction in product(range(draws), FRACTIONS):
-                if (data, kind, fraction, draw) in done:
+            kinds_of_views = (BOTH, CAPTIONS) if kind in OF_PEOPLE else (BOTH,)
+            for views, draw, fraction in product(kinds_of_views, range(draws), FRACTIONS):
+                key = (data, kind, views, fraction, draw)
+                if key in done:
                     continue
                 generator = np.random.default_rng(draw)
                 labels = label(generator)
                 labels = np.where(generator.random(len(labels)) < fraction, labels, -1)
-                row = dict(zip(KEY, (data, kind, fraction, draw), strict=True)) | measured(photos, labels, draw)
+                row = dict(zip(KEY, key, strict=True)) | measured(photos, labels, views, draw)
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 args.out.write_text(json.dumps(made | {"summary": summary(rows), "rows": rows}, indent=1) + "\n")

@@ -34,6 +34,7 @@ TABLES = {
     "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
     "jpeg_decoders": tables_of_cost.jpeg_decoders,
+    "people_labels": tables_of_photos.people_labels,
     "photos_all_labels": tables_of_photos.all_labels,
     "photos_calibration": tables_of_photos.calibration,
     "photos_controls": tables_of_photos.controls,

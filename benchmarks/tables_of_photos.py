@@ -1,4 +1,4 @@
-"""Tables of photographs and of their captions, from results/photos_*.json and caption_classifier.json."""
+"""Tables of photographs and of their captions, from results/photos_*.json and others."""
 
 import itertools
 from statistics import fmean
@@ -279,4 +279,29 @@ def caption_classifier() -> str:
             f"| {means['calibration_error']} ({means['least_calibration_error']}) | {means['estimated_wrong']} "
             f"| {found['interval_holds']} of {len(row['runs'])} | {suspicions[0]} | {suspicions[1]} |"
         )
+    return "\n".join(lines)
+
+
+def people_labels() -> str:
+    """A row a kind of errors, views and share of labels; means over the draws."""
+    lines = [
+        "| images | labels | views | wrong | estimated | in the interval | precision / recall | right, called wrong "
+        "| cleanlab's | right, called wrong |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in read_result("people_labels.json")["summary"]:
+        views = "both" if "and" in row["views"] else row["views"]
+        cells = [
+            NAMES[row["data"]],
+            f"{row['label_fraction']:.0%}, {row['kind']}",
+            views,
+            *(f"{100 * row[name]:.1f}" for name in ("wrong", "estimated_wrong")),
+            f"{row['interval_holds']} of {row['draws']}",
+        ]
+        for name in ("ours", "cleanlab"):
+            found = row[name]
+            both = [found["precision"], found["recall"]]
+            cells.append("" if None in both else " / ".join(f"{100 * each:.0f}" for each in both))
+            cells.append(f"{found['right_called_wrong']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

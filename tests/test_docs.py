@@ -226,3 +226,12 @@ def test_the_script_of_the_quickstart(fitted):
 def test_step_by_step_in_python(clone):
     script = block("step by step", TRAINING)
     assert "torch.Size([2, 58]) torch.Size([2, 384])" in run([sys.executable, "-"], clone, script=script)
+
+
+def test_views_in_python(capsys):
+    page, known = "docs/guides/views.md", {}
+    exec(block("data of views", page) + block("views", page), known)
+    labels, suspicious = known["labels"], known["suspicious"]
+    assert "95% interval" in capsys.readouterr().out
+    assert len(suspicious) and (labels != known["truth"])[suspicious].mean() > 0.9
+    assert (known["predicted"].argmax(1) == known["truth"][:5]).mean() > 0.5
