@@ -11,14 +11,12 @@ import yaml
 from hub_server.cards import check_card
 from huggingface_hub import ModelCard
 from huggingface_hub.constants import HF_HUB_CACHE
-from PIL import Image
 from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
 from safetensors import safe_open
 from students import ID2LABEL
 
 from g4i_hf.evaluation.comparison import compare, compare_seeds
 from g4i_hf.hub import Student, release_student, student_card
-from g4i_hf.hub.card import HUB_LICENSES, license_fields, license_line
 from g4i_hf.hub.figures import Seeds
 from g4i_hf.hub.privacy import check_publishable
 from g4i_hf.hub.release import release_with_card, write_card
@@ -38,7 +36,6 @@ EVERYTHING = NOTHING | {
     "lineage": LINEAGE,
     "aligned": True,
     "onnx": True,
-    "has_curves": True,
     "intervals": [{"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2}],
     "is_timm": True,
     "model_id": "me/student",
@@ -47,7 +44,6 @@ EVERYTHING = NOTHING | {
 }
 LOCAL = EVERYTHING | {"lineage": LINEAGE | {"sources": [{"name": "my photos", "images": True}]}}
 CARDS = {"everything": EVERYTHING, "nothing": NOTHING, "local data": LOCAL}
-CARDS |= {"own license": EVERYTHING | {"license": "My License 2"}}
 
 
 def card_of(**fields) -> ModelCard:
@@ -98,7 +94,6 @@ SAID = {
             r"| prompt | What is \| it? |",
             f"| images | `them/photos` at `{COMMIT}` |",
             "each caption after `passage:`",
-            "![Accuracy and loss by step](images/curves.png)",
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",
             "Captions contradict 2 of these labels.",
             "trained on few images (2,897)",
@@ -111,7 +106,7 @@ SAID = {
         ("can be chance", "local folder", "control:", "It learned from the labels", "hf_hub_download"),
     ),
     "nothing": (
-        {"rows": [], "has_curves": False, "seeds": None, "lineage": {}, "license": None, "aligned": False},
+        {"rows": [], "seeds": None, "lineage": {}, "license": None, "aligned": False},
         ("has not chosen a license", "not evaluated before it was released"),
         ("## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"),
     ),
@@ -213,29 +208,6 @@ def test_options_repeat_the_run_and_hold_no_path():
 
 # --- Licenses --------------------------------------------------------------------------------------------------------
 
-LICENSES = {
-    None: {"license": "other"},
-    "MIT": {"license": "mit"},
-    "CC BY 4.0": {"license": "cc-by-4.0"},
-    "Ann's own terms": {"license": "other", "license_name": "ann-s-own-terms"},
-    "UN data terms": {"license": "other", "license_name": "un-data-terms"},
-}
-SLIPS = {"apache2.0": "apache-2.0", "Apache-2": "apache-2.0", "cc-by4.0": "cc-by-4.0", "GPL3.0": "gpl-3.0"}
-
-
-def test_a_license_is_one_of_the_hub_or_ones_own_by_name():
-    assert {license: license_fields(license) for license in LICENSES} == LICENSES
-    assert all(license_fields(known) == {"license": known} for known in HUB_LICENSES)
-    assert license_line(None) == "no license: give one with --license"
-    assert license_line("Ann's own terms") == "a license of your own: ann-s-own-terms"
-
-
-@pytest.mark.parametrize("slip", [*SLIPS, "?!"])
-def test_a_license_of_the_hub_that_is_misspelt_is_refused_with_its_name(slip):
-    with pytest.raises(ValueError, match=rf"which the Hub does not know.*{re.escape(SLIPS.get(slip, 'own'))}"):
-        license_fields(slip)
-
-
 STARTING_WEIGHTS = {
     # license, and whether it forbids commercial use
     "resnet18.a1_in1k": ("apache-2.0", False),
@@ -253,8 +225,7 @@ def test_the_license_of_the_starting_weights(tmp_path, caplog, name):
     (cached / "README.md").write_text("---\nlicense: other\nlicense_name: their-research-terms\n---\n")
     source = {"name": name, "pretrained": True, "id": name if "/" in name else f"timm/{name}", "revision": COMMIT}
     run = a_run(tmp_path / "run", lineage=LINEAGE | {"student": source})
-    student = release_student(run, aligned=False)
-    write_card(student, ReleaseArguments(run=str(run), license="mit"))
+    student, _ = release_with_card(ReleaseArguments(run=str(run), aligned=False, license="mit"))
     said = f"Those weights are released under `{license}`" + (", which forbids commercial use." if forbids else ".")
     assert said in (student / "README.md").read_text()
     assert (f"({name}) are under {license}, which forbids commercial use" in caplog.text) == forbids
@@ -277,44 +248,9 @@ def test_the_card_of_a_checkpoint_has_the_provenance_of_its_run(tmp_path, caplog
 # --- The released folder ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory) -> tuple[Path, Path]:
-    """A run and its student; tests write its card anew."""
-    run = a_run(tmp_path_factory.mktemp("released") / "run")
-    return run, release_student(run, aligned=False)
-
-
-@pytest.mark.parametrize(
-    ("weights", "described", "wanted", "expected"),
-    [
-        (None, None, True, set()),
-        ("raw", "test", False, set()),
-        ("ema", "test", True, {"curves.png"}),  # predictions of other weights
-        ("raw", "train", True, {"curves.png", "predictions.png"}),
-        ("raw", None, True, {"curves.png", "predictions.png"}),
-    ],
-)
-def test_pictures_of_these_weights_are_in_the_card(tmp_path, caplog, weights, described, wanted, expected):
-    run = a_run(tmp_path / "run")
-    if weights:
-        (run / "pictures").mkdir()
-        for name in ("curves.png", "predictions.png"):
-            Image.new("RGB", (9, 9)).save(run / "pictures" / name)
-        about = {"weights": weights, "split": "test", "captions_of": described}
-        (run / "pictures" / "about.json").write_text(json.dumps(about))
-    student = release_student(run, aligned=False)
-    write_card(student, ReleaseArguments(run=str(run), card_pictures=wanted))
-    card = (student / "README.md").read_text()
-    assert {path.name for path in (student / "images").glob("*")} == expected
-    assert set(re.findall(r"\]\(images/(.*?)\)", card)) == expected
-    assert (f"the caption of `{described}` that the aligned" in card) == bool(described and len(expected) == 2)
-    assert ("has no pictures: g4i evaluate --run" in caplog.text) == (weights is None)
-
-
 def test_figures_of_local_data_name_no_dataset_of_the_hub(tmp_path):
     local = a_run(tmp_path / "local", lineage=LINEAGE | {"sources": [{"name": "photos", "images": True}]})
     student = release_student(local, aligned=False)
-    write_card(student, ReleaseArguments(run=str(local)))
     index = ModelCard.load(student / "README.md").data.eval_results
     assert {result.dataset_type for result in index} == {"photos"}
 
@@ -352,8 +288,7 @@ print(json.dumps({"blocks": len(blocks), "logits": logits}))
 def test_every_snippet_runs_on_the_hub(tmp_path):
     """As a stranger copies them from the page of the model."""
     run = a_run(tmp_path / "run")
-    student = release_student(run, onnx=True)
-    write_card(student, ReleaseArguments(run=str(run), repo_id="me/student"))
+    student, _ = release_with_card(ReleaseArguments(run=str(run), onnx=True, repo_id="me/student"))
     with hub_client.serving() as hub:
         found = hub.run(RUN_SNIPPETS, tmp_path / "home", student, tmp_path)
     assert found["blocks"] == 5 and len(found["logits"]) == 3  # of transformers, timm and onnxruntime
@@ -397,8 +332,7 @@ def test_nothing_of_the_machine_is_released(tmp_path, name):
         config["pretrained_cfg"] |= {"file": "/home/ann/resnet.pth", "url": "file:///home/ann/x", "tag": "wolke7"}
         (checkpoint / "config.json").write_text(json.dumps(config))
     run = a_run(tmp_path / "run", checkpoint=checkpoint, lineage=PRIVATE_LINEAGE, **PRIVATE)
-    student = release_student(run, onnx=name == "vit")
-    write_card(student, ReleaseArguments(run=str(run), repo_id="me/student"))
+    student, _ = release_with_card(ReleaseArguments(run=str(run), onnx=name == "vit", repo_id="me/student"))
     found = {}
     for path in filter(Path.is_file, [*student.rglob("*"), *run.glob("*.yaml")]):
         text = path.read_bytes().decode("latin-1")

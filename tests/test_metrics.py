@@ -32,7 +32,6 @@ from g4i_hf.evaluation.metrics import (
     text_to_image_recall,
 )
 from g4i_hf.evaluation.predict import Predictions, nearest_captions
-from g4i_hf.evaluation.report import changed_confusions
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 
@@ -290,18 +289,3 @@ def test_nearest_captions_of_a_training_split_larger_than_a_block():
     rows = split([f"caption {number}" for number in range(20_000)], list(embeds))
     chosen = [17, 16_500, 19_900]
     assert nearest_captions(rows, predictions(embeds[chosen])) == [f"caption {number}" for number in chosen]
-
-
-def test_confusions_that_fell_and_rose():
-    labels = [0, 0, 0, 1, 1, 2, -100, 3]
-    baseline, aligned = (
-        predictions(EYE[[0] * 8], labels, logits=EYE[predicted])
-        for predicted in ([1, 1, 1, 1, 0, 2, 0, 2], [1, 0, 2, 0, 0, 3, 1, 2])
-    )
-    found = changed_confusions(baseline, aligned)
-    assert [[(one.label, one.predicted, one.baseline, one.aligned) for one in kind] for kind in found] == [
-        [(0, 1, 3, 1)],
-        [(1, 0, 1, 2), (0, 2, 0, 1), (2, 3, 0, 1)],  # changes are alike, the first pair is the more frequent
-    ]
-    assert found[0][0].rows(baseline, aligned).tolist() == [1, 2]  # row 0 is taken for that class by both
-    assert found[1][0].rows(baseline, aligned).tolist() == [3]

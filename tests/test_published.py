@@ -179,11 +179,11 @@ def test_the_card_says_that_the_prompt_told_the_class(tmp_path):
         assert (said in (folder / "README.md").read_text()) == ("{label}" in prompt)
 
 
-def test_a_path_of_the_data_in_a_caption_ends_the_release(tmp_path, capsys):
+def test_a_path_in_a_caption_ends_the_release(tmp_path, monkeypatch, capsys):
     """A captioner that repeats the name of the file it was given; nothing is asked of the Hub."""
-    elsewhere = os.path.relpath("/mnt/photos/pictures", tmp_path / "stage")
-    stage = stage_of(tmp_path / "stage", IDS, source=elsewhere)
-    rows = captions_of(IDS).map(lambda row: {"caption": f"/mnt/photos/pictures/{row['image_id']} shows a cat."})
+    monkeypatch.setenv("HOME", "/home/ann")
+    stage = stage_of(tmp_path / "stage", IDS)
+    rows = captions_of(IDS).map(lambda row: {"caption": f"/home/ann/pictures/{row['image_id']} shows a cat."})
     write_stage(stage, {"train": rows}, read_stage(stage))
     for way in ("--dry_run", "--push_to_hub"):
         with pytest.raises(SystemExit) as ended:
@@ -197,7 +197,7 @@ def test_a_dataset_lies_beside_its_stage_and_has_a_license_or_none(tmp_path, mon
     release = Release(ReleaseArguments(stage="captions/"))
     release.build()
     assert (release.folder, release.repo_type) == (Path("captions-dataset"), "dataset")
-    assert release.lines[1] == "license   no license: give one with --license"
+    assert release.lines[1] == "license   none: give one with --license"
 
 
 @pytest.mark.parametrize(

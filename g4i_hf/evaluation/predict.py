@@ -1,7 +1,7 @@
 """Logits, features and embeddings of an aligned model for the splits of a data set."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,15 +181,15 @@ def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
 TEXTS = 16_384  # compared with a block of images at once, to find the nearest captions
 
 
-def nearest_captions(split: Dataset, predictions: Predictions, rows: Sequence[int] | None = None) -> list[str] | None:
+def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
     """
-    The nearest caption of a split for each image of the predictions, which may be of another split, or for some rows
-    of them. None for a split without captions, or with embeddings of another size than the model's.
+    The nearest caption of a split for each image of the predictions. None for a split without captions, or with
+    embeddings of another size than the model's.
     """
     texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None
-    embeds = predictions.image_embeds if rows is None else predictions.image_embeds[list(rows)]
+    embeds = predictions.image_embeds
     best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
     for first in range(0, len(texts.embeds), TEXTS):  # those of a whole training set would be gigabytes
         block = centred(texts.embeds[first : first + TEXTS], predictions)

@@ -14,12 +14,11 @@ from ..captioning.report import thumbnail
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text
-from .pictures import curves, png_uri
 from .predict import Predictions, captions_of, texts_of
 from .speed import speed_text
 
 # How many are shown of each
-CAPTIONED, NEAREST, DIFFERING, MISTAKES, PAIRS, PAIR_EXAMPLES = 6, 3, 18, 6, 6, 3
+CAPTIONED, NEAREST, DIFFERING, MISTAKES = 6, 3, 18, 6
 
 
 def write_report(
@@ -59,8 +58,6 @@ def write_report(
         captions=caption_cards(shown) if aligns(options) else None,
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
-        confusions=confusion_tables(shown) if both else None,
-        curves=curve_picture(runs),
         speed=speed_text(results or {}),
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
@@ -156,77 +153,7 @@ def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def confusion_tables(shown: ShownSplit) -> dict[str, Any]:
-    """Pairs of classes that are confused less and more often than by the baseline."""
-    baseline, aligned = shown.predictions["baseline"], shown.predictions["aligned"]
-    fallen, risen = changed_confusions(baseline, aligned)
-
-    def line(one: "Confusion") -> dict[str, Any]:
-        names = {"label": shown.name(one.label), "predicted": shown.name(one.predicted)}
-        pictures = [shown.picture(row) for row in one.rows(baseline, aligned)[:PAIR_EXAMPLES]]
-        return names | {"baseline": one.baseline, "aligned": one.aligned, "pictures": pictures}
-
-    return {
-        "numbers": (len(fallen), len(risen)),
-        "fallen": [line(one) for one in fallen[:PAIRS]],
-        "risen": [line(one) for one in risen[:PAIRS]],
-    }
-
-
-def curve_picture(runs: dict[str, Path]) -> dict[str, str]:
-    """The curves of training; or `why` there are none."""
-    if not all((run / "trainer_state.json").is_file() for run in runs.values()):
-        return {"why": "There are no curves, as trainer_state.json is missing in a run folder."}
-    try:
-        return {"uri": png_uri(curves(runs))}
-    except ImportError as error:
-        return {"why": f"There are no curves. {error}"}
-
-
-# --- Mistakes, and confusions between classes ------------------------------------------------------------------------
-
-
 def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
     """At most `most` rows that are classified wrongly, the highest score first; unlabelled rows are none."""
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
     return wrong[np.argsort(-predictions.score[wrong], kind="stable")[:most]]
-
-
-@dataclass
-class Confusion:
-    """Images of one class that are taken for another."""
-
-    label: int
-    predicted: int
-    baseline: int  # how many, by each run
-    aligned: int
-
-    def rows(self, baseline: Predictions, aligned: Predictions) -> np.ndarray:
-        """Those of the run with more of them that the other run does not take for that class."""
-        more, less = (baseline, aligned) if self.baseline > self.aligned else (aligned, baseline)
-        is_meant = (aligned.labels == self.label) & (more.predicted == self.predicted)
-        return np.flatnonzero(is_meant & (less.predicted != self.predicted))
-
-
-def changed_confusions(baseline: Predictions, aligned: Predictions) -> tuple[list[Confusion], list[Confusion]]:
-    """Pairs of classes confused less often than by the baseline, and more often; the largest changes first."""
-    before, after = _confusion_matrices(baseline, aligned)
-    change = after - before
-    np.fill_diagonal(change, 0)
-    pairs = np.argwhere(change)
-    confusions = [
-        Confusion(label, predicted, int(before[label, predicted]), int(after[label, predicted]))
-        for label, predicted in pairs.tolist()
-    ]
-    confusions.sort(key=lambda one: (-abs(one.aligned - one.baseline), -one.baseline - one.aligned))
-    fallen = [one for one in confusions if one.aligned < one.baseline]
-    return fallen, [one for one in confusions if one.aligned > one.baseline]
-
-
-def _confusion_matrices(*runs: Predictions) -> list[np.ndarray]:
-    """(classes, classes) numbers of labelled images of a class, by row, that are given each class, by column."""
-    from sklearn.metrics import confusion_matrix
-
-    labelled = runs[0].labels >= 0
-    classes = range(runs[0].logits.shape[1])
-    return [confusion_matrix(run.labels[labelled], run.predicted[labelled], labels=classes) for run in runs]

@@ -1,6 +1,5 @@
 """The model card of a student: a pure function of what is known of it. Licenses, and text of others within cards."""
 
-import difflib
 import json
 import re
 from dataclasses import dataclass, field, fields
@@ -16,10 +15,9 @@ from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..options import ASKING, aligns, learned_from_captions
 from ..options import training as of_training
-from ..training.arguments import AlignmentArguments
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .figures import Seeds, evaluated_data, model_index_results
+from .figures import DEFAULT_SEED, Seeds, evaluated_data, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -37,10 +35,11 @@ SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
 SHOWN_OPTIONS = (
     *("align_weight", "align_loss", "align_temperature", "text_encoder", "student", "image_size"),
     *("train_crop", "hflip", "num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate"),
-    *("lr_scheduler_type", "weight_decay", "pretrained", "seed"),
+    *("lr_scheduler_type", "weight_decay", "pretrained", "seed", "max_steps", "gradient_accumulation_steps"),
+    *("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16"),
 )
-# Those of these groups, and some of Trainer's own, are shown where they differ from their default. No others: they say
-# where a run lies and how it is watched
+# Those of these groups are shown where they differ from their default. No others: they say where a run lies and how it
+# is watched
 SHOWN_GROUPS = (
     of_training.AlignmentOptions,
     of_training.SupervisionOptions,
@@ -51,11 +50,6 @@ SHOWN_GROUPS = (
     of_training.OptimizationOptions,
     of_training.ClassificationOptions,
 )
-OF_TRAINER = (
-    *("max_steps", "gradient_accumulation_steps", "warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("bf16", "fp16"),
-)
-ZERO_IS_SHOWN = ("align_weight", "hflip", "seed")
 
 
 @dataclass
@@ -80,8 +74,6 @@ class Student:
     aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False
     pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
-    has_curves: bool = False  # whether the card shows them, and predictions, of which it says split and captions
-    predictions: dict[str, Any] | None = None
     model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
     license: str | None = None  # `other` by default
     weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known
@@ -92,7 +84,7 @@ class Student:
 
 
 def student_card(student: Student) -> ModelCard:
-    """The card of a released student. ValueError for a license that is nearly one of the Hub's."""
+    """The card of a released student."""
     is_named = not all(re.fullmatch(r"LABEL_\d+", name) for name in student.classes)  # else made up by transformers
     shown = vars(student) | {
         "architecture": plain(student.architecture),
@@ -118,7 +110,7 @@ def student_card(student: Student) -> ModelCard:
 
 def _metadata(student: Student) -> ModelCardData:
     """Only what there is: the Hub refuses a field that is null or empty."""
-    lineage, more = student.lineage, license_fields(student.license)
+    lineage, more = student.lineage, {}
     datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
     base = (lineage.get("student") or {}).get("id")
     if datasets:
@@ -127,10 +119,11 @@ def _metadata(student: Student) -> ModelCardData:
         more |= {"base_model": base, "base_model_relation": "finetune"}
     data = evaluated_data(lineage)
     if student.rows and data is not None:
-        results = model_index_results(student.rows, student.seeds, data, student.weights)
+        results = model_index_results(student.rows, data, student.weights)
         name = "student" if student.is_local else student.model_id.split("/")[-1]
         more |= {"metrics": ["accuracy"], "model_name": name, "eval_results": results}
     return ModelCardData(
+        license=student.license or "other",
         library_name="timm" if student.is_timm else "transformers",
         pipeline_tag="image-classification",
         tags=["image-classification", "g4i_hf"] + ["captions"] * bool(student.options.get("align_weight")),
@@ -189,22 +182,19 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     if not run_options:
         return ""
     defaults = {
-        each.name: getattr(each.default, "value", each.default)
-        for kind in (AlignmentArguments, *SHOWN_GROUPS)
-        for each in fields(kind)
+        each.name: getattr(each.default, "value", each.default) for kind in SHOWN_GROUPS for each in fields(kind)
     }
-    known = {"seed": defaults["seed"]} | run_options  # a run records it where it differs from Trainer's default
+    known = {"seed": DEFAULT_SEED} | run_options
     known["image_size"] = known.get("image_size") or image_size
     left_out = set()
     if not aligns(known):
         left_out = {name for name in known if name.startswith("align_")} - {"align_weight"}
     if int(run_options.get("max_steps") or -1) > 0:  # replaces it
         left_out.add("num_train_epochs")
-    others = [each.name for kind in SHOWN_GROUPS for each in fields(kind)]
     lines = ["| option | value |", "|---|---|"]
-    for name in dict.fromkeys((*SHOWN_OPTIONS, *others, *OF_TRAINER)):
+    for name in dict.fromkeys((*SHOWN_OPTIONS, *defaults)):
         value = _without_paths(known.get(name))
-        is_shown = (value or name in ZERO_IS_SHOWN) if name in SHOWN_OPTIONS else value != defaults.get(name)
+        is_shown = name in SHOWN_OPTIONS or value != defaults[name]
         if name not in left_out and is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
@@ -266,51 +256,14 @@ def _named(name: Any, revision: Any) -> str:
     return code_cell(bare_name(str(name))) + (f" at {code_cell(revision)}" if revision else "")
 
 
-# https://huggingface.co/docs/hub/repositories-licenses; the Hub refuses a card with another one
-_KNOWN = """
-afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
-bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0
-cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
-cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0
-cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
-fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc lgpl
-lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by
-ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
-"""
-HUB_LICENSES = frozenset(_KNOWN.split())
 NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-license", re.IGNORECASE)
-
-
-def license_fields(license: str | None) -> dict[str, Any]:
-    """`license`, and `license_name` where it is none of the Hub's. ValueError for one that is nearly one of these."""
-    name = re.sub(r"[^a-z0-9.+-]+", "-", (license or "other").lower()).strip("-.")
-    if name in HUB_LICENSES:
-        return {"license": name}
-    near = difflib.get_close_matches(name, HUB_LICENSES, n=1, cutoff=0.8)
-    if near or not name:
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(
-            f"license is {license!r}, which the Hub does not know.{hint} Name one of "
-            "https://huggingface.co/docs/hub/repositories-licenses, or your own by another name."
-        )
-    return {"license": "other", "license_name": name.replace("+", "-")}
-
-
-def license_line(license: str | None) -> str:
-    """What a release says of it: none, one of the Hub's, or one of one's own."""
-    known = license_fields(license)
-    if "license_name" in known:
-        return f"a license of your own: {known['license_name']}"
-    return "no license: give one with --license" if known["license"] == "other" else known["license"]
 
 
 def license_said(license: str | None) -> str:
     """The first sentence of the terms of a student or a dataset."""
-    known = license_fields(license)
-    name = known.get("license_name") or known["license"]
-    if name == "other":
+    if license is None:
         return "Its maker has not chosen a license: ask before you use it for more than looking at it."
-    return f"Its maker releases it under `{name}`."
+    return f"Its maker releases it under {code(license)}."
 
 
 # --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------

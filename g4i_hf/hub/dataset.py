@@ -23,7 +23,6 @@ from ..data.joining import check_image_ids, id_form
 from ..data.loading import open_images
 from ..data.stage import STAGE_FILE, Source, chain_of, find_stage, is_path, join_stage, open_stage, read_stage
 from ..files import replacing
-from .card import license_fields
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 from .push import check_replaceable, write_manifest
@@ -66,19 +65,18 @@ def build_dataset(
         output_dir: where the dataset goes; an earlier one is replaced.
         with_images: publish images and labels too, without the metadata of the images.
         images_id: Hub id of the images, where the stage knows them as a folder. Their ids must be those of the stage.
-        license: identifier of the Hub, as in `cc-by-4.0`, or the name of another; `other` by default.
+        license: identifier of the Hub, as in `cc-by-4.0`; `other` by default.
         repo_id: of the card's snippets.
         max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
 
     Raises:
-        ValueError: when it is no stage, the license is misspelt, an image cannot be read, an id is a path, `repo_id`
+        ValueError: when it is no stage, an image cannot be read, an id is a path, `repo_id`
             is that of the images, or `output_dir` holds something else.
         FileNotFoundError: when images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
     check_replaceable(output_dir, "dataset")
-    license_fields(license)  # before images are read
     max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)

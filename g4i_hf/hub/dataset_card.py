@@ -10,7 +10,7 @@ from .. import __version__, columns
 from ..evaluation.comparison import markdown_table
 from ..options import ASKING
 from ..training.lineage import is_hub_id
-from .card import ORIGINS, TEMPLATES, code, code_cell, license_fields, license_said, plain, prompt_rows
+from .card import ORIGINS, TEMPLATES, code, code_cell, license_said, plain, prompt_rows
 
 FIGURES = {
     "captions": "captions",
@@ -87,7 +87,7 @@ def _metadata(
     where = "data/{}-*.parquet" if stage.get("published") else "{}.parquet"
     files = [{"split": split, "path": where.format(split)} for split in splits]
     return DatasetCardData(
-        **license_fields(license),
+        license=license or "other",
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
         tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],

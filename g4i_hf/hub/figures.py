@@ -12,7 +12,6 @@ from huggingface_hub import EvalResult
 from .. import columns
 from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import (
-    ALL_MEASURES,
     CARD_MEASURES,
     ComparisonRow,
     SeedRow,
@@ -37,12 +36,11 @@ SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
 # Data are compared by content, wherever they lie
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
-# Where a baseline leaves unlabelled images out: they teach it nothing, and it may take as many steps all the same
-OF_UNLABELLED = {"unlabelled", "max_steps", "num_train_epochs"}
-# Options in which a baseline may differ: those of the captions, which it lacks, and how a run is watched and stored
+# Options in which a baseline may differ: those of the captions, which it lacks, unlabelled images, which teach it
+# nothing, and how a run is watched and stored
 MAY_DIFFER = (
-    *("align_", "supervision", "soft_label_", "image_features", "projector_", "text_encoder", "captions_"),
-    *("caption_", "text_embeds_", "with_images", "logging_", "log_", "save_", "hub_", "push_to_hub"),
+    *("align_", "supervision", "unlabelled", "soft_label_", "image_features", "projector_", "text_encoder"),
+    *("captions_", "caption_", "text_embeds_", "logging_", "log_", "save_", "hub_", "push_to_hub"),
     *("dataloader_num_workers", "dataloader_prefetch", "per_device_eval_batch_size", "eval_on_start"),
 )
 # In what the data of two runs must not differ, by kind: captions may, and where the images lie
@@ -190,8 +188,6 @@ def _check_baseline(run: str, baseline: str) -> None:
             "and --supervision none, or leave baseline out."
         )
     options, others = (_options_of_images(each) for each in (run, baseline))
-    if "drop" in (options.get("unlabelled"), others.get("unlabelled")):
-        options, others = (_without(each, OF_UNLABELLED) for each in (options, others))
     if differing := _differing(options, others):
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
@@ -240,25 +236,18 @@ def evaluated_data(lineage: dict[str, Any]) -> dict[str, str | None] | None:
     return {"dataset_name": name, "dataset_type": chosen.get("id") or bare} | where
 
 
-def model_index_results(
-    rows: list[ComparisonRow], seeds: Seeds | None, data: dict[str, Any], weights: str
-) -> list[EvalResult]:
-    """The checkpoint's own figures, as fractions, and their means over seeds; `data` of [`evaluated_data`]."""
-
-    def result(row: ComparisonRow | SeedRow, value: float, more: str, args: dict[str, Any]) -> EvalResult:
-        return EvalResult(
+def model_index_results(rows: list[ComparisonRow], data: dict[str, Any], weights: str) -> list[EvalResult]:
+    """The checkpoint's own figures, as fractions; `data` of [`evaluated_data`]."""
+    return [
+        EvalResult(
             task_type="image-classification",
             task_name="Image classification",
             **data,
             dataset_split=row.split,
             metric_type=row.figure,
-            metric_value=round(float(value), DIGITS),
-            metric_name=f"{ALL_MEASURES[row.figure].title}{more} ({row.split})",
-            metric_args=args,
+            metric_value=round(float(row.aligned), DIGITS),
+            metric_name=f"{row.measure.title} ({row.split})",
+            metric_args={"weights": weights},
         )
-
-    results = [result(row, row.aligned, "", {"weights": weights}) for row in rows]
-    for row in seeds.rows if seeds else []:
-        spread = {"seeds": seeds.seeds, "standard_deviation": round(float(row.sd), DIGITS)}
-        results.append(result(row, row.mean, f", mean of {len(seeds.seeds)} seeds", spread))
-    return results
+        for row in rows
+    ]

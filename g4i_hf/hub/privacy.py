@@ -4,23 +4,19 @@ import functools
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
 from ..captioning.stage import PRIVATE
-from ..data.stage import is_path, read_stage
 from ..extras import require
-from ..names import run_of
-from ..training.run_folder import OPTIONS_FILE, read_options
 
 SECRETS = "The search for secrets before a push"
-NEVER_PUBLISHED = {"__pycache__", ".cache", ".git", ".gradio"}  # folders
+NEVER_PUBLISHED = {"__pycache__", ".cache", ".git"}  # folders
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 # What a pickle begins with since protocol 2, of 2003, and an archive, in which torch.save puts one
 PICKLED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
@@ -29,7 +25,6 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-|AIza)[A-Za-z0
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words and version numbers
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)|(^|_)(PASS|AUTH)(_|$)")
 SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
-EVERYWHERE = {Path("/"), Path("/usr"), Path("/usr/local")}  # these say nothing of a machine
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
@@ -56,25 +51,22 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
     root, found = Path(folder), []
     for path in root.rglob("*"):
         name = path.relative_to(root)
-        if path.is_file() and not NEVER_PUBLISHED & set(name.parts) and name.suffix.lower() != ".pyc":
+        if path.is_file() and not NEVER_PUBLISHED & set(name.parts):
             found.append((name.as_posix(), path.stat().st_size))
     return sorted(found)
 
 
-def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) -> None:
+def check_publishable(folder: str | Path) -> None:
     """
     Searches every file that is published: all bytes, or the header of safetensors, and texts and bytes of Parquet in
     columns of any type. What is encoded otherwise (UTF-16, base64, escapes, compressed) is not found. ImportError
     without detect-secrets.
 
-    Args:
-        folders: of this machine, whose paths are looked for as well as home and working folder.
-
     Raises:
-        ValueError: when one holds a folder of this machine, its name or a secret, or is a pickle. The message names
-            file and kind, and does not repeat a secret.
+        ValueError: when one holds the home or the working folder, the name of this machine or a secret, or is a
+            pickle. The message names file and kind, and does not repeat a secret.
     """
-    patterns = local_patterns(folders)
+    patterns = local_patterns()
     for name, _ in list_files(folder):
         path = Path(folder) / name
         if _is_pickle(path):
@@ -90,11 +82,10 @@ def check_publishable(folder: str | Path, folders: Collection[str | Path] = ()) 
             )
 
 
-def local_patterns(folders: Collection[str | Path] = ()) -> dict[str, re.Pattern[bytes]]:
+def local_patterns() -> dict[str, re.Pattern[bytes]]:
     """Kinds of findings on this machine (paths, its name, secrets of the environment), each with its expression."""
-    places = {Path.home(), Path.cwd(), *map(Path, map(os.path.abspath, folders))}
-    names = {str(place) for each in places for place in (each, each.resolve()) if place not in EVERYWHERE}
-    ways = "|".join(sorted(map(re.escape, names | set(map(quote, names)))))
+    folders = {str(way) for place in (Path.home(), Path.cwd()) for way in (place, place.resolve())} - {"/"}
+    ways = "|".join(map(re.escape, sorted(folders)))
     # Not within a longer path or name
     patterns = {"a path of this machine": re.compile(rf"(?<![\w.~-])(?:{ways})(?![\w-]|\.\w)".encode())}
     host = socket.gethostname()
@@ -172,20 +163,3 @@ def _texts(value: Any) -> Iterator[bytes]:
             yield from _texts(each)
     elif isinstance(value, (str, bytes)):
         yield value.encode(errors="replace") if isinstance(value, str) else value
-
-
-def private_places(*folders: str | Path | None) -> set[Path]:
-    """Folders of runs, stages and releases, those that their options and sources name, and those that these name."""
-    places: set[Path] = set()
-    waiting = [Path(os.path.abspath(folder)) for folder in folders if folder]
-    while waiting:
-        if (place := waiting.pop()) in places:
-            continue
-        places.add(place)
-        for base in {place, run_of(place)}:
-            options = read_options(base) if (base / OPTIONS_FILE).is_file() else {}
-            named = map(os.path.expanduser, filter(is_path, {**options, **(read_stage(base) or {})}.values()))
-            paths = [os.path.abspath(base / name) for name in named]
-            # What is no path is a prompt, as in `/no_think Describe it`; a folder that is gone has left its path
-            waiting += [Path(path) for path in paths if os.path.exists(path) or not re.search(r"\s", path)]
-    return places

@@ -2,18 +2,13 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
 from ..data.stage import STAGE_FILE
 from ..files import replace_text
@@ -62,11 +57,9 @@ def push_folder(
     repo_type: str = "model",
     *,
     private: bool = True,
-    revision: str | None = None,
     message: str | None = None,
     token: str | None = None,
     replace: bool = False,
-    folders: Collection[str | Path] = (),
 ) -> str:
     """
     Pushes a released folder as one commit, which also deletes what the last push has left and this release has not.
@@ -76,9 +69,7 @@ def push_folder(
         repo_id: Hub id; without a namespace, of the token.
         repo_type: `"model"` or `"dataset"`.
         private: visibility of a repository that is made now; one that exists keeps its own.
-        revision: branch, made where there is none; `main` by default.
         replace: push also over commits of others, see [`last_push`].
-        folders: of this machine, whose paths must not be published either.
 
     Returns:
         The address of the commit; of the last one, if nothing has changed.
@@ -87,13 +78,11 @@ def push_folder(
         ValueError: when a file holds a local path, a host name or a token, or the card is not valid.
         PushError: when the Hub refuses, cannot be reached, or holds commits of others.
     """
-    check_publishable(folder, folders)
+    check_publishable(folder)
     api, folder = HfApi(token=token), Path(folder)
     with clear_errors(repo_id):
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
-        head, left, last = last_push(api, repo_id, repo_type, revision, replace)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        head, left, last = last_push(api, repo_id, repo_type, replace)
         added = [CommitOperationAdd(name, str(folder / name)) for name, _ in list_files(folder) if name != MANIFEST]
         files = {each.path_in_repo: each.upload_info.sha256.hex() for each in added}
         if last is None or last["files"] != files:  # else the very same manifest, so that there is nothing to commit
@@ -106,25 +95,21 @@ def push_folder(
             + [CommitOperationDelete(name) for name in sorted(left - files.keys())],
             commit_message=message or f"Release {folder.resolve().name}",
             repo_type=repo_type,
-            revision=revision,
             parent_commit=head,  # a push in between makes this one fail
         ).commit_url
 
 
 def last_push(
-    api: HfApi, repo_id: str, repo_type: str = "model", revision: str | None = None, replace: bool = False
+    api: HfApi, repo_id: str, repo_type: str = "model", replace: bool = False
 ) -> tuple[str, set[str], dict[str, Any] | None]:
     """
-    The last commit of a branch (of `main` where there is no such branch yet), the files that the last push has left
-    there, and its manifest; None where that commit is no push.
+    The last commit of a repository, the files that the last push has left there, and its manifest; None where that
+    commit is no push.
 
     Each push is the child of the commit that its manifest names as `parent`. PushError, unless `replace`, where the
     last commit is neither a push nor the first one of the Hub.
     """
-    try:
-        info = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
-    except RevisionNotFoundError:
-        info = api.repo_info(repo_id, repo_type=repo_type)
+    info = api.repo_info(repo_id, repo_type=repo_type)
     present = {file.rfilename for file in info.siblings or ()}
     commits = [each.commit_id for each in api.list_repo_commits(repo_id, repo_type=repo_type, revision=info.sha)]
     manifest = None
@@ -143,26 +128,23 @@ def last_push(
     return info.sha, left, None
 
 
-# --- What went wrong, in words that say what is there now and what to do ---------------------------------------------
+# --- What went wrong, and what to do ---------------------------------------------------------------------------------
 
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 # The Xet client tells the status of the server in words alone
 STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Nothing of this push is visible; give the same command again"
-BROKEN = 0  # no status: there was no reply
 REMEDIES = {
-    BROKEN: f"the connection to the Hub broke. {AGAIN}, what has arrived is not sent twice",
     401: "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`",
     403: "the token may not write there. Use one with the role `write`, and a namespace of your own",
-    404: "no such repository, or one that this token may not see. It may have been deleted, renamed or closed",
+    404: "no such repository, or one that this token may not see",
     409: f"somebody else has pushed there meanwhile. {AGAIN}",
     412: f"somebody else has pushed there meanwhile. {AGAIN}",
-    429: f"the Hub is busy or out of order. {AGAIN} later",
 }
 
 
 class PushError(OSError):
-    """A push that did not happen: what went wrong, what is there now, and what to do."""
+    """A push that did not happen: why, and what to do."""
 
 
 @contextmanager
@@ -170,19 +152,17 @@ def clear_errors(repo_id: str) -> Iterator[None]:
     """Raises a PushError with the remedy in place of the clients' errors."""
     try:
         yield
-    except (OSError, RuntimeError, HTTPError) as error:
-        wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None
+    except LocalTokenNotFoundError as error:
+        raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
+    except (HTTPError, ConnectionError, LocalEntryNotFoundError, RuntimeError) as error:
+        wraps = isinstance(error, (LocalEntryNotFoundError, RuntimeError)) and error.__cause__ is not None
         cause = error.__cause__ if wraps else error  # of an upload, or of a download
-        if isinstance(cause, LocalTokenNotFoundError):
-            raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
         if not isinstance(cause, (HTTPError, ConnectionError)):
             raise
         told = STATUS.search(str(cause))
-        status = int(told[1]) if told else BROKEN
-        if isinstance(cause, HfHubHTTPError) and cause.response is not None:
-            status = cause.response.status_code
-        remedy = REMEDIES.get(429 if status >= 500 else status, "the Hub refuses. Nothing of this push is visible")
+        response = getattr(cause, "response", None)
+        status = response.status_code if response is not None else int(told[1]) if told else None
         # The server's own words on one line, without addresses that lead to an upload
         said = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
         reason = re.sub(r"https?://\S+", "...", said)[:300] or type(cause).__name__
-        raise PushError(f"{repo_id}: {remedy} ({reason})") from error
+        raise PushError(f"{repo_id}: {REMEDIES.get(status, f'the push has failed. {AGAIN}')} ({reason})") from error

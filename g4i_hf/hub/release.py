@@ -3,9 +3,6 @@
 import json
 import logging
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ from safetensors import safe_open
 from transformers import TimmWrapperConfig
 
 from ..evaluation.comparison import ComparisonRow
-from ..evaluation.pictures import ABOUT, CURVES, PICTURES, PREDICTIONS
 from ..evaluation.predict import load_run
 from ..extras import require
 from ..files import give_usual_permissions, replacing
@@ -30,14 +26,14 @@ from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
-from .card import NONCOMMERCIAL, Student, license_fields, student_card
+from .card import NONCOMMERCIAL, Student, student_card
 from .figures import (
     comparison,
     measured,
     over_seeds,
 )
 from .onnx import export_onnx
-from .privacy import SECRETS, bare_name, private_places
+from .privacy import SECRETS, bare_name
 from .push import (
     check_replaceable,
     clear_errors,
@@ -49,7 +45,6 @@ from .push import (
 logger = logging.getLogger(__name__)
 
 ONNX_FILE = "onnx/model.onnx"
-IMAGES = "images"
 
 
 def release_student(
@@ -73,7 +68,7 @@ def release_student(
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
 
     Returns:
-        The student's folder.
+        The student's folder, with a card.
 
     Raises:
         FileNotFoundError: when the folder holds no trained model, or no average.
@@ -82,27 +77,16 @@ def release_student(
     """
     place = str(output_dir) if output_dir else None
     args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx)
-    with releasing(args):
-        pass
-    return place_of(args)
+    return release_with_card(args)[0]
 
 
 def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
     """
-    The student of a run with its card; an earlier release stays until all of it is there. Returns the folder, and the
-    figures of the card. Arguments and errors are those of [`release_student`] and [`write_card`].
+    [`release_student`] by options. An earlier release stays until all of this one is there. Returns the folder, and
+    the figures of the card. Arguments and errors are those of [`write_card`] too.
     """
-    license_fields(args.license)
-    with releasing(args) as folder:
-        rows = write_card(folder, args, options)
-    return place_of(args), rows
-
-
-@contextmanager
-def releasing(args: ReleaseArguments) -> Iterator[Path]:
-    """The student's folder while it is still beside its place, to write what else belongs to the release."""
     run, output_dir = Path(args.run), place_of(args)
     check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
@@ -114,10 +98,11 @@ def releasing(args: ReleaseArguments) -> Iterator[Path]:
         give_usual_permissions(folder)
         if args.aligned and aligns(options_of(run)) is not False:
             _save_aligned(model, run, folder / ALIGNED)
-        yield folder
+        rows = write_card(folder, args, options)
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         write_manifest(folder)
+    return output_dir, rows
 
 
 def place_of(args: ReleaseArguments) -> Path:
@@ -198,13 +183,11 @@ def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
     """
-    Writes README.md and `images` into a released student. Returns the figures, beside the baseline's
-    where one is given. `options` are those of the run, by default of its `train.yaml`. ValueError for a license that
-    is misspelt, or runs that cannot be compared.
+    Writes README.md into a released student. Returns the figures, beside the baseline's where one is given. `options`
+    are those of the run, by default of its `train.yaml`. ValueError for runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
-    pictures = _copy_pictures(run, student_dir, args.weights) if args.card_pictures else {}
     student = Student(
         **_facts(student_dir, run),
         weights=args.weights,
@@ -215,7 +198,6 @@ def write_card(
         **measured(args),
         aligned=(student_dir / ALIGNED).is_dir(),
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
-        **pictures,
         model_id=args.repo_id or "path/to/student",
         license=args.license,
         weights_license=weights_license(lineage),
@@ -259,28 +241,12 @@ def _num_parameters(folder: Path) -> int:
     return total
 
 
-def _copy_pictures(run: Path, student_dir: Path, weights: str) -> dict[str, Any]:
-    """Copies what `g4i evaluate` has left in the run; returns what the card says of it."""
-    folder = run / PICTURES
-    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else {}
-    has_curves = (folder / CURVES).is_file()
-    predictions = about if (folder / PREDICTIONS).is_file() and about.get("weights") == weights else None
-    for name, is_shown in ((CURVES, has_curves), (PREDICTIONS, predictions is not None)):
-        if is_shown:
-            (student_dir / IMAGES).mkdir(exist_ok=True)
-            shutil.copyfile(folder / name, student_dir / IMAGES / name)
-    if not has_curves and predictions is None:
-        how = "pip install -e '.[report]' in a clone of g4i_hf"
-        logger.warning("The card has no pictures: g4i evaluate --run %s draws them, with matplotlib (%s).", run, how)
-    return {"has_curves": has_curves, "predictions": predictions}
-
-
 class StudentPublisher:
     """
     What `AlignmentTrainer` pushes with `push_to_hub`, at the end of training: never its run folder, but its release.
 
     The repository is made before training, so that a token that may not write is noticed then. `args` are
-    `hub_model_id`, `hub_token`, `hub_private_repo` and `hub_revision`.
+    `hub_model_id`, `hub_token` and `hub_private_repo`.
     """
 
     def __init__(self, args: AlignmentArguments):
@@ -295,7 +261,7 @@ class StudentPublisher:
         with clear_errors(self.repo_id):
             private = self.args.hub_private_repo is not False
             self.repo_id = api.create_repo(self.repo_id, private=private, exist_ok=True).repo_id
-            last_push(api, self.repo_id, revision=self.args.hub_revision)
+            last_push(api, self.repo_id)
         return self.repo_id
 
     def push_run(self, message: str = "End of training") -> str:
@@ -311,8 +277,6 @@ class StudentPublisher:
             student,
             self.repo_id,
             private=self.args.hub_private_repo is not False,
-            revision=self.args.hub_revision,
             message=message,
             token=self.args.hub_token,
-            folders=private_places(run),
         )

@@ -14,7 +14,6 @@ class ReleasedStudentOptions:
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
-    card_pictures: bool = option(True, "Show evaluated images in the card; this publishes them.")
 
 
 @dataclass
@@ -31,11 +30,10 @@ class ReleasedDatasetOptions:
 class PushOptions:
     """Card and Hub"""
 
-    license: str | None = option(None, "License; `other` by default.")
+    license: str | None = option(None, "License by its identifier on the Hub, such as apache-2.0; `other` by default.")
     repo_id: str | None = option(None, "Hub id, such as me/my-student.")
     push_to_hub: bool = option(False, "Push to repo_id.")
     private: bool = option(True, "Make a new repository private.")
-    hub_revision: str | None = option(None, "Branch to push to; main by default.")
     replace: bool = option(False, "Push over commits of others.")
     dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.")
 

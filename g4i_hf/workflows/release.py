@@ -9,8 +9,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
 from ..hub import dataset, release
-from ..hub.card import license_line
-from ..hub.privacy import check_publishable, list_files, private_places
+from ..hub.privacy import check_publishable, list_files
 from ..hub.push import check_replaceable, push_folder
 from ..options import ReleaseArguments
 
@@ -40,7 +39,7 @@ class Release:
             self._build_dataset(folder)
         else:
             self._build_student(folder)
-        self.lines.append(f"{'license':10}{license_line(self.args.license)}")
+        self.lines.append(f"{'license':10}{self.args.license or 'none: give one with --license'}")
 
     def _build_dataset(self, stage: Path) -> None:
         args = self.args
@@ -74,11 +73,6 @@ class Release:
 
     # --- The Hub -----------------------------------------------------------------------------------------------------
 
-    def _private_places(self) -> set[Path]:
-        args = self.args
-        runs = [args.run, args.baseline, *(args.seed_runs or []), *(args.seed_baselines or [])]
-        return private_places(args.stage, args.student_dir, args.dataset_dir, *runs, self.folder)
-
     def listed(self) -> list[str]:
         """A dry run: what would be pushed."""
         files = list_files(self.folder)
@@ -91,7 +85,7 @@ class Release:
 
     def look_through(self) -> None:
         """A ValueError when the folder holds what must not be published."""
-        check_publishable(self.folder, self._private_places())
+        check_publishable(self.folder)
 
     def push(self) -> str:
         """Pushes the folder; returns the address of the commit."""
@@ -100,9 +94,7 @@ class Release:
             self.args.repo_id,
             self.repo_type,
             private=self.args.private,
-            revision=self.args.hub_revision,
             replace=self.args.replace,
-            folders=self._private_places(),
         )
 
 
