@@ -210,11 +210,10 @@ def hostile(length: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("length, limit", [(10_000, 0.5), pytest.param(100_000, 3, marks=pytest.mark.slow)])
-def test_no_text_takes_long(length, limit):
-    """Quadratic time would be minutes; this takes some tenths of a second each on a slow machine."""
-    for name, text in hostile(length).items():
+def test_no_text_takes_long():
+    """Quadratic time would be minutes; this takes some hundredths of a second each on a slow machine."""
+    for name, text in hostile(10_000).items():
         start = time.process_time()
         clean(text, "length")
         seconds = time.process_time() - start
-        assert seconds < limit, f"{name}: {seconds:.1f} s"
+        assert seconds < 0.5, f"{name}: {seconds:.1f} s"

@@ -203,21 +203,11 @@ def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serv
     assert max(answer.attempts for _, answer in found) > 1
 
 
-USED_UP = ("--header", "x-ratelimit-remaining-requests", "0", "--header", "x-ratelimit-reset-requests")
-
-
-@pytest.mark.parametrize(
-    "options, seconds",
-    [
-        (("--fault_rate", 0.5, "--faults", "429-wait", "--retry_after", 0.5, "--seed", 1), 0.5),
-        ((*USED_UP, "300ms"), 0.9),
-    ],
-    ids=["Retry-After", "rate limit"],
-)
-def test_a_wait_that_is_asked_for_is_honoured(serve, quick, options, seconds):
+def test_a_wait_that_is_asked_for_is_honoured(serve, quick):
+    options = ("--fault_rate", 0.5, "--faults", "429-wait", "--retry_after", 0.5, "--seed", 1)
     server, start = serve(*options), time.monotonic()
     assert_all_right(ask(captioner(server, max_concurrency=1), questions(4)), 4)
-    assert time.monotonic() - start > seconds, "back-off alone would be over in a moment"
+    assert time.monotonic() - start > 0.5, "back-off alone would be over in a moment"
 
 
 def test_a_server_that_asks_for_hours_ends_the_run(serve):

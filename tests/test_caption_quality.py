@@ -1,6 +1,7 @@
 """What speaks against captions, how many name their class, and the pages on which people look at them."""
 
 import html
+import io
 import json
 import re
 from pathlib import Path
@@ -91,9 +92,9 @@ class Images:
     """Rows of images, each of its own colour; row 7 cannot be read."""
 
     def __getitem__(self, row: int) -> dict:
-        if row == 7:
-            raise OSError("cannot identify image file")
-        return {"image": PILImage.new("RGB", (64, 40), (4 * row, 255 - 4 * row, 128))}
+        file = io.BytesIO()
+        PILImage.new("RGB", (64, 40), (4 * row, 255 - 4 * row, 128)).save(file, "PNG")
+        return {"image": {"bytes": b"no image" if row == 7 else file.getvalue(), "path": None}}
 
 
 def split(labels=True) -> pd.DataFrame:

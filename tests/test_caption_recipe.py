@@ -1,8 +1,5 @@
 """`caption` as people start it, where a mistake would cost answers, images or trust."""
 
-import io
-import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,8 +9,6 @@ from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, pn
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
-
-from g4i_hf.data.loading import open_images
 
 serve = caption_doors.serve
 LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
@@ -79,17 +74,6 @@ def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
 # --- What is written -------------------------------------------------------------------------------------------------
 
 
-def test_captions_with_images_are_whole_and_are_not_replaced_by_their_own_captions(tmp_path):
-    shapes(tmp_path, 4)
-    caption(tmp_path, "--dataset_name", "pictures", *LOCAL, "--with_images")
-    shutil.rmtree(tmp_path / "pictures")
-    assert "another folder" in caption(tmp_path, "--dataset_name", "./captions", *LOCAL, fails=True)
-    split = open_images(str(tmp_path / "captions"))["train"]
-    assert len(split) == 4 and {"image", "label", "caption"} <= set(split.column_names)
-    assert split[0]["image"]["path"] == "train-0002.png", "no path of this machine"
-    assert PILImage.open(io.BytesIO(split[0]["image"]["bytes"])).size == (32, 32)
-
-
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
@@ -100,31 +84,6 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
 
 
 # --- Two processes ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_two_processes_describe_every_image_in_its_own_row_and_publish_no_path(tmp_path):
-    shapes(tmp_path, 40)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    options = ["--dataset_name", "pictures", "--captions_dir", "runs/captions", "--captioner_model", CAPTIONER]
-    options += ["--prompt", "class", "--max_new_tokens", 16]
-    command = list(map(str, [*CAPTION[2], *options]))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    folder = tmp_path / "runs" / "captions"
-    rows = rows_of(folder)
-    assert len(rows) == 40 and {row["caption_status"] for row in rows} == {"ok"}
-    for row in rows:  # the prompt names the class, and this model believes it
-        assert f" {row['image_id'].split('/')[0]} on a " in row["caption"], row
-    stage = json.loads((folder / "stage.json").read_text())
-    assert stage["captioner"]["revision"].startswith("blake2b:") and stage["source"] == "../../pictures"
-    for path in filter(Path.is_file, folder.rglob("*")):
-        content = path.read_bytes()
-        assert not any(secret.encode() in content for secret in (str(tmp_path), str(ROOT), "canary")), path
-    split = open_images(str(folder))["train"]
-    assert all(f" {split.features['label'].names[row['label']]} " in row["caption"] for row in split)
-    assert "All 40 answers were there already." in caption(tmp_path, *options)
-    assert rows_of(folder) == rows
 
 
 @pytest.mark.slow

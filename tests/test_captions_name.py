@@ -10,7 +10,6 @@ from sentence_transformers import SentenceTransformer
 from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from g4i_hf.captioning.stage import Captioned, write_captions
 from g4i_hf.data import joining
 from g4i_hf.data.loading import load_data, open_images, source_of
 from g4i_hf.data.stage import Source, write_stage
@@ -152,18 +151,11 @@ def new_captions(folder: Path, splits: tuple[str, ...] = ("train",), stage: dict
     return str(folder)
 
 
-@pytest.mark.parametrize("way", ["captions_name", "stage", "stage with images"])
+@pytest.mark.parametrize("way", ["captions_name", "stage"])
 def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, encoder, way, caplog):
     embedded, folder, splits = save_embedded(tmp_path / "emb"), tmp_path / "cap", ("train",)
     if way == "captions_name":
         data = DataArguments(dataset_name=embedded, captions_name=new_captions(folder, splits))
-    elif way == "stage with images":
-        split = Dataset.from_dict({"image_id": IDS, "caption": NEW, "caption_cleaned": [""] * 4})
-        made = Captioned(
-            dict.fromkeys(splits, split.add_column("caption_status", ["ok"] * 4)), {"captioner": "column"}
-        )
-        write_captions(made, folder, source=embedded, images=open_images(embedded), with_images=True)
-        data = DataArguments(dataset_name=str(folder))
     else:
         data = DataArguments(dataset_name=new_captions(folder, splits, {"source": "../emb"}))
     loaded = load_data(data)
@@ -172,8 +164,7 @@ def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, encode
         assert split["caption"][:] == ([f"of {i}" for i in IDS] if is_old else NEW)
         assert "text_embeds" not in split.column_names
         assert is_old == ("caption_raw" in split.column_names)
-    if way != "stage with images":
-        assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
+    assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text
     found = with_text_embeds(loaded, encoder, tmp_path / "e", source=source_of(data))
     again = DatasetDict(train=Dataset.from_dict({"image_id": IDS, "caption": NEW}))
     expected = with_text_embeds(again, encoder, tmp_path / "again", source="x")["train"]

@@ -81,11 +81,8 @@ class AnswerFiles(EndpointCaptioner):
             deliver(found)
             statuses.update(answer.status for _, answer in found)
             num_open += len(chunk) - len(found)
-        counts = [f"{number:,} {status}" for status, number in statuses.items()]
-        self.said = f"Imported answers: {', '.join(counts) or 'none'}."
-        if self.imported:
-            self.said += f" {len(self.imported):,} answers match no open question: "
-            self.said += "it has an answer already, or the data, the prompt or the options differ."
+        counts = ", ".join(f"{number:,} {status}" for status, number in statuses.items()) or "none"
+        self.said = f"Imported answers: {counts}. {len(self.imported):,} answers match no open question."
         if num_open:
             self.why_open = (
                 f"{num_open:,} questions have no answer. Export them with --export_requests, or start the same "

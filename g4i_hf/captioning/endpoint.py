@@ -219,12 +219,10 @@ class EndpointRun:
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
         """One request. Returns the answer or failure, and the seconds that the server asks to wait."""
         try:
-            answer, wait = await server.ask(question.prompt, uri, self.captioner.options)
+            answer = await server.ask(question.prompt, uri, self.captioner.options)
             server.answered()
             self._release(server)
-            if wait > LONGEST_WAIT:
-                self._give_up(server, server.why_left_alone(wait, "its limit is used up"))
-            return answer, wait
+            return answer, 0.0
         except openai.APIStatusError as error:
             reason, wait = server.describe(error), wait_asked_for(error.response.headers)
             if error.status_code < 400 or error.status_code in FATAL:

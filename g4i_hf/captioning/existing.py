@@ -101,12 +101,9 @@ def _texts(caption: Any, where: str) -> list[str]:
     """The texts of a caption, without empty ones."""
     texts = caption if isinstance(caption, list) else [caption]
     for text in texts:
-        if text is not None and (not isinstance(text, str) or _HALF.search(text)):
+        if text is not None and not isinstance(text, str):
             raise ValueError(f"{where}: the caption is {caption!r}; it must be text, or a list of texts.")
     return [text for text in texts if text and text.strip()]
-
-
-_HALF = re.compile("[\ud800-\udfff]")  # half a character, as of an emoji that was cut: Arrow refuses it
 
 
 # --- Which row a key means -------------------------------------------------------------------------------------------

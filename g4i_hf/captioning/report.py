@@ -3,8 +3,6 @@ What people look at, before they pay and after: the page of a dry run, and `capt
 Everything that was written by a model or a user is escaped.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from .. import columns
-from ..data.images import open_image, to_rgb
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
+from .images import UndecodableImage, data_uri
 from .quality import caption_table, judge
 from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of
@@ -46,15 +44,9 @@ class Shown:
 def thumbnail(images: Any, row: int) -> str | None:
     """The `image` of a row, upright and small, as a data URI; None where it cannot be read."""
     try:
-        small = open_image(images[row][columns.IMAGE])
-        small.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded small
-        small = to_rgb(small)
-        small.thumbnail((SIDE, SIDE))
-    except Exception:  # whatever a broken file makes Pillow's readers raise
+        return data_uri(images[row][columns.IMAGE], SIDE)
+    except UndecodableImage:
         return None
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def write_page(path: str | Path, title: str, **values: Any) -> None:

@@ -142,8 +142,8 @@ class Server:
             ),
         )
 
-    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> tuple[Answer, float]:
-        """Sends one request. Returns the answer and the seconds until more may be asked; raises without an answer."""
+    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> Answer:
+        """Sends one request; raises without an answer."""
         self.began = min(self.began, time.monotonic())
         try:
             async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
@@ -158,9 +158,7 @@ class Server:
             if isinstance(error.__cause__, UselessReply):  # of `_Transport`
                 raise error.__cause__ from None
             raise
-        wait = exhausted_for(reply.headers)
-        self.pause(wait)
-        return answer_in(reply.content, self.token), wait
+        return answer_in(reply.content, self.token)
 
     def pause(self, seconds: float) -> None:
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
@@ -361,42 +359,13 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def seconds_of(text: str | None) -> float | None:
-    """Seconds in `1s`, `6m0s`, `120ms`, a plain number, or a time since 1970; None for anything else."""
-    text = (text or "").strip().lower()
-    units = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * units[unit] for number, unit in parts)
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    if not math.isfinite(number) or number < 0:
-        return None
-    return max(0.0, number - time.time()) if number > 1e9 else number
-
-
 def wait_asked_for(headers: Mapping[str, str]) -> float:
-    """Seconds to wait: `retry-after-ms`, `Retry-After` (RFC 9110, 10.2.3) or a used-up rate limit; 0 without any."""
-    milliseconds, value = seconds_of(headers.get("retry-after-ms")), headers.get("retry-after")
-    if milliseconds is not None:
-        return milliseconds / 1000
-    if (seconds := seconds_of(value)) is not None:
-        return seconds
+    """Seconds to wait by `Retry-After` (RFC 9110, 10.2.3), a number or a date; 0 without one."""
+    value = headers.get("retry-after", "")
     try:
-        until = parsedate_to_datetime(value).timestamp()
-        return max(0.0, until - time.time())
+        wait = (
+            float(value) if re.fullmatch(r"[\d.]+", value) else parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except (ValueError, TypeError):
-        return exhausted_for(headers)
-
-
-def exhausted_for(headers: Mapping[str, str]) -> float:
-    """Seconds until a rate limit of which nothing remains is renewed; 0 while something remains."""
-    wait = 0.0
-    for kind in ("requests", "tokens"):
-        if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() in ("0", "0.0"):
-            wait = max(wait, seconds_of(headers.get(f"x-ratelimit-reset-{kind}")) or 0.0)
-    # Of Hugging Face: "api";r=0;t=55
-    found = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", headers.get("ratelimit", ""))
-    return max(wait, float(found[1])) if found else wait
+        return 0.0
+    return max(0.0, wait)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from .. import columns
-from ..data.joining import check_image_ids, without_replaced
+from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..options import CaptionArguments
@@ -127,12 +127,12 @@ class Captioned:
     ) -> "Captioned":
         """From stored answers. Splits that were not asked about have no captions."""
         prompts = next(iter(questions.values())).prompts
-        captioned = {}
-        for name, split in splits.items():
-            if name in questions:
-                captioned[name] = answered_columns(questions[name], store, cleaning, look_closer=not partial)
-            else:
-                captioned[name] = _without_captions(split, prompts.several)
+        captioned = {
+            name: answered_columns(questions[name], store, cleaning, look_closer=not partial)
+            if name in questions
+            else _without_captions(split, prompts.several)
+            for name, split in splits.items()
+        }
         return cls(captioned, captioner, prompts.templates, asked_about=list(questions))
 
     @classmethod
@@ -141,12 +141,12 @@ class Captioned:
     ) -> "Captioned":
         """From existing captions; `captioner` says where they come from."""
         several = any(isinstance(caption, list) for rows in existing.values() for caption in rows)
-        captioned = {}
-        for name, split in splits.items():
-            if name in existing:
-                captioned[name] = given_columns(split, existing[name], several, cleaning)
-            else:
-                captioned[name] = _without_captions(split, several)
+        captioned = {
+            name: given_columns(split, existing[name], several, cleaning)
+            if name in existing
+            else _without_captions(split, several)
+            for name, split in splits.items()
+        }
         return cls(captioned, captioner, asked_about=list(existing))
 
     def _counts(self) -> dict[str, Counter]:
@@ -192,28 +192,21 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
 
 
 def write_captions(
-    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict, with_images: bool = False
+    captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict
 ) -> dict[str, Any]:
     """
-    Writes the stage: a Parquet file for each split, with the rows of `images` or the digests of those that were
-    captioned, and `stage.json`, whose content is returned with `num_rows` and `columns`. ValueError when the folder
-    holds something else.
+    Writes the stage: a Parquet file for each split, with the digests of the `images` that were captioned, and
+    `stage.json`, whose content is returned with `num_rows` and `columns`. ValueError when the folder holds something
+    else.
     """
     splits = {}
     asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():
-        added = split.remove_columns([CLEANED])
-        if with_images:
-            added = concatenate_datasets([without_replaced(images[name], added.column_names), added], axis=1)
-        else:
-            added = _with_digests(
-                added, images[name] if name in asked_about else None, Path(folder) / f"{name}.parquet"
-            )
-        splits[name] = added
+        described = images[name] if name in asked_about else None
+        splits[name] = _with_digests(split.remove_columns([CLEANED]), described, Path(folder) / f"{name}.parquet")
     stage = {
         "stage": "captioning",
         **Source.of(source).recorded(folder),
-        "with_images": with_images,
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),

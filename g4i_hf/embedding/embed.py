@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, Value
 from datasets.table import InMemoryTable
 from datasets.utils.logging import is_progress_bar_enabled
 from huggingface_hub.constants import HF_HOME
@@ -282,7 +282,6 @@ class EmbeddingStage:
         self.splits, self.several = captioned_splits(images)
         self.encoder = encoder_from(args, PartialState().device)
         self.settings = {
-            "with_images": args.with_images,
             **self.encoder.provenance,
             "normalised": True,
             "several_captions": self.several,
@@ -342,18 +341,15 @@ class EmbeddingStage:
         return read_stage(self.folder)
 
     def _rows(self, name: str, vectors: np.ndarray, counts: np.ndarray) -> Dataset:
-        """`image_id` and `text_embeds`, or all columns where images are wanted too."""
+        """`image_id`, `text_embeds` and the digest of the captions."""
         split = self.splits[name]
         features = columns.text_embeds_features(self.encoder.dim, self.several)
         ids = pa.array(split[columns.IMAGE_ID][:], pa.string())
         table = pa.table([ids, text_embeds_column(vectors, counts, self.several)], schema=features.arrow_schema)
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
-        if not self.args.with_images:
-            made_from = captions_of_rows(caption_key_table(values_of(split, columns.CAPTION)))
-            return added.add_column(columns.CAPTION_DIGEST, list(made_from), feature=Value("string"))
-        kept = split.remove_columns([column for column in split.column_names if column == columns.TEXT_EMBEDS])
-        return concatenate_datasets([kept, added.remove_columns(columns.IMAGE_ID)], axis=1)
+        made_from = captions_of_rows(caption_key_table(values_of(split, columns.CAPTION)))
+        return added.add_column(columns.CAPTION_DIGEST, list(made_from), feature=Value("string"))
 
     def _replace(self, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
         for attempt in range(3):

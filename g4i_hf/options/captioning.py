@@ -55,7 +55,6 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         None, "Splits to caption; by default the training splits, and all of captions that exist."
     )
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
-    with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 
     def __post_init__(self):
         check_values(self)

@@ -222,9 +222,8 @@ class Captioning:
         from ..hub.dataset_card import write_card
 
         args, judged = self.args, judge_captions(captioned, splits)
-        given = {"source": source_of(self.data), "images": splits, "with_images": args.with_images}
         try:
-            stage = write_captions(captioned, args.captions_dir, **given)
+            stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=splits)
         except OSError as error:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."

@@ -82,7 +82,7 @@ class CaptionServer:
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
-        return Reply(200, json.dumps(reply | {"usage": usage}).encode(), dict(self.args.header))
+        return Reply(200, json.dumps(reply | {"usage": usage}).encode())
 
 
 def error(status: int, message: str, headers: dict[str, str] | None = None) -> Reply:
@@ -108,7 +108,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reject", type=int, nargs="*", default=[], help="numbers that get a 400")
     parser.add_argument("--crash", type=int, nargs="*", default=[], help="numbers that always get a 500")
     parser.add_argument("--message", help="JSON that is merged into the message")
-    parser.add_argument("--header", nargs=2, action="append", default=[], help="of every good reply")
     return parser.parse_args()
 
 
