@@ -44,12 +44,12 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     trainer.train()
     printed, errors = capsys.readouterr()
     lines, history = printed.splitlines(), trainer.state.log_history
-    assert len(lines) == 5 and not errors and "{" not in printed
-    terms = f"loss {history[0]['loss']:.4g} (loss_ce {history[0]['loss_ce']:.4g}, loss_align "
-    assert lines[0].startswith(f"epoch 1.0/2  step 3/6  {terms}{history[0]['loss_align']:.4g} x 0.3)  lr ")
+    assert len(lines) == 4 and not errors and "{" not in printed
+    assert lines[0].startswith(f"epoch 1.0/2  step 3/6  loss {history[0]['loss']:.4g}  ") and "  lr " in lines[0]
+    assert all(f"  {name} {history[0][name]:.4g}  " in lines[0] for name in ("loss_ce", "loss_align"))
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
-    assert lines[1].endswith(shown) and lines[4].startswith("trained 6 steps in 00:0")
+    assert lines[1].endswith(shown)
     trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
@@ -75,7 +75,7 @@ def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
     bars = [part for part in errors.split("\r") if "/6 [" in part]
     assert bars[-1].startswith("100%|") and " 6/6" in bars[-1]
     lines = [line for line in printed.splitlines() if line.strip()]
-    assert len(lines) == 5 and "loss_align" in lines[0] and "evaluation" in lines[1]
+    assert len(lines) == 4 and "loss_align" in lines[0] and "evaluation" in lines[1]
 
 
 # --- Trackers --------------------------------------------------------------------------------------------------------
@@ -88,10 +88,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_has_every_term_and_a_resumed_run_goes_on(tmp_path, capsys):
+def test_tensorboard_has_every_term_and_a_resumed_run_goes_on(tmp_path):
     run, options = tmp_path / "my run", {"report_to": "tensorboard", "save_strategy": "steps", "save_steps": 2}
     trainer_of(run, **options, save_total_limit=10).train()
-    capsys.readouterr()
     trainer = trainer_of(run, **options, save_total_limit=10)
     result = trainer.train(resume_from_checkpoint=str(run / "checkpoint-4"))
     found, history = scalars(run / "tensorboard"), trainer.state.log_history
@@ -103,10 +102,8 @@ def test_tensorboard_has_every_term_and_a_resumed_run_goes_on(tmp_path, capsys):
         content = file.read_bytes()
         assert str(tmp_path).encode() not in content and b'"output_dir": "my run"' in content
 
-    assert capsys.readouterr().out.splitlines()[-1].startswith("trained 2 steps")
     said = summary_of_run(trainer, ["vit"], result.metrics)
     assert re.search(r"Time +\d\d:\d\d since checkpoint-4\n", said)
-    assert f"--logdir {run}/tensorboard" in said
 
 
 def test_trackers_and_weights_name_no_folder_of_this_machine(tmp_path, monkeypatch):

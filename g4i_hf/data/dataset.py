@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from .. import columns
 from .checks import UNLABELLED, labels_of
-from .images import bad_image, error_of, stand_in, why_bad
+from .images import bad_image, error_of, why_bad
 from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
@@ -166,8 +166,6 @@ class CaptionedImages(torch.utils.data.Dataset):
             `fixed` steps are cached and whose `normalization` is left to [`finish_batch`].
         seed: of the augmentation.
         captions: of several captions of an image, `sample` draws one each time, `mean` averages them, `all` gives all.
-        on_bad_images: `error`, or `skip`: a row whose image cannot be read shows a grey one, counts for nothing, and
-            its item says why in `bad_image`.
 
     An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
     `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
@@ -176,17 +174,10 @@ class CaptionedImages(torch.utils.data.Dataset):
     that are uint8.
 
     Raises:
-        BadImageError: when an image cannot be read, unless these are skipped.
+        BadImageError: when an image cannot be read.
     """
 
-    def __init__(
-        self,
-        split: Dataset,
-        transform: Callable,
-        seed: int = 0,
-        captions: str = "sample",
-        on_bad_images: str = "error",
-    ):
+    def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
         self.split = split
         self.images = split.select_columns([columns.IMAGE])
         self.open_stored = getattr(transform, "open_stored", open_rgb)
@@ -195,7 +186,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.normalization = transform.normalization if isinstance(transform, TrainTransform) else None
         self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
-        self.on_bad_images = on_bad_images
         self.epoch = 0
         self.labels = labels_of(split)
         self.image_keys = keys_of(values_of(split, columns.IMAGE_ID))
@@ -265,7 +255,7 @@ class CaptionedImages(torch.utils.data.Dataset):
             self._add_texts(items, np.asarray(rows))
         if self.soft_labels is not None:
             for item, soft_labels in zip(items, self.soft_labels[rows][columns.SOFT_LABELS], strict=True):
-                item["soft_labels"] = soft_labels if "bad_image" not in item else np.zeros_like(soft_labels)
+                item["soft_labels"] = soft_labels
         return items
 
     def _item(self, draw: Draw, stored: dict[int, Any], seed_all: Callable[[int], None]) -> dict[str, Any]:
@@ -273,10 +263,9 @@ class CaptionedImages(torch.utils.data.Dataset):
         what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         if self.features is not None:
-            shown, reason = {"features": torch.from_numpy(np.asarray(self.features[row], dtype=np.float32))}, None
+            shown = {"features": torch.from_numpy(np.asarray(self.features[row], dtype=np.float32))}
         else:
-            pixels, reason = self._pixels(row, stored, draw_seed, seed_all)
-            shown = {"pixel_values": pixels}
+            shown = {"pixel_values": self._pixels(row, stored, draw_seed, seed_all)}
         item = {
             **shown,
             "labels": self.labels[row],
@@ -286,8 +275,6 @@ class CaptionedImages(torch.utils.data.Dataset):
         }
         if self.normalization is not None and self.features is None:
             item["normalization"] = self.normalization
-        if reason is not None:
-            item |= {"bad_image": reason, "labels": UNLABELLED, "caption_weight": np.float32(0)}
         return item
 
     def _add_texts(self, items: list[dict[str, Any]], rows: np.ndarray) -> None:
@@ -297,26 +284,21 @@ class CaptionedImages(torch.utils.data.Dataset):
         weights = is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
         for place, item in enumerate(items):
             item["text_embeds"] = embeds[place]
-            item["caption_weight"] = weights[place].astype(np.float32) * ("bad_image" not in item)
+            item["caption_weight"] = weights[place].astype(np.float32)
 
     def _pixels(
         self, row: int, stored: dict[int, Any], draw_seed: int, seed_all: Callable[[int], None]
-    ) -> tuple[torch.Tensor, str | None]:
-        """The augmented image; a grey one and the reason where it cannot be read."""
+    ) -> torch.Tensor:
+        """The augmented image."""
         try:
             image = self._image(row, stored)
             seed_all(draw_seed)
-            return self.transform(image), None  # a JPEG is decoded here
+            return self.transform(image)  # a JPEG is decoded here
         except Exception as error:
             reason = why_bad(self.images[row][columns.IMAGE])
             if reason is None:  # the image is not at fault
                 raise
-            if self.on_bad_images == "error":
-                bad = bad_image(self.images, self.image_ids, row, reason)
-                raise error_of(bad) from error
-        image = self.prepare(stand_in())
-        seed_all(draw_seed)
-        return self.transform(image), reason
+            raise error_of(bad_image(self.images, self.image_ids, row, reason)) from error
 
     def _image(self, row: int, stored: dict[int, Any]) -> Any:
         image = self._decoded.get(row)
@@ -363,7 +345,7 @@ class AlignmentCollator:
     A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
     with embeddings `text_embeds` (B, K, D), float16 as in the items, and `caption_weight` (B, K), perhaps
     `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part that is left of the
-    own image; in training perhaps `bad_images`, row -> why its image could not be read.
+    own image.
 
     Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
     perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes. Where
@@ -381,9 +363,6 @@ class AlignmentCollator:
             shown: torch.stack([item[shown] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
-        bad = {item["row"]: item["bad_image"] for item in items if "bad_image" in item and item.get("row", -1) >= 0}
-        if bad:  # of padding rows, the process that trains on the row reports it
-            batch["bad_images"] = bad
         for name in ("image_key", "caption_keys"):
             if name in items[0]:
                 batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)

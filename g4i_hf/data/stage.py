@@ -18,10 +18,8 @@ from typing import Any, NamedTuple
 
 import datasets
 from datasets import Dataset, DatasetDict
-from datasets.table import embed_table_storage
 from huggingface_hub import errors, hf_hub_download
 
-from .. import columns
 from ..files import replacing, restore_replaced
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
@@ -233,16 +231,8 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
     }
     with replacing(folder) as staging:
         for name, split in splits.items():
-            _with_image_bytes(split).to_parquet(staging / f"{name}.parquet")
+            split.to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _with_image_bytes(split: Dataset) -> Dataset:
-    """Reads images that lie in files into the table: Parquet would hold their paths alone."""
-    if columns.IMAGE not in split.column_names:
-        return split
-    how = {"batched": True, "batch_size": 100, "load_from_cache_file": False, "desc": "Images into the table"}
-    return split.with_format("arrow").map(embed_table_storage, **how)
 
 
 def check_replaceable(folder: str | Path) -> None:

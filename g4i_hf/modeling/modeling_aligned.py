@@ -35,7 +35,8 @@ from .student import (
     student_config_from,
 )
 
-RENAMED_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
+IS_RENAMED = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
+CHECKPOINTING = "activation_checkpointing" if IS_RENAMED else "gradient_checkpointing"
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
 # Of a student's image processor and architecture. The rest of timm's, such as `file`, is about other weights
 PUBLIC_PRETRAINED_CFG = (
@@ -338,37 +339,21 @@ class AlignedImageClassification(PreTrainedModel):
             keep_statistics(self.student)
         return self
 
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """
         The student recomputes its activations in the backward pass instead of keeping them. A ValueError when it
-        cannot, or cannot with these options, and for one with batch norms, which would count each batch twice.
+        cannot, and for one with batch norms, which would count each batch twice.
         """
-        config, kwargs = self.config.student_config, activation_checkpointing_kwargs
-        name = getattr(config, "architecture", config.model_type)
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
-            what = f"The student {name} has batch norms, which would count a batch twice where it is computed again"
+            what = "The student has batch norms, which would count a batch twice where it is computed again"
             raise ValueError(f"{what}: leave activation_checkpointing out.")
-        if not self.student.supports_gradient_checkpointing:
-            raise ValueError(f"The student {name} cannot recompute: leave activation_checkpointing out.")
-        if isinstance(config, TimmWrapperConfig) and (kwargs or every_n_layers != 1 or offload):
-            raise ValueError(f"timm's {name} takes no activation_checkpointing_kwargs. Leave them out.")
-        if RENAMED_CHECKPOINTING:
-            self.student.activation_checkpointing_enable(kwargs, every_n_layers, offload)
-        else:
-            self.student.gradient_checkpointing_enable(kwargs)
+        getattr(self.student, f"{CHECKPOINTING}_enable")(*args, **kwargs)
 
     def activation_checkpointing_disable(self) -> None:
-        if RENAMED_CHECKPOINTING:
-            self.student.activation_checkpointing_disable()
-        else:
-            self.student.gradient_checkpointing_disable()
+        getattr(self.student, f"{CHECKPOINTING}_disable")()
 
-    if not RENAMED_CHECKPOINTING:  # what Trainer calls then
-
-        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-            self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
+    if not IS_RENAMED:  # what Trainer calls then
+        gradient_checkpointing_enable = activation_checkpointing_enable
 
     def get_input_embeddings(self) -> None:
         """None, as there are no tokens; accelerate asks before it shards weights by FSDP2."""

@@ -54,7 +54,6 @@ class EncoderArguments:
     text_encoder_prompt: str | None = option(None, "Text before every caption, such as 'passage: '; empty for none.")
     text_encoder_batch_size: Count = option(64, "Captions per batch.")
     embeddings_dir: str | None = option(None, "Folder for the embeddings; `embeddings` beside the run by default.")
-    with_images: bool = option(False, "Write images and all other columns too: a complete dataset.")
 
     def __post_init__(self):
         check_values(self)

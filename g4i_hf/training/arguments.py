@@ -76,6 +76,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         if self.hub_strategy != HubStrategy.END:
             said = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
             raise ValueError(said)
+        if self.hub_revision is not None:
+            raise ValueError(f"hub_revision is {self.hub_revision}; a student is pushed to main: leave it out.")
         if self.early_stopping_patience is not None:
             self._prepare_early_stopping()
         if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24

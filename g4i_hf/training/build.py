@@ -291,7 +291,7 @@ def prepare(
     if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
         logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
     transform = built().train_transform(augmentation)
-    images = CaptionedImages(found.split, transform, args.seed, args.align_captions, run.on_bad_images)
+    images = CaptionedImages(found.split, transform, args.seed, args.align_captions)
     others = {name: built().eval_images(splits[name]) for name in splits if name != train_split}
     return Prepared(built(), images, others, found)
 

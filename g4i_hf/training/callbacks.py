@@ -1,24 +1,19 @@
-"""Trainer callbacks: moving average, NaN losses, unreadable images."""
+"""Trainer callbacks: moving average, NaN losses."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import TrainerCallback
 
-from ..data.images import bad_image, check_not_too_many, warn_of
-from ..files import give_usual_permissions, replace_text
+from ..files import give_usual_permissions
 from ..losses.gather import gather_counts
 from ..names import EMA_FILE
 from .checkpoint import newest_checkpoint
 
-BAD_IMAGES_FILE = "bad_images.json"
 NEVER = torch.iinfo(torch.int64).max
 REMEDIES = {
     "loss_ce": "a smaller learning_rate, a longer warm-up (warmup_steps), max_grad_norm 1, or bf16 instead of fp16",
@@ -122,45 +117,3 @@ class LossCheck(TrainerCallback):
             f"In step {step} of {state.max_steps} {' and '.join(terms)} became NaN or infinite, so training ended."
             f"{kept} Try {remedy}; or train on regardless with stop_on_nan false."
         )
-
-
-# --- Data ------------------------------------------------------------------------------------------------------------
-
-
-class SkippedImages(TrainerCallback):
-    """
-    Lists the training images that cannot be read, over all processes and interruptions, in `bad_images.json` of the
-    run folder: with every checkpoint and at the end.
-    """
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-        self.known: dict[int, dict[str, Any]] = {}  # row -> entry of the file, on this process
-        self.total = 0  # of all processes
-
-    def note(self, bad: dict[int, str] | None) -> None:
-        """bad: row -> why its image cannot be read. Raises BadImageError when there are too many."""
-        for row, reason in (bad or {}).items():
-            if row in self.known:
-                continue
-            self.known[row] = bad_image(self.dataset.images, self.dataset.image_ids, row, reason)
-            check_not_too_many(len(self.known), len(self.dataset), self.known[row])
-            if len(self.known) == 1:  # the others are told of at the end
-                warn_of("Training data", [self.known[row]], len(self.dataset))
-
-    def on_save(self, args, state, control, **kwargs):
-        self._write(args)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        bad = self._write(args)
-        if bad and args.process_index == 0:
-            warn_of("Training data", bad, len(self.dataset), f" ({Path(args.output_dir) / BAD_IMAGES_FILE})")
-
-    def _write(self, args: Any) -> list[dict[str, Any]]:
-        path = Path(args.output_dir) / BAD_IMAGES_FILE
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        found = {each["image_id"]: each for each in (*earlier, *gather_object(list(self.known.values())))}
-        bad, self.total = [found[image_id] for image_id in sorted(found)], len(found)
-        if bad != earlier and args.should_save:
-            replace_text(path, json.dumps(bad, indent=2, ensure_ascii=False) + "\n")
-        return bad

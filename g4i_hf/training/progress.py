@@ -22,7 +22,6 @@ from ..modeling import AlignedImageClassification
 from ..modeling.lora import is_adapter
 from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
-from .run_folder import tracker_places
 
 NO_METRICS = ("_runtime", "_per_second", "epoch")  # endings of the values of an evaluation
 TIMED_STEPS = 6  # of a dry run; the first one or two are slower and do not count in the median
@@ -41,7 +40,7 @@ class LogLines(TrainerCallback):
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:  # the summary has that
             with tqdm.external_write_mode():
                 print(self._line(logs, state), flush=True)
 
@@ -49,18 +48,20 @@ class LogLines(TrainerCallback):
         """Ends the bars, so that an error stands on a line of its own."""
 
     def _line(self, logs: dict[str, Any], state: TrainerState) -> str:
-        if "train_runtime" in logs:
-            took = tqdm.format_interval(logs["train_runtime"])
-            return f"trained {state.global_step - self.first_step:,} steps in {took}"
         place = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}  step {state.global_step}/{state.max_steps}"
         if "loss" not in logs:
             numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
             metrics = {name: value for name, value in numbers.items() if not name.endswith(NO_METRICS)}
             shown = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items()]
             return "  ".join([place, "evaluation", *shown])
+        terms = {name: value for name, value in logs.items() if name.startswith("loss") and value}
+        if not logs.get("align_weight"):  # a baseline only measures it
+            terms.pop("loss_align", None)
         steps = max(state.global_step - self.first_step, 1)
         left = (time.monotonic() - self.begun) / steps * (state.max_steps - state.global_step)
-        return f"{place}  {_loss(logs)}  lr {logs.get('learning_rate', 0):.3g}  {tqdm.format_interval(left)} left"
+        shown = [f"{name} {value:.4g}" for name, value in terms.items()]
+        rate = f"lr {logs.get('learning_rate', 0):.3g}"
+        return "  ".join([place, *shown, rate, f"{tqdm.format_interval(left)} left"])
 
 
 class LinesAndBar(LogLines, ProgressCallback):
@@ -75,16 +76,6 @@ class LinesAndBar(LogLines, ProgressCallback):
 def progress_of(args: AlignmentArguments) -> LogLines:
     """With a bar where one is wanted, and stderr is a terminal."""
     return LinesAndBar() if not args.disable_tqdm and sys.stderr.isatty() else LogLines()
-
-
-def _loss(logs: dict[str, Any]) -> str:
-    """`loss 3.912 (loss_ce 3.701, loss_align 0.703 x 0.3)`, without terms that add nothing."""
-    terms = []
-    for name in sorted((name for name in logs if name.startswith("loss_")), key=lambda name: name != "loss_ce"):
-        factor = logs["align_weight"] if name == "loss_align" else 1
-        if factor * logs[name]:
-            terms.append(f"{name} {logs[name]:.4g}" + (f" x {factor:.3g}" if name == "loss_align" else ""))
-    return f"loss {logs['loss']:.4g}" + (f" ({', '.join(terms)})" if terms else "")
 
 
 # --- Summary ---------------------------------------------------------------------------------------------------------
@@ -137,7 +128,7 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
         "Trained": [*described, f"{state.global_step:,} steps, {state.epoch or 0:.3g} epochs"],
         "Result": results or [f"mean loss {metrics['train_loss']:.4g}"],
         "Time": [f"{tqdm.format_interval(metrics['train_runtime'])}{since}"],
-        "Run": [args.output_dir, *tracker_places(args)],
+        "Run": [args.output_dir],
         "Next": [f"g4i {command} {words}" for command in ("evaluate", "release")],
     }
     return as_block(rows)

@@ -22,7 +22,6 @@ from ..options import (
     recorded_options,
 )
 from .arguments import AlignmentArguments
-from .callbacks import BAD_IMAGES_FILE
 from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ TENSORBOARD_DIR = "tensorboard"
 # Options that may differ when a run is resumed: they change nothing that it learns, but for the last line, which says
 # what to do where it could not go on. An evaluation draws random numbers, so eval_steps is compared
 NOT_COMPARED = {
-    *("output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level", "with_images"),
+    *("output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level"),
     *("logging_strategy", "logging_steps", "logging_first_step", "save_strategy", "save_steps", "save_total_limit"),
     *("per_device_eval_batch_size", "text_encoder_batch_size"),
     *("activation_checkpointing", "gradient_checkpointing"),  # its name before transformers 5.24
@@ -44,10 +43,10 @@ NOT_COMPARED = {
     *("stop_on_nan", "on_bad_images"),
 }
 # What a run writes, and so what an earlier run leaves
-WRITTEN_FOLDERS = ("student", "predictions", "pictures", TENSORBOARD_DIR, STAGING)
+WRITTEN_FOLDERS = ("student", "predictions", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = (
     *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
-    *(BAD_IMAGES_FILE, RECORD_FILE),
+    RECORD_FILE,
 )
 PATHS = (
     *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),
@@ -214,16 +213,6 @@ def forget_local_student(config: PreTrainedConfig) -> None:
         if place := getattr(part, "_name_or_path", None):
             name = published_name(place)
             part._name_or_path = Path(name).name if Path(name).is_absolute() else name
-
-
-def tracker_places(args: AlignmentArguments) -> list[str]:
-    """Where each tracker keeps this run, for the summary."""
-    places = {
-        "tensorboard": f"tensorboard --logdir {tensorboard_folder(args)}",
-        "trackio": f"trackio show --project {args.project}",
-        "wandb": f"wandb, project {os.environ.get('WANDB_PROJECT', args.project)}",
-    }
-    return [places.get(name, name) for name in args.report_to]
 
 
 def tensorboard_folder(args: AlignmentArguments) -> str:

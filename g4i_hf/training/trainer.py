@@ -142,7 +142,7 @@ class AlignmentTrainer(Trainer):
             )
 
     def _add_callbacks(self) -> None:
-        args, data = self.args, self.train_dataset
+        args = self.args
         self.add_callback(callbacks.StepsOfOptions())
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
@@ -153,10 +153,8 @@ class AlignmentTrainer(Trainer):
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = progress_of(args) if shows else None
         self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
-        skips = getattr(data, "on_bad_images", None) == "skip"
-        self.skipped_images = callbacks.SkippedImages(data) if skips else None
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
-        optional = (self.progress, self.loss_check, self.skipped_images, self.ema)
+        optional = (self.progress, self.loss_check, self.ema)
         for callback in filter(None, optional):
             self.add_callback(callback)
 
@@ -216,8 +214,6 @@ class AlignmentTrainer(Trainer):
             why = "images are augmented (--train_crop none leaves that out)"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
             why = "its weights are sharded"
-        elif data.on_bad_images == "skip":
-            why = "unreadable images are skipped"
         elif not self.model.takes_features:
             why = "the student has more than one linear layer behind its feature"
         else:
@@ -268,8 +264,6 @@ class AlignmentTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_batch(self, inputs: dict[str, Any]) -> None:
-        if self.skipped_images is not None:
-            self.skipped_images.note(inputs.get("bad_images"))
         if self.args.aligns and "text_embeds" not in inputs:
             raise ValueError(
                 f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
@@ -292,10 +286,6 @@ class AlignmentTrainer(Trainer):
         if "loss" in logs:
             logs |= self.terms.means()
         super().log(logs, start_time)
-
-    def left_out(self) -> dict[str, int]:
-        """For `all_results.json`: the number of images that were left out, where that is allowed."""
-        return {} if self.skipped_images is None else {"train_bad_images": self.skipped_images.total}
 
     # --- Optimizer ---------------------------------------------------------------------------------------------------
 

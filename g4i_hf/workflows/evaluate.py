@@ -22,7 +22,6 @@ from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
-from ..evaluation.pictures import draw_card_pictures
 from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..evaluation.speed import size_metrics, speed_metrics
@@ -248,22 +247,6 @@ class Evaluation:
         model, processor = load_run(self.runs[name], self.args.weights)
         student, size = plain_student(model).float(), ImageSettings.from_processor(processor).size
         return size_metrics(student, size) | speed_metrics(student, size)
-
-    # --- Pictures ----------------------------------------------------------------------------------------------------
-
-    def draw_card_pictures(self) -> Path:
-        """Draws the images of the card of a release. Returns their folder; an ImportError or OSError says why not."""
-        aligned = aligns(read_options(self.runs["aligned"]))
-        with_captions = self.training is not None and has_texts(self.training) and aligned
-        return draw_card_pictures(
-            self.folders["aligned"],
-            self.runs,
-            self.splits,
-            self.found["aligned"],
-            self.id2label,
-            weights=self.args.weights,
-            training=(self.args.train_split, self.training) if with_captions else None,
-        )
 
     def write_report(self) -> None:
         of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.found, self.id2label)

@@ -151,7 +151,7 @@ class TrainingRun:
         )
         if self.to_embed:  # a dry run: any vector will do, and estimates need the embeddings
             training, transform = used[run.train_split], self.built.train_transform(self.augmentation)
-            images = CaptionedImages(training, transform, args.seed, args.align_captions, run.on_bad_images)
+            images = CaptionedImages(training, transform, args.seed, args.align_captions)
             images.use_one_embedding(self.text_embed_dim, training[columns.CAPTION][:])
             return Prepared(self.built, images, {})
         made_with = (self.student, self.augmentation, self.encoder, run.image_features)
@@ -187,14 +187,15 @@ class TrainingRun:
         return join_stage(splits, self.embeddings, read_stage(self.embeddings)), None
 
     def _check(self, splits: DatasetDict) -> None:
-        run, training = self.run, splits[self.run.train_split]
+        run = self.run
+        for name in {run.train_split, run.eval_split} & set(splits):
+            splits[name] = rows_to_use(splits[name], name, run.on_bad_images)
+        training = splits[run.train_split]
         dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
         needed = 1 if self.args.aligns and not self.to_embed else None
         labels = {"num_labels": len(self.id2label), "require_labels": run.require_labels}
-        given = {"text_embed_dim": dim or needed, "on_bad_images": run.on_bad_images}
-        check_split(training, run.train_split, **labels, **given)
+        check_split(training, run.train_split, **labels, text_embed_dim=dim or needed)
         if run.eval_split in splits:
-            splits[run.eval_split] = rows_to_use(splits[run.eval_split], run.eval_split, run.on_bad_images)
             check_split(splits[run.eval_split], run.eval_split, training=False, **labels)
 
     @property
@@ -229,7 +230,7 @@ class TrainingRun:
         trainer.accelerator.wait_for_everyone()
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_run()
-        metrics = result.metrics | trainer.left_out()
+        metrics = result.metrics
         if self.supervised is not None:
             metrics |= self.supervised.facts
         name = self.run.eval_split
