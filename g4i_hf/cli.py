@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -55,8 +54,6 @@ ALIASES = {
     **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
-LENGTH_OF_FIT = " --finetune_epochs and --minutes say how long all layers train."
-LENGTHS = ("num_train_epochs", "max_steps")
 # Options that fit the dataset of a run only
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
@@ -156,8 +153,6 @@ class Parser(HfArgumentParser):
         if kind is string_to_bool and text.lower() in ("on", "off"):  # as YAML knows them too
             return text.lower() == "on"
         try:
-            if kind is float and text.lstrip("+-").lower() in (".inf", ".nan"):  # as YAML writes them
-                text = text.replace(".", "", 1)
             value = json.loads(text) if kind is dict else kind(text)
             if kind is dict and not isinstance(value, dict):
                 raise ValueError(text)
@@ -172,7 +167,7 @@ class Parser(HfArgumentParser):
         if alias in self.kinds:
             hint = f" Did you mean {prefix + alias!r}?"
         elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
-            hint = f" It is an option of g4i train, which fit chooses.{LENGTH_OF_FIT * (alias in LENGTHS)}"
+            hint = " It is an option of g4i train, which fit chooses."
         else:
             hint = did_you_mean(name, self.kinds, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
@@ -440,14 +435,8 @@ def import_module(name: str) -> None:
     if is_file and not path.is_file():
         raise OptionError(f"--module {name}: there is no such file.")
     sys.path.append(str(path.parent.resolve()) if is_file else os.getcwd())
-    module = path.stem if is_file else name
-    found = importlib.util.find_spec(module.partition(".")[0])
-    if found is None:
-        raise OptionError(f"--module {name}: there is no such module. A file is named with its .py.")
-    if is_file and not (found.has_location and os.path.samefile(found.origin, path)):
-        raise OptionError(f"--module {name}: it cannot be imported as {module!r}; give the file another name.")
     try:
-        importlib.import_module(module)
+        importlib.import_module(path.stem if is_file else name)
     except Exception as error:  # the user's own code
         raise OptionError(f"--module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -460,7 +449,7 @@ def quiet_libraries(main_process: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, handlers=[handler])
-    for name in ("httpx", "httpx2", "sentence_transformers", "datasets", "matplotlib"):
+    for name in ("httpx", "httpx2", "sentence_transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
     datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every dataset
     transformers.utils.logging.set_verbosity_warning()

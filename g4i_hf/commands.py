@@ -248,10 +248,6 @@ class Evaluate(Command):
             say(f"\n{speed_text(evaluation.results['aligned'])}\n")
         for name, folder in evaluation.folders.items():
             say(f"{name}: {folder}/all_results.json, {folder}/predictions")
-        try:
-            say(f"pictures for a card: {evaluation.draw_card_pictures()}")
-        except (ImportError, OSError) as error:
-            say(f"no pictures for a card: {error}")
         if args.report:
             try:
                 evaluation.write_report()

@@ -1,6 +1,5 @@
 """Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr about a mistake."""
 
-import contextlib
 import inspect
 import os
 import sys
@@ -146,37 +145,8 @@ def exit_status(code: int) -> int:
 
 
 def fail(message: str) -> NoReturn:
-    """Prints one line and exits with status 2. Of several processes, which mostly fail alike, the first ends all."""
+    """Prints one line and exits with status 2. Of several processes, which mostly fail alike, the first speaks."""
     if not is_first_process():
-        time.sleep(15)
+        time.sleep(15)  # the launcher ends the others
     print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
-    end_launcher()
     raise SystemExit(2)
-
-
-def is_launcher(words: list[str]) -> bool:
-    """Whether the first words of a process, as file names, are `accelerate launch`."""
-    started_as = {("accelerate", "launch"), ("-m", "accelerate.commands.launch")}
-    return "accelerate-launch" in words[:2] or bool(started_as & set(zip(words, words[1:], strict=False)))
-
-
-def end_launcher() -> None:
-    """
-    Ends `accelerate launch` and the other processes. When a process fails, the launcher would print a traceback of its
-    own (`simple_launcher` and `multi_gpu_launcher` of accelerate 1.15), which hides the line that says what is wrong.
-    """
-    import psutil
-
-    try:
-        launcher = psutil.Process().parent()
-        if launcher is None or not is_launcher([Path(word).name for word in launcher.cmdline()[:4]]):
-            return
-        others = [process for process in launcher.children(recursive=True) if process.pid != os.getpid()]
-    except psutil.Error:  # another process has ended it
-        return
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        launcher.terminate()
-        return
-    for process in [launcher, *others]:  # first torch's agent, which answers any other signal with a traceback
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

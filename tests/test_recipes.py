@@ -232,15 +232,6 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     assert model.config.text_embed_dim == dim and model.config.num_labels == 4
 
 
-@pytest.mark.slow
-def test_the_literal_command_trains_the_emoji_recipe(tmp_path):
-    """`accelerate launch recipes/train.py` in a clone, for fewer epochs; tests/contract has its options alone."""
-    config = ("--config", "recipes/emoji_styles/train.yaml")
-    launch(tmp_path, ACCELERATE, "launch", "recipes/train.py", *config, "--num_train_epochs", "4")
-    results = json.loads((tmp_path / "runs" / "emoji_styles" / "aligned" / "all_results.json").read_text())
-    assert results["epoch"] == 4 and results["validation_accuracy"] > 0.1 < results["validation_recall_at_5"]
-
-
 # --- Captions --------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
 from hub_client import serving
 from PIL import Image
 from released_runs import a_run
@@ -19,7 +18,6 @@ from sentence_transformers import SentenceTransformer
 from students import aligned_model
 from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
-from trained_emoji import train_emoji
 from transformers import ZeroShotImageClassificationPipeline
 
 from g4i_hf.embedding import load_encoder
@@ -354,25 +352,14 @@ def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Three epochs of the Emoji Styles recipe, released, in a folder that looks like a clone."""
+    """Some steps of the Emoji Styles recipe, released, in a folder that looks like a clone."""
     folder = tmp_path_factory.mktemp("trained")
-    release_student(train_emoji(folder))
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml", "--max_steps", "20"]
+    command += ["--eval_strategy", "no", "--save_strategy", "no"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    release_student(folder / "runs" / "emoji_styles" / "aligned")
     return folder
-
-
-@pytest.mark.slow
-def test_a_trained_model_knows_concepts_that_it_has_never_seen(trained):
-    """Each of the 222 concepts, in a style that is new as well, among the names of all of them."""
-    classifier = ZeroShotImageClassifier(trained / "runs" / "emoji_styles" / "aligned" / "student", device="cpu")
-    assert classifier.scale == pytest.approx(5) and classifier.side.text_encoder_prompt == ""
-    novel = load_dataset(str(ROOT / "recipes" / "emoji_styles"), split="test_novel")
-    names = [caption.split(":")[0] for caption in novel["caption"]]
-    answers = classifier(list(novel["image"]), sorted(set(names)), batch_size=32)
-    found = [name in [each["label"] for each in answer[:5]] for name, answer in zip(names, answers, strict=True)]
-    assert np.mean(found) > 4 * 5 / len(set(names))
-    cosines = classifier.embed_images(list(novel["image"])) @ classifier.embed_texts(novel["caption"][:]).T
-    own = [row in best for row, best in enumerate(cosines.topk(5).indices.tolist())]
-    assert np.mean(own) > 4 * 5 / len(novel)
 
 
 @pytest.mark.slow

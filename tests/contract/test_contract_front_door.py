@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from doors import ONE_PROCESS, ROOT, TWO_PROCESSES, Done, environment, python, run, spelled, times_of_children
+from doors import ROOT, Done, environment, python, run, spelled, times_of_children
 from drawings import ENCODER, STUDENT, TRAINING
 
 from g4i_hf.options.training import OTHER_TRAINER_OPTIONS_OF
@@ -76,14 +76,6 @@ def test_a_mistake_is_said_before_anything_heavy_is_imported(tmp_path, name):
     assert times_of_children() - before < LIGHT
     one_line(done, *says)
     assert done.code == 2 and done.out == "" and done.err.count("\n") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [ONE_PROCESS, TWO_PROCESSES], ids=["one process", "two processes"])
-def test_no_traceback_of_the_launcher_follows(tmp_path, launcher):
-    done = run("train", MISTAKES["folder"][0], cwd=tmp_path, env=OFFLINE, launcher=launcher)
-    one_line(done, "./nowhere")
-    assert done.out == "" and done.err.splitlines()[-1] == done.errors()[0]
 
 
 @pytest.mark.slow

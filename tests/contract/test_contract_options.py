@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from doors import COMMANDS, ONE_PROCESS, ROOT, succeed
+from doors import COMMANDS, ROOT, succeed
 from goldens import golden
 
 HEAVY = {"torch", "datasets", "accelerate", "timm", "sentence_transformers", "sklearn"}  # seconds to import
@@ -13,7 +13,7 @@ DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 PROMISED = {
     "fit": "dataset_name output_dir captioner student finetune minutes dry_run",
     "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input clean",
-    "embed": "text_encoder embeddings_dir with_images text_encoder_prompt",
+    "embed": "text_encoder embeddings_dir text_encoder_prompt",
     "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss supervision unlabelled student pretrained ema_decay",
     "evaluate": "run baseline splits measures report weights",
@@ -96,18 +96,6 @@ def test_a_printed_configuration_says_the_same_again(quick, folders, tmp_path, c
 def test_secrets_are_not_printed(quick, tmp_path):
     printed = quick.succeed("train", DATA, {"hub_token": "hf_confidential"}, "--print_config", cwd=tmp_path).out
     assert "confidential" not in printed and "hub_token" not in printed
-
-
-@pytest.mark.slow
-def test_the_launcher_alone_has_the_photographs_of_the_demo(tmp_path):
-    """`accelerate launch recipes/train.py`; test_photos_demo.py trains with it."""
-    printed = succeed("train", "--print_config", launcher=ONE_PROCESS, cwd=tmp_path).out
-    values = yaml.safe_load(printed[printed.index("# The") :])
-    recipe = yaml.safe_load((ROOT / "recipes" / "photos_demo" / "train.yaml").read_text())
-    assert (tmp_path / values["dataset_name"]).resolve() == (ROOT / "recipes" / "photos_demo" / "pictures").resolve()
-    hidden = {"dataset_name", "eval_strategy", "labels_only", "learning_rate", "logging_strategy", "seed"}
-    same = {name: value for name, value in recipe.items() if name not in hidden}
-    assert {name: values.get(name) for name in same} == same and float(values["learning_rate"]) == 3e-3
 
 
 # --- Defaults < YAML < command line ----------------------------------------------------------------------------------

@@ -61,7 +61,6 @@ MODES = {
     "unreadable image": Mode(
         {"dataset_name": "{corrupt}", "on_bad_images": "skip"} | ENCODER,
         says=("cross/1.png",),
-        files=("bad_images.json",),
     ),
     "TensorBoard": Mode({"report_to": "tensorboard"}, same=True),
 }
