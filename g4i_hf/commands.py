@@ -312,7 +312,7 @@ class Release(Command):
             raise FileNotFoundError(
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
             )
-        check_paths(baseline=args.baseline, seed_runs=args.seed_runs, seed_baselines=args.seed_baselines)
+        check_paths(baseline=args.baseline)
         if args.push_to_hub or args.dry_run:  # before anything is made
             require("detect_secrets", "hub", "The search for secrets before a push")
 

@@ -167,12 +167,12 @@ def test_a_tuple_from_python_is_a_list():
 def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "o.yaml").write_text("run: ./r\nseed_runs: [./b, ../c, d]\n")
+    (tmp_path / "a" / "o.yaml").write_text("dataset_name: ./r\ncaptions_dir: c\nimport_answers: [./b, ../c, d]\n")
     words = ("--config", "a/o.yaml")
-    found = parse(*words, classes=OPTIONS_OF["release"])["seed_runs"]
+    found = parse(*words, classes=OPTIONS_OF["caption"])["import_answers"]
     assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
-    (tmp_path / "again.yaml").write_text(printed(capsys, "release", *words, "--print_config"))
-    again = parse("--config", "again.yaml", classes=OPTIONS_OF["release"])["seed_runs"]
+    (tmp_path / "again.yaml").write_text(printed(capsys, "caption", *words, "--print_config"))
+    again = parse("--config", "again.yaml", classes=OPTIONS_OF["caption"])["import_answers"]
     assert [Path(path).resolve() for path in again] == [tmp_path / path for path in ("a/b", "c", "d")]
 
 

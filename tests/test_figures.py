@@ -1,85 +1,31 @@
-"""Figures of a release: of the released weights, over seeds, and the same in every form that is published."""
+"""Figures of a release: of the released weights, and the same in every form that is published."""
 
 import json
-import shutil
 
 import pytest
 from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
 
-from g4i_hf.evaluation.comparison import seeds_as_markdown
-from g4i_hf.hub.figures import comparison, evaluated_data, measured, model_index_results, over_seeds
+from g4i_hf.hub.figures import comparison, evaluated_data, measured, model_index_results
 from g4i_hf.options import ReleaseArguments
 
 PHOTOS = {"dataset_name": "them/photos", "dataset_type": "them/photos", "dataset_revision": COMMIT}
 
 
-@pytest.fixture(scope="module")
-def three_seeds(tmp_path_factory):
-    """Runs with their baselines: accuracies of `test` 52, 54, 56 and 50, 51, 52 percent."""
-    folder = tmp_path_factory.mktemp("runs")
-    for seed in range(3):
-        a_run(folder / f"aligned{seed}", model=False, results=shifted(0.02 * seed), seed=seed)
-        results = shifted(0.01 * seed - 0.02)
-        a_run(folder / f"baseline{seed}", model=False, results=results, seed=seed, align_weight=0)
-    return folder
-
-
 @pytest.fixture
-def runs(three_seeds, tmp_path):
-    return shutil.copytree(three_seeds, tmp_path / "runs")
+def runs(tmp_path):
+    """A run and its baseline, with accuracies of `test` of 52 and 50 percent."""
+    a_run(tmp_path / "runs" / "aligned0", model=False, seed=0)
+    results = shifted(-0.02)
+    a_run(tmp_path / "runs" / "baseline0", model=False, results=results, seed=0, align_weight=0)
+    return tmp_path / "runs"
 
 
-def arguments(folder, seeds=(1, 2), baselines=(1, 2), **more) -> ReleaseArguments:
-    chosen = {"run": str(folder / "aligned0"), "baseline": str(folder / "baseline0")}
-    chosen["seed_runs"] = [str(folder / f"aligned{seed}") for seed in seeds] or None
-    chosen["seed_baselines"] = [str(folder / f"baseline{seed}") for seed in baselines] or None
-    return ReleaseArguments(**chosen | more)
+def arguments(folder) -> ReleaseArguments:
+    return ReleaseArguments(run=str(folder / "aligned0"), baseline=str(folder / "baseline0"))
 
 
 def beside_its_baseline(folder):
-    return comparison(arguments(folder, seeds=(), baselines=()))
-
-
-# --- Over seeds ------------------------------------------------------------------------------------------------------
-
-
-def test_the_table_over_seeds_by_hand(runs):
-    """Baselines 50, 51, 52 and runs 52, 54, 56: differences 2, 3, 4 points, standard deviation 1, t = 4.303."""
-    seeds = over_seeds(arguments(runs))
-    assert seeds.seeds == [0, 1, 2]
-    # The projector of a baseline is untrained
-    assert all((row.paired is not None) == (row.figure == "accuracy") for row in seeds.rows)
-    lines = seeds_as_markdown(seeds.rows).splitlines()
-    assert lines[2:4] == [
-        "| accuracy | validation | 60.0 ± 1.0 | 63.0 ± 2.0 | +3.0 (+0.5 to +5.5) |",
-        "| accuracy | test | 51.0 ± 1.0 | 54.0 ± 2.0 | +3.0 (+0.5 to +5.5) |",
-    ]  # in the order of the data, not of the alphabet
-    alone = over_seeds(arguments(runs, baselines=(), baseline=None))
-    assert seeds_as_markdown(alone.rows).splitlines()[2] == "| accuracy | validation | 63.0 ± 2.0 |"
-
-
-def test_the_released_run_may_be_named_among_the_seeds(runs):
-    assert over_seeds(arguments(runs, seeds=(0, 1, 2), baselines=(2, 0, 1))).seeds == [0, 1, 2]
-    assert over_seeds(arguments(runs, seeds=(), baselines=())) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        ({"learning_rate": 0.5}, {}, r"aligned1 was trained with another learning_rate \(0\.5\)"),
-        ({"seed": 0}, {}, r"aligned1 has the seed 0, as .*aligned0 has"),
-        ({"results": {}}, {}, r"aligned1 has no figures of 'test'.*g4i evaluate --run"),
-        ({}, {"baselines": (1,)}, r"seeds \[0, 1, 2\], their baselines \[0, 1\]. Give"),
-        ({}, {"baseline": None}, "belong to seed_runs and to a baseline of the run itself"),
-        ({}, {"seeds": ()}, "belong to seed_runs and to a baseline of the run itself"),
-        ({}, {"seeds": (0,), "baselines": (0,)}, r"seeds \[0\], their baselines \[0\]. Give runs of other seeds"),
-    ],
-)
-def test_runs_that_cannot_be_compared(runs, change, options, message):
-    if change:
-        a_run(runs / "aligned1", **{"model": False, "results": shifted(0.02), "seed": 1} | change)
-    with pytest.raises(ValueError, match=message):
-        over_seeds(arguments(runs, **options))
+    return comparison(arguments(folder))
 
 
 # --- Beside a baseline -----------------------------------------------------------------------------------------------

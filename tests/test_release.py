@@ -185,12 +185,6 @@ def test_what_is_known_of_the_text_encoder(tmp_path, kind):
     assert expected is None or json.loads((path / "text_encoder.json").read_text()).items() >= expected.items()
 
 
-def test_a_run_of_another_seed_that_is_not_there_is_named(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["release", "--run", str(a_plain_run(tmp_path / "run")), "--seed_runs", "nope"])
-    assert "seed_runs is 'nope', but there is no such" in capsys.readouterr().err
-
-
 # --- What a release replaces ----------------------------------------------------------------------------------------
 
 

@@ -141,35 +141,6 @@ def _mean_and_sd(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
-@dataclass
-class SeedRow:
-    """A figure of one split over the seeds of the aligned runs; `paired` where there are baselines."""
-
-    split: str
-    figure: str
-    mean: float
-    sd: float  # n - 1
-    paired: PairedSummary | None = None
-
-
-def compare_seeds(aligned: list[dict[str, Any]], baselines: list[dict[str, Any]], splits: list[str]) -> list[SeedRow]:
-    """
-    Rows for every measure that all the aligned runs, two or more, have; paired where all the baselines, in the same
-    order, have it too. Both are given by their `all_results.json`.
-    """
-    rows = []
-    for figure in CARD_MEASURES:
-        for split in splits:
-            key = f"{split}_{figure}"
-            if not all(key in results for results in aligned):
-                continue
-            values = [results[key] for results in aligned]
-            is_paired = baselines and all(key in results for results in baselines)
-            paired = paired_summary([results[key] for results in baselines], values) if is_paired else None
-            rows.append(SeedRow(split, figure, *_mean_and_sd(values), paired))
-    return rows
-
-
 def as_text(rows: list[ComparisonRow]) -> str:
     """The table for a terminal, shares in percent, under a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
@@ -201,33 +172,11 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
     return markdown_table(["measure", "split", "baseline", "aligned", "difference"], cells, texts=2)
 
 
-def seeds_as_markdown(rows: list[SeedRow]) -> str:
-    """The table for a card, in percent and percentage points: mean ± standard deviation."""
-    if not any(row.paired for row in rows):
-        cells = [[ALL_MEASURES[row.figure].title, row.split, mean_and_sd(row.mean, row.sd)] for row in rows]
-        return markdown_table(["measure", "split", "mean ± sd"], cells, texts=2)
-    cells = []
-    for row in rows:
-        baseline, difference = "", ""
-        if (paired := row.paired) is not None:
-            baseline = mean_and_sd(paired.baseline_mean, paired.baseline_sd)
-            low, high = 100 * paired.low, 100 * paired.high
-            difference = f"{100 * paired.difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        title, own = ALL_MEASURES[row.figure].title, mean_and_sd(row.mean, row.sd)
-        cells.append([title, row.split, baseline, own, difference])
-    heads = ["measure", "split", "baseline", "aligned", "paired difference (95% interval)"]
-    return markdown_table(heads, cells, texts=2)
-
-
 def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:
     """Of its columns the first `texts` are left-aligned, the others numbers."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     lines.insert(1, "|" + "---|" * texts + "---:|" * (len(heads) - texts))
     return "\n".join(lines)
-
-
-def mean_and_sd(mean: float, sd: float) -> str:
-    return f"{100 * mean:.1f} ± {100 * sd:.1f}"
 
 
 def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:

@@ -10,14 +10,14 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
 from ..data.stage import is_path
-from ..evaluation.comparison import ComparisonRow, as_markdown, seeds_as_markdown
+from ..evaluation.comparison import ComparisonRow, as_markdown
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..options import ASKING, aligns, learned_from_captions
 from ..options import training as of_training
 from ..training.lineage import is_hub_id
 from ..zero_shot.checkpoint import TextSide
-from .figures import DEFAULT_SEED, Seeds, evaluated_data, model_index_results
+from .figures import DEFAULT_SEED, evaluated_data, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -67,7 +67,6 @@ class Student:
     options: dict[str, Any] = field(default_factory=dict)  # the run's `train.yaml`; paths are not shown
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
-    seeds: Seeds | None = None
     speed: str = ""  # a sentence on size and speed
     intervals: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
@@ -165,15 +164,12 @@ def _of_training(student: Student) -> dict[str, Any]:
 
 def _of_figures(student: Student) -> dict[str, Any]:
     """What the template says of the figures."""
-    rows, seeds = student.rows, student.seeds
+    rows = student.rows
     return {
         "results": as_markdown(rows) if rows else "",
         "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
         "retrieval": any(row.figure != "accuracy" for row in rows),
-        "seed_results": seeds_as_markdown(seeds.rows) if seeds else "",
-        "seeds": seeds.seeds if seeds else [],
-        "is_paired": bool(seeds) and any(row.paired for row in seeds.rows),
     }
 
 

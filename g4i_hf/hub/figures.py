@@ -1,9 +1,8 @@
-"""Figures of a release, beside the baseline's and over seeds, also as `model-index`."""
+"""Figures of a release, beside the baseline's, also as `model-index`."""
 
 import json
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import (
     CARD_MEASURES,
     ComparisonRow,
-    SeedRow,
     compare,
-    compare_seeds,
     interval_text,
     shown_results,
 )
@@ -32,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 DIGITS = 6  # of fractions; more would be noise
 
-SEEDS = {"seed", "data_seed"}
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
 # Data are compared by content, wherever they lie
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
@@ -45,14 +41,6 @@ MAY_DIFFER = (
 )
 # In what the data of two runs must not differ, by kind: captions may, and where the images lie
 OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_names", SPLIT)
-
-
-@dataclass
-class Seeds:
-    """Each measure over the seeds, which are in the order of the runs, the released one first."""
-
-    rows: list[SeedRow]
-    seeds: list[int]
 
 
 def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
@@ -110,32 +98,6 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     }
 
 
-def over_seeds(args: ReleaseArguments) -> Seeds | None:
-    """
-    The run and those of other seeds, each against its own baseline; None where no other runs are given. ValueError
-    where a run lacks figures, or a run and a baseline differ in more, or less, than they should.
-    """
-    if args.seed_baselines and not (args.seed_runs and args.baseline):
-        raise ValueError("seed_baselines belong to seed_runs and to a baseline of the run itself: give these too.")
-    if not args.seed_runs:
-        return None
-    runs = _by_seed(args.run, args.seed_runs)
-    baselines = _by_seed(args.baseline, args.seed_baselines or []) if args.baseline else {}
-    if len(runs) < 2 or (baselines and baselines.keys() != runs.keys()):
-        raise ValueError(
-            f"The runs have the seeds {list(runs)}, their baselines {list(baselines)}. Give runs of other seeds as "
-            "seed_runs, and a baseline of each seed, or none, as seed_baselines."
-        )
-    aligned, others = list(runs.values()), [baselines[seed] for seed in runs if baselines]
-    found = {run: figures(run, args.weights) for run in (*aligned, *others)}
-    splits = [split for split in _splits(found[args.run]) if f"{split}_accuracy" in found[args.run]]
-    for run, results in found.items():
-        if missing := [split for split in splits if f"{split}_accuracy" not in results]:
-            raise ValueError(f"{run} has no figures of {missing[0]!r}: evaluate it with g4i evaluate --run {run}.")
-    results = ([found[run] for run in several] for several in (aligned, others))
-    return Seeds(compare_seeds(*results, _in_order(splits, args.run)), list(runs))
-
-
 def _splits(results: dict[str, Any]) -> list[str]:
     return [key.removesuffix("_samples") for key in results if key.endswith("_samples")]
 
@@ -144,24 +106,6 @@ def _in_order(splits: list[str], run: str | Path) -> list[str]:
     """As the data has them; the file of figures is sorted by name."""
     known = list(read_lineage(run).get("rows", ()))
     return sorted(splits, key=lambda split: known.index(split) if split in known else len(known))
-
-
-def _by_seed(run: str, more: list[str]) -> dict[int, str]:
-    """A run and others, the first in front. ValueError for runs that differ in more than their seed, or not in it."""
-    found, options = {}, _options(run)
-    for other in [run, *(each for each in more if Path(each).resolve() != Path(run).resolve())]:
-        _check_data(run, other)
-        if differing := _differing(options, others := _options(other)):
-            name = differing[0]
-            raise ValueError(
-                f"{other} was trained with another {name} ({others.get(name)!r}) than {run} ({options.get(name)!r}). "
-                "Only the seed may differ."
-            )
-        seed = int(read_options(other).get("seed", DEFAULT_SEED))
-        if seed in found:
-            raise ValueError(f"{other} has the seed {seed}, as {found[seed]} has.")
-        found[seed] = other
-    return found
 
 
 def _check_data(run: str, other: str) -> None:
@@ -196,29 +140,20 @@ def _check_baseline(run: str, baseline: str) -> None:
         )
 
 
-def _without(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
-
-
 def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
     return sorted(name for name in options.keys() | others.keys() if options.get(name) != others.get(name))
 
 
-def _options(run: str) -> dict[str, Any]:
-    """Options without the seed, and where run and data lie; folders as they are seen from here."""
-    options = _without(read_options(run), NOT_COMPARED | SEEDS | DATA)
+def _options_of_images(run: str) -> dict[str, Any]:
+    """Options without what belongs to the captions, and where run and data lie; folders as they are seen from here."""
+    options = {"seed": DEFAULT_SEED} | read_options(run)
+    left_out = NOT_COMPARED | DATA
+    options = {n: value for n, value in options.items() if n not in left_out and not n.startswith(MAY_DIFFER)}
     for name in PATHS:
         value = options.get(name)
         if isinstance(value, str) and (Path(run) / value).exists():
             options[name] = str((Path(run) / value).resolve())
     return options
-
-
-def _options_of_images(run: str) -> dict[str, Any]:
-    """Without what belongs to the captions, and with the seed."""
-    recorded = read_options(run)
-    found = {name: value for name, value in _options(run).items() if not name.startswith(MAY_DIFFER)}
-    return found | {"seed": recorded.get("seed", DEFAULT_SEED), "data_seed": recorded.get("data_seed")}
 
 
 def evaluated_data(lineage: dict[str, Any]) -> dict[str, str | None] | None:

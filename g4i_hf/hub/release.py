@@ -30,7 +30,6 @@ from .card import NONCOMMERCIAL, Student, student_card
 from .figures import (
     comparison,
     measured,
-    over_seeds,
 )
 from .onnx import export_onnx
 from .privacy import SECRETS, bare_name
@@ -187,14 +186,13 @@ def write_card(
     are those of the run, by default of its `train.yaml`. ValueError for runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
-    lineage, rows, seeds = read_lineage(run_of(run)), comparison(args), over_seeds(args)
+    lineage, rows = read_lineage(run_of(run)), comparison(args)
     student = Student(
         **_facts(student_dir, run),
         weights=args.weights,
         options=options_of(run) if options is None else options,
         lineage=lineage,
         rows=rows,
-        seeds=seeds,
         **measured(args),
         aligned=(student_dir / ALIGNED).is_dir(),
         onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),

@@ -44,8 +44,6 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
 
     run: str | None = option(None, "Run folder of the student to release.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
-    seed_runs: list[str] | None = option(None, "The same run with other seeds, for mean and spread in the card.")
-    seed_baselines: list[str] | None = option(None, "Their baselines, one of each seed.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
 
     def __post_init__(self):
@@ -63,8 +61,7 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
 
     def _check_kind(self) -> None:
         """Options of the other kind would have no effect."""
-        of_student = {"baseline", "seed_runs", "seed_baselines"}
-        of_student |= {each.name for each in fields(ReleasedStudentOptions)}
+        of_student = {"baseline"} | {each.name for each in fields(ReleasedStudentOptions)}
         of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
         others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
         what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
