@@ -436,9 +436,11 @@ def import_module(name: str) -> None:
         raise OptionError(f"--module {name}: there is no such file.")
     sys.path.append(str(path.parent.resolve()) if is_file else os.getcwd())
     try:
-        importlib.import_module(path.stem if is_file else name)
+        module = importlib.import_module(path.stem if is_file else name)
     except Exception as error:  # the user's own code
         raise OptionError(f"--module {name} cannot be imported: {type(error).__name__}: {error}") from error
+    if is_file and Path(module.__file__ or "").resolve() != path.resolve():
+        raise OptionError(f"--module {name} cannot be imported as {path.stem!r}; give the file another name.")
 
 
 def quiet_libraries(main_process: bool) -> None:

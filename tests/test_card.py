@@ -48,8 +48,8 @@ def card_of(**fields) -> ModelCard:
     return student_card(Student(**fields))
 
 
-def snippets(card: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", card, re.S)
+def snippets(card: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", card, re.S)
 
 
 @pytest.mark.parametrize("kind", CARDS)

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Image, List, Value, load_dataset
 from huggingface_hub import DatasetCard
 from PIL import ExifTags
 from PIL import Image as PILImage
+from test_card import snippets
 from tiny_encoders import images_with
 
 from g4i_hf.cli import parse_options
@@ -152,11 +153,13 @@ def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
         check_publishable(folder)
 
 
-def test_large_splits_become_several_files_in_order_and_the_same_stage_the_same_bytes(tmp_path):
+def test_large_splits_become_several_files_in_order_and_the_same_stage_the_same_bytes(tmp_path, monkeypatch):
     stage = captions_stage(tmp_path / "s", [f"id-{number}" for number in range(1000)])
     whole = build_dataset(stage, tmp_path / "whole")
     size = sum(len(content) for content in contents(whole / "data").values())
-    folder = build_dataset(stage, tmp_path / "parts", max_shard_size=size // 4)
+    with monkeypatch.context() as patched:
+        patched.setattr("g4i_hf.hub.dataset.SHARD_BYTES", size // 4)
+        folder = build_dataset(stage, tmp_path / "parts")
     files = contents(folder / "data")
     assert len(files) >= 4 and max(map(len, files.values())) < size // 3
     assert sorted(files) == [f"train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
@@ -267,10 +270,6 @@ def test_a_broken_image_is_named_and_an_earlier_dataset_stays(stages, tmp_path):
 
 
 # --- The card --------------------------------------------------------------------------------------------------------
-
-
-def snippets(card: str, language: str = "python") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", card, re.S)
 
 
 @pytest.mark.parametrize("kind", ["file", "content", "column"])

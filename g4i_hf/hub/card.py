@@ -109,7 +109,7 @@ def student_card(student: Student) -> ModelCard:
 
 def _metadata(student: Student) -> ModelCardData:
     """Only what there is: the Hub refuses a field that is null or empty."""
-    lineage, more = student.lineage, {}
+    lineage, more = student.lineage, dict[str, Any]()
     datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
     base = (lineage.get("student") or {}).get("id")
     if datasets:

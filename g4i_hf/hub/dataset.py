@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from datasets.utils.py_utils import convert_file_size_to_int
 
 from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
@@ -33,6 +32,7 @@ TEXTS = (columns.CAPTION, STATUS, REASON, RAW, columns.TEXT_EMBEDS)
 COLUMNS = (columns.IMAGE_ID, columns.IMAGE, columns.LABEL, *TEXTS)
 LOCAL_ID = r"^(~|/|[A-Za-z]:[\\/]|file:)|\\"
 THREADS = 8
+SHARD_BYTES = 500_000_000  # of a Parquet file, as `push_to_hub` has them
 
 # What a published stage may hold of a stage; a field that is not known here may be anything
 PUBLISHED = (
@@ -54,7 +54,6 @@ def build_dataset(
     images_id: str | None = None,
     license: str | None = None,
     repo_id: str | None = None,
-    max_shard_size: int | str = "500MB",
 ) -> Path:
     """
     Writes the captions or embeddings of a stage as a folder that `load_dataset` opens, and returns it. The folder is
@@ -67,7 +66,6 @@ def build_dataset(
         images_id: Hub id of the images, where the stage knows them as a folder. Their ids must be those of the stage.
         license: identifier of the Hub, as in `cc-by-4.0`; `other` by default.
         repo_id: of the card's snippets.
-        max_shard_size: most of a Parquet file, in bytes or as in `"500MB"`.
 
     Raises:
         ValueError: when it is no stage, an image cannot be read, an id is a path, `repo_id`
@@ -77,7 +75,6 @@ def build_dataset(
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
     check_replaceable(output_dir, "dataset")
-    max_bytes = convert_file_size_to_int(max_shard_size)
     splits = _rows(stage, with_images)
     features = _common_features(splits)
     for name, split in splits.items():
@@ -92,7 +89,7 @@ def build_dataset(
         (folder / "data").mkdir()
         card.save(folder / "README.md")
         for name, split in splits.items():
-            _write_split(split, name, features, folder / "data", max_bytes)
+            _write_split(split, name, features, folder / "data")
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_manifest(folder)
     return output_dir
@@ -189,8 +186,8 @@ def _ids_from(splits: DatasetDict) -> str | None:
     return forms.pop() if len(forms) == 1 and not any("#" in image_id for image_id in ids) else None
 
 
-def _write_split(split: Dataset, name: str, features: Features, folder: Path, max_bytes: int) -> None:
-    """Files of about `max_bytes`; their number is in their names."""
+def _write_split(split: Dataset, name: str, features: Features, folder: Path) -> None:
+    """Files of about `SHARD_BYTES`; their number is in their names."""
     size = split.data.nbytes
     if columns.IMAGE in features:
         split = split.cast_column(columns.IMAGE, Image(decode=False))
@@ -199,7 +196,7 @@ def _write_split(split: Dataset, name: str, features: Features, folder: Path, ma
     for column in features:
         if column not in split.column_names:
             split = split.add_column(column, [None] * len(split), feature=features[column])
-    count = min(max(math.ceil(size / max_bytes), 1), max(len(split), 1))
+    count = min(max(math.ceil(size / SHARD_BYTES), 1), max(len(split), 1))
     for number in range(count):
         shard = split.shard(count, number, contiguous=True).select_columns(list(features))
         if columns.IMAGE in features:

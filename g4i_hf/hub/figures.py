@@ -10,13 +10,7 @@ from huggingface_hub import EvalResult
 
 from .. import columns
 from ..data.record import SPLIT, Record, differences
-from ..evaluation.comparison import (
-    CARD_MEASURES,
-    ComparisonRow,
-    compare,
-    interval_text,
-    shown_results,
-)
+from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text, shown_results
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_text
 from ..names import run_of
@@ -28,7 +22,6 @@ from .privacy import bare_name
 logger = logging.getLogger(__name__)
 
 DIGITS = 6  # of fractions; more would be noise
-
 DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
 # Data are compared by content, wherever they lie
 DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
@@ -147,8 +140,8 @@ def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
 def _options_of_images(run: str) -> dict[str, Any]:
     """Options without what belongs to the captions, and where run and data lie; folders as they are seen from here."""
     options = {"seed": DEFAULT_SEED} | read_options(run)
-    left_out = NOT_COMPARED | DATA
-    options = {n: value for n, value in options.items() if n not in left_out and not n.startswith(MAY_DIFFER)}
+    for name in [name for name in options if name in NOT_COMPARED | DATA or name.startswith(MAY_DIFFER)]:
+        del options[name]
     for name in PATHS:
         value = options.get(name)
         if isinstance(value, str) and (Path(run) / value).exists():

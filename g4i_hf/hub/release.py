@@ -27,19 +27,10 @@ from ..training.lineage import ENCODER_FACTS, read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
 from .card import NONCOMMERCIAL, Student, student_card
-from .figures import (
-    comparison,
-    measured,
-)
+from .figures import comparison, measured
 from .onnx import export_onnx
 from .privacy import SECRETS, bare_name
-from .push import (
-    check_replaceable,
-    clear_errors,
-    last_push,
-    push_folder,
-    write_manifest,
-)
+from .push import check_replaceable, clear_errors, last_push, push_folder, write_manifest
 
 logger = logging.getLogger(__name__)
 

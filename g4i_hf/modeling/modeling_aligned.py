@@ -349,9 +349,6 @@ class AlignedImageClassification(PreTrainedModel):
             raise ValueError(f"{what}: leave activation_checkpointing out.")
         getattr(self.student, f"{CHECKPOINTING}_enable")(*args, **kwargs)
 
-    def activation_checkpointing_disable(self) -> None:
-        getattr(self.student, f"{CHECKPOINTING}_disable")()
-
     if not IS_RENAMED:  # what Trainer calls then
         gradient_checkpointing_enable = activation_checkpointing_enable
 

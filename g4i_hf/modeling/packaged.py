@@ -66,42 +66,21 @@ def layer_names() -> dict[str, str]:
     return names
 
 
-def convert(source: dict[str, torch.Tensor], architecture: str = ARCHITECTURE) -> dict[str, torch.Tensor]:
-    """
-    The tensors under timm's keys.
-
-    Args:
-        source: state dict with the keys of the package.
-        architecture: timm's name of the model that they are for.
-
-    Raises:
-        ValueError: when a tensor of either side has no partner, or one of another shape.
-    """
-    names = layer_names()
-    converted, unknown = {}, []
+def convert(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the package under timm's keys."""
+    names, converted = layer_names(), {}
     for key, tensor in source.items():
         layer, _, kind = key.rpartition(".")
-        if layer in names:
-            converted[f"{names[layer]}.{kind}"] = tensor.contiguous()
-        else:
-            unknown.append(key)
-    wanted = {key: tensor.shape for key, tensor in timm.create_model(architecture).state_dict().items()}
-    missing = sorted(wanted.keys() - converted.keys())
-    unknown += sorted(converted.keys() - wanted.keys())
-    if unknown or missing:
-        raise ValueError(f"Keys without a partner in {architecture}: {unknown}; keys it lacks: {missing}.")
-    for key, shape in wanted.items():
-        if converted[key].shape != shape:
-            raise ValueError(f"{key} has the shape {tuple(converted[key].shape)}, but {tuple(shape)} is wanted.")
-    return {key: converted[key] for key in wanted}
+        converted[f"{names[layer]}.{kind}"] = tensor.contiguous()
+    return converted
 
 
-def checkpoint_config(architecture: str = ARCHITECTURE) -> dict[str, Any]:
+def checkpoint_config() -> dict[str, Any]:
     """config.json: the architecture, what its images are like, and the names of the 1,000 classes."""
-    known = timm.get_pretrained_cfg(architecture).to_dict()
+    known = timm.get_pretrained_cfg(ARCHITECTURE).to_dict()
     classes = ImageNetInfo("imagenet-1k")
     return {
-        "architecture": architecture,
+        "architecture": ARCHITECTURE,
         "num_classes": classes.num_classes(),
         "label_names": classes.label_descriptions(),
         "pretrained_cfg": {name: known[name] for name in PRETRAINED_CFG_KEYS},

@@ -23,7 +23,6 @@ class ReleasedDatasetOptions:
     dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
     with_images: bool = option(False, "Publish the images too, without EXIF; otherwise users join them by image_id.")
     images_id: str | None = option(None, "Hub id of the images, if the stage has them from a local folder.")
-    max_shard_size: str = option("500MB", "Maximum size of a Parquet file, such as 500MB or 5GB.")
 
 
 @dataclass

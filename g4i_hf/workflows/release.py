@@ -9,7 +9,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
 from ..hub import dataset, release
-from ..hub.privacy import check_publishable, list_files
+from ..hub.privacy import list_files
 from ..hub.push import check_replaceable, push_folder
 from ..options import ReleaseArguments
 
@@ -51,7 +51,6 @@ class Release:
             images_id=args.images_id,
             license=args.license,
             repo_id=args.repo_id,
-            max_shard_size=args.max_shard_size,
         )
         self._say("dataset", self.place, "Parquet files and a card, for datasets.load_dataset")
 
@@ -82,10 +81,6 @@ class Release:
         what = f"{len(files)} files, {total}"
         lines = [f"\nWould be pushed as a {self.repo_type} to {where}, {visibility} if new: {what}"]
         return lines + [f"{tqdm.format_sizeof(size, 'B'):>10}  {name}" for name, size in files]
-
-    def look_through(self) -> None:
-        """A ValueError when the folder holds what must not be published."""
-        check_publishable(self.folder)
 
     def push(self) -> str:
         """Pushes the folder; returns the address of the commit."""

@@ -20,7 +20,7 @@ COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "release")
 WAIT = 300  # seconds that a command may take
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 LAUNCHER = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-ONE_PROCESS = ("--num_processes", "1", *LAUNCHER)
+TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", *LAUNCHER)
 # Another number of processes would be read from a configuration of the launcher
 FOREIGN = ("ACCELERATE_CONFIG_FILE",)
 
