@@ -9,7 +9,6 @@ import g4i_hf
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "g4i_hf"
 RECIPES = ROOT / "recipes"
-LAUNCHER = RECIPES / "accelerate_configs"
 # Data flows one way: a room imports from rooms of a lower number only
 ORDER = {
     "columns": 0,

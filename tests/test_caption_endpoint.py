@@ -348,7 +348,8 @@ def test_one_of_two_servers_dies_and_the_other_answers_everything(serve, quick, 
         ((), {"base_url": "{url}/v2"}, "/v2/chat/completions"),
     ],
 )
-def test_errors_that_all_questions_would_meet_end_the_run_at_once(serve, options, asked, says):
+def test_errors_that_all_questions_would_meet_end_the_run_at_once(serve, monkeypatch, options, asked, says):
+    monkeypatch.setattr("g4i_hf.captioning.servers.FIRST_SECONDS", 600)  # a machine may be slow
     server = serve(*options)
     asked = {name: value.format(url=server.url) for name, value in asked.items()}
     with pytest.raises(CaptionerError, match=says):

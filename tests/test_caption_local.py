@@ -151,12 +151,12 @@ def test_short_memory_makes_batches_smaller_and_an_image_too_large_fails_with_ad
 
 
 def ribbon(number: int) -> Question:
-    """So long and thin that the processor of Qwen2-VL refuses it."""
+    """So long and thin that the processor of Qwen2.5-VL refuses it."""
     return question(number, picture(number, (700, 1)))
 
 
 def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(folder_of):
-    qwen, delivered = folder_of("qwen2_vl"), []
+    qwen, delivered = folder_of("qwen2_5_vl"), []
     with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
         captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
     assert delivered == []

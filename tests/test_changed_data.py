@@ -12,7 +12,6 @@ from PIL import Image as PILImage
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-import caption_doors
 from drawings import STUDENT, TRAINING, draw_folder, drawing
 
 from g4i_hf import AlignedImageClassification, fit, load_images
@@ -20,8 +19,6 @@ from g4i_hf.data.record import Record, differences
 from g4i_hf.hub import save_student
 from g4i_hf.running import main
 from g4i_hf.workflows.fit import Fit
-
-serve = caption_doors.serve
 
 
 @pytest.fixture

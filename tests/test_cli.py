@@ -25,7 +25,6 @@ from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
 from g4i_hf.options import OPTIONS_OF
-from g4i_hf.options.training import ALIGN_LOSSES
 from g4i_hf.running import LAUNCHER_OPTIONS, main
 from g4i_hf.training import AlignmentArguments
 
@@ -367,10 +366,6 @@ CHOICES = [
 @pytest.mark.parametrize("cls, name, choices", CHOICES)
 def test_choices_are_those_of_the_library(cls, name, choices):
     assert set(options.choices_of(get_type_hints(cls)[name])) == {getattr(each, "value", each) for each in choices}
-
-
-def test_objectives_are_those_of_the_library():
-    assert set(ALIGN_LOSSES) == set(OBJECTIVES)
 
 
 # --- Files that nobody sane has written ------------------------------------------------------------------------------

@@ -156,13 +156,6 @@ def draw_pictures(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_six_lines_of_python(clone):
-    draw_pictures(clone / "pictures")
-    run([sys.executable, "-"], clone, script=block("python"))
-    assert (clone / "my-classifier" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
 def test_commands_on_ones_own_images(clone):
     """The commands as they stand, on a folder of classes with captions; epochs are cut by a shorter option."""
     draw_pictures(clone / "pictures")

@@ -1,7 +1,6 @@
 """`g4i evaluate`: figures, predictions, size and speed of runs on splits of many kinds."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
+from processes import ROOT, environment, launched
 from released_runs import a_run
 from students import ID2LABEL, aligned_model
-from test_recipes import ACCELERATE, ROOT, TWO_PROCESSES
 from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
 from g4i_hf import columns, evaluate_run
@@ -141,6 +140,14 @@ def test_labels_that_captions_contradict_are_counted_with_those_of_training_imag
     assert "validation_suspicious_labels" not in evaluate_run(run)["aligned"]
 
 
+def test_images_that_cannot_be_read_are_left_out_on_request_and_counted(run):
+    given = {"dataset_name": str(run.parent / "broken"), "splits": ["train"], "measures": "none"}
+    found = evaluate_run(run, on_bad_images="skip", **given)["aligned"]
+    assert (found["train_samples"], found["train_bad_images"]) == (22, 1)
+    with pytest.raises(ValueError, match="--on_bad_images skip"):
+        evaluate_run(run, **given)
+
+
 def test_retrieval_is_shown_of_an_aligned_run_alone(run, tmp_path, capsys):
     baseline = shutil.copytree(run, tmp_path / "baseline")
     options = {"align_weight": 0.0, "dataset_name": str(run.parent / "data")}
@@ -197,8 +204,8 @@ def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
 def test_two_processes_take_the_same_figures(run):
     options = ("--measures", ALL_BUT_SPEED, "--eval_batch_size", "4")
     alone = evaluated(run, *options)
-    command = [ACCELERATE, "launch", *TWO_PROCESSES, "recipes/evaluate.py", "--run", str(run), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
+    command = launched("recipes/evaluate.py", "--run", run, *options, processes=2)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((run / "all_results.json").read_text())
     assert alone.keys() == found.keys() and alone == pytest.approx(found, abs=1e-6)

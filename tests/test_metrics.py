@@ -270,9 +270,8 @@ def test_a_paired_summary_is_that_of_a_paired_t_test():
 
 
 def test_each_image_has_its_nearest_caption_among_one_several_or_none_a_row():
-    assert nearest_captions(split(["a", "b", "c: d"], list(EYE[:3])), predictions(EYE[[2, 0, 1]] + 0.1), [2, 0]) == [
-        *("b", "c: d")
-    ]
+    one = split(["a", "b", "c: d"], list(EYE[:3]))
+    assert nearest_captions(one, predictions(EYE[[2, 0, 1]] + 0.1)) == ["c: d", "a", "b"]
     gaps = split(["a", None, "", "b"], [EYE[0], None, EYE[3], EYE[1]])
     assert nearest_captions(gaps, predictions(EYE[[1, 0, 3, 0]])) == ["b", "a", "a", "a"]
     several = split([["a", "b"], [], ["c"]], [list(EYE[:2]), [], [EYE[2]]])

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
+from test_docs import block
 
 from g4i_hf import (
     AlignedImageClassification,
@@ -25,13 +26,6 @@ from g4i_hf import (
     release_student,
 )
 
-SIX_LINES = """
-from g4i_hf import AlignmentTrainer, load_images
-dataset = load_images("pictures")
-trainer = AlignmentTrainer("resnet18", train_dataset=dataset["train"], eval_dataset=dataset["validation"])
-trainer.train()
-trainer.save_student("my-classifier")
-"""
 PIPELINE = """
 import json, sys
 from transformers import pipeline
@@ -62,19 +56,14 @@ def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
     return data if captions else data.remove_columns("caption")
 
 
-def test_a_baseline_of_a_run_with_centred_texts_needs_no_captions(tmp_path):
-    args = short(tmp_path, align_weight=0, align_center=True)
-    AlignmentTrainer("resnet10t", args, raw(captions=False), image_size=32).train()
-
-
 # --- Six lines -------------------------------------------------------------------------------------------------------
 
 
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
-    """With the default arguments and a small student; test_docs.py runs those of the README as they stand."""
-    draw_folder(tmp_path / "pictures", train=6, validation=3)
+    """Those of the README, with the default arguments and a small student."""
+    draw_folder(tmp_path / "pictures", train=18, validation=3)
     options = ", ".join(f"{name}={value!r}" for name, value in SMALL.items())
-    code = SIX_LINES.replace('"])\ntrainer.train', f'"], {options})\ntrainer.train')
+    code = block("python").replace('supervision="auto"', f'supervision="auto", {options}')
     printed = python(code, cwd=tmp_path)
     assert "step 50/50" in printed and "loss_align" in printed
     found = json.loads(python(PIPELINE, tmp_path / "pictures" / "train" / "circle" / "0.png", cwd=tmp_path))
@@ -119,16 +108,6 @@ def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):
     assert lineage["versions"]["g4i_hf"] == __version__ and str(tmp_path) not in json.dumps(lineage)
     aligned = release_student(tmp_path / "run") / "aligned"  # which then knows its text encoder
     assert json.loads((aligned / "text_encoder.json").read_text())["text_encoder"].endswith("all-MiniLM-L6-v2")
-
-
-def test_defaults_train_an_image_classifier():
-    args = AlignmentArguments()
-    assert (args.learning_rate, args.num_train_epochs, args.per_device_train_batch_size) == (1e-3, 50, 64)
-    assert (str(args.lr_scheduler_type.value), args.warmup_steps, args.output_dir) == (
-        "cosine",
-        0.05,
-        "runs/classifier",
-    )
 
 
 # --- Datasets --------------------------------------------------------------------------------------------------------
@@ -218,8 +197,9 @@ def test_captions_of_the_evaluation_split_alone_are_said(tmp_path):
         built("resnet18", tmp_path, raw(captions=False), eval_dataset=raw(6))
 
 
-def test_a_baseline_needs_no_captions(tmp_path):
-    args = short(tmp_path, align_weight=0)
+@pytest.mark.parametrize("align_center", [False, True])
+def test_a_baseline_needs_no_captions(tmp_path, align_center):
+    args = short(tmp_path, align_weight=0, align_center=align_center)
     trainer = AlignmentTrainer("resnet18", args, raw(captions=False), text_encoder="nobody/nothing", **SMALL)
     trainer.train()
     assert "loss_align" not in trainer.state.log_history[0]

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +25,6 @@ from g4i_hf.workflows.train import TrainingRun
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 LAUNCHER = RECIPES / "accelerate_configs"
-ACCELERATE = str(Path(sys.executable).parent / "accelerate")
-TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
 YAML_FILES = sorted(path for path in RECIPES.glob("*/**/*.yaml") if path.parent != LAUNCHER)
 WRITTEN = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in YAML_FILES}
@@ -61,15 +55,6 @@ EMBED_DIMS = {"sentence-transformers/all-MiniLM-L6-v2": 384, "openai/clip-vit-ba
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 SHORT |= {"dataloader_num_workers": 0, "logging_strategy": "steps", "logging_steps": 1, "eval_strategy": "no"}
 SHORT |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": "true", "use_cpu": "true"}
-
-
-def launch(folder: Path, *command: str, fails: bool = False) -> str:
-    """Runs a command in a folder where `recipes/` is what it is in a clone; returns what it printed."""
-    if not (folder / "recipes").exists():
-        (folder / "recipes").symlink_to(RECIPES)
-    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, env=dict(os.environ))
-    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def of_recipe(path: Path) -> str:

@@ -1,14 +1,10 @@
 """Text-to-image search: images ranked by a text, from Python and as a command."""
 
 import os
-import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from datasets import Dataset, Image
 from students import aligned_model
 from test_zero_shot import KnownVectors, pictures, unit

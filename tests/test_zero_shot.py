@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_client import serving
 from PIL import Image
 from released_runs import a_run
 from sentence_transformers import SentenceTransformer
@@ -324,30 +323,6 @@ def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tm
     assert sum(each["score"] for each in answer) == pytest.approx(1)
     (run / "text_encoder.json").write_text(json.dumps(load_encoder(MINILM).provenance))  # as a release has it
     assert ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"]) == answer
-
-
-FROM_THE_HUB = """
-import json, sys
-from huggingface_hub import HfApi
-from PIL import Image
-from g4i_hf import ZeroShotImageClassifier
-
-HfApi().create_repo("me/student", private=True)
-commit = HfApi().upload_folder(folder_path=sys.argv[1], repo_id="me/student").oid
-classifier = ZeroShotImageClassifier("me/student", revision=commit, device="cpu")
-print(json.dumps([classifier.side.text_encoder, classifier.embed_images(Image.open(sys.argv[2])).tolist()]))
-"""
-
-
-@pytest.mark.slow
-def test_a_student_on_the_hub_is_found_by_its_name(released, model, tmp_path):
-    image = pictures(1)[0]
-    image.save(tmp_path / "picture.png")
-    with serving() as hub:
-        found = hub.run(FROM_THE_HUB, tmp_path / "home", released / "student", tmp_path / "picture.png")
-    expected = ZeroShotImageClassifier(model, device="cpu").embed_images(image)
-    assert found[0] == "some/encoder"
-    torch.testing.assert_close(torch.tensor(found[1]), expected)
 
 
 @pytest.fixture(scope="module")

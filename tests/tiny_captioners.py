@@ -1,6 +1,5 @@
 """Random vision-language models of the real architectures, each a folder with processor and chat template."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,10 +10,6 @@ from transformers import (
     Blip2Processor,
     BlipImageProcessor,
     CLIPImageProcessor,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -24,10 +19,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
@@ -88,22 +80,13 @@ def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
     return LlavaForConditionalGeneration(config), processor
 
 
-def qwen2_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
-    vision = {"depth": 2, "embed_dim": 32, "num_heads": 4, "mlp_ratio": 2, "hidden_size": 32, "patch_size": 8}
-    return _qwen(Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, vision)
-
-
 def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
-    vision = {"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "out_hidden_size": 32}
-    vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]}
-    return _qwen(Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
-
-
-def _qwen(config_class, model_class, processor_class, vision: dict) -> tuple[PreTrainedModel, ProcessorMixin]:
     special = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
     tokenizer = tokenizer_with(*special)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(special[:4]))
-    config = config_class(
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "out_hidden_size": 32}
+    vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]}
+    config = Qwen2_5_VLConfig(
         text_config={
             **TEXT,
             "num_key_value_heads": 2,
@@ -118,53 +101,35 @@ def _qwen(config_class, model_class, processor_class, vision: dict) -> tuple[Pre
         video_token_id=video,
     )
     pixels = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "patch_size": 8}
-    processor = processor_class(
+    processor = Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(**pixels),
         tokenizer,
         Qwen2VLVideoProcessor(**pixels),
         chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>"),
     )
-    return model_class(config), processor
+    return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
 def smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
-    images = SmolVLMImageProcessor(**_idefics_images())
-    video = SmolVLMVideoProcessor(size={"longest_edge": SIZE}, max_image_size={"longest_edge": SIZE})
-    return _idefics(
-        SmolVLMConfig,
-        SmolVLMForConditionalGeneration,
-        lambda tokenizer, **options: SmolVLMProcessor(images, tokenizer, video, **options),
-    )
-
-
-def idefics3() -> tuple[PreTrainedModel, ProcessorMixin]:
-    images = Idefics3ImageProcessor(**_idefics_images())
-    return _idefics(
-        Idefics3Config,
-        Idefics3ForConditionalGeneration,
-        lambda tokenizer, **options: Idefics3Processor(images, tokenizer, **options),
-    )
-
-
-def _idefics_images() -> dict:
     """Tiles of 32 x 32 of an image of up to 64 pixels, so that images have different numbers of tiles."""
-    edge = {"longest_edge": SIZE}
-    return {"size": {"longest_edge": 2 * SIZE}, "max_image_size": edge, "do_image_splitting": True}
-
-
-def _idefics(config_class, model_class, processor_class: Callable) -> tuple[PreTrainedModel, ProcessorMixin]:
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     named = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles)
-    tokenizer = tokenizer_with(*named)
-    config = config_class(
+    tokenizer, edge = tokenizer_with(*named), {"longest_edge": SIZE}
+    config = SmolVLMConfig(
         vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
         text_config={"model_type": "llama", **TEXT, "vocab_size": len(tokenizer), **TOKENS},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=0,
     )
-    chat = template("<image>", "", "<end_of_utterance>")
-    return model_class(config), processor_class(tokenizer, image_seq_len=4, chat_template=chat)
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(size={"longest_edge": 2 * SIZE}, max_image_size=edge, do_image_splitting=True),
+        tokenizer,
+        SmolVLMVideoProcessor(size=edge, max_image_size=edge),
+        image_seq_len=4,
+        chat_template=template("<image>", "", "<end_of_utterance>"),
+    )
+    return SmolVLMForConditionalGeneration(config), processor
 
 
 def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -191,10 +156,8 @@ def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
 
 FAMILIES = {
     "llava": llava,
-    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "smolvlm": smolvlm,
-    "idefics3": idefics3,
     "blip_2": blip_2,
 }
 

@@ -127,11 +127,6 @@ class Api:
                 return preupload(request, repository.at(branch))
             case "POST", ["commit", branch]:
                 return add_commit(request, repository, branch)
-            case "POST", ["branch", name]:
-                if name in repository.branches:
-                    raise Refusal(409, f"Reference already exists: refs/heads/{name}")
-                repository.branches[name] = repository.at(request.json().get("startingPoint") or "main").oid
-                return Reply(200, {})
         raise unknown(request)
 
     def of_files(self, request: Request, kind: str, method: str, segments: list[str]) -> Reply:

@@ -14,7 +14,6 @@ ID = r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?(?<![-
 TEXT = r"(?s).+"
 FIELDS = {
     "license": r"[a-z0-9][a-z0-9.+-]*",
-    "license_name": r"[a-z0-9][a-z0-9.-]*",
     "tags": TEXT,
     "datasets": ID,
     "base_model": ID,

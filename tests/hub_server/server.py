@@ -22,8 +22,8 @@ class Fault:
     """
     Attributes:
         match: regular expression, found in "METHOD /path".
-        kind: an HTTP status; cut: the connection is reset after half of the request's body; lost: all is done, but no
-            reply comes; or an action (see `act`), done just before.
+        kind: an HTTP status; cut: the connection is reset after half of the request's body; or an action (see `act`),
+            done just before.
         times: how often it happens; None for ever.
         seconds: of a 429 the wait that it asks for.
         arguments: of the action.
@@ -119,8 +119,6 @@ class Handler(BaseHTTPRequestHandler):
         record["bytes"] = len(body)
         origin = f"http://{self.headers.get('Host') or f'127.0.0.1:{hub.server_port}'}"
         reply = self.reply_to(Request(self.command, self.path, self.headers, body, origin), fault, is_client)
-        if fault and fault.kind == "lost":
-            return self.hang_up()
         record["status"] = reply.status
         return self.send(reply)
 

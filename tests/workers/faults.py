@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 KINDS = ("429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices")
-MAX_HEADER_BYTES = 1 << 16
 
 
 @dataclass
