@@ -207,6 +207,7 @@ FIT_SETTINGS = {
     "none": "no labels",
     "1 a class": "1 label a class",
     "4 a class": "4 labels a class",
+    "uneven": "as many, drawn at random",
     "40% wrong": "40% of the labels wrong",
 }
 
@@ -225,8 +226,11 @@ def fit() -> str:
             row = found.get((data, setting), {})
             both = [f"{100 * row['labels_only']:.1f}"] if "labels_only" in row else []
             both += [f"**{100 * row['with_views']:.1f}**"] if row else []
-            cells.append(" → ".join(both))
+            one = " ¹" if row and row["seeds"] == 1 else ""
+            cells.append(" → ".join(both) + one)
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    if any("¹" in line for line in lines):
+        lines += ["", "¹ one draw of the labels"]
     return "\n".join(lines)
 
 

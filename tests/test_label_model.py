@@ -605,11 +605,37 @@ def test_a_row_may_lack_a_view():
     np.testing.assert_allclose(found.predict(views_of(np.full_like(captions.x, np.nan), images.x)), told, atol=1e-5)
 
 
+@pytest.mark.parametrize("each", [8, 1])
+def test_a_view_of_unlabelled_rows_alone_is_one(each):
+    """Captions of unlabelled images with class names, as where labelled ones have none."""
+    captions, images = clusters(600, spread=1.0), clusters(600, spread=2.5, view=1)
+    labels = some_labels(captions.truth, each)
+    names = np.stack([captions.x[captions.truth == label].mean(0) for label in range(CLASSES)])
+    captions.x = np.where((labels < 0)[:, None], captions.x, np.nan)
+    found = fitted(captions, labels, images.x, names)
+    assert np.isfinite(found.posterior_).all() and np.isfinite(found.accuracy_.share)
+    rows = labels < 0
+    of_images = accuracy(fitted(images, labels).probabilities_[rows], captions.truth[rows])
+    assert accuracy(found.probabilities_[rows], captions.truth[rows]) > of_images + 0.1
+
+
+def test_probabilities_do_not_depend_on_the_rows_beside():
+    """One view knows classes 0 to 3, the other all but 3; most rows beside have no value of the second."""
+    captions, images, labels = few_labels(10, 600)
+    captions.x = np.where(((labels == 4) | (captions.truth == 4))[:, None], np.nan, captions.x)
+    images.x = np.where((labels == 3)[:, None], np.nan, images.x)
+    found = fitted(captions, labels, images.x)
+    some = found.predict(views_of(captions.x[:20], images.x[:20]))
+    lacking = np.full_like(images.x, np.nan)
+    beside = views_of(np.vstack([captions.x[:20], captions.x]), np.vstack([images.x[:20], lacking]))
+    np.testing.assert_allclose(found.predict(beside)[:20], some, atol=1e-5)
+
+
 def test_answers_are_a_view():
     """A model that is asked for the class confuses two of them, always in the same way: labels teach that."""
     data = clusters(1500, spread=1.5)
     answers = np.where(data.truth == 3, 4, data.truth)
-    answers[::3] = -1  # not asked
+    answers[::3] = -100  # not asked
     none = some_labels(data.truth, 0)
     view = View.answers(answers, CLASSES)
     asked = answers >= 0
@@ -671,9 +697,34 @@ def test_reviewed_labels_are_right():
 
 def test_equal_images_are_held_out_together():
     data = clusters(300)
-    groups = np.repeat(np.arange(150), 2)
-    folds = LabelModel(CLASSES).fit(views_of(data.x), data.y, groups=groups).folds_
-    assert (folds[::2] == folds[1::2]).all() and len(np.unique(folds)) == 5
+    groups = np.repeat(np.arange(100), 3)
+    labels = np.where(np.arange(300) % 3 == 0, -100, data.y)  # of each group one row has no label
+    folds = LabelModel(CLASSES).fit(views_of(data.x), labels, groups=groups).folds_
+    assert (folds[1::3] == folds[2::3]).all() and set(folds[1::3]) == set(range(5))
+
+
+def test_a_class_whose_labels_are_all_of_equal_images_is_not_held_out():
+    """Nothing else would know it, and its labels would look wrong."""
+    data = clusters(300, spread=1.0, wrong=0.1)
+    rows = np.flatnonzero(data.y == 2)
+    labels = np.where(data.y == 2, -100, data.y)
+    labels[rows[:2]] = 2
+    groups = np.arange(300)
+    groups[rows[1]] = rows[0]
+    found = LabelModel(CLASSES).fit(views_of(data.x), labels, groups=groups)
+    assert (found.folds_[rows[:2]] == -2).all() and (found.posterior_[rows[:2]].argmax(1) == 2).all()
+
+
+def test_what_is_beside_the_views_must_fit():
+    data = clusters(60)
+    for name in ("ids", "groups", "reviewed"):
+        with pytest.raises(ValueError, match=f"{name} has 59 entries, but there are 60 labels"):
+            fitted(data, **{name: np.zeros(59, dtype=int)})
+    model = LabelModel(CLASSES).fit({"first": View(data.x), "again": View(data.x)}, data.y)
+    assert model.report_["again"]["copy_of"] == "first" and model.report_["again"]["weight"] == 0
+    np.testing.assert_array_equal(model.predict({"again": data.x}), model.predict({"first": data.x}))
+    with pytest.raises(ValueError, match="fold 7"):
+        model.predict({"first": data.x}, fold=7)
 
 
 def test_models_of_a_fold_predict_other_rows_without_its_labels():

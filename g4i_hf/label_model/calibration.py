@@ -38,7 +38,7 @@ class Calibration:
         flatness: k, how much such labels depend on p.
         loss: mean negative log-likelihood, with the prior.
         confusions: (C, C) R, where labels are wrong in a pattern; None where they are not.
-        trusts: (V, C) r of each view, see [`Calibration.probabilities`]; None: 1.
+        trusts: (V, C) r of each view, 0 for a class that it has not seen, see [`Calibration.probabilities`].
     """
 
     inverse_temperatures: np.ndarray
@@ -73,18 +73,20 @@ class Calibration:
         class that no view has seen has probability 0.
         """
         seen = np.stack([logits > ABSENT / 2 for logits in views])
+        trusts = seen.any(1).astype(np.float64) if self.trusts is None else self.trusts
         total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
-        for number in np.argsort(-seen.sum((1, 2)), kind="stable"):
-            trust = seen[number] * (1.0 if self.trusts is None else self.trusts[number])
+        for number in np.argsort(-(trusts > 0).sum(1), kind="stable"):
+            trust = seen[number] * trusts[number]
             said = self.of_view(number, views[number])
             if (trust < 1).any():
                 weights = np.stack([total, np.broadcast_to(self.log_prior, total.shape)])
-                weights[:, trust < 1] = -np.inf
+                known = np.where((trust == 1).any(1)[:, None], trust == 1, trust > 0)
+                weights[:, ~known & known.any(1)[:, None]] = -np.inf
                 neutral = (logsumexp(weights + said, axis=2) - logsumexp(weights, axis=2)).max(0)
                 with np.errstate(divide="ignore"):
                     said = np.logaddexp(np.log(trust) + said, np.log(1 - trust) + neutral[:, None])
             total = total + said
-        return softmax(np.where(seen.any(0), total, -np.inf), axis=1)
+        return softmax(np.where((trusts > 0).any(0), total, -np.inf), axis=1)
 
     def posterior(
         self, probabilities: np.ndarray, labels: np.ndarray, reviewed: np.ndarray | None = None
@@ -119,16 +121,16 @@ class Calibration:
         """(n, C) q, proportional to p^k: of k = 0 all classes are as likely, as people err it is about 0.3."""
         return softmax(self.flatness * np.log(probabilities + 1e-7), axis=1)
 
-    def agreement(self, probabilities: np.ndarray, share: float) -> np.ndarray:
+    def agreement(self, probabilities: np.ndarray, share: float, reviewed: np.ndarray) -> np.ndarray:
         """(n,) probability that the label of a row is its most probable class, where this share of labels is wrong."""
         best = probabilities.argmax(1)[:, None]
         if self.confusions is None:
             q = self.if_unsure(probabilities)
-            wrong, by_chance = 1 - (probabilities * q).sum(1).mean(), np.take_along_axis(q, best, 1)[:, 0]
+            wrong, by_chance = 1 - (probabilities * q).sum(1), np.take_along_axis(q, best, 1)[:, 0]
         else:
-            wrong = 1 - np.diag(self.confusions).mean()
+            wrong = np.full(len(best), 1 - np.diag(self.confusions).mean())
             by_chance = (probabilities @ self.confusions)[np.arange(len(best)), best[:, 0]]
-        noise = min(share / max(wrong, 1e-6), MOST_NOISE)
+        noise = np.where(reviewed, 0, min(share / max((wrong * ~reviewed).mean(), 1e-6), MOST_NOISE))
         return (1 - noise) * probabilities.max(1) + noise * by_chance
 
 
@@ -295,7 +297,11 @@ class _Task:
         usual = (margins.sum(1) / np.maximum(has.sum(1), 1))[:, None]
         judged = np.unique(labels)
         given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
-        logits = torch.from_numpy(np.stack(views)[:, :, judged]).float()
+        stacked = np.stack(views)[:, :, judged]
+        seen = stacked > ABSENT / 2  # a view says nothing of other classes
+        neutral = logsumexp(np.where(seen, stacked + log_prior[judged], -np.inf), axis=2, keepdims=True)
+        neutral -= logsumexp(np.where(seen, log_prior[judged], -np.inf), axis=2, keepdims=True)
+        logits = torch.from_numpy(np.where(seen, stacked, np.nan_to_num(neutral, nan=0.0, neginf=0.0))).float()
         may_be_wrong = np.ones(len(labels)) if reviewed is None else 1.0 - reviewed
         return cls(
             log_prior,
@@ -326,9 +332,11 @@ class _Task:
             starts = starts[:1]
         if start is not None:
             starts = [[*np.log(start.inverse_temperatures), *start.powers, max(start.share, 0.01), 0.0]]
+        if not self.may_be_wrong.any():
+            known = 0.0
         bounds = () if known is None else (known, known)
         found = self._least(starts, kind, 1.0, *bounds)
-        share, interval = float(found.x[-2]), (0.0, MOST_NOISE)
+        share, interval = float(found.x[-2]), (0.0, MOST_NOISE if known is None else known)
         if kind.with_interval and known is None:
             low, high = self._interval([*starts, found.x], kind)
             interval = min(low, share), max(high, share)
@@ -383,7 +391,7 @@ class _Task:
         right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
             each.double().numpy() for each in parts
         )
-        differ = max(1 - same.mean(), 1e-6)
+        differ = max((self.may_be_wrong * (1 - same)).mean(), 1e-6)
         needed = share / differ  # by more than can be, such a share of wrong labels is impossible
         noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
         of_row = noise * self.may_be_wrong
@@ -391,6 +399,7 @@ class _Task:
         by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
         by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
         by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
+        same_by, same_by_flatness = self.may_be_wrong * same_by, self.may_be_wrong * same_by_flatness
         by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
         deviations = log_inverse - self._usual, powers, flatness - USUAL_FLATNESS
         gradient = np.array(
@@ -413,8 +422,10 @@ class _Task:
         if found.flatness:
             factors = found.inverse_temperatures[:, None] * np.exp(found.powers[:, None] * self.ratios)
             total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
-            right_by_chance = float((total.softmax(1) * (found.flatness * total).softmax(1)).sum(1).double().mean())
-        return min(found.share / max(1 - right_by_chance, 1e-6), MOST_NOISE)
+            same = (total.softmax(1) * (found.flatness * total).softmax(1)).sum(1).double().numpy()
+        else:
+            same = np.full(len(self.given), right_by_chance)
+        return min(found.share / max((self.may_be_wrong * (1 - same)).mean(), 1e-6), MOST_NOISE)
 
 
 def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tuple[float, float]:

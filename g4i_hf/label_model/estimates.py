@@ -27,6 +27,7 @@ def accuracy_of(
     labels: np.ndarray,
     found: Calibration,
     shares: tuple[float, float, float],
+    reviewed: np.ndarray,
 ) -> Estimate | None:
     """
     The accuracy over all rows: the mean probability of the most probable class, corrected by how far the agreement
@@ -41,6 +42,7 @@ def accuracy_of(
         labels: (m,) class indices.
         found: how labels are wrong.
         shares: of wrong labels: the estimate and the ends of its interval.
+        reviewed: (m,) whether a label is known to be right.
     """
     if not len(labels):
         return None
@@ -52,7 +54,7 @@ def accuracy_of(
     freedom = max(1 / (weights**2).sum() - 1, 1)
     ends = []
     for share in shares:
-        expected = found.agreement(held_out, share)
+        expected = found.agreement(held_out, share, reviewed)
         differences = (agree - expected) / (1 - share)
         off = (weights * differences).sum()
         # At least the variance that the probabilities claim, and half a row: few rows may all agree by chance

@@ -11,7 +11,7 @@ import numpy as np
 from .calibration import calibrate, inverse_temperature, margins_of
 from .estimates import Estimate, accuracy_of
 from .regression import ABSENT, logistic_regression
-from .rows import ALONE, WHOLE, Rows
+from .rows import ALONE, FOLDS, WHOLE, Rows
 from .views import BLOCK, Values, View, copies_among
 from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
@@ -19,7 +19,7 @@ STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
 MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
-TAUGHT, TAUGHT_STRENGTH = "taught", 1.0  # the model that learns what the views predict
+TAUGHT, TAUGHT_STRENGTH = "", 1.0  # the model that learns what the views predict
 REPEATED = 0.7  # factor of all inverse temperatures beside it, where no label can be held out (three sets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
 FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for a view to learn it from other views
@@ -95,7 +95,8 @@ class LabelModel:
                 classes have a label or a name.
         """
         labels = np.asarray(labels, dtype=np.int64)
-        _check(views, labels, self.num_labels)
+        reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
+        _check(views, labels, self.num_labels, {"ids": ids, "groups": groups, "reviewed": reviewed})
         copies = copies_among(views)
         views = {name: view for name, view in views.items() if name not in copies}
         rows = Rows.of(views, labels, self.seed, ids, groups, reviewed)
@@ -104,7 +105,7 @@ class LabelModel:
         counts = np.bincount(labels[labels >= 0], minlength=self.num_labels)
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
         named = np.stack([each.is_named for each in values.values()])
-        rows.hold_out((counts > 1) | named.all(0), np.any([each.has for each in values.values()], axis=0))
+        rows.hold_out(named.all(0), np.any([each.has for each in values.values()], axis=0))
         self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
@@ -122,7 +123,8 @@ class LabelModel:
         Returns:
             (n, C) float32.
         """
-        unknown = sorted(set(views) - set(self.report_))
+        views = {self.report_.get(name, {}).get("copy_of", name): view for name, view in views.items()}
+        unknown = sorted(set(views) - set(self.spaces_))
         if unknown or not views:
             raise ValueError(f"The label model was fitted with the views {list(self.report_)}, not with {unknown}.")
         arrays = {
@@ -131,7 +133,10 @@ class LabelModel:
             if name in self.spaces_
         }
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
-        every = np.arange(len(next(iter(arrays.values()))))
+        lengths = {len(array) for array in arrays.values()}
+        if len(lengths) > 1 or not WHOLE <= fold < FOLDS:
+            raise ValueError(f"Views of {sorted(lengths)} rows, and fold {fold}: give as many of each, and 0 to 4.")
+        every = np.arange(lengths.pop())
         found = np.empty((len(every), self.num_labels), dtype=np.float32)
         for start in range(0, len(every), BLOCK):
             block = every[start : start + BLOCK]
@@ -146,7 +151,7 @@ class LabelModel:
             raise ValueError(NEEDS)
         numbers = np.stack([examples[name] for name in known])
         few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
-        self._trusts = np.where(few, TRUST_OF_ONE, 1.0)
+        self._trusts = np.where(few, TRUST_OF_ONE, 1.0) * (numbers > 0)
         self._sources = [values[name].source for name in known]
         self._as_people_err: bool | None = None
         self._known_noise: tuple[float, tuple[float, float]] | None = None
@@ -156,7 +161,8 @@ class LabelModel:
         self.label_noise_interval_: tuple[float, float] | None = None
         self.report_ = {name: self._line(values, name) for name in values}
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name, each in values.items() if each.learns)
-        learns = bool(learners) and len({each.source for each in values.values()}) > 1 and unlabelled
+        sources = {values[name].source for name in (*known, *learners)}
+        learns = bool(learners) and len(sources) > 1 and unlabelled
         if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
             self._judge_by_each_other(values, rows)
         else:
@@ -176,7 +182,7 @@ class LabelModel:
         best, least = None, np.inf
         for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
             model = ViewModel((name,), (view.x.shape[1],), {}, self.num_labels)
-            for fold in [*np.unique(rows.folds[judged]), WHOLE]:
+            for fold in [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]:
                 fitted = known[rows.folds[known] != fold][:MOST_FITTED]
                 x = np.concatenate([view.x[fitted], view.names[classes]])
                 y = np.concatenate([rows.labels[fitted], classes])
@@ -231,7 +237,8 @@ class LabelModel:
             told, asked = self.models_[first], self.models_[second]
             if TAUGHT in (told.name, asked.name) or self._sources[first] == self._sources[second]:
                 continue
-            found = noise_of_sure_rows(held_out[first], values[asked.name], rows, self.log_prior_)
+            views = values[told.name], values[asked.name]
+            found = noise_of_sure_rows(held_out[first], *views, rows, self.log_prior_)
             if found is not None:
                 return found
         return None
@@ -248,9 +255,10 @@ class LabelModel:
         accuracies = accuracies_by_each_other(logits, views, asked)
         for model, accuracy in zip(self.models_, accuracies, strict=True):
             self.report_[model.name]["accuracy"] = accuracy
+        has = [values[model.name].has[asked] for model in self.models_]
         found = [
-            inverse_temperature(of_view[values[model.name].has[asked]], self.log_prior_, accuracy)
-            for of_view, model, accuracy in zip(logits, self.models_, accuracies, strict=True)
+            inverse_temperature(of_view[present], self.log_prior_, accuracy) if present.any() else 1.0
+            for of_view, present, accuracy in zip(logits, has, accuracies, strict=True)
         ]
         fixed = calibrate(logits, asked[:0], self.log_prior_)
         self.calibration_ = replace(fixed, inverse_temperatures=np.array(found) / self._copies())
@@ -286,11 +294,15 @@ class LabelModel:
             return np.eye(self.num_labels, dtype=np.float32)[told.argmax(1)]  # no label has calibrated them
 
         told = told_by(rows.folds)
+        if np.count_nonzero(told.sum(0) >= FEWEST_TAUGHT) < 2:
+            if len(rows.judged):
+                self._calibrate(values, rows, with_interval=True)
+            return
         for fold in (WHOLE, *np.unique(rows.folds[sample])):
             learn(int(fold), told)
-        for fold in np.unique(rows.folds[rows.judged]):
+        for fold in np.unique(rows.folds[known][rows.folds[known] >= 0]):
             learn(int(fold), told_by(np.full(len(rows.labels), fold)))
-        self._trusts = np.vstack([self._trusts, np.ones(self.num_labels)])
+        self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
         self._sources.append(TAUGHT)
         self.models_.append(model)
         if len(rows.judged):
@@ -329,7 +341,7 @@ class LabelModel:
                 for margin, model in zip(margins, self.models_, strict=True)
                 if name in model.inputs
             ]
-            line["weight"] = float(sum(own) / sum(margins))
+            line["weight"] = float(sum(own) / max(sum(margins), 1e-9))
         if not len(judged):
             if self.accuracy_ is not None:
                 self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
@@ -338,7 +350,8 @@ class LabelModel:
         shares = (found.share, *found.interval)
         of_all, of_judged = found.probabilities(everywhere), found.probabilities(held_out)
         posterior = found.posterior(of_judged, labels, rows.reviewed[judged])
-        self.accuracy_ = accuracy_of(of_all, of_judged, posterior, labels, found, shares)
+        reviewed = rows.reviewed[judged]
+        self.accuracy_ = accuracy_of(of_all, of_judged, posterior, labels, found, shares, reviewed)
         for number, model in enumerate(self.models_):
             if model.taught:
                 continue
@@ -346,7 +359,8 @@ class LabelModel:
             in_all, in_judged = [everywhere[number][has]], [held_out[number][can_judge]]
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
             told = alone.probabilities(in_all), alone.probabilities(in_judged)
-            estimate = accuracy_of(*told, posterior[can_judge], labels[can_judge], alone, shares)
+            of_view = posterior[can_judge], labels[can_judge], alone, shares, reviewed[can_judge]
+            estimate = accuracy_of(*told, *of_view)
             if estimate is not None:
                 self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
@@ -366,7 +380,7 @@ class LabelModel:
         found = np.empty_like(self.probabilities_)
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
-            sure = None if reviewed is None else np.asarray(reviewed)[block]
+            sure = None if reviewed is None else reviewed[block]
             found[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
         return found
 
@@ -431,13 +445,16 @@ class ViewModel:
         self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
 
 
-def _check(views: Mapping[str, View], labels: np.ndarray, num_labels: int) -> None:
+def _check(views: Mapping[str, View], labels: np.ndarray, num_labels: int, beside: dict) -> None:
     if num_labels < 2:
         raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
     if not views or not len(labels):
         raise ValueError(NEEDS)
     if labels.max() >= num_labels:
         raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
+    for name, given in beside.items():
+        if given is not None and len(given) != len(labels):
+            raise ValueError(f"{name} has {len(given)} entries, but there are {len(labels)} labels.")
     for name, view in views.items():
         if np.ndim(view.values) != 2 or len(view.values) != len(labels):
             raise ValueError(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-ABSENT = -30.0  # logit of a class that a model has not seen: it says nothing about it
+ABSENT = -1000.0  # logit of a class that a model has not seen: it says nothing about it
 MAX_ITER = 40
 TOLERANCE = 1e-5  # change of the mean loss at which an optimisation ends
 

@@ -27,6 +27,7 @@ class Rows:
         folds: (N,) stratified by class, or `ALONE`. Unlabelled rows have folds of their own, from `FOLDS` on.
         judged: numbers of the rows whose label is held out for calibration.
         reviewed: (N,) whether the label is known to be right.
+        groups: (N,) equal for rows that are held out together.
     """
 
     order: np.ndarray
@@ -34,6 +35,7 @@ class Rows:
     folds: np.ndarray
     judged: np.ndarray
     reviewed: np.ndarray
+    groups: np.ndarray
 
     @classmethod
     def of(
@@ -48,13 +50,13 @@ class Rows:
         keys = _keys(ids if ids is not None else _contents(views), seed)
         order = np.lexsort((labels, keys))
         folds = _folds(labels[order], keys[order])
+        group = np.arange(len(labels))
         if groups is not None:
-            _, first, inverse = np.unique(np.asarray(groups)[order], return_index=True, return_inverse=True)
-            labelled = labels[order] >= 0
-            shared = folds[first][inverse]
-            folds = np.where(labelled & (shared < FOLDS), shared, folds)
+            group, known = np.asarray(groups)[order], np.flatnonzero(labels[order] >= 0)
+            _, first, inverse = np.unique(group[known], return_index=True, return_inverse=True)
+            folds[known] = folds[known[first]][inverse]
         sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
-        return cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order])
+        return cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
 
     @property
     def known(self) -> np.ndarray:
@@ -64,13 +66,16 @@ class Rows:
     def unlabelled(self) -> np.ndarray:
         return np.flatnonzero(self.labels < 0)
 
-    def hold_out(self, can_be_told: np.ndarray, has_value: np.ndarray) -> None:
+    def hold_out(self, is_named: np.ndarray, has_value: np.ndarray) -> None:
         """
         Args:
-            can_be_told: (C,) whether the label of a row of this class can be held out.
+            is_named: (C,) whether every view has a name of the class, so that its only label can be held out.
             has_value: (N,) whether any view has a value of the row.
         """
         known = self.known
+        with_value = known[has_value[known]]
+        _, first = np.unique(np.stack([self.labels[with_value], self.groups[with_value]]), axis=1, return_index=True)
+        can_be_told = is_named | (np.bincount(self.labels[with_value[first]], minlength=len(is_named)) > 1)
         alone = ~can_be_told[self.labels[known]]
         self.folds[known[alone]] = ALONE
         self.judged = np.sort(known[~alone & has_value[known]][:MOST_CALIBRATED])
@@ -92,7 +97,7 @@ def _contents(views: Mapping[str, View]) -> list[bytes]:
 
 def _keys(ids: Sequence, seed: int) -> np.ndarray:
     """(N,) pseudo-random numbers, the same for an id wherever it stands."""
-    salt = seed.to_bytes(8, "little", signed=True)
+    salt = int(seed).to_bytes(8, "little", signed=True)
     found = np.empty(len(ids), dtype=np.uint64)
     for row, name in enumerate(ids):
         content = name if isinstance(name, bytes) else str(name).encode()

@@ -43,7 +43,7 @@ class View:
             num_labels: C.
         """
         answers = np.asarray(answers)
-        values = np.eye(num_labels, dtype=np.float32)[answers]
+        values = np.eye(num_labels, dtype=np.float32)[np.maximum(answers, 0)]
         values[answers < 0] = np.nan
         return cls(values, np.eye(num_labels, dtype=np.float32), source)
 
@@ -65,18 +65,17 @@ class Space:
     variances: np.ndarray
 
     @classmethod
-    def of(cls, sample: np.ndarray) -> Space:
+    def of(cls, sample: np.ndarray, most: int = COMPONENTS) -> Space:
         """
         Args:
             sample: (n, D) float32.
+            most: components that are kept.
 
         Raises:
             ValueError: for values that are infinite, partly NaN, or the same in all rows.
         """
         if not len(sample):
             raise ValueError("has no value in any row.")
-        if not np.isfinite(sample).all():
-            raise ValueError("has values that are NaN or infinite: the model that made them is broken.")
         mean = sample.mean(0)
         sample = sample - mean
         length = float(np.sqrt((sample**2).sum(1).mean()))
@@ -84,7 +83,7 @@ class Space:
             raise ValueError("has the same values in all rows, so that it predicts nothing. Leave it out.")
         sample /= length
         variances, components = np.linalg.eigh((sample.T @ sample).astype(np.float64) / len(sample))
-        kept = slice(max(len(variances) - COMPONENTS, 0), None)
+        kept = slice(max(len(variances) - most, 0), None)
         return cls(mean, (components[:, kept] / length).astype(np.float32), np.maximum(variances[kept], 1e-9))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
@@ -121,17 +120,19 @@ class Values:
     @classmethod
     def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:
         """With rows in this order, which decides the sample for the space."""
-        has = has_value(view.values)[order]
-        sample = order[has][:MOST_SAMPLED]
         try:
-            space = Space.of(np.asarray(view.values[sample], dtype=np.float32))
+            has = has_value(view.values)[order]
+            sample = order[has][:MOST_SAMPLED]
+            # Values a class, such as answers, keep all their dimensions
+            most = COMPONENTS if view.values.shape[1] != num_labels else num_labels
+            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), most)
         except ValueError as error:
             raise ValueError(f"The view {name!r} {error}") from None
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)
         is_named = np.zeros(num_labels, dtype=bool)
         if view.class_values is not None:
-            given = np.nan_to_num(np.asarray(view.class_values, dtype=np.float32))
-            is_named = given.any(1)
+            given = np.asarray(view.class_values, dtype=np.float32)
+            is_named = np.isfinite(given).all(1) & given.any(1)
             names[is_named] = space(given[is_named])
         learns = not is_named.any() if view.learns is None else view.learns
         return cls(name, space, space(view.values)[order], has, names, is_named, view.source or name, learns)
@@ -165,6 +166,11 @@ def copies_among(views: Mapping[str, View]) -> dict[str, str]:
 
 
 def has_value(values: np.ndarray) -> np.ndarray:
-    """(N,) which rows are not NaN."""
-    blocks = [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
-    return np.concatenate([~np.isnan(np.asarray(block)).all(1) for block in blocks])
+    """(N,) which rows are not NaN. A row that is partly NaN, or infinite, is an error."""
+    found = np.zeros(len(values), dtype=bool)
+    for start in range(0, len(values), BLOCK):
+        block = np.asarray(values[start : start + BLOCK])
+        found[start : start + BLOCK] = has = ~np.isnan(block).all(1)
+        if not np.isfinite(block[has]).all():
+            raise ValueError("has values that are NaN or infinite: the model that made them is broken.")
+    return found

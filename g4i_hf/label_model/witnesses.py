@@ -49,8 +49,10 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
                 x[taught], predicted[taught], num_labels, LEARNED_STRENGTH, views[asked].space.variances
             )
             learned[left] = (x[left] @ weight + bias).argmax(1)
-        again = np.bincount(predicted[learned == predicted], minlength=num_labels)
-        recall = (again / np.maximum(np.bincount(predicted, minlength=num_labels), 1)).mean()
+        again, number_of = (
+            np.bincount(of, minlength=num_labels) for of in (predicted[learned == predicted], predicted)
+        )
+        recall = (again[number_of > 0] / number_of[number_of > 0]).mean()
         recall = np.clip(recall, 0.01, 0.99)
         log_odds[told, asked] = np.log(recall / (1 - recall))
     spread = log_odds + (log_odds - log_odds.T) / 2
@@ -89,7 +91,7 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
 
 
 def noise_of_sure_rows(
-    told: np.ndarray, other: Values, rows: Rows, log_prior: np.ndarray
+    told: np.ndarray, first: Values, other: Values, rows: Rows, log_prior: np.ndarray
 ) -> tuple[float, tuple[float, float]] | None:
     """
     The share of wrong labels among rows of which two views are sure, and its 95% interval there. Two classes whose
@@ -98,11 +100,11 @@ def noise_of_sure_rows(
     arXiv 1609.03683). None where sure rows have clearly fewer contradictions than all rows have.
 
     Args:
-        told: (judged, C) held-out logits of one view.
+        told: (judged, C) held-out logits of the first view.
         other: another view, which learns the judged rows whose label the first confirms, in two halves.
     """
     judged, num_labels = rows.judged, told.shape[1]
-    labels, has = rows.labels[judged], other.has[judged]
+    labels, has = rows.labels[judged], first.has[judged] & other.has[judged]
     predicted = calibrate([told], labels, log_prior, quick=True).probabilities([told]).argmax(1)
     agree, half = predicted == labels, rows.folds[judged] % 2
     learned = np.zeros(told.shape, dtype=np.float32)
@@ -124,7 +126,7 @@ def noise_of_sure_rows(
     if sure.sum() < LEAST_SURE:
         return None
     share = float((~agree[sure]).mean())
-    if share <= CLEAR_SHARE * (~agree).mean():
+    if share <= CLEAR_SHARE * (~agree[has]).mean():
         return None
     low, high = binomtest(int((~agree[sure]).sum()), int(sure.sum())).proportion_ci(method="wilson")
     return share, (float(low), float(high))

@@ -312,7 +312,8 @@ class Fit:
                 names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
             embeds = np.full((len(labels), texts.shape[1]), np.nan, dtype=texts.dtype)
             embeds[captioned.rows] = texts
-            views = {CAPTION: View(embeds, names, learns=False), **views}
+            if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
+                views = {CAPTION: View(embeds, names, learns=False), **views}
         digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
         groups = np.unique(digests, return_inverse=True)[1]
         model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=groups)
