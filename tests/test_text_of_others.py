@@ -79,7 +79,7 @@ FORMULAS = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1"]
 def test_a_table_of_labels_holds_no_formula(static_folder, tmp_path):
     """In captions, names of classes and ids, which are the files' names."""
     lines = []
-    for number, picture in enumerate(pictures(20)):
+    for number, picture in enumerate(pictures(60)):
         file = tmp_path / "data" / "train" / f"={number % 2}" / f"{FORMULAS[number % 5]}{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(file)

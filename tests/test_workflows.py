@@ -61,10 +61,8 @@ def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys,
     assert ended.value.code == 1 and named[fault] in said
 
 
-@pytest.mark.parametrize("block", [8192, 7])
-def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path, monkeypatch, block):
+def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path):
     """The first thirty rows have no caption, so that row numbers of captions are not those of the data."""
-    monkeypatch.setattr("g4i_hf.workflows.check.BLOCK", block)  # of rows that are judged at once
     rng, truth = np.random.default_rng(0), np.arange(120) % 3
     labels = truth.copy()
     labels[[40, 77]] = (truth[[40, 77]] + 1) % 3

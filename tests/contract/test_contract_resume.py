@@ -29,6 +29,7 @@ def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_und
     pictures = draw_folder(tmp_path / "pictures", captions=False, train=IMAGES)
     options = {"dataset_name": pictures, "captions_dir": tmp_path / "captions", "captioner_model": "tiny"}
     options |= {"max_concurrency": CONCURRENCY, "report": "false"}
+    under_way = CONCURRENCY + 2  # an answer may be there and not yet on the disk, while its place is taken again
     with caption_server("--answer", "digest", "--latency", "0.1", "--capacity", str(CONCURRENCY)) as server:
         options["base_url"] = f"{server}/v1"
         for answered in (7, 20):
@@ -41,8 +42,8 @@ def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_und
         assert before["whole"] < IMAGES, "killed too late to show anything"
         quick.succeed("caption", options)
         after = server_stats(server)
-        assert IMAGES <= after["requests"] <= IMAGES + 2 * CONCURRENCY
-        assert after["requests"] - before["requests"] <= IMAGES - 20 + 2 * CONCURRENCY
+        assert IMAGES <= after["requests"] <= IMAGES + 2 * under_way
+        assert after["requests"] - before["requests"] <= IMAGES - 20 + 2 * under_way
         quick.succeed("caption", options)
         assert server_stats(server)["requests"] == after["requests"], "whole: nothing is asked"
     rows = pq.read_table(tmp_path / "captions" / "train.parquet").to_pylist()
