@@ -175,7 +175,9 @@ def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fit
     before, told = fitted()
     for path in pictures.rglob("*.png"):
         path.touch()
+    released = sorted((out / "classifier").rglob("*"))
     main(["search", str(out / "classifier"), "a red circle", "--images", str(pictures / "train")])
+    assert sorted((out / "classifier").rglob("*")) == released
     capsys.readouterr()
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     after, said = fitted()
