@@ -41,7 +41,7 @@ def whole(runs: Path, splits: set[str]) -> None:
         assert {f"{split}_accuracy" for split in splits} <= set(results)
     assert files_in(runs / "aligned" / "student") >= STUDENT
     assert {"train.parquet", "stage.json"} <= files_in(runs / "embeddings")
-    assert (runs / "report.html").stat().st_size > 1e5
+    assert (runs / "report.html").stat().st_size > 5e4
 
 
 def test_make_demo(quick, tmp_path):
