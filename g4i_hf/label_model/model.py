@@ -127,11 +127,7 @@ class LabelModel:
         unknown = sorted(set(views) - set(self.spaces_))
         if unknown or not views:
             raise ValueError(f"The label model was fitted with the views {list(self.report_)}, not with {unknown}.")
-        arrays = {
-            name: view.values if isinstance(view, View) else view
-            for name, view in views.items()
-            if name in self.spaces_
-        }
+        arrays = {name: view.values if isinstance(view, View) else view for name, view in views.items()}
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
         lengths = {len(array) for array in arrays.values()}
         if len(lengths) > 1 or not WHOLE <= fold < FOLDS:
