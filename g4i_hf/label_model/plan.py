@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,15 @@ class Estimates:
         together = model.accuracy_.share if model.accuracy_ else None
         unlabelled = float((labels < 0).mean())
         return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled)
+
+    def facts(self) -> dict[str, Any]:
+        """For `all_results.json`."""
+        return {
+            "views": self.views,
+            "views_accuracy_estimate": self.together,
+            "label_noise_estimate": self.noise,
+            "label_noise_interval": self.noise_interval and list(self.noise_interval),
+        }
 
 
 @dataclass

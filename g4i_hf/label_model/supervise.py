@@ -122,19 +122,8 @@ def supervise(
         weight = float(np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64))
         plan.soft_label_weight = weight if soft_label_weight is None else soft_label_weight
         split = with_soft_labels(with_labels(training, np.full(len(training), -1)), soft)
-    return Supervised(split, plan, _facts(plan, found.estimates))
-
-
-def _facts(plan: Plan, estimates: Estimates) -> dict[str, Any]:
-    facts = {
-        "supervision": "auto",
-        "softens_labels": plan.softens,
-        "views": estimates.views,
-        "views_accuracy_estimate": estimates.together,
-        "label_noise_estimate": estimates.noise,
-        "label_noise_interval": estimates.noise_interval and list(estimates.noise_interval),
-    }
-    return facts
+    facts = {"supervision": "auto", "softens_labels": plan.softens} | found.estimates.facts()
+    return Supervised(split, plan, facts)
 
 
 def warn_of_silent_captions(training: Dataset) -> None:

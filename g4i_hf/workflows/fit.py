@@ -42,7 +42,7 @@ from ..evaluation.report import write_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel, View
-from ..label_model.plan import TELLS_CLASSES, Estimates
+from ..label_model.plan import Estimates, choose
 from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
@@ -319,16 +319,9 @@ class Fit:
         model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=groups)
         targets, unlabelled = model.posterior_.astype(np.float32), np.flatnonzero(labels < 0)
         estimates = Estimates.of(model, labels)
-        if (estimates.together or 0) < TELLS_CLASSES and len(unlabelled) and (labels >= 0).any():
-            targets[unlabelled] *= min(1.0, (labels >= 0).sum() / len(unlabelled))  # together as much as labels
-        facts = {
-            "views": estimates.views,
-            "views_accuracy_estimate": estimates.together,
-            "label_noise_estimate": estimates.noise,
-            "label_noise_interval": estimates.noise_interval and list(estimates.noise_interval),
-        }
+        targets[unlabelled] *= choose(estimates).unlabelled_weight
         order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
-        return Known(labels, targets, model.probabilities_.astype(np.float32), order, facts)
+        return Known(labels, targets, model.probabilities_.astype(np.float32), order, estimates.facts())
 
     def _judge(self, validation: Dataset | None) -> Judge | None:
         """The labelled images of `validation`; None without any."""
