@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import logging
@@ -402,6 +403,12 @@ def test_faults_do_not_slow_the_other_requests(serve):
     stats = server.stats()
     assert (stats["whole"], stats["asked_again"]) == (1000, 0)
     assert stats["mean_in_flight"] > 2 * 64, "the server always has more than it can work on"
+
+
+def test_garbage_collections_pass_over_loaded_libraries_until_a_run_ends(serve):
+    frozen = []
+    assert_all_right(ask(captioner(serve()), questions(3), lambda: not frozen.append(gc.get_freeze_count())), 3)
+    assert min(frozen) > 10_000 and gc.get_freeze_count() == 0
 
 
 # --- Secrets --------------------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ class _Transport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, proxy: str | None):
-        self._pools = [httpx2.AsyncHTTPTransport(limits=LIMITS, proxy=proxy) for _ in range(POOLS)]
+        context = httpx2.create_ssl_context()  # one for all: each reads every certificate
+        self._pools = [httpx2.AsyncHTTPTransport(context, limits=LIMITS, proxy=proxy) for _ in range(POOLS)]
         self._turns = itertools.cycle(self._pools)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -145,19 +146,14 @@ class Server:
     async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> Answer:
         """Sends one request; raises without an answer."""
         self.began = min(self.began, time.monotonic())
-        try:
-            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
-                # What `chat.completions.create` does, without its walk through every part of the request
-                reply = await self.client.post(
-                    "/chat/completions",
-                    body=chat_body(prompt, uri, options),
-                    options={"headers": self.headers},
-                    cast_to=httpx2.Response,
-                )
-        except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, UselessReply):  # of `_Transport`
-                raise error.__cause__ from None
-            raise
+        async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
+            # What `chat.completions.create` does, without its walk through every part of the request
+            reply = await self.client.post(
+                "/chat/completions",
+                body=chat_body(prompt, uri, options),
+                options={"headers": self.headers},
+                cast_to=httpx2.Response,
+            )
         return answer_in(reply.content, self.token)
 
     def pause(self, seconds: float) -> None:
@@ -299,7 +295,7 @@ def backoff(attempt: int) -> float:
 # --- Replies: answers, error messages, and how long to wait ----------------------------------------------------------
 
 
-class UselessReply(Exception):
+class UselessReply(openai.OpenAIError):  # which the client passes on as it is
     """A reply that holds no answer: too large, no JSON, or no choices."""
 
 
