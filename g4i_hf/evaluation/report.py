@@ -1,6 +1,5 @@
 """The report: one HTML file with the figures and pictures of a run, and of its baseline beside it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,11 @@ def write_report(
     id2label: dict[int, str],
     weights: str = "raw",
     results: dict[str, Any] | None = None,
-    summary: Sequence[str] = (),
 ) -> None:
     """
     Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
     cannot be drawn says why. `options` and `results`, its `all_results.json`, are those of the aligned run,
-    `predictions` of each run and split; `summary` are lines above all. Pictures are of `test`, else of the first, of
+    `predictions` of each run and split. Pictures are of `test`, else of the first, of
     the splits with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
@@ -44,9 +42,8 @@ def write_report(
     order = [run for run in ("baseline", "aligned") if run in runs]
     shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label)
     both = "baseline" in runs and bool(labelled)
-    page = _template().render(
+    page = page_template("report.html.j2").render(
         title="Baseline and aligned student" if "baseline" in runs else f"The student {runs['aligned'].name}",
-        summary=summary,
         rows=rows,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
@@ -68,14 +65,14 @@ def write_report(
     Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
-def _template() -> jinja2.Template:
+def page_template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
     environment.filters["interval"] = interval_text
     environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 # --- What the sections show, as plain values for the template --------------------------------------------------------

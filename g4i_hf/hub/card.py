@@ -68,6 +68,7 @@ class Student:
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
+    judgement: str = ""  # of `g4i fit`, in words
     intervals: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model

@@ -68,8 +68,9 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed`: a sentence, empty where not measured; `estimates` before training, by name; `intervals`:
-    for each split its images, the 95% interval of the accuracy, and how many of its labels captions contradict.
+    `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; `estimates` before training, by
+    name; `intervals`: for each split its images, the 95% interval of the accuracy, and how many of its labels captions
+    contradict.
     """
     found = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
@@ -77,6 +78,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     names += ("label_noise_estimate", "label_noise_interval")
     return {
         "speed": speed_text(found),
+        "judgement": found.get("judgement", ""),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},
         "intervals": [
             {

@@ -53,6 +53,23 @@ class Calibration:
     confusions: np.ndarray | None = None
     trusts: np.ndarray | None = None
 
+    def without(self, left_out: np.ndarray, views: list[np.ndarray], labels: np.ndarray, **given: Any) -> Calibration:
+        """Temperatures that were not fitted on these rows (n,) of all that this was; see [`calibrate`]."""
+        rest = ~left_out
+        if not rest.any() or self.confusions is not None:
+            return self
+        of_rows = {name: each[rest] for name, each in given.items() if name in ("folds", "reviewed")}
+        task = _Task.of(
+            [logits[rest] for logits in views],
+            labels[rest],
+            given["log_prior"],
+            given["copies"],
+            of_rows["reviewed"],
+            given["trusts"],
+        )
+        kind = _Kind(1 / len(task.judged), None, given["as_people_err"], quick=True)
+        return task.solved(kind, self)
+
     def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
         """(n, C) logits of one view, scaled."""
         margins = margins_of(logits)
@@ -121,17 +138,19 @@ class Calibration:
         """(n, C) q, proportional to p^k: of k = 0 all classes are as likely, as people err it is about 0.3."""
         return softmax(self.flatness * np.log(probabilities + 1e-7), axis=1)
 
-    def agreement(self, probabilities: np.ndarray, share: float, reviewed: np.ndarray) -> np.ndarray:
-        """(n,) probability that the label of a row is its most probable class, where this share of labels is wrong."""
-        best = probabilities.argmax(1)[:, None]
+    def agreement(
+        self, probabilities: np.ndarray, predicted: np.ndarray, share: float, reviewed: np.ndarray
+    ) -> np.ndarray:
+        """(n,) probability that the label of a row is the predicted class (n,), if this share of labels is wrong."""
+        places = np.arange(len(predicted)), predicted
         if self.confusions is None:
             q = self.if_unsure(probabilities)
-            wrong, by_chance = 1 - (probabilities * q).sum(1), np.take_along_axis(q, best, 1)[:, 0]
+            wrong, by_chance = 1 - (probabilities * q).sum(1), q[places]
         else:
-            wrong = np.full(len(best), 1 - np.diag(self.confusions).mean())
-            by_chance = (probabilities @ self.confusions)[np.arange(len(best)), best[:, 0]]
+            wrong = np.full(len(predicted), 1 - np.diag(self.confusions).mean())
+            by_chance = (probabilities @ self.confusions)[places]
         noise = np.where(reviewed, 0, min(share / max((wrong * ~reviewed).mean(), 1e-6), MOST_NOISE))
-        return (1 - noise) * probabilities.max(1) + noise * by_chance
+        return (1 - noise) * probabilities[places] + noise * by_chance
 
 
 def calibrate(

@@ -14,54 +14,93 @@ UNKNOWN = 0.15  # standard deviation of how far probabilities are off for classe
 
 @dataclass
 class Estimate:
-    """A share in [0, 1] and its 95% interval; None where it is unknown."""
+    """A share in [0, 1], or a difference of two, and its 95% interval; None where it is unknown."""
 
     share: float
     interval: tuple[float, float] | None = None
 
 
-def accuracy_of(
-    everywhere: np.ndarray,
-    held_out: np.ndarray,
-    posterior: np.ndarray,
-    labels: np.ndarray,
-    found: Calibration,
-    shares: tuple[float, float, float],
-    reviewed: np.ndarray,
-) -> Estimate | None:
+@dataclass
+class HeldOut:
     """
-    The accuracy over all rows: the mean probability of the most probable class, corrected by how far the agreement
-    with held-out labels is from what these probabilities and wrong labels let expect (prediction-powered inference:
-    Angelopoulos et al., arXiv 2301.09633). Each row counts as much as its class is frequent in all rows, since k
-    labels of each class are no random sample.
+    Labelled rows, by models that were not fitted on their label: they tell how far probabilities are off.
 
-    Args:
-        everywhere: (n, C) probabilities of all rows.
-        held_out: (m, C) of rows by models that were not fitted on their label.
-        posterior: (m, C) the same when the label is known too, which tell the class that a row counts for.
+    Attributes:
+        probabilities: (m, C).
         labels: (m,) class indices.
-        found: how labels are wrong.
-        shares: of wrong labels: the estimate and the ends of its interval.
         reviewed: (m,) whether a label is known to be right.
+        weights: (m,), whose sum is 1. Each row counts as much as its class is frequent in all rows, since k labels of
+            each class are no random sample.
+        not_judged: share of all rows whose class has no row here.
+        calibration: how labels are wrong.
+        shares: of wrong labels: the estimate and the ends of its interval.
     """
-    if not len(labels):
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    reviewed: np.ndarray
+    weights: np.ndarray
+    not_judged: float
+    calibration: Calibration
+    shares: tuple[float, float, float]
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: np.ndarray,
+        posterior: np.ndarray,
+        labels: np.ndarray,
+        reviewed: np.ndarray,
+        everywhere: np.ndarray,
+        calibration: Calibration,
+    ) -> HeldOut:
+        """
+        Args:
+            posterior: (m, C) probabilities when the label is known too, which tell the class that a row counts for.
+            everywhere: (n, C) probabilities of all rows.
+        """
+        frequency, counts = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
+        weights = posterior @ (frequency / np.maximum(counts, 1e-9))
+        not_judged = frequency[np.bincount(labels, minlength=len(frequency)) == 0].sum()
+        shares = calibration.share, *calibration.interval
+        return cls(probabilities, labels, reviewed, weights / weights.sum(), float(not_judged), calibration, shares)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a weighted mean."""
+        return max(1 / (self.weights**2).sum() - 1, 1)
+
+    def expected(self, predicted: np.ndarray, share: float) -> np.ndarray:
+        """(m,) probability that the label is the predicted class (m,), where this share of labels is wrong."""
+        return self.calibration.agreement(self.probabilities, predicted, share, self.reviewed)
+
+    def error_of(self, residuals: np.ndarray, least: np.ndarray) -> float:
+        """
+        Standard error of the weighted mean of (m,) residuals: of at least the variance (m,) that the probabilities
+        claim, and half a row, as few rows may all agree by chance.
+        """
+        variance = (self.weights * (residuals - (self.weights * residuals).sum()) ** 2).sum()
+        variance = max(variance, (self.weights * least).sum()) + 0.5 / (self.freedom + 1)
+        return float(np.sqrt(variance / self.freedom))
+
+
+def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
+    """
+    The accuracy over all rows (n, C): the mean probability of the most probable class, corrected by how far the
+    agreement with held-out labels is from what these probabilities and wrong labels let expect (prediction-powered
+    inference: Angelopoulos et al., arXiv 2301.09633).
+    """
+    if not len(held_out.labels):
         return None
-    frequency, counts = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
-    weights = posterior @ (frequency / np.maximum(counts, 1e-9))
-    weights /= weights.sum()
-    not_judged = frequency[np.bincount(labels, minlength=len(frequency)) == 0].sum()
-    agree = (held_out.argmax(1) == labels).astype(np.float64)
-    freedom = max(1 / (weights**2).sum() - 1, 1)
+    predicted = held_out.probabilities.argmax(1)
+    agree = predicted == held_out.labels
     ends = []
-    for share in shares:
-        expected = found.agreement(held_out, share, reviewed)
-        differences = (agree - expected) / (1 - share)
-        off = (weights * differences).sum()
-        # At least the variance that the probabilities claim, and half a row: few rows may all agree by chance
-        variance = max((weights * (differences - off) ** 2).sum(), (weights * expected * (1 - expected)).sum())
-        error = np.sqrt((variance + 0.5 / (freedom + 1)) / freedom + (UNKNOWN * not_judged) ** 2)
-        accuracy = everywhere.max(1).mean(dtype=np.float64) + off
-        half = student_t.ppf(0.975, freedom) * error
+    for share in held_out.shares:
+        expected = held_out.expected(predicted, share)
+        residuals = (agree - expected) / (1 - share)
+        error = np.hypot(held_out.error_of(residuals, expected * (1 - expected)), UNKNOWN * held_out.not_judged)
+        accuracy = everywhere.max(1).mean(dtype=np.float64) + (held_out.weights * residuals).sum()
+        half = student_t.ppf(0.975, held_out.freedom) * error
         ends.append((accuracy, accuracy - half, accuracy + half))
     accuracies, lows, highs = np.clip(np.array(ends).T, 0, 1)
     return Estimate(float(accuracies[0]), (float(lows.min()), float(highs.max())))

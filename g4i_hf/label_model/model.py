@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from .calibration import calibrate, inverse_temperature, margins_of
-from .estimates import Estimate, accuracy_of
+from .calibration import Calibration, calibrate, inverse_temperature, margins_of
+from .estimates import Estimate, HeldOut, accuracy_of
 from .regression import ABSENT, logistic_regression
-from .rows import ALONE, FOLDS, WHOLE, Rows
+from .rows import ALONE, FOLDS, KEPT, WHOLE, Rows
 from .views import BLOCK, Values, View, copies_among
 from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
@@ -81,6 +81,7 @@ class LabelModel:
         ids: Sequence | None = None,
         groups: Sequence | None = None,
         reviewed: np.ndarray | None = None,
+        kept: np.ndarray | None = None,
     ) -> LabelModel:
         """
         Args:
@@ -89,6 +90,7 @@ class LabelModel:
             ids: (N,) of the rows, which decide the folds; None: their values do. So the order of rows changes nothing.
             groups: (N,) numbers, equal for rows that share a fold, such as those of equal images.
             reviewed: (N,) whether a person confirmed the label, which is right then.
+            kept: (N,) unlabelled rows that teach no view, so that a classifier can be judged by their probabilities.
 
         Raises:
             ValueError: for views of other numbers of rows, views whose values tell nothing, or when fewer than two
@@ -96,10 +98,11 @@ class LabelModel:
         """
         labels = np.asarray(labels, dtype=np.int64)
         reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
-        _check(views, labels, self.num_labels, {"ids": ids, "groups": groups, "reviewed": reviewed})
+        beside = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
+        _check(views, labels, self.num_labels, beside)
         copies = copies_among(views)
         views = {name: view for name, view in views.items() if name not in copies}
-        rows = Rows.of(views, labels, self.seed, ids, groups, reviewed)
+        rows = Rows.of(views, labels, self.seed, ids, groups, reviewed, kept)
         values = {name: Values.of(name, view, rows.order, self.num_labels) for name, view in views.items()}
         self.spaces_ = {name: each.space for name, each in values.items()}
         counts = np.bincount(labels[labels >= 0], minlength=self.num_labels)
@@ -136,7 +139,8 @@ class LabelModel:
         found = np.empty((len(every), self.num_labels), dtype=np.float32)
         for start in range(0, len(every), BLOCK):
             block = every[start : start + BLOCK]
-            found[block] = self.calibration_.probabilities(self._logits(values, block, np.full(len(every), fold)))
+            calibration = self.calibrations_.get(fold, self.calibration_)
+            found[block] = calibration.probabilities(self._logits(values, block, np.full(len(every), fold)))
         return found
 
     def _fit(self, values: dict[str, Values], rows: Rows) -> None:
@@ -150,6 +154,7 @@ class LabelModel:
         self._trusts = np.where(few, TRUST_OF_ONE, 1.0) * (numbers > 0)
         self._sources = [values[name].source for name in known]
         self._as_people_err: bool | None = None
+        self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
         self.models_ = [self._fit_view(values, name, rows) for name in known]
         self.accuracy_: Estimate | None = None
@@ -225,7 +230,10 @@ class LabelModel:
         if self._as_people_err is None and with_interval:
             low, high = calibrate(held_out, with_interval=True, **given | {"as_people_err": True}).interval
             found.interval = min(low, found.interval[0]), max(high, found.interval[1])
-        self.calibration_ = found
+        self.calibration_, folds = found, rows.folds[judged]
+        self.calibrations_ = {
+            int(fold): found.without(folds == fold, held_out, **given) for fold in np.unique(folds) if with_interval
+        }
 
     def _noise_of_sure_rows(self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows):
         """By the first two views of different sources that tell."""
@@ -270,7 +278,7 @@ class LabelModel:
         widths = tuple(values[name].x.shape[1] for name in learners)
         model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
         has = model.has_value(values)
-        sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
+        sample = rows.unlabelled[(has & (rows.folds != KEPT))[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
 
@@ -342,23 +350,23 @@ class LabelModel:
             if self.accuracy_ is not None:
                 self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
             return
-        found = self.calibration_
-        shares = (found.share, *found.interval)
+        found, reviewed = self.calibration_, rows.reviewed[judged]
         of_all, of_judged = found.probabilities(everywhere), found.probabilities(held_out)
-        posterior = found.posterior(of_judged, labels, rows.reviewed[judged])
-        reviewed = rows.reviewed[judged]
-        self.accuracy_ = accuracy_of(of_all, of_judged, posterior, labels, found, shares, reviewed)
+        posterior = found.posterior(of_judged, labels, reviewed)
+        self.accuracy_ = accuracy_of(of_all, HeldOut.of(of_judged, posterior, labels, reviewed, of_all, found))
         for number, model in enumerate(self.models_):
             if model.taught:
                 continue
             has, can_judge = (values[model.name].has[each] for each in (sample, judged))
+            if not can_judge.any():
+                continue
             in_all, in_judged = [everywhere[number][has]], [held_out[number][can_judge]]
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
-            told = alone.probabilities(in_all), alone.probabilities(in_judged)
-            of_view = posterior[can_judge], labels[can_judge], alone, shares, reviewed[can_judge]
-            estimate = accuracy_of(*told, *of_view)
-            if estimate is not None:
-                self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
+            told = alone.probabilities(in_all)
+            alone = replace(alone, share=found.share, interval=found.interval)
+            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], told, alone
+            estimate = accuracy_of(told, HeldOut.of(alone.probabilities(in_judged), *of_view))
+            self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}

@@ -13,6 +13,7 @@ from .views import View
 FOLDS = 5
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
+KEPT = -3  # fold of an unlabelled row that teaches nothing
 ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
 
 
@@ -46,6 +47,7 @@ class Rows:
         ids: Sequence | None,
         groups: Sequence | None,
         reviewed: np.ndarray | None,
+        kept: np.ndarray | None = None,
     ) -> Rows:
         keys = _keys(ids if ids is not None else _contents(views), seed)
         order = np.lexsort((labels, keys))
@@ -55,6 +57,8 @@ class Rows:
             group, known = np.asarray(groups)[order], np.flatnonzero(labels[order] >= 0)
             _, first, inverse = np.unique(group[known], return_index=True, return_inverse=True)
             folds[known] = folds[known[first]][inverse]
+        if kept is not None:
+            folds[np.asarray(kept, dtype=bool)[order] & (labels[order] < 0)] = KEPT
         sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
         return cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
 

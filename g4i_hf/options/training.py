@@ -51,6 +51,9 @@ class FitArguments:
     minutes: Positive | None = option(
         None, "Minutes for training all layers; by default 30 with a GPU, and none on a CPU."
     )
+    release: Literal["auto", "labels_only", "with_views"] = option(
+        "auto", "What classifier/ holds: labels_only, with_views, or auto (with views, unless they are judged worse)."
+    )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
     overwrite: bool = option(False, "Replace a result that output_dir already holds.")
     seed: int = option(0, "Random seed.")

@@ -11,7 +11,7 @@ from ..modeling.student import classifier_layers
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
 USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
 BLOCK = 16_384
-MAX_ITER = 60  # for each strength, from the weights of the strength before
+MAX_ITER, TOLERANCE = 60, 1e-7  # of an optimisation, which ends at such a change of the mean loss
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
 QUICK = 2e7  # rows x features x classes: of more, a single fold is held out
@@ -70,9 +70,9 @@ def fit_head(
     if strength is None and folds is not None and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
         strength = _likeliest_strength(x, y, judge, torch.from_numpy(folds))
     strength = strength or USUAL_STRENGTH
-    weight, bias = _path(x, y, strength)
-    weight = weight / scale.deviation[:, None]
-    return Head(weight.T.copy(), bias - scale.mean @ weight, strength)
+    fitted = _fit(x, y, strength).cpu().numpy()
+    weight = fitted[:-1] / scale.deviation[:, None]
+    return Head(weight.T.copy(), fitted[-1] - scale.mean @ weight, strength)
 
 
 def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, folds: torch.Tensor) -> float:
@@ -97,22 +97,17 @@ def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, f
     return best
 
 
-def _path(x: torch.Tensor, y: torch.Tensor, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """(F, C) and (C,), by way of the stronger ones, which is quicker than from zero."""
-    weight = None
-    for stronger in STRENGTHS:
-        if stronger > strength:
-            weight = _fit(x, y, stronger, weight)
-    weight = _fit(x, y, strength, weight)
-    return weight[:-1].cpu().numpy(), weight[-1].cpu().numpy()
-
-
-def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor | None) -> torch.Tensor:
+def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor | None = None) -> torch.Tensor:
     """(F + 1, C) weight and, in the last row, bias."""
     weight = x.new_zeros(x.shape[1] + 1, y.shape[1]) if start is None else start.clone()
     weight.requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight], max_iter=MAX_ITER, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [weight],
+        max_iter=MAX_ITER,
+        history_size=10,
+        tolerance_grad=1e-6,
+        tolerance_change=TOLERANCE,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> torch.Tensor:

@@ -1,13 +1,16 @@
 """The two last layers that `g4i fit` compares: on labels alone and with all that is known; and what judges them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
+from ..label_model import LabelModel, View
+from ..label_model.estimates import HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head
+from .judging import Judgement, judged_by_labels, judged_by_probabilities
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
@@ -21,18 +24,41 @@ class Known:
 
     Attributes:
         labels: (N,) as given; negative without one.
-        targets: (N, C) float32, what the student learns from: probabilities of the class, given the label too. Zeros
-            for a row of which nothing is known.
-        probabilities: (N, C) float32, without the row's own label. Zeros for a row of which nothing else is known.
+        views: of all rows; `model` is fitted on them and the labels.
         order: (N,) a number by the content of each image, the same for equal ones.
+        unlabelled_weight: of a row without a label; a labelled one has 1.
         facts: estimates for `all_results.json`.
     """
 
     labels: np.ndarray
-    targets: np.ndarray
-    probabilities: np.ndarray
+    views: Mapping[str, View]
+    model: LabelModel
     order: np.ndarray
+    unlabelled_weight: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """C."""
+        return self.model.num_labels
+
+    def targets(self) -> np.ndarray:
+        """(N, C) float32, what the student learns from: probabilities of the class, given the label too."""
+        found = self.model.posterior_.astype(np.float32)
+        found[self.labels < 0] *= self.unlabelled_weight
+        return found
+
+    def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
+        """(rows, C) probabilities by models that know no label of this fold."""
+        return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
+
+    def rows_in_turn(self) -> np.ndarray:
+        """Labelled rows that can be left out: their class has labels of other images too."""
+        rows = np.flatnonzero(self.model.folds_ >= 0)
+        rows = rows[self.labels[rows] >= 0]
+        _, first = np.unique(np.stack([self.labels[rows], self.order[rows]]), axis=1, return_index=True)
+        images = np.bincount(self.labels[rows[first]], minlength=self.number)
+        return rows[images[self.labels[rows]] > 1]
 
 
 @dataclass
@@ -42,45 +68,57 @@ class Judge:
 
     Attributes:
         name: `validation`, `kept` (unlabelled training images) or `folds` (labelled ones, left out in turn).
-        images: n rows.
+        rows: (n,) of the split `validation`, else of `train`.
         features: (n, F).
         probabilities: (n, C) of their classes, of labelled images one-hot.
-        rows: (n,) of `train`, if they are from there.
         logits: (n, C) by classifier, once it is fitted.
+        held_out: labelled rows that correct what the kept ones say, and the classes (m,) `of_held_out` by classifier.
     """
 
     name: str
-    images: Dataset
+    rows: np.ndarray
     features: np.ndarray
     probabilities: np.ndarray
-    rows: np.ndarray | None = None
     logits: dict[str, np.ndarray] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    of_held_out: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def kept(self) -> np.ndarray:
         """Unlabelled rows of `train` that no classifier learns from."""
-        return self.rows if self.name == KEPT and self.rows is not None else np.arange(0)
+        return self.rows if self.name == KEPT else np.arange(0)
 
     def accuracy(self, name: str) -> float:
         """The share of right predictions, or, of unlabelled images, what can be expected of it."""
         predicted = self.logits[name].argmax(1)
         return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
 
+    def judgement(self) -> Judgement:
+        predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
+        if not len(self.rows):
+            return Judgement({})
+        if self.name != KEPT:
+            return judged_by_labels(predicted, self.probabilities.argmax(1))
+        return judged_by_probabilities(predicted, self.probabilities, self.held_out, self.of_held_out)
 
-def judge_in_training(training: Dataset, known: Known, features: np.ndarray) -> Judge:
-    """Without a validation split: unlabelled images that are kept from both, else the labelled ones in turn."""
-    labelled = known.labels >= 0
-    unlabelled = ~labelled & known.probabilities.any(1) & ~np.isin(known.order, known.order[labelled])
-    if unlabelled.sum() >= FEWEST_KEPT:
-        images = np.unique(known.order[unlabelled])  # equal ones are kept together
-        number = min(int(np.clip(KEPT_SHARE * len(images), FEWEST_KEPT, MOST_KEPT)), len(images) // 2)
-        kept = np.flatnonzero(unlabelled & np.isin(known.order, images[:number]))
-        return Judge(KEPT, training.select(kept), features[kept], known.probabilities[kept], kept)
-    folds = _folds_of_labels(known.labels, known.order)
-    is_large = known.targets.size * features.shape[1] > QUICK
-    rows = np.flatnonzero(folds == 0 if is_large else folds >= 0)
-    truth = one_hot(known.labels[rows], known.targets.shape[1])
-    return Judge(IN_TURN, training.select(rows), features[rows], truth, rows)
+
+def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Unlabelled rows by which both classifiers can be judged: none where there are too few."""
+    labelled = labels >= 0
+    unlabelled = ~labelled & ~np.isin(order, order[labelled])
+    if unlabelled.sum() < FEWEST_KEPT:
+        return np.arange(0)
+    images = np.unique(order[unlabelled])  # equal ones are kept together
+    number = min(int(np.clip(KEPT_SHARE * len(images), FEWEST_KEPT, MOST_KEPT)), len(images) // 2)
+    return np.flatnonzero(unlabelled & np.isin(order, images[:number]))
+
+
+def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> Judge:
+    """Without a validation split: the unlabelled rows that were kept, else labelled ones in turn."""
+    if len(kept):
+        return Judge(KEPT, kept, features[kept], known.model.probabilities_[kept].astype(np.float32))
+    rows = _left_out(known, features)
+    return Judge(IN_TURN, rows, features[rows], one_hot(known.labels[rows], known.number))
 
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
@@ -88,55 +126,64 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     The last layers by name, that on labels alone where two classes have one. The judge has their logits. Images that
     were kept for it are given back at the end.
     """
-    number, heads, scale = known.targets.shape[1], {}, Scale.of(features)
-    told, labelled = np.flatnonzero(known.targets.any(1)), np.flatnonzero(known.labels >= 0)
+    heads, scale, targets = {}, Scale.of(features), known.targets()
+    labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
-        truth = one_hot(known.labels[labelled], number)
-        folds = _folds_of_labels(known.labels[labelled], known.order[labelled])
-        heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * (folds >= 0)[:, None], folds, scale=scale)
-    fitted, folds = np.setdiff1d(told, judge.kept), known.order % FOLDS
-    of_fitted = known.targets[fitted], known.probabilities[fitted], folds[fitted]
-    head = fit_head(features[fitted], *of_fitted, scale=scale)
-    heads[WITH_VIEWS] = head
-    for name, each in heads.items():
-        in_turn = judge.name == IN_TURN
-        of_fold = (name, each, known, features, judge.rows, scale)
-        judge.logits[name] = _out_of_fold(*of_fold) if in_turn else each.logits(judge.features)
+        truth = one_hot(known.labels[labelled], known.number)
+        in_turn = np.isin(labelled, known.rows_in_turn())
+        folds = known.model.folds_[labelled]
+        heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * in_turn[:, None], folds, scale=scale)
+    fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
+    of_fitted = targets[fitted], known.model.probabilities_[fitted], known.order[fitted] % FOLDS
+    heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
+    judge.logits = {name: each.logits(judge.features) for name, each in heads.items()}
+    if judge.name != VALIDATION:
+        _leave_out(known, features, judge, heads, targets, scale)
     if len(judge.kept):
-        heads[WITH_VIEWS] = fit_head(features[told], known.targets[told], strength=head.strength, scale=scale)
+        heads[WITH_VIEWS] = fit_head(features, targets, strength=head.strength, scale=scale)
     return heads
 
 
-def _out_of_fold(
-    name: str, head: Head, known: Known, features: np.ndarray, rows: np.ndarray, scale: Scale
-) -> np.ndarray:
-    """(n, C) logits of labelled rows that the classifier was not fitted on, by fewer labels."""
-    targets = known.targets if name == WITH_VIEWS else one_hot(known.labels, known.targets.shape[1])
-    folds, told = _folds_of_labels(known.labels, known.order)[rows], targets.any(1)
-    found = np.zeros((len(rows), targets.shape[1]), dtype=np.float32)
-    for fold in range(FOLDS):
-        asked = rows[folds == fold]
-        fitted = np.flatnonzero(told & ~np.isin(known.order, known.order[asked]))
-        if len(asked) and len(fitted):
-            of_fold = fit_head(features[fitted], targets[fitted], strength=head.strength, scale=scale)
-            found[folds == fold] = of_fold.logits(features[asked])
-    return found
+def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
+    """Labelled rows that are left out in turn; of much data a fifth of them."""
+    rows = known.rows_in_turn()
+    is_large = known.labels.size * known.number * features.shape[1] > QUICK
+    return rows[known.model.folds_[rows] == 0] if is_large else rows
+
+
+def _leave_out(
+    known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], targets: np.ndarray, scale: Scale
+) -> None:
+    """Both classifiers anew without each fold of the labels, of which unlabelled rows know nothing then either."""
+    rows = _left_out(known, features)
+    folds, labels = known.model.folds_[rows], known.labels[rows]
+    told = np.zeros((len(rows), known.number), dtype=np.float32)
+    logits = {name: np.zeros_like(told) for name in heads}
+    unlabelled = np.setdiff1d(np.flatnonzero(known.labels < 0), judge.kept)
+    for fold in np.unique(folds):
+        left_out, places = rows[folds == fold], np.flatnonzero(folds == fold)
+        told[places] = known.by_fold(left_out, int(fold))
+        twins = np.isin(known.order, known.order[left_out])
+        for name, head in heads.items():
+            if name == LABELS_ONLY:
+                of_fold = one_hot(known.labels, known.number)
+            else:
+                of_fold = targets.copy()
+                of_fold[unlabelled] = known.unlabelled_weight * known.by_fold(unlabelled, int(fold))
+            of_fold[twins] = of_fold[judge.kept] = 0
+            fitted = np.flatnonzero(of_fold.any(1))
+            if len(fitted):
+                again = fit_head(features[fitted], of_fold[fitted], strength=head.strength, scale=scale)
+                logits[name][places] = again.logits(features[left_out])
+    if judge.name == IN_TURN:
+        judge.logits = logits
+    elif len(rows):
+        posterior, everywhere = known.model.posterior_[rows].astype(np.float32), known.model.probabilities_
+        sure = np.zeros(len(rows), dtype=bool)
+        judge.held_out = HeldOut.of(told, posterior, labels, sure, everywhere, known.model.calibration_)
+        judge.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
 
 def one_hot(labels: np.ndarray, num_labels: int) -> np.ndarray:
     """(n, C) float32; zeros for a row without a label."""
     return np.eye(num_labels, dtype=np.float32)[np.maximum(labels, 0)] * (labels >= 0)[:, None]
-
-
-def _folds_of_labels(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """
-    (n,) stratified, equal images together; -1 for a row without a label, and for the only labelled image of a class,
-    which cannot be held out.
-    """
-    folds = np.full(len(labels), -1)
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        images, image = np.unique(order[rows], return_inverse=True)
-        if len(images) > 1:
-            folds[rows] = (image + label) % FOLDS
-    return folds

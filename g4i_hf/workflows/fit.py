@@ -11,8 +11,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,9 @@ from ..data.record import Record, image_digests
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
-from ..evaluation.comparison import ALL_MEASURES, compare
 from ..evaluation.evaluate import split_metrics, update_results
+from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..evaluation.predict import Predictions
-from ..evaluation.report import write_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel, View
@@ -63,9 +61,20 @@ from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
 from ..training.features import FEATURES, student_features
 from ..training.head import Head, Scale
-from ..training.judged_heads import IN_TURN, KEPT, VALIDATION, Judge, Known, judge_in_training, judged_heads, one_hot
+from ..training.judged_heads import (
+    IN_TURN,
+    KEPT,
+    VALIDATION,
+    Judge,
+    Known,
+    judge_in_training,
+    judged_heads,
+    one_hot,
+    rows_to_keep,
+)
+from ..training.judging import Judgement
 from ..training.lineage import lineage_of, write_lineage
-from ..training.run_folder import clear_run, locked, read_options, resolved_options, write_options
+from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
 from .caption import Captioning
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
@@ -82,6 +91,7 @@ from .fit_folder import (
     by_first,
     default_folder,
 )
+from .fit_result import FitResult, judgement_in_results
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -89,23 +99,10 @@ logger = logging.getLogger(__name__)
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
 SAMPLE = 200  # images whose size is looked at
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
-MEASURES = ("text_to_image", "calibration")
+MEASURES = ("calibration",)
+SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
-
-
-@dataclass
-class FitResult:
-    """What `fit` leaves; accuracies are shares of images."""
-
-    classifier: Path  # folder of the released student
-    config: Path  # `fit.yaml`, for `g4i fit --config`
-    labels_only_accuracy: float | None  # None without labels
-    with_views_accuracy: float | None
-    judged_on: str  # `validation`, `kept` or `folds`
-    judged_images: int
-    released: str  # `labels_only` or `with_views`
-    finetuned: bool
 
 
 class Fit:
@@ -135,7 +132,7 @@ class Fit:
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(self.record))
         if holds == FINISHED:
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
-            return self._told(self._read_result())
+            return self._told(FitResult.read(self.folder))
         self._check()
         check_encoder(self.args.text_encoder)
         if not self.args.student:
@@ -182,22 +179,21 @@ class Fit:
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
         features = self._features(training)
-        known = by_first(lambda: self._known(training, features))
-        judge = self._judge(validation) or judge_in_training(training, known, features)
-        heads, judge.logits = by_first(lambda: (judged_heads(known, features, judge), judge.logits))
+        of_validation = self._judge(validation)
+        heads, judge = by_first(lambda: self._judged_heads(training, features, of_validation))
+        self.judging = (training if of_validation is None else validation).select(judge.rows)
         shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
             self._save(name, head, training.select(shown), features[shown])
         minutes = minutes_for_all_layers(self.args)
         if minutes and judge.name != IN_TURN:
-            self._finetune(minutes, heads, training, known, judge)
+            self._finetune(minutes, heads, training, judge)
         elif minutes == math.inf:
             raise ValueError(
                 "All layers are kept only where they judge better, and there are no images to judge by: give labelled "
                 "images in `validation`, or at least 100 unlabelled ones."
             )
-        accuracies = {name: judge.accuracy(name) if len(judge.images) else None for name in heads}
-        return by_first(lambda: self._finished(accuracies, judge, known))
+        return by_first(lambda: self._finished(list(heads), judge))
 
     # --- Data and student --------------------------------------------------------------------------------------------
 
@@ -301,7 +297,20 @@ class Fit:
 
     # --- What is known of each image ---------------------------------------------------------------------------------
 
-    def _known(self, training: Dataset, features: np.ndarray) -> Known:
+    def _judged_heads(
+        self, training: Dataset, features: np.ndarray, judge: Judge | None
+    ) -> tuple[dict[str, Head], Judge]:
+        """The last layers, and what judges them: `judge`, or training images. What is known stays in this process."""
+        digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+        order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
+        kept = np.arange(0) if judge else rows_to_keep(labels_of(training), order)
+        self.known = self._known(training, features, digests, order, kept)
+        judge = judge or judge_in_training(self.known, features, kept)
+        return judged_heads(self.known, features, judge), judge
+
+    def _known(
+        self, training: Dataset, features: np.ndarray, digests: Sequence[str], order: np.ndarray, kept: np.ndarray
+    ) -> Known:
         """By all views together; by image features alone where no image has a caption."""
         labels, number = labels_of(training), len(self.id2label)
         views = {IMAGE: View(Scale.of(features)(features))}
@@ -314,103 +323,82 @@ class Fit:
             embeds[captioned.rows] = texts
             if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
                 views = {CAPTION: View(embeds, names, learns=False), **views}
-        digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
-        groups = np.unique(digests, return_inverse=True)[1]
-        model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=groups)
-        targets, unlabelled = model.posterior_.astype(np.float32), np.flatnonzero(labels < 0)
+        is_kept = np.isin(np.arange(len(labels)), kept)
+        model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=order, kept=is_kept)
         estimates = Estimates.of(model, labels)
-        targets[unlabelled] *= choose(estimates).unlabelled_weight
-        order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
-        return Known(labels, targets, model.probabilities_.astype(np.float32), order, estimates.facts())
+        weight = choose(estimates).unlabelled_weight
+        return Known(labels, views, model, order, weight, estimates.facts())
 
     def _judge(self, validation: Dataset | None) -> Judge | None:
         """The labelled images of `validation`; None without any."""
         if validation is None or not (labels_of(validation) >= 0).any():
             return None
         rows = np.flatnonzero(labels_of(validation) >= 0)
-        images, truth = validation.select(rows), one_hot(labels_of(validation)[rows], len(self.id2label))
-        return Judge(VALIDATION, images, self._features(images), truth)
+        truth = one_hot(labels_of(validation)[rows], len(self.id2label))
+        return Judge(VALIDATION, rows, self._features(validation.select(rows)), truth)
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
-    def _finished(self, accuracies: dict[str, float | None], judge: Judge, known: Known) -> FitResult:
+    def _finished(self, names: list[str], judge: Judge) -> FitResult:
         """Releases the better classifier, and writes the results."""
-        labels_only, with_views = accuracies.get(LABELS_ONLY), accuracies[WITH_VIEWS]
-        released = LABELS_ONLY if labels_only is not None and with_views < labels_only else WITH_VIEWS
-        results = {
-            "labels_only_accuracy": labels_only,
-            "with_views_accuracy": with_views,
+        found, known = judge.judgement(), self.known
+        released = self._to_release(names, found)
+        results = judgement_in_results(found) | {
             "judged_on": judge.name,
-            "judged_images": len(judge.images),
+            "judged_images": len(judge.rows),
             "released": released,
             "finetuned": released in self.finetuned,
+            "labels": int((known.labels >= 0).sum()),
+            "num_labels": known.number,
+            "suspicious_labels": len(suspicious_rows(known.labels, known.model.posterior_)),
         }
+        replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
+        result = FitResult.read(self.folder)
+        for name in names:
+            of_name = {"judgement": result.verdict_in_words()}
+            if judge.name == VALIDATION:
+                predictions = Predictions(
+                    self.judging[columns.IMAGE_ID][:], labels_of(self.judging), judge.logits[name], None
+                )
+                of_name |= split_metrics(predictions, self.judging, VALIDATION, MEASURES)
+            update_results(self.folder / name, of_name)
         # A card compares trainings that differ in captions alone
-        alike = LABELS_ONLY in accuracies and (LABELS_ONLY in self.finetuned) == (WITH_VIEWS in self.finetuned)
+        alike = LABELS_ONLY in names and (LABELS_ONLY in self.finetuned) == (WITH_VIEWS in self.finetuned)
         baseline = str(self.folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
-        Release(
-            ReleaseArguments(
-                run=str(self.folder / released), baseline=baseline, student_dir=str(self.folder / CLASSIFIER)
-            )
-        ).build()
+        student = str(self.folder / CLASSIFIER)
+        Release(ReleaseArguments(run=str(self.folder / released), baseline=baseline, student_dir=student)).build()
         head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
         chosen = vars(self.data) | vars(self.args) | {"image_size": self.augmentation.image_size}
         kept = {name: portable(value) for name, value in chosen.items() if value is not None}
         replace_text(self.folder / CONFIG, head + yaml.safe_dump(kept, sort_keys=False))
-        replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
-        result = self._read_result()
-        self._report(result, list(accuracies), judge)
+        self._report(result, judge)
         return result
 
-    def _report(self, result: FitResult, names: list[str], judge: Judge) -> None:
-        """The page; figures of `validation` also go into the runs."""
-        if not len(judge.images):
-            return
-        images, labels = judge.images, labels_of(judge.images)
-        runs, predictions, results = {}, {}, {}
-        for name in names:
-            which, embeds = "aligned" if name == WITH_VIEWS else "baseline", None
-            if name == WITH_VIEWS and self.text_embed_dim is not None and name not in self.finetuned:
-                with torch.no_grad():
-                    projector = self.built.model.projector.eval().cpu()
-                    embeds = projector(torch.from_numpy(judge.features)).numpy()
-            found = Predictions(images[columns.IMAGE_ID][:], labels, judge.logits[name], embeds)
-            metrics = split_metrics(found, images, judge.name, MEASURES)
-            if judge.name == VALIDATION:
-                update_results(self.folder / name, metrics)
-            runs[which], predictions[which], results[which] = self.folder / name, {judge.name: found}, metrics
-        rows = compare(results["aligned"], results.get("baseline"), [judge.name], ALL_MEASURES)
-        options, splits = read_options(runs["aligned"]), DatasetDict({judge.name: images})
-        of_runs = (runs, options, splits, predictions, self.id2label)
-        write_report(self.folder / REPORT, rows, *of_runs, summary=self._summary(result))
+    def _to_release(self, names: list[str], found: Judgement) -> str:
+        if self.args.release == "auto":
+            return LABELS_ONLY if found.difference and found.difference.share < 0 else WITH_VIEWS
+        if self.args.release not in names:
+            raise ValueError("release is labels_only, but fewer than two classes have a label.")
+        return self.args.release
 
-    def _read_result(self) -> FitResult:
-        results = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
-        names = [each.name for each in fields(FitResult)]
-        kept = {name: results[name] for name in names if name in results}
-        return FitResult(classifier=self.folder / CLASSIFIER, config=self.folder / CONFIG, **kept)
+    def _report(self, result: FitResult, judge: Judge) -> None:
+        """The page, with pictures of the images that judged and of suspicious labels."""
+        known, training = self.known, self.splits["train"]
+        judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
+        cards = suspicious_cards(training, known.labels, known.model.posterior_, self.id2label)
+        names = {name: result.words(name) for name in judge.logits}
+        of_page = f"{Path(self.data.dataset_name).name}: what g4i fit found", result.lines(), vars(result), names
+        chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+        settings = {name: value for name, value in chosen.items() if name in SETTINGS}
+        write_fit_report(self.folder / REPORT, *of_page, judged, cards, self.id2label, settings)
 
     def _told(self, result: FitResult) -> FitResult:
-        self.say("\n" + "\n".join(self._summary(result) or ["No image can judge: its accuracy is not known."]))
-        self.say(f"Classifier: {result.classifier}, {self._words(result.released)}, a plain checkpoint with a card")
+        self.say("\n" + "\n".join(result.lines()))
+        self.say(f"Classifier: {result.classifier}, {result.words(result.released)}, a plain checkpoint with a card")
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         return result
-
-    def _words(self, name: str) -> str:
-        with_views = "with captions" if num_captioned(self.splits["train"]) else "with image features of all"
-        return {LABELS_ONLY: "labels only", WITH_VIEWS: with_views}[name]
-
-    def _summary(self, result: FitResult) -> list[str]:
-        how = {
-            VALIDATION: f"on {result.judged_images:,} validation images",
-            KEPT: f"estimated on {result.judged_images:,} unlabelled images that were kept from training",
-            IN_TURN: f"on {result.judged_images:,} labelled images left out in turn, so that fewer labels teach",
-        }
-        found = {LABELS_ONLY: result.labels_only_accuracy, WITH_VIEWS: result.with_views_accuracy}
-        parts = [f"{self._words(name)} {share:.1%}" for name, share in found.items() if share is not None]
-        return [f"Accuracy {how[result.judged_on]}: {', '.join(parts)}."] if parts else []
 
     # --- What is written ---------------------------------------------------------------------------------------------
 
@@ -452,18 +440,20 @@ class Fit:
 
     # --- All layers --------------------------------------------------------------------------------------------------
 
-    def _finetune(self, minutes: float, heads: dict[str, Head], training: Dataset, known: Known, judge: Judge) -> None:
+    def _finetune(self, minutes: float, heads: dict[str, Head], training: Dataset, judge: Judge) -> None:
         """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
         trainers = {}
+        with_views = by_first(lambda: self.known.targets())
         for name, head in heads.items():
-            targets = known.targets.copy() if name == WITH_VIEWS else one_hot(known.labels, len(self.id2label))
+            targets = with_views if name == WITH_VIEWS else one_hot(labels_of(training), len(self.id2label))
             targets[judge.kept] = 0
             folder, align_weight, built = self.folder / f"{FINETUNED}{name}", self._align_weight(name), self._build()
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, self.augmentation, folder, align_weight)
-        words = {name: self._words(name) for name in heads}
-        better = train_all_layers(trainers, minutes, judge, self.built.processor, self.accelerator, self.place, words)
+        words = {name: name.replace("_", " ") for name in heads}
+        rest = self.judging, self.built.processor, self.accelerator, self.place, words
+        better = train_all_layers(trainers, minutes, judge, *rest)
         for name in better:
             self._save_run(trainers[name])
         by_first(lambda: self._put_in_place(better))

@@ -72,6 +72,7 @@ def train_all_layers(
     trainers: dict[str, AlignmentTrainer],
     minutes: float,
     judge: Judge,
+    images: Dataset,
     processor: BaseImageProcessor,
     accelerator: Accelerator,
     place: FitFolder,
@@ -82,6 +83,7 @@ def train_all_layers(
     the judge then has their logits.
 
     Args:
+        images: that judge.
         words: what a user calls each classifier.
     """
     epochs = _epochs_within(minutes, list(trainers.values()), place)
@@ -94,10 +96,11 @@ def train_all_layers(
         set_seed(trainer.args.seed)  # whatever came before: a resumed run has no trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
         before, of_last_layer = judge.accuracy(name), judge.logits[name]
-        judge.logits[name] = _logits_of(trainer, judge, processor, accelerator)
+        judge.logits[name] = _logits_of(trainer, images, processor, accelerator)
         after = judge.accuracy(name)
         if after > before:
             better.append(name)
+            judge.of_held_out.pop(name, None)  # which the last layer predicted
         else:
             judge.logits[name] = of_last_layer
         place.say(
@@ -108,11 +111,11 @@ def train_all_layers(
 
 
 def _logits_of(
-    trainer: AlignmentTrainer, judge: Judge, processor: BaseImageProcessor, accelerator: Accelerator
+    trainer: AlignmentTrainer, images: Dataset, processor: BaseImageProcessor, accelerator: Accelerator
 ) -> np.ndarray:
-    """(n, C) of the images that judge."""
+    """(n, C)"""
     model = accelerator.unwrap_model(trainer.model).eval()
-    found = predict(model, processor, judge.images, accelerator)
+    found = predict(model, processor, images, accelerator)
     return by_first(lambda: np.asarray(found.logits))
 
 

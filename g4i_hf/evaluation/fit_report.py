@@ -1,0 +1,159 @@
+"""The page of `g4i fit`: how good the classifier is, how sure that is, what each view tells, and pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .. import columns
+from ..captioning.report import thumbnail
+from ..names import LABELS_ONLY, WITH_VIEWS
+from .report import page_template
+
+PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # how many are shown of each
+RARELY = 0.02  # confusions below this share are not shown
+
+
+@dataclass
+class Judged:
+    """
+    Images that judged, and what the released classifier predicts of them.
+
+    Attributes:
+        images: n rows.
+        logits: (n, C).
+        probabilities: (n, C) of the classes; one-hot where there are labels.
+        has_labels: whether these are labels.
+    """
+
+    images: Dataset
+    logits: np.ndarray
+    probabilities: np.ndarray
+    has_labels: bool
+
+
+def write_fit_report(
+    path: str | Path,
+    title: str,
+    said: Sequence[str],
+    results: dict[str, Any],
+    names: dict[str, str],
+    judged: Judged,
+    suspicious: Iterable[dict[str, Any]],
+    classes: dict[int, str],
+    settings: dict[str, Any],
+) -> None:
+    """
+    Writes the page, an HTML file that holds its pictures.
+
+    Args:
+        said: the verdict, line by line.
+        results: the fields of `FitResult`.
+        names: what a user calls each classifier.
+        suspicious: cards, see [`suspicious_cards`].
+        settings: shown behind a fold.
+    """
+    accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
+    shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
+    about = "Drawn at random from the images that judged." if len(judged.images) else ""
+    sure = "Their label is another class" if judged.has_labels else "The views think of another class"
+    page = page_template("fit_report.html.j2").render(
+        title=title,
+        said=said,
+        bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
+        views=results["views"],
+        suspicious=list(suspicious),
+        predictions=_predictions(judged, classes),
+        about_pictures=about,
+        doubts=_doubts(judged, classes),
+        about_doubts=f"{sure}, where the classifier is surest of its own.",
+        confusions=_confusions(judged, classes),
+        estimated=not judged.has_labels,
+        settings=settings,
+    )
+    Path(path).write_text(page, encoding="utf-8", errors="replace")
+
+
+BARS = (LABELS_ONLY, WITH_VIEWS)
+
+
+def suspicious_cards(
+    images: Dataset, labels: np.ndarray, posterior: np.ndarray, classes: dict[int, str]
+) -> list[dict[str, Any]]:
+    """Of labelled rows whose most probable class is another one, the surest first."""
+    rows = suspicious_rows(labels, posterior)[:SUSPICIOUS]
+    suggested = posterior[rows].argmax(1)
+    return [
+        _card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", f"rather {classes[int(other)]}")])
+        for row, other in zip(rows.tolist(), suggested, strict=True)
+    ]
+
+
+def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
+    """(N,) labels, negative without one, and (N, C) probabilities that know them too."""
+    rows = np.flatnonzero((labels >= 0) & (posterior.argmax(1) != labels))
+    return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
+
+
+def _predictions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
+    rows = np.sort(np.random.default_rng(0).permutation(len(judged.images))[:PREDICTIONS])
+    return [_predicted(judged, int(row), classes) for row in rows]
+
+
+def _doubts(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
+    """Images of which another class is likelier, where the classifier is surest."""
+    if not len(judged.images):
+        return []
+    predicted, score = judged.logits.argmax(1), _scores(judged.logits).max(1)
+    differ = np.flatnonzero(judged.probabilities.argmax(1) != predicted)
+    doubt = score * judged.probabilities.max(1)
+    rows = differ[np.argsort(-doubt[differ], kind="stable")][:DOUBTS]
+    return [_predicted(judged, int(row), classes) for row in rows]
+
+
+def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
+    """Pairs of a true class and one that is predicted for a part of its images."""
+    if not len(judged.images):
+        return []
+    number = judged.logits.shape[1]
+    counts = judged.probabilities.T.astype(np.float64) @ np.eye(number)[judged.logits.argmax(1)]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    pairs = np.argsort(-shares, axis=None, kind="stable")[:CONFUSIONS]
+    found = [(int(pair) // number, int(pair) % number) for pair in pairs]
+    return [
+        {"true": classes[true], "predicted": classes[other], "share": shares[true, other]}
+        for true, other in found
+        if shares[true, other] > RARELY
+    ]
+
+
+def _predicted(judged: Judged, row: int, classes: dict[int, str]) -> dict[str, Any]:
+    predicted, score = int(judged.logits[row].argmax()), float(_scores(judged.logits[row : row + 1]).max())
+    other, is_other = int(judged.probabilities[row].argmax()), judged.probabilities[row].argmax() != predicted
+    lines = [("soft", f"{100 * score:.0f}% sure")]
+    if judged.has_labels:
+        lines.append(("wrong", f"is {classes[other]}") if is_other else ("right", "right"))
+    elif is_other:
+        lines.append(("wrong", f"views say {classes[other]}"))
+    return _card(judged.images, row, classes[predicted], lines)
+
+
+def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> dict[str, Any]:
+    caption = images[row][columns.CAPTION] if columns.CAPTION in images.column_names else None
+    caption = caption[0] if isinstance(caption, list) and caption else caption
+    return {
+        "picture": {"uri": thumbnail(images, row), "alt": f"image of which is said: {title}"},
+        "title": title,
+        "lines": [{"kind": kind, "text": text} for kind, text in lines],
+        "caption": caption or "",
+    }
+
+
+def _scores(logits: np.ndarray) -> np.ndarray:
+    """(n, C) probabilities."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)

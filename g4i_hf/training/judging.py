@@ -1,0 +1,151 @@
+"""How right two classifiers are on images like these, and which is better: estimates with 95% intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from ..label_model.estimates import Estimate, HeldOut
+from ..names import LABELS_ONLY, WITH_VIEWS
+
+HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
+LEVEL = 0.975
+# How far the estimated accuracy of a classifier is too low, as a part of the estimated errors; and a difference, as a
+# part of the images on which the two differ: mean and standard deviation over data sets, and its degrees of freedom
+USUALLY_LOW, SPREAD, SPREAD_OF_DIFFERENCE, FREEDOM = 0.05, 0.13, 0.12, 10
+LEAST_DOUBT = 0.02  # such a part of the images is doubtful, however sure the probabilities are
+
+
+@dataclass
+class Judgement:
+    """
+    Attributes:
+        accuracies: by name of the classifier.
+        difference: of the accuracies, with views minus labels only; None where one of them is missing.
+    """
+
+    accuracies: dict[str, Estimate]
+    difference: Estimate | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """What views did to the classifier; None where there is no other to compare it with."""
+        if self.difference is None:
+            return None
+        low, high = self.difference.interval
+        return HELPED if low > 0 else HURT if high < 0 else CANNOT_TELL
+
+
+def judged_by_labels(predicted: Mapping[str, np.ndarray], labels: np.ndarray) -> Judgement:
+    """
+    By (n,) labels, which are believed. `predicted`: (n,) classes by name of the classifier.
+    """
+    right = {name: (each == labels).astype(np.float64) for name, each in predicted.items()}
+    found = Judgement({name: _mean_of(each) for name, each in right.items()})
+    if len(right) == 2:
+        found.difference = _mean_of(right[WITH_VIEWS] - right[LABELS_ONLY], least=-1)
+    return found
+
+
+def _mean_of(values: np.ndarray, least: float = 0) -> Estimate:
+    """Student's interval; half an observation more, as few images may all agree by chance."""
+    number, mean = len(values), float(values.mean())
+    half = student_t.ppf(LEVEL, max(number - 1, 1)) * np.sqrt((values.var() + 0.5 / (number + 1)) / number)
+    return Estimate(mean, (max(mean - half, least), min(mean + half, 1)))
+
+
+def judged_by_probabilities(
+    predicted: Mapping[str, np.ndarray],
+    probabilities: np.ndarray,
+    held_out: HeldOut | None = None,
+    of_held_out: Mapping[str, np.ndarray] | None = None,
+) -> Judgement:
+    """
+    Of unlabelled images: the mean probability of the predicted classes, corrected by labelled rows that models predict
+    which were not fitted on them (prediction-powered inference: Angelopoulos et al., arXiv 2301.09633; cross-fitted:
+    Zrnic and Candes, arXiv 2309.16598). The correction is shrunk to what it is for other data sets, which alone counts
+    where no label can be held out.
+
+    Args:
+        predicted: (n,) classes by name of the classifier.
+        probabilities: (n, C) of a label model that learned nothing from these images.
+        held_out: labelled rows, by the label model; None: no class has labels of two images.
+        of_held_out: (m,) classes of these rows, by name of the classifier.
+    """
+    rows = np.arange(len(probabilities))
+    told = {name: probabilities[rows, each].astype(np.float64) for name, each in predicted.items()}
+    seen = {name: _Seen.of(held_out, each) for name, each in (of_held_out or {}).items()} if held_out else {}
+    found = Judgement({})
+    for name, values in told.items():
+        mean = float(values.mean())
+        prior = USUALLY_LOW * (1 - mean), SPREAD * max(1 - mean, LEAST_DOUBT)
+        found.accuracies[name] = _corrected(mean, mean * (1 - mean) / len(rows), prior, held_out, seen.get(name))
+    if len(told) == 2:
+        one, other = told[WITH_VIEWS], told[LABELS_ONLY]
+        differ = predicted[WITH_VIEWS] != predicted[LABELS_ONLY]
+        mean, prior = float((one - other).mean()), (0.0, SPREAD_OF_DIFFERENCE * max(float(differ.mean()), LEAST_DOUBT))
+        variance = float((differ * (one + other)).mean() - mean**2) / len(rows)
+        residuals = seen[WITH_VIEWS] - seen[LABELS_ONLY] if len(seen) == 2 else None
+        found.difference = _corrected(mean, variance, prior, held_out, residuals, least=-1)
+    return found
+
+
+@dataclass
+class _Seen:
+    """
+    What (m,) held-out labels say of a classifier.
+
+    Attributes:
+        residuals: by how much more often a prediction is right than its probability says, for the estimated share of
+            wrong labels and the ends of its interval: (m,) each.
+        doubt: (m,) variance that the probabilities claim for the first.
+    """
+
+    residuals: list[np.ndarray]
+    doubt: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def of(cls, held_out: HeldOut, predicted: np.ndarray) -> _Seen:
+        expected = [held_out.expected(predicted, share) for share in held_out.shares]
+        agree = predicted == held_out.labels
+        residuals = [(agree - each) / (1 - share) for each, share in zip(expected, held_out.shares, strict=True)]
+        return cls(residuals, expected[0] * (1 - expected[0]), predicted)
+
+    def __sub__(self, other: _Seen) -> _Seen:
+        residuals = [one - two for one, two in zip(self.residuals, other.residuals, strict=True)]
+        return _Seen(residuals, (self.doubt + other.doubt) * (self.predicted != other.predicted), self.predicted)
+
+
+def _corrected(
+    mean: float,
+    variance: float,
+    prior: tuple[float, float],
+    held_out: HeldOut | None,
+    seen: _Seen | None,
+    least: float = 0,
+) -> Estimate:
+    """
+    Args:
+        mean: by the probabilities; `variance` of it, as other images could have been kept.
+        prior: mean and standard deviation of how far it is too low.
+    """
+    usual, spread = prior
+    estimates, errors = [mean + usual], [np.sqrt(spread**2 + variance)]
+    if held_out is not None and seen is not None:
+        estimates, errors = [], []
+        judged = 1 - held_out.not_judged
+        for residuals in seen.residuals:
+            error = held_out.error_of(residuals, seen.doubt)
+            gain = spread**2 / (spread**2 + error**2)
+            correction = (held_out.weights * residuals).sum() - usual
+            estimates.append(mean + usual + judged * gain * correction)
+            left = judged**2 * (1 - gain) + (1 - judged) ** 2  # of the variance
+            errors.append(np.sqrt(left * spread**2 + variance))
+    half = student_t.ppf(LEVEL, FREEDOM) * np.array(errors)
+    ends = estimates[0], (estimates - half).min(), (estimates + half).max()
+    share, low, high = (float(np.clip(end, least, 1)) for end in ends)
+    return Estimate(share, (low, high))
