@@ -9,7 +9,9 @@ from scipy.stats import t as student_t
 
 from .calibration import Calibration
 
-UNKNOWN = 0.15  # standard deviation of how far probabilities are off for classes of which no label is held out
+# How far probabilities are too high for classes of which no label can be held out, and its standard deviation (three
+# data sets)
+TOO_HIGH, UNKNOWN = 0.25, 0.2
 
 
 @dataclass
@@ -61,7 +63,9 @@ class HeldOut:
         """
         frequency, counts = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
         weights = posterior @ (frequency / np.maximum(counts, 1e-9))
-        not_judged = frequency[np.bincount(labels, minlength=len(frequency)) == 0].sum()
+        missing = np.bincount(labels, minlength=len(frequency)) == 0
+        # Views that have no example of a class think it rarer than it is; labels, of which it has few, may know better
+        not_judged = max(frequency[missing].sum(), np.exp(calibration.log_prior[missing]).sum())
         shares = calibration.share, *calibration.interval
         return cls(probabilities, labels, reviewed, weights / weights.sum(), float(not_judged), calibration, shares)
 
@@ -99,7 +103,10 @@ def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
         expected = held_out.expected(predicted, share)
         residuals = (agree - expected) / (1 - share)
         error = np.hypot(held_out.error_of(residuals, expected * (1 - expected)), UNKNOWN * held_out.not_judged)
-        accuracy = everywhere.max(1).mean(dtype=np.float64) + (held_out.weights * residuals).sum()
+        accuracy = (
+            everywhere.max(1).mean(dtype=np.float64) + (1 - held_out.not_judged) * (held_out.weights * residuals).sum()
+        )
+        accuracy -= TOO_HIGH * held_out.not_judged
         half = student_t.ppf(0.975, held_out.freedom) * error
         ends.append((accuracy, accuracy - half, accuracy + half))
     accuracies, lows, highs = np.clip(np.array(ends).T, 0, 1)

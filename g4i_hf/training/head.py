@@ -11,7 +11,8 @@ from ..modeling.student import classifier_layers
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
 USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
 BLOCK = 16_384
-MAX_ITER, TOLERANCE = 60, 1e-7  # of an optimisation, which ends at such a change of the mean loss
+MAX_ITER = 60
+TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which an optimisation ends; of one that chooses a strength
 FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows that choose a strength
 QUICK = 2e7  # rows x features x classes: of more, a single fold is held out
@@ -70,7 +71,7 @@ def fit_head(
     if strength is None and folds is not None and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
         strength = _likeliest_strength(x, y, judge, torch.from_numpy(folds))
     strength = strength or USUAL_STRENGTH
-    fitted = _fit(x, y, strength).cpu().numpy()
+    fitted = _fit(x, y, strength, TOLERANCE).cpu().numpy()
     weight = fitted[:-1] / scale.deviation[:, None]
     return Head(weight.T.copy(), fitted[-1] - scale.mean @ weight, strength)
 
@@ -88,7 +89,7 @@ def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, f
         loss = 0.0
         for fold in starts:
             fitted, asked = folds != fold, judged & (folds == fold)
-            starts[fold] = _fit(x[fitted], y[fitted], strength, starts[fold])
+            starts[fold] = _fit(x[fitted], y[fitted], strength, ROUGH, starts[fold])
             logits = x[asked] @ starts[fold][:-1] + starts[fold][-1]
             loss -= float((judge[asked] * logits.log_softmax(1)).sum())
         if loss >= least:
@@ -97,7 +98,9 @@ def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, f
     return best
 
 
-def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor | None = None) -> torch.Tensor:
+def _fit(
+    x: torch.Tensor, y: torch.Tensor, strength: float, tolerance: float, start: torch.Tensor | None = None
+) -> torch.Tensor:
     """(F + 1, C) weight and, in the last row, bias."""
     weight = x.new_zeros(x.shape[1] + 1, y.shape[1]) if start is None else start.clone()
     weight.requires_grad_()
@@ -106,7 +109,7 @@ def _fit(x: torch.Tensor, y: torch.Tensor, strength: float, start: torch.Tensor 
         max_iter=MAX_ITER,
         history_size=10,
         tolerance_grad=1e-6,
-        tolerance_change=TOLERANCE,
+        tolerance_change=tolerance,
         line_search_fn="strong_wolfe",
     )
 

@@ -10,7 +10,7 @@ from ..label_model import LabelModel, View
 from ..label_model.estimates import HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head
-from .judging import Judgement, judged_by_labels, judged_by_probabilities
+from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
@@ -93,13 +93,13 @@ class Judge:
         predicted = self.logits[name].argmax(1)
         return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
 
-    def judgement(self) -> Judgement:
+    def judgement(self, prior: Prior = PRIOR) -> Judgement:
         predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
         if not len(self.rows):
             return Judgement({})
         if self.name != KEPT:
             return judged_by_labels(predicted, self.probabilities.argmax(1))
-        return judged_by_probabilities(predicted, self.probabilities, self.held_out, self.of_held_out)
+        return judged_by_probabilities(predicted, self.probabilities, self.held_out, self.of_held_out, prior)
 
 
 def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:

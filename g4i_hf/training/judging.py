@@ -8,15 +8,33 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-from ..label_model.estimates import Estimate, HeldOut
+from ..label_model.estimates import TOO_HIGH, UNKNOWN, Estimate, HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
 LEVEL = 0.975
-# How far the estimated accuracy of a classifier is too low, as a part of the estimated errors; and a difference, as a
-# part of the images on which the two differ: mean and standard deviation over data sets, and its degrees of freedom
-USUALLY_LOW, SPREAD, SPREAD_OF_DIFFERENCE, FREEDOM = 0.05, 0.13, 0.12, 10
 LEAST_DOUBT = 0.02  # such a part of the images is doubtful, however sure the probabilities are
+
+
+@dataclass(frozen=True)
+class Prior:
+    """
+    What other data sets tell of estimates (benchmarks/coverage.py).
+
+    Attributes:
+        low: how far the estimated accuracy of a classifier is too low, as a part of the estimated errors; `spread` its
+            standard deviation.
+        of_difference: standard deviation of an estimated difference, as a part of the images on which the two differ.
+        freedom: degrees of freedom of Student's distribution.
+    """
+
+    low: float = 0.05
+    spread: float = 0.22
+    of_difference: float = 0.13
+    freedom: int = 20
+
+
+PRIOR = Prior()
 
 
 @dataclass
@@ -62,6 +80,7 @@ def judged_by_probabilities(
     probabilities: np.ndarray,
     held_out: HeldOut | None = None,
     of_held_out: Mapping[str, np.ndarray] | None = None,
+    prior: Prior = PRIOR,
 ) -> Judgement:
     """
     Of unlabelled images: the mean probability of the predicted classes, corrected by labelled rows that models predict
@@ -74,6 +93,7 @@ def judged_by_probabilities(
         probabilities: (n, C) of a label model that learned nothing from these images.
         held_out: labelled rows, by the label model; None: no class has labels of two images.
         of_held_out: (m,) classes of these rows, by name of the classifier.
+        prior: what other data sets tell.
     """
     rows = np.arange(len(probabilities))
     told = {name: probabilities[rows, each].astype(np.float64) for name, each in predicted.items()}
@@ -81,15 +101,19 @@ def judged_by_probabilities(
     found = Judgement({})
     for name, values in told.items():
         mean = float(values.mean())
-        prior = USUALLY_LOW * (1 - mean), SPREAD * max(1 - mean, LEAST_DOUBT)
-        found.accuracies[name] = _corrected(mean, mean * (1 - mean) / len(rows), prior, held_out, seen.get(name))
+        variance, doubt = mean * (1 - mean) / len(rows), max(1 - mean, LEAST_DOUBT)
+        usual = prior.low * doubt, prior.spread * doubt, prior.freedom
+        found.accuracies[name] = _corrected(mean, variance, usual, held_out, seen.get(name), TOO_HIGH)
     if len(told) == 2:
         one, other = told[WITH_VIEWS], told[LABELS_ONLY]
         differ = predicted[WITH_VIEWS] != predicted[LABELS_ONLY]
-        mean, prior = float((one - other).mean()), (0.0, SPREAD_OF_DIFFERENCE * max(float(differ.mean()), LEAST_DOUBT))
-        variance = float((differ * (one + other)).mean() - mean**2) / len(rows)
+        mean, doubt = float((one - other).mean()), max(float(differ.mean()), LEAST_DOUBT)
+        variance, usual = (
+            float((differ * (one + other)).mean() - mean**2) / len(rows),
+            (0.0, prior.of_difference * doubt, prior.freedom),
+        )
         residuals = seen[WITH_VIEWS] - seen[LABELS_ONLY] if len(seen) == 2 else None
-        found.difference = _corrected(mean, variance, prior, held_out, residuals, least=-1)
+        found.difference = _corrected(mean, variance, usual, held_out, residuals, least=-1)
     return found
 
 
@@ -123,17 +147,19 @@ class _Seen:
 def _corrected(
     mean: float,
     variance: float,
-    prior: tuple[float, float],
+    prior: tuple[float, float, int],
     held_out: HeldOut | None,
     seen: _Seen | None,
+    too_high: float = 0,
     least: float = 0,
 ) -> Estimate:
     """
     Args:
         mean: by the probabilities; `variance` of it, as other images could have been kept.
-        prior: mean and standard deviation of how far it is too low.
+        prior: mean and standard deviation of how far it is too low, and degrees of freedom.
+        too_high: by how much for classes of which no label can be held out.
     """
-    usual, spread = prior
+    usual, spread, freedom = prior
     estimates, errors = [mean + usual], [np.sqrt(spread**2 + variance)]
     if held_out is not None and seen is not None:
         estimates, errors = [], []
@@ -142,10 +168,9 @@ def _corrected(
             error = held_out.error_of(residuals, seen.doubt)
             gain = spread**2 / (spread**2 + error**2)
             correction = (held_out.weights * residuals).sum() - usual
-            estimates.append(mean + usual + judged * gain * correction)
-            left = judged**2 * (1 - gain) + (1 - judged) ** 2  # of the variance
-            errors.append(np.sqrt(left * spread**2 + variance))
-    half = student_t.ppf(LEVEL, FREEDOM) * np.array(errors)
+            estimates.append(mean + judged * (usual + gain * correction) - too_high * (1 - judged))
+            errors.append(np.sqrt((1 - gain) * (judged * spread) ** 2 + (UNKNOWN * (1 - judged)) ** 2 + variance))
+    half = student_t.ppf(LEVEL, freedom) * np.array(errors)
     ends = estimates[0], (estimates - half).min(), (estimates + half).max()
     share, low, high = (float(np.clip(end, least, 1)) for end in ends)
     return Estimate(share, (low, high))

@@ -1,0 +1,128 @@
+"""How right two classifiers are, and which is better: intervals that hold, and verdicts that are true."""
+
+import numpy as np
+import pytest
+
+from g4i_hf.label_model.calibration import Calibration
+from g4i_hf.label_model.estimates import HeldOut
+from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities
+
+CLASSES = 5
+
+
+def told(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """(n,) classes, so many of them right, the others drawn."""
+    generator = np.random.default_rng(seed)
+    drawn = (truth + generator.integers(1, CLASSES, len(truth))) % CLASSES
+    return np.where(generator.random(len(truth)) < share, truth, drawn)
+
+
+def images(number: int, seed: int, sharper: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """(n, C) probabilities and the true classes (n,), drawn from them; `sharper` ones claim more than they know."""
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.full(CLASSES, 0.3), number)
+    truth = np.array([generator.choice(CLASSES, p=each) for each in probabilities])
+    claimed = probabilities**sharper
+    return (claimed / claimed.sum(1, keepdims=True)).astype(np.float32), truth
+
+
+def held_out(probabilities: np.ndarray, labels: np.ndarray, wrong: float = 0.0, not_judged: float = 0.0) -> HeldOut:
+    one = np.ones(1)
+    calibration = Calibration(
+        one, one, one, np.log(np.full(CLASSES, 1 / CLASSES)), wrong, (wrong, wrong), 0.0, 0.0, 0.0
+    )
+    sure, weights = np.zeros(len(labels), dtype=bool), np.full(len(labels), 1 / len(labels))
+    return HeldOut(probabilities, labels, sure, weights, not_judged, calibration, (wrong, wrong, wrong))
+
+
+def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:
+    return {"labels_only": told(truth, labels_only, 2 * seed), "with_views": told(truth, with_views, 2 * seed + 1)}
+
+
+@pytest.mark.parametrize(
+    ("labels_only", "with_views", "verdict"),
+    [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell"), (1.0, 1.0, "cannot tell")],
+)
+def test_labels_that_are_believed_give_a_verdict(labels_only, with_views, verdict):
+    truth = np.arange(400) % CLASSES
+    predicted = both(truth, 1, labels_only, with_views)
+    found = judged_by_labels(predicted, truth)
+    right = {name: (each == truth).mean() for name, each in predicted.items()}
+    for name, estimate in found.accuracies.items():
+        low, high = estimate.interval
+        assert (
+            estimate.share == pytest.approx(right[name]) and 0 <= low <= right[name] <= high <= 1 and high - low < 0.12
+        )
+    assert found.difference.share == pytest.approx(right["with_views"] - right["labels_only"])
+    assert found.verdict == verdict
+
+
+def test_few_images_that_all_agree_prove_little():
+    truth = np.arange(6) % CLASSES
+    found = judged_by_labels({"labels_only": (truth + 1) % CLASSES, "with_views": truth}, truth)
+    assert found.accuracies["with_views"].interval[0] < 0.8 and found.accuracies["labels_only"].interval[1] > 0.2
+    assert judged_by_labels({"with_views": truth}, truth).verdict is None
+
+
+def test_intervals_hold_what_true_probabilities_let_expect():
+    """In 60 draws; the probabilities of 300 images are right, and no label corrects them."""
+    holds = []
+    for seed in range(60):
+        probabilities, truth = images(300, seed)
+        predicted = both(probabilities.argmax(1), seed)
+        found = judged_by_probabilities(predicted, probabilities)
+        for name, each in predicted.items():
+            low, high = found.accuracies[name].interval
+            holds.append(low <= (each == truth).mean() <= high)
+    assert np.mean(holds) > 0.9
+
+
+def test_labels_correct_probabilities_that_claim_too_much():
+    """And make the interval narrower than what other data sets tell alone."""
+    errors, widths = [], []
+    for seed in range(20):
+        probabilities, truth = images(300, seed, sharper=2)
+        of_labels, labels = images(400, 1000 + seed, sharper=2)
+        predicted = {"with_views": probabilities.argmax(1)}
+        alone = judged_by_probabilities(predicted, probabilities)
+        seen = held_out(of_labels, labels), {"with_views": of_labels.argmax(1)}
+        corrected = judged_by_probabilities(predicted, probabilities, *seen)
+        right = (predicted["with_views"] == truth).mean()
+        found = [each.accuracies["with_views"] for each in (alone, corrected)]
+        errors.append([each.share - right for each in found])
+        widths.append(np.diff([each.interval for each in found]).ravel())
+    alone, corrected = np.mean(errors, axis=0)
+    assert alone > 0.05 and abs(corrected) < alone / 2
+    assert np.mean(widths, axis=0)[1] < np.mean(widths, axis=0)[0]
+
+
+def test_wrong_labels_do_not_make_a_classifier_look_worse():
+    differences = []
+    for seed in range(10):
+        probabilities, truth = images(300, seed)
+        of_labels, labels = images(400, 1000 + seed)
+        given = told(labels, 0.7, seed)
+        predicted, of_held_out = {"with_views": probabilities.argmax(1)}, {"with_views": of_labels.argmax(1)}
+        believed, known = (
+            judged_by_probabilities(predicted, probabilities, held_out(of_labels, given, wrong), of_held_out)
+            for wrong in (0.0, 0.3)
+        )
+        right = (predicted["with_views"] == truth).mean()
+        differences.append([each.accuracies["with_views"].share - right for each in (believed, known)])
+    believed, known = np.mean(differences, axis=0)
+    assert believed < -0.05 and abs(known) < 0.03
+
+
+def test_classes_without_a_label_to_hold_out_make_it_less_sure():
+    probabilities, _ = images(300, 1)
+    of_labels, labels = images(400, 2)
+    predicted, of_held_out = {"with_views": probabilities.argmax(1)}, {"with_views": of_labels.argmax(1)}
+    sure, unsure = (
+        judged_by_probabilities(predicted, probabilities, held_out(of_labels, labels, not_judged=part), of_held_out)
+        for part in (0.0, 0.3)
+    )
+    (low, high), (lower, higher) = (each.accuracies["with_views"].interval for each in (sure, unsure))
+    assert (
+        higher - lower > 1.5 * (high - low)
+        and unsure.accuracies["with_views"].share < sure.accuracies["with_views"].share
+    )
