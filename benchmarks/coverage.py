@@ -8,8 +8,8 @@ PHOTOS and `--cache` are those of photos_frozen.py. Each set is reduced to 30 cl
 components, other ones in each draw. 1 to 10 labels a class, or as many as 4 a class drawn at random, so that some
 classes have one or none; captions as they are, of other images, or of half of the images; 20% of the labels wrong. The
 truth are the labels that were taken away: for the label model of all unlabelled rows, for `fit` of the kept ones.
-Beside it, the accuracy of what `fit` releases on the rows that are left over and on `test`. `fit` knows from other data
-sets how far estimates are off; here, from the other two sets alone (`PRIORS`); `as_fit` has the constants of `fit`.
+Beside it, the accuracy of what `fit` releases on the rows that are left over and on `test`. `fit` knows from other
+data sets how far estimates are off; here, from the other two alone (`PRIORS`); `as_fit` has the constants of `fit`.
 
 Finished draws are not made again. Writes results/coverage.json.
 """
