@@ -130,8 +130,15 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     assert AutoModelForImageClassification.from_pretrained(result.classifier).config.num_labels == 6
     assert (result.classifier / "README.md").is_file() and "labels only" in (out / "report.html").read_text()
     found = results_of(out)
-    for name in ("labels_only_accuracy", "with_views_accuracy", "released", "finetuned", "label_noise_estimate"):
-        assert name in found
+    for name in ("labels_only_interval", "with_views_interval", "difference_interval"):
+        low, high = found[name]
+        assert (
+            -1
+            <= low
+            <= found[name.replace("interval", "accuracy").replace("difference_accuracy", "difference")]
+            <= high
+        )
+    assert "label_noise_estimate" in found and found["finetuned"] is False
     assert found["judged_on"] == "kept" and found["released"] == result.released and found["finetuned"] is False
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
@@ -280,7 +287,7 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 1)
     found = fitted(pictures, tmp_path / "out")
     said = capsys.readouterr().out
-    assert found.with_views_accuracy is None and "No image can judge" in said and "Report:" not in said
+    assert found.with_views_accuracy is None and "there is no image to judge by" in said
     assert (found.classifier / "config.json").is_file() and found.judged_images == 0
     with pytest.raises(ValueError, match="kept only where they judge better.*`validation`"):
         fitted(pictures, tmp_path / "other", finetune="true")
@@ -441,7 +448,7 @@ def test_two_processes_fit_what_one_does(fitted, pictures, student, tmp_path):
     given = {"student": student, "image_size": 32, "finetune": "true", "finetune_epochs": 1}
     one = fitted(pictures, tmp_path / "one", finetune="false").classifier.parent
     said = succeed("fit", pictures, "-o", tmp_path / "two", given, launcher=TWO_PROCESSES).out
-    assert said.count("Accuracy estimated") == 1 and said.count("All layers, ") == 2
+    assert said.count("the classifier is right for about") == 1 and said.count("All layers, ") == 2
     for name in ("labels_only_accuracy", "with_views_accuracy"):
         assert results_of(tmp_path / "two")[name] >= results_of(one)[name] - 1e-3
     assert results_of(tmp_path / "two")["label_noise_estimate"] == results_of(one)["label_noise_estimate"]

@@ -98,6 +98,19 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
 
 
+def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
+    """Of noise nobody can predict a label but who has learned it; where features tell, fewer labels tell them too."""
+    features, labels = blobs
+    noise = np.random.default_rng(4).normal(0, 1, (300, 40)).astype(np.float32)
+    given = np.where(np.arange(300) < 150, labels, -1)
+    for values, least, most in ((noise, 0.2, 0.5), (features, 0.7, 1.01)):
+        known, judge = known_of(values, given, values, np.arange(300))
+        judged_heads(known, values, judge)
+        told = judge.of_held_out
+        agree = {name: (each == judge.held_out.labels).mean() for name, each in told.items()}
+        assert len(judge.held_out.labels) == 150 and all(least < share < most for share in agree.values()), agree
+
+
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
     features, labels = blobs
     order = np.arange(300) // 3 * 1000  # three of each image

@@ -717,7 +717,7 @@ def test_a_class_whose_labels_are_all_of_equal_images_is_not_held_out():
 
 def test_what_is_beside_the_views_must_fit():
     data = clusters(60)
-    for name in ("ids", "groups", "reviewed"):
+    for name in ("ids", "groups", "reviewed", "kept"):
         with pytest.raises(ValueError, match=f"{name} has 59 entries, but there are 60 labels"):
             fitted(data, **{name: np.zeros(59, dtype=int)})
     model = LabelModel(CLASSES).fit({"first": View(data.x), "again": View(data.x)}, data.y)
@@ -733,4 +733,22 @@ def test_models_of_a_fold_predict_other_rows_without_its_labels():
     for fold in range(5):
         rows = model.folds_ == fold
         told = model.predict(views_of(data.x[rows]), fold=fold)
-        np.testing.assert_allclose(told, model.probabilities_[rows].astype(float), atol=2e-3)
+        # Its temperatures know none of these labels either, those of probabilities_ do
+        np.testing.assert_allclose(told, model.probabilities_[rows].astype(float), atol=0.06)
+
+
+def test_kept_rows_teach_nothing_and_are_predicted():
+    """What their captions say changes what is said of them, and of no other row."""
+    data = clusters(400, spread=2.0)
+    labels = np.where(np.arange(400) < 60, data.y, -1)
+    kept = np.arange(400) >= 300
+    told = np.random.default_rng(1).normal(np.eye(CLASSES)[data.y], 0.3).astype(np.float32)
+    others = told.copy()
+    others[kept] = others[kept][::-1]
+    one, other = (
+        LabelModel(CLASSES).fit({"caption": View(said), "image": View(data.x)}, labels, ids=np.arange(400), kept=kept)
+        for said in (told, others)
+    )
+    np.testing.assert_allclose(*(each.posterior_[~kept].astype(float) for each in (one, other)), atol=0.01)
+    assert np.abs(one.probabilities_[kept] - other.probabilities_[kept]).max() > 0.3
+    assert (one.probabilities_[kept].argmax(1) == data.y[kept]).mean() > 0.8

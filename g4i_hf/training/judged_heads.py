@@ -48,6 +48,16 @@ class Known:
         found[self.labels < 0] *= self.unlabelled_weight
         return found
 
+    def targets_without(self, fold: int, rows: np.ndarray) -> np.ndarray:
+        """
+        (rows, C) the same by models that know no label of this fold. Those of other folds have learned from it, and a
+        student that learns what they say of their rows would know it too.
+        """
+        labels = self.labels[rows]
+        found = self.model.calibration_.posterior(self.by_fold(rows, fold), labels)
+        found[labels < 0] *= self.unlabelled_weight
+        return found
+
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
         """(rows, C) probabilities by models that know no label of this fold."""
         return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
@@ -138,7 +148,7 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
     judge.logits = {name: each.logits(judge.features) for name, each in heads.items()}
     if judge.name != VALIDATION:
-        _leave_out(known, features, judge, heads, targets, scale)
+        _leave_out(known, features, judge, heads, scale)
     if len(judge.kept):
         heads[WITH_VIEWS] = fit_head(features, targets, strength=head.strength, scale=scale)
     return heads
@@ -151,29 +161,22 @@ def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
     return rows[known.model.folds_[rows] == 0] if is_large else rows
 
 
-def _leave_out(
-    known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], targets: np.ndarray, scale: Scale
-) -> None:
+def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], scale: Scale) -> None:
     """Both classifiers anew without each fold of the labels, of which unlabelled rows know nothing then either."""
     rows = _left_out(known, features)
     folds, labels = known.model.folds_[rows], known.labels[rows]
     told = np.zeros((len(rows), known.number), dtype=np.float32)
     logits = {name: np.zeros_like(told) for name in heads}
-    unlabelled = np.setdiff1d(np.flatnonzero(known.labels < 0), judge.kept)
     for fold in np.unique(folds):
         left_out, places = rows[folds == fold], np.flatnonzero(folds == fold)
         told[places] = known.by_fold(left_out, int(fold))
-        twins = np.isin(known.order, known.order[left_out])
+        rest = np.setdiff1d(np.flatnonzero(~np.isin(known.order, known.order[left_out])), judge.kept)
         for name, head in heads.items():
-            if name == LABELS_ONLY:
-                of_fold = one_hot(known.labels, known.number)
-            else:
-                of_fold = targets.copy()
-                of_fold[unlabelled] = known.unlabelled_weight * known.by_fold(unlabelled, int(fold))
-            of_fold[twins] = of_fold[judge.kept] = 0
-            fitted = np.flatnonzero(of_fold.any(1))
+            fitted = rest if name == WITH_VIEWS else rest[known.labels[rest] >= 0]
             if len(fitted):
-                again = fit_head(features[fitted], of_fold[fitted], strength=head.strength, scale=scale)
+                of_labels = one_hot(known.labels[fitted], known.number)
+                of_fold = known.targets_without(int(fold), fitted) if name == WITH_VIEWS else of_labels
+                again = fit_head(features[fitted], of_fold, strength=head.strength, scale=scale)
                 logits[name][places] = again.logits(features[left_out])
     if judge.name == IN_TURN:
         judge.logits = logits
