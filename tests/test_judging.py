@@ -5,7 +5,7 @@ import pytest
 
 from g4i_hf.label_model.calibration import Calibration
 from g4i_hf.label_model.estimates import HeldOut
-from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities
+from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 
 CLASSES = 5
 
@@ -108,6 +108,9 @@ def test_wrong_labels_do_not_make_a_classifier_look_worse():
             for wrong in (0.0, 0.3)
         )
         right = (predicted["with_views"] == truth).mean()
+        of_labels_alone = judged_in_turn(of_held_out, held_out(of_labels, given, 0.3))
+        right_there = (of_labels.argmax(1) == labels).mean()
+        assert of_labels_alone.accuracies["with_views"].share == pytest.approx(right_there, abs=0.06)
         differences.append([each.accuracies["with_views"].share - right for each in (believed, known)])
     believed, known = np.mean(differences, axis=0)
     assert believed < -0.05 and abs(known) < 0.03

@@ -10,7 +10,7 @@ from ..label_model import LabelModel, View
 from ..label_model.estimates import HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head
-from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities
+from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
@@ -82,7 +82,8 @@ class Judge:
         features: (n, F).
         probabilities: (n, C) of their classes, of labelled images one-hot.
         logits: (n, C) by classifier, once it is fitted.
-        held_out: labelled rows that correct what the kept ones say, and the classes (m,) `of_held_out` by classifier.
+        held_out: labelled rows that were left out in turn, and the classes (m,) `of_held_out` by classifier: they
+            judge, or correct what the kept rows say.
     """
 
     name: str
@@ -107,8 +108,10 @@ class Judge:
         predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
         if not len(self.rows):
             return Judgement({})
-        if self.name != KEPT:
+        if self.name == VALIDATION:
             return judged_by_labels(predicted, self.probabilities.argmax(1))
+        if self.name == IN_TURN:
+            return judged_in_turn(predicted, self.held_out)
         return judged_by_probabilities(predicted, self.probabilities, self.held_out, self.of_held_out, prior)
 
 
@@ -180,7 +183,7 @@ def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str
                 logits[name][places] = again.logits(features[left_out])
     if judge.name == IN_TURN:
         judge.logits = logits
-    elif len(rows):
+    if len(rows):
         posterior, everywhere = known.model.posterior_[rows].astype(np.float32), known.model.probabilities_
         sure = np.zeros(len(rows), dtype=bool)
         judge.held_out = HeldOut.of(told, posterior, labels, sure, everywhere, known.model.calibration_)

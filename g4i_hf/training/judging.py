@@ -117,6 +117,35 @@ def judged_by_probabilities(
     return found
 
 
+def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Judgement:
+    """
+    By labelled rows alone, whose labels may be wrong. `predicted`: (m,) classes by name of a classifier that was not
+    fitted on these rows.
+    """
+    rows = np.arange(len(held_out.labels))
+    seen = {name: _Seen.of(held_out, each) for name, each in predicted.items()}
+    right = {
+        name: [held_out.probabilities[rows, each] + residuals for residuals in seen[name].residuals]
+        for name, each in predicted.items()
+    }
+    found = Judgement({name: _mean_of_rows(values, held_out, 0) for name, values in right.items()})
+    if len(right) == 2:
+        paired = [one - other for one, other in zip(right[WITH_VIEWS], right[LABELS_ONLY], strict=True)]
+        found.difference = _mean_of_rows(paired, held_out, -1)
+    return found
+
+
+def _mean_of_rows(values: list[np.ndarray], held_out: HeldOut, least: float) -> Estimate:
+    """Over the intervals of all (m,) values, one for each share of wrong labels."""
+    means = np.array([(held_out.weights * each).sum() for each in values])
+    half = [held_out.error_of(each, np.zeros(len(each))) for each in values]
+    half = student_t.ppf(LEVEL, held_out.freedom) * np.array(half)
+    share, low, high = (
+        float(np.clip(end, least, 1)) for end in (means[0], (means - half).min(), (means + half).max())
+    )
+    return Estimate(share, (low, high))
+
+
 @dataclass
 class _Seen:
     """
