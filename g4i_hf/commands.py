@@ -116,15 +116,15 @@ class Embed(Command):
 
 
 class Check(Command):
-    """Check data before training, and find labels that captions contradict: a page with images and a CSV file.
+    """Check data before training, and find labels that look wrong: a page with images and a CSV file.
 
         g4i check pictures
-        g4i check pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2
+        g4i check pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2 --student timm/tf_efficientnet_lite0.in1k
 
     Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
-    cannot be trained on. With a text encoder, or embeddings, each label is compared with class probabilities from
-    captions, estimated without that label. The data is not changed: to train despite wrong labels, use
-    `g4i train --supervision auto`, which has the same probabilities.
+    cannot be trained on. With a text encoder, or embeddings, and a student it says what captions and image features
+    are worth, and compares each label with the class probabilities of both, estimated without that label. The data is
+    not changed: to train despite wrong labels, use `g4i fit`, or `g4i train --supervision auto`.
     """
 
     in_one_process = True

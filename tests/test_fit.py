@@ -198,6 +198,19 @@ def test_the_better_classifier_is_released(result):
     assert result.with_views_accuracy > result.labels_only_accuracy and result.released == "with_views"
 
 
+def test_check_says_what_captions_and_image_features_would_be_worth(student, tmp_path, capsys):
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60), 6)
+    words = ["check", str(pictures), "--text_encoder", "all-MiniLM-L6-v2", "--check_dir", str(tmp_path / "check")]
+    main(words)
+    captions_alone = capsys.readouterr().out
+    main([*words, "--student", student])
+    both = capsys.readouterr().out
+    assert "Captions tell the class of" in captions_alone and "Image features" not in captions_alone
+    for said in ("Captions tell", "Image features tell", "All views together tell", "labels are suspicious"):
+        assert said in both
+    assert (tmp_path / "check" / "suspicious_labels.html").is_file()
+
+
 # --- What judges -----------------------------------------------------------------------------------------------------
 
 
@@ -382,8 +395,8 @@ def test_two_classifiers_with_all_layers_trained_are_compared(fitted, pictures, 
     """One learned from 9 images, the other from 81."""
     rising = itertools.count()
     monkeypatch.setattr(Judge, "accuracy", lambda self, name: next(rising) / 100)
-    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1)
-    assert found.finetuned and found.released == "with_views"
+    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1, release="with_views")
+    assert found.finetuned and found.released == "with_views" and found.difference_interval is not None
 
 
 @pytest.mark.slow

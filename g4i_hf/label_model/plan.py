@@ -97,6 +97,27 @@ def view_in_words(name: str, share: float) -> str:
     return f"{subject} the class of {share:.0%} of the images"
 
 
+def estimates_in_words(found: Estimates, rows: int) -> list[str]:
+    """Lines on what each view of so many rows is worth, and on what is missing."""
+    lines = []
+    for name, line in found.views.items():
+        if line["accuracy"] is not None:
+            interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
+            said = view_in_words(name, line["accuracy"])
+            lines.append(f"{said[0].upper()}{said[1:]}{interval}.")
+        if line["rows"] < rows:
+            lines.append(f"{rows - line['rows']:,} of {rows:,} images have no {name}.")
+    if len(found.views) > 1 and found.together is not None:
+        lines.append(f"All views together tell that of {found.together:.0%}.")
+    if found.noise is not None:
+        lines.append(f"About {noise_in_words(found.noise, found.noise_interval)}.")
+    elif found.unlabelled == 1:
+        lines.append("No image has a label: nothing has checked this.")
+    else:
+        lines.append("No class has two labels, so that none could be held out to check this.")
+    return lines
+
+
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"

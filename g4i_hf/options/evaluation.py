@@ -16,6 +16,9 @@ class CheckArguments(Checked):
 
     split: str = option("train", "Split to check.")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
+    student: str | None = option(
+        None, "Pretrained timm or transformers model, whose image features are compared with labels too."
+    )
 
 
 @dataclass

@@ -1,10 +1,11 @@
-"""`g4i check`: what is in the data, and labels that captions contradict, as a page with images and a CSV file."""
+"""`g4i check`: what is in the data, what captions and image features are worth, and labels that they contradict."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
@@ -18,11 +19,18 @@ from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
+from ..label_model.plan import Estimates, estimates_in_words
 from ..label_model.supervise import CAPTION, CaptionedRows
-from ..options import CheckArguments, DataArguments, EncoderArguments
-from ..training.build import class_name_examples
+from ..label_model.views import has_value
+from ..modeling.packaged import DEFAULT_STUDENT
+from ..options import AugmentationArguments, CheckArguments, DataArguments, EncoderArguments
+from ..training.build import build_student
+from ..training.features import FEATURES, student_features
+from .known_views import image_size_for, order_of, student_named, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
+TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
+NAMELESS = View(np.zeros((0, 0)))
 SHOWN = 100  # labels on the page, the most suspicious first
 
 
@@ -38,6 +46,11 @@ def suspicious_labels(
         right) and `probability_of_suggested`, the most suspicious first; and the label model.
     """
     model = LabelModel(num_labels, seed).fit({CAPTION: View(text_embeds, class_embeds)}, labels)
+    return suspicious(model, labels), model
+
+
+def suspicious(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
+    """The table of [`suspicious_labels`], of a model that was fitted on these labels."""
     suggested = model.posterior_.argmax(1)
     rows = np.flatnonzero((labels >= 0) & (suggested != labels))
     found = pd.DataFrame(
@@ -49,7 +62,7 @@ def suspicious_labels(
             "probability_of_suggested": model.posterior_[rows, suggested[rows]].astype(np.float32),
         }
     )
-    return found.sort_values(["probability", "row"], ignore_index=True), model
+    return found.sort_values(["probability", "row"], ignore_index=True)
 
 
 def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
@@ -133,19 +146,27 @@ def check_labels(
     args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
 ) -> list[str]:
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
-    if not (labels_of(splits[args.split]) >= 0).any():
-        return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
     record = _record_of(args, *class_names(splits))
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     split = with_text_embeds(splits, encoder, folder, source=source_of(data))[args.split]
-    if columns.TEXT_EMBEDS not in split.column_names:
-        return ["To compare labels with captions, give --text_encoder, or a folder of g4i embed."]
-    captioned = CaptionedRows.of(split)
-    embeds = captioned.text_embeds()
-    names = class_name_examples(id2label, encoder, PartialState().device, embeds.shape[1])
-    table, model = suspicious_labels(embeds, captioned.labels, len(id2label), class_embeds=names)
-    table["row"] = captioned.rows[table["row"]]
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    features = _features(args, split, id2label, accelerator) if args.student else None
+    views = views_of(split, features, id2label, encoder, accelerator.device)
+    labels, (digests, order) = labels_of(split), order_of(split)
+    if not views:
+        return [
+            "To say what captions and image features are worth and which labels look wrong, give --text_encoder, or a "
+            f"folder of g4i embed, and --student, such as {DEFAULT_STUDENT}."
+        ]
+    if not (labels >= 0).any() and views.get(CAPTION, NAMELESS).class_values is None:
+        return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
+    model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order)
+    lines = estimates_in_words(Estimates.of(model, labels), len(labels))
+    known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())
+    if not known:
+        return lines
+    table = suspicious(model, labels)
     chosen = split.select(table["row"])
     captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)
     table["caption"] = [" / ".join(filter(None, each)) if isinstance(each, list) else each for each in captions]
@@ -154,21 +175,16 @@ def check_labels(
         table[name] = [id2label[int(label)] for label in table[name]]
     out = Path(args.check_dir)
     out.mkdir(parents=True, exist_ok=True)
-    order = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
-    cells = table[order].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
+    cells = table[TABLE_COLUMNS].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
     replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
-    lines = [f"{len(table):,} of {(captioned.labels >= 0).sum():,} labels are suspicious."]
-    if model.label_noise_interval_ is not None:
-        low, high = model.label_noise_interval_
-        interval = f"95% interval {low:.1%} to {high:.1%}"
-        told = f"Captions tell the class of {model.accuracy_.share:.0%} of images whose label is hidden from them."
-        lines = [told, f"About {model.label_noise_:.1%} of the labels are wrong ({interval}).", *lines]
+    lines.append(f"{len(table):,} of {known:,} labels are suspicious.")
+    said_by = "captions say" if list(views) == [CAPTION] else "the views say"
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),
             caption=line.caption,
             title=f"{line.image_id}: {line.label}",
-            notes=[f"captions say: {line.suggested} ({line.probability_of_suggested:.0%})"],
+            notes=[f"{said_by}: {line.suggested} ({line.probability_of_suggested:.0%})"],
             doubts=[f"the label {line.label} is right with probability {line.probability:.1%}"],
         )
         for line in table.head(SHOWN).itertuples()
@@ -176,3 +192,12 @@ def check_labels(
     record.write(out)
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
     return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
+
+
+def _features(args: CheckArguments, split: Dataset, id2label: dict[int, str], accelerator: Accelerator) -> np.ndarray:
+    """(N, F) of the split's images, at the size at which `g4i fit` takes them."""
+    student = student_named(args.student)
+    augmentation = AugmentationArguments(image_size=image_size_for(student.student, split)[0], train_crop="none")
+    built = build_student(student, augmentation, 0, id2label, None)
+    images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+    return student_features(built.model, built.processor, images, Path(args.check_dir) / FEATURES, accelerator)

@@ -16,21 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import yaml
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
-from transformers import TimmWrapperConfig
 
 from .. import columns
 from ..cli import build_options, say
 from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
-from ..data.images import open_image, rows_to_use
+from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
-from ..data.record import Record, image_digests
+from ..data.record import Record
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
@@ -39,12 +37,10 @@ from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, w
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
-from ..label_model import LabelModel, View
+from ..label_model import LabelModel
 from ..label_model.plan import Estimates, choose
-from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
-from ..modeling.packaged import DEFAULT_STUDENT, available_student
-from ..modeling.processing import EvalTransform, image_size_of
-from ..modeling.student import student_config_from
+from ..modeling.packaged import DEFAULT_STUDENT
+from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
@@ -54,13 +50,12 @@ from ..options import (
     FitArguments,
     ReleaseArguments,
     RunArguments,
-    StudentArguments,
     is_address,
 )
 from ..training.arguments import AlignmentArguments
-from ..training.build import BuiltStudent, build_student, check_student, class_name_examples, inputs_of
+from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, student_features
-from ..training.head import Head, Scale
+from ..training.head import Head
 from ..training.judged_heads import (
     IN_TURN,
     KEPT,
@@ -92,12 +87,11 @@ from .fit_folder import (
     default_folder,
 )
 from .fit_result import FitResult, judgement_in_results
+from .known_views import image_size_for, order_of, student_named, views_of
 from .release import Release
 
 logger = logging.getLogger(__name__)
 
-SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
-SAMPLE = 200  # images whose size is looked at
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 MEASURES = ("calibration",)
 SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
@@ -125,7 +119,7 @@ class Fit:
         """None after a dry run. A ValueError for data that cannot be trained on."""
         check_replaceable(self.folder / CLASSIFIER, "model")
         self.splits = self._opened()
-        self.student = self._student()
+        self.student = student_named(self.args.student, self.args.pretrained)
         self.place = FitFolder(self.folder, self._asked(), self.say)
         if self.accelerator.is_main_process:
             self.record = self._record()
@@ -260,33 +254,15 @@ class Fit:
         source, folder = "images" if self.images else source_of(self.data), self.folder / "embeddings"
         return self.splits | with_text_embeds(training, self.encoder, folder, source=source, shared=True)
 
-    def _student(self) -> StudentArguments:
-        """The one that the user names, or a small pretrained one."""
-        name = available_student(self.args.student or DEFAULT_STUDENT)
-        student = StudentArguments(student=name, pretrained=self.args.pretrained)
-        check_student(student)
-        return student
-
     def _build(self) -> BuiltStudent:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def _image_size(self) -> int | None:
-        """
-        The shorter side of the median image, not above what the student was trained for. None for a transformers
-        checkpoint, which has an image processor of its own.
-        """
         if self.args.image_size:
             return self.args.image_size
-        name, training = self.student.student, self.splits["train"]
-        config = student_config_from(name)
-        if not isinstance(config, TimmWrapperConfig):
-            return None
-        rows = np.linspace(0, len(training) - 1, min(SAMPLE, len(training))).astype(int)
-        sides = [min(open_image(image).size) for image in training.select(rows)[columns.IMAGE]]
-        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        usual = known.input_size[-1] if known else image_size_of(config)
-        size = min(usual, max(SMALLEST, int(np.median(sides)) // 16 * 16))
-        self.say(f"Image size: {size} px, as the shorter side of the median image has {np.median(sides):.0f}.")
+        size, line = image_size_for(self.student.student, self.splits["train"])
+        if line:
+            self.say(line)
         return size
 
     def _features(self, split: Dataset) -> np.ndarray:
@@ -301,8 +277,7 @@ class Fit:
         self, training: Dataset, features: np.ndarray, judge: Judge | None
     ) -> tuple[dict[str, Head], Judge]:
         """The last layers, and what judges them: `judge`, or training images. What is known stays in this process."""
-        digests = image_digests(training.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
-        order = np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
+        digests, order = order_of(training)
         kept = np.arange(0) if judge else rows_to_keep(labels_of(training), order)
         self.known = self._known(training, features, digests, order, kept)
         judge = judge or judge_in_training(self.known, features, kept)
@@ -313,16 +288,8 @@ class Fit:
     ) -> Known:
         """By all views together; by image features alone where no image has a caption."""
         labels, number = labels_of(training), len(self.id2label)
-        views = {IMAGE: View(Scale.of(features)(features))}
-        if columns.TEXT_EMBEDS in training.column_names:
-            captioned, names = CaptionedRows.of(training), None
-            texts = captioned.text_embeds()
-            if not self.is_embedded:  # else by an encoder that is not known here
-                names = class_name_examples(self.id2label, self.encoder, self.accelerator.device, texts.shape[1])
-            embeds = np.full((len(labels), texts.shape[1]), np.nan, dtype=texts.dtype)
-            embeds[captioned.rows] = texts
-            if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
-                views = {CAPTION: View(embeds, names, learns=False), **views}
+        encoder = None if self.is_embedded else self.encoder
+        views = views_of(training, features, self.id2label, encoder, self.accelerator.device)
         is_kept = np.isin(np.arange(len(labels)), kept)
         model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=order, kept=is_kept)
         estimates = Estimates.of(model, labels)

@@ -1,0 +1,79 @@
+"""What is known of the class of each image before training: captions, and the features of a pretrained student."""
+
+import numpy as np
+import timm
+import torch
+from datasets import Dataset
+from transformers import TimmWrapperConfig
+
+from .. import columns
+from ..data.images import open_image
+from ..data.record import image_digests
+from ..label_model import View
+from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
+from ..modeling.packaged import DEFAULT_STUDENT, available_student
+from ..modeling.processing import image_size_of
+from ..modeling.student import student_config_from
+from ..options import EncoderArguments, StudentArguments
+from ..training.build import check_student, class_name_examples
+from ..training.head import Scale
+
+SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
+SAMPLE = 200  # images whose size is looked at
+
+
+def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:
+    """The one that the user names, or a small pretrained one."""
+    student = StudentArguments(student=available_student(name or DEFAULT_STUDENT), pretrained=pretrained)
+    check_student(student)
+    return student
+
+
+def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
+    """
+    The shorter side of the median image, not above what the student was trained for, and a line that says so. None for
+    a transformers checkpoint, which has an image processor of its own.
+    """
+    config = student_config_from(student)
+    if not isinstance(config, TimmWrapperConfig):
+        return None, ""
+    rows = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
+    sides = [min(open_image(image).size) for image in images.select(rows)[columns.IMAGE]]
+    known = timm.get_pretrained_cfg(student) if timm.is_model(student) else None
+    usual = known.input_size[-1] if known else image_size_of(config)
+    size = min(usual, max(SMALLEST, int(np.median(sides)) // 16 * 16))
+    return size, f"Image size: {size} px, as the shorter side of the median image has {np.median(sides):.0f}."
+
+
+def views_of(
+    split: Dataset,
+    features: np.ndarray | None,
+    id2label: dict[int, str],
+    encoder: EncoderArguments | None,
+    device: torch.device,
+) -> dict[str, View]:
+    """
+    Args:
+        split: with `text_embeds`, where captions are embedded.
+        features: (N, F) of its images.
+        encoder: of the captions, for the names of the classes; None: it is not known.
+    """
+    views = {}
+    if columns.TEXT_EMBEDS in split.column_names:
+        captioned, names = CaptionedRows.of(split), None
+        texts = captioned.text_embeds()
+        if encoder is not None:
+            names = class_name_examples(id2label, encoder, device, texts.shape[1])
+        embeds = np.full((len(split), texts.shape[1]), np.nan, dtype=texts.dtype)
+        embeds[captioned.rows] = texts
+        if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
+            views[CAPTION] = View(embeds, names, learns=False)
+    if features is not None:
+        views[IMAGE] = View(Scale.of(features)(features))
+    return views
+
+
+def order_of(split: Dataset) -> tuple[list[str], np.ndarray]:
+    """Digests of the images, and for each a number (N,) by its content, the same for equal ones."""
+    digests = image_digests(split.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+    return digests, np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))
