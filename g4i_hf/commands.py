@@ -119,12 +119,12 @@ class Check(Command):
     """Check data before training, and find labels that look wrong: a page with images and a CSV file.
 
         g4i check pictures
-        g4i check pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2 --student timm/tf_efficientnet_lite0.in1k
+        g4i check pictures --text_encoder all-MiniLM-L6-v2 --student timm/tf_efficientnet_lite0.in1k
 
     Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
-    cannot be trained on. With a text encoder, or embeddings, and a student it says what captions and image features
-    are worth, and compares each label with the class probabilities of both, estimated without that label. The data is
-    not changed: to train despite wrong labels, use `g4i fit`, or `g4i train --supervision auto`.
+    cannot be trained on. With a text encoder, or embeddings, it also says of how many images captions tell the class;
+    with a student, of how many its features do. Each label is compared with class probabilities from both, estimated
+    without that label. The data is not changed: `g4i fit` and `g4i train --supervision auto` allow for wrong labels.
     """
 
     in_one_process = True

@@ -13,6 +13,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from browser import browser_page
 from datasets import Dataset, DatasetDict
 from hub_client import serving
 from PIL import Image
@@ -192,6 +193,35 @@ def test_evaluate_takes_the_folder_and_writes_both_accuracies(fitted, tmp_path):
 def test_captions_make_the_classifier_better_where_labels_are_few(result):
     """One label a class; most captions say what is in the photograph."""
     assert result.with_views_accuracy > result.labels_only_accuracy
+
+
+def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
+    page = (result.classifier.parent / "report.html").read_text()
+    card = (result.classifier / "README.md").read_text()
+    verdict = result.verdict_in_words()
+    assert verdict in page and verdict in card
+    in_words = {
+        "helped": "Captions helped by",
+        "hurt": "Captions hurt by",
+        "cannot tell": "It is unclear whether captions",
+    }
+    assert in_words[result.verdict] in verdict and "with your 6 labels alone for about" in verdict
+    for heading in ("What each view tells", "What it predicts", "Where it is probably wrong"):
+        assert heading in page
+    assert page.count("<img") >= 12 and page.count("data:image/") == page.count("<img") and "http" not in page
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_report_of_fit_without_script_at_any_width(result):
+    with browser_page(java_script_enabled=False) as (shown, outside):
+        shown.set_content((result.classifier.parent / "report.html").read_text())
+        for width in (1180, 380):
+            shown.set_viewport_size({"width": width, "height": 900})
+            assert shown.locator("body").bounding_box()["width"] <= width
+            for one in (*shown.locator("img").all(), *shown.locator(".bar").all()):
+                box = one.bounding_box()
+                assert box["width"] > 20 and box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert not outside and shown.locator("p").first.bounding_box()["y"] < 200
 
 
 def test_the_better_classifier_is_released(result):

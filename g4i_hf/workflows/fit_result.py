@@ -63,7 +63,7 @@ class FitResult:
 
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
-            return "How right it is cannot be told: there is no image to judge by."
+            return "Its accuracy is unknown: there is no image to judge by."
         said = (
             f"With {self.of_views} the classifier is right for about "
             f"{_percent(self.with_views_accuracy)} of images like yours {_range(self.with_views_interval)}"
@@ -76,8 +76,8 @@ class FitResult:
     def _difference_in_words(self) -> str:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
         if self.verdict == CANNOT_TELL:
-            told = f"{points:+.0f} points ({ends[0]:+.0f} to {ends[1]:+.0f})"
-            return f"Whether {self.of_views} helped cannot be told: {told}."
+            told = f"{points:+z.0f} points ({ends[0]:+z.0f} to {ends[1]:+z.0f})"
+            return f"It is unclear whether {self.of_views} helped: {told}."
         low, high = ends if self.verdict == HELPED else (-ends[1], -ends[0])
         subject = self.of_views[0].upper() + self.of_views[1:]
         return f"{subject} {self.verdict} by {abs(points):.0f} points ({low:.0f} to {high:.0f})."
