@@ -206,7 +206,7 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
         "cannot tell": "It is unclear whether captions",
     }
     assert in_words[result.verdict] in verdict and "with your 6 labels alone for about" in verdict
-    for heading in ("What each view tells", "What it predicts", "Where it is probably wrong"):
+    for heading in ("What each view tells", "What it predicts"):
         assert heading in page
     assert page.count("<img") >= 12 and page.count("data:image/") == page.count("<img") and "http" not in page
 
