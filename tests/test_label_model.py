@@ -752,3 +752,18 @@ def test_kept_rows_teach_nothing_and_are_predicted():
     np.testing.assert_allclose(*(each.posterior_[~kept].astype(float) for each in (one, other)), atol=0.01)
     assert np.abs(one.probabilities_[kept] - other.probabilities_[kept]).max() > 0.3
     assert (one.probabilities_[kept].argmax(1) == data.y[kept]).mean() > 0.8
+
+
+def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
+    data, images = clusters(500, spread=2.0), clusters(500, spread=2.0, view=1).x
+    labels = np.where(np.arange(500) % 3 == 0, -1, data.y)
+    model = fitted(data, labels, images, names=np.eye(CLASSES, DIM))
+    model.save(tmp_path / "model")
+    again, views = LabelModel.load(tmp_path / "model"), views_of(data.x, images)
+    for fold in (-1, 0, 4):
+        np.testing.assert_array_equal(again.predict(views, fold), model.predict(views, fold))
+    for name in ("probabilities_", "posterior_", "folds_"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
+    assert again.accuracy_.share == model.accuracy_.share and again.label_noise_ == model.label_noise_
+    assert again.report_["caption"]["weight"] == model.report_["caption"]["weight"]
+    np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .calibration import Calibration, calibrate, inverse_temperature, margins_of
 from .estimates import Estimate, HeldOut, accuracy_of
 from .regression import ABSENT, logistic_regression
 from .rows import ALONE, FOLDS, KEPT, WHOLE, Rows
+from .saved import load, save
 from .views import BLOCK, Values, View, copies_among
 from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
@@ -142,6 +144,16 @@ class LabelModel:
             calibration = self.calibrations_.get(fold, self.calibration_)
             found[block] = calibration.probabilities(self._logits(values, block, np.full(len(every), fold)))
         return found
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the fitted model, with its probabilities; nothing is pickled."""
+        save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LabelModel:
+        model = cls(0)
+        load(model, folder)
+        return model
 
     def _fit(self, values: dict[str, Values], rows: Rows) -> None:
         """A model of each view, what they are worth, the model that they teach, and what all is worth with it."""

@@ -1,0 +1,86 @@
+"""A label model in a folder: arrays in `label_model.npz`, the rest in `label_model.json`. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..files import replace_text
+from .calibration import Calibration
+from .estimates import Estimate
+from .views import Space
+
+if TYPE_CHECKING:
+    from .model import LabelModel
+
+ARRAYS, REST = "label_model.npz", "label_model.json"
+OF_ROWS = ("probabilities_", "posterior_", "folds_", "log_prior_")
+ARRAYS_OF_CALIBRATION = ("inverse_temperatures", "powers", "margins", "log_prior", "confusions", "trusts")
+PLAIN = ("num_labels", "seed", "report_", "label_noise_", "label_noise_interval_")
+
+
+def save(model: LabelModel, folder: str | Path) -> None:
+    folder, arrays = Path(folder), {name: getattr(model, name) for name in OF_ROWS}
+    for name, space in model.spaces_.items():
+        arrays |= {f"space/{name}/{each}": value for each, value in vars(space).items()}
+    for number, view in enumerate(model.models_):
+        for fold, (weight, bias) in view.models.items():
+            arrays |= {f"model/{number}/{fold}/weight": weight, f"model/{number}/{fold}/bias": bias}
+    calibrations = {"": model.calibration_} | {str(fold): each for fold, each in model.calibrations_.items()}
+    for place, calibration in calibrations.items():
+        arrays |= {f"calibration/{place}/{name}": each for name, each in vars(calibration).items() if each is not None}
+    rest = {name: getattr(model, name) for name in PLAIN}
+    rest["accuracy_"] = model.accuracy_ and asdict(model.accuracy_)
+    of_view = ("inputs", "widths", "num_labels", "taught")
+    rest["models_"] = [{name: getattr(view, name) for name in of_view} for view in model.models_]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / ARRAYS, **arrays)
+    replace_text(folder / REST, json.dumps(rest, indent=1) + "\n")
+
+
+def load(model: LabelModel, folder: str | Path) -> None:
+    """Into a new model."""
+    from .model import ViewModel
+
+    rest = json.loads((Path(folder) / REST).read_text(encoding="utf-8"))
+    for name in PLAIN:
+        setattr(model, name, rest[name])
+    model.accuracy_ = rest["accuracy_"] and Estimate(**rest["accuracy_"])
+    with np.load(Path(folder) / ARRAYS, allow_pickle=False) as arrays:
+        for name in OF_ROWS:
+            setattr(model, name, arrays[name])
+        model.spaces_ = {name: Space(**each) for name, each in _grouped(arrays, "space").items()}
+        models = _grouped(arrays, "model")
+        model.models_ = []
+        for number, of_view in enumerate(rest["models_"]):
+            view = ViewModel(tuple(of_view.pop("inputs")), tuple(of_view.pop("widths")), {}, **of_view)
+            for place, each in models.items():
+                if place.split("/")[0] == str(number):
+                    view.models[int(place.split("/")[1])] = each["weight"], each["bias"]
+            model.models_.append(view)
+        calibrations = {fold: _calibration(each) for fold, each in _grouped(arrays, "calibration").items()}
+    model.calibration_ = calibrations.pop("")
+    model.calibrations_ = {int(fold): each for fold, each in calibrations.items()}
+
+
+def _grouped(arrays: Any, kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """`space/caption/mean` -> {"caption": {"mean": ...}}."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key in arrays.files:
+        if key.startswith(f"{kind}/"):
+            place, name = key.removeprefix(f"{kind}/").rsplit("/", 1)
+            found.setdefault(place, {})[name] = arrays[key]
+    return found
+
+
+def _calibration(arrays: dict[str, np.ndarray]) -> Calibration:
+    given: dict[str, Any] = {}
+    for each in fields(Calibration):
+        value = arrays.get(each.name)
+        given[each.name] = value if value is None or each.name in ARRAYS_OF_CALIBRATION else value.tolist()
+    given["interval"] = tuple(given["interval"])
+    return Calibration(**given)
