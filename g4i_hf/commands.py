@@ -231,7 +231,7 @@ class Evaluate(Command):
         check_data(data)
 
     def run(self, args, data, encoder) -> None:
-        from .evaluation.comparison import as_text
+        from .evaluation.comparison import SHOWN, as_text
         from .evaluation.speed import speed_text
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
@@ -247,7 +247,7 @@ class Evaluate(Command):
         if "speed" in args.measures:
             say(f"\n{speed_text(evaluation.results['aligned'])}\n")
         for name, folder in evaluation.folders.items():
-            say(f"{name}: {folder}/all_results.json, {folder}/predictions")
+            say(f"{SHOWN[name]}: {folder}/all_results.json, {folder}/predictions")
         if args.report:
             evaluation.write_report()
             say(f"report: {args.report}")

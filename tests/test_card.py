@@ -115,7 +115,7 @@ SAID = {
     ),
     "baseline": (
         {"options": OPTIONS | {"align_weight": 0}},
-        ("as the baseline of an aligned student",),
+        ("It was trained on labels only, without captions",),
         ("Its captions were written",),
     ),
     "taught": (

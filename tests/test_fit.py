@@ -34,7 +34,7 @@ from g4i_hf.training.run_folder import read_options
 from g4i_hf.workflows.fit_folder import FitFolder
 
 serve = caption_doors.serve
-IN_WORDS = {"labels_only": "labels only", "with_views": "with views"}
+IN_WORDS = {"labels_only": "labels only", "with_views": "with captions"}
 
 
 @pytest.fixture(scope="module")

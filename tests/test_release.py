@@ -164,7 +164,7 @@ def test_a_run_without_options_and_image_processor_is_released_and_nothing_is_ma
     assert ImageSettings.from_processor(AutoImageProcessor.from_pretrained(student)).size == 48
     card = " ".join((student / "README.md").read_text().split())
     assert rows and "50.0" in card and "In percent and percentage points; one run." in card
-    for word in ("baseline", "seed", "align_weight", "trained with captions", "last epoch"):
+    for word in ("labels only", "seed", "align_weight", "trained with captions", "last epoch"):
         assert word not in card
 
 
@@ -334,6 +334,6 @@ def test_the_table_of_a_terminal_has_no_empty_columns():
     rows = [ComparisonRow("test", "accuracy", 0.5), ComparisonRow("test", "recall_at_1", 0.2, chance=0.1)]
     text = as_text(rows)
     assert "value" in text and "50.0" in text and "(chance 10.0)" in text
-    assert not re.search("baseline|difference|aligned", text)
+    assert not re.search("labels only|difference|with captions", text)
     text = as_text([ComparisonRow("test", "accuracy", 0.5, 0.4)])
-    assert re.search("baseline +aligned +difference\n.* 40.0 +50.0 +[+]10.0$", text)
+    assert re.search("labels only +with captions +difference\n.* 40.0 +50.0 +[+]10.0$", text)

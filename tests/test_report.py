@@ -138,7 +138,7 @@ def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspici
     results = {"validation_suspicious_labels": 3}
     write_report(tmp_path / "page.html", ROWS, runs, OPTIONS, data, predictions, NAMES, results=results)
     text = re.sub(r"[^\S\xa0]+", " ", Page((tmp_path / "page.html").read_text()).text)
-    assert "Accuracy, validation, 10 images baseline 40.0\xa0% 17 to 69 aligned 50.0\xa0% 24 to 76 In grey" in text
+    assert "Accuracy, validation, 10 images labels only 40.0\xa0% 17 to 69 with captions 50.0\xa0% 24 to 76 In grey" in text
     assert "Captions contradict 3 of the labels of validation" in text
 
 
@@ -160,12 +160,12 @@ def test_any_measure_is_a_row_of_the_table(page):
 
 def test_the_sections_say_what_the_runs_predict(page):
     text = re.sub(r"\s+", " ", Page(page).text)
-    assert "right and the baseline wrong on 4 images, the reverse on 2" in text
+    assert "right and the other wrong on 4 images, the reverse on 2" in text
     worst = text.split("Worst mistakes")[1].split("Figures")[0]
-    before, after = worst.split("After, the aligned student")
+    before, after = worst.split(" With captions ")
     # The higher the row, the surer; rows 5, 3, 1 and 0 of the baseline, 9 and 8 of the aligned run
-    assert re.findall(r"baseline: (\S.*?) ✗", before) == [NAMES[0], NAMES[2], NAMES[1], NAMES[1]]
-    assert re.findall(r"aligned: (\S.*?) ✗", after) == [NAMES[2], NAMES[3]]
+    assert re.findall(r"labels only: (\S.*?) ✗", before) == [NAMES[0], NAMES[2], NAMES[1], NAMES[1]]
+    assert re.findall(r"with captions: (\S.*?) ✗", after) == [NAMES[2], NAMES[3]]
     nearest = text.split("Nearest captions")[1]
     assert "1.00 <b>caption</b> 7 0.00 <b>caption</b> 0 0.00 <b>caption</b> 1 " in nearest
 

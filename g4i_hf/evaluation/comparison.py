@@ -20,6 +20,7 @@ class Measure:
     lower_is_better: bool = False
 
 
+SHOWN = {"baseline": "labels only", "aligned": "with captions"}  # what users call the two runs
 ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
 
@@ -144,15 +145,15 @@ def _mean_and_sd(values: list[float]) -> tuple[float, float]:
 def as_text(rows: list[ComparisonRow]) -> str:
     """The table for a terminal, shares in percent, under a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
-    head = f"{'baseline':>10}{'aligned':>10}{'difference':>12}" if with_baseline else f"{'value':>10}"
+    head = f"{SHOWN['baseline']:>15}{SHOWN['aligned']:>15}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""
     for row in rows:
         if row.measure.group != group:
             group = row.measure.group
             lines += ["", group]
-        cells = f"{row.text(row.aligned):>10}"
+        cells = f"{row.text(row.aligned):>{15 if with_baseline else 10}}"
         if with_baseline:
-            cells = f"{row.text(row.baseline):>10}{cells}{row.text(row.difference, '+'):>12}"
+            cells = f"{row.text(row.baseline):>15}{cells}{row.text(row.difference, '+'):>12}"
         chance = f" (chance {row.text(row.chance)})" if row.chance is not None else ""
         lines.append(f"{row.title:28}{row.split:12}{cells}{chance}")
     if any(row.measure.lower_is_better for row in rows):
@@ -169,7 +170,7 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
         [row.title, row.split, row.text(row.baseline), row.text(row.aligned), row.text(row.difference, "+")]
         for row in rows
     ]
-    return markdown_table(["measure", "split", "baseline", "aligned", "difference"], cells, texts=2)
+    return markdown_table(["measure", "split", *SHOWN.values(), "difference"], cells, texts=2)
 
 
 def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:

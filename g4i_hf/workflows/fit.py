@@ -86,7 +86,7 @@ from .fit_folder import (
     by_first,
     default_folder,
 )
-from .fit_result import FitResult, judgement_in_results
+from .fit_result import FitResult, in_words, judgement_in_results
 from .known_views import image_size_for, order_of, student_named, views_of
 from .release import Release
 
@@ -418,7 +418,7 @@ class Fit:
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, self.augmentation, folder, align_weight)
-        words = {name: name.replace("_", " ") for name in heads}
+        words = {name: in_words(name, self.text_embed_dim is not None) for name in heads}
         rest = self.judging, self.built.processor, self.accelerator, self.place, words
         better = train_all_layers(trainers, minutes, judge, *rest)
         for name in better:

@@ -45,11 +45,11 @@ class FitResult:
 
     @property
     def of_views(self) -> str:
-        return "captions" if CAPTION in self.views else "image features of all images"
+        return self.words(WITH_VIEWS).removeprefix("with ")
 
     def words(self, name: str) -> str:
         """What a user calls a classifier."""
-        return "labels only" if name == LABELS_ONLY else f"with {self.of_views}"
+        return in_words(name, CAPTION in self.views)
 
     def lines(self) -> list[str]:
         """The verdict, in plain words."""
@@ -105,6 +105,11 @@ class FitResult:
         if self.labels < FEW_LABELS * self.num_labels:
             return "label more images, or check the pictures in the report"
         return ""
+
+
+def in_words(name: str, has_captions: bool) -> str:
+    with_views = "with captions" if has_captions else "with image features of all images"
+    return {LABELS_ONLY: "labels only", WITH_VIEWS: with_views}[name]
 
 
 def judgement_in_results(found: Judgement) -> dict[str, Any]:
