@@ -138,7 +138,8 @@ def test_an_accuracy_has_its_images_and_interval_and_how_many_labels_are_suspici
     results = {"validation_suspicious_labels": 3}
     write_report(tmp_path / "page.html", ROWS, runs, OPTIONS, data, predictions, NAMES, results=results)
     text = re.sub(r"[^\S\xa0]+", " ", Page((tmp_path / "page.html").read_text()).text)
-    assert "Accuracy, validation, 10 images labels only 40.0\xa0% 17 to 69 with captions 50.0\xa0% 24 to 76 In grey" in text
+    figures = "labels only 40.0\xa0% 17 to 69 with captions 50.0\xa0% 24 to 76 In grey"
+    assert f"Accuracy, validation, 10 images {figures}" in text
     assert "Captions contradict 3 of the labels of validation" in text
 
 
