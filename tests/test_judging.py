@@ -26,13 +26,13 @@ def images(number: int, seed: int, sharper: float = 1.0) -> tuple[np.ndarray, np
     return (claimed / claimed.sum(1, keepdims=True)).astype(np.float32), truth
 
 
-def held_out(probabilities: np.ndarray, labels: np.ndarray, wrong: float = 0.0, not_judged: float = 0.0) -> HeldOut:
+def held_out(probabilities: np.ndarray, labels: np.ndarray, wrong: float = 0.0, unknown: float = 0.0) -> HeldOut:
     one = np.ones(1)
     calibration = Calibration(
         one, one, one, np.log(np.full(CLASSES, 1 / CLASSES)), wrong, (wrong, wrong), 0.0, 0.0, 0.0
     )
     sure, weights = np.zeros(len(labels), dtype=bool), np.full(len(labels), 1 / len(labels))
-    return HeldOut(probabilities, labels, sure, weights, not_judged, calibration, (wrong, wrong, wrong))
+    return HeldOut(probabilities, labels, sure, weights, 0.0, unknown, calibration, (wrong, wrong, wrong))
 
 
 def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ def test_classes_without_a_label_to_hold_out_make_it_less_sure():
     of_labels, labels = images(400, 2)
     predicted, of_held_out = {"with_views": probabilities.argmax(1)}, {"with_views": of_labels.argmax(1)}
     sure, unsure = (
-        judged_by_probabilities(predicted, probabilities, held_out(of_labels, labels, not_judged=part), of_held_out)
+        judged_by_probabilities(predicted, probabilities, held_out(of_labels, labels, unknown=part), of_held_out)
         for part in (0.0, 0.3)
     )
     (low, high), (lower, higher) = (each.accuracies["with_views"].interval for each in (sure, unsure))

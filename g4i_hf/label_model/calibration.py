@@ -140,8 +140,11 @@ class Calibration:
 
     def agreement(
         self, probabilities: np.ndarray, predicted: np.ndarray, share: float, reviewed: np.ndarray
-    ) -> np.ndarray:
-        """(n,) probability that the label of a row is the predicted class (n,), if this share of labels is wrong."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        (n,) probability that the label of a row is the predicted class (n,), if this share of labels is wrong; and by
+        how much it rises with the probability of that class.
+        """
         places = np.arange(len(predicted)), predicted
         if self.confusions is None:
             q = self.if_unsure(probabilities)
@@ -150,7 +153,7 @@ class Calibration:
             wrong = np.full(len(predicted), 1 - np.diag(self.confusions).mean())
             by_chance = (probabilities @ self.confusions)[places]
         noise = np.where(reviewed, 0, min(share / max((wrong * ~reviewed).mean(), 1e-6), MOST_NOISE))
-        return (1 - noise) * probabilities[places] + noise * by_chance
+        return (1 - noise) * probabilities[places] + noise * by_chance, np.broadcast_to(1 - noise, len(predicted))
 
 
 def calibrate(

@@ -9,9 +9,9 @@ from scipy.stats import t as student_t
 
 from .calibration import Calibration
 
-# How far probabilities are too high for classes of which no label can be held out, and its standard deviation (three
-# data sets)
-TOO_HIGH, UNKNOWN = 0.25, 0.2
+# How far probabilities are too high for classes without any label, and for those with a single one beside classes with
+# more; each with its standard deviation (three data sets)
+NONE_TOO_HIGH, ONE_TOO_HIGH = (0.33, 0.2), (0.17, 0.15)
 
 
 @dataclass
@@ -33,7 +33,8 @@ class HeldOut:
         reviewed: (m,) whether a label is known to be right.
         weights: (m,), whose sum is 1. Each row counts as much as its class is frequent in all rows, since k labels of
             each class are no random sample.
-        not_judged: share of all rows whose class has no row here.
+        single: share of all rows whose class has labels, but no row here, as only one image has them.
+        unknown: share of all rows whose class has no label.
         calibration: how labels are wrong.
         shares: of wrong labels: the estimate and the ends of its interval.
     """
@@ -42,7 +43,8 @@ class HeldOut:
     labels: np.ndarray
     reviewed: np.ndarray
     weights: np.ndarray
-    not_judged: float
+    single: float
+    unknown: float
     calibration: Calibration
     shares: tuple[float, float, float]
 
@@ -53,30 +55,46 @@ class HeldOut:
         posterior: np.ndarray,
         labels: np.ndarray,
         reviewed: np.ndarray,
+        counts: np.ndarray,
         everywhere: np.ndarray,
         calibration: Calibration,
     ) -> HeldOut:
         """
         Args:
             posterior: (m, C) probabilities when the label is known too, which tell the class that a row counts for.
+            counts: (C,) labels of each class, those that cannot be held out too.
             everywhere: (n, C) probabilities of all rows.
         """
-        frequency, counts = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
-        weights = posterior @ (frequency / np.maximum(counts, 1e-9))
+        frequency, of_class = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
+        weights = posterior @ (frequency / np.maximum(of_class, 1e-9))
         missing = np.bincount(labels, minlength=len(frequency)) == 0
-        # Views that have no example of a class think it rarer than it is; labels, of which it has few, may know better
-        not_judged = max(frequency[missing].sum(), np.exp(calibration.log_prior[missing]).sum())
+        # Views with few examples of a class think it rarer than it is
+        by_labels = (counts + 2) / (counts.sum() + 2 * len(counts))
+        single, unknown = (
+            float(max(frequency[classes].sum(), by_labels[classes].sum()))
+            for classes in (missing & (counts > 0), missing & (counts == 0))
+        )
         shares = calibration.share, *calibration.interval
-        return cls(probabilities, labels, reviewed, weights / weights.sum(), float(not_judged), calibration, shares)
+        rest = reviewed, weights / weights.sum(), single, unknown * (1 - single), calibration, shares
+        return cls(probabilities, labels, *rest)
+
+    @property
+    def judged(self) -> float:
+        """Share of all rows whose class has a row here."""
+        return max(1 - self.single - self.unknown, 0.0)
 
     @property
     def freedom(self) -> float:
         """Degrees of freedom of a weighted mean."""
         return max(1 / (self.weights**2).sum() - 1, 1)
 
-    def expected(self, predicted: np.ndarray, share: float) -> np.ndarray:
-        """(m,) probability that the label is the predicted class (m,), where this share of labels is wrong."""
-        return self.calibration.agreement(self.probabilities, predicted, share, self.reviewed)
+    def residuals(self, predicted: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """
+        (m,) by how much more often the predicted class (m,) is right than its probability says, where this share of
+        labels is wrong; and the probability that the label is this class.
+        """
+        expected, slope = self.calibration.agreement(self.probabilities, predicted, share, self.reviewed)
+        return ((predicted == self.labels) - expected) / slope, expected
 
     def error_of(self, residuals: np.ndarray, least: np.ndarray) -> float:
         """
@@ -97,17 +115,18 @@ def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
     if not len(held_out.labels):
         return None
     predicted = held_out.probabilities.argmax(1)
-    agree = predicted == held_out.labels
+    judged, single, unknown = held_out.judged, held_out.single, held_out.unknown
+    too_high = ONE_TOO_HIGH[0] * single * judged + NONE_TOO_HIGH[0] * unknown
     ends = []
     for share in held_out.shares:
-        expected = held_out.expected(predicted, share)
-        residuals = (agree - expected) / (1 - share)
-        error = np.hypot(held_out.error_of(residuals, expected * (1 - expected)), UNKNOWN * held_out.not_judged)
-        accuracy = (
-            everywhere.max(1).mean(dtype=np.float64) + (1 - held_out.not_judged) * (held_out.weights * residuals).sum()
+        residuals, expected = held_out.residuals(predicted, share)
+        errors = (
+            held_out.error_of(residuals, expected * (1 - expected)),
+            ONE_TOO_HIGH[1] * single,
+            NONE_TOO_HIGH[1] * unknown,
         )
-        accuracy -= TOO_HIGH * held_out.not_judged
-        half = student_t.ppf(0.975, held_out.freedom) * error
+        accuracy = everywhere.max(1).mean(dtype=np.float64) + judged * (held_out.weights * residuals).sum() - too_high
+        half = student_t.ppf(0.975, held_out.freedom) * np.linalg.norm(errors)
         ends.append((accuracy, accuracy - half, accuracy + half))
     accuracies, lows, highs = np.clip(np.array(ends).T, 0, 1)
     return Estimate(float(accuracies[0]), (float(lows.min()), float(highs.max())))

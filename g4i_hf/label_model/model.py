@@ -12,7 +12,7 @@ import numpy as np
 from .calibration import Calibration, calibrate, inverse_temperature, margins_of
 from .estimates import Estimate, HeldOut, accuracy_of
 from .regression import ABSENT, logistic_regression
-from .rows import ALONE, FOLDS, KEPT, WHOLE, Rows
+from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
 from .views import BLOCK, Values, View, copies_among
 from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
@@ -290,7 +290,7 @@ class LabelModel:
         widths = tuple(values[name].x.shape[1] for name in learners)
         model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
         has = model.has_value(values)
-        sample = rows.unlabelled[(has & (rows.folds != KEPT))[rows.unlabelled]][:MOST_FITTED]
+        sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
 
@@ -365,7 +365,9 @@ class LabelModel:
         found, reviewed = self.calibration_, rows.reviewed[judged]
         of_all, of_judged = found.probabilities(everywhere), found.probabilities(held_out)
         posterior = found.posterior(of_judged, labels, reviewed)
-        self.accuracy_ = accuracy_of(of_all, HeldOut.of(of_judged, posterior, labels, reviewed, of_all, found))
+        counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
+        rest = posterior, labels, reviewed, counts, of_all, found
+        self.accuracy_ = accuracy_of(of_all, HeldOut.of(of_judged, *rest))
         for number, model in enumerate(self.models_):
             if model.taught:
                 continue
@@ -376,7 +378,7 @@ class LabelModel:
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
             told = alone.probabilities(in_all)
             alone = replace(alone, share=found.share, interval=found.interval)
-            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], told, alone
+            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, told, alone
             estimate = accuracy_of(told, HeldOut.of(alone.probabilities(in_judged), *of_view))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 

@@ -68,7 +68,8 @@ class Rows:
 
     @property
     def unlabelled(self) -> np.ndarray:
-        return np.flatnonzero(self.labels < 0)
+        """But for those that are kept."""
+        return np.flatnonzero((self.labels < 0) & (self.folds != KEPT))
 
     def hold_out(self, is_named: np.ndarray, has_value: np.ndarray) -> None:
         """

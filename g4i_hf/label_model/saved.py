@@ -38,6 +38,7 @@ def save(model: LabelModel, folder: str | Path) -> None:
     of_view = ("inputs", "widths", "num_labels", "taught")
     rest["models_"] = [{name: getattr(view, name) for name in of_view} for view in model.models_]
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / REST).unlink(missing_ok=True)  # last: a model that was half written cannot be loaded
     np.savez(folder / ARRAYS, **arrays)
     replace_text(folder / REST, json.dumps(rest, indent=1) + "\n")
 

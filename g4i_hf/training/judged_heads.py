@@ -51,11 +51,10 @@ class Known:
     def targets_without(self, fold: int, rows: np.ndarray) -> np.ndarray:
         """
         (rows, C) the same by models that know no label of this fold. Those of other folds have learned from it, and a
-        student that learns what they say of their rows would know it too.
+        student that learns what they say of their rows would know it too. The models have learned the other labels.
         """
-        labels = self.labels[rows]
-        found = self.model.calibration_.posterior(self.by_fold(rows, fold), labels)
-        found[labels < 0] *= self.unlabelled_weight
+        found = self.by_fold(rows, fold)
+        found[self.labels[rows] < 0] *= self.unlabelled_weight
         return found
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
@@ -104,6 +103,22 @@ class Judge:
         predicted = self.logits[name].argmax(1)
         return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
 
+    def replaced_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
+        """The accuracy by the last logits of a classifier, and by these, which stay where they are better."""
+        before, earlier = self.accuracy(name), self.logits[name]
+        self.logits[name] = np.asarray(logits)
+        after = self.accuracy(name)
+        if after > before:
+            self.of_held_out.pop(name, None)  # which the last layer predicted
+        else:
+            self.logits[name] = earlier
+        return before, after
+
+    def rows_alone(self) -> "Judge":
+        """For processes that do not judge."""
+        none = np.zeros((0, 0), dtype=np.float32)
+        return Judge(self.name, self.rows, none, none)
+
     def judgement(self, prior: Prior = PRIOR) -> Judgement:
         predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
         if not len(self.rows):
@@ -119,9 +134,9 @@ def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Unlabelled rows by which both classifiers can be judged: none where there are too few."""
     labelled = labels >= 0
     unlabelled = ~labelled & ~np.isin(order, order[labelled])
-    if unlabelled.sum() < FEWEST_KEPT:
-        return np.arange(0)
     images = np.unique(order[unlabelled])  # equal ones are kept together
+    if len(images) < FEWEST_KEPT:
+        return np.arange(0)
     number = min(int(np.clip(KEPT_SHARE * len(images), FEWEST_KEPT, MOST_KEPT)), len(images) // 2)
     return np.flatnonzero(unlabelled & np.isin(order, images[:number]))
 
@@ -158,10 +173,11 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
 
 
 def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
-    """Labelled rows that are left out in turn; of much data a fifth of them."""
+    """Labelled rows that are left out in turn: of much data a fifth of them, where that has all their classes."""
     rows = known.rows_in_turn()
+    fifth = rows[known.model.folds_[rows] == 0]
     is_large = known.labels.size * known.number * features.shape[1] > QUICK
-    return rows[known.model.folds_[rows] == 0] if is_large else rows
+    return fifth if is_large and set(known.labels[fifth]) == set(known.labels[rows]) else rows
 
 
 def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], scale: Scale) -> None:
@@ -186,7 +202,9 @@ def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str
     if len(rows):
         posterior, everywhere = known.model.posterior_[rows].astype(np.float32), known.model.probabilities_
         sure = np.zeros(len(rows), dtype=bool)
-        judge.held_out = HeldOut.of(told, posterior, labels, sure, everywhere, known.model.calibration_)
+        counts = np.bincount(known.labels[known.labels >= 0], minlength=known.number)
+        rest = posterior, labels, sure, counts, everywhere, known.model.calibration_
+        judge.held_out = HeldOut.of(told, *rest)
         judge.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
 

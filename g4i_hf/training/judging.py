@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-from ..label_model.estimates import TOO_HIGH, UNKNOWN, Estimate, HeldOut
+from ..label_model.estimates import NONE_TOO_HIGH, ONE_TOO_HIGH, Estimate, HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
@@ -32,6 +32,10 @@ class Prior:
     spread: float = 0.22
     of_difference: float = 0.13
     freedom: int = 20
+
+    def of(self, low: float, spread: float, doubt: float) -> tuple[float, float, int]:
+        doubt = max(doubt, LEAST_DOUBT)
+        return low * doubt, spread * doubt, self.freedom
 
 
 PRIOR = Prior()
@@ -101,26 +105,36 @@ def judged_by_probabilities(
     found = Judgement({})
     for name, values in told.items():
         mean = float(values.mean())
-        variance, doubt = mean * (1 - mean) / len(rows), max(1 - mean, LEAST_DOUBT)
-        usual = prior.low * doubt, prior.spread * doubt, prior.freedom
-        found.accuracies[name] = _corrected(mean, variance, usual, held_out, seen.get(name), TOO_HIGH)
+        usual = prior.of(prior.low, prior.spread, 1 - mean)
+        found.accuracies[name] = _corrected(mean, mean * (1 - mean) / len(rows), usual, held_out, seen.get(name))
     if len(told) == 2:
         one, other = told[WITH_VIEWS], told[LABELS_ONLY]
         differ = predicted[WITH_VIEWS] != predicted[LABELS_ONLY]
-        mean, doubt = float((one - other).mean()), max(float(differ.mean()), LEAST_DOUBT)
-        variance, usual = (
-            float((differ * (one + other)).mean() - mean**2) / len(rows),
-            (0.0, prior.of_difference * doubt, prior.freedom),
-        )
+        mean, usual = float((one - other).mean()), prior.of(0, prior.of_difference, float(differ.mean()))
+        variance = float((differ * (one + other)).mean() - mean**2) / len(rows)
         residuals = seen[WITH_VIEWS] - seen[LABELS_ONLY] if len(seen) == 2 else None
-        found.difference = _corrected(mean, variance, usual, held_out, residuals, least=-1)
+        found.difference = _corrected(mean, variance, usual, held_out, residuals, is_difference=True)
+        _make_consistent(found)
     return found
+
+
+def _make_consistent(found: Judgement) -> None:
+    """Moves both accuracies until their difference is the one that was estimated, the less certain one by more."""
+    ends = {name: np.array(found.accuracies[name].interval) for name in (LABELS_ONLY, WITH_VIEWS)}
+    widths = {name: float(np.diff(each)[0]) ** 2 for name, each in ends.items()}
+    one, other = (found.accuracies[name] for name in (WITH_VIEWS, LABELS_ONLY))
+    missing = found.difference.share - (one.share - other.share)
+    part = widths[WITH_VIEWS] / max(sum(widths.values()), 1e-12)
+    for estimate, moved in ((one, missing * part), (other, -missing * (1 - part))):
+        share, low, high = (float(np.clip(end + moved, 0, 1)) for end in (estimate.share, *estimate.interval))
+        estimate.share, estimate.interval = share, (low, high)
+    found.difference.share = one.share - other.share
 
 
 def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Judgement:
     """
     By labelled rows alone, whose labels may be wrong. `predicted`: (m,) classes by name of a classifier that was not
-    fitted on these rows.
+    fitted on these rows. Of classes that have no row here little is known.
     """
     rows = np.arange(len(held_out.labels))
     seen = {name: _Seen.of(held_out, each) for name, each in predicted.items()}
@@ -128,21 +142,28 @@ def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Ju
         name: [held_out.probabilities[rows, each] + residuals for residuals in seen[name].residuals]
         for name, each in predicted.items()
     }
-    found = Judgement({name: _mean_of_rows(values, held_out, 0) for name, values in right.items()})
+    found = Judgement({name: _mean_of_rows(values, held_out) for name, values in right.items()})
     if len(right) == 2:
         paired = [one - other for one, other in zip(right[WITH_VIEWS], right[LABELS_ONLY], strict=True)]
-        found.difference = _mean_of_rows(paired, held_out, -1)
+        found.difference = _mean_of_rows(paired, held_out, is_difference=True)
     return found
 
 
-def _mean_of_rows(values: list[np.ndarray], held_out: HeldOut, least: float) -> Estimate:
+def _mean_of_rows(values: list[np.ndarray], held_out: HeldOut, *, is_difference: bool = False) -> Estimate:
     """Over the intervals of all (m,) values, one for each share of wrong labels."""
-    means = np.array([(held_out.weights * each).sum() for each in values])
-    half = [held_out.error_of(each, np.zeros(len(each))) for each in values]
-    half = student_t.ppf(LEVEL, held_out.freedom) * np.array(half)
-    share, low, high = (
-        float(np.clip(end, least, 1)) for end in (means[0], (means - half).min(), (means + half).max())
-    )
+    single, unknown = held_out.single, held_out.unknown
+    too_high = 0.0 if is_difference else ONE_TOO_HIGH[0] * single + NONE_TOO_HIGH[0] * unknown
+    means = np.array([(held_out.weights * each).sum() for each in values]) - too_high
+    errors = [
+        (held_out.error_of(each, np.zeros(len(each))), ONE_TOO_HIGH[1] * single, NONE_TOO_HIGH[1] * unknown)
+        for each in values
+    ]
+    half = student_t.ppf(LEVEL, held_out.freedom) * np.linalg.norm(errors, axis=1)
+    return _clipped(means[0], (means - half).min(), (means + half).max(), is_difference)
+
+
+def _clipped(share: float, low: float, high: float, is_difference: bool) -> Estimate:
+    share, low, high = (float(np.clip(end, -1 if is_difference else 0, 1)) for end in (share, low, high))
     return Estimate(share, (low, high))
 
 
@@ -155,6 +176,7 @@ class _Seen:
         residuals: by how much more often a prediction is right than its probability says, for the estimated share of
             wrong labels and the ends of its interval: (m,) each.
         doubt: (m,) variance that the probabilities claim for the first.
+        predicted: (m,) classes.
     """
 
     residuals: list[np.ndarray]
@@ -163,10 +185,9 @@ class _Seen:
 
     @classmethod
     def of(cls, held_out: HeldOut, predicted: np.ndarray) -> _Seen:
-        expected = [held_out.expected(predicted, share) for share in held_out.shares]
-        agree = predicted == held_out.labels
-        residuals = [(agree - each) / (1 - share) for each, share in zip(expected, held_out.shares, strict=True)]
-        return cls(residuals, expected[0] * (1 - expected[0]), predicted)
+        found = [held_out.residuals(predicted, share) for share in held_out.shares]
+        expected = found[0][1]
+        return cls([residuals for residuals, _ in found], expected * (1 - expected), predicted)
 
     def __sub__(self, other: _Seen) -> _Seen:
         residuals = [one - two for one, two in zip(self.residuals, other.residuals, strict=True)]
@@ -179,27 +200,26 @@ def _corrected(
     prior: tuple[float, float, int],
     held_out: HeldOut | None,
     seen: _Seen | None,
-    too_high: float = 0,
-    least: float = 0,
+    *,
+    is_difference: bool = False,
 ) -> Estimate:
     """
     Args:
         mean: by the probabilities; `variance` of it, as other images could have been kept.
         prior: mean and standard deviation of how far it is too low, and degrees of freedom.
-        too_high: by how much for classes of which no label can be held out.
     """
     usual, spread, freedom = prior
     estimates, errors = [mean + usual], [np.sqrt(spread**2 + variance)]
     if held_out is not None and seen is not None:
         estimates, errors = [], []
-        judged = 1 - held_out.not_judged
+        judged, single, unknown = held_out.judged, held_out.single, held_out.unknown
+        too_high = 0.0 if is_difference else ONE_TOO_HIGH[0] * single * judged + NONE_TOO_HIGH[0] * unknown
+        of_rest = single * np.hypot(spread, ONE_TOO_HIGH[1] * judged), NONE_TOO_HIGH[1] * unknown
         for residuals in seen.residuals:
             error = held_out.error_of(residuals, seen.doubt)
             gain = spread**2 / (spread**2 + error**2)
             correction = (held_out.weights * residuals).sum() - usual
-            estimates.append(mean + judged * (usual + gain * correction) - too_high * (1 - judged))
-            errors.append(np.sqrt((1 - gain) * (judged * spread) ** 2 + (UNKNOWN * (1 - judged)) ** 2 + variance))
+            estimates.append(mean + (judged + single) * usual + judged * gain * correction - too_high)
+            errors.append(np.linalg.norm([np.sqrt(1 - gain) * judged * spread, *of_rest, np.sqrt(variance)]))
     half = student_t.ppf(LEVEL, freedom) * np.array(errors)
-    ends = estimates[0], (estimates - half).min(), (estimates + half).max()
-    share, low, high = (float(np.clip(end, least, 1)) for end in ends)
-    return Estimate(share, (low, high))
+    return _clipped(estimates[0], (estimates - half).min(), (estimates + half).max(), is_difference)

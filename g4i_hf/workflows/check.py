@@ -160,7 +160,7 @@ def check_labels(
             f"folder of g4i embed, and --student, such as {DEFAULT_STUDENT}."
         ]
     if not (labels >= 0).any() and views.get(CAPTION, NAMELESS).class_values is None:
-        return [f"No image of the split {args.split!r} has a label: training compares captions with class names."]
+        return [f"No image of the split {args.split!r} has a label, and no captions are compared with class names."]
     model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order)
     lines = estimates_in_words(Estimates.of(model, labels), len(labels))
     known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())

@@ -67,7 +67,6 @@ from ..training.judged_heads import (
     one_hot,
     rows_to_keep,
 )
-from ..training.judging import Judgement
 from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
@@ -113,6 +112,7 @@ class Fit:
         self.folder = Path(args.output_dir or default_folder(data.dataset_name))
         self.encoder = EncoderArguments(args.text_encoder)
         self.finetuned: list[str] = []
+        self.judge: Judge | None = None  # of the first process
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
 
     def run(self) -> FitResult | None:
@@ -126,6 +126,7 @@ class Fit:
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(self.record))
         if holds == FINISHED:
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
+            by_first(self._release)
             return self._told(FitResult.read(self.folder))
         self._check()
         check_encoder(self.args.text_encoder)
@@ -145,7 +146,7 @@ class Fit:
     def _asked(self) -> dict[str, Any]:
         """The options that the result depends on."""
         given = vars(self.args) | vars(self.data)
-        given |= dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite"))
+        given |= dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite", "release"))
         return {name: portable(value) for name, value in given.items()}
 
     def _record(self) -> Record:
@@ -174,7 +175,8 @@ class Fit:
             )
         features = self._features(training)
         of_validation = self._judge(validation)
-        heads, judge = by_first(lambda: self._judged_heads(training, features, of_validation))
+        heads, of_others = by_first(lambda: self._judged_heads(training, features, of_validation))
+        judge = self.judge or of_others
         self.judging = (training if of_validation is None else validation).select(judge.rows)
         shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
@@ -237,6 +239,8 @@ class Fit:
             self.say(line)
         if len(self.id2label) < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
+        if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
+            raise ValueError("release is labels_only, but fewer than two classes have a label.")
         if not captioned and not (labels >= 0).any() and not self.args.captioner:
             raise ValueError(
                 "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
@@ -276,12 +280,15 @@ class Fit:
     def _judged_heads(
         self, training: Dataset, features: np.ndarray, judge: Judge | None
     ) -> tuple[dict[str, Head], Judge]:
-        """The last layers, and what judges them: `judge`, or training images. What is known stays in this process."""
+        """
+        The last layers, and the rows that judge them: those of `judge`, or training images. What is known of them, and
+        what they say, stays in this process.
+        """
         digests, order = order_of(training)
         kept = np.arange(0) if judge else rows_to_keep(labels_of(training), order)
         self.known = self._known(training, features, digests, order, kept)
-        judge = judge or judge_in_training(self.known, features, kept)
-        return judged_heads(self.known, features, judge), judge
+        self.judge = judge or judge_in_training(self.known, features, kept)
+        return judged_heads(self.known, features, self.judge), self.judge.rows_alone()
 
     def _known(
         self, training: Dataset, features: np.ndarray, digests: Sequence[str], order: np.ndarray, kept: np.ndarray
@@ -308,45 +315,48 @@ class Fit:
 
     def _finished(self, names: list[str], judge: Judge) -> FitResult:
         """Releases the better classifier, and writes the results."""
-        found, known = judge.judgement(), self.known
-        released = self._to_release(names, found)
-        results = judgement_in_results(found) | {
+        known = self.known
+        results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
-            "released": released,
-            "finetuned": released in self.finetuned,
+            "finetuned_runs": self.finetuned,
+            "images": len(known.labels),
             "labels": int((known.labels >= 0).sum()),
             "num_labels": known.number,
             "suspicious_labels": len(suspicious_rows(known.labels, known.model.posterior_)),
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
-        result = FitResult.read(self.folder)
         for name in names:
-            of_name = {"judgement": result.verdict_in_words()}
+            of_name = {"judgement": FitResult.read(self.folder).of_card(name)}
             if judge.name == VALIDATION:
-                predictions = Predictions(
-                    self.judging[columns.IMAGE_ID][:], labels_of(self.judging), judge.logits[name], None
-                )
+                of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
+                predictions = Predictions(*of_images, judge.logits[name], None)
                 of_name |= split_metrics(predictions, self.judging, VALIDATION, MEASURES)
             update_results(self.folder / name, of_name)
-        # A card compares trainings that differ in captions alone
-        alike = LABELS_ONLY in names and (LABELS_ONLY in self.finetuned) == (WITH_VIEWS in self.finetuned)
-        baseline = str(self.folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
-        student = str(self.folder / CLASSIFIER)
-        Release(ReleaseArguments(run=str(self.folder / released), baseline=baseline, student_dir=student)).build()
         head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
         chosen = vars(self.data) | vars(self.args) | {"image_size": self.augmentation.image_size}
         kept = {name: portable(value) for name, value in chosen.items() if value is not None}
         replace_text(self.folder / CONFIG, head + yaml.safe_dump(kept, sort_keys=False))
+        result = self._release()
         self._report(result, judge)
         return result
 
-    def _to_release(self, names: list[str], found: Judgement) -> str:
-        if self.args.release == "auto":
-            return LABELS_ONLY if found.difference and found.difference.share < 0 else WITH_VIEWS
-        if self.args.release not in names:
-            raise ValueError("release is labels_only, but fewer than two classes have a label.")
-        return self.args.release
+    def _release(self) -> FitResult:
+        """Makes `classifier/` of the run that `--release` names, or the better one, unless it is there."""
+        results = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+        better = LABELS_ONLY if (results["difference"] or 0) < 0 else WITH_VIEWS
+        released = better if self.args.release == "auto" else self.args.release
+        if results.get("released") != released:
+            finetuned = results["finetuned_runs"]
+            # A card compares trainings that differ in captions alone
+            alike = (self.folder / LABELS_ONLY).is_dir() and (LABELS_ONLY in finetuned) == (WITH_VIEWS in finetuned)
+            baseline = str(self.folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
+            run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
+            Release(ReleaseArguments(run=run, baseline=baseline, student_dir=student)).build()
+            results |= {"released": released, "finetuned": released in finetuned}
+            replace_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+            self.place.note(self.place.result_files())
+        return FitResult.read(self.folder)
 
     def _report(self, result: FitResult, judge: Judge) -> None:
         """The page, with pictures of the images that judged and of suspicious labels."""
@@ -354,7 +364,7 @@ class Fit:
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
         cards = suspicious_cards(training, known.labels, known.model.posterior_, self.id2label)
         names = {name: result.words(name) for name in judge.logits}
-        of_page = f"{Path(self.data.dataset_name).name}: what g4i fit found", result.lines(), vars(result), names
+        of_page = f"{Path(self.data.dataset_name).name}: what g4i fit found", result.said(), vars(result), names
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
         settings = {name: value for name, value in chosen.items() if name in SETTINGS}
         write_fit_report(self.folder / REPORT, *of_page, judged, cards, self.id2label, settings)

@@ -4,6 +4,7 @@ import copy
 import math
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,28 +96,15 @@ def train_all_layers(
         trainer.args.num_train_epochs = epochs
         set_seed(trainer.args.seed)  # whatever came before: a resumed run has no trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
-        before, of_last_layer = judge.accuracy(name), judge.logits[name]
-        judge.logits[name] = _logits_of(trainer, images, processor, accelerator)
-        after = judge.accuracy(name)
+        found = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
+        before, after = by_first(partial(judge.replaced_if_better, name, found.logits))
         if after > before:
             better.append(name)
-            judge.of_held_out.pop(name, None)  # which the last layer predicted
-        else:
-            judge.logits[name] = of_last_layer
         place.say(
             f"All layers, {words[name]}: {after:.1%} where the last layer alone has {before:.1%}; "
             f"{'kept' if name in better else 'left out'}."
         )
     return better
-
-
-def _logits_of(
-    trainer: AlignmentTrainer, images: Dataset, processor: BaseImageProcessor, accelerator: Accelerator
-) -> np.ndarray:
-    """(n, C)"""
-    model = accelerator.unwrap_model(trainer.model).eval()
-    found = predict(model, processor, images, accelerator)
-    return by_first(lambda: np.asarray(found.logits))
 
 
 def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..label_model.supervise import CAPTION
 from ..names import LABELS_ONLY, WITH_VIEWS
-from ..training.judged_heads import IN_TURN, KEPT
+from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
 
 CONFIG, RESULTS, CLASSIFIER = "fit.yaml", "all_results.json", "classifier"
@@ -32,8 +32,9 @@ class FitResult:
     judged_images: int
     released: str  # `labels_only` or `with_views`
     finetuned: bool
-    labels: int  # labelled training images
-    suspicious_labels: int  # of them, those of which all views together say something else
+    images: int  # for training
+    labels: int  # of them
+    suspicious_labels: int  # labels that all views together contradict
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`
     num_labels: int  # classes
 
@@ -52,14 +53,28 @@ class FitResult:
         return in_words(name, CAPTION in self.views)
 
     def lines(self) -> list[str]:
-        """The verdict, in plain words."""
-        said = [self.verdict_in_words()]
-        if how := self._how_judged():
-            said.append(how)
-        said.append(f"{CLASSIFIER}/ holds the one {self._released_in_words()}.")
-        if following := self._next():
-            said.append(f"Next: {following}.")
-        return said
+        """The verdict and what follows, in plain words."""
+        released = f"with {self.of_views}" if self.released == WITH_VIEWS else "that learned from labels only"
+        first, *rest = self.said()
+        return [first, f"{CLASSIFIER}/ holds the one {released}.", *rest]
+
+    def said(self) -> list[str]:
+        """The same without what is released."""
+        following = self._next()
+        return [self.verdict_in_words(), *filter(None, [self._how_judged(), following and f"Next: {following}."])]
+
+    def of_card(self, name: str) -> str:
+        """A sentence for the card of a classifier, whose reader has other images."""
+        share, interval = getattr(self, f"{name}_accuracy"), getattr(self, f"{name}_interval")
+        if share is None:
+            return ""
+        how = {
+            VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
+            KEPT: "estimated without true labels, by what captions, image features and the given labels tell",
+            IN_TURN: "estimated by labels that were left out in turn",
+        }
+        right = f"It is right for about {_percent(share)} of images like those that it was made for"
+        return f"{right}, 95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}, {how[self.judged_on]}."
 
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
@@ -75,34 +90,40 @@ class FitResult:
 
     def _difference_in_words(self) -> str:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
+        digits = 1 if ends[1] - ends[0] < 3 else 0
+        what = self.of_views
+        if self.labels < self.images and CAPTION in self.views:
+            what = "captions and unlabelled images"
         if self.verdict == CANNOT_TELL:
-            told = f"{points:+z.0f} points ({ends[0]:+z.0f} to {ends[1]:+z.0f})"
-            return f"It is unclear whether {self.of_views} helped: {told}."
+            told = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
+            return f"It is unclear whether {what} helped: {told}."
         low, high = ends if self.verdict == HELPED else (-ends[1], -ends[0])
-        subject = self.of_views[0].upper() + self.of_views[1:]
-        return f"{subject} {self.verdict} by {abs(points):.0f} points ({low:.0f} to {high:.0f})."
+        told = f"{abs(points):.{digits}f} points ({low:.{digits}f} to {high:.{digits}f})"
+        return f"{what[0].upper()}{what[1:]} {self.verdict} by {told}."
 
     def _how_judged(self) -> str:
         number = f"{self.judged_images:,}"
         if not self.judged_images:
             return ""
         if self.judged_on == IN_TURN:
-            return f"Judged on {number} labels left out in turn, so that fewer taught: it is better than this says."
-        if self.judged_on != KEPT:
+            return (
+                f"Judged on {number} labels that were left out in turn. So each classifier had fewer labels to learn "
+                "from: with all of them both are more accurate, and the difference is often smaller."
+            )
+        if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
-        said = f"Judged on {number} unlabelled images that it did not learn from, by what the views say of them"
-        is_checked = any(line["interval"] for line in self.views.values())
+        said = f"Judged by what the views say of {number} unlabelled images, which were kept from training meanwhile"
+        if self.finetuned:
+            return f"{said}. As they also chose to keep all layers, it looks a little too good."
+        has_labels = any(line["interval"] for line in self.views.values())
         return (
-            f"{said}, checked by your labels." if is_checked else f"{said}; no class has two labels to check that by."
+            f"{said}. Your labels correct it." if has_labels else f"{said}. No class has two labels to correct it by."
         )
-
-    def _released_in_words(self) -> str:
-        return self.words(self.released) if self.released == WITH_VIEWS else "that learned from labels only"
 
     def _next(self) -> str:
         if self.suspicious_labels:
-            return f"look at the {self.suspicious_labels:,} labels that look wrong, in the report"
-        if self.labels < FEW_LABELS * self.num_labels:
+            return f"look at the labels that look wrong ({self.suspicious_labels:,}): the surest are in the report"
+        if self.labels < min(FEW_LABELS * self.num_labels, self.images):
             return "label more images, or check the pictures in the report"
         return ""
 
