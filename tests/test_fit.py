@@ -199,12 +199,9 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     page = (result.classifier.parent / "report.html").read_text()
     card = (result.classifier / "README.md").read_text()
     verdict = result.verdict_in_words()
-    assert verdict in page and verdict in card
-    in_words = {
-        "helped": "Captions helped by",
-        "hurt": "Captions hurt by",
-        "cannot tell": "It is unclear whether captions",
-    }
+    assert verdict in page and result.of_card(result.released) in card and "estimated without true labels" in card
+    what = "aptions and unlabelled images"
+    in_words = {"helped": f"C{what} helped", "hurt": f"C{what} hurt", "cannot tell": f"unclear whether c{what} helped"}
     assert in_words[result.verdict] in verdict and "with your 6 labels alone for about" in verdict
     for heading in ("What each view tells", "What it predicts"):
         assert heading in page
@@ -222,6 +219,21 @@ def test_a_browser_shows_the_report_of_fit_without_script_at_any_width(result):
                 box = one.bounding_box()
                 assert box["width"] > 20 and box["x"] >= 0 and box["x"] + box["width"] <= width
         assert not outside and shown.locator("p").first.bounding_box()["y"] < 200
+
+
+def test_another_classifier_of_a_finished_fit_is_released_without_fitting_again(fitted, tmp_path, capsys):
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=45), 5)
+    out = tmp_path / "out"
+    first = fitted(pictures, out)
+    weights = {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in ("labels_only", "with_views")}
+    other = "labels_only" if first.released == "with_views" else "with_views"
+    capsys.readouterr()
+    again = fitted(pictures, out, release=other)
+    assert again.released == other and "holds this very result" in capsys.readouterr().out
+    assert {name: (out / name / "model.safetensors").stat().st_mtime_ns for name in weights} == weights
+    assert not (out / "earlier-1").exists() and fitted(pictures, out).released == first.released
+    with pytest.raises(ValueError, match="release is labels_only, but fewer than two classes have a label"):
+        fitted(with_unlabelled(draw_folder(tmp_path / "none", train=12, validation=3), 0), release="labels_only")
 
 
 def test_the_better_classifier_is_released(result):

@@ -111,6 +111,16 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
         assert len(judge.held_out.labels) == 150 and all(least < share < most for share in agree.values()), agree
 
 
+def test_of_much_data_a_fifth_of_the_labels_corrects_where_that_has_all_classes(blobs, monkeypatch):
+    features, labels = blobs
+    monkeypatch.setattr("g4i_hf.training.judged_heads.QUICK", 0)
+    rank = np.array([np.count_nonzero(labels[:row] == labels[row]) for row in range(300)])
+    for each, judged in ((40, 24), (3, 9)):  # labels of a class
+        known, judge = known_of(features, np.where(rank < each, labels, -1), features, np.arange(300))
+        judged_heads(known, features, judge)
+        assert len(judge.held_out.labels) == judged and judge.held_out.judged > 0.99
+
+
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
     features, labels = blobs
     order = np.arange(300) // 3 * 1000  # three of each image

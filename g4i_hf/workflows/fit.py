@@ -319,6 +319,8 @@ class Fit:
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
+            "released": None,
+            "finetuned": False,
             "finetuned_runs": self.finetuned,
             "images": len(known.labels),
             "labels": int((known.labels >= 0).sum()),

@@ -30,7 +30,7 @@ class FitResult:
     verdict: str | None  # `helped`, `hurt` or `cannot tell`
     judged_on: str  # `validation`, `kept` or `folds`
     judged_images: int
-    released: str  # `labels_only` or `with_views`
+    released: str | None  # `labels_only` or `with_views`
     finetuned: bool
     images: int  # for training
     labels: int  # of them
@@ -90,7 +90,7 @@ class FitResult:
 
     def _difference_in_words(self) -> str:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
-        digits = 1 if ends[1] - ends[0] < 3 else 0
+        digits = 1 if ends[1] - ends[0] < 3 or min(map(abs, ends)) < 0.5 else 0
         what = self.of_views
         if self.labels < self.images and CAPTION in self.views:
             what = "captions and unlabelled images"
