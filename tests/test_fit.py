@@ -253,6 +253,29 @@ def test_check_says_what_captions_and_image_features_would_be_worth(student, tmp
     assert (tmp_path / "check" / "suspicious_labels.html").is_file()
 
 
+def other_encoder(folder: Path) -> str:
+    """Another small network than the student."""
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 24]}
+    what = {"id2label": {0: "ant", 1: "bee"}, "text_embed_dim": 8, "image_size": 32, "student_args": args}
+    save_student(AlignedImageClassification.from_student("resnet18", **what), folder)
+    return str(folder)
+
+
+def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, student, tmp_path):
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60), 6)
+    encoder = other_encoder(tmp_path / "encoder")
+    out = tmp_path / "out"
+    given = {"views": ["caption", "image:student", f"image:{encoder}", f"image:{student}"]}
+    found = fitted(pictures, out, **given)
+    assert set(found.views) == {"caption", "image", "image:encoder", "image:small-resnet"}
+    assert found.views["image:small-resnet"]["copy_of"] == "image" and found.views["image:encoder"]["weight"] > 0
+    assert len(rows_of_features(out)) == 2, "two encoders have features of their own, the student again has none"
+    alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
+    assert set(alone.views) == {"image", "image:encoder"} and alone.of_views == "image features of all images"
+    with pytest.raises(ValueError, match=r"There is no view 'clicks' \(views\)"):
+        fitted(pictures, views=["clicks"])
+
+
 # --- What judges -----------------------------------------------------------------------------------------------------
 
 

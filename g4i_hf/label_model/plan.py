@@ -93,7 +93,8 @@ def choose(found: Estimates) -> Plan:
 
 
 def view_in_words(name: str, share: float) -> str:
-    subject = {"caption": "captions tell", "image": "image features tell"}.get(name, f"the view {name} tells")
+    of_encoder = f"features of {name.removeprefix('image:')} tell"
+    subject = {"caption": "captions tell", "image": "image features tell"}.get(name, of_encoder)
     return f"{subject} the class of {share:.0%} of the images"
 
 

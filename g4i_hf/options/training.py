@@ -41,6 +41,10 @@ class FitArguments:
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
     pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
+    views: list[str] | None = option(
+        None,
+        "What tells the class: caption, image:student, image:NAME of another encoder; the first two by default.",
+    )
     finetune: Literal["auto", "true", "false"] = option(
         "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
     )
@@ -61,6 +65,11 @@ class FitArguments:
 
     def __post_init__(self):
         check_values(self)
+        for view in self.views or []:
+            if view != "caption" and (not view.startswith("image:") or view == "image:"):
+                raise ValueError(
+                    f"There is no view {view!r} (views): caption, image:student, or image:NAME of an encoder."
+                )
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:

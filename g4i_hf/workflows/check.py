@@ -20,13 +20,12 @@ from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, estimates_in_words
-from ..label_model.supervise import CAPTION, CaptionedRows
+from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
 from ..label_model.views import has_value
 from ..modeling.packaged import DEFAULT_STUDENT
-from ..options import AugmentationArguments, CheckArguments, DataArguments, EncoderArguments
-from ..training.build import build_student
-from ..training.features import FEATURES, student_features
-from .known_views import image_size_for, order_of, student_named, views_of
+from ..options import CheckArguments, DataArguments, EncoderArguments
+from ..training.features import FEATURES
+from .known_views import features_by, order_of, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
@@ -151,7 +150,9 @@ def check_labels(
     folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
     split = with_text_embeds(splits, encoder, folder, source=source_of(data))[args.split]
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    features = _features(args, split, id2label, accelerator) if args.student else None
+    features = {}
+    if args.student:
+        features[IMAGE] = features_by(args.student, split, id2label, Path(args.check_dir) / FEATURES, accelerator)
     views = views_of(split, features, id2label, encoder, accelerator.device)
     labels, (digests, order) = labels_of(split), order_of(split)
     if not views:
@@ -192,12 +193,3 @@ def check_labels(
     record.write(out)
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
     return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
-
-
-def _features(args: CheckArguments, split: Dataset, id2label: dict[int, str], accelerator: Accelerator) -> np.ndarray:
-    """(N, F) of the split's images, at the size at which `g4i fit` takes them."""
-    student = student_named(args.student)
-    augmentation = AugmentationArguments(image_size=image_size_for(student.student, split)[0], train_crop="none")
-    built = build_student(student, augmentation, 0, id2label, None)
-    images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
-    return student_features(built.model, built.processor, images, Path(args.check_dir) / FEATURES, accelerator)

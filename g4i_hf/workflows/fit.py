@@ -39,9 +39,10 @@ from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel
 from ..label_model.plan import Estimates, choose
+from ..label_model.supervise import CAPTION, IMAGE
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..modeling.processing import EvalTransform
-from ..names import LABELS_ONLY, WITH_VIEWS
+from ..names import LABELS_ONLY, WITH_VIEWS, folder_digest
 from ..options import (
     OPTIONS_OF,
     AugmentationArguments,
@@ -86,7 +87,7 @@ from .fit_folder import (
     default_folder,
 )
 from .fit_result import FitResult, in_words, judgement_in_results
-from .known_views import image_size_for, order_of, student_named, views_of
+from .known_views import features_by, image_size_for, order_of, student_named, views_of
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256,
 MEASURES = ("calibration",)
 SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
+STUDENT_VIEW = "image:student"
+OWN_VIEWS = CAPTION, STUDENT_VIEW
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
 
@@ -152,6 +155,8 @@ class Fit:
     def _record(self) -> Record:
         """What the result is made from."""
         names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
+        encoders = [view.removeprefix("image:") for view in self.args.views or [] if view not in OWN_VIEWS]
+        inputs |= {f"the encoder {name}": folder_digest(name) for name in encoders if Path(name).is_dir()}
         return Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
 
     def _begin(self, holds: str) -> None:
@@ -174,6 +179,8 @@ class Fit:
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
         features = self._features(training)
+        others = [name for name in self._wanted() if name not in OWN_VIEWS]
+        self.others = {view_name(name): self._features_by(name, training) for name in others}
         of_validation = self._judge(validation)
         heads, of_others = by_first(lambda: self._judged_heads(training, features, of_validation))
         judge = self.judge or of_others
@@ -253,6 +260,10 @@ class Fit:
         """With `text_embeds` of the training captions, where there are any."""
         training = DatasetDict(train=self.splits["train"])
         self.is_embedded = columns.TEXT_EMBEDS in training["train"].column_names and self.images is not None
+        if CAPTION not in self._wanted():
+            return DatasetDict(
+                {name: without_column(split, columns.TEXT_EMBEDS) for name, split in self.splits.items()}
+            )
         if not num_captioned(training["train"]):
             return self.splits
         source, folder = "images" if self.images else source_of(self.data), self.folder / "embeddings"
@@ -275,6 +286,15 @@ class Fit:
         model, processor = self.built.model, self.built.processor
         return student_features(model, processor, images, self.folder / FEATURES, self.accelerator)
 
+    def _wanted(self) -> list[str]:
+        """Names of the views."""
+        return self.args.views or list(OWN_VIEWS)
+
+    def _features_by(self, view: str, split: Dataset) -> np.ndarray:
+        """(N, F) of another encoder."""
+        name = view.removeprefix("image:")
+        return features_by(name, split, self.id2label, self.folder / FEATURES, self.accelerator)
+
     # --- What is known of each image ---------------------------------------------------------------------------------
 
     def _judged_heads(
@@ -296,7 +316,8 @@ class Fit:
         """By all views together; by image features alone where no image has a caption."""
         labels, number = labels_of(training), len(self.id2label)
         encoder = None if self.is_embedded else self.encoder
-        views = views_of(training, features, self.id2label, encoder, self.accelerator.device)
+        by_name = {IMAGE: features} if STUDENT_VIEW in self._wanted() else {}
+        views = views_of(training, by_name | self.others, self.id2label, encoder, self.accelerator.device)
         is_kept = np.isin(np.arange(len(labels)), kept)
         model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=order, kept=is_kept)
         estimates = Estimates.of(model, labels)
@@ -448,6 +469,16 @@ class Fit:
                 folder.rename(self.folder / name)
             else:
                 shutil.rmtree(folder)
+
+
+def view_name(view: str) -> str:
+    """A folder's place is nobody's business."""
+    name = view.removeprefix("image:")
+    return f"image:{Path(name).name}" if Path(name).is_dir() else view
+
+
+def without_column(split: Dataset, name: str) -> Dataset:
+    return split.remove_columns(name) if name in split.column_names else split
 
 
 def fit(

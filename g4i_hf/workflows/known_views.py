@@ -1,8 +1,12 @@
 """What is known of the class of each image before training: captions, and the features of a pretrained student."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import timm
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import TimmWrapperConfig
 
@@ -10,12 +14,13 @@ from .. import columns
 from ..data.images import open_image
 from ..data.record import image_digests
 from ..label_model import View
-from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
+from ..label_model.supervise import CAPTION, CaptionedRows
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import image_size_of
 from ..modeling.student import student_config_from
-from ..options import EncoderArguments, StudentArguments
-from ..training.build import check_student, class_name_examples
+from ..options import AugmentationArguments, EncoderArguments, StudentArguments
+from ..training.build import build_student, check_student, class_name_examples
+from ..training.features import student_features
 from ..training.head import Scale
 
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
@@ -47,7 +52,7 @@ def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
 
 def views_of(
     split: Dataset,
-    features: np.ndarray | None,
+    features: Mapping[str, np.ndarray],
     id2label: dict[int, str],
     encoder: EncoderArguments | None,
     device: torch.device,
@@ -55,7 +60,7 @@ def views_of(
     """
     Args:
         split: with `text_embeds`, where captions are embedded.
-        features: (N, F) of its images.
+        features: (N, F) of its images, by name of the view.
         encoder: of the captions, for the names of the classes; None: it is not known.
     """
     views = {}
@@ -68,9 +73,20 @@ def views_of(
         embeds[captioned.rows] = texts
         if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
             views[CAPTION] = View(embeds, names, learns=False)
-    if features is not None:
-        views[IMAGE] = View(Scale.of(features)(features))
-    return views
+    return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
+
+
+def features_by(
+    student: str, images: Dataset, id2label: dict[int, str], folder: Path, accelerator: Accelerator
+) -> np.ndarray:
+    """(N, F) of any pretrained timm or transformers encoder, at its own preprocessing; see [`student_features`]."""
+    named = student_named(student)
+    augmentation = AugmentationArguments(image_size=image_size_for(named.student, images)[0], train_crop="none")
+    built = build_student(named, augmentation, 0, id2label, None)
+    rows = images.select_columns([columns.IMAGE, columns.IMAGE_ID])
+    return student_features(
+        built.model, built.processor, rows, folder, accelerator, description=f"Features, {student}"
+    )
 
 
 def order_of(split: Dataset) -> tuple[list[str], np.ndarray]:
