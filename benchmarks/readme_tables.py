@@ -24,6 +24,7 @@ TABLES = {
     "answer_store": tables_of_cost.answer_store,
     "caption_classifier": tables_of_photos.caption_classifier,
     "captioning": tables_of_cost.captioning,
+    "coverage": tables_of_photos.coverage,
     "embed_fixed_length": tables_of_cost.embed_fixed_length,
     "embed_speed": tables_of_cost.embed_speed,
     "fed_from_memory": tables_of_cost.fed_from_memory,
@@ -47,6 +48,7 @@ TABLES = {
     "small_students": tables_of_cost.small_students,
     "step_time": tables_of_cost.step_time,
     "uneven_labels": tables_of_photos.uneven_labels,
+    "verdicts": tables_of_photos.verdicts,
 }
 
 

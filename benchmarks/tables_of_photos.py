@@ -4,6 +4,7 @@ import itertools
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from provenance import read_result
 
 NAMES = {"cifar10": "CIFAR-10", "caltech101": "Caltech-101", "flowers102": "Flowers-102"}
@@ -254,6 +255,46 @@ def fit_estimates() -> str:
             cells.append("")
         judge = "`validation`" if row["validation"] else "kept or labelled images"
         lines.append(f"| {NAMES[row['data']]} | {FIT_SETTINGS[row['setting']]} | {judge} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+COVERED = {
+    "labels_only": "labels only",
+    "with_views": "with captions",
+    "difference": "difference",
+    "together": "all views",
+    "wrong_labels": "wrong labels",
+}
+
+
+def coverage() -> str:
+    """How often 95% intervals hold the truth, and their median half-width, for so many labels a class."""
+    rows, groups = read_result("coverage.json")["rows"], {}
+    for row in rows:
+        groups.setdefault((str(row["labels"]), row["wrong"]), []).append(row)
+    lines = [f"| labels a class | wrong | {' | '.join(COVERED.values())} |", f"|---|---:|{'---:|' * len(COVERED)}"]
+    for (labels, wrong), group in [*groups.items(), (("all", None), rows)]:
+        cells = []
+        for name in COVERED:
+            told = [row[name] for row in group if row.get(name) and row[name]["interval"] is not None]
+            if not told:
+                cells.append("")
+                continue
+            holds = np.mean([each["interval"][0] <= each["truth"] <= each["interval"][1] for each in told])
+            half = np.median([(each["interval"][1] - each["interval"][0]) / 2 for each in told])
+            cells.append(f"{holds:.0%} ({100 * half:.1f})")
+        shown = "" if wrong is None else f"{wrong:.0%}"
+        lines.append(f"| {labels} | {shown} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def verdicts() -> str:
+    """Over all draws of coverage.json: how often each verdict was given, and was true."""
+    found = read_result("coverage.json")["summary"][0]["verdicts"]
+    lines = ["| verdict | given | true of the kept images | true of other images |", "|---|---:|---:|---:|"]
+    for name, line in found.items():
+        true = [f"{line[what]:.0%}" if what in line else "" for what in ("right", "right_on_others")]
+        lines.append(f"| {name} | {line['share']:.0%} | {' | '.join(true)} |")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ IMAGE = "image"
 LABEL = "label"
 IMAGE_ID = "image_id"
 CAPTION = "caption"
+ANSWER = "answer"  # of a model that was asked for the class: its name, null where there is none
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
 # Of what a row of a stage was made from: its image, the size and times of the file that it was, its captions

@@ -276,6 +276,25 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
         fitted(pictures, views=["clicks"])
 
 
+def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_path, capsys):
+    """No label and no caption: answers and the folders of `test` name the classes. One answer in six is wrong."""
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, test=3), 0)
+    file = pictures / "train" / "metadata.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for row, line in enumerate(lines):
+        caption_of = line.pop("caption")
+        true = next(name for name in CLASSES if name in caption_of)
+        told = CLASSES[(CLASSES.index(true) + (row % 6 == 0)) % len(CLASSES)]
+        line["answer"] = [f"This is a {told}.", told.upper(), None if row % 4 else f" {told} "][row % 3]
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    found = fitted(pictures)
+    said = capsys.readouterr().out
+    assert "training images have one that names a class." in said and set(found.views) == {"answer", "image"}
+    assert found.released == "with_views" and found.words("with_views") == "with answers"
+    with pytest.raises(ValueError, match="No training image has a label or a caption"):
+        fitted(pictures, views=["image:student"])
+
+
 # --- What judges -----------------------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,8 @@ def choose(found: Estimates) -> Plan:
 
 def view_in_words(name: str, share: float) -> str:
     of_encoder = f"features of {name.removeprefix('image:')} tell"
-    subject = {"caption": "captions tell", "image": "image features tell"}.get(name, of_encoder)
+    own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
+    subject = own.get(name, of_encoder)
     return f"{subject} the class of {share:.0%} of the images"
 
 

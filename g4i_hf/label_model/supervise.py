@@ -26,7 +26,7 @@ from .views import View
 logger = logging.getLogger(__name__)
 
 POSTERIOR, FACTS = "posterior.npy", "supervision.json"
-CAPTION, IMAGE = "caption", "image"  # names of views
+CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
 
 
 @dataclass

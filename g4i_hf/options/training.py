@@ -43,7 +43,7 @@ class FitArguments:
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
     views: list[str] | None = option(
         None,
-        "What tells the class: caption, image:student, image:NAME of another encoder; the first two by default.",
+        "What tells the class: caption, answer, image:student, image:NAME of an encoder; all but the last by default.",
     )
     finetune: Literal["auto", "true", "false"] = option(
         "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
@@ -66,7 +66,7 @@ class FitArguments:
     def __post_init__(self):
         check_values(self)
         for view in self.views or []:
-            if view != "caption" and (not view.startswith("image:") or view == "image:"):
+            if view not in ("caption", "answer") and (not view.startswith("image:") or view == "image:"):
                 raise ValueError(
                     f"There is no view {view!r} (views): caption, image:student, or image:NAME of an encoder."
                 )

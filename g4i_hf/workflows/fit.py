@@ -39,7 +39,7 @@ from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel
 from ..label_model.plan import Estimates, choose
-from ..label_model.supervise import CAPTION, IMAGE
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, WITH_VIEWS, folder_digest
@@ -87,7 +87,7 @@ from .fit_folder import (
     default_folder,
 )
 from .fit_result import FitResult, in_words, judgement_in_results
-from .known_views import features_by, image_size_for, order_of, student_named, views_of
+from .known_views import answers_of, features_by, image_size_for, order_of, student_named, views_of
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ MEASURES = ("calibration",)
 SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 STUDENT_VIEW = "image:student"
-OWN_VIEWS = CAPTION, STUDENT_VIEW
+OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
 
@@ -231,6 +231,8 @@ class Fit:
     def _check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
         splits, bad = self.splits, self.args.on_bad_images
+        if ANSWER not in self._wanted():
+            splits["train"] = without_column(splits["train"], columns.ANSWER)
         for name in splits:
             splits[name] = rows_to_use(splits[name], name, bad)
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
@@ -248,12 +250,17 @@ class Fit:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
         if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
             raise ValueError("release is labels_only, but fewer than two classes have a label.")
-        if not captioned and not (labels >= 0).any() and not self.args.captioner:
+        answers = answers_of(splits["train"], self.id2label)
+        if answers is not None:
+            self.say(
+                f"Answers: {(answers >= 0).sum():,} of {len(labels):,} training images have one that names a class."
+            )
+        if not captioned and answers is None and not (labels >= 0).any() and not self.args.captioner:
             raise ValueError(
                 "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
                 "address of a server, metadata.jsonl beside the images, or --caption_column."
             )
-        if not captioned and not self.args.captioner:
+        if not captioned and answers is None and not self.args.captioner:
             self.say("Captions: none, so image features and labels alone say what the unlabelled images show.")
 
     def _embedded(self) -> DatasetDict:
@@ -451,7 +458,8 @@ class Fit:
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, self.augmentation, folder, align_weight)
-        words = {name: in_words(name, self.text_embed_dim is not None) for name in heads}
+        texts = {CAPTION: self.text_embed_dim is not None, ANSWER: columns.ANSWER in training.column_names}
+        words = {name: in_words(name, [view for view, there in texts.items() if there]) for name in heads}
         rest = self.judging, self.built.processor, self.accelerator, self.place, words
         better = train_all_layers(trainers, minutes, judge, *rest)
         for name in better:

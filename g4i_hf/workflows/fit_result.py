@@ -1,11 +1,12 @@
 """What `g4i fit` leaves and says: how right both classifiers are, whether views helped, and what to do next."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..label_model.supervise import CAPTION
+from ..label_model.supervise import ANSWER, CAPTION
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
@@ -50,7 +51,7 @@ class FitResult:
 
     def words(self, name: str) -> str:
         """What a user calls a classifier."""
-        return in_words(name, CAPTION in self.views)
+        return in_words(name, self.views)
 
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
@@ -70,7 +71,7 @@ class FitResult:
             return ""
         how = {
             VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
-            KEPT: "estimated without true labels, by what captions, image features and the given labels tell",
+            KEPT: f"estimated without true labels, by what {self.of_views}, image features and the given labels tell",
             IN_TURN: "estimated by labels that were left out in turn",
         }
         right = f"It is right for about {_percent(share)} of images like those that it was made for"
@@ -92,8 +93,8 @@ class FitResult:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
         digits = 1 if ends[1] - ends[0] < 3 or min(map(abs, ends)) < 0.5 else 0
         what = self.of_views
-        if self.labels < self.images and CAPTION in self.views:
-            what = "captions and unlabelled images"
+        if self.labels < self.images and {CAPTION, ANSWER} & set(self.views):
+            what = f"{what} and unlabelled images".replace(" and answers and", ", answers and")
         if self.verdict == CANNOT_TELL:
             told = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
             return f"It is unclear whether {what} helped: {told}."
@@ -128,9 +129,10 @@ class FitResult:
         return ""
 
 
-def in_words(name: str, has_captions: bool) -> str:
-    with_views = "with captions" if has_captions else "with image features of all images"
-    return {LABELS_ONLY: "labels only", WITH_VIEWS: with_views}[name]
+def in_words(name: str, views: Collection[str]) -> str:
+    texts = [words for view, words in ((CAPTION, "captions"), (ANSWER, "answers")) if view in views]
+    with_views = " and ".join(texts) or "image features of all images"
+    return {LABELS_ONLY: "labels only", WITH_VIEWS: f"with {with_views}"}[name]
 
 
 def judgement_in_results(found: Judgement) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from datasets import Dataset
 from transformers import TimmWrapperConfig
 
 from .. import columns
+from ..data.answers import matched_answers
 from ..data.images import open_image
 from ..data.record import image_digests
 from ..label_model import View
-from ..label_model.supervise import CAPTION, CaptionedRows
+from ..label_model.supervise import ANSWER, CAPTION, CaptionedRows
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import image_size_of
 from ..modeling.student import student_config_from
@@ -59,7 +60,7 @@ def views_of(
 ) -> dict[str, View]:
     """
     Args:
-        split: with `text_embeds`, where captions are embedded.
+        split: with `text_embeds`, where captions are embedded, and `answer`, where a model was asked for the class.
         features: (N, F) of its images, by name of the view.
         encoder: of the captions, for the names of the classes; None: it is not known.
     """
@@ -73,7 +74,18 @@ def views_of(
         embeds[captioned.rows] = texts
         if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
             views[CAPTION] = View(embeds, names, learns=False)
+    if (answers := answers_of(split, id2label)) is not None:
+        views[ANSWER] = View.answers(answers, len(id2label))
     return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
+
+
+def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
+    """(N,) class indices, negative without one; None where no answer names a class."""
+    if columns.ANSWER not in split.column_names:
+        return None
+    names = [id2label[index] for index in sorted(id2label)]
+    found = matched_answers(split[columns.ANSWER], names)
+    return found if (found >= 0).any() else None
 
 
 def features_by(

@@ -1,0 +1,34 @@
+"""Answers of a model that was asked for the class, matched with the names of the classes."""
+
+import pytest
+
+from g4i_hf.data.answers import matched_answers
+
+NAMES = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench, Tinca tinca", "Straße"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ("rose", "rose"),
+        (" ROSE. ", "rose"),
+        ("a rose window", "rose window"),
+        ("It is an electric guitar!", "electric_guitar"),
+        ("Electric-Guitar", "electric_guitar"),
+        ("chihuahua", "n02085620-Chihuahua"),
+        ("Tinca tinca", "tench, Tinca tinca"),
+        ("STRASSE", "Straße"),
+        ("a rose or a tench", None),
+        ("roses", None),
+        ("none of them", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_answer_names_one_class_or_none(answer, name):
+    (found,) = matched_answers([answer], NAMES)
+    assert found == (-1 if name is None else NAMES.index(name))
+
+
+def test_two_classes_of_one_name_are_not_told_apart():
+    assert matched_answers(["crane", "heron"], ["crane", "Crane", "heron"]).tolist() == [-1, 2]
