@@ -69,6 +69,7 @@ def write_fit_report(
         predictions=_predictions(judged, classes),
         about_pictures=about,
         doubts=_doubts(judged, classes),
+        heading_of_doubts="Mistakes" if judged.has_labels else "Where classifier and views disagree",
         about_doubts=f"{sure}, where the classifier is surest of its own.",
         confusions=_confusions(judged, classes),
         estimated=not judged.has_labels,

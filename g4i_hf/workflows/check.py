@@ -178,7 +178,7 @@ def check_labels(
     out.mkdir(parents=True, exist_ok=True)
     cells = table[TABLE_COLUMNS].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
     replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
-    lines.append(f"{len(table):,} of {known:,} labels are suspicious.")
+    lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
     said_by = "captions say" if list(views) == [CAPTION] else "the views say"
     shown = [
         Shown(

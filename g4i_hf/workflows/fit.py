@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,10 +130,17 @@ class Fit:
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(self.record))
         if holds == FINISHED:
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
-            by_first(self._release)
-            return self._told(FitResult.read(self.folder))
+            before = FitResult.read(self.folder)
+            result = by_first(self._release)
+            if result.released != before.released:
+                words = (each.words(each.released) for each in (result, before))
+                self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
+            return self._told(result)
         self._check()
         check_encoder(self.args.text_encoder)
+        for view in self._wanted():
+            if view not in OWN_VIEWS:
+                check_view(view)
         if not self.args.student:
             origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
             self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
@@ -385,6 +393,10 @@ class Fit:
             Release(ReleaseArguments(run=run, baseline=baseline, student_dir=student)).build()
             results |= {"released": released, "finetuned": released in finetuned}
             replace_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+            text = (self.folder / CONFIG).read_text(encoding="utf-8")
+            replace_text(
+                self.folder / CONFIG, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M)
+            )
             self.place.note(self.place.result_files())
         return FitResult.read(self.folder)
 
@@ -401,7 +413,7 @@ class Fit:
 
     def _told(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))
-        self.say(f"Classifier: {result.classifier}, {result.words(result.released)}, a plain checkpoint with a card")
+        self.say(f"Classifier: {result.classifier}, the folder to ship: a plain checkpoint with a card")
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
@@ -477,6 +489,14 @@ class Fit:
                 folder.rename(self.folder / name)
             else:
                 shutil.rmtree(folder)
+
+
+def check_view(view: str) -> None:
+    """A ValueError for an encoder that cannot be loaded."""
+    try:
+        student_named(view.removeprefix("image:"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"View {view!r} (views): {error}") from error
 
 
 def view_name(view: str) -> str:

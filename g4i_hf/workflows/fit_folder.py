@@ -80,7 +80,8 @@ class FitFolder:
     def _earlier(self) -> list[Path]:
         """What there is of an earlier result."""
         places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
-        return [place for place in [*places, *self.folder.glob(f"{FINETUNED}*")] if place.exists()]
+        more = [*self.folder.glob(f"{FINETUNED}*"), *self.folder.glob("*_results.json")]  # also those of g4i evaluate
+        return [place for place in dict.fromkeys([*places, *more]) if place.exists()]
 
     def clear(self) -> None:
         """Removes an earlier result."""

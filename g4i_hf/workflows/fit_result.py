@@ -113,9 +113,11 @@ class FitResult:
             )
         if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
-        said = f"Judged by what the views say of {number} unlabelled images, which were kept from training meanwhile"
+        said = (
+            f"Estimated on {number} unlabelled images that were kept out of training: by {self.of_views} and features"
+        )
         if self.finetuned:
-            return f"{said}. As they also chose to keep all layers, it looks a little too good."
+            return f"{said}. As they also chose to keep all layers, the estimate is a little too good."
         has_labels = any(line["interval"] for line in self.views.values())
         return (
             f"{said}. Your labels correct it." if has_labels else f"{said}. No class has two labels to correct it by."
@@ -125,7 +127,7 @@ class FitResult:
         if self.suspicious_labels:
             return f"look at the labels that look wrong ({self.suspicious_labels:,}): the surest are in the report"
         if self.labels < min(FEW_LABELS * self.num_labels, self.images):
-            return "label more images, or check the pictures in the report"
+            return "label more images, or look at those in the report on which classifier and views disagree"
         return ""
 
 
