@@ -349,7 +349,8 @@ def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys, caplog
     rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
     words = ("--supervision", "auto", "--text_encoder", "all-MiniLM-L6-v2", "--require_labels", "false")
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
-    main(["check", str(tmp_path / "data"), "--class_names_file", str(tmp_path / "classes.txt"), *words[2:4]])
+    of_check = ("--class_names_file", str(tmp_path / "classes.txt"), "--check_dir", str(tmp_path / "check"))
+    main(["check", str(tmp_path / "data"), *of_check, *words[2:4]])
     assert "No image has a label: nothing has checked this." in capsys.readouterr().out
     for names in (["--class_names_file", str(tmp_path / "classes.txt")], []):
         if not names:  # a column of nulls, as all splits of Parquet have the same columns
