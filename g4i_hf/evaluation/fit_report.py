@@ -82,19 +82,23 @@ BARS = (LABELS_ONLY, WITH_VIEWS)
 
 
 def suspicious_cards(
-    images: Dataset, labels: np.ndarray, posterior: np.ndarray, classes: dict[int, str]
+    images: Dataset, labels: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]
 ) -> list[dict[str, Any]]:
-    """Of labelled rows whose most probable class is another one, the surest first."""
-    rows = suspicious_rows(labels, posterior)[:SUSPICIOUS]
-    suggested = posterior[rows].argmax(1)
+    """Of labelled rows whose probabilities (N, C), which leave the label out, are those of another class."""
+    rows = suspicious_rows(labels, probabilities)[:SUSPICIOUS]
+    suggested = probabilities[rows].argmax(1)
+    said = [
+        f"rather {classes[int(other)]}, {probabilities[row, other]:.0%}"
+        for row, other in zip(rows, suggested, strict=True)
+    ]
     return [
-        _card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", f"rather {classes[int(other)]}")])
-        for row, other in zip(rows.tolist(), suggested, strict=True)
+        _card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", line)])
+        for row, line in zip(rows.tolist(), said, strict=True)
     ]
 
 
 def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
-    """(N,) labels, negative without one, and (N, C) probabilities that know them too."""
+    """Rows whose label (N,), if any, is not the likeliest class (N, C); the least likely labels first."""
     rows = np.flatnonzero((labels >= 0) & (posterior.argmax(1) != labels))
     return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
 

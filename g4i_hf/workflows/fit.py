@@ -404,7 +404,7 @@ class Fit:
         """The page, with pictures of the images that judged and of suspicious labels."""
         known, training = self.known, self.splits["train"]
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
-        cards = suspicious_cards(training, known.labels, known.model.posterior_, self.id2label)
+        cards = suspicious_cards(training, known.labels, known.model.probabilities_, self.id2label)
         names = {name: result.words(name) for name in judge.logits}
         of_page = f"{Path(self.data.dataset_name).name}: what g4i fit found", result.said(), vars(result), names
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
