@@ -200,6 +200,7 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     card = (result.classifier / "README.md").read_text()
     verdict = result.verdict_in_words()
     assert verdict in page and result.of_card(result.released) in card and "estimated without true labels" in card
+    assert "Its last layer was fitted on class probabilities" in " ".join(card.split())
     what = "aptions and unlabelled images"
     in_words = {"helped": f"C{what} helped", "hurt": f"C{what} hurt", "cannot tell": f"unclear whether c{what} helped"}
     assert in_words[result.verdict] in verdict and "with your 6 labels alone for about" in verdict

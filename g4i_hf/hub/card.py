@@ -153,6 +153,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
+        "of_fit": bool(student.judgement) and bool(known.get("freeze_backbone")),
         "is_baseline": aligns(known) is False and learned_from_captions(known) is None,
         "best_by": plain(best) if best else None,
         "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
