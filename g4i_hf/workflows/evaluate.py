@@ -28,12 +28,13 @@ from ..evaluation.speed import size_metrics, speed_metrics
 from ..files import replace_text
 from ..modeling.lora import plain_student
 from ..modeling.processing import ImageSettings
-from ..names import LABELS_ONLY, run_of
+from ..names import LABELS_ONLY, WITH_VIEWS, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
+from .fit_result import RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,16 @@ class Evaluation:
             self.verdicts.append(
                 f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> with {views} "
                 f"{found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
-                f"(95% interval {low:+.1f} to {high:+.1f})"
+                f"(95% interval {low:+.1f} to {high:+.1f}){self._said_by_fit()}"
             )
+
+    def _said_by_fit(self) -> str:
+        """What `g4i fit` had said of the classifier with views."""
+        found = json.loads((self.fit / RESULTS).read_text(encoding="utf-8")) if (self.fit / RESULTS).is_file() else {}
+        share, interval = found.get(f"{WITH_VIEWS}_accuracy"), found.get(f"{WITH_VIEWS}_interval")
+        if share is None or interval is None:
+            return ""
+        return "; g4i fit had said {:.0%} ({:.0%} to {:.0%})".format(share, *interval)
 
     @property
     def rows(self) -> list[ComparisonRow]:
