@@ -113,15 +113,13 @@ class FitResult:
             )
         if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
-        said = (
-            f"Estimated on {number} unlabelled images that were kept out of training: by {self.of_views} and features"
-        )
+        by = f"{self.of_views} and features" if {CAPTION, ANSWER} & set(self.views) else "image features"
+        said = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
         if self.finetuned:
             return f"{said}. As they also chose to keep all layers, the estimate is a little too good."
         has_labels = any(line["interval"] for line in self.views.values())
-        return (
-            f"{said}. Your labels correct it." if has_labels else f"{said}. No class has two labels to correct it by."
-        )
+        corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
+        return f"{said}. {corrected}."
 
     def _next(self) -> str:
         if self.suspicious_labels:
