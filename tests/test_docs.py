@@ -182,7 +182,7 @@ def fitted(tmp_path_factory) -> Path:
     for name in ("validation/cats/0.jpg", "validation/cats/7.jpg", "train/cats/1.jpg"):
         PILImage.open(folder / "pictures" / "validation" / "cats" / "0.png").save(folder / "pictures" / name)
     said = in_shell(block("fit", QUICKSTART), folder)
-    assert "Nothing was written" in said and "Accuracy on 10 validation images" in said
+    assert "Nothing was written" in said and "Judged on 10 validation images" in said
     return folder
 
 

@@ -15,7 +15,7 @@ from transformers import BaseImageProcessor, set_seed
 
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
-from ..evaluation.predict import predict
+from ..evaluation.predict import Predictions, predict
 from ..label_model.supervise import with_soft_labels
 from ..options import AugmentationArguments, FitArguments
 from ..training.arguments import AlignmentArguments
@@ -97,7 +97,7 @@ def train_all_layers(
         set_seed(trainer.args.seed)  # whatever came before: a resumed run has no trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
         found = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
-        before, after = by_first(partial(judge.replaced_if_better, name, found.logits))
+        before, after = by_first(partial(_replaced_if_better, judge, name, found))
         if after > before:
             better.append(name)
         place.say(
@@ -105,6 +105,11 @@ def train_all_layers(
             f"{'kept' if name in better else 'left out'}."
         )
     return better
+
+
+def _replaced_if_better(judge: Judge, name: str, found: Predictions) -> tuple[float, float]:
+    """In the first process, which alone has the predictions."""
+    return judge.replaced_if_better(name, found.logits)
 
 
 def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:
