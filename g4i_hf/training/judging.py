@@ -28,9 +28,9 @@ class Prior:
         freedom: degrees of freedom of Student's distribution.
     """
 
-    low: float = 0.05
-    spread: float = 0.22
-    of_difference: float = 0.13
+    low: float = 0.0
+    spread: float = 0.2
+    of_difference: float = 0.095
     freedom: int = 20
 
     def of(self, low: float, spread: float, doubt: float) -> tuple[float, float, int]:
