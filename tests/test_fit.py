@@ -273,8 +273,14 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
     assert len(rows_of_features(out)) == 2, "two encoders have features of their own, the student again has none"
     alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
     assert set(alone.views) == {"image", "image:encoder"} and alone.of_views == "image features of all images"
-    with pytest.raises(ValueError, match=r"There is no view 'clicks' \(views\)"):
-        fitted(pictures, views=["clicks"])
+    for view, words in (
+        ("clicks", r"There is no view 'clicks' \(views\)"),
+        (f"image:{out / 'classifier'}", "a student of g4i_hf.*Name the network"),
+        (f"image:{out / 'with_views'}", "a student of g4i_hf.*Name the network"),
+        ("image:nowhere/at-all", r"View 'image:nowhere/at-all' \(views\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fitted(pictures, views=[view], dry_run=True)
 
 
 def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_path, capsys):

@@ -29,7 +29,7 @@ from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
-from ..data.record import Record
+from ..data.record import RECORD_FILE, Record
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
@@ -37,7 +37,7 @@ from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
-from ..hub.push import check_replaceable
+from ..hub.push import MANIFEST, check_replaceable
 from ..label_model import LabelModel
 from ..label_model.plan import Estimates, choose
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
@@ -69,7 +69,7 @@ from ..training.judged_heads import (
     one_hot,
     rows_to_keep,
 )
-from ..training.lineage import lineage_of, write_lineage
+from ..training.lineage import LINEAGE_FILE, lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
 from .caption import Captioning
@@ -492,9 +492,15 @@ class Fit:
 
 
 def check_view(view: str) -> None:
-    """A ValueError for an encoder that cannot be loaded."""
+    """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
+    name = view.removeprefix("image:")
+    if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
+        raise ValueError(
+            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing can "
+            "judge by it. Name the network that it started from."
+        )
     try:
-        student_named(view.removeprefix("image:"))
+        student_named(name)
     except (ValueError, OSError) as error:
         raise ValueError(f"View {view!r} (views): {error}") from error
 
