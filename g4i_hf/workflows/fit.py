@@ -496,8 +496,8 @@ def check_view(view: str) -> None:
     name = view.removeprefix("image:")
     if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
         raise ValueError(
-            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing can "
-            "judge by it. Name the network that it started from."
+            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing "
+            "can judge by it. Name the network that it started from."
         )
     try:
         student_named(name)
