@@ -294,12 +294,16 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
         told = CLASSES[(CLASSES.index(true) + (row % 6 == 0)) % len(CLASSES)]
         line["answer"] = [f"This is a {told}.", told.upper(), None if row % 4 else f" {told} "][row % 3]
     file.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    found = fitted(pictures)
+    out = tmp_path / "out"
+    found = fitted(pictures, out)
     said = capsys.readouterr().out
     assert "training images have one that names a class." in said and set(found.views) == {"answer", "image"}
     assert found.released == "with_views" and found.words("with_views") == "with answers"
     with pytest.raises(ValueError, match="No training image has a label or a caption"):
         fitted(pictures, views=["image:student"])
+    file.write_text(file.read_text().replace(f"This is a {CLASSES[0]}.", f"This is a {CLASSES[1]}.", 1))
+    fitted(pictures, out)
+    assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
 
 
 # --- What judges -----------------------------------------------------------------------------------------------------

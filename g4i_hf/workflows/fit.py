@@ -7,6 +7,7 @@ Several processes share the features and the training of layers; the rest is don
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -165,6 +166,9 @@ class Fit:
         names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
         encoders = [view.removeprefix("image:") for view in self.args.views or [] if view not in OWN_VIEWS]
         inputs |= {f"the encoder {name}": folder_digest(name) for name in encoders if Path(name).is_dir()}
+        if columns.ANSWER in self.splits["train"].column_names:
+            answers = json.dumps(self.splits["train"][columns.ANSWER][:])
+            inputs["the answers"] = hashlib.blake2b(answers.encode(), digest_size=16).hexdigest()
         return Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
 
     def _begin(self, holds: str) -> None:
