@@ -304,6 +304,10 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     file.write_text(file.read_text().replace(f"This is a {CLASSES[0]}.", f"This is a {CLASSES[1]}.", 1))
     fitted(pictures, out)
     assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
+    file.write_text(file.read_text().replace('"answer"', '"said"'))
+    with pytest.raises(ValueError, match="No training image has a label or a caption"):
+        fitted(pictures, out)
+    assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
 
 
 # --- What judges -----------------------------------------------------------------------------------------------------

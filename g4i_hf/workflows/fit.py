@@ -30,7 +30,7 @@ from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
-from ..data.record import RECORD_FILE, Record
+from ..data.record import Record
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
@@ -38,7 +38,7 @@ from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
-from ..hub.push import MANIFEST, check_replaceable
+from ..hub.push import check_replaceable
 from ..label_model import LabelModel
 from ..label_model.plan import Estimates, choose
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
@@ -70,7 +70,7 @@ from ..training.judged_heads import (
     one_hot,
     rows_to_keep,
 )
-from ..training.lineage import LINEAGE_FILE, lineage_of, write_lineage
+from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
 from .caption import Captioning
@@ -89,7 +89,18 @@ from .fit_folder import (
     default_folder,
 )
 from .fit_result import FitResult, in_words, judgement_in_results
-from .known_views import answers_of, features_by, image_size_for, order_of, student_named, views_of
+from .known_views import (
+    OWN_VIEWS,
+    STUDENT_VIEW,
+    answers_of,
+    check_view,
+    features_by,
+    image_size_for,
+    order_of,
+    student_named,
+    view_name,
+    views_of,
+)
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -98,8 +109,6 @@ PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256,
 MEASURES = ("calibration",)
 SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
-STUDENT_VIEW = "image:student"
-OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
 
@@ -166,9 +175,9 @@ class Fit:
         names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
         encoders = [view.removeprefix("image:") for view in self.args.views or [] if view not in OWN_VIEWS]
         inputs |= {f"the encoder {name}": folder_digest(name) for name in encoders if Path(name).is_dir()}
-        if columns.ANSWER in self.splits["train"].column_names:
-            answers = json.dumps(self.splits["train"][columns.ANSWER][:])
-            inputs["the answers"] = hashlib.blake2b(answers.encode(), digest_size=16).hexdigest()
+        training = self.splits["train"]
+        answers = json.dumps(training[columns.ANSWER][:] if columns.ANSWER in training.column_names else [])
+        inputs["the answers"] = hashlib.blake2b(answers.encode(), digest_size=16).hexdigest()
         return Record.of(self.splits, names, inputs=inputs, earlier=Record.read(self.folder))
 
     def _begin(self, holds: str) -> None:
@@ -493,26 +502,6 @@ class Fit:
                 folder.rename(self.folder / name)
             else:
                 shutil.rmtree(folder)
-
-
-def check_view(view: str) -> None:
-    """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
-    name = view.removeprefix("image:")
-    if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
-        raise ValueError(
-            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing "
-            "can judge by it. Name the network that it started from."
-        )
-    try:
-        student_named(name)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"View {view!r} (views): {error}") from error
-
-
-def view_name(view: str) -> str:
-    """A folder's place is nobody's business."""
-    name = view.removeprefix("image:")
-    return f"image:{Path(name).name}" if Path(name).is_dir() else view
 
 
 def without_column(split: Dataset, name: str) -> Dataset:

@@ -13,7 +13,8 @@ from transformers import TimmWrapperConfig
 from .. import columns
 from ..data.answers import matched_answers
 from ..data.images import open_image
-from ..data.record import image_digests
+from ..data.record import RECORD_FILE, image_digests
+from ..hub.push import MANIFEST
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, CaptionedRows
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
@@ -23,8 +24,11 @@ from ..options import AugmentationArguments, EncoderArguments, StudentArguments
 from ..training.build import build_student, check_student, class_name_examples
 from ..training.features import student_features
 from ..training.head import Scale
+from ..training.lineage import LINEAGE_FILE
 
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
+STUDENT_VIEW = "image:student"
+OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 SAMPLE = 200  # images whose size is looked at
 
 
@@ -86,6 +90,26 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     names = [id2label[index] for index in sorted(id2label)]
     found = matched_answers(split[columns.ANSWER], names)
     return found if (found >= 0).any() else None
+
+
+def check_view(view: str) -> None:
+    """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
+    name = view.removeprefix("image:")
+    if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
+        raise ValueError(
+            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing "
+            "can judge by it. Name the network that it started from."
+        )
+    try:
+        student_named(name)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"View {view!r} (views): {error}") from error
+
+
+def view_name(view: str) -> str:
+    """A folder's place is nobody's business."""
+    name = view.removeprefix("image:")
+    return f"image:{Path(name).name}" if Path(name).is_dir() else view
 
 
 def features_by(
