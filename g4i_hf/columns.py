@@ -14,6 +14,7 @@ CAPTION = "caption"
 ANSWER = "answer"  # of a model that was asked for the class: its name, null where there is none
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
+REVIEW = "review"  # of a label that a person gave or confirmed: how its image was picked
 # Of what a row of a stage was made from: its image, the size and times of the file that it was, its captions
 IMAGE_DIGEST = "image_digest"
 IMAGE_STAT = "image_stat"

@@ -734,3 +734,28 @@ def test_images_are_enlarged_to_128_pixels_at_least_and_shrunk_to_the_size_of_th
                 image.resize((side, side)).save(path)
         fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
         assert f"Image size: {size} px" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
+    """Gold images judge, and nothing learns from them; those picked by the label model train."""
+    pictures, out = with_unlabelled(draw_folder(tmp_path / "pictures", train=90), 3), tmp_path / "out"
+    first = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
+    assert said.splitlines()[-1].startswith("Next: ") and f"g4i label {pictures} -o {out} --pick" in said
+    truth = {name: CLASSES[int(Path(name).stem) % 3] for name in load_images(pictures)["train"]["image_id"]}
+    names = sorted(name for name in truth if name.startswith("unlabelled/"))
+    lines = [{"file_name": f"train/{name}", "label": truth[name], "pick": "gold"} for name in names[:30]]
+    lines += [{"file_name": f"train/{name}", "label": truth[name], "pick": "next"} for name in names[30:50]]
+    lines.append({"file_name": f"train/{names[50]}", "none": True, "pick": "none"})
+    (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert "Changed since the last run" in said and "labels of 50 images" in said and "1 image removed" in said
+    assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 59, 29)
+    card = (found.classifier / "README.md").read_text()
+    for page in (said, (out / "report.html").read_text()):
+        assert "Reviewed on 30 images" in page
+    assert "reviewed on 30 images that a person labelled" in card and "nreviewed" not in said + card
+    assert fitted(pictures, out).judged_images == 30 and "holds this very result" in capsys.readouterr().out

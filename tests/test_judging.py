@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from g4i_hf.label_model import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
 from g4i_hf.label_model.estimates import HeldOut
+from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 
 CLASSES = 5
@@ -154,3 +156,19 @@ def test_both_accuracies_differ_by_the_difference():
     assert found.difference.share == pytest.approx(difference)
     low, high = found.difference.interval
     assert low < difference < high
+
+
+def test_labels_that_the_label_model_picked_judge_nothing():
+    """They are no random sample; gold images have a split of their own."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), 8)
+    features = np.eye(CLASSES)[labels] + 0.1 * generator.normal(size=(len(labels), CLASSES))
+    labels[::2] = -1
+    views, order = {"image": View(features)}, np.arange(len(labels))
+    model = LabelModel(CLASSES).fit(views, labels)
+    reviews = np.where(np.arange(len(labels)) % 8 == 1, "next", "")
+    rows = {
+        name: judge_in_training(Known(labels, views, model, order, reviews=each), features, order[:0]).rows
+        for name, each in {"all": None, "picked": reviews}.items()
+    }
+    assert set(rows["all"]) - set(rows["picked"]) == set(np.flatnonzero(reviews)) and len(rows["picked"]) == 15

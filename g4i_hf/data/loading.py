@@ -15,7 +15,8 @@ from ..options import DataArguments
 from .classes import class_names, read_class_names, with_class_names
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
-from .opening import open_data
+from .labels import LABELS_FILE, with_answers
+from .opening import is_image_folder, open_data
 from .record import image_digests
 from .stage import Link, Source, chain_of, check_names_images, find_stage, join_stage, open_stage
 
@@ -49,6 +50,35 @@ def load_data(data: DataArguments) -> DatasetDict:
         if columns.LABEL not in split.column_names:
             splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
     return with_class_names(splits, names, f"of {data.class_names_file}")
+
+
+def load_reviewed(data: DataArguments, output_dir: str | Path | None = None) -> DatasetDict:
+    """
+    [`load_data`] with the labels that a person gave in `g4i label`, see [`~g4i_hf.data.labels.with_answers`]. Those of
+    data that are no folder of images are in `output_dir`: then `labels_file` names them, for runs made of the data.
+    """
+    if data.labels_file and not Path(data.labels_file).is_file():
+        raise FileNotFoundError(f"labels_file is {data.labels_file!r}, but there is no such file.")
+    splits, root, file = load_data(data), images_root(data), labels_file_of(data, output_dir)
+    if file is None or not file.is_file():
+        return splits
+    if root is None:
+        data.labels_file = str(file)
+    return with_answers(splits, file, root)
+
+
+def images_root(data: DataArguments) -> Path | None:
+    """The folder of image files that the data come from; None where they come from Parquet or the Hub."""
+    *_, (source, _) = chain_of(source_of(data))
+    return Path(source.name) if is_image_folder(source.name) else None
+
+
+def labels_file_of(data: DataArguments, output_dir: str | Path | None = None) -> Path | None:
+    """Where the labels are that a person gave; None where only an `output_dir` would have a place for them."""
+    folder = images_root(data) or output_dir
+    if data.labels_file:
+        return Path(data.labels_file)
+    return None if folder is None else Path(folder) / LABELS_FILE
 
 
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:

@@ -43,7 +43,7 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
-    if how is None and not _is_saved(folder):
+    if is_image_folder(name):
         try:
             return open_image_folder(folder)
         except ValueError as error:
@@ -51,6 +51,11 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = _load(how, label) if how is not None else load_from_disk(name)
     return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
+
+
+def is_image_folder(name: str) -> bool:
+    """Whether it is a folder of image files, rather than of Parquet or of `save_to_disk`."""
+    return how_to_load(name, None, None) is None and not _is_saved(Path(name))
 
 
 def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ COMPARED = {
     columns.CAPTION: "captions",
     columns.TEXT_EMBEDS: "text embeddings",
     columns.SOFT_LABELS: "soft labels",
+    columns.REVIEW: "reviews",
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time

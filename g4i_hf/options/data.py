@@ -33,6 +33,9 @@ class DataArguments:
     class_names_file: str | None = option(
         None, "File with one class name per line, for labels without names, or images without labels."
     )
+    labels_file: str | None = option(
+        None, "Labels of g4i label; by default `labels.jsonl` in a folder of images, else in the folder of g4i fit."
+    )
 
     def __post_init__(self):
         check_values(self)

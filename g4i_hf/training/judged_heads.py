@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
 from ..label_model.estimates import HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
@@ -15,6 +16,7 @@ from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probab
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
 FOLDS = 5
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
+BELIEVED = (GOLD, VALIDATION)  # names of splits whose labels judge; the first that is there
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Known:
         order: (N,) a number by the content of each image, the same for equal ones.
         unlabelled_weight: of a row without a label; a labelled one has 1.
         facts: estimates for `all_results.json`.
+        reviews: (N,) how an image was picked whose label a person gave or confirmed, "" for others.
     """
 
     labels: np.ndarray
@@ -36,6 +39,11 @@ class Known:
     order: np.ndarray
     unlabelled_weight: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
+    reviews: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.reviews is None:
+            self.reviews = np.full(len(self.labels), "")
 
     @property
     def number(self) -> int:
@@ -76,8 +84,9 @@ class Judge:
     Images that neither classifier is fitted on.
 
     Attributes:
-        name: `validation`, `kept` (unlabelled training images) or `folds` (labelled ones, left out in turn).
-        rows: (n,) of the split `validation`, else of `train`.
+        name: `gold` (reviewed images), `validation`, `kept` (unlabelled training images) or `folds` (labelled ones,
+            left out in turn).
+        rows: (n,) of the split `gold` or `validation`, else of `train`.
         features: (n, F).
         probabilities: (n, C) of their classes, of labelled images one-hot.
         logits: (n, C) by classifier, once it is fitted.
@@ -123,7 +132,7 @@ class Judge:
         predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
         if not len(self.rows):
             return Judgement({})
-        if self.name == VALIDATION:
+        if self.name in BELIEVED:
             return judged_by_labels(predicted, self.probabilities.argmax(1))
         if self.name == IN_TURN:
             return judged_in_turn(predicted, self.held_out)
@@ -165,7 +174,7 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     of_fitted = targets[fitted], known.model.probabilities_[fitted], known.order[fitted] % FOLDS
     heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
     judge.logits = {name: each.logits(judge.features) for name, each in heads.items()}
-    if judge.name != VALIDATION:
+    if judge.name not in BELIEVED:
         _leave_out(known, features, judge, heads, scale)
     if len(judge.kept):
         heads[WITH_VIEWS] = fit_head(features, targets, strength=head.strength, scale=scale)
@@ -173,8 +182,12 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
 
 
 def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
-    """Labelled rows that are left out in turn: of much data a fifth of them, where that has all their classes."""
+    """
+    Labelled rows that are left out in turn: of much data a fifth of them, where that has all their classes. Those that
+    were picked by what the label model says are no random sample, and judge nothing.
+    """
     rows = known.rows_in_turn()
+    rows = rows[~np.isin(known.reviews[rows], PICKED)]
     fifth = rows[known.model.folds_[rows] == 0]
     is_large = known.labels.size * known.number * features.shape[1] > QUICK
     return fifth if is_large and set(known.labels[fifth]) == set(known.labels[rows]) else rows
@@ -201,7 +214,7 @@ def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str
         judge.logits = logits
     if len(rows):
         posterior, everywhere = known.model.posterior_[rows].astype(np.float32), known.model.probabilities_
-        sure = np.zeros(len(rows), dtype=bool)
+        sure = known.reviews[rows] != ""
         counts = np.bincount(known.labels[known.labels >= 0], minlength=known.number)
         rest = posterior, labels, sure, counts, everywhere, known.model.calibration_
         judge.held_out = HeldOut.of(told, *rest)

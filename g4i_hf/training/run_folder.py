@@ -50,7 +50,7 @@ WRITTEN_FILES = (
 )
 PATHS = (
     *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),
-    "class_names_file",
+    *("class_names_file", "labels_file"),
 )
 
 

@@ -13,7 +13,8 @@ from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.classes import class_names
 from ..data.equal_images import describe_equal_images
-from ..data.loading import load_data, source_of
+from ..data.labels import reviews_of
+from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, differences
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
@@ -91,7 +92,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     Looks at every image, label and caption. Returns the splits, what has changed since the last check and a table with
     a line for each split, and why the data cannot be trained on: nothing where it can.
     """
-    splits = load_data(data)
+    splits = load_reviewed(data)
     faults: list[str] = []
     id2label: dict[int, str] = {}
     if args.split not in splits:
@@ -162,7 +163,9 @@ def check_labels(
         ]
     if not (labels >= 0).any() and views.get(CAPTION, NAMELESS).class_values is None:
         return [f"No image of the split {args.split!r} has a label, and no captions are compared with class names."]
-    model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order)
+    model = LabelModel(len(id2label), 0).fit(
+        views, labels, ids=digests, groups=order, reviewed=reviews_of(split) != ""
+    )
     lines = estimates_in_words(Estimates.of(model, labels), len(labels))
     known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())
     if not known:

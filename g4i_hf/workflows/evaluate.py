@@ -16,7 +16,7 @@ from ..cli import build_options
 from ..data.checks import check_split
 from ..data.classes import class_names
 from ..data.images import readable_rows
-from ..data.loading import check_has_split, load_data, source_of
+from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
@@ -119,7 +119,7 @@ class Evaluation:
     def _load(self) -> None:
         args = self.args
         with self.accelerator.main_process_first():  # the first fills the cache that the others read
-            splits = load_data(self.data)
+            splits = load_reviewed(self.data)
         splits, self.id2label = class_names(splits)
         wanted = self._wanted(splits)
         if self.accelerator.is_main_process:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.dataset import CaptionedImages
 from ..data.equal_images import describe_equal_images
 from ..data.images import rows_to_use
-from ..data.loading import check_has_split, class_names, load_data, source_of, standardise
+from ..data.labels import reviews_of
+from ..data.loading import check_has_split, class_names, load_reviewed, source_of, standardise
 from ..data.record import Record
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
@@ -39,7 +41,7 @@ from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, w
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
-from ..label_model import LabelModel
+from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, choose
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..modeling.packaged import DEFAULT_STUDENT
@@ -60,9 +62,9 @@ from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, student_features
 from ..training.head import Head
 from ..training.judged_heads import (
+    BELIEVED,
     IN_TURN,
     KEPT,
-    VALIDATION,
     Judge,
     Known,
     judge_in_training,
@@ -147,14 +149,8 @@ class Fit:
                 self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
             return self._told(result)
         self._check()
-        check_encoder(self.args.text_encoder)
-        for view in self._wanted():
-            if view not in OWN_VIEWS:
-                check_view(view)
-        if not self.args.student:
-            origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
-            self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
-        self.augmentation = AugmentationArguments(image_size=self._image_size(), train_crop="none")
+        self._check_told()
+        self._prepare()
         if self.args.dry_run:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
@@ -164,10 +160,30 @@ class Fit:
             by_first(lambda: self.place.note(self.place.result_files()))
         return self._told(result)
 
+    def look(self) -> tuple[Dataset, dict[str, View], np.ndarray]:
+        """The training images, what is known of their classes, and their features: for `g4i label`."""
+        self.splits = DatasetDict(train=self._opened()["train"])
+        self.student = student_named(self.args.student, self.args.pretrained)
+        self.record = Record.of(self.splits, self.id2label.values())
+        self._check()
+        self._prepare()
+        training, features = self._seen()
+        return training["train"], self._views(training["train"], features), features
+
+    def _prepare(self) -> None:
+        check_encoder(self.args.text_encoder)
+        for view in self._wanted():
+            if view not in OWN_VIEWS:
+                check_view(view)
+        if not self.args.student:
+            origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
+            self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
+        self.augmentation = AugmentationArguments(image_size=self._image_size(), train_crop="none")
+
     def _asked(self) -> dict[str, Any]:
         """The options that the result depends on."""
         given = vars(self.args) | vars(self.data)
-        given |= dict.fromkeys(("dataset_name", "output_dir", "dry_run", "overwrite", "release"))
+        given |= dict.fromkeys(("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"))
         return {name: portable(value) for name, value in given.items()}
 
     def _record(self) -> Record:
@@ -190,22 +206,12 @@ class Fit:
         self.record.write(self.folder)
 
     def _fitted(self) -> FitResult:
-        splits = self._embedded()
-        training, validation = splits["train"], splits.get("validation")
-        self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
-        self.built = self._build()
-        if not self.built.model.takes_features:
-            raise ValueError(
-                f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
-                "layer cannot be fitted alone. Choose another, or train it with g4i train."
-            )
-        features = self._features(training)
-        others = [name for name in self._wanted() if name not in OWN_VIEWS]
-        self.others = {view_name(name): self._features_by(name, training) for name in others}
-        of_validation = self._judge(validation)
-        heads, of_others = by_first(lambda: self._judged_heads(training, features, of_validation))
+        splits, features = self._seen()
+        training = splits["train"]
+        believed = self._judge(splits)
+        heads, of_others = by_first(lambda: self._judged_heads(training, features, believed))
         judge = self.judge or of_others
-        self.judging = (training if of_validation is None else validation).select(judge.rows)
+        self.judging = (splits[judge.name] if believed else training).select(judge.rows)
         shown = np.setdiff1d(np.arange(len(training)), judge.kept)
         for name, head in heads.items():
             self._save(name, head, training.select(shown), features[shown])
@@ -219,17 +225,32 @@ class Fit:
             )
         return by_first(lambda: self._finished(list(heads), judge))
 
+    def _seen(self) -> tuple[DatasetDict, np.ndarray]:
+        """The splits with embedded captions, and the features of the training images."""
+        splits = self._embedded()
+        training = splits["train"]
+        self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS))
+        self.built = self._build()
+        if not self.built.model.takes_features:
+            raise ValueError(
+                f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
+                "layer cannot be fitted alone. Choose another, or train it with g4i train."
+            )
+        others = [name for name in self._wanted() if name not in OWN_VIEWS]
+        self.others = {view_name(name): self._features_by(name, training) for name in others}
+        return splits, self._features(training)
+
     # --- Data and student --------------------------------------------------------------------------------------------
 
     def _opened(self) -> DatasetDict:
         """The splits `train` and perhaps `validation`; training images without captions are described first."""
         with self.accelerator.main_process_first():
-            splits = self.images or load_data(self.data)
+            splits = self.images or load_reviewed(self.data, self.folder)
         if self.args.captioner and self.images is None and not num_captioned(splits.get("train", splits)):
             splits = self._captioned(splits)
         check_has_split(splits, "train")
         splits, self.id2label = class_names(splits)
-        return DatasetDict({name: splits[name] for name in ("train", "validation") if name in splits})
+        return DatasetDict({name: splits[name] for name in ("train", *BELIEVED) if name in splits})
 
     def _captioned(self, splits: DatasetDict) -> DatasetDict:
         """With captions that the captioner writes, or has written; a dry run says what it would do."""
@@ -246,8 +267,9 @@ class Fit:
             folder,
             validation_fraction=self.data.validation_fraction,
             class_names_file=self.data.class_names_file,
+            labels_file=self.data.labels_file,
         )
-        return load_data(self.data)
+        return load_reviewed(self.data, self.folder)
 
     def _check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
@@ -258,7 +280,7 @@ class Fit:
             splits[name] = rows_to_use(splits[name], name, bad)
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
         labels, captioned = labels_of(splits["train"]), num_captioned(splits["train"])
-        beside = f"; {len(splits['validation']):,} validation images" if "validation" in splits else ""
+        beside = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
         self.say(
             f"Data: {len(labels):,} training images of {len(self.id2label):,} classes, {(labels >= 0).sum():,} with a "
             f"label, {captioned:,} with a caption{beside}."
@@ -271,7 +293,12 @@ class Fit:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
         if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
             raise ValueError("release is labels_only, but fewer than two classes have a label.")
-        answers = answers_of(splits["train"], self.id2label)
+
+    def _check_told(self) -> None:
+        """Whether anything tells a class, which is what a classifier learns."""
+        training = self.splits["train"]
+        labels, captioned = labels_of(training), num_captioned(training)
+        answers = answers_of(training, self.id2label)
         if answers is not None:
             self.say(
                 f"Answers: {(answers >= 0).sum():,} of {len(labels):,} training images have one that names a class."
@@ -342,23 +369,29 @@ class Fit:
         self, training: Dataset, features: np.ndarray, digests: Sequence[str], order: np.ndarray, kept: np.ndarray
     ) -> Known:
         """By all views together; by image features alone where no image has a caption."""
-        labels, number = labels_of(training), len(self.id2label)
-        encoder = None if self.is_embedded else self.encoder
-        by_name = {IMAGE: features} if STUDENT_VIEW in self._wanted() else {}
-        views = views_of(training, by_name | self.others, self.id2label, encoder, self.accelerator.device)
+        labels, number, views = labels_of(training), len(self.id2label), self._views(training, features)
         is_kept = np.isin(np.arange(len(labels)), kept)
-        model = LabelModel(number, self.args.seed).fit(views, labels, ids=digests, groups=order, kept=is_kept)
+        reviews = reviews_of(training)
+        model = LabelModel(number, self.args.seed).fit(
+            views, labels, ids=digests, groups=order, reviewed=reviews != "", kept=is_kept
+        )
         estimates = Estimates.of(model, labels)
         weight = choose(estimates).unlabelled_weight
-        return Known(labels, views, model, order, weight, estimates.facts())
+        return Known(labels, views, model, order, weight, estimates.facts(), reviews)
 
-    def _judge(self, validation: Dataset | None) -> Judge | None:
-        """The labelled images of `validation`; None without any."""
-        if validation is None or not (labels_of(validation) >= 0).any():
-            return None
-        rows = np.flatnonzero(labels_of(validation) >= 0)
-        truth = one_hot(labels_of(validation)[rows], len(self.id2label))
-        return Judge(VALIDATION, rows, self._features(validation.select(rows)), truth)
+    def _views(self, training: Dataset, features: np.ndarray) -> dict[str, View]:
+        encoder = None if self.is_embedded else self.encoder
+        by_name = {IMAGE: features} if STUDENT_VIEW in self._wanted() else {}
+        return views_of(training, by_name | self.others, self.id2label, encoder, self.accelerator.device)
+
+    def _judge(self, splits: DatasetDict) -> Judge | None:
+        """The gold images, else the labelled ones of `validation`; None without any."""
+        for name in [name for name in BELIEVED if name in splits]:
+            labels = labels_of(splits[name])
+            if len(rows := np.flatnonzero(labels >= 0)):
+                truth = one_hot(labels[rows], len(self.id2label))
+                return Judge(name, rows, self._features(splits[name].select(rows)), truth)
+        return None
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -379,10 +412,10 @@ class Fit:
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
         for name in names:
             of_name = {"judgement": FitResult.read(self.folder).of_card(name)}
-            if judge.name == VALIDATION:
+            if judge.name in BELIEVED:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
                 predictions = Predictions(*of_images, judge.logits[name], None)
-                of_name |= split_metrics(predictions, self.judging, VALIDATION, MEASURES)
+                of_name |= split_metrics(predictions, self.judging, judge.name, MEASURES)
             update_results(self.folder / name, of_name)
         head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
         chosen = vars(self.data) | vars(self.args) | {"image_size": self.augmentation.image_size}
@@ -417,7 +450,9 @@ class Fit:
         """The page, with pictures of the images that judged and of suspicious labels."""
         known, training = self.known, self.splits["train"]
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
-        cards = suspicious_cards(training, known.labels, known.model.probabilities_, self.id2label)
+        cards = suspicious_cards(
+            training, np.where(known.reviews == "", known.labels, -1), known.model.probabilities_, self.id2label
+        )
         names = {name: result.words(name) for name in judge.logits}
         of_page = f"{Path(self.data.dataset_name).name}: what g4i fit found", result.said(), vars(result), names
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
@@ -430,6 +465,9 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
+        there = [self.data.dataset_name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
+        if self.images is None and (following := result.next_command(shlex.join(there))):
+            self.say(following)
         return result
 
     # --- What is written ---------------------------------------------------------------------------------------------

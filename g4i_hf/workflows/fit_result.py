@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..data.labels import GOLD
 from ..label_model.supervise import ANSWER, CAPTION
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
@@ -29,7 +30,7 @@ class FitResult:
     difference: float | None
     difference_interval: Interval
     verdict: str | None  # `helped`, `hurt` or `cannot tell`
-    judged_on: str  # `validation`, `kept` or `folds`
+    judged_on: str  # `gold`, `validation`, `kept` or `folds`
     judged_images: int
     released: str | None  # `labels_only` or `with_views`
     finetuned: bool
@@ -61,8 +62,9 @@ class FitResult:
 
     def said(self) -> list[str]:
         """The same without what is released."""
-        following = self._next()
-        return [self.verdict_in_words(), *filter(None, [self._how_judged(), following and f"Next: {following}."])]
+        how = self._how_judged()
+        unreviewed = " Unreviewed: no random sample was labelled by a person."
+        return [self.verdict_in_words(), *([] if not how else [how if self.judged_on == GOLD else how + unreviewed])]
 
     def of_card(self, name: str) -> str:
         """A sentence for the card of a classifier, whose reader has other images."""
@@ -70,12 +72,15 @@ class FitResult:
         if share is None:
             return ""
         how = {
+            GOLD: f"reviewed on {self.judged_images:,} images that a person labelled and it did not learn from",
             VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
             KEPT: f"estimated without true labels, by what {self.of_views}, image features and the given labels tell",
             IN_TURN: "estimated by labels that were left out in turn",
         }
         right = f"It is right for about {_percent(share)} of images like those that it was made for"
-        return f"{right}, 95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}, {how[self.judged_on]}."
+        unreviewed = "" if self.judged_on == GOLD else " (unreviewed)"
+        ends = f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
+        return f"{right}, 95% interval {ends}, {how[self.judged_on]}{unreviewed}."
 
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
@@ -111,6 +116,8 @@ class FitResult:
                 f"Judged on {number} labels that were left out in turn. So each classifier had fewer labels to learn "
                 "from: with all of them both are more accurate, and the difference is often smaller."
             )
+        if self.judged_on == GOLD:
+            return f"Reviewed on {number} images, a random sample that a person labelled."
         if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
         by = f"{self.of_views} and features" if {CAPTION, ANSWER} & set(self.views) else "image features"
@@ -121,12 +128,16 @@ class FitResult:
         corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
         return f"{said}. {corrected}."
 
-    def _next(self) -> str:
-        if self.suspicious_labels:
-            return f"look at the labels that look wrong ({self.suspicious_labels:,}): the surest are in the report"
-        if self.labels < min(FEW_LABELS * self.num_labels, self.images):
-            return "label more images, or look at those in the report on which classifier and views disagree"
-        return ""
+    def next_command(self, data: str) -> str:
+        """What is worth most now, as a command."""
+        few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
+        pick = "wrong" if self.suspicious_labels else "next" if few else "gold" if self.judged_on != GOLD else None
+        why = {
+            "wrong": f"look at the labels that look wrong ({self.suspicious_labels:,})",
+            "next": "label the images that teach most",
+            "gold": "label a random sample, which alone tells the true accuracy",
+        }
+        return f"Next: {why[pick]}: g4i label {data} --pick {pick}" if pick else ""
 
 
 def in_words(name: str, views: Collection[str]) -> str:

@@ -16,7 +16,7 @@ from ..data.checks import check_captioned, check_split
 from ..data.classes import class_names
 from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
-from ..data.loading import check_has_split, load_data, source_of
+from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record
 from ..data.stage import join_stage, read_stage
 from ..embedding import EmbeddingStage, text_embeds_folder
@@ -104,7 +104,7 @@ class TrainingRun:
     def opened(self) -> tuple[DatasetDict, dict[int, str]]:
         """The splits as they are stored, and the class names by index."""
         with PartialState().main_process_first():  # the first fills the cache that the others read
-            splits = load_data(self.data)
+            splits = load_reviewed(self.data)
         check_has_split(splits, self.run.train_split, "train_split")
         return class_names(splits)
 

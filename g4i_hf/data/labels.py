@@ -1,0 +1,202 @@
+"""
+Labels that a person gave or confirmed: `labels.jsonl`, a line an answer. The last line of an image counts, and
+overrides the label that the data have.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+
+from .. import columns
+from ..files import brief, did_you_mean
+from .checks import labels_of, with_labels
+from .classes import class_names, same_form
+from .images import image_paths
+from .record import image_digests
+
+logger = logging.getLogger(__name__)
+
+LABELS_FILE = "labels.jsonl"
+GOLD, NONE, MANUAL = "gold", "none", "manual"
+PICKED = ("wrong", "next")  # by what the label model says: no random sample, so they judge nothing
+PICKS = (*PICKED, GOLD, NONE, MANUAL)
+
+
+def line_of(name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False) -> str:
+    """A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`."""
+    line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
+    line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": "person"}
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def read_answers(file: Path) -> dict[str, dict[str, Any]]:
+    """
+    The last line of each image, by its name, with its `line` number; without images whose answer was undone. A
+    ValueError for a line that is none; a last one that a killed process has not finished is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(_whole_lines(file), 1):
+        try:
+            line = json.loads(text)
+            name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
+            texts = (name, label or "", line.get("digest") or "")
+            is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
+        except (AttributeError, ValueError):
+            is_known = False
+        if not is_known:
+            raise ValueError(f"{file}, line {number}: {brief(text)} is no answer of g4i label. Correct or remove it.")
+        found[name] = line | {"line": number, "pick": pick or MANUAL}
+    return {name: line for name, line in found.items() if line.get("label") is not None or line.get("none")}
+
+
+def _whole_lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    *lines, last = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [*lines, last] if _is_whole(last) else lines
+
+
+def _is_whole(text: str | bytes) -> bool:
+    """Whether what stands behind the last line break is a line of an editor that ends none."""
+    try:
+        json.loads(text)
+        return True
+    except ValueError:
+        return False
+
+
+@contextmanager
+def answers_to(file: Path) -> Iterator[Callable[[str], None]]:
+    """A function that appends a line, which is on disk when it returns. A ValueError while another process writes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file.with_name(f".{file.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(f"Another g4i label writes to {file}. Close it first: Ctrl+C in its terminal.") from None
+    try:
+        with open(file, "ab") as opened:
+            content = file.read_bytes()
+            begun = content.rfind(b"\n") + 1
+            if _is_whole(content[begun:]):
+                opened.write(b"\n")
+            else:
+                opened.truncate(begun)  # what a killed process had begun
+
+            def append(line: str) -> None:
+                opened.write(line.encode())
+                opened.flush()
+                os.fsync(opened.fileno())
+
+            yield append
+    finally:
+        lock.release()
+
+
+# --- In the data -----------------------------------------------------------------------------------------------------
+
+
+def file_names(split: Dataset, root: Path | None) -> list[str]:
+    """The name of each image in `labels.jsonl`: its path below the folder of images, else its `image_id`."""
+    if root is None:
+        return split[columns.IMAGE_ID][:]
+    base = os.path.abspath(root)
+    return [Path(os.path.relpath(path, base)).as_posix() for path, _ in image_paths(split)]
+
+
+def with_answers(splits: DatasetDict, file: Path, root: Path | None) -> DatasetDict:
+    """
+    The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Images that belong
+    to no class are left out. Gold images of `train` become the split `gold`, and copies of them are left out. What was
+    changed is logged. A ValueError for a label that is no class.
+    """
+    answers = read_answers(file)
+    if not answers:
+        return splits
+    splits, id2label = class_names(splits)
+    index = {same_form(name): label for label, name in id2label.items()}
+    for line in answers.values():
+        if line.get("label") is not None and same_form(line["label"]) not in index:
+            raise ValueError(
+                f"{file}, line {line['line']}: {line['label']!r} is none of the {len(index):,} classes."
+                f"{did_you_mean(line['label'], index)} Correct it, or add the class to a --class_names_file."
+            )
+    told: list[str] = []
+    found, matched = DatasetDict(splits), set[str]()
+    for name, split in splits.items():
+        rows = _rows_of(split, file_names(split, root), answers, matched)
+        if rows:
+            found[name], changes = _answered(split, rows, index)
+            told.append(f"labels of {name}: {changes}")
+    if "train" in found and columns.REVIEW in found["train"].column_names:
+        found |= _without_gold(found["train"], told)
+    if others := [name for name in answers if name not in matched]:
+        what = (
+            "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
+        )
+        told.append(f"{what.format(len(others))} not there or another one now ({others[0]!r})")
+    logger.info("%s: %s.", file, "; ".join(told))
+    return found
+
+
+def _rows_of(
+    split: Dataset, names: list[str], answers: Mapping[str, dict[str, Any]], matched: set[str]
+) -> dict[int, dict[str, Any]]:
+    """The answer of each row that has one, if the image is the one that was answered; `matched` gets their names."""
+    named = [row for row, name in enumerate(names) if name in answers]
+    digests = image_digests(split.select(named))[columns.IMAGE_DIGEST]
+    found = {}
+    for row, digest in zip(named, digests, strict=True):
+        answer = answers[names[row]]
+        if answer.get("digest") in (None, digest):
+            found[row] = answer
+            matched.add(names[row])
+    return found
+
+
+def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], index: dict[str, int]) -> tuple[Dataset, str]:
+    """The split with these answers by row, without images of no class, and what they change, in words."""
+    before = labels_of(split)
+    labels, reviews = before.copy(), [None] * len(split)
+    for row, answer in answers.items():
+        labels[row] = index[same_form(answer["label"])] if not answer.get("none") else -1
+        reviews[row] = answer["pick"]
+    rows = np.array(list(answers))
+    has_class = labels[rows] >= 0
+    changed = int((has_class & (labels[rows] != before[rows])).sum())
+    parts = [f"{changed:,} changed", f"{int(has_class.sum()) - changed:,} confirmed"]
+    if columns.LABEL not in split.column_names:
+        split = split.add_column(columns.LABEL, [None] * len(split), feature=ClassLabel(names=list(index)))
+    split = with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string"))
+    if of_none := set(rows[~has_class].tolist()):
+        parts.append(f"{len(of_none):,} of no class, left out")
+        split = split.select([row for row in range(len(split)) if row not in of_none])
+    return split, ", ".join(parts)
+
+
+def _without_gold(training: Dataset, told: list[str]) -> dict[str, Dataset]:
+    is_gold = reviews_of(training) == GOLD
+    if not is_gold.any():
+        return {}
+    digests = np.array(image_digests(training)[columns.IMAGE_DIGEST], dtype=object)
+    copies = np.isin(digests.astype(str), digests[is_gold].astype(str)) & ~is_gold
+    also = f", and {copies.sum():,} equal ones" if copies.any() else ""
+    told.append(f"{is_gold.sum():,} gold images are kept out of training{also}")
+    rest = training.select(np.flatnonzero(~is_gold & ~copies))
+    return {"train": rest, GOLD: training.select(np.flatnonzero(is_gold)).remove_columns(columns.REVIEW)}
+
+
+def reviews_of(split: Dataset) -> np.ndarray:
+    """(rows,) how a reviewed image was picked, "" for others."""
+    if columns.REVIEW not in split.column_names:
+        return np.full(len(split), "", dtype="<U6")
+    return np.array([review or "" for review in split[columns.REVIEW]], dtype="<U6")

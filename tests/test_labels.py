@@ -1,0 +1,139 @@
+"""`labels.jsonl`: what a person said of an image counts, for as long as it is that image."""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from drawings import draw_folder
+
+from g4i_hf.data.labels import answers_to, line_of, read_answers
+from g4i_hf.data.loading import load_data, load_reviewed
+from g4i_hf.data.record import content_digest
+from g4i_hf.options import DataArguments
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("labels") / "pictures", captions=False, train=12, test=6)
+
+
+@pytest.fixture
+def pictures(drawn, tmp_path) -> Path:
+    """Circles are 0, 3, 6, 9, crosses 1, 4, 7, 10, squares the others; `test` has 12 to 17."""
+    return Path(shutil.copytree(drawn, tmp_path / "pictures"))
+
+
+def answer(folder: Path, name: str, label: str | None, pick: str = "manual", **more) -> None:
+    digest = more.pop("digest", None) or content_digest((folder / name).read_bytes())
+    with open(folder / "labels.jsonl", "a", encoding="utf-8") as file:
+        file.write(line_of(name, "file_name", digest, pick, label, **more))
+
+
+def labels(folder: Path, split: str = "train") -> dict[str, str | None]:
+    """By number of the drawing."""
+    rows = load_reviewed(DataArguments(str(folder)))[split]
+    names = rows.features["label"].names
+    of_rows = zip(rows["image_id"], rows["label"], strict=True)
+    return {name.split("/")[1].split(".")[0]: None if label is None else names[label] for name, label in of_rows}
+
+
+def test_the_last_line_of_an_image_is_its_label_in_every_split(pictures, caplog):
+    caplog.set_level(logging.INFO)
+    answer(pictures, "train/circle/0.png", "cross")
+    answer(pictures, "train/circle/0.png", "square", "wrong")
+    answer(pictures, "train/circle/3.png", "circle", "next")
+    answer(pictures, "train/cross/1.png", "square")
+    answer(pictures, "train/cross/1.png", None)
+    answer(pictures, "test/circle/12.png", "cross")
+    found = labels(pictures)
+    assert (found["0"], found["3"], found["1"], len(found)) == ("square", "circle", "cross", 12)
+    assert labels(pictures, "test")["12"] == "cross"
+    assert (
+        "labels.jsonl: labels of test: 1 changed, 0 confirmed; labels of train: 1 changed, 1 confirmed." in caplog.text
+    )
+    assert "review" not in load_data(DataArguments(str(pictures)))["train"].column_names
+
+
+def test_gold_images_and_those_of_no_class_are_not_trained_on(pictures, caplog):
+    caplog.set_level(logging.INFO)
+    shutil.copy(pictures / "train/circle/0.png", pictures / "train/cross/copy.png")
+    answer(pictures, "train/circle/0.png", "circle", "gold")
+    answer(pictures, "train/cross/1.png", "square", "gold")
+    answer(pictures, "train/square/2.png", None, "none", none=True)
+    answer(pictures, "train/square/5.png", None, "gold", none=True)
+    assert set(labels(pictures)) == {"3", "4", "6", "7", "8", "9", "10", "11"}
+    assert labels(pictures, "gold") == {"0": "circle", "1": "square"}
+    for said in ("2 of no class, left out", "2 gold images are kept out of training, and 1 equal ones"):
+        assert said in caplog.text
+
+
+def test_a_line_of_another_image_is_told_and_left_out(pictures, caplog):
+    caplog.set_level(logging.INFO)
+    answer(pictures, "train/circle/0.png", "cross")
+    answer(pictures, "train/circle/3.png", "cross")
+    shutil.copy(pictures / "train/cross/1.png", pictures / "train/circle/3.png")
+    answer(pictures, "gone.png", "cross", digest="0" * 32)
+    found = labels(pictures)
+    assert (found["0"], found["3"]) == ("cross", "circle")
+    assert (
+        "2 lines are left out, as their images are not there or another one now ('train/circle/3.png')" in caplog.text
+    )
+
+
+def test_a_class_that_is_none_is_told_with_the_nearest(pictures):
+    answer(pictures, "train/circle/0.png", "sqare")
+    with pytest.raises(ValueError, match=r"labels.jsonl, line 1: 'sqare' is none of the 3 classes. Did you mean 'squ"):
+        labels(pictures)
+
+
+@pytest.mark.parametrize("left", ['{"file_name": "train/ci', "\udcff\x00"])
+def test_what_a_killed_process_had_begun_is_no_answer(pictures, left):
+    file = pictures / "labels.jsonl"
+    answer(pictures, "train/circle/0.png", "cross")
+    whole = file.read_text()
+    file.write_bytes((whole + left).encode(errors="surrogateescape"))
+    assert labels(pictures)["0"] == "cross"
+    with answers_to(file) as append:
+        append(whole.replace("train/circle/0.png", "train/circle/3.png"))
+        assert list(read_answers(file)) == ["train/circle/0.png", "train/circle/3.png"]  # on disk already
+    file.write_bytes(f"{left[:5]}\n{whole}".encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"labels.jsonl, line 1: .* is no answer of g4i label. Correct or remove it"):
+        labels(pictures)
+    file.write_text(whole.strip())  # of an editor that ends no line
+    with answers_to(file) as append:
+        append(whole)
+    assert file.read_text() == whole * 2
+
+
+def test_two_writers_are_one_too_many(tmp_path):
+    file, said = tmp_path / "labels.jsonl", r"Another g4i label writes to .*Close it first"
+    with answers_to(file), pytest.raises(ValueError, match=said), answers_to(file):
+        pass
+    with answers_to(file) as append:
+        append("")
+
+
+def test_labels_of_a_dataset_that_cannot_be_written_to_are_in_a_file_of_their_own(pictures, tmp_path):
+    images = load_data(DataArguments(str(pictures)))
+    for name, split in images.items():
+        split.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    file = tmp_path / "out" / "labels.jsonl"
+    line = {"image_id": "circle/0.png", "label": "cross"}  # by hand, without a digest
+    file.parent.mkdir()
+    file.write_text(json.dumps(line) + "\n")
+    data = DataArguments(str(tmp_path / "data"))
+    assert load_reviewed(data)["train"]["label"][0] == 0
+    for found in (
+        load_reviewed(data, file.parent),
+        load_reviewed(DataArguments(str(tmp_path / "data"), labels_file=str(file))),
+    ):
+        assert np.bincount(found["train"]["label"][:]).tolist() == [3, 5, 4]
+    with pytest.raises(FileNotFoundError, match="labels_file is 'none.jsonl'"):
+        load_reviewed(DataArguments(str(tmp_path / "data"), labels_file="none.jsonl"))
