@@ -2,50 +2,34 @@
 
 import gc
 import importlib
-import json
 import logging
 import os
 import re
 import shutil
 import sys
 import textwrap
-from argparse import SUPPRESS, ArgumentError, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
-from transformers.hf_argparser import HfArgumentParser, string_to_bool
-
-from .files import (
-    brief,
-    did_you_mean,
-    portable,
-    printable_lines,
-    read_lines,
-    relative_to_file,
-    scalar,
-    wrong_choice,
-    yaml_lines,
-)
+from .files import brief, did_you_mean, portable, printable_lines, read_lines, relative_to_file, yaml_lines
 from .names import check_dataset_exists, run_of
-from .options import (
-    NOT_RECORDED,
-    OPTIONS_OF,
-    OTHER_TRAINER_OPTIONS,
-    OTHER_TRAINER_OPTIONS_OF,
-    OWN_DEFAULTS,
-    OWN_MODULE,
-    DataArguments,
-    FitArguments,
-    TrainerGroup,
-    TrainingOptions,
+from .options import OPTIONS_OF, OWN_MODULE, DataArguments, FitArguments, TrainingOptions, option, trainer_options
+from .options.fields import (
+    OptionError,
+    about_of,
+    default_of,
+    described,
+    grouped,
     is_secret,
-    option,
+    members_of,
+    names_of,
+    title_of,
+    typed,
+    wanted,
 )
-from .options.fields import default_of, described, grouped, names_of, title_of
 
 # Names of options in other tools, for the hint after an unknown option
 ALIASES = {
@@ -57,12 +41,9 @@ ALIASES = {
 # Options that fit the dataset of a run only
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
+OF_TRAINER = "Trainer: other options"
+Groups = dict[str, dict[str, str]]  # title -> option -> its description
 OUTPUTS = ("output_dir", "captions_dir", "check_dir", "student_dir", "embeddings_dir")
-WANTED = {int: "a whole number", float: "a number", string_to_bool: "true or false", str: "text", dict: "JSON"}
-
-
-class OptionError(ValueError):
-    """A wrong option."""
 
 
 # --- Parsing ---------------------------------------------------------------------------------------------------------
@@ -72,43 +53,48 @@ class OptionError(ValueError):
 class CommonOptions:
     """This command"""
 
-    config: str | None = option(None, "YAML file of options; paths that start with a dot are relative to it.")
+    config: str | None = option(None, "YAML file of options; paths from ./ or ../ are relative to it.")
     print_config: bool = option(False, "Print the resolved options as such a file, and stop.")
-    module: str | None = option(None, "Python file or module to import first, which registers a student of yours.")
+    module: str | None = option(None, "Python file or module to import first, for a student of yours.")
 
 
-class Parser(HfArgumentParser):
-    """argparse reads the command line as text; [`typed`] converts it, and the values of a YAML file."""
+class Parser(ArgumentParser):
+    """argparse splits the command line into words; [`typed`] converts these, and the values of a YAML file."""
 
     def __init__(self, classes: tuple[type, ...]):
-        super().__init__((CommonOptions, *classes), allow_abbrev=False, add_help=False, exit_on_error=False)
-        for name in other_trainer_options() if TrainingOptions in classes else ():
-            self.add_argument(f"--{name}", nargs="*")
+        super().__init__(allow_abbrev=False, add_help=False, exit_on_error=False, argument_default=SUPPRESS)
         self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
-        # Types of our options by name, and argparse's converter and choices of all
-        self.hints = {name: hint for cls in self.dataclass_types for name, hint in get_type_hints(cls).items()}
-        self.kinds = {action.dest: (action.type, action.choices) for action in self._actions if action.nargs != 0}
-        for action in self._actions:
-            if action.type is string_to_bool:
-                action.nargs, action.const = "?", "true"
-            action.default, action.required, action.type, action.choices = SUPPRESS, False, None, None
+        self.classes = (CommonOptions, *classes)
+        self.hints: dict[str, Any] = {}
+        for cls in self.classes:
+            self.hints |= {name: hint for name, hint in get_type_hints(cls).items() if name in names_of(cls)}
+        for name, hint in self.hints.items():
+            members = members_of(hint)
+            if bool in members:
+                self.add_argument(f"--{name}", nargs="?", const="true")
+                self.add_argument(f"--no_{name}", dest=name, action="store_const", const="false")
+            else:
+                self.add_argument(f"--{name}", nargs="+" if list in members and str not in members else None)
+        if TrainingOptions in classes:
+            for name in [name for name in trainer_options() if name not in self.hints]:
+                self.hints[name] = Any  # `AlignmentArguments` converts it
+                self.add_argument(f"--{name}", nargs="*")
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
         """The options that are given, by name."""
         first = []
-        for name in first_words(self.kinds):
+        for name in first_words(self.hints):
             if argv and not argv[0].startswith("-"):
                 first += [f"--{name}", argv[0]]
                 argv = argv[1:]
         argv = first + argv
-        if (output := output_option(self.kinds)) is not None:
+        if (output := output_option(self.hints)) is not None:
             argv = [f"--{output}" if word in ("-o", "--output_dir") else word for word in argv]
         try:
             given, unknown = self.parse_known_args(argv)
         except ArgumentError as error:
-            name = (error.argument_name or "").split("/")[0]
-            wanted = WANTED.get(self.kinds.get(name.removeprefix("--"), (None, None))[0], "a value")
-            raise OptionError(f"{name} needs a value: {wanted}.") from error
+            name = error.argument_name or ""
+            raise OptionError(f"{name} needs a value: {wanted(self.hints[name.removeprefix('--')])}.") from error
         if unknown:
             word, where = unknown[0], "in the command line"
             if word.startswith("--"):
@@ -116,60 +102,21 @@ class Parser(HfArgumentParser):
             if word.startswith("-"):
                 raise OptionError(f"unknown option {word!r} {where}; names start with two dashes.")
             raise OptionError(f"{word!r} {where} belongs to no option. Put a value with spaces in quotes.")
-        values = {name: self.typed(name, value, f"--{name}") for name, value in vars(given).items()}
-        for name in [name for name in values if name not in self.hints and len(values[name]) < 2]:
+        values = {name: typed(self.hints[name], value, f"--{name}") for name, value in vars(given).items()}
+        for name in [name for name in values if self.hints[name] is Any and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
         return values
-
-    def typed(self, name: str, value: Any, where: str) -> Any:
-        """
-        The value in the type of its option: of text or a list of texts, from YAML also None, a list or a mapping.
-        `where` is what a message calls the option.
-        """
-        kind, choices = self.kinds[name]
-        hint = self.hints.get(name, str | None)
-        union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        members = {getattr(member, "__origin__", member) for member in union}
-        if value is None and type(None) not in members:
-            raise OptionError(f"{where} has no value; {WANTED.get(kind, 'a value')} is wanted.")
-        if value is None or name not in self.hints:  # `AlignmentArguments` converts other options of Trainer
-            return value
-        if list in members and str not in members and not isinstance(value, dict):
-            return [self._one(kind, choices, item, where) for item in (value if isinstance(value, list) else [value])]
-        if not isinstance(value, (dict, list)):
-            return self._one(kind, choices, value, where)
-        if type(value) not in members:
-            raise OptionError(f"{where} is {brief(value)}; {WANTED.get(kind, 'one value')} is wanted.")
-        if isinstance(value, dict):
-            return value
-        return [scalar(item) if isinstance(item, str) else item for item in value]
-
-    def _one(self, kind: Any, choices: Any, value: Any, where: str) -> Any:
-        text = os.path.expanduser(value) if kind is str and str(value).startswith("~/") else str(value)
-        if choices is not None:
-            if text not in choices:
-                raise OptionError(wrong_choice(where, text, choices))
-            return text
-        if kind is string_to_bool and text.lower() in ("on", "off"):  # as YAML knows them too
-            return text.lower() == "on"
-        try:
-            value = json.loads(text) if kind is dict else kind(text)
-            if kind is dict and not isinstance(value, dict):
-                raise ValueError(text)
-            return value
-        except (ValueError, TypeError, ArgumentTypeError) as error:
-            raise OptionError(f"{where} is {brief(text)}; {WANTED.get(kind, 'another value')} is wanted.") from error
 
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
         """The message about an option that does not exist."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
-        if alias in self.kinds:
+        if alias in self.hints:
             hint = f" Did you mean {prefix + alias!r}?"
-        elif FitArguments in self.dataclass_types and alias in Parser(OPTIONS_OF["train"]).kinds:
+        elif FitArguments in self.classes and alias in Parser(OPTIONS_OF["train"]).hints:
             hint = " It is an option of g4i train, which fit chooses."
         else:
-            hint = did_you_mean(name, self.kinds, prefix)
+            hint = did_you_mean(name, self.hints, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
@@ -180,21 +127,11 @@ class Parser(HfArgumentParser):
         values: dict[str, Any] = {}
         for name, (value, line) in read_lines(path).items():
             where = f"{path}, line {line}"
-            if name in self.kinds and name not in ("config", "print_config"):
-                typed = self.typed(name, value, f"{where}: {name}")
-                values[name] = relative_to_file(typed, path)
+            if name in self.hints and name not in ("config", "print_config"):
+                values[name] = relative_to_file(typed(self.hints[name], value, f"{where}: {name}"), path)
             elif strict:
                 raise OptionError(self.unknown(name, where))
         return values
-
-
-def other_trainer_options() -> list[str]:
-    """Options of `TrainingArguments` beside ours; a newer transformers than the tested one is asked for them."""
-    if version("transformers").startswith(f"{OTHER_TRAINER_OPTIONS_OF}."):
-        return OTHER_TRAINER_OPTIONS.split()
-    from transformers import TrainingArguments
-
-    return [name for name in names_of(TrainingArguments) if name not in names_of(TrainingOptions)]
 
 
 def parse_options(
@@ -247,9 +184,9 @@ def parse_options(
 
 def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
     """An OptionError for options, other than those of the machine, without the data that they are meant for."""
-    named = [name for name in ("run", "stage") if name in parser.kinds] or ["dataset_name"]
-    others = sorted(set(given) - NOT_RECORDED - {"module"})
-    if others and named[0] in parser.kinds:
+    named: list[str] = [name for name in ("run", "stage") if name in parser.hints] or ["dataset_name"]
+    others = sorted(name for name in set(given) - {"module"} if about_of(parser.classes).get(name) != "call")
+    if others and named[0] in parser.hints:
         inside = os.path.relpath(config)
         raise OptionError(
             f"--{others[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
@@ -274,14 +211,11 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
     """[`parse_options`] for keyword arguments of Python. An unknown one is a TypeError, which names the nearest."""
     parser = Parser(classes)
     for name in given:
-        if name not in parser.kinds or hasattr(CommonOptions, name):
+        if name not in parser.hints or hasattr(CommonOptions, name):
             raise TypeError(parser.unknown(name, "the arguments"))
-    typed = {}
-    for name, value in given.items():
-        value = list(value) if isinstance(value, tuple) else value
-        as_it_is = value is None or isinstance(value, (str, list, dict))
-        typed[name] = parser.typed(name, value if as_it_is else str(value), name)
-    values = _complete(parser, typed, run_options)
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    values = {name: typed(parser.hints[name], value, name) for name, value in lists.items()}
+    values = _complete(parser, values, run_options)
     return tuple(_build(cls, values) for cls in classes)
 
 
@@ -304,7 +238,7 @@ def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -
 def _build(cls: type, values: dict[str, Any]) -> Any:
     built = cls(**{name: value for name, value in values.items() if name in names_of(cls)})
     if cls is TrainingOptions:
-        built.others = {name: values[name] for name in other_trainer_options() if name in values}
+        built.others = {name: values[name] for name in trainer_options() if name in set(values) - set(names_of(cls))}
     return built
 
 
@@ -318,62 +252,78 @@ def output_option(names: Container[str]) -> str | None:
 
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
-    """Our options, and those of Trainer that differ from their defaults, as a file for `--config`."""
+    """Our options, and those of Trainer that are given, as a file for `--config`."""
     blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
-    groups = {}
-    for declaring, group in grouped(classes).items():
-        given = {name: values.get(name, default_of(field)) for name, field in group.items()}
-        if issubclass(declaring, TrainerGroup):
-            changed = {name for name, value in given.items() if value != default_of(group[name])}
-            given = {name: given[name] for name in given if name in changed or name in OWN_DEFAULTS}
-        groups[title_of(declaring)] = given
+    groups = {
+        title_of(declaring): {name: values.get(name, default_of(field)) for name, field in group.items()}
+        for declaring, group in grouped(classes).items()
+    }
     if TrainingOptions in classes:
-        groups[title_of(TrainerGroup)] = {name: values[name] for name in other_trainer_options() if name in values}
+        known = {name for group in groups.values() for name in group}
+        groups[OF_TRAINER] = {name: values[name] for name in trainer_options() if name in values and name not in known}
+    about = about_of(classes)
     for title, group in groups.items():
-        hidden = {name for name in group if name in NOT_RECORDED or is_secret(name)}
-        if shown := {name: portable(value) for name, value in group.items() if name not in hidden}:
-            blocks.append(f"# --- {title} ---\n{yaml_lines(shown)}")
+        shown = {name: value for name, value in group.items() if about.get(name) != "call" and not is_secret(name)}
+        if shown:
+            blocks.append(f"# --- {title} ---\n{yaml_lines({name: portable(shown[name]) for name in shown})}")
     return "\n".join(blocks).rstrip()
 
 
 def help_text(classes: tuple[type, ...], argv: list[str], command: str, description: str) -> str:
-    """`--help`: usage and our options; `--help all`: all of Trainer's too; `--help WORD`: those with the word."""
+    """`--help`: usage and the usual options; `--help all`: all of ours; `--help WORD`: those with the word."""
     place = next(i for i, word in enumerate(argv) if word.split("=")[0] in ("-h", "--help"))
     following = [argv[place].partition("=")[2], *argv[place + 1 : place + 2]]
     topic = next((word for word in following if word and not word.startswith("-")), "")
-    groups: dict[str, dict[str, str]] = {}
+    groups: Groups = {}
+    rare: Groups = {}
     for declaring, group in grouped((CommonOptions, *classes)).items():
         texts = {name: described(field) for name, field in group.items()}
-        groups[title_of(declaring)] = {
+        chosen = rare if not topic and vars(declaring).get("rare") else groups
+        chosen[title_of(declaring)] = {
             name: f"{text} [{default}]" if default else text for name, (text, default) in texts.items()
         }
-    groups["This command"]["help"] = (
-        "This page; `--help all`: every option; `--help WORD`: those with WORD in their name."
-    )
-    if TrainingOptions in classes and topic:
-        others = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
-        groups[title_of(TrainerGroup)] = others
+    groups["This command"]["help"] = "This page; `--help all`: every option; `--help WORD`: with WORD."
     if topic not in ("", "all"):
-        part = topic.lower().replace("-", "_")
-        found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
-        if not any(found.values()):  # a word of a title
-            found = {title: group for title, group in groups.items() if part in title.lower()}
-        if not any(found.values()):
-            near = did_you_mean(part, [name for group in groups.values() for name in group])
-            raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
-        return "\n".join(help_page(found))
+        return "\n".join(help_page(_about_topic(classes, groups, topic)))
     names = [name for group in groups.values() for name in group]
     first = "".join(f"[{name.upper()}] " for name in first_words(names))
     usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
     usage += f", or accelerate launch recipes/{command}.py"
     about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."
-    return "\n".join([usage, "", description.strip(), "", about, *help_page(groups)])
+    if TrainingOptions in classes:
+        about += "\nThe other options of transformers' TrainingArguments, such as --fsdp, are options here too."
+    return "\n".join([usage, "", description.strip(), "", about, *help_page(groups), *rare_page(rare)])
 
 
-def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
-    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Groups:
+    """The options with a word in their name, or else the groups with it in their title."""
+    part = topic.lower().replace("-", "_")
+    if TrainingOptions in classes:
+        known = {name for group in groups.values() for name in group}
+        others = [name for name in trainer_options() if name not in known]
+        groups = groups | {OF_TRAINER: dict.fromkeys(others, "See TrainingArguments of transformers.")}
+    found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
+    if not any(found.values()):
+        found = {title: group for title, group in groups.items() if part in title.lower()}
+    if not any(found.values()):
+        near = did_you_mean(part, [name for group in groups.values() for name in group])
+        raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
+    return found
+
+
+def rare_page(groups: Groups) -> Iterator[str]:
+    """Names alone, by group."""
+    if groups:
+        yield "\nMore, described by `--help all` and `--help WORD`"
+    for title, group in groups.items():
+        line = f"  {title.replace(':', ',')}: {', '.join(group)}"
+        yield from textwrap.wrap(line, _width(), subsequent_indent="    ")
+
+
+def help_page(groups: Groups) -> Iterator[str]:
+    width = _width()
     output = output_option([name for group in groups.values() for name in group])
     for title, group in groups.items():
         if group:
@@ -383,6 +333,10 @@ def help_page(groups: dict[str, dict[str, str]]) -> Iterator[str]:
             first = (f"  -o, --{name}" if name == output else f"  --{name}").ljust(34)
             yield first + lines.pop(0) if len(first) == 34 else first
             yield from (" " * 34 + line for line in lines)
+
+
+def _width() -> int:
+    return max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
 
 
 def print_and_exit(text: str) -> None:

@@ -46,7 +46,7 @@ def test_every_option_of_every_command_is_in_the_reference(prepared):
         for name in {name for cls in classes for name in names_of(cls)}:
             assert f"| `--{name}` |" in sections[f"g4i {command}"] + shared, (command, name)
     assert "| `--align_weight` | `0.3` | Weight lambda" in sections["g4i train"]
-    assert "| `--supervision` | `none` | none (alignment alone)" in sections["g4i train"]
+    assert "| `--supervision` | `none` | auto: class probabilities" in sections["g4i train"]
     assert "; `<captions_dir>.journal`. |" in sections["g4i caption"]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
-from ..options import ASKING, aligns, learned_from_captions
-from ..options import training as of_training
+from ..options import ASKING, about, aligns, learned_from_captions, marked
 from ..training.lineage import is_hub_id
+from ..training.run_folder import with_defaults
 from ..zero_shot.checkpoint import TextSide
-from .figures import DEFAULT_SEED, evaluated_data, model_index_results
+from .figures import evaluated_data, model_index_results
 from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
@@ -30,26 +30,6 @@ ORIGINS = {"column": "a column of the data", "file": "a file that names each ima
 # Of a captioner's provenance, beside its name, revision and prompts
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype")
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
-
-# Options that are shown whenever they are known
-SHOWN_OPTIONS = (
-    *("align_weight", "align_loss", "align_temperature", "text_encoder", "student", "image_size"),
-    *("train_crop", "hflip", "num_train_epochs", "per_device_train_batch_size", "optim", "learning_rate"),
-    *("lr_scheduler_type", "weight_decay", "pretrained", "seed", "max_steps", "gradient_accumulation_steps"),
-    *("warmup_ratio", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16"),
-)
-# Those of these groups are shown where they differ from their default. No others: they say where a run lies and how it
-# is watched
-SHOWN_GROUPS = (
-    of_training.AlignmentOptions,
-    of_training.SupervisionOptions,
-    of_training.StudentArguments,
-    of_training.AugmentationArguments,
-    of_training.MixingOptions,
-    of_training.OptimizerOptions,
-    of_training.OptimizationOptions,
-    of_training.ClassificationOptions,
-)
 
 
 @dataclass
@@ -179,20 +159,16 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     """Options that it takes to repeat a run, without paths. `image_size`: of the student, where they leave it open."""
     if not run_options:
         return ""
-    defaults = {
-        each.name: getattr(each.default, "value", each.default) for kind in SHOWN_GROUPS for each in fields(kind)
-    }
-    known = {"seed": DEFAULT_SEED} | run_options
-    known["image_size"] = known.get("image_size") or image_size
+    defaults, always = with_defaults({}), marked("in_card")
+    known = with_defaults(run_options)
+    known["image_size"] = known["image_size"] or image_size
     left_out = set()
     if not aligns(known):
         left_out = {name for name in known if name.startswith("align_")} - {"align_weight"}
-    if int(run_options.get("max_steps") or -1) > 0:  # replaces it
-        left_out.add("num_train_epochs")
     lines = ["| option | value |", "|---|---|"]
-    for name in dict.fromkeys((*SHOWN_OPTIONS, *defaults)):
+    for name in dict.fromkeys((*always, *known)):
         value = _without_paths(known.get(name))
-        is_shown = name in SHOWN_OPTIONS or value != defaults[name]
+        is_shown = name in always or (about(name) in ("training", "captions") and value != defaults.get(name))
         if name not in left_out and is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -14,24 +14,14 @@ from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, inter
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_text
 from ..names import run_of
-from ..options import ReleaseArguments, learned_from_captions
+from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.lineage import read_lineage
-from ..training.run_folder import NOT_COMPARED, OPTIONS_FILE, PATHS, read_options
+from ..training.run_folder import OPTIONS_FILE, read_options, with_defaults
 from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
 
 DIGITS = 6  # of fractions; more would be noise
-DEFAULT_SEED = 42  # of Trainer, whose options are kept where they differ from their defaults
-# Data are compared by content, wherever they lie
-DATA = {"dataset_name", "dataset_config_name", "dataset_revision", "image_column", "image_id_column", "label_column"}
-# Options in which a baseline may differ: those of the captions, which it lacks, unlabelled images, which teach it
-# nothing, and how a run is watched and stored
-MAY_DIFFER = (
-    *("align_", "supervision", "unlabelled", "soft_label_", "image_features", "projector_", "text_encoder"),
-    *("captions_", "caption_", "text_embeds_", "logging_", "log_", "save_", "hub_", "push_to_hub"),
-    *("dataloader_num_workers", "dataloader_prefetch", "per_device_eval_batch_size", "eval_on_start"),
-)
 # In what the data of two runs must not differ, by kind: captions may, and where the images lie
 OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_names", SPLIT)
 
@@ -140,11 +130,10 @@ def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
 
 
 def _options_of_images(run: str) -> dict[str, Any]:
-    """Options without what belongs to the captions, and where run and data lie; folders as they are seen from here."""
-    options = {"seed": DEFAULT_SEED} | read_options(run)
-    for name in [name for name in options if name in NOT_COMPARED | DATA or name.startswith(MAY_DIFFER)]:
-        del options[name]
-    for name in PATHS:
+    """What the images alone teach; data are compared by their content. Folders as they are seen from here."""
+    given = with_defaults(read_options(run))
+    options = {name: value for name, value in given.items() if about(name) == "training"}
+    for name in marked("path"):
         value = options.get(name)
         if isinstance(value, str) and (Path(run) / value).exists():
             options[name] = str((Path(run) / value).resolve())

@@ -14,24 +14,21 @@ from .captioning import (
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, EvaluateArguments, SearchArguments
-from .fields import NOT_RECORDED, OWN_MODULE, choices_of, is_secret, option
+from .fields import OWN_MODULE, OptionError, about_of, choices_of, is_secret, names_of, option
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
 from .training import (
-    OTHER_TRAINER_OPTIONS,
-    OTHER_TRAINER_OPTIONS_OF,
-    OWN_DEFAULTS,
+    OF_TRAINER,
     AugmentationArguments,
     FitArguments,
     RunArguments,
     StudentArguments,
     SupervisionOptions,
-    TrainerGroup,
     TrainingOptions,
     aligns,
     check_training,
     is_address,
     learned_from_captions,
-    recorded_options,
+    trainer_options,
 )
 
 # The classes of each command, in the order in which it is given their instances
@@ -51,3 +48,14 @@ OPTIONS_OF = {
     "release": (ReleaseArguments,),
     "fit": (FitArguments, DataArguments),
 }
+
+
+def about(name: str) -> str:
+    """What an option of a training is about, see [`~g4i_hf.options.fields.option`]; also of one that is Trainer's."""
+    others = (kind for kind, beginnings in OF_TRAINER.items() if name.startswith(beginnings))
+    return about_of(OPTIONS_OF["train"]).get(name) or next(others, "training")
+
+
+def marked(mark: str) -> list[str]:
+    """The options of a training that are declared with `path` or `in_card`."""
+    return [name for cls in OPTIONS_OF["train"] for name, field in names_of(cls).items() if field.metadata[mark]]

@@ -30,7 +30,7 @@ class ResumeOptions:
 
     journal_dir: str | None = option(None, "Folder where answers are saved on arrival; `<captions_dir>.journal`.")
     retry_failed: bool = option(False, "Ask again about images whose caption failed, was refused or is empty.")
-    dry_run: Number = option(0, "Caption this many images only, and project time and cost for all.")
+    dry_run: Number = option(0, "Caption this many images only, and project time and cost for all.", about="call")
     partial: bool = option(False, "When a limit ends the run, write the captions so far; other rows have none.")
     max_requests: Number | None = option(None, "Stop after this many requests.")
     max_cost: NotNegative | None = option(None, "Stop before this cost; needs both prices.")

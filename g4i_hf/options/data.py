@@ -13,28 +13,41 @@ DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
 
-@dataclass
-class DataArguments:
-    """Data"""
+@dataclass(kw_only=True)  # the name of the dataset comes first
+class ColumnOptions:
+    """Data: versions and columns"""
 
-    dataset_name: str | None = option(None, "Hub id, image folder, folder of Parquet files, or stage.")
+    about, rare = "data", True
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a Hub dataset.")
-    captions_name: str | None = option(None, "Hub id or folder of captions or embeddings, joined by image_id.")
-    captions_revision: str | None = option(None, "Branch, tag or commit of the captions.")
+    captions_revision: str | None = option(None, "Branch, tag or commit of the captions.", about="captions")
     image_column: str | None = option(None, "The dataset's name for the column `image`.")
     label_column: str | None = option(None, "The dataset's name for the column `label`.")
     image_id_column: str | None = option(None, "The dataset's name for the column `image_id`.")
-    caption_column: str | None = option(None, "The dataset's name for the column `caption`.")
-    text_embeds_column: str | None = option(None, "The dataset's name for the column `text_embeds`.")
+    caption_column: str | None = option(None, "The dataset's name for the column `caption`.", about="captions")
+    text_embeds_column: str | None = option(None, "The dataset's name for `text_embeds`.", about="captions")
+
+
+@dataclass
+class DataArguments(ColumnOptions):
+    """Data"""
+
+    dataset_name: str | None = option(
+        None, "Hub id, image folder, folder of Parquet files, or stage.", about="data", path=True
+    )
+    captions_name: str | None = option(
+        None, "Hub id or folder of captions or embeddings, joined by image_id.", about="captions", path=True
+    )
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
-        None, "Share of each class of `train` to hold out as `validation`, where the data has no such split."
+        None, "Share of each class of `train` to hold out as `validation`."
     )
     class_names_file: str | None = option(
-        None, "File with one class name per line, for labels without names, or images without labels."
+        None, "File with a class name per line, where the data names none.", path=True
     )
     labels_file: str | None = option(
-        None, "Labels of g4i label; by default `labels.jsonl` in a folder of images, else in the folder of g4i fit."
+        None,
+        "Labels of g4i label; by default `labels.jsonl` in a folder of images, else in the folder of g4i fit.",
+        path=True,
     )
 
     def __post_init__(self):
@@ -52,11 +65,16 @@ class DataArguments:
 class EncoderArguments:
     """Text encoder"""
 
-    text_encoder: str | None = option(None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.")
+    about = "captions"
+    text_encoder: str | None = option(
+        None, "Hub id or folder: sentence-transformers, CLIP, SigLIP, SigLIP 2.", path=True, in_card=True
+    )
     text_encoder_revision: str | None = option(None, "Branch, tag or commit of the encoder.")
     text_encoder_prompt: str | None = option(None, "Text before every caption, such as 'passage: '; empty for none.")
-    text_encoder_batch_size: Count = option(64, "Captions per batch.")
-    embeddings_dir: str | None = option(None, "Folder for the embeddings; `embeddings` beside the run by default.")
+    text_encoder_batch_size: Count = option(64, "Captions per batch.", about="running")
+    embeddings_dir: str | None = option(
+        None, "Folder for the embeddings; `embeddings` beside the run by default.", about="running", path=True
+    )
 
     def __post_init__(self):
         check_values(self)

@@ -1,14 +1,15 @@
-"""How an option is declared: a dataclass field with a help text and a type that holds its choices or its interval."""
+"""How an option is declared: a dataclass field with a help text, and a type with its choices or its interval."""
 
 import inspect
+import json
+import os
 from dataclasses import MISSING, field, fields
 from math import inf
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..files import wrong_choice
+from ..files import brief, scalar, wrong_choice
 
-# Options of the machine: they are not written into files
-NOT_RECORDED = {"use_cpu", "dataloader_pin_memory", "local_rank", "dry_run", "labels_only"}
 # Environment variable with the module of `--module`, for processes that start again
 OWN_MODULE = "G4I_HF_MODULE"
 
@@ -21,22 +22,102 @@ Fraction = Annotated[float, "(0, 1]"]
 BelowOne = Annotated[float, "[0, 1)"]
 BadImages = Literal["error", "skip"]
 
+About = Literal["training", "captions", "data", "running", "call"]
+WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+SWITCH = {**dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True)}
+SWITCH |= dict.fromkeys(("false", "no", "off", "0", "f", "n"), False)
 
-def option(default: Any, help: str) -> Any:
-    """A field of an options class; a list or dict as `default` is copied for each instance."""
+
+def option(default: Any, help: str, *, about: About | None = None, path: bool = False, in_card: bool = False) -> Any:
+    """
+    A field of an options class. One with the attribute `rare` is described by `--help all` alone.
+
+    Args:
+        default: a list or dict is copied for each instance.
+        help: the text of `--help`.
+        about: "training", what a run learns; "captions", in which a baseline may differ; "data", which are compared by
+            their content; "running", which a resumed run may change; "call", which no file records. By default, the
+            attribute `about` of its class, or else "training".
+        path: it may name a file or folder, which a run records relative to itself.
+        in_card: the card of a student shows it even where it is the default.
+    """
+    metadata = {"help": help, "about": about, "path": path, "in_card": in_card}
     if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def is_secret(name: str) -> bool:
     return name.endswith(("token", "api_key", "password", "secret"))
 
 
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+
+class OptionError(ValueError):
+    """A wrong option."""
+
+
 def choices_of(hint: Any) -> list[str]:
     """The choices of a `Literal`, or of a union with one."""
     members = [member for member in (hint, *get_args(hint)) if get_origin(member) is Literal]
     return [choice for member in members for choice in get_args(member)]
+
+
+def members_of(hint: Any) -> set[Any]:
+    """The types that a value may have: {int, NoneType} of `int | None`."""
+    union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(member) or member for member in union}
+
+
+def wanted(hint: Any) -> str:
+    """What a value must be, for a message."""
+    if choices := choices_of(hint):
+        return f"one of {', '.join(choices)}"
+    return WANTED[_kind(members_of(hint))]
+
+
+def _kind(members: set[Any]) -> type:
+    """What a single word is converted to."""
+    return next((kind for kind in (str, bool, int, float) if kind in members), str)
+
+
+def typed(hint: Any, value: Any, where: str) -> Any:
+    """
+    A value in the type of its option: from a word of the command line or a list of them; from YAML also from None or a
+    mapping. `where` is what an OptionError calls the option.
+    """
+    members = members_of(hint)
+    if value is None or hint is Any:
+        if value is None and type(None) not in members and hint is not Any:
+            raise OptionError(f"{where} has no value; {wanted(hint)} is wanted.")
+        return value
+    if list in members and str not in members and not isinstance(value, dict):
+        return [_converted(hint, word, where) for word in (value if isinstance(value, list) else [value])]
+    if not isinstance(value, (dict, list)):
+        return _converted(hint, value, where)
+    if type(value) not in members:
+        raise OptionError(f"{where} is {brief(value)}; {wanted(hint)} is wanted.")
+    return value if isinstance(value, dict) else [scalar(each) if isinstance(each, str) else each for each in value]
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    text, choices, kind = str(value), choices_of(hint), _kind(members_of(hint))
+    if choices and text not in choices:
+        raise OptionError(wrong_choice(where, text, choices))
+    try:
+        if kind is str:
+            return os.path.expanduser(text) if text.startswith("~/") else text
+        return SWITCH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        raise OptionError(f"{where} is {brief(text)}; {wanted(hint)} is wanted.") from error
+
+
+def from_json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {text!r}, which is not JSON: {error}") from error
 
 
 def check_values(options: Any) -> None:
@@ -90,6 +171,15 @@ def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
             if own:
                 groups.setdefault(declaring, {}).update(own)
     return groups
+
+
+def about_of(classes: tuple[type, ...]) -> dict[str, About]:
+    """What each option is about, see [`option`]."""
+    return {
+        name: field.metadata.get("about") or vars(declaring).get("about", "training")
+        for declaring, group in grouped(classes).items()
+        for name, field in group.items()
+    }
 
 
 def title_of(declaring: type) -> str:

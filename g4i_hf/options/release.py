@@ -34,7 +34,7 @@ class PushOptions:
     push_to_hub: bool = option(False, "Push to repo_id.")
     private: bool = option(True, "Make a new repository private.")
     replace: bool = option(False, "Push over commits of others.")
-    dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.")
+    dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.", about="call")
 
 
 @dataclass

@@ -1,9 +1,10 @@
 """Options of `g4i train` and `g4i fit`."""
 
-import inspect
-import json
+import importlib.util
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..files import wrong_choice
@@ -19,6 +20,7 @@ from .fields import (
     Positive,
     Share,
     check_values,
+    from_json,
     option,
 )
 
@@ -61,7 +63,7 @@ class FitArguments:
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
     overwrite: bool = option(False, "Replace a result that output_dir already holds.")
     seed: int = option(0, "Random seed.")
-    dry_run: bool = option(False, "Print the decisions; write nothing.")
+    dry_run: bool = option(False, "Print the decisions; write nothing.", about="call")
 
     def __post_init__(self):
         check_values(self)
@@ -82,34 +84,41 @@ def is_address(captioner: str) -> bool:
     return captioner.startswith(("http://", "https://"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoraOptions:
     """LoRA"""
 
+    rare = True
     use_peft: bool = option(False, "Train LoRA adapters instead of the pretrained backbone.")
     lora_r: Count = option(16, "Rank of the adapters.")
     lora_alpha: Count = option(32, "Scale: the output of an adapter is multiplied by lora_alpha / lora_r.")
     lora_dropout: BelowOne = option(0.05, "Dropout in front of an adapter.")
 
 
-@dataclass
-class StudentArguments(LoraOptions):
-    """Student"""
+@dataclass(kw_only=True)
+class StudentDetails:
+    """Student: details"""
 
-    student: str = option("resnet50", "timm model name, folder or Hub id of a checkpoint, or transformers model type.")
-    student_args: dict | str | None = option(None, "JSON: arguments of timm.create_model, or configuration fields.")
-    student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.")
-    pretrained: bool = option(False, "Start from the checkpoint's weights.")
+    about, rare = "captions", True
+    student_args: dict | str | None = option(
+        None, "JSON: arguments of timm.create_model, or configuration fields.", about="training"
+    )
+    student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.", about="training")
     projector_type: Literal["mlp", "linear"] = option("mlp", "Projector from feature to text embedding space.")
     projector_hidden_size: Count | None = option(None, "Hidden size of the MLP; 2 D by default.")
     projector_norm: Literal["none", "batch", "layer"] = option("none", "Normalization layer of the MLP.")
 
+
+@dataclass
+class StudentArguments(StudentDetails, LoraOptions):
+    """Student"""
+
+    student: str = option("resnet50", "timm model, Hub id, folder or model type.", path=True, in_card=True)
+    pretrained: bool = option(False, "Start from the checkpoint's weights.", in_card=True)
+
     def __post_init__(self):
         if isinstance(self.student_args, str):
-            try:
-                self.student_args = json.loads(self.student_args)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"student_args is {self.student_args!r}, which is not JSON: {error}") from error
+            self.student_args = from_json("student_args", self.student_args)
         if self.student_args is not None and not isinstance(self.student_args, dict):
             raise ValueError(f"student_args is {self.student_args!r}; it must be a JSON object.")
         check_values(self)
@@ -126,7 +135,8 @@ class StudentArguments(LoraOptions):
 class AugmentationArguments(Checked):
     """Augmentation"""
 
-    image_size: Count | None = option(None, "Input size in pixels; by default the checkpoint's, or 224.")
+    rare = True
+    image_size: Count | None = option(None, "Input size in pixels; by default the checkpoint's, or 224.", in_card=True)
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = option(
         None, "Interpolation for resizing; bicubic by default."
     )
@@ -135,10 +145,11 @@ class AugmentationArguments(Checked):
         "resized",
         "resized (random resized crop), pad (pad and random crop, for small images) or none (as at inference: no "
         "augmentation at all).",
+        in_card=True,
     )
     crop_min_scale: Fraction = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
     crop_padding: Number | None = option(None, "Padding of `pad` in pixels; image_size / 8 by default.")
-    hflip: Share = option(0.5, "Probability of a horizontal flip.")
+    hflip: Share = option(0.5, "Probability of a horizontal flip.", in_card=True)
     color_jitter: NotNegative = option(0.0, "Strength of random changes of brightness, contrast and saturation.")
     auto_augment: str | None = option(None, "timm policy, such as rand-m9-mstd0.5-inc1.")
     random_erasing: Share = option(0.0, "Probability of random erasing.")
@@ -154,10 +165,10 @@ class AugmentationArguments(Checked):
 class SupervisionOptions:
     """Labels from captions"""
 
+    about = "captions"
     supervision: Literal["none", "auto"] = option(
         "none",
-        "none (alignment alone) or auto (class probabilities from captions for unlabelled rows and doubted labels, "
-        "weighted by estimates).",
+        "auto: class probabilities from captions for unlabelled rows and doubted labels; none: alignment alone.",
     )
     image_features: str | None = option(None, "Image features beside captions: a column, or student (pretrained).")
     unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
@@ -167,26 +178,38 @@ class SupervisionOptions:
 class RunArguments(SupervisionOptions, Checked):
     """Run"""
 
-    overwrite: bool = option(False, "Replace a run that output_dir already holds.")
-    dry_run: bool = option(False, "Check data and options, time a few steps and print the plan; write nothing.")
+    overwrite: bool = option(False, "Replace a run that output_dir already holds.", about="running")
+    dry_run: bool = option(False, "Time a few steps and print the plan; write nothing.", about="call")
     train_split: str = option("train", "Training split.")
     eval_split: str = option("validation", "Split to evaluate during training.")
-    require_labels: bool = option(True, "Unlabelled rows are an error; if false, they train on their captions.")
-    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-    labels_only: bool = option(False, "Then train on the labels alone, in output_dir/labels_only, and compare both.")
+    require_labels: bool = option(True, "If false, images without labels train on their captions.")
+    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report).", about="running")
+    labels_only: bool = option(False, "Train on the labels alone too, and compare both.", about="call")
 
 
 @dataclass
 class AlignmentOptions:
     """Alignment"""
 
-    align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.")
+    about = "captions"
+    align_weight: NotNegative = option(0.3, "Weight lambda of the alignment loss; 0 is the baseline.", in_card=True)
     align_loss: str = option(
         "clip",
         "clip (symmetric InfoNCE over the global batch), infonce (image to text only), siglip (pairwise sigmoid), "
         "cosine (no negatives) or one of yours, registered by module.",
+        in_card=True,
     )
-    align_temperature: Positive = option(0.2, "Temperature tau, or its initial value (paper: ResNet 0.2, DeiT 0.05).")
+    align_temperature: Positive = option(0.2, "Temperature tau; the paper has 0.05 for DeiT.", in_card=True)
+    align_captions: Literal["sample", "mean", "all"] = option(
+        "sample", "Several captions per image: sample one each epoch, their mean, or all."
+    )
+
+
+@dataclass
+class AlignmentDetails:
+    """Alignment: details"""
+
+    about, rare = "captions", True
     align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
     align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its initial value.")
     align_mask: Literal["caption", "class", "none"] = option(
@@ -195,9 +218,6 @@ class AlignmentOptions:
     align_mix_captions: bool = option(True, "Align mixed images with the captions of both images, not of the first.")
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
-    )
-    align_captions: Literal["sample", "mean", "all"] = option(
-        "sample", "Several captions per image: sample one each epoch, use their mean, or all as positives."
     )
     align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
     align_schedule: Literal["constant", "cosine"] = option(
@@ -211,7 +231,10 @@ class AlignmentOptions:
 class ClassificationOptions:
     """Classification"""
 
-    soft_label_weight: NotNegative | None = option(None, "Weight of the loss of soft labels; 1, or chosen by auto.")
+    rare = True
+    soft_label_weight: NotNegative | None = option(
+        None, "Weight of the loss of soft labels; 1, or chosen by auto.", about="captions"
+    )
     classification_loss: Literal["cross_entropy", "bce"] = option(
         "cross_entropy", "cross_entropy, or bce: binary cross-entropy per class (arXiv 2110.00476, 2204.07118)."
     )
@@ -223,6 +246,7 @@ class ClassificationOptions:
 class MixingOptions:
     """Repeated and mixed images"""
 
+    rare = True
     repeated_augmentation: Count = option(1, "Augmented copies of an image in an epoch (DeiT: 3).")
     mixup_alpha: NotNegative = option(0.0, "Beta parameter of mixup; 0: off.")
     cutmix_alpha: NotNegative = option(0.0, "Beta parameter of CutMix; 0: off.")
@@ -234,6 +258,7 @@ class MixingOptions:
 class OptimizationOptions:
     """Optimization"""
 
+    rare = True
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
         "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
@@ -242,83 +267,80 @@ class OptimizationOptions:
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
     early_stopping_patience: Count | None = option(None, "Evaluations without improvement before training ends.")
-    stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.")
-
-
-# The usual options of transformers' TrainingArguments follow; only these have another default here
-OWN_DEFAULTS: tuple[str, ...] = ("save_total_limit", "hub_private_repo", "dataloader_persistent_workers")
-OWN_DEFAULTS += ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate")
-OWN_DEFAULTS += ("lr_scheduler_type", "warmup_steps", "logging_steps")
-
-
-class TrainerGroup:
-    """Trainer: other options"""
-
-
-@dataclass
-class LengthOptions(TrainerGroup):
-    """Trainer: length and batches"""
-
-    output_dir: str | None = option(None, "Run folder: weights, checkpoints, options, results.")
-    num_train_epochs: float = option(50.0, "Epochs.")
-    max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
-    per_device_train_batch_size: Count = option(64, "Training batch size per device.")
-    per_device_eval_batch_size: Count = option(64, "Evaluation batch size per device.")
-    gradient_accumulation_steps: Count = option(1, "Batches per optimizer step.")
-
-
-@dataclass
-class OptimizerOptions(TrainerGroup):
-    """Trainer: optimizer"""
-
-    optim: str = option("adamw_torch_fused", "Optimizer by Trainer's name, or timm's, such as timm:lamb.")
-    learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less, such as 1e-4.")
-    lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name.")
+    stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.", about="running")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
-    warmup_steps: float = option(0.05, "Warm-up in steps or, below 1, as a share of all steps.")
-    weight_decay: NotNegative = option(0.0, "Weight decay.")
     max_grad_norm: NotNegative = option(1.0, "Maximum gradient norm; 0: no clipping.")
     label_smoothing_factor: Share = option(0.0, "Label smoothing.")
 
 
+# The usual options of transformers' TrainingArguments follow
+
+
 @dataclass
-class SavingOptions(TrainerGroup):
+class LengthOptions:
+    """Trainer: length and batches"""
+
+    output_dir: str | None = option(
+        None, "Run folder: weights, checkpoints, options, results.", about="running", path=True
+    )
+    num_train_epochs: float = option(50.0, "Epochs.", in_card=True)
+    max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
+    per_device_train_batch_size: Count = option(64, "Training batch size per device.", in_card=True)
+    gradient_accumulation_steps: Count = option(1, "Batches per optimizer step.", in_card=True)
+
+
+@dataclass
+class OptimizerOptions:
+    """Trainer: optimizer"""
+
+    optim: str = option("adamw_torch_fused", "Trainer's name, or timm's, as timm:lamb.", in_card=True)
+    learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less: 1e-4.", in_card=True)
+    lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name.", in_card=True)
+    warmup_steps: float = option(0.05, "Warm-up in steps or, below 1, as a share of all steps.")
+    weight_decay: NotNegative = option(0.0, "Weight decay.", in_card=True)
+
+
+@dataclass
+class SavingOptions:
     """Trainer: evaluation and saving"""
 
-    eval_strategy: Strategy = option("no", "When to evaluate.")
-    eval_steps: float | None = option(None, "Steps between evaluations.")
+    about, rare = "running", True
+    # An evaluation draws random numbers, so that a resumed run would learn something else
+    eval_strategy: Strategy = option("no", "When to evaluate.", about="training")
+    eval_steps: float | None = option(None, "Steps between evaluations.", about="training")
     save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
-    save_steps: float = option(500, "Steps between checkpoints.")
-    save_total_limit: int | None = option(2, "Checkpoints to keep.")
+    save_steps: float = option(500.0, "Steps between checkpoints.")
 
 
 @dataclass
-class LoggingOptions(TrainerGroup):
-    """Trainer: logging and Hub"""
+class LoggingOptions:
+    """Trainer: logging, Hub, memory"""
 
+    about, rare = "running", True
     logging_strategy: Strategy = option("steps", "When to log.")
     logging_steps: float = option(0.02, "Steps between logs, or, below 1, as a share of all steps.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
     push_to_hub: bool = option(False, "Push the student after training.")
     hub_model_id: str | None = option(None, "Hub id of the repository.")
-    hub_private_repo: bool | None = option(True, "Make a new repository private.")
+    per_device_eval_batch_size: Count = option(64, "Evaluation batch size per device.")
+    activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
 
 
 @dataclass
-class MachineOptions(TrainerGroup):
+class MachineOptions:
     """Trainer: machine and seed"""
 
-    seed: int = option(42, "Random seed.")
-    use_cpu: bool = option(False, "Train on the CPU.")
-    bf16: bool = option(False, "bfloat16 mixed precision.")
-    activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
+    about = "running"
+    seed: int = option(42, "Random seed.", about="training", in_card=True)
+    use_cpu: bool = option(False, "Train on the CPU.", about="call")
+    bf16: bool = option(False, "bfloat16 mixed precision.", about="training")
     dataloader_num_workers: Number = option(0, "Worker processes that read images.")
-    dataloader_persistent_workers: bool = option(True, "Keep the workers between epochs.")
 
 
 @dataclass
 class TrainingOptions(
     AlignmentOptions,
+    AlignmentDetails,
     ClassificationOptions,
     MixingOptions,
     OptimizationOptions,
@@ -330,6 +352,8 @@ class TrainingOptions(
 ):
     """Training; [`~g4i_hf.AlignmentArguments`] adds these to transformers' `TrainingArguments`."""
 
+    others: dict[str, Any] = field(default_factory=dict, init=False)  # of `TrainingArguments`, as they were given
+
     def __post_init__(self):
         check_training(self)
 
@@ -340,21 +364,11 @@ def check_training(options: TrainingOptions) -> None:
     if options.align_loss not in (names := [*ALIGN_LOSSES, *OWN_OBJECTIVES]):
         raise ValueError(wrong_choice("align_loss", options.align_loss, names))
     if isinstance(options.lr_scheduler_kwargs, str):
-        try:
-            json.loads(options.lr_scheduler_kwargs)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"lr_scheduler_kwargs is {options.lr_scheduler_kwargs!r}, which is no JSON.") from error
+        from_json("lr_scheduler_kwargs", options.lr_scheduler_kwargs)
     if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:
         raise ValueError("bce_target_threshold is 0: with label_smoothing_factor every class would be a target.")
     if options.soft_label_weight and options.classification_loss != "cross_entropy":
         raise ValueError("soft_label_weight needs classification_loss: cross_entropy, whose softmax it teaches.")
-
-
-def recorded_options(cls: type) -> set[str]:
-    """Options that a run records whatever their value; others of Trainer are recorded where it is not the default."""
-    own = [base for base in cls.__mro__ if base.__module__.startswith("g4i_hf") and TrainerGroup not in base.__bases__]
-    always = {*OWN_DEFAULTS, "optim"}
-    return {name for base in own for name in inspect.get_annotations(base)} | always
 
 
 def aligns(options: Mapping[str, Any]) -> bool | None:
@@ -370,22 +384,18 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
     return ", ".join(found) or None
 
 
-# The other fields of transformers' TrainingArguments, which training takes as they are; a test compares the two lists.
-# With a newer transformers, an option that is in neither is looked for there before it is called unknown.
-OTHER_TRAINER_OPTIONS_OF = "5.24"
-OTHER_TRAINER_OPTIONS = """
-accelerator_config activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
-average_tokens_across_devices batch_eval_metrics bf16_full_eval data_seed dataloader_drop_last dataloader_in_order
-dataloader_multiprocessing_context dataloader_pin_memory dataloader_prefetch_factor ddp_backend
-ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed
-disable_tqdm do_eval do_predict do_train enable_jit_checkpoint eval_accumulation_steps eval_delay
-eval_do_concat_batches eval_on_start eval_use_gather_object fp16 fp16_full_eval fsdp fsdp_config full_determinism
-gradient_checkpointing gradient_checkpointing_kwargs greater_is_better hub_always_push hub_revision hub_strategy
-hub_token ignore_data_skip include_for_metrics include_num_input_tokens_seen label_names length_column_name
-liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node
-logging_first_step logging_nan_inf_filter metric_for_best_model neftune_noise_alpha optim_args optim_target_modules
-parallelism_config prediction_loss_only project remove_unused_columns restore_callback_states_from_checkpoint
-resume_from_checkpoint run_name save_on_each_node save_only_model skip_memory_metrics tf32 torch_compile
-torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id
-trackio_static_space_id train_sampling_strategy use_cache use_liger_kernel
-"""
+# What is not about training, of the options that are Trainer's alone, by how their names begin
+OF_TRAINER = {
+    "call": ("local_rank", "dataloader_pin_memory"),
+    "running": (
+        *("disable_tqdm", "log", "save_", "hub_", "push_", "run_name", "project", "trackio_", "torch_compile"),
+        *("dataloader_prefetch", "dataloader_persistent", "gradient_checkpointing", "activation_checkpointing"),
+    ),
+}
+
+
+def trainer_options() -> list[str]:
+    """The fields of transformers' `TrainingArguments`, read in its source: importing it takes seconds."""
+    package = importlib.util.find_spec("transformers")
+    source = Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8")
+    return re.findall(r"^    (\w+): .*= field\(", source, re.MULTILINE)

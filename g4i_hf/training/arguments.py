@@ -1,19 +1,18 @@
 """`AlignmentArguments`: the options of training, with all of transformers' `TrainingArguments`."""
 
 import json
-from argparse import ArgumentError
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from transformers import SchedulerType, TrainingArguments
-from transformers.hf_argparser import HfArgumentParser
 from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from ..files import wrong_choice
-from ..options import TrainingOptions, check_training
+from ..options import TrainingOptions, check_training, names_of
+from ..options.fields import typed
 from .optimization import TIMM, timm_optimizer
 
 OUTPUT_DIR = "runs/classifier"
@@ -50,6 +49,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter takes part in every step."}
     )
+    dataloader_persistent_workers: bool = field(default=True, metadata={"help": "Keep the workers between epochs."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    hub_private_repo: bool | None = field(default=True, metadata={"help": "Make a new repository private."})
     hub_strategy: HubStrategy | str = field(default="end", metadata={"help": "The student is pushed at the end."})
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
@@ -93,21 +95,10 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     @classmethod
     def from_options(cls, options: TrainingOptions) -> "AlignmentArguments":
         """From the options of a command; those of Trainer in `others` may be strings. Wrong types are a ValueError."""
-        values = {each.name: getattr(options, each.name) for each in fields(options) if each.init}
-        others = getattr(options, "others", {})
-        texts = {name: value for name, value in others.items() if isinstance(value, str)}
-        words = [f"--{name}={text}" for name, text in texts.items()]
-        parser = HfArgumentParser(cls, allow_abbrev=False, add_help=False, exit_on_error=False)
-        for action in parser._actions:
-            action.required, action.default = False, None
-        several = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
-        for name in [name for name, value in others.items() if isinstance(value, list) and name not in several]:
-            raise ValueError(f"{name} is {others[name]}; one value is wanted.")
+        values = {name: getattr(options, name) for name in names_of(TrainingOptions)}
+        hints = get_type_hints(TrainingArguments)
         try:
-            read = vars(parser.parse_args(words))
-            return cls(**values, **others | {name: read[name] for name in texts})
-        except ArgumentError as error:
-            raise ValueError(f"{error.argument_name.split('/')[0]}: {error.message}") from error
+            return cls(**values, **{name: typed(hints[name], each, name) for name, each in options.others.items()})
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ValueError(" ".join(str(error).split())) from error
 

@@ -15,12 +15,7 @@ from transformers import PreTrainedConfig
 from ..data.record import RECORD_FILE
 from ..files import read_mapping, replace_text, yaml_lines
 from ..modeling.packaged import published_name
-from ..options import (
-    NOT_RECORDED,
-    OPTIONS_OF,
-    is_secret,
-    recorded_options,
-)
+from ..options import OPTIONS_OF, about, is_secret, marked, names_of
 from .arguments import AlignmentArguments
 from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_checkpoint
 
@@ -30,30 +25,12 @@ OPTIONS_FILE = "train.yaml"
 HEAD = "The options of this run; repeat it with --config on this file."
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
-# Options that may differ when a run is resumed: they change nothing that it learns, but for the last line, which says
-# what to do where it could not go on. An evaluation draws random numbers, so eval_steps is compared
-NOT_COMPARED = {
-    *("output_dir", "embeddings_dir", "overwrite", "disable_tqdm", "log_level"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "save_strategy", "save_steps", "save_total_limit"),
-    *("per_device_eval_batch_size", "text_encoder_batch_size"),
-    *("activation_checkpointing", "gradient_checkpointing"),  # its name before transformers 5.24
-    *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("torch_compile", "torch_compile_backend", "torch_compile_mode", "report_to", "project", "run_name"),
-    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_revision", "hub_private_repo", "hub_always_push"),
-    *("stop_on_nan", "on_bad_images"),
-}
 # What a run writes, and so what an earlier run leaves
 WRITTEN_FOLDERS = ("student", "predictions", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = (
     *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
     RECORD_FILE,
 )
-PATHS = (
-    *("dataset_name", "captions_name", "student", "text_encoder", "output_dir", "embeddings_dir"),
-    *("class_names_file", "labels_file"),
-)
-
-
 REMEDY = "Choose another --output_dir, or replace it with --overwrite true."
 
 
@@ -96,25 +73,25 @@ def locked(output_dir: str | Path) -> Iterator[None]:
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
     """
-    The options of a run: all of ours, and those of Trainer that differ from their default. Local folders are relative
-    to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
+    The options of a run: all of ours, and the others of Trainer that differ from their default. Local folders are
+    relative to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
     """
+    ours = {name for cls in OPTIONS_OF["train"] for name in names_of(cls)}
     options: dict[str, Any] = {}
     for arguments in parsed:
-        own = recorded_options(type(arguments))
-        for field in fields(arguments):
+        for field in [field for field in fields(arguments) if field.init]:
             value = getattr(arguments, field.name)
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
-            hidden = field.name.startswith("_") or field.name in NOT_RECORDED or is_secret(field.name)
+            hidden = about(field.name) == "call" or is_secret(field.name)
             # Trainer fills in options of FSDP that is off, before transformers 5.24
             hidden = hidden or (field.name in ("fsdp", "fsdp_config") and not arguments.fsdp)
             is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
-            if is_plain and not hidden and (field.name in own or value != default):
+            if is_plain and not hidden and (field.name in ours or value != default):
                 options[field.name] = value
     if "student" in options:
         options["student"] = published_name(options["student"])
-    for name in PATHS:
+    for name in marked("path"):
         value = options.get(name)
         if value and Path(value).exists():
             relative = os.path.relpath(value, output_dir)
@@ -161,9 +138,9 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
         return "fresh", None
     earlier, options = with_defaults(read_options(folder)), with_defaults(options)
     differing = []
-    for name in sorted((set(options) | set(earlier)) - NOT_COMPARED):
+    for name in sorted({*options, *earlier}):
         there, here = earlier.get(name), options.get(name)
-        if there != here:
+        if there != here and about(name) not in ("running", "call"):
             differing.append(f"{name} ({there!r} there, {here!r} here)")
     if differing:
         raise ValueError(f"{folder} holds a run with other options: {', '.join(differing[:3])}. {REMEDY}")

@@ -5,14 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from doors import ROOT, Done, environment, python, run, spelled, times_of_children
 from drawings import ENCODER, STUDENT, TRAINING
-
-from g4i_hf.options.training import OTHER_TRAINER_OPTIONS_OF
 
 G4I = str(Path(sys.executable).parent / "g4i")
 LIGHT = 3  # seconds of CPU time until a mistake is said; importing torch and transformers alone takes six
@@ -63,10 +60,6 @@ MISTAKES = {
 IN_THE_DATA = {"output_dir": "run", "train_split": "trian"} | STUDENT | ENCODER
 
 
-@pytest.mark.skipif(
-    not version("transformers").startswith(f"{OTHER_TRAINER_OPTIONS_OF}."),
-    reason="another transformers is imported for the names of its options",
-)
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_said_before_anything_heavy_is_imported(tmp_path, name):
     (tmp_path / "pictures").mkdir()
