@@ -45,9 +45,7 @@ class DataArguments(ColumnOptions):
         None, "File with a class name per line, where the data names none.", path=True
     )
     labels_file: str | None = option(
-        None,
-        "Labels of g4i label; by default `labels.jsonl` in a folder of images, else in the folder of g4i fit.",
-        path=True,
+        None, "Labels of g4i label; by default `labels.jsonl` of the images or of g4i fit.", path=True
     )
 
     def __post_init__(self):

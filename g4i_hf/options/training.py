@@ -317,7 +317,6 @@ class LoggingOptions:
     """Trainer: logging, Hub, memory"""
 
     about, rare = "running", True
-    logging_strategy: Strategy = option("steps", "When to log.")
     logging_steps: float = option(0.02, "Steps between logs, or, below 1, as a share of all steps.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
     push_to_hub: bool = option(False, "Push the student after training.")
