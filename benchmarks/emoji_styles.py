@@ -17,9 +17,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from grid import paired_summary
 from provenance import RESULTS, ROOT, provenance
 
-from g4i_hf.evaluation.comparison import ALL_MEASURES, paired_summary
+from g4i_hf.evaluation.comparison import ALL_MEASURES
 
 SPLITS = ("validation", "test", "test_novel")
 MEASURES = [f"{split}_accuracy" for split in SPLITS]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import sem
+from scipy.stats import t as student_t
 
 
 @dataclass
@@ -65,3 +67,32 @@ def holm(p_values: list[float]) -> list[float]:
     corrected = np.empty(number)
     corrected[order] = np.maximum.accumulate((number - np.arange(number)) * p_values[order]).clip(max=1)
     return corrected.tolist()
+
+
+@dataclass
+class PairedSummary:
+    """
+    Of one measure over seeds, as fractions: means and standard deviations (n - 1) of both, and their mean paired
+    difference with its 95% interval (Student's t over seeds).
+    """
+
+    baseline_mean: float
+    baseline_sd: float
+    aligned_mean: float
+    aligned_sd: float
+    difference: float
+    low: float
+    high: float
+
+
+def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary:
+    """Compares values for each seed, in the same order. ValueError for fewer than two, or unequal numbers."""
+    if len(baseline) != len(aligned) or len(baseline) < 2:
+        raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
+    paired = np.subtract(aligned, baseline)
+    mean, half = float(paired.mean()), student_t.ppf(0.975, len(paired) - 1) * sem(paired)
+    return PairedSummary(*_mean_and_sd(baseline), *_mean_and_sd(aligned), mean, float(mean - half), float(mean + half))
+
+
+def _mean_and_sd(values: list[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1))

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from filelock import FileLock
+from grid import paired_summary
 from provenance import RESULTS, provenance
 
-from g4i_hf.evaluation.comparison import paired_summary
 from g4i_hf.files import replace_text
 
 KEY = ("data", "student", "variant", "setting", "seed")

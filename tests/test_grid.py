@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from grid import estimate_difference, holm
+from grid import estimate_difference, holm, paired_summary
 
 
 def simulated(rng, *, effect=0.0, of_seeds=0.02, of_clusters=0.1, seeds=5, clusters=150, students=1):
@@ -58,3 +59,12 @@ def test_holm_is_that_of_statsmodels():
     for p_values in ([0.01, 0.04, 0.03, 0.005], [0.5, 0.9], [0.2], np.random.default_rng(0).random(20) ** 3):
         assert holm([*p_values]) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert holm([]) == []
+
+
+def test_a_paired_summary_is_that_of_a_paired_t_test():
+    baseline, aligned = [0.50, 0.52, 0.51, 0.53], [0.53, 0.54, 0.55, 0.52]
+    found, reference = paired_summary(baseline, aligned), stats.ttest_rel(aligned, baseline)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
+    assert found.difference == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="Two or more pairs"):
+        paired_summary([0.5], [0.6])

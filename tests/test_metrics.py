@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn.metrics import log_loss
 from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
@@ -22,7 +21,6 @@ from g4i_hf.evaluation.comparison import (
     as_markdown,
     as_text,
     compare,
-    paired_summary,
 )
 from g4i_hf.evaluation.evaluate import split_metrics, update_results, zero_shot_metrics
 from g4i_hf.evaluation.metrics import (
@@ -255,15 +253,6 @@ def test_the_table_has_headings_and_marks_what_should_be_low():
 def test_the_interval_of_an_accuracy_is_that_of_wilson(right, images):
     expected = proportion_confint(right, images, method="wilson")
     assert accuracy_interval(right / images, images) == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_paired_summary_is_that_of_a_paired_t_test():
-    baseline, aligned = [0.50, 0.52, 0.51, 0.53], [0.53, 0.54, 0.55, 0.52]
-    found, reference = paired_summary(baseline, aligned), stats.ttest_rel(aligned, baseline)
-    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
-    assert found.difference == pytest.approx(0.02)
-    with pytest.raises(ValueError, match="Two or more pairs"):
-        paired_summary([0.5], [0.6])
 
 
 # --- Nearest captions -----------------------------------------------------------------------------------------------

@@ -164,6 +164,19 @@ def chain_of(source: Source) -> Iterator[Link]:
         source = further
 
 
+def known_chain(source: Source) -> list[Link]:
+    """As [`chain_of`]. A folder that is gone is the last, by its former place."""
+    links: list[Link] = []
+    try:
+        for link in chain_of(source):
+            links.append(link)
+    except FileNotFoundError:
+        last = links[-1]
+        gone = os.path.abspath(os.path.join(last.source.name, last.stage["source"]))
+        links.append(Link(Source(gone), None))
+    return links
+
+
 def _place(source: Source) -> tuple[str, str | None]:
     return (os.path.realpath(source.name) if Path(source.name).is_dir() else source.name), source.revision
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..options import aligns
 
 
@@ -109,37 +107,6 @@ def compare(
                 before = (baseline or {}).get(name)
                 rows.append(ComparisonRow(split, figure, aligned[name], before, aligned.get(chance)))
     return rows
-
-
-@dataclass
-class PairedSummary:
-    """
-    Of one measure over seeds, as fractions: means and standard deviations (n - 1) of both, and their mean paired
-    difference with its 95% interval (Student's t over seeds).
-    """
-
-    baseline_mean: float
-    baseline_sd: float
-    aligned_mean: float
-    aligned_sd: float
-    difference: float
-    low: float
-    high: float
-
-
-def paired_summary(baseline: list[float], aligned: list[float]) -> PairedSummary:
-    """Compares values for each seed, in the same order. ValueError for fewer than two, or unequal numbers."""
-    from scipy import stats
-
-    if len(baseline) != len(aligned) or len(baseline) < 2:
-        raise ValueError(f"Two or more pairs are needed, but there are {len(baseline)} and {len(aligned)} values.")
-    paired = np.subtract(aligned, baseline)
-    mean, half = float(paired.mean()), stats.t.ppf(0.975, len(paired) - 1) * stats.sem(paired)
-    return PairedSummary(*_mean_and_sd(baseline), *_mean_and_sd(aligned), mean, float(mean - half), float(mean + half))
-
-
-def _mean_and_sd(values: list[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
 def as_text(rows: list[ComparisonRow]) -> str:

@@ -20,7 +20,7 @@ from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids, id_form
 from ..data.loading import open_images
-from ..data.stage import STAGE_FILE, Source, chain_of, find_stage, is_path, join_stage, open_stage, read_stage
+from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, known_chain, open_stage, read_stage
 from ..files import replacing
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
@@ -266,20 +266,14 @@ def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, A
     """Where the images of a stage lie, and the `stage.json` of its captions; None for what is not known."""
     captions: dict[str, Any] | None = None
     named: dict[str, str] = {}
-    way = []
-    try:
-        for step in chain_of(Source(str(folder))):
-            for stage in filter(None, (step.source.captions_stage(), step.stage)):
-                of_captions = stage if stage.get("stage") == "captioning" else stage.get("captions_stage")
-                captions = captions or of_captions
-            named = step.source.columns | named
-            way.append(step)
-    except FileNotFoundError:  # a folder that is gone has left its name
-        last = way[-1]
-        return Source(os.path.abspath(os.path.join(last.source.name, last.stage["source"]))), captions
-    last = way[-1]
+    chain = known_chain(Source(str(folder)))
+    for source, stage in chain:
+        for each in filter(None, (source.captions_stage(), stage)):
+            captions = captions or (each if each.get("stage") == "captioning" else each.get("captions_stage"))
+        named = source.columns | named
+    last = chain[-1]
     holds_images = last.stage is None or last.stage.get("with_images") or last.stage.get("source") is None
-    return (replace(last.source, columns=named) if len(way) > 1 and holds_images else None), captions
+    return (replace(last.source, columns=named) if len(chain) > 1 and holds_images else None), captions
 
 
 def _said_of(stage: dict[str, Any]) -> dict[str, Any]:

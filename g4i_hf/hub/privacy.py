@@ -145,21 +145,15 @@ def _parquet(path: Path) -> Iterator[bytes]:
     with pq.ParquetFile(path) as table:
         yield b"\n".join(word for pair in (table.metadata.metadata or {}).items() for word in pair)
         yield str(table.schema_arrow.names).encode()
-        leaves = [table.schema.column(i) for i in range(len(table.schema))]
-        wanted = [
-            leaf.path
-            for leaf in leaves
-            if leaf.physical_type.endswith("BYTE_ARRAY") and str(leaf.logical_type) != "Float16"
-        ]
+        leaves = map(table.schema.column, range(len(table.schema)))
+        texts = (leaf for leaf in leaves if leaf.physical_type.endswith("BYTE_ARRAY"))
+        wanted = [leaf.path for leaf in texts if str(leaf.logical_type) != "Float16"]  # embeddings
         for batch in table.iter_batches(batch_size=50, columns=wanted) if wanted else ():
             yield b"\n".join(_texts(batch.to_pylist()))
 
 
 def _texts(value: Any) -> Iterator[bytes]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _texts(each)
-    elif isinstance(value, (str, bytes)):
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from _texts(each)
+    if isinstance(value, (str, bytes)):
         yield value.encode(errors="replace") if isinstance(value, str) else value

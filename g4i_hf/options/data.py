@@ -15,7 +15,7 @@ WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta
 
 @dataclass(kw_only=True)  # the name of the dataset comes first
 class ColumnOptions:
-    """Data: versions and columns"""
+    """Data, versions and columns"""
 
     about, rare = "data", True
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")

@@ -97,7 +97,7 @@ class LoraOptions:
 
 @dataclass(kw_only=True)
 class StudentDetails:
-    """Student: details"""
+    """Student, details"""
 
     about, rare = "captions", True
     student_args: dict | str | None = option(
@@ -207,7 +207,7 @@ class AlignmentOptions:
 
 @dataclass
 class AlignmentDetails:
-    """Alignment: details"""
+    """Alignment, details"""
 
     about, rare = "captions", True
     align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
 from ..data.loading import source_of
-from ..data.stage import Source, chain_of, find_stage
+from ..data.stage import Source, find_stage, known_chain
 from ..files import replace_text
 from ..modeling.packaged import published_name
 from ..options import DataArguments, StudentArguments
@@ -104,21 +104,16 @@ def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     """
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
-    stage = None
-    try:
-        for found, stage in chain_of(source):
-            joined = found.captions_stage()
-            sources.append(_described(found.name, stage, found.revision, found.config))
-            if found.captions:
-                named = {**(joined or {"stage": "captions"}), "with_images": False}
-                sources.append(_described(found.captions, named, found.captions_revision))
-            stages += [each for each in (joined, stage) if each]
-    except FileNotFoundError:  # a folder that is gone has left its name
-        sources.append(_described(f"./{Path(stage['source']).name}"))
-    else:
-        unnamed = (stage or {}).get("source_name")  # of a published stage, whose images are not
-        sources += [_described(f"./{unnamed}")] if unnamed else []
-    return sources, stages
+    chain = known_chain(source)
+    for found, stage in chain:
+        joined = found.captions_stage()
+        sources.append(_described(found.name, stage, found.revision, found.config))
+        if found.captions:
+            named = {**(joined or {"stage": "captions"}), "with_images": False}
+            sources.append(_described(found.captions, named, found.captions_revision))
+        stages += [each for each in (joined, stage) if each]
+    unnamed = (chain[-1].stage or {}).get("source_name")  # of a published stage, whose images are not
+    return [*sources, *([_described(f"./{unnamed}")] if unnamed else [])], stages
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: Mapping[str, Dataset]) -> None:

@@ -448,6 +448,3 @@ class AlignmentTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         return self.publisher.push_run(commit_message)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Trainer would push the run folder, pickles included."""

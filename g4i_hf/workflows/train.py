@@ -46,7 +46,7 @@ from ..training.build import (
 )
 from ..training.checkpoint import check_same_data
 from ..training.lineage import lineage_of, student_source, write_lineage
-from ..training.progress import as_block, describe_training, plan_of, seconds_per_step, summary_of_run, trial_arguments
+from ..training.progress import as_block, describe_training, plan_of, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 
 logger = logging.getLogger(__name__)
@@ -254,11 +254,6 @@ class TrainingRun:
                 f"The run is finished and whole in {self.args.output_dir}, but was not pushed: {error}\nPush it with "
                 f"g4i release --run {self.args.output_dir} --repo_id {self.trainer.hub_model_id} --push_to_hub true"
             ) from error
-
-    def seconds_per_step(self) -> float:
-        """Times a few steps, after [`load`], on a trainer whose folder is thrown away."""
-        with tempfile.TemporaryDirectory() as folder:
-            return seconds_per_step(self.build_trainer(trial_arguments(self.args, folder)))
 
     def plan(self, checkpoint: str | None) -> str:
         """The plan of a dry run, with the time of a few steps in a temporary folder."""
