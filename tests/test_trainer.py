@@ -31,7 +31,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses.objectives import OBJECTIVES, WITH_TEMPERATURE
-from g4i_hf.options import TrainingOptions
+from g4i_hf.options import TrainingOptions, names_of
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 
 
@@ -324,7 +324,7 @@ def test_the_weight_of_each_step_is_in_its_loss_and_its_log(tmp_path, vit, cours
 
 
 def test_options_are_described_and_docstrings_name_changed_defaults():
-    for field in fields(TrainingOptions):
+    for field in names_of(TrainingOptions).values():
         assert field.metadata["help"].endswith("."), field.name
     parents = {field.name: field.default for field in fields(TrainingArguments)}
     for field in fields(AlignmentArguments):
