@@ -130,11 +130,11 @@ def cached(file: Path, compute: Callable[[Dataset], np.ndarray], split: Dataset)
     return np.load(file, allow_pickle=False)
 
 
-def image_features(split: Dataset) -> np.ndarray:
+def image_features(split: Dataset, checkpoint: str | Path = CHECKPOINT) -> np.ndarray:
     """(n, F) float16"""
     augmentation = AugmentationArguments(image_size=128)
     built = build_student(
-        StudentArguments(student=CHECKPOINT, pretrained=True), augmentation, 0, {0: "0", 1: "1"}, 384
+        StudentArguments(student=str(checkpoint), pretrained=True), augmentation, 0, {0: "0", 1: "1"}, 384
     )
     images, what = split.select_columns(["image", "image_id"]), {"output_features": True, "output_image_embeds": False}
     return predict(built.model.eval(), built.processor, images, Accelerator(cpu=True), **what).features.astype(

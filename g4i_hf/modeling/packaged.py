@@ -54,11 +54,11 @@ PRETRAINED_CFG_KEYS = ["input_size", "mean", "std", "crop_pct", "crop_mode", "in
 PRETRAINED_CFG_KEYS += ["pool_size", "first_conv", "classifier", "license"]
 
 
-def layer_names() -> dict[str, str]:
+def layer_names(stages: tuple[int, ...] = STAGES) -> dict[str, str]:
     """Every layer with weights: its name in the source, and in timm."""
     names = dict(OUTER)
     number = 0
-    for stage, blocks in enumerate(STAGES):
+    for stage, blocks in enumerate(stages):
         for block in range(blocks):
             for theirs, ours in FIRST_BLOCK if number == 0 else BLOCK:
                 names[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
@@ -66,9 +66,9 @@ def layer_names() -> dict[str, str]:
     return names
 
 
-def convert(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of the package under timm's keys."""
-    names, converted = layer_names(), {}
+def convert(source: dict[str, torch.Tensor], stages: tuple[int, ...] = STAGES) -> dict[str, torch.Tensor]:
+    """The tensors of the package under timm's keys; Lite1 and Lite2 have more blocks in some of their stages."""
+    names, converted = layer_names(stages), {}
     for key, tensor in source.items():
         layer, _, kind = key.rpartition(".")
         converted[f"{names[layer]}.{kind}"] = tensor.contiguous()
