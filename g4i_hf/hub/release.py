@@ -20,7 +20,7 @@ from ..modeling.lora import plain_student
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..modeling.student import own_module
-from ..names import run_of
+from ..names import run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
@@ -158,9 +158,10 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
     student = lineage.get("student") or {}
     if not student.get("pretrained"):
         return None
-    if timm.is_model(student["name"]):
-        return timm.get_pretrained_cfg(student["name"]).license
-    if not student.get("id"):
+    name = student["name"].removeprefix("timm/")
+    if timm.is_model(name):
+        return timm.get_pretrained_cfg(name).license
+    if not student.get("id") or why_missing(student["id"], "model"):
         return None
     try:
         card = ModelCard.load(hf_hub_download(student["id"], "README.md", revision=student.get("revision"))).data
