@@ -11,6 +11,7 @@ import numpy as np
 
 from .calibration import Calibration, calibrate, inverse_temperature, margins_of
 from .estimates import Estimate, HeldOut, accuracy_of
+from .none_of_these import NoneOfThese, explained, none_of_these
 from .regression import ABSENT, logistic_regression
 from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
@@ -21,6 +22,7 @@ STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
 MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
+FEWEST_HIDDEN = 20  # labelled rows that can be held out, for what images of no class look like
 TAUGHT, TAUGHT_STRENGTH = "", 1.0  # the model that learns what the views predict
 REPEATED = 0.7  # factor of all inverse temperatures beside it, where no label can be held out (three sets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
@@ -67,6 +69,9 @@ class LabelModel:
             true one. None where no label can be held out and no views judge each other.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
             can be held out.
+        none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones.
+            `none_share_` of the unlabelled rows and its 95% interval; None where too few labels can be held out. See
+            [`~g4i_hf.label_model.none_of_these.none_of_these`].
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
             that equals an earlier one counts once: it has no weight, and `copy_of` names the other.
@@ -117,6 +122,11 @@ class LabelModel:
         out_of_fold = self._out_of_fold(values, rows)
         self.probabilities_, self.folds_ = map(rows.in_order_of_caller, (out_of_fold, rows.folds))
         self.posterior_ = self._posterior(labels, reviewed)
+        self.none_share_ = None
+        self.none_ = np.zeros(len(labels), dtype=np.float16)
+        if found := self._none_of_these(values, rows):
+            self.none_share_ = Estimate(found.share, found.interval)
+            self.none_[rows.order[rows.labels < 0]] = found.probabilities
         return self
 
     def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
@@ -381,6 +391,26 @@ class LabelModel:
             of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, told, alone
             estimate = accuracy_of(told, HeldOut.of(alone.probabilities(in_judged), *of_view))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
+
+    def _none_of_these(self, values: dict[str, Values], rows: Rows) -> NoneOfThese | None:
+        """Unlabelled rows are told by the models of a fold: those have seen as many labels as for a held-out row."""
+        judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
+        if len(judged) < FEWEST_HIDDEN or not len(unlabelled):
+            return None
+        model_of, labels = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds), rows.labels[judged]
+        found = [[], [], []]
+        for model in self.models_:
+            if model.taught:
+                continue
+            logits = model.logits(values, judged, model_of)
+            of_unlabelled = [
+                explained(model.logits(values, unlabelled[start : start + BLOCK], model_of))
+                for start in range(0, len(unlabelled), BLOCK)
+            ]
+            of_view = explained(logits), explained(logits, labels), np.concatenate(of_unlabelled)
+            for kind, each in zip(found, of_view, strict=True):
+                kind.append(each)
+        return none_of_these(*(np.stack(kind, axis=1) for kind in found), self.seed)
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}

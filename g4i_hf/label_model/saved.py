@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .model import LabelModel
 
 ARRAYS, REST = "label_model.npz", "label_model.json"
-OF_ROWS = ("probabilities_", "posterior_", "folds_", "log_prior_")
+OF_ROWS = ("probabilities_", "posterior_", "none_", "folds_", "log_prior_")
+ESTIMATES = ("accuracy_", "none_share_")
 ARRAYS_OF_CALIBRATION = ("inverse_temperatures", "powers", "margins", "log_prior", "confusions", "trusts")
 PLAIN = ("num_labels", "seed", "report_", "label_noise_", "label_noise_interval_")
 
@@ -34,7 +35,7 @@ def save(model: LabelModel, folder: str | Path) -> None:
     for place, calibration in calibrations.items():
         arrays |= {f"calibration/{place}/{name}": each for name, each in vars(calibration).items() if each is not None}
     rest = {name: getattr(model, name) for name in PLAIN}
-    rest["accuracy_"] = model.accuracy_ and asdict(model.accuracy_)
+    rest |= {name: getattr(model, name) and asdict(getattr(model, name)) for name in ESTIMATES}
     of_view = ("inputs", "widths", "num_labels", "taught")
     rest["models_"] = [{name: getattr(view, name) for name in of_view} for view in model.models_]
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,8 @@ def load(model: LabelModel, folder: str | Path) -> None:
     rest = json.loads((Path(folder) / REST).read_text(encoding="utf-8"))
     for name in PLAIN:
         setattr(model, name, rest[name])
-    model.accuracy_ = rest["accuracy_"] and Estimate(**rest["accuracy_"])
+    for name in ESTIMATES:
+        setattr(model, name, rest[name] and Estimate(**rest[name]))
     with np.load(Path(folder) / ARRAYS, allow_pickle=False) as arrays:
         for name in OF_ROWS:
             setattr(model, name, arrays[name])

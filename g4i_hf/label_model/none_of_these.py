@@ -1,0 +1,95 @@
+"""Images that none of the classes explains: how many there are among the unlabelled, and which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .regression import ABSENT, logistic_regression
+
+STRENGTH = 1.0  # C of the logistic regression
+SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
+STEPS = 100  # of expectation maximisation
+MOST_COMPARED = 20_000  # rows of each kind
+
+
+@dataclass
+class NoneOfThese:
+    """
+    Attributes:
+        probabilities: (n,) that no class explains an unlabelled row; all 0 where it is not sure that there are such rows.
+        share: of such rows, and its 95% `interval`.
+    """
+
+    probabilities: np.ndarray
+    share: float
+    interval: tuple[float, float]
+
+
+def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarray:
+    """
+    (n,) how well the most probable class explains a row: by how much its logit exceeds the mean of those that the view
+    knows. NaN for a row without a value, of which all logits are 0.
+
+    Args:
+        logits: (n, C) of a view.
+        without: (n,) a class of each row that is left out, as if it were not known.
+    """
+    known = logits > ABSENT / 2
+    has_value = logits.any(1)
+    if without is not None:
+        known[np.arange(len(logits)), without] = False
+    highest = np.where(known, logits, -np.inf).max(1)
+    found = highest - np.where(known, logits, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.where(has_value & np.isfinite(highest), found, np.nan)
+
+
+def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarray, seed: int) -> NoneOfThese:
+    """
+    What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these from
+    the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
+    maximisation for a shift of the prior: Saerens et al., Neural Computation 14, 2002).
+
+    Args:
+        labelled: (m, V) how well each view explains labelled rows, by models that do not know their label.
+        hidden: (m, V) the same rows without their class.
+        unlabelled: (n, V), by models that know as many labels.
+        seed: of the bootstrap samples of the labelled rows.
+    """
+    mean, deviation = np.nanmean(labelled, axis=0), np.nanstd(labelled, axis=0) + 1e-6
+    labelled, hidden, unlabelled = (
+        np.nan_to_num((each - mean) / deviation).astype(np.float32) for each in (labelled, hidden, unlabelled)
+    )
+    generator = np.random.default_rng(seed)
+    sample = unlabelled[:: -(-len(unlabelled) // MOST_COMPARED)]
+    shares = []
+    for drawn in range(SAMPLES + 1):
+        rows = np.arange(len(labelled)) if not drawn else generator.integers(len(labelled), size=len(labelled))
+        log_odds = _told_apart(labelled[rows[:MOST_COMPARED]], hidden[rows[:MOST_COMPARED]])
+        shares.append(_share(log_odds(sample)))
+        if not drawn:
+            of_all = log_odds(unlabelled)
+    low, high = np.quantile(shares[1:], [0.025, 0.975])
+    share = float(np.clip(shares[0], low, high))
+    found = _posterior(of_all, share) if low > 0.5 / len(unlabelled) else np.zeros(len(unlabelled))
+    return NoneOfThese(found, share, (float(low), float(high)))
+
+
+def _told_apart(labelled: np.ndarray, hidden: np.ndarray):
+    """Log odds that a row is of no class, where as many are as are not."""
+    x, y = np.concatenate([labelled, hidden]), np.repeat([0, 1], len(labelled))
+    weight, bias = logistic_regression(x, y, 2, STRENGTH, np.ones(x.shape[1], dtype=np.float32))
+    return lambda rows: rows @ (weight[:, 1] - weight[:, 0]) + bias[1] - bias[0]
+
+
+def _posterior(log_odds: np.ndarray, share: float) -> np.ndarray:
+    odds = np.exp(np.clip(log_odds, -30, 30)) * share / max(1 - share, 1e-9)
+    return odds / (1 + odds)
+
+
+def _share(log_odds: np.ndarray) -> float:
+    share = 0.5
+    for _ in range(STEPS):
+        share = float(_posterior(log_odds, share).mean())
+    return share
