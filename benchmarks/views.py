@@ -13,7 +13,8 @@ image. Accuracy and calibration error are those of the probabilities of unlabell
 labels, and with all labels those of probabilities out of fold. Validation and test images have no part.
 
 The rivals get each view's probabilities from a label model of that view alone: their mean, their product, the majority
-of their most probable classes, and Dawid-Skene on these, by crowd-kit. Rows that are there already stay. Writes results/label_model_views.json.
+of their most probable classes, and Dawid-Skene on these, by crowd-kit. Rows that are there already stay. Writes
+results/label_model_views.json.
 """
 
 import argparse
@@ -88,7 +89,9 @@ def views_of(photos: Photos, root: Path, cache: Path, counts: np.ndarray | None)
     views["random"] = View(generator.standard_normal((len(rows), 256), dtype=np.float32))
     views["of other images"] = View(views["Lite1"].values[generator.permutation(len(rows))])
     again = views["Lite0"].values.astype(np.float32)
-    views["Lite0 again"] = View(again + generator.standard_normal(again.shape, dtype=np.float32) * 1e-3, source="Lite0")
+    views["Lite0 again"] = View(
+        again + generator.standard_normal(again.shape, dtype=np.float32) * 1e-3, source="Lite0"
+    )
     views["Lite0"].source = "Lite0"
     if photos.name == "cifar10" and counts is not None:
         of_people = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]

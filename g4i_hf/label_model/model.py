@@ -397,20 +397,17 @@ class LabelModel:
         judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
         if len(judged) < FEWEST_HIDDEN or not len(unlabelled):
             return None
-        model_of, labels = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds), rows.labels[judged]
-        found = [[], [], []]
+        model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
+        labelled, hidden, others = [], [], []
         for model in self.models_:
             if model.taught:
                 continue
             logits = model.logits(values, judged, model_of)
-            of_unlabelled = [
-                explained(model.logits(values, unlabelled[start : start + BLOCK], model_of))
-                for start in range(0, len(unlabelled), BLOCK)
-            ]
-            of_view = explained(logits), explained(logits, labels), np.concatenate(of_unlabelled)
-            for kind, each in zip(found, of_view, strict=True):
-                kind.append(each)
-        return none_of_these(*(np.stack(kind, axis=1) for kind in found), self.seed)
+            labelled.append(explained(logits))
+            hidden.append(explained(logits, rows.labels[judged]))
+            blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
+            others.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
+        return none_of_these(np.stack(labelled, 1), np.stack(hidden, 1), np.stack(others, 1), self.seed)
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}

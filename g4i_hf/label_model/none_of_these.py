@@ -18,13 +18,19 @@ MOST_COMPARED = 20_000  # rows of each kind
 class NoneOfThese:
     """
     Attributes:
-        probabilities: (n,) that no class explains an unlabelled row; all 0 where it is not sure that there are such rows.
-        share: of such rows, and its 95% `interval`.
+        probabilities: (n,) that no class explains an unlabelled row; all 0 where it is not sure that there are any.
+        share: of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is
+            hidden has still taught the others to keep away from it.
     """
 
     probabilities: np.ndarray
     share: float
     interval: tuple[float, float]
+
+
+def weights_of_unlabelled(none: np.ndarray) -> np.ndarray:
+    """(n,) how much a student learns from rows with these probabilities of no class; squared, it learns better."""
+    return (1 - none.astype(np.float32)) ** 2
 
 
 def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarray:
@@ -47,8 +53,8 @@ def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarr
 
 def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarray, seed: int) -> NoneOfThese:
     """
-    What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these from
-    the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
+    What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these
+    from the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
     maximisation for a shift of the prior: Saerens et al., Neural Computation 14, 2002).
 
     Args:

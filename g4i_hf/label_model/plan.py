@@ -13,6 +13,7 @@ from .model import LabelModel
 # Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer images count less
 # than labels
 TELLS_CLASSES = 0.5
+CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is said of them
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
 
@@ -26,6 +27,7 @@ class Estimates:
         together: accuracy of all views together.
         noise: wrong labels; `noise_interval` its 95% interval.
         unlabelled: of the training rows with a caption, those without a label.
+        none_of_these: of the unlabelled rows, those that belong to no class; `none_interval` its 95% interval.
     """
 
     views: dict[str, dict]
@@ -33,12 +35,15 @@ class Estimates:
     noise: float | None
     noise_interval: Sequence[float] | None
     unlabelled: float
+    none_of_these: float | None = None
+    none_interval: Sequence[float] | None = None
 
     @classmethod
     def of(cls, model: LabelModel, labels: np.ndarray) -> Estimates:
         together = model.accuracy_.share if model.accuracy_ else None
         unlabelled = float((labels < 0).mean())
-        return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled)
+        none = (model.none_share_.share, model.none_share_.interval) if model.none_share_ else (None, None)
+        return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled, *none)
 
     def facts(self) -> dict[str, Any]:
         """For `all_results.json`."""
@@ -47,6 +52,8 @@ class Estimates:
             "views_accuracy_estimate": self.together,
             "label_noise_estimate": self.noise,
             "label_noise_interval": self.noise_interval and list(self.noise_interval),
+            "none_of_these_estimate": self.none_of_these,
+            "none_of_these_interval": self.none_interval and list(self.none_interval),
         }
 
 
@@ -117,12 +124,20 @@ def estimates_in_words(found: Estimates, rows: int) -> list[str]:
         lines.append("No image has a label: nothing has checked this.")
     else:
         lines.append("No class has two labels, so that none could be held out to check this.")
-    return lines
+    return lines + none_in_words(found)
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
+
+
+def none_in_words(found: Estimates) -> list[str]:
+    """A line where it is sure that some images belong to no class."""
+    if found.none_interval is None or found.none_interval[0] < CLEARLY_NONE:
+        return []
+    share = f"{found.none_interval[0]:.0%} or more"
+    return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
 
 
 def _described(found: Estimates) -> str:

@@ -20,6 +20,7 @@ from ..data.texts import Texts
 from ..files import replace_text
 from ..options import RunArguments
 from .model import LabelModel
+from .none_of_these import weights_of_unlabelled
 from .plan import Estimates, Plan, choose
 from .views import View
 
@@ -150,7 +151,8 @@ class Found:
     What a [`~g4i_hf.LabelModel`] predicts for n captioned rows.
 
     Attributes:
-        posterior: (n, C) float16, given the caption, and the label where there is one.
+        posterior: (n, C) float16, given the caption, and the label where there is one; of a row without a label times
+            its weight, which is small where no class explains it.
         estimates: of all rows.
     """
 
@@ -181,7 +183,7 @@ def _estimated(
         of_images = features()
         return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("9", model.num_labels, model.seed, views, made_with))
+    asked = repr(("10", model.num_labels, model.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
@@ -213,7 +215,8 @@ def _fitted(
     if image_features is not None:
         views[IMAGE] = View(image_features)
     model.fit(views, labels)
-    return Found(model.posterior_, Estimates.of(model, labels))
+    weights = weights_of_unlabelled(model.none_).astype(np.float16)[:, None]
+    return Found(model.posterior_ * weights, Estimates.of(model, labels))
 
 
 # --- Soft labels -----------------------------------------------------------------------------------------------------

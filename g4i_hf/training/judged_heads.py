@@ -9,6 +9,7 @@ import numpy as np
 from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
 from ..label_model.estimates import HeldOut
+from ..label_model.none_of_these import weights_of_unlabelled
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
@@ -50,20 +51,22 @@ class Known:
         """C."""
         return self.model.num_labels
 
+    @property
+    def weights(self) -> np.ndarray:
+        """(N, 1) of each row: the less, the more it seems to belong to no class."""
+        of_unlabelled = self.unlabelled_weight * weights_of_unlabelled(self.model.none_)
+        return np.where(self.labels < 0, of_unlabelled, 1).astype(np.float32)[:, None]
+
     def targets(self) -> np.ndarray:
         """(N, C) float32, what the student learns from: probabilities of the class, given the label too."""
-        found = self.model.posterior_.astype(np.float32)
-        found[self.labels < 0] *= self.unlabelled_weight
-        return found
+        return self.model.posterior_.astype(np.float32) * self.weights
 
     def targets_without(self, fold: int, rows: np.ndarray) -> np.ndarray:
         """
         (rows, C) the same by models that know no label of this fold. Those of other folds have learned from it, and a
         student that learns what they say of their rows would know it too. The models have learned the other labels.
         """
-        found = self.by_fold(rows, fold)
-        found[self.labels[rows] < 0] *= self.unlabelled_weight
-        return found
+        return self.by_fold(rows, fold) * self.weights[rows]
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
         """(rows, C) probabilities by models that know no label of this fold."""
@@ -153,6 +156,7 @@ def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
 def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> Judge:
     """Without a validation split: the unlabelled rows that were kept, else labelled ones in turn."""
     if len(kept):
+        kept = kept[known.model.none_[kept] < 0.5]  # of a classifier these classes are asked
         return Judge(KEPT, kept, features[kept], known.model.probabilities_[kept].astype(np.float32))
     rows = _left_out(known, features)
     return Judge(IN_TURN, rows, features[rows], one_hot(known.labels[rows], known.number))
@@ -171,7 +175,8 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
         folds = known.model.folds_[labelled]
         heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * in_turn[:, None], folds, scale=scale)
     fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
-    of_fitted = targets[fitted], known.model.probabilities_[fitted], known.order[fitted] % FOLDS
+    judged_by = known.model.probabilities_ * weights_of_unlabelled(known.model.none_)[:, None]
+    of_fitted = targets[fitted], judged_by[fitted], known.order[fitted] % FOLDS
     heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
     judge.logits = {name: each.logits(judge.features) for name, each in heads.items()}
     if judge.name not in BELIEVED:

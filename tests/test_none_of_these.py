@@ -1,0 +1,73 @@
+"""Unlabelled images that belong to none of the classes: how many there are, which, and that they count less."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from g4i_hf import LabelModel, View
+from g4i_hf.label_model.plan import Estimates, estimates_in_words
+from g4i_hf.training.judged_heads import Known, judge_in_training
+
+CLASSES, OTHERS, DIM = 8, 6, 24
+
+
+@cache
+def fitted(others: int, labelled: int = 6) -> tuple[LabelModel, np.ndarray, dict[str, View]]:
+    """Two views of 60 images a class and so many of other classes; the truth (N,) is -1 for these."""
+    rng = np.random.default_rng(0)
+    truth = np.concatenate([np.repeat(np.arange(CLASSES), 60), np.full(others, -1)])
+    shown = np.where(truth < 0, CLASSES + rng.integers(OTHERS, size=len(truth)), truth)
+    views = {}
+    for name, spread in (("caption", 0.4), ("image", 0.6)):
+        centres = rng.normal(size=(CLASSES + OTHERS, DIM))
+        views[name] = View((centres[shown] + spread * rng.normal(size=(len(truth), DIM))).astype(np.float32))
+    labels = np.where(np.arange(len(truth)) % 60 < labelled, truth, -1)
+    return LabelModel(CLASSES).fit(views, labels), truth, views
+
+
+@pytest.mark.parametrize(("others", "share"), [(0, 0.0), (200, 0.32), (800, 0.65)])
+def test_the_share_of_unlabelled_images_of_no_class_is_told(others, share):
+    model, truth, _ = fitted(others)
+    assert share - 0.15 < model.none_share_.share < share + 0.03  # rather too few
+    assert model.none_share_.interval[0] <= share
+    if others:
+        assert model.none_[truth < 0].mean() > 0.6
+    assert model.none_[truth >= 0].mean() < 0.1
+
+
+def test_a_labelled_image_belongs_to_a_class():
+    model, truth, _ = fitted(200)
+    labelled = np.arange(len(truth)) % 60 < 6
+    assert not model.none_[labelled & (truth >= 0)].any()
+
+
+def test_without_labels_to_hold_out_nothing_is_said():
+    model, _, _ = fitted(200, labelled=1)
+    assert model.none_share_ is None
+    assert not model.none_.any()
+
+
+def test_a_student_learns_little_from_images_of_no_class_and_is_not_judged_by_them():
+    model, truth, views = fitted(200)
+    labels = np.where(model.folds_ < 5, truth, -1)
+    known = Known(labels, views, model, np.arange(len(truth)), unlabelled_weight=0.5)
+    weights = known.targets().sum(1)
+    assert weights[truth < 0].mean() < 0.15
+    assert weights[(truth >= 0) & (labels < 0)].mean() > 0.4
+    assert weights[labels >= 0] == pytest.approx(1, abs=0.01)
+    unlabelled = np.flatnonzero(labels < 0)
+    judge = judge_in_training(known, np.zeros((len(truth), 2)), unlabelled)
+    assert (truth[unlabelled] < 0).mean() > 0.3 > 0.2 > (truth[judge.rows] < 0).mean()
+
+
+def test_it_is_said_where_it_is_sure():
+    with_others, truth, _ = fitted(200)
+    without, *_ = fitted(0)
+    (line,) = [
+        line
+        for line in estimates_in_words(Estimates.of(with_others, np.where(truth < 0, -1, 0)), len(truth))
+        if "none of the classes" in line
+    ]
+    assert line.startswith(f"{with_others.none_share_.interval[0]:.0%} or more")
+    assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480]), 480))
