@@ -30,6 +30,11 @@ class Command:
     in_one_process = False
 
 
+def tell(text: str) -> None:
+    """Beside what a command prints for other programs."""
+    print(printable(text), file=sys.stderr)
+
+
 class Fit(Command):
     """From a folder of images to a classifier, and what its captions gain: one command.
 
@@ -142,6 +147,43 @@ class Check(Command):
             say("\n".join(["\nThis data cannot be trained on:", *faults]))
             raise SystemExit(1)
         say("\n" + "\n".join(check_labels(args, data, encoder, splits)))
+
+
+class Label(Command):
+    """Review labels, correct them, and label what matters next: a page in the browser.
+
+        g4i label pictures --pick wrong
+        g4i label pictures --pick next --n 20 --list
+
+    Shows one image at a time, with its captions, the likeliest class and the given label. Keys: Enter takes the
+    suggestion, 1-9 a likely class, letters begin a class name, n is none of these, space skips, Backspace undoes. Each
+    answer is on disk at once, in labels.jsonl beside the images; `g4i fit` and the other commands take it in place of
+    the folder name. The page is served by this machine to itself alone, and sends nothing elsewhere. No student is
+    trained.
+    """
+
+    in_one_process = True
+
+    def check(self, args, data) -> None:
+        check_data(data)
+
+    def run(self, args, data) -> None:
+        from .workflows.label import Labelling
+
+        quiet_libraries(True)
+        labelling = Labelling(args, data, say=tell if args.list else say)
+        if args.export:
+            say(f"Answers: {labelling.export()}")
+            return
+        if not args.list and not args.page:
+            from .workflows.label_server import serve
+
+            return serve(labelling, say, opens_browser=not args.no_browser)
+        labelling.look()
+        if args.list:
+            print("\n".join(labelling.listed()) or labelling.nothing())
+        else:
+            say(labelling.write_page(args.page))
 
 
 class Train(Command):
@@ -334,5 +376,5 @@ class Release(Command):
 
 
 COMMANDS: dict[str, Any] = {
-    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Train, Evaluate, Search, Release)
+    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Label, Train, Evaluate, Search, Release)
 }

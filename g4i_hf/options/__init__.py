@@ -20,6 +20,7 @@ from .training import (
     OF_TRAINER,
     AugmentationArguments,
     FitArguments,
+    LabelArguments,
     RunArguments,
     StudentArguments,
     SupervisionOptions,
@@ -47,6 +48,7 @@ OPTIONS_OF = {
     "search": (SearchArguments,),
     "release": (ReleaseArguments,),
     "fit": (FitArguments, DataArguments),
+    "label": (LabelArguments, DataArguments),
 }
 
 

@@ -80,6 +80,27 @@ class FitArguments:
             raise ValueError("captioner_model is the name of a model on a server: give its address with captioner.")
 
 
+@dataclass
+class LabelArguments(Checked):
+    """Label"""
+
+    output_dir: str | None = option(None, "Folder of embeddings and features, that of g4i fit; runs/NAME by default.")
+    views: list[str] | None = option(None, "What tells the class, as in g4i fit.")
+    pick: Literal["wrong", "next", "gold", "none"] = option(
+        "next",
+        "wrong: labels that look wrong; next: images that teach most; gold: a random sample, which is kept out of "
+        "training and tells the true accuracy; none: images that seem to belong to no class.",
+    )
+    n: Count = option(100, "Number of images; of gold ones in all.")
+    list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
+    page: str | None = option(None, "HTML file for a page that needs no server and downloads labels.jsonl.")
+    no_browser: bool = option(False, "Print the address of the page without opening a browser.")
+    export: Literal["csv"] | None = option(None, "csv: write labels.csv beside labels.jsonl, and stop.")
+    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
+    student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
+    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
+
+
 def is_address(captioner: str) -> bool:
     return captioner.startswith(("http://", "https://"))
 

@@ -1,0 +1,110 @@
+"""Which images a person should look at: wrong labels, what teaches most, a random sample, and images of no class."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from .views import MOST_SAMPLED, Space, has_value
+
+ROUND = 20  # images that are picked together; then their labels are learned
+UNCERTAIN = 4  # one of so many candidates is uncertain
+MOST_CLUSTERED = 20_000
+
+
+def pick_wrong(probabilities: np.ndarray, labels: np.ndarray, contents: np.ndarray | None = None) -> np.ndarray:
+    """
+    Labelled rows whose label is not the likeliest class, the most suspicious first; before them equal images with
+    different labels.
+
+    Args:
+        probabilities: (N, C), estimated without the label of the row.
+        labels: (N,) class indices, negative without one.
+        contents: (N,) numbers, the same for equal images.
+    """
+    rows = np.flatnonzero(labels >= 0)
+    given = probabilities[rows, labels[rows]].astype(np.float32)
+    doubt = probabilities[rows].max(1) - given
+    if contents is not None:
+        pairs = np.unique(np.stack([contents[rows], labels[rows]]), axis=1)
+        images, numbers = np.unique(pairs[0], return_counts=True)
+        doubt[np.isin(contents[rows], images[numbers > 1])] += 1
+    found = np.lexsort((given, -doubt))
+    return rows[found[doubt[found] > 0]]
+
+
+def pick_next(
+    probabilities: np.ndarray, labels: np.ndarray, values: Sequence[np.ndarray], number: int = ROUND, seed: int = 0
+) -> np.ndarray:
+    """
+    Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
+    each of as many clusters. Before them the surest row of each class without a label.
+
+    Args:
+        probabilities: (N, C), the same everywhere where nothing is known.
+        labels: (N,) class indices, negative without one.
+        values: (N, D) each, such as image features and embedded captions; a row of NaN has none.
+    """
+    rows = np.flatnonzero(labels < 0)
+    told = probabilities[rows].astype(np.float32)
+    likeliest, share = told.argmax(1), told.max(1)
+    first = []
+    for label in np.setdiff1d(np.unique(likeliest), labels):
+        of_class = np.flatnonzero(likeliest == label)
+        first.append(of_class[share[of_class].argmax()])
+    first = sorted(first, key=lambda place: -share[place])[:number]
+    rest = np.setdiff1d(np.arange(len(rows)), first)
+    second, largest = np.partition(told[rest], -2, axis=1)[:, -2:].T
+    most = min(max(len(rest) // UNCERTAIN, number), MOST_CLUSTERED)
+    uncertain = rest[np.argsort(largest - second, kind="stable")[:most]]
+    wanted = min(number - len(first), len(uncertain))
+    if not wanted:
+        return rows[np.array(first, dtype=np.int64)]
+    points = np.concatenate([_directions(each, rows[uncertain]) for each in values], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer of them differ
+        clusters = KMeans(wanted, n_init=2, random_state=seed).fit(points)
+    distances = clusters.transform(points)
+    distances[clusters.labels_[:, None] != np.arange(wanted)] = np.inf  # a row stands for its own cluster
+    central = list(dict.fromkeys([*uncertain[distances.argmin(0)], *uncertain]))[:wanted]
+    return rows[np.array([*first, *central], dtype=np.int64)]
+
+
+def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(n, K) of unit norm, zeros for rows without a value."""
+    sample = rows[has_value(values[rows])][:MOST_SAMPLED]
+    if len(sample) < 2 or np.ptp(values[sample], axis=0).max() == 0:
+        return np.zeros((len(rows), 1), dtype=np.float32)
+    found = Space.of(np.asarray(values[sample], dtype=np.float32))(values[rows])
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+
+
+def pick_gold(contents: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
+    """
+    A random sample of all images, each once: by a hash of their contents (N,), so that it stays where images are added
+    and grows with the number.
+    """
+    _, first = np.unique(contents, return_index=True)
+    digests = [hashlib.blake2b(f"{seed} {contents[row]}".encode(), digest_size=8).hexdigest() for row in first]
+    return first[np.argsort(digests)][:number]
+
+
+def pick_none(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """
+    Unlabelled rows, or where there are none all rows, the ones that classes explain least first: by how far the
+    largest logit is above their mean, in every view relative to the other rows.
+
+    Args:
+        logits: (N, C) of each view, or logarithms of probabilities; a row of NaN has none.
+        labels: (N,) class indices, negative without one.
+    """
+    explained = np.zeros(len(labels))
+    for of_view in logits:
+        lead = of_view.max(1) - of_view.mean(1)
+        has = np.isfinite(lead)
+        explained[has] += (lead[has] - lead[has].mean()) / max(lead[has].std(), 1e-9)
+    rows = np.flatnonzero(labels < 0) if (labels < 0).any() else np.arange(len(labels))
+    return rows[np.argsort(explained[rows], kind="stable")]

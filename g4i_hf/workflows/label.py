@@ -1,0 +1,221 @@
+"""`g4i label`: which images a person should look at, and what they answer."""
+
+import csv
+import io
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import columns
+from ..captioning.report import thumbnail
+from ..cli import say
+from ..data.checks import labels_of
+from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
+from ..data.loading import images_root, labels_file_of
+from ..evaluation.report import page_template
+from ..files import printable, replace_text, spreadsheet_text
+from ..label_model import LabelModel
+from ..label_model.model import NEEDS
+from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
+from ..options import DataArguments, FitArguments, LabelArguments
+from .fit import Fit
+from .known_views import order_of
+
+LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
+MOST_STATIC = 200  # images of a page that holds them
+TINY = 1e-9
+
+
+class Labelling:
+    """
+    What is known of the training images, which of them to look at, and answers. `say` takes a line for the user.
+
+    Attributes:
+        labels: (N,) class indices with the answers so far, -1 without one.
+        probabilities: (N, C), of a labelled row without its label; equal where nothing tells a class.
+    """
+
+    def __init__(self, args: LabelArguments, data: DataArguments, say: Callable[[str], object] = say):
+        self.args, self.data, self.say = args, data, say
+        shared = {name: getattr(args, name) for name in ("output_dir", "views", "text_encoder", "student")}
+        self.fit = Fit(FitArguments(**shared, on_bad_images=args.on_bad_images), data, say)
+        self.root = images_root(data)
+        self.file = labels_file_of(data, self.fit.folder)
+        if data.labels_file and not self.file.is_file():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.touch()
+
+    def look(self) -> None:
+        """Computes the views, unless they are there, and fits the label model. No student is trained."""
+        self.images, self.views, self.features = self.fit.look()
+        self.classes = [self.fit.id2label[label] for label in sorted(self.fit.id2label)]
+        self.names, self.earlier = file_names(self.images, self.root), read_answers(self.file)
+        self.digests, self.contents = order_of(self.images)
+        self.given = np.maximum(labels_of(self.images), -1)
+        self.labels, self.reviews = self.given.copy(), reviews_of(self.images)
+        self.shown = np.zeros(len(self.labels), dtype=bool)
+        self.left = self.args.n
+        if self.args.pick == GOLD:
+            self.left -= sum(line["pick"] == GOLD for line in self.earlier.values())
+        self.learn()
+
+    def learn(self) -> None:
+        """Fits the label model on the labels so far."""
+        given: dict[str, Any] = {"ids": self.digests, "groups": self.contents, "reviewed": self.reviews != ""}
+        model: LabelModel | None = LabelModel(len(self.classes))
+        try:
+            model.fit(self.views, self.labels, **given, kept=self.reviews == NONE)
+            self.probabilities = model.probabilities_.astype(np.float32)
+        except ValueError as error:
+            if str(error) != NEEDS:
+                raise
+            model, shape = None, (len(self.labels), len(self.classes))
+            self.probabilities = np.full(shape, 1 / len(self.classes), dtype=np.float32)
+        self.model = model
+
+    @property
+    def following(self) -> str:
+        """The command that learns from the answers."""
+        out = ["-o", self.args.output_dir] if self.args.output_dir else []
+        return shlex.join(["g4i", "fit", self.data.dataset_name, *out])
+
+    def nothing(self) -> str:
+        """Why there is no image to look at."""
+        return {
+            "wrong": "No label looks wrong.",
+            "next": "Every image has a label.",
+            GOLD: f"{self.args.n - self.left:,} gold images are answered. For more: --n {self.args.n + 100}.",
+            NONE: "Every image was reviewed.",
+        }[self.args.pick]
+
+    # --- Which images ------------------------------------------------------------------------------------------------
+
+    def picked(self, number: int) -> np.ndarray:
+        """Up to so many rows, which were not shown before."""
+        pick, is_open = self.args.pick, ~self.shown & (self.reviews == "")
+        if pick == GOLD:
+            found = pick_gold(self.contents, len(self.labels))
+            found = found[~self.shown[found]]
+        elif pick == "wrong":
+            found = pick_wrong(self.probabilities, self.labels, self.contents)
+            found = found[is_open[found]]
+        else:
+            rows = np.flatnonzero(is_open)
+            if pick == NONE:
+                found = rows[pick_none([each[rows] for each in self._logits()], self.labels[rows])]
+            else:
+                labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
+                values = [view.values for view in self.views.values()]
+                found = pick_next(self.probabilities, labels, values, number)
+        return found[: max(number, 0)]
+
+    def _logits(self) -> list[np.ndarray]:
+        """(N, C) of each view, of a labelled row by a model that does not know its label; NaN without a value."""
+        if self.model is None:
+            return []
+        found = []
+        for name in self.model.spaces_:
+            values = self.views[name].values
+            logits = np.full(self.probabilities.shape, np.nan)
+            folds = np.where(self.labels >= 0, self.model.folds_, -1)
+            for fold in np.unique(folds):
+                rows = np.flatnonzero((folds == fold) & ~np.isnan(values).all(1))
+                if len(rows):
+                    logits[rows] = np.log(self.model.predict({name: values[rows]}, max(int(fold), -1)) + TINY)
+            found.append(logits)
+        return found
+
+    def items(self) -> list[dict[str, Any]]:
+        """The next images for the page; of `next` a round, after what was answered is learned."""
+        if self.args.pick == "next" and self.shown.any():
+            self.learn()
+        number = min(self.left, ROUND) if self.args.pick == "next" else self.left
+        rows = self.picked(number)
+        self.shown[rows] = True
+        self.left -= len(rows)
+        return [self._item(int(row)) for row in rows]
+
+    def reopen(self) -> None:
+        """For a page that is loaded anew: what was shown and not answered is asked again."""
+        again = self.shown & (self.reviews == "")
+        self.shown &= ~again
+        self.left += int(again.sum())
+
+    def _item(self, row: int) -> dict[str, Any]:
+        told = self.probabilities[row]
+        order = np.argsort(-told, kind="stable")[:LIKELIEST]
+        captions = self.images[row][columns.CAPTION] if columns.CAPTION in self.images.column_names else None
+        of_class = np.setdiff1d(np.flatnonzero(self.labels == order[0]), row)
+        examples = of_class[np.argsort(-self.probabilities[of_class, order[0]], kind="stable")][:EXAMPLES]
+        return {
+            "row": row,
+            "name": self.names[row],
+            "captions": list(filter(None, captions if isinstance(captions, list) else [captions])),
+            "classes": [[int(label), round(float(told[label]), 4)] for label in order],
+            "label": int(self.labels[row]),
+            "examples": examples.tolist(),
+        }
+
+    # --- Answers -----------------------------------------------------------------------------------------------------
+
+    def line(self, row: int, label: int | None, none: bool = False, undo: bool = False) -> str:
+        """The line of an answer, which is remembered; an undone one gives way to the answer before."""
+        name, pick = self.names[row], self.args.pick
+        text = None if label is None else self.classes[label]
+        before = self.earlier.get(name, {})
+        if undo:
+            pick, text, none = before.get("pick", pick), before.get("label"), bool(before.get("none"))
+        is_answer = text is not None or none
+        self.labels[row] = -1 if none else self.classes.index(text) if text is not None else self.given[row]
+        self.reviews[row] = (NONE if none else pick) if is_answer else ""
+        by_name = columns.IMAGE_ID if self.root is None else "file_name"
+        return line_of(name, by_name, self.digests[row], pick, text, none)
+
+    # --- What is left of it ------------------------------------------------------------------------------------------
+
+    def listed(self) -> list[str]:
+        """`file_name`, suggestion and its probability, separated by tabs."""
+        found = []
+        for row in self.picked(self.left):
+            told = self.probabilities[row]
+            found.append(f"{printable(self.names[row])}\t{printable(self.classes[told.argmax()])}\t{told.max():.4f}")
+        return found
+
+    def export(self) -> Path:
+        """All answers as `labels.csv` beside `labels.jsonl`."""
+        fields = ("label", "none", "pick", "time")
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["file_name", *fields])
+        for name, line in read_answers(self.file).items():
+            table.writerow(
+                [spreadsheet_text(str(each)) for each in (name, *(line.get(field) or "" for field in fields))]
+            )
+        place = self.file.with_suffix(".csv")
+        replace_text(place, text.getvalue())
+        return place
+
+    def page(self, items: list[dict[str, Any]] | None = None, nonce: str = "page") -> str:
+        """The page; without images its script asks the server for them."""
+        data: dict[str, Any] = {"items": items or [], "served": items is None, "classes": self.classes}
+        data |= {"pick": self.args.pick, "hides": self.args.pick == GOLD, "then": self.following}
+        return page_template("label.html.j2").render(data=data, nonce=nonce)
+
+    def write_page(self, page: str) -> str:
+        """One file with its pictures, which downloads the answers. Returns what to say."""
+        by_name = columns.IMAGE_ID if self.root is None else "file_name"
+        items = [self._item(int(row)) for row in self.picked(min(self.left, MOST_STATIC))]
+        if not items:
+            return self.nothing()
+        for item in items:
+            row = item["row"]
+            item["line"] = {by_name: self.names[row], "digest": self.digests[row]}
+            item["picture"] = thumbnail(self.images, row)
+            item["examples"] = [thumbnail(self.images, other) for other in item["examples"]]
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        Path(page).write_text(self.page(items), encoding="utf-8", errors="replace")
+        few = f" of {self.left:,}, as a page without a server holds no more" if self.left > MOST_STATIC else ""
+        return f"Page: {page}, {len(items):,} images{few}. Append the labels.jsonl that it downloads to {self.file}."
