@@ -88,8 +88,8 @@ class LabelArguments(Checked):
     views: list[str] | None = option(None, "What tells the class, as in g4i fit.")
     pick: Literal["wrong", "next", "gold", "none"] = option(
         "next",
-        "wrong: labels that look wrong; next: images that teach most; gold: a random sample, which is kept out of "
-        "training and tells the true accuracy; none: images that seem to belong to no class.",
+        "wrong (labels that look wrong), next (images that teach most), gold (a random sample, to measure the "
+        "accuracy), or none (images of no class).",
     )
     n: Count = option(100, "Number of images; of gold ones in all.")
     list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
