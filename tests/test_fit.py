@@ -753,6 +753,7 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     found = fitted(pictures, out)
     said = capsys.readouterr().out
     assert "Changed since the last run" in said and "labels of 50 images" in said and "1 image removed" in said
+    assert "Since the last run: labels 9 -> 29; accuracy " in said
     assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 59, 29)
     card = (found.classifier / "README.md").read_text()
     for page in (said, (out / "report.html").read_text()):

@@ -1,7 +1,8 @@
 """`g4i label`: which images it asks about, and the page on which they are answered."""
 
+import copy
+import dataclasses
 import json
-import shutil
 import sys
 import threading
 import urllib.error
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import test_fit
 from browser import browser_page
+from datasets import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
@@ -88,58 +90,70 @@ def test_images_of_no_class_are_explained_least():
 
 
 @pytest.fixture(scope="module")
-def seen(student, tmp_path_factory) -> tuple[Path, Path]:
-    """60 drawings, 4 a class with a label, of which one is wrong; and the folder with their views."""
+def looked(student, tmp_path_factory) -> Labelling:
+    """At 60 drawings, 4 a class with a label, of which one is wrong."""
     root = tmp_path_factory.mktemp("label")
-    pictures, out = test_fit.with_unlabelled(draw_folder(root / "pictures", train=60), 4), root / "out"
+    pictures = test_fit.with_unlabelled(draw_folder(root / "pictures", train=60), 4)
     training = pictures / "train"
     training.joinpath("circle", "0.png").rename(training / "cross" / "0.png")
     lines = (training / "metadata.jsonl").read_text().replace("circle/0.png", "cross/0.png")
     (training / "metadata.jsonl").write_text(lines)
-    labelling(pictures, out, student).look()
-    return pictures, out
-
-
-def labelling(pictures: Path, out: Path, student: str, **options) -> Labelling:
-    given = {"dataset_name": str(pictures), "output_dir": str(out), "student": student} | options
-    return Labelling(*build_options(OPTIONS_OF["label"], given), say=lambda text: None)
+    given = {"dataset_name": str(pictures), "output_dir": str(root / "out"), "student": student}
+    found = Labelling(*build_options(OPTIONS_OF["label"], given), say=lambda text: None)
+    found.look()
+    return found
 
 
 @pytest.fixture
-def copied(seen, tmp_path) -> tuple[Path, Path]:
-    """The pictures, which may be changed, and the folder with their views."""
-    return Path(shutil.copytree(seen[0], tmp_path / "pictures")), seen[1]
+def asking(looked, tmp_path):
+    """`asking(pick, n)`: the same images, whose answers go into a new file."""
+
+    def ask(pick: str, n: int = 100) -> Labelling:
+        asked = copy.copy(looked)
+        asked.args, asked.file = dataclasses.replace(looked.args, pick=pick, n=n), tmp_path / "labels.jsonl"
+        asked.begin()
+        return asked
+
+    return ask
 
 
-def listed(capsys, pictures: Path, out: Path, student: str, *words: str) -> list[list[str]]:
-    main(["label", str(pictures), "-o", str(out), "--student", student, "--list", *words])
-    return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+def trained(asked: Labelling) -> Dataset:
+    """What a training sees after these answers."""
+    return load_reviewed(DataArguments(asked.data.dataset_name, labels_file=str(asked.file)))["train"]
 
 
-def test_it_lists_what_to_look_at(copied, student, capsys):
-    pictures, out = copied
-    wrong = listed(capsys, pictures, out, student, "--pick", "wrong")
-    assert wrong[0][:2] == ["train/cross/0.png", "circle"] and 0.5 < float(wrong[0][2]) <= 1
-    picked = {pick: listed(capsys, pictures, out, student, "--pick", pick, "--n", "9") for pick in ("next", "none")}
-    for found in picked.values():
-        assert len({name for name, *_ in found}) == 9 and all("/unlabelled/" in name for name, *_ in found)
-    gold = listed(capsys, pictures, out, student, "--pick", "gold", "--n", "9")
-    line = {"file_name": gold[0][0], "label": "circle", "pick": "gold"}
-    (pictures / "labels.jsonl").write_text(json.dumps(line) + "\n")
-    assert [name for name, *_ in listed(capsys, pictures, out, student, "--pick", "gold", "--n", "9")] == [
-        name for name, *_ in gold[1:]
-    ]
-    (pictures / "labels.jsonl").write_text(json.dumps(line | {"label": "=cmd|' /C calc'!A0"}) + "\n")
-    main(["label", str(pictures), "-o", str(out), "--export", "csv"])
-    assert "'=cmd|" in (pictures / "labels.csv").read_text()
+def test_it_lists_what_to_look_at(looked, asking, student, capsys):
+    pictures, out = looked.data.dataset_name, looked.args.output_dir
+    main(["label", pictures, "-o", out, "--student", student, "--list", "--pick", "wrong"])
+    name, suggested, probability = capsys.readouterr().out.splitlines()[0].split("\t")
+    assert name == "train/cross/0.png" and suggested in ("circle", "square") and 0.5 < float(probability) <= 1
+    for pick in ("next", "none"):
+        names = [line.split("\t")[0] for line in asking(pick, 9).listed()]
+        assert len(set(names)) == 9 and all("/unlabelled/" in name for name in names)
+
+
+def test_a_gold_sample_is_completed(asking):
+    asked = asking("gold", 9)
+    rows = [item["row"] for item in asked.items()]
+    with answers_to(asked.file) as append:
+        append(asked.line(rows[0], 1))
+    again = asking("gold", 9)
+    assert len(rows) == 9 and again.left == 8 and pick_gold(again.contents, 9).tolist() == rows
+
+
+def test_answers_as_a_table_hold_no_formula(asking):
+    asked = asking("wrong")
+    asked.file.write_text(json.dumps({"file_name": "=cmd|' /C calc'!A0.png", "label": "cross"}) + "\n")
+    assert asked.export().read_text().splitlines()[1] == "'=cmd|' /C calc'!A0.png,cross,,manual,"
 
 
 def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsys):
     pictures = test_fit.with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 0)
     (pictures / "train" / "metadata.jsonl").unlink()
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
-    words = ("--class_names_file", str(tmp_path / "names.txt"), "--views", "image:student", "--n", "6")
-    found = listed(capsys, pictures, tmp_path / "out", student, *words)
+    words = ["--class_names_file", str(tmp_path / "names.txt"), "--views", "image:student", "--n", "6", "--list"]
+    main(["label", str(pictures), "-o", str(tmp_path / "out"), "--student", student, *words])
+    found = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert len(found) == 6 and {probability for _, _, probability in found} == {"0.3333"}
 
 
@@ -147,45 +161,40 @@ def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsy
 
 
 @contextmanager
-def served(pictures: Path, out: Path, student: str, **options):
-    asked = labelling(pictures, out, student, **options)
-    with answers_to(asked.file) as append:
-        asked.look()
-        with LabelServer(asked, append) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            try:
-                yield server
-            finally:
-                server.shutdown()
+def served(asked: Labelling):
+    with answers_to(asked.file) as append, LabelServer(asked, append) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
-def last_answer(pictures: Path) -> dict:
-    return json.loads((pictures / "labels.jsonl").read_text().splitlines()[-1])
+def last_answer(asked: Labelling) -> dict:
+    return json.loads(asked.file.read_text().splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(copied, student):
-    """Enter, a number, a name, none, skip and undo, in a browser of the size of a phone."""
-    pictures, out = copied
-    options = {"viewport": {"width": 380, "height": 800}, "color_scheme": "dark"}
-    with served(pictures, out, student, pick="next") as server, browser_page(**options) as (page, outside):
+def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(asking):
+    """Enter, a number, a name, none, skip and undo, in a dark browser of the size of a phone."""
+    asked, options = asking("next"), {"viewport": {"width": 380, "height": 800}, "color_scheme": "dark"}
+    with served(asked) as server, browser_page(**options) as (page, outside):
         page.goto(server.address)
         picture, likely = page.locator("#picture"), page.locator("#likely button")
 
         def press(key: str, answered: int) -> dict:
             shown = picture.get_attribute("src")
             page.keyboard.press(key)
-            page.wait_for_function(
-                "shown => document.querySelector('#picture').getAttribute('src') !== shown", arg=shown
-            )
+            page.wait_for_function("shown => !document.querySelector(`#picture[src='${shown}']`)", arg=shown)
             assert page.locator("#count").inner_text().startswith(f"{answered} answered")
-            return last_answer(pictures)
+            return last_answer(asked)
 
         likely.first.wait_for()
-        suggested, second = (each.split("\n")[1].split(" ")[0] for each in likely.all_inner_texts()[:2])
+        suggested = likely.first.locator("span").first.inner_text()
         first = press("Enter", 1)
-        assert suggested.startswith(first["label"]) and (first["pick"], first["by"]) == ("next", "person")
-        assert press("2", 2)["label"] in CLASSES
+        assert (first["label"], first["pick"], first["by"]) == (suggested, "next", "person")
+        second = likely.nth(1).locator("span").first.inner_text()
+        assert press("2", 2)["label"] == second
         page.keyboard.type("SQ")
         assert page.locator("#matches button").inner_text().split()[-1] == "square"
         assert press("Enter", 3)["label"] == "square"
@@ -195,38 +204,35 @@ def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(copied, s
         assert press("Backspace", 4) == none  # the skip
         undone = press("Backspace", 3)
         assert (undone["file_name"], undone["label"]) == (none["file_name"], None) and "none" not in undone
-        box = page.locator("body").bounding_box()
-        assert box["width"] <= 380 and not outside
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380 and not outside
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
-        assert len(read_answers(pictures / "labels.jsonl")) == 3 and second
-        with pytest.raises(ValueError, match="Another g4i label writes"), answers_to(pictures / "labels.jsonl"):
+        with pytest.raises(ValueError, match="Another g4i label writes"), answers_to(asked.file):
             pass
-    training = load_reviewed(DataArguments(str(pictures)))["train"]
-    assert sum(label is not None for label in training["label"]) == 12 + 3
-    assert len(labelling(pictures, out, student).file.read_text().splitlines()) == 5
+        page.reload()  # what was skipped is asked again
+        page.get_by_text("20 left").wait_for()
+    assert len(read_answers(asked.file)) == 3 and sum(label is not None for label in trained(asked)["label"]) == 15
 
 
 @pytest.mark.slow
-def test_a_round_is_learned_before_the_next_and_the_end_names_the_command(copied, student, monkeypatch):
+def test_a_round_is_learned_before_the_next_and_the_end_names_the_command(asking, monkeypatch):
     monkeypatch.setattr("g4i_hf.workflows.label.ROUND", 2)
-    pictures, out = copied
-    with served(pictures, out, student, pick="next", n="3") as server, browser_page() as (page, _):
-        learned, learn = [], server.labelling.learn
-        monkeypatch.setattr(server.labelling, "learn", lambda: (learned.append(server.answered), learn()))
+    asked = asking("next", 3)
+    with served(asked) as server, browser_page() as (page, _):
+        learned, learn = [], asked.learn
+        monkeypatch.setattr(asked, "learn", lambda: (learned.append(server.answered), learn()))
         page.goto(server.address)
         for answered in (1, 2, 3):
-            page.get_by_text(f"{answered - 1} answered").wait_for()
             page.locator("#likely button").first.wait_for()
             page.keyboard.press("1")
             page.get_by_text(f"{answered} answered").wait_for()
-        page.get_by_text(f"Learn from them: g4i fit {pictures}").wait_for()
+        page.get_by_text(f"Learn from them: g4i fit {asked.data.dataset_name}").wait_for()
         assert learned[0] == 2
 
 
 @pytest.mark.slow
-def test_gold_images_hide_what_is_known_until_they_are_answered(copied, student):
-    pictures, out = copied
-    with served(pictures, out, student, pick="gold", n="3") as server, browser_page() as (page, _):
+def test_gold_images_hide_what_is_known_until_they_are_answered(asking):
+    asked = asking("gold", 3)
+    with served(asked) as server, browser_page() as (page, _):
         page.goto(server.address)
         page.locator("#likely button").first.wait_for()
         shown = page.locator("main").inner_text()
@@ -235,15 +241,13 @@ def test_gold_images_hide_what_is_known_until_they_are_answered(copied, student)
         page.keyboard.press("Enter")
         page.keyboard.press("2")
         page.get_by_text("Last: cross (labelled").wait_for()
-        assert last_answer(pictures)["label"] == "cross" and last_answer(pictures)["pick"] == "gold"
+        assert (last_answer(asked)["label"], last_answer(asked)["pick"]) == ("cross", "gold")
 
 
 @pytest.mark.slow
-def test_a_static_page_downloads_what_is_answered(copied, student, tmp_path, capsys):
-    pictures, out = copied
-    words = ["--student", student, "--pick", "wrong", "--page", str(tmp_path / "page.html")]
-    main(["label", str(pictures), "-o", str(out), *words])
-    assert f"Append the labels.jsonl that it downloads to {pictures / 'labels.jsonl'}" in capsys.readouterr().out
+def test_a_static_page_downloads_what_is_answered(asking, tmp_path):
+    asked = asking("wrong")
+    assert f"Append the labels.jsonl that it downloads to {asked.file}" in asked.write_page(tmp_path / "page.html")
     with browser_page() as (page, outside):
         place = "http://127.0.0.1:1/page.html"
         page.route(place, lambda route: route.fulfill(path=tmp_path / "page.html"))
@@ -253,16 +257,17 @@ def test_a_static_page_downloads_what_is_answered(copied, student, tmp_path, cap
         page.get_by_text("1 answered").wait_for()
         with page.expect_download() as download:
             page.locator("#download").click()
-        download.value.save_as(pictures / "labels.jsonl")
+        download.value.save_as(asked.file)
         assert not outside
-    training = load_reviewed(DataArguments(str(pictures)))["train"]
-    assert training["label"][training["image_id"][:].index("cross/0.png")] == 0
+    training, row = trained(asked), asked.names.index("train/cross/0.png")
+    assert training["label"][training["image_id"][:].index("cross/0.png")] == asked.probabilities[row].argmax() != 1
 
 
-def test_a_request_without_the_token_or_from_elsewhere_is_refused(copied, student):
-    pictures, out = copied
-    with served(pictures, out, student, pick="wrong") as server:
-        answer = json.dumps({"row": 0, "label": 0}).encode()
+def test_a_request_without_the_token_or_from_elsewhere_is_refused(asking):
+    asked = asking("wrong")
+    row = asked.items()[0]["row"]
+    answer = json.dumps({"row": row, "label": 0}).encode()
+    with served(asked) as server:
         own = {"Content-Type": "application/json", "Origin": f"http://{server.host}"}
 
         def status(place: str, data: bytes | None = None, **headers: str) -> int:
@@ -273,16 +278,14 @@ def test_a_request_without_the_token_or_from_elsewhere_is_refused(copied, studen
             except urllib.error.HTTPError as error:
                 return error.code
 
-        row = server.more()["items"][0]["row"]
-        answer = json.dumps({"row": row, "label": 0}).encode()
         base = f"http://{server.host}/"
-        assert server.server_address[0] == "127.0.0.1" and status(server.address) == 200
-        assert status(f"{server.address}image/{row}") == 200
+        assert server.server_address[0] == "127.0.0.1" and status(f"{server.address}image/{row}") == 200
         assert status(f"{base}wrong-token/") == status(base) == status(f"{base}wrong-token/answer", answer) == 403
         assert status(server.address, Host="evil.example") == 403  # its name may lead here
         assert status(f"{server.address}answer", answer, Origin="http://evil.example") == 403
         assert status(f"{server.address}answer", answer, **{"Content-Type": "text/plain"}) == 403
         for wrong in ({"row": -1, "label": 0}, {"row": row, "label": 9}, {"row": row}, {"row": "0", "none": True}):
             assert status(f"{server.address}answer", json.dumps(wrong).encode()) == 400
-        assert not read_answers(pictures / "labels.jsonl")
-        assert status(f"{server.address}answer", answer) == 200 and len(read_answers(pictures / "labels.jsonl")) == 1
+        assert not read_answers(asked.file)
+        assert status(f"{server.address}answer", answer) == 200 and len(read_answers(asked.file)) == 1
+        assert status(server.address) == 200

@@ -26,8 +26,9 @@ def pick_wrong(probabilities: np.ndarray, labels: np.ndarray, contents: np.ndarr
         contents: (N,) numbers, the same for equal images.
     """
     rows = np.flatnonzero(labels >= 0)
-    given = probabilities[rows, labels[rows]].astype(np.float32)
-    doubt = probabilities[rows].max(1) - given
+    told = probabilities[rows].astype(np.float32)
+    given = told[np.arange(len(rows)), labels[rows]]
+    doubt = told.max(1) - given
     if contents is not None:
         pairs = np.unique(np.stack([contents[rows], labels[rows]]), axis=1)
         images, numbers = np.unique(pairs[0], return_counts=True)

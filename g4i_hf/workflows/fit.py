@@ -129,6 +129,7 @@ class Fit:
         self.encoder = EncoderArguments(args.text_encoder)
         self.finetuned: list[str] = []
         self.judge: Judge | None = None  # of the first process
+        self.before: FitResult | None = None  # the result that this one replaces
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
 
     def run(self) -> FitResult | None:
@@ -160,15 +161,15 @@ class Fit:
             by_first(lambda: self.place.note(self.place.result_files()))
         return self._told(result)
 
-    def look(self) -> tuple[Dataset, dict[str, View], np.ndarray]:
-        """The training images, what is known of their classes, and their features: for `g4i label`."""
+    def look(self) -> tuple[Dataset, dict[str, View]]:
+        """The training images, and what is known of their classes, for `g4i label`."""
         self.splits = DatasetDict(train=self._opened()["train"])
         self.student = student_named(self.args.student, self.args.pretrained)
         self.record = Record.of(self.splits, self.id2label.values())
         self._check()
         self._prepare()
         training, features = self._seen()
-        return training["train"], self._views(training["train"], features), features
+        return training["train"], self._views(training["train"], features)
 
     def _prepare(self) -> None:
         check_encoder(self.args.text_encoder)
@@ -201,6 +202,7 @@ class Fit:
         if self.args.overwrite:
             self.place.clear()
         elif holds == OTHER:
+            self.before = FitResult.read(self.folder) if (self.folder / RESULTS).is_file() else None
             self.place.set_aside()
         self.place.note(result={})
         self.record.write(self.folder)
@@ -461,6 +463,8 @@ class Fit:
 
     def _told(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))
+        if self.before is not None:
+            self.say(result.since(self.before))
         self.say(f"Classifier: {result.classifier}, the folder to ship: a plain checkpoint with a card")
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")

@@ -39,6 +39,7 @@ class FitResult:
     suspicious_labels: int  # labels that all views together contradict
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`
     num_labels: int  # classes
+    label_noise_estimate: float | None = None  # share of wrong labels
 
     @classmethod
     def read(cls, folder: Path) -> "FitResult":
@@ -128,6 +129,15 @@ class FitResult:
         corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
         return f"{said}. {corrected}."
 
+    def since(self, before: "FitResult") -> str:
+        """What has changed since an earlier result."""
+        accuracies, noises = (
+            " -> ".join(_percent(getattr(each, name)) for each in (before, self))
+            for name in (f"{self.released}_accuracy", "label_noise_estimate")
+        )
+        labels = f"labels {before.labels:,} -> {self.labels:,}"
+        return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
+
     def next_command(self, data: str) -> str:
         """What is worth most now, as a command."""
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
@@ -157,8 +167,8 @@ def judgement_in_results(found: Judgement) -> dict[str, Any]:
     return results | {"difference": difference, "difference_interval": interval, "verdict": found.verdict}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.0f}%"
 
 
 def _range(interval: Interval) -> str:

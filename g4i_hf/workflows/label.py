@@ -50,16 +50,19 @@ class Labelling:
 
     def look(self) -> None:
         """Computes the views, unless they are there, and fits the label model. No student is trained."""
-        self.images, self.views, self.features = self.fit.look()
+        self.images, self.views = self.fit.look()
         self.classes = [self.fit.id2label[label] for label in sorted(self.fit.id2label)]
-        self.names, self.earlier = file_names(self.images, self.root), read_answers(self.file)
-        self.digests, self.contents = order_of(self.images)
+        self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
         self.given = np.maximum(labels_of(self.images), -1)
+        self.begin()
+
+    def begin(self) -> None:
+        """With the answers that are in the file."""
+        self.earlier = read_answers(self.file)
         self.labels, self.reviews = self.given.copy(), reviews_of(self.images)
         self.shown = np.zeros(len(self.labels), dtype=bool)
-        self.left = self.args.n
-        if self.args.pick == GOLD:
-            self.left -= sum(line["pick"] == GOLD for line in self.earlier.values())
+        gold = sum(line["pick"] == GOLD for line in self.earlier.values())
+        self.left = self.args.n - (gold if self.args.pick == GOLD else 0)
         self.learn()
 
     def learn(self) -> None:
