@@ -147,6 +147,13 @@ def test_answers_as_a_table_hold_no_formula(asking):
     assert asked.export().read_text().splitlines()[1] == "'=cmd|' /C calc'!A0.png,cross,,manual,"
 
 
+def test_names_of_classes_are_text_on_the_page(asking):
+    asked, name = asking("wrong"), "</script><img src=x onerror=alert(1)>"
+    asked.classes = [name] * 3
+    html = asked.page([])
+    assert "<img src=x" not in html and html.count("</script>") == 1 and "onerror=alert(1)" in html
+
+
 def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsys):
     pictures = test_fit.with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 0)
     (pictures / "train" / "metadata.jsonl").unlink()
@@ -284,6 +291,7 @@ def test_a_request_without_the_token_or_from_elsewhere_is_refused(asking):
         assert status(server.address, Host="evil.example") == 403  # its name may lead here
         assert status(f"{server.address}answer", answer, Origin="http://evil.example") == 403
         assert status(f"{server.address}answer", answer, **{"Content-Type": "text/plain"}) == 403
+        assert status(f"{server.address}answer", answer, **{"Content-Length": "-1"}) == 403
         for wrong in ({"row": -1, "label": 0}, {"row": row, "label": 9}, {"row": row}, {"row": "0", "none": True}):
             assert status(f"{server.address}answer", json.dumps(wrong).encode()) == 400
         assert not read_answers(asked.file)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -51,6 +52,10 @@ class LabelServer(ThreadingHTTPServer):
             self.answered += -1 if undo else 1
         return {}
 
+    def handle_error(self, *request: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # of a browser that waits for a picture no longer
+            super().handle_error(*request)
+
     def more(self) -> dict[str, Any]:
         with self.lock:
             return {"items": self.labelling.items()}
@@ -75,14 +80,14 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(403 if place is None else 404)
 
     def do_POST(self) -> None:
-        place, length = self._place(), int(self.headers.get("Content-Length") or 0)
+        place, length = self._place(), self.headers.get("Content-Length", "")
         calls: dict[str, Callable[..., dict]] = {"answer": self.server.answer, "more": self.server.more}
         called = calls.get(place or "")
         is_json = self.headers.get("Content-Type") == "application/json"
-        if called is None or not is_json or length > LARGEST:
+        if called is None or not is_json or not length.isdecimal() or int(length) > LARGEST:
             return self._reply(403)
         try:
-            found = called(**json.loads(self.rfile.read(length)))
+            found = called(**json.loads(self.rfile.read(int(length))))
         except (TypeError, ValueError):
             return self._reply(400)
         self._reply(200, json.dumps(found).encode(), "application/json")
