@@ -59,10 +59,10 @@ lint: venv $(VENV)/.lint
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-slow: venv browser
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 # The fast tests with the lowest version of everything that setup.cfg admits, in an environment of their own
 test-minimum:

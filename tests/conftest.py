@@ -2,25 +2,19 @@
 
 import importlib.util
 import os
-import tempfile
 
-_home = tempfile.TemporaryDirectory(prefix="g4i-hf-home-")
 os.environ.update(
     OMP_NUM_THREADS="1",
     MKL_NUM_THREADS="1",
-    HF_HOME=_home.name,
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
     COLUMNS="100",  # width of a terminal, for pages of help
 )
 
-import torch  # noqa: E402
-
-torch.set_num_threads(1)
-
-import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import loaded  # noqa: F401
+import pytest
+from hypothesis import HealthCheck, settings
 
 # The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search
 # takes more and other ones each time, and prints how to repeat one that fails

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hub_server.accounts import ME_WRITE
+from loaded import PYTHON
 
 ROOT = Path(__file__).parent.parent
 CLIENT = 240  # seconds that a client may take
@@ -75,7 +76,7 @@ class ServedHub:
         Raises:
             AssertionError: when it fails; with what it printed.
         """
-        command = [sys.executable, *([str(script)] if isinstance(script, Path) else ["-c", script]), *map(str, words)]
+        command = [PYTHON, *([str(script)] if isinstance(script, Path) else ["-c", script]), *map(str, words)]
         environment = self.environment(home, token, **more)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CLIENT)
         assert done.returncode == 0, f"the client failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_client import serving
+from loaded import PYTHON
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "shapes"
@@ -49,7 +50,7 @@ class Demo:
 
     def g4i(self, *words) -> None:
         words = list(map(str, words))
-        self.run([sys.executable, "-m", "g4i_hf", *words], "g4i " + " ".join(words))
+        self.run([PYTHON, "-m", "g4i_hf", *words], "g4i " + " ".join(words))
 
     def run(self, command: list[str], shown: str) -> None:
         print(f"\n$ {shown}", flush=True)
@@ -88,7 +89,7 @@ class Demo:
         script, found = self.folder / "reader.py", self.folder / "predictions.json"
         script.write_text(READER)
         shown = f"python reader.py {images} {split} {student}  # where g4i_hf cannot be imported"
-        self.run([sys.executable, str(script), images, split, student, str(found)], shown)
+        self.run([PYTHON, str(script), images, split, student, str(found)], shown)
         return json.loads(found.read_text())
 
 

@@ -1,9 +1,10 @@
 """Commands on several processes of this machine, started by accelerate's launcher."""
 
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
+
+from loaded import ACCELERATE, real
 
 ROOT = Path(__file__).parent.parent
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -13,7 +14,7 @@ def launched(*command: str | Path, processes: int) -> list[str]:
     # `--cpu` starts one process, whatever --num_processes says; `--multi_gpu` starts several, also without any GPU
     kind = ["--cpu"] if processes == 1 else ["--multi_gpu", "--main_process_port", "0"]
     counts = ["--num_processes", str(processes), "--num_machines", "1", "--num_cpu_threads_per_process", "1"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *kind, *counts]
+    launcher = [ACCELERATE, "launch", *kind, *counts]
     return [*launcher, "--mixed_precision", "no", "--dynamo_backend", "no", *map(str, command)]
 
 
@@ -23,10 +24,10 @@ def environment() -> dict[str, str]:
 
 
 def children_of(number: int) -> list[int]:
-    """The processes that a launcher has started."""
+    """The processes that a launcher has started: it is run by a client, and starts clients."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # of a process that has just ended
-            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == number:
-                found.append(int(stat.parent.name))
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == real(number):
+                found.append(real(int(stat.parent.name)))
     return found

@@ -1,11 +1,11 @@
 """The alignment loss at the size of ImageNet: what a process computes, and what crosses processes."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from loaded import PYTHON
 
 from g4i_hf.losses.objectives import OBJECTIVES
 
@@ -18,7 +18,7 @@ objectives = pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.fixture(scope="module")
 def cost(tmp_path_factory):
     path = tmp_path_factory.mktemp("cost") / "found.pt"
-    done = subprocess.run([sys.executable, WORKER, path], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([PYTHON, WORKER, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(path)
 

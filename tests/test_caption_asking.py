@@ -5,7 +5,6 @@ import itertools
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import caption_doors
@@ -14,6 +13,7 @@ import pytest
 from caption_doors import ROOT, answers_in, draw_numbers
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
+from loaded import PYTHON
 from PIL import Image as PILImage
 
 from g4i_hf import columns
@@ -204,7 +204,7 @@ def test_sigterm_keeps_what_was_answered_and_another_process_knows_the_table(fol
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     for _ in range(2):
         process = subprocess.Popen(
-            [sys.executable, "-c", ASKING, tmp_path / "data", tmp_path / "journal"],
+            [PYTHON, "-c", ASKING, tmp_path / "data", tmp_path / "journal"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | path,
         )  # fmt: skip
         for _ in range(4):

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import caption_doors
 import pytest
 from caption_doors import ROOT, Worker, picture_of
+from loaded import PYTHON
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
@@ -381,7 +381,7 @@ def test_ctrl_c_ends_the_run_and_what_came_is_delivered(serve):
     server = serve("--latency", 0.1)
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     client = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE, text=True, env=os.environ | path
+        [PYTHON, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE, text=True, env=os.environ | path
     )
     assert client.stdout.readline() == "ready\n"
     while server.stats()["whole"] < 20:

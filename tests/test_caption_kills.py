@@ -1,6 +1,5 @@
 """Captioning killed at any moment, on two processes and by many tasks of an executor: nothing is paid twice."""
 
-import contextlib
 import os
 import random
 import signal
@@ -12,24 +11,28 @@ from pathlib import Path
 import caption_doors
 import pytest
 from caption_doors import ROOT, Worker, all_right, answers_in, captions_of_numbers, draw_numbers
+from loaded import PYTHON, real
+from processes import children_of, launched
 
 serve = caption_doors.serve
 IMAGES, KILLS = 120, 5
 CONCURRENCY = 8
 LATENCY = 0.2
 WAIT = 120  # seconds for what takes a few
-ACCELERATE = str(Path(sys.executable).parent / "accelerate")
-# With `--cpu`, accelerate starts one process unless there is MPI
-TWO_PROCESSES = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-TWO_PROCESSES += ["--dynamo_backend", "no", "--main_process_port", "0"]
-SCALE = [sys.executable, "recipes/scale/caption.py"]
-CAPTION = {1: [sys.executable, "recipes/caption.py"], 2: [ACCELERATE, "launch", *TWO_PROCESSES, "recipes/caption.py"]}
+SCALE = [PYTHON, "recipes/scale/caption.py"]
+FORK = ("--executor_options", '{"start_method": "fork"}')  # tasks need not import torch again
+CAPTION = {1: [PYTHON, "recipes/caption.py"], 2: launched("recipes/caption.py", processes=2)}
 
 
 def environment() -> dict[str, str]:
     """As a user has it: what pytest's own processes were told is not for others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RANK", "WORLD_SIZE"))}
-    return kept | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }
 
 
 def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:
@@ -52,16 +55,6 @@ def wait_until(happened, process: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def workers_of(launcher: int) -> list[int]:
-    """The processes that ask, children of the launcher."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == launcher:
-                found.append(int(path.parent.name))
-    return found
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     return draw_numbers(tmp_path_factory.mktemp("kills") / "pictures", IMAGES)
@@ -82,8 +75,8 @@ def test_killed_at_any_moment_two_processes_lose_nothing_and_nothing_is_paid_twi
         wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
         time.sleep(draw.uniform(0, LATENCY))  # replies come in waves; not only right after one
         if process.poll() is None:
-            workers = workers_of(process.pid)
-            for each in [draw.choice(workers)] if number % 2 == 0 else [process.pid, *workers]:
+            workers = children_of(process.pid)
+            for each in [draw.choice(workers)] if number % 2 == 0 else [real(process.pid), *workers]:
                 os.kill(each, signal.SIGKILL)
             process.communicate(timeout=WAIT)
         time.sleep(LATENCY)  # the server notices which clients are gone
@@ -101,11 +94,11 @@ def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, t
     server, captions = serve("--latency", LATENCY, "--capacity", CONCURRENCY), tmp_path / "captions"
     moments = (20, 70)
     for moment in moments:
-        process = start([*SCALE, "--tasks", "4"], pictures, captions, server)
+        process = start([*SCALE, *FORK, "--tasks", "4"], pictures, captions, server)
         wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(real(process.pid), signal.SIGKILL)
         process.communicate()
-    finish(start([*SCALE, "--tasks", "3"], pictures, captions, server))
+    finish(start([*SCALE, *FORK, "--tasks", "3"], pictures, captions, server))
     requests = server.stats()["requests"]
     assert IMAGES <= requests <= IMAGES + 16 * len(moments), "four tasks of four requests each may have been under way"
     assert captions_of_numbers(captions) == all_right(IMAGES)
@@ -118,7 +111,8 @@ def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, t
 @pytest.mark.slow
 def test_on_ray(pictures, tmp_path, serve):
     server = serve()
-    command = [*SCALE, "--executor", "ray", "--tasks", "2", "--executor_options", '{"cpus_per_task": 1}']
+    command = [sys.executable, *SCALE[1:], "--executor", "ray", "--tasks", "2"]  # Ray starts Python by itself
+    command += ["--executor_options", '{"cpus_per_task": 1}']
     finish(start(command, pictures, tmp_path / "captions", server))
     assert server.stats()["requests"] == IMAGES
     assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)

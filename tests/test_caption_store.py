@@ -4,12 +4,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from caption_doors import ROOT
+from loaded import PYTHON, kill
 
 from g4i_hf.captioning.answers import OK, Answer, CaptionerError, Question
 from g4i_hf.captioning.store import AnswerStore, Keys
@@ -122,7 +122,7 @@ with AnswerStore(sys.argv[1]) as store:
 
 def writer(folder: Path, limit: int = 0) -> subprocess.Popen:
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-c", WRITER, str(folder), str(limit)]
+    command = [PYTHON, "-c", WRITER, str(folder), str(limit)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | path)
 
 
@@ -131,7 +131,7 @@ def test_killed_at_any_moment_what_counted_is_there(tmp_path):
         process = writer(tmp_path)
         first = process.stdout.readline()
         time.sleep(random.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
+        kill(process)
         said = [int(line) for line in (first + process.communicate()[0]).split()]
         assert process.returncode == -signal.SIGKILL and said
         assert texts(tmp_path, *said) == [f"text {number} " * 50 for number in said]

@@ -8,15 +8,14 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from loaded import PYTHON, kill
 from PIL import Image as PILImage
 from students import aligned_model
 from tiny_training import arguments
@@ -342,7 +341,7 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
     """The lock dies with its process, though the process that reads images may live on for a while."""
     run, long = tmp_path / "run", {"max_steps": 100_000, "dataloader_num_workers": 1}
     with (tmp_path / "log").open("w") as log:
-        words = [sys.executable, "-m", "g4i_hf", *command(trained, run, **long)]
+        words = [PYTHON, "-m", "g4i_hf", *command(trained, run, **long)]
         process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 300
@@ -358,7 +357,6 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
             trainer_of(run, images(trained / "images")).train()
         assert list(run.glob("checkpoint-*")), "it is still there"
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        kill(process)
     main(command(trained, run, **long | {"max_steps": 4, "overwrite": "true"}))
     assert (run / "all_results.json").is_file() and not list(run.glob(".*"))

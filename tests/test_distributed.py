@@ -4,11 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from loaded import ACCELERATE
 from processes import ROOT, environment, launched
 from safetensors.torch import load_file
 from shards import save_parquet
@@ -44,7 +44,7 @@ def test_fsdp2_trains_what_one_process_trains_and_goes_on(tmp_path):
     save_parquet(tmp_path / "data", SIZES)
     options = [str(tmp_path / "data"), "--num_train_epochs", "2", "--sgd_momentum", "0.9"]
     config = str(ROOT / "recipes" / "accelerate_configs" / "fsdp2.yaml")
-    fsdp = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+    fsdp = [ACCELERATE, "launch", "--config_file", config, "--num_processes", "2"]
     fsdp += ["--mixed_precision", "no", "--main_process_port", "0", "--fsdp_min_num_params", "1000", str(WORKER)]
     mine = [*options, "--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "2"]
     one = launch(ONE_PROCESS, tmp_path / "one", *options, "--per_device_train_batch_size", "16")

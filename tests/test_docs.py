@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loaded import BIN, PYTHON
 from PIL import Image as PILImage
 
 from g4i_hf import __version__
@@ -187,7 +188,7 @@ def fitted(tmp_path_factory) -> Path:
 
 
 def in_shell(script: str, folder: Path) -> str:
-    return run(["bash", "-euc", f'PATH="{Path(sys.executable).parent}:$PATH"\n{script}'], folder)
+    return run(["bash", "-euc", f'PATH="{BIN}:$PATH"\n{script}'], folder)
 
 
 @pytest.mark.slow
@@ -197,7 +198,7 @@ def test_the_quickstart_leaves_what_it_lists(fitted):
     for path in listed:
         assert (fitted / path).exists(), path
     for page in (QUICKSTART, "README.md"):
-        assert "score" in run([sys.executable, "-"], fitted, script=block("pipeline", page))
+        assert "score" in run([PYTHON, "-"], fitted, script=block("pipeline", page))
 
 
 @pytest.mark.slow
@@ -205,20 +206,20 @@ def test_the_quickstart_leaves_what_it_lists(fitted):
 def test_search_by_text(fitted, page):
     assert "pictures/validation/" in in_shell(block("search", page), fitted)
     assert (fitted / "found.html").is_file()
-    assert "score" in run([sys.executable, "-"], fitted, script=block("search in python", page))
+    assert "score" in run([PYTHON, "-"], fitted, script=block("search in python", page))
 
 
 @pytest.mark.slow
 def test_the_script_of_the_quickstart(fitted):
     script = block("python", QUICKSTART).replace('supervision="auto"', 'supervision="auto", image_size=32')
-    assert "eval_loss" in run([sys.executable, "-"], fitted, script=script)
+    assert "eval_loss" in run([PYTHON, "-"], fitted, script=script)
     assert (fitted / "my-classifier" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
 def test_step_by_step_in_python(clone):
     script = block("step by step", TRAINING)
-    assert "torch.Size([2, 58]) torch.Size([2, 384])" in run([sys.executable, "-"], clone, script=script)
+    assert "torch.Size([2, 58]) torch.Size([2, 384])" in run([PYTHON, "-"], clone, script=script)
 
 
 def test_views_in_python(capsys):

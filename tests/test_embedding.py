@@ -4,13 +4,13 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, List, Value
+from loaded import ACCELERATE, PYTHON
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import images_with
 
@@ -163,7 +163,7 @@ def test_a_killed_run_leaves_the_earlier_stage_and_the_next_one_finishes(encoder
     embed(["a red car", "owl"], encoder, tmp_path)
     before = read_stage(tmp_path / "embeddings")
     images_with(["a red car", "bird", "long"], tmp_path / "images")
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=tmp_path)
+    done = subprocess.run([PYTHON, "-c", INTERRUPTED], cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL and read_stage(tmp_path / "embeddings") == before
     assert "reused" not in embed(["a red car", "bird", "long"], encoder, tmp_path)
     assert len(stored(tmp_path / "embeddings")) == 3
@@ -189,7 +189,7 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     (tmp_path / "witness.py").write_text(WITNESS)
     # `--cpu` starts one process, whatever --num_processes says; `--multi_gpu` starts several, also without any GPU
     launcher = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [Path(sys.executable).with_name("accelerate"), *launcher.split(), "--main_process_port", "0"]
+    command = [ACCELERATE, *launcher.split(), "--main_process_port", "0"]
     command += ["witness.py", ROOT / "recipes" / "embed.py", "--dataset_name", "./images", "--embeddings_dir", "two"]
     command += ["--text_encoder", clip_folder, "--text_encoder_batch_size", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loaded import PYTHON
 from minimum_versions import NEWER, lower_bounds
 
 from g4i_hf.extras import require
@@ -75,9 +76,7 @@ def test_a_command_without_its_extra_is_one_line_and_makes_nothing(tmp_path, ext
     words = command.replace("PICTURES", str(ROOT / "recipes" / "emoji_styles")).replace("OUT", str(tmp_path / "out"))
     words = words.replace("STAGE", str(tmp_path / "stage")).split()
     code = f"from g4i_hf.running import main\ntry: main({words})\nexcept SystemExit as end: print(end.code)"
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT.format(code), module], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([PYTHON, "-c", WITHOUT.format(code), module], capture_output=True, text=True, cwd=tmp_path)
     lines = done.stderr.strip().splitlines()
     assert done.stdout.strip() == "2" and len(lines) == 1, done.stderr
     assert re.fullmatch(rf"error: .* needs {module}: pip install -e '\.\[{extra}\]' in a clone of g4i_hf\.", lines[0])

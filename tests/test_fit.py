@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
 from doors import ROOT, TWO_PROCESSES, run, succeed
 from drawings import CLASSES, caption, draw_folder, drawing
+from loaded import PYTHON, kill
 
 from g4i_hf import AlignedImageClassification, fit, load_images
 from g4i_hf.data.checks import labels_of
@@ -545,11 +546,11 @@ def test_fit_that_is_killed_resumes_to_the_same_bits(fitted, pictures, student, 
     whole = fitted(pictures, tmp_path / "whole").classifier.parent
     out = tmp_path / "out"
     words = [f"--{name}={value}" for name, value in options.items()]
-    with subprocess.Popen([sys.executable, "-m", "g4i_hf", "fit", pictures, "-o", out, *words]) as fitting:
+    with subprocess.Popen([PYTHON, "-m", "g4i_hf", "fit", pictures, "-o", out, *words]) as fitting:
         while fitting.poll() is None and not list(out.glob(place)):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 fitting.wait(timeout=0.01)
-        fitting.kill()
+        kill(fitting)
     assert not (out / "all_results.json").exists()
     succeed("fit", pictures, "-o", out, options)
     assert weights_of(out) == weights_of(whole) and results_of(out) == results_of(whole)

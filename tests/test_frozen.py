@@ -163,39 +163,45 @@ def trained(pictures: Path, out: Path, launcher: tuple | None = None, **options)
     return succeed("train", given, STUDENT, FROZEN, options, launcher=launcher).said
 
 
-def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(pictures, tmp_path):
-    assert "reads cached features" in trained(pictures, tmp_path / "cached")
-    assert list((tmp_path / "cached" / "features").glob("*/*.parquet"))
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def cached(pictures, tmp_path_factory) -> tuple[Path, str]:
+    """A run on cached features, with its checkpoints, and what it said."""
+    run = tmp_path_factory.mktemp("cached") / "run"
+    return run, trained(pictures, run, **SAVING)
+
+
+def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(pictures, cached, tmp_path):
+    run, said = cached
+    assert "reads cached features" in said and list((run / "features").glob("*/*.parquet"))
     trained(pictures, tmp_path / "again")
-    cached = weights_of(tmp_path / "cached")
-    assert all((tensor == cached[name]).all() for name, tensor in weights_of(tmp_path / "again").items())
+    expected = weights_of(run)
+    assert all((tensor == expected[name]).all() for name, tensor in weights_of(tmp_path / "again").items())
     said = trained(pictures, tmp_path / "augmented", train_crop="pad")
     assert "runs in every step, as images are augmented (--train_crop none" in said
 
 
-def test_cached_features_teach_what_the_backbone_would(pictures, tmp_path):
-    trained(pictures, tmp_path / "cached")
+def test_cached_features_teach_what_the_backbone_would(pictures, cached, tmp_path):
     without = {"module": tmp_path / "uncached.py"}
     (tmp_path / "uncached.py").write_text(
         "from g4i_hf import AlignmentTrainer\nAlignmentTrainer._cache_features = lambda self: None\n"
     )
     trained(pictures, tmp_path / "images", **without)
     expected = weights_of(tmp_path / "images")
-    for name, tensor in weights_of(tmp_path / "cached").items():
+    for name, tensor in weights_of(cached[0]).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(pictures, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    trained(pictures, whole, **saving)
-    trained(pictures, stopped, **saving)
+def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(pictures, cached, tmp_path):
+    stopped = shutil.copytree(cached[0], tmp_path / "stopped")
     for file in ("model.safetensors", "all_results.json"):
         (stopped / file).unlink()
     shutil.rmtree(stopped / "checkpoint-4")
-    assert "checkpoint-2" in trained(pictures, stopped, **saving)
-    expected = weights_of(whole)
+    assert "checkpoint-2" in trained(pictures, stopped, **SAVING)
+    expected = weights_of(cached[0])
     assert all((tensor == expected[name]).all() for name, tensor in weights_of(stopped).items())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import hub_client
 import pytest
 from caption_doors import ROOT, Worker, draw_numbers
+from loaded import PYTHON
 
 from g4i_hf.modeling.packaged import packaged_student
 
@@ -77,6 +78,10 @@ def test_what_cannot_be_pushed_is_said_before_the_work(script, place, said, tmp_
     assert not capsys.readouterr().out
 
 
+# --active: in the environment of the tests, which has the dependencies, so that nothing is installed
+UV = (str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--offline")
+
+
 class Jobs:
     """The scripts, with the package at hand in place of that of the repository; a Hub that holds me/photos."""
 
@@ -88,11 +93,9 @@ class Jobs:
         draw_numbers(folder / "photos", 12)
         hub.run(PUSH, folder / "pusher", folder / "photos" / "train")
 
-    def run(self, script: str, *words: object) -> str:
-        # --active: in the environment of the tests, which has the dependencies, so that nothing is installed
-        uv = [str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--offline"]
+    def run(self, script: str, *words: object, start: tuple = (PYTHON,)) -> str:
         environment = self.hub.environment(self.folder / "home", VIRTUAL_ENV=sys.prefix)
-        command, more = [*uv, script, *map(str, words)], {"capture_output": True, "text": True, "timeout": 1800}
+        command, more = [*start, script, *map(str, words)], {"capture_output": True, "text": True, "timeout": 1800}
         done = subprocess.run(command, cwd=self.folder, env=environment, **more)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
         return done.stdout
@@ -115,7 +118,7 @@ def captioned(jobs) -> Jobs:
     words = ["me/photos", "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", "--report", "false"]
     try:
         before = jobs.repositories()
-        said = jobs.run("caption.py", *words, "--push_to", "me/photos-captions", "--dry_run", 2)
+        said = jobs.run("caption.py", *words, "--push_to", "me/photos-captions", "--dry_run", 2, start=UV)
         assert "number" in said and server.stats()["distinct"] == 2
         jobs.run("caption.py", *words)
         assert jobs.repositories() == before and (jobs.folder / "captions" / "train.parquet").is_file()

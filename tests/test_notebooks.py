@@ -4,10 +4,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from loaded import BIN, PYTHON
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 BADGE = "https://colab.research.google.com/github/REPOSITORY_URL/blob/main/notebooks/"
@@ -60,9 +60,9 @@ def test_a_notebook_is_short_and_stored_without_outputs_and_uses_public_names(no
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_start_to_end(notebook, tmp_path):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-"],
+        [PYTHON, "-"],
         cwd=tmp_path, input=script_of(notebook), env=os.environ | {"MPLBACKEND": "Agg", "PATH": path},
         capture_output=True, text=True, timeout=1800,
     )  # fmt: skip

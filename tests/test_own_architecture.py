@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from loaded import BIN, PYTHON
 from PIL import Image
 from released_runs import a_run
 from students import ID2LABEL
@@ -108,7 +109,7 @@ def test_a_script_is_no_module_to_publish(module, tmp_path, monkeypatch):
 
 def run(place: Path, *command: str, expected: int = 0) -> subprocess.CompletedProcess:
     environment = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    done = subprocess.run([sys.executable, *command], cwd=place, env=environment, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, *command], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == expected, done.stdout + done.stderr
     return done
 
@@ -165,7 +166,7 @@ def test_the_module_is_imported_before_a_command_reads_its_options(tmp_path, nam
     """Also one that a file of options names; not one with the name of a package."""
     (tmp_path / name).write_text("print('registered')")
     (tmp_path / "options.yaml").write_text(f"dataset_name: x\nmodule: {name}\n")
-    command = [str(Path(sys.executable).with_name("g4i")), "train", "--config", "options.yaml", "--print_config"]
+    command = [str(BIN / "g4i"), "train", "--config", "options.yaml", "--print_config"]
     if name == "evaluate.py":
         said = run(tmp_path, *command, expected=2).stderr
         assert "cannot be imported as 'evaluate'; give the file another name" in said

@@ -74,9 +74,10 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     empty.mkdir()
     for command in COMMANDS:
         assert "--" in run(g4i, command, "--help", cwd=empty, **offline)
-    if kind == "wheel":
-        done = subprocess.run([g4i, "fit"], cwd=empty, capture_output=True, text=True, env=offline)
-        assert done.returncode == 2 and "are in a clone of the repository and not in the package" in done.stderr
+    if kind == "editable":
+        return
+    done = subprocess.run([g4i, "fit"], cwd=empty, capture_output=True, text=True, env=offline)
+    assert done.returncode == 2 and "are in a clone of the repository and not in the package" in done.stderr
     data = ("--dataset_name", f"{place}/recipes/emoji_styles", "--captions_dir", "captions")
     run(g4i, "caption", *data, "--captioner", "column", "--report", "false", cwd=empty, **offline)
     release = ("release", "--stage", "captions", "--dataset_dir", "made")

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
+from loaded import PYTHON
 from PIL import Image as PILImage
 from scipy.io import savemat
 
@@ -22,7 +22,7 @@ def picture(width: int, height: int) -> PILImage.Image:
 
 
 def build(name: str, images: Path, output: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(RECIPE / "build.py"), name, "--images", str(images), "--output_dir", str(output)]
+    command = [PYTHON, str(RECIPE / "build.py"), name, "--images", str(images), "--output_dir", str(output)]
     return subprocess.run([*command, *words], capture_output=True, text=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loaded import ACCELERATE
 from PIL import Image
 
 from g4i_hf import load_images
@@ -62,7 +63,7 @@ def test_so_many_labels_are_wrong_and_each_image_keeps_its_caption(tmp_path, wro
 def test_the_literal_command_trains_with_the_alignment_loss_and_on_labels_only(tmp_path):
     """`accelerate launch recipes/train.py` in a clone, without any options."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    command = [Path(sys.executable).parent / "accelerate", "launch", "recipes/train.py"]
+    command = [ACCELERATE, "launch", "recipes/train.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     out = tmp_path / "runs" / "photos_demo_train"
     both = [json.loads((run / "all_results.json").read_text()) for run in (out / "labels_only", out)]

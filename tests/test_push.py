@@ -3,12 +3,12 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hub_client import serving
 from hub_server.accounts import ME_READ, ME_WRITE
+from loaded import PYTHON
 from released_runs import training_arguments, training_rows
 from students import ID2LABEL, aligned_model
 
@@ -42,7 +42,7 @@ def push(hub, tmp_path_factory):
     """Gives what `push_folder` does, or its error."""
     environment = hub.environment(tmp_path_factory.mktemp("home"))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-c", PUSHER], env=environment, text=True, **pipes)
+    process = subprocess.Popen([PYTHON, "-c", PUSHER], env=environment, text=True, **pipes)
     assert process.stdout.readline().strip() == "ready"
 
     def push(folder, repo, kind="model", **options) -> dict:

@@ -3,12 +3,12 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from loaded import PYTHON
 from released_runs import a_run
 from students import STUDENTS, lora_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
@@ -66,7 +66,7 @@ def released(tmp_path_factory):
             torch.save(pixels, root / "pixels.pt")
             group = {other: release_of(other, root, pixels) for other in STUDENTS if (other in FAST) == (name in FAST)}
             folders = [folder for _, folder in group.values()]
-            command = [sys.executable, "-c", LOADER, root / "pixels.pt", *folders]
+            command = [PYTHON, "-c", LOADER, root / "pixels.pt", *folders]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-3000:]
             for other, (model, folder) in group.items():

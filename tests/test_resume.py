@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict, Image
+from loaded import PYTHON, real
 from processes import ROOT, children_of, launched
 from students import ID2LABEL, STUDENTS
 from test_checkpoint import split_of
@@ -73,7 +73,7 @@ MOMENTS |= {"not yet renamed": "rename"}
 
 @pytest.mark.slow
 def test_one_process_killed_at_any_moment(folder, tmp_path):
-    command = [sys.executable, str(WORKER), str(tmp_path), str(folder / "data"), *MOMENTS.values()]
+    command = [PYTHON, str(WORKER), str(tmp_path), str(folder / "data"), *MOMENTS.values()]
     command += ["--", "--require_labels", "false", "--per_device_train_batch_size", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -150,7 +150,7 @@ def two_checkpoints_more(run: Path) -> Callable[[], bool]:
 
 
 def kill_all(process: subprocess.Popen) -> None:
-    for number in [*children_of(process.pid), process.pid]:
+    for number in [*children_of(process.pid), real(process.pid)]:
         os.kill(number, signal.SIGKILL)
     process.wait(timeout=WAIT)
 

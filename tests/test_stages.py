@@ -3,11 +3,11 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
+from loaded import PYTHON
 from test_loading import rows, save_pictures
 
 from g4i_hf import load_images
@@ -159,7 +159,7 @@ with replacing(sys.argv[1]) as folder:
 
 @pytest.mark.parametrize("moment", ["within", ".tmp-"])
 def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place, moment):
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
+    ended = subprocess.run([PYTHON, "-c", KILLED, str(place), moment])
     assert ended.returncode == -signal.SIGKILL
     assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
     restore_replaced(place)  # as whoever opens it does first

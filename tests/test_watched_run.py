@@ -16,11 +16,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loaded import PYTHON
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SYSTEM = ("/dev/", "/etc/", "/lib", "/opt/", "/proc/", "/sys/", "/usr/", "/var/", "/bin/")
 TINY = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
+
+
+# `sitecustomize` is imported at once, as Python itself would
+WATCHED = """
+import runpy, sys
+sys.modules.pop("sitecustomize", None)
+import sitecustomize
+del sys.argv[0]
+exec(sys.argv[1]) if sys.argv[0] == "-c" else runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def watched(folder: Path, *command: str) -> tuple[list[str], str]:
@@ -38,7 +49,8 @@ def watched(folder: Path, *command: str) -> tuple[list[str], str]:
         "HF_HOME": str(home),
         "HOME": str(home),
     }
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=kept | watching)
+    words, env = [PYTHON, "-c", WATCHED, *command], kept | watching
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return (log.read_text().splitlines() if log.is_file() else []), done.stdout + done.stderr
 

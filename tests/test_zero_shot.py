@@ -5,12 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from loaded import PYTHON
 from PIL import Image
 from released_runs import a_run
 from sentence_transformers import SentenceTransformer
@@ -330,7 +330,7 @@ def trained(tmp_path_factory):
     """Some steps of the Emoji Styles recipe, released, in a folder that looks like a clone."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "recipes").symlink_to(ROOT / "recipes")
-    command = [sys.executable, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml", "--max_steps", "20"]
+    command = [PYTHON, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml", "--max_steps", "20"]
     command += ["--eval_strategy", "no", "--save_strategy", "no"]
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
     release_student(folder / "runs" / "emoji_styles" / "aligned")
@@ -341,7 +341,7 @@ def trained(tmp_path_factory):
 def test_the_page_on_zero_shot_runs_as_it_stands(trained):
     page = (ROOT / "docs" / "guides" / "search.md").read_text()
     code = re.search(r"<!-- test: zero-shot -->\n```python\n(.*?)```", page, flags=re.S)[1]
-    done = subprocess.run([sys.executable, "-"], cwd=trained, input=code, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-"], cwd=trained, input=code, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     scores, captions = map(ast.literal_eval, done.stdout.splitlines()[-2:])
     assert {each["label"] for each in scores} == {"a sea animal", "a vehicle", "a face"} and len(captions) == 3

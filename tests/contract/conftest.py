@@ -3,17 +3,15 @@
 import shutil
 from pathlib import Path
 
+import doors
 import pytest
-from doors import Preloaded
 from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 
 
 @pytest.fixture(scope="session")
 def quick():
-    """Runs commands without the time of their imports."""
-    commands = Preloaded()
-    yield commands
-    commands.close()
+    """Runs commands."""
+    return doors
 
 
 @pytest.fixture(scope="session")

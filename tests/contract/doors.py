@@ -1,26 +1,26 @@
 """
-The product as a user meets it: its commands, as processes. Every contract test starts them here, so that one place
-changes when a command gets another name.
+The product as a user meets it: its commands, as processes that begin with torch and transformers loaded, see `loaded`.
+Every contract test starts them here, so that one place changes when a command gets another name.
 """
 
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from loaded import ACCELERATE, PYTHON
+
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ("fit", "caption", "embed", "check", "train", "evaluate", "release")
 WAIT = 300  # seconds that a command may take
-ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 LAUNCHER = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", *LAUNCHER)
+HEAVY = {"torch", "datasets", "accelerate", "timm", "sentence_transformers", "sklearn"}  # seconds to import
 # Another number of processes would be read from a configuration of the launcher
 FOREIGN = ("ACCELERATE_CONFIG_FILE",)
 
@@ -41,14 +41,15 @@ class Done:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-def command_line(command: str, words: tuple, launcher: tuple | None = None) -> list[str]:
+def command_line(command: str, words: tuple, launcher: tuple | None = None, python: str = PYTHON) -> list[str]:
     """
     Args:
         command: one of COMMANDS.
         words: options and values; a mapping stands for `--name value` of each.
         launcher: options of `accelerate launch`, to start the command with it.
+        python: `sys.executable` for what is about imports.
     """
-    start = [sys.executable] if launcher is None else [ACCELERATE, "launch", *launcher]
+    start = [python] if launcher is None else [ACCELERATE, "launch", *launcher]
     return [*start, str(ROOT / "recipes" / f"{command}.py"), *spelled(words)]
 
 
@@ -66,10 +67,10 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launcher: tuple | None = None):
+def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT):
     """A command that runs on; its output is read with `communicate`."""
     return subprocess.Popen(
-        command_line(command, words, launcher),
+        command_line(command, words),
         cwd=cwd,
         env=environment(env),
         stdout=subprocess.PIPE,
@@ -78,10 +79,10 @@ def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launc
     )
 
 
-def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, launcher: tuple | None = None) -> Done:
-    """A command to its end, whatever that is."""
+def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, **started) -> Done:
+    """A command to its end, whatever that is; `started` as in [`command_line`]."""
     done = subprocess.run(
-        command_line(command, words, launcher),
+        command_line(command, words, **started),
         cwd=cwd,
         env=environment(env),
         capture_output=True,
@@ -100,58 +101,12 @@ def succeeded(done: Done, command: str, words: tuple) -> Done:
     return done
 
 
-def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT) -> str:
+def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT, start: str = PYTHON) -> str:
     """What a Python process without any of our commands prints."""
-    command = [sys.executable, "-c", code, *map(str, words)]
+    command = [start, "-c", code, *map(str, words)]
     done = subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=WAIT)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
-
-
-class Preloaded:
-    """
-    Commands without the seconds that every process takes to import torch and transformers: one process imports them
-    and forks for each command, which runs the same script with the same words as a process of its own.
-
-    What depends on imports, signals or variables that libraries read when imported takes [`run`] instead.
-    """
-
-    def __init__(self, env: dict[str, str] | None = None):
-        """`env`: all variables of the commands; by default those of this process."""
-        command = [sys.executable, str(Path(__file__).with_name("preload.py"))]
-        self.env = environment() if env is None else env
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.env, cwd=ROOT
-        )
-
-    def run(self, command: str, *words, env: dict | None = None, cwd: Path = ROOT) -> Done:
-        return self._run(command_line(command, words)[1:], env, cwd)
-
-    def succeed(self, command: str, *words, **kwargs) -> Done:
-        return succeeded(self.run(command, *words, **kwargs), command, words)
-
-    def python(self, code: str, *words, cwd: Path = ROOT) -> str:
-        with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
-            script.write(code)
-            script.flush()
-            return succeeded(self._run([script.name, *map(str, words)], None, cwd), "python", words).out
-
-    def _run(self, words: list[str], env: dict | None, cwd: Path) -> Done:
-        with tempfile.TemporaryDirectory() as folder:
-            out, err = (Path(folder) / name for name in ("out", "err"))
-            out.touch()
-            err.touch()
-            asked = {"argv": words, "env": self.env | (env or {}), "cwd": str(cwd), "out": str(out), "err": str(err)}
-            self.process.stdin.write(json.dumps(asked) + "\n")
-            self.process.stdin.flush()
-            code = self.process.stdout.readline()
-            assert code, "the process that forks for each command is gone"
-            return Done(int(code), out.read_text(), err.read_text())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=WAIT)
-        self.process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -171,10 +126,11 @@ def server_stats(server: str) -> dict:
         return json.load(reply)
 
 
-def times_of_children() -> float:
-    """Seconds of CPU time of the processes that have ended; unlike the clock, the same on a busy machine."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def imports_of(done: Done) -> tuple[set[str], list[str]]:
+    """The modules that a process with PYTHONPROFILEIMPORTTIME has imported, and the other lines of its stderr."""
+    lines = done.err.splitlines()
+    times = [line for line in lines if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in times}, [line for line in lines if line not in times]
 
 
 def files_in(folder: Path) -> set[str]:

@@ -6,9 +6,7 @@ Students and data are tiny and made by formulas: 22 images in two Parquet files,
 
 import io
 import json
-import os
 import shutil
-import socket
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,11 +15,9 @@ import numpy as np
 import pytest
 from bits import Bits
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from doors import ROOT
+from doors import TWO_PROCESSES
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before `quick` starts; several add in another order
 
 # --- Data ------------------------------------------------------------------------------------------------------------
 
@@ -224,38 +220,9 @@ def test_steps_of_training(bits, trained, name):
     bits.check(name, weights_of(run), log_of(run))
 
 
-# Two forks with the launcher's variables: its own processes take seconds to import torch
-FORK = """
-import os, runpy, signal, sys
-
-port, script, *words = sys.argv[1:]
-child = os.fork()
-rank = "0" if child else "1"
-os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-os.environ.update(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true")
-signal.alarm(200)
-sys.argv = [script, *words]
-code = 1
-try:
-    runpy.run_path(script, run_name="__main__")
-    code = 0
-except SystemExit as end:
-    code = end.code or 0
-finally:
-    if child == 0:
-        sys.stderr.flush()
-        os._exit(code)
-sys.exit(code or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
 @pytest.mark.parametrize("name", marked(TWO))
 def test_two_processes(bits, quick, words, tmp_path, name):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [f"--{key}={value}" for key, value in words(TWO[name], tmp_path / "run").items()]
-    quick.python(FORK, port, ROOT / "recipes" / "train.py", *options)
+    quick.succeed("train", words(TWO[name], tmp_path / "run"), launcher=TWO_PROCESSES)
     log = log_of(tmp_path / "run")
     assert log[0]["epoch"] == 1 / 2, "two processes with 6 images each: two steps an epoch of 22"
     bits.check(name, weights_of(tmp_path / "run"), log)

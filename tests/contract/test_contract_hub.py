@@ -4,11 +4,13 @@ private, without paths of this machine; and training that pushes.
 """
 
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
-from doors import Preloaded
+from doors import run, succeed
 from drawings import STUDENT, TRAINING
-from hub_client import serving
+from hub_client import FOREIGN, serving
 from hub_demo import RECIPE, Demo, demonstrate
 from hub_server.accounts import ME_WRITE
 
@@ -28,7 +30,8 @@ def hub():
 def pushed(hub, tmp_path_factory):
     """The folder of the demo, commands to go on with, and what was predicted by the run and by name."""
     folder = tmp_path_factory.mktemp("pushed")
-    commands = Preloaded(hub.environment(folder / "home"))
+    online = dict.fromkeys(FOREIGN) | hub.environment(folder / "home")
+    commands = SimpleNamespace(run=partial(run, env=online), succeed=partial(succeed, env=online))
 
     class Short(Demo):
         def g4i(self, command, *words):
@@ -37,7 +40,6 @@ def pushed(hub, tmp_path_factory):
                 assert "models/me/shapes-student" not in hub.state(), "a dry run pushes nothing"
 
     yield folder, commands, demonstrate(Short(folder, hub.environment(folder / "home")))
-    commands.close()
 
 
 def test_everything_is_private_and_one_commit(hub, pushed):

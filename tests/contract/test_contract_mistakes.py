@@ -8,7 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from doors import spelled
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder, drawing
+
+from g4i_hf.running import main
 
 
 @dataclass
@@ -142,16 +145,18 @@ def placed(text: object, places: dict[str, Path]) -> str:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_code_2(quick, places, tmp_path, name):
+def test_a_mistake_is_one_line_and_code_2(places, tmp_path, monkeypatch, capfd, name):
     mistake, places = MISTAKES[name], places | {"out": tmp_path / "out"}
     words = {option: placed(value, places) for option, value in mistake.words.items()}
     if mistake.command in ("train", "embed", "caption") and str(places["out"]) in words.values():
         words = {"dataset_name": places["pictures"]} | words
-    done = quick.run(mistake.command, words, cwd=tmp_path)  # where no demo has left its runs
-    assert done.code == 2, done.said[-3000:]
-    assert len(done.errors()) == 1 and "Traceback" not in done.said and done.out == "", done.said[-3000:]
-    message = done.err.splitlines()[-1]
-    assert message.startswith("error: "), done.err[-2000:]
+    monkeypatch.chdir(tmp_path)  # where no demo has left its runs
+    with pytest.raises(SystemExit) as end:
+        main([mistake.command, *spelled((words,))])
+    out, err = capfd.readouterr()
+    assert end.value.code == 2 and out == "" and "Traceback" not in err, err[-3000:]
+    *others, message = err.splitlines()
+    assert message.startswith("error: ") and not any(line.startswith("error: ") for line in others), err[-3000:]
     for part in mistake.says:
         assert placed(part, places) in message
     assert not places["out"].exists() and not places["gone"].exists()

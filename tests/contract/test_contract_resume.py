@@ -1,28 +1,25 @@
 """Captioning killed by SIGKILL in the middle: the same command goes on, and no caption is paid twice."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 
 import pyarrow.parquet as pq
 from doors import ROOT, WAIT, caption_server, server_stats, start
 from drawings import draw_folder
+from loaded import kill
 
 CONCURRENCY = 4
 IMAGES = 36
 
 
 def kill_when(process, happened: Callable[[], bool]) -> None:
-    """SIGKILL, as by the kernel when memory is short; nothing of the process runs after it."""
     deadline = time.monotonic() + WAIT
     while not happened():
         assert process.poll() is None, f"it ended before it could be killed\n{process.communicate()[1][-3000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    kill(process)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_under_way(quick, tmp_path):
