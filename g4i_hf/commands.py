@@ -92,32 +92,42 @@ class Caption(Command):
 
 
 class Embed(Command):
-    """Embed the captions of a dataset with a frozen text encoder.
+    """Embed images or captions: a view that tells classes, or the captions that a training aligns with.
 
+        g4i embed pictures --view image:openai/clip-vit-base-patch32 -o runs/pictures
         g4i embed --dataset_name pictures --caption_column text \\
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
-    Captions beyond the window of the encoder are cut, and counted.
+    With `--view` it makes a view of the training images, a folder that `g4i fit` takes: what captions, answers or
+    scores say, or features of any image encoder of timm or transformers, CLIP and SigLIP with the class names. To
+    resume, run the same command again: only what is new or has changed is computed. Without `--view` it embeds the
+    captions for a training; those beyond the window of the encoder are cut, and counted.
     """
 
-    def check(self, data, encoder) -> None:
-        if not encoder.text_encoder or not encoder.embeddings_dir:
-            raise OptionError("give --text_encoder and --embeddings_dir (where the embeddings go), or a --config.")
+    def check(self, view, data, encoder) -> None:
+        if not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
+            raise OptionError("give --view or --text_encoder, and --embeddings_dir (-o), or a --config.")
         check_data(data)
 
-    def run(self, data, encoder) -> None:
+    def run(self, view, data, encoder) -> None:
         import torch
-        from accelerate import PartialState
+        from accelerate import Accelerator
 
-        from .data.loading import load_data, source_of
+        from .data.loading import load_data, load_reviewed, source_of
         from .embedding import described_embeddings, embed_stage
+        from .workflows.view_stages import embed_view
 
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        quiet_libraries(state.is_main_process)
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        quiet_libraries(accelerator.is_main_process)
         folder = encoder.embeddings_dir
-        with state.main_process_first():
-            images = load_data(data)
-        say(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder))
+        with accelerator.main_process_first():
+            images = load_reviewed(data, folder) if view.view else load_data(data)
+        if view.view:
+            given = {"text_encoder": encoder.text_encoder} if encoder.text_encoder else {}
+            made = embed_view(images, view.view, folder, source=source_of(data), accelerator=accelerator, **given)
+            say(f"View {view.view}: {made}, for g4i fit --views")
+        else:
+            say(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder))
 
 
 class Check(Command):

@@ -1,11 +1,22 @@
-"""Image encoders of the Hub as views: their own weights and preprocessing. Tiny random ones, saved on the spot."""
+"""
+Views of images: any encoder with its own weights and preprocessing, class names by text towers, scores of other
+models. Tiny random encoders, saved on the spot.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
-from accelerate import Accelerator
-from datasets import Dataset
-from PIL import Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from tiny_encoders import WORDS, word_tokenizer
 from transformers import (
     AutoModel,
     BitImageProcessor,
@@ -14,6 +25,9 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -22,24 +36,33 @@ from transformers import (
     ViTModel,
 )
 
-from g4i_hf.workflows.known_views import features_by
+from g4i_hf import embed_view
+from g4i_hf.embedding.image_text import WORDINGS
+from g4i_hf.training import features
+from g4i_hf.workflows.view_stages import read_view
+
+sys.path.insert(0, str(Path(__file__).parent / "contract"))
+
+from doors import TWO_PROCESSES, succeed
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-VISION |= {"intermediate_size": 48}
-TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 90}
+VISION |= {"intermediate_size": 48, "projection_dim": 16}
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT |= {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+TEXT |= {"max_position_embeddings": 16, "projection_size": 32, "projection_dim": 16}
 BOTH = {"text_config": TEXT, "vision_config": VISION}
+NAFLEX = BOTH | {"vision_config": VISION | {"num_patches": 16}}
 SQUARE, CROP = {"height": 32, "width": 32}, {"size": {"shortest_edge": 32}, "crop_size": 32}
+BY_BOTH = {
+    "clip": (lambda: CLIPModel(CLIPConfig(**BOTH, projection_dim=16)), CLIPImageProcessor(**CROP)),
+    "siglip": (lambda: SiglipModel(SiglipConfig(**BOTH)), SiglipImageProcessor(size=SQUARE)),
+    "siglip2": (
+        lambda: Siglip2Model(Siglip2Config(**NAFLEX)),
+        Siglip2ImageProcessor(patch_size=8, max_num_patches=16),
+    ),
+}
+# What a student of transformers gives to its last layer
 ENCODERS = {
-    "clip": (
-        lambda: CLIPModel(CLIPConfig(**BOTH, projection_dim=16)),
-        CLIPImageProcessor(**CROP),
-        lambda hidden: hidden[:, 1:].mean(1),
-    ),
-    "siglip": (
-        lambda: SiglipModel(SiglipConfig(**BOTH)),
-        SiglipImageProcessor(size=SQUARE),
-        lambda hidden: hidden.mean(1),
-    ),
     "dinov2": (
         lambda: Dinov2Model(Dinov2Config(**{**VISION, "intermediate_size": None})),
         BitImageProcessor(**CROP),
@@ -47,21 +70,182 @@ ENCODERS = {
     ),
     "vit": (lambda: ViTModel(ViTConfig(**VISION)), ViTImageProcessor(size=SQUARE), lambda hidden: hidden[:, 0]),
 }
+CLASSES = ["red_car", "LABEL_3", "owl, blue bird"]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_features_are_those_of_the_encoder_with_its_own_preprocessing(tmp_path, name):
-    make, processor, pooled = ENCODERS[name]
+def images_of(number: int, labels: bool = False, seed: int = 0) -> Dataset:
+    pixels = np.random.default_rng(seed).integers(0, 255, (number, 40, 48, 3), dtype=np.uint8)
+    rows = {"image": [PILImage.fromarray(each) for each in pixels], "image_id": [str(row) for row in range(number)]}
+    features = {"image": Image(), "image_id": Value("string")}
+    if labels:
+        rows["label"], features["label"] = [None] * number, ClassLabel(names=CLASSES)
+    return Dataset.from_dict(rows, features=Features(features))
+
+
+def saved(name: str, folder: Path) -> str:
+    make, processor, *_ = (BY_BOTH | ENCODERS)[name]
     torch.manual_seed(0)
-    folder = str(tmp_path / name)
-    make().save_pretrained(folder)
+    model = make()
+    for weight in model.parameters():  # large enough for images and texts to differ
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    pixels = np.random.default_rng(0).integers(0, 255, (6, 40, 48, 3), dtype=np.uint8)
-    images = [Image.fromarray(each) for each in pixels]
-    split = Dataset.from_dict({"image": images, "image_id": [str(row) for row in range(6)]})
-    found = features_by(folder, split, {0: "ant", 1: "bee"}, tmp_path / "features", Accelerator(cpu=True))
-    encoder = AutoModel.from_pretrained(folder).eval()
-    with torch.no_grad():
-        inputs = processor(images, return_tensors="pt")["pixel_values"]
-        hidden = getattr(encoder, "vision_model", encoder)(inputs).last_hidden_state
-    np.testing.assert_allclose(found, pooled(hidden).numpy(), atol=0.02)
+    word_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def stored(folder: Path, table: str = "train") -> np.ndarray:
+    return np.array(pq.read_table(folder / f"{table}.parquet")["values"].to_pylist(), dtype=np.float32)
+
+
+def unit(values: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(getattr(values, "pooler_output", values), dim=-1).numpy()
+
+
+# --- Image encoders --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BY_BOTH, *ENCODERS])
+@torch.no_grad()
+def test_features_are_those_of_the_encoder_with_its_own_preprocessing(tmp_path, name):
+    encoder, images = saved(name, tmp_path / name), images_of(6)
+    folder = embed_view(images, f"image:{encoder}", tmp_path)
+    model, (_, processor, *pooled) = AutoModel.from_pretrained(encoder).eval(), (BY_BOTH | ENCODERS)[name]
+    inputs = processor(images["image"][:], return_tensors="pt")
+    if pooled:
+        wanted = pooled[0](model(**inputs).last_hidden_state).numpy()
+    else:
+        wanted = unit(model.get_image_features(**inputs))
+    np.testing.assert_allclose(stored(folder), wanted, atol=1e-5)
+    stage = json.loads((folder / "stage.json").read_text())
+    assert stage["view"] == f"image:{name}" and not set(folder.name) & set(':/\\ "*?<>|')
+    assert (folder / "classes.parquet").exists() is False
+
+
+@torch.no_grad()
+def test_a_folder_that_timm_saved_is_an_encoder(tmp_path):
+    """It names the number of classes twice, which transformers passes on twice."""
+    torch.manual_seed(0)
+    model, images = timm.create_model("test_efficientnet", num_classes=5).eval(), images_of(3)
+    timm.models.save_for_hf(model, tmp_path / "net")
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    folder = embed_view(images, f"image:{tmp_path / 'net'}", tmp_path)
+    pixels = torch.stack([transform(image) for image in images["image"]])
+    wanted = model.forward_head(model.forward_features(pixels), pre_logits=True)
+    np.testing.assert_allclose(stored(folder), wanted.numpy(), atol=1e-5)
+
+
+# --- Class names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BY_BOTH)
+@torch.no_grad()
+def test_class_names_are_the_mean_of_wordings_by_the_text_tower(tmp_path, name):
+    encoder, images = saved(name, tmp_path / name), images_of(4, labels=True)
+    folder = embed_view(images, f"image:{encoder}", tmp_path)
+    names = stored(folder, "classes")
+    assert pq.read_table(folder / "classes.parquet")["class_name"].to_pylist() == CLASSES
+    assert not names[1].any(), "LABEL_3 says nothing"
+    model, texts = AutoModel.from_pretrained(encoder).eval(), [w.format("red car") for w in WORDINGS]
+    padded = {"padding": True} if name == "clip" else {"padding": "max_length", "max_length": 16}
+    tokens = word_tokenizer()(texts, return_tensors="pt", **padded)
+    wanted = unit(model.get_text_features(**tokens)).mean(0)
+    np.testing.assert_allclose(names[0], wanted / np.linalg.norm(wanted), atol=1e-5)
+    _, view = read_view(folder, images, dict(enumerate(CLASSES)))
+    named = view.class_values[[0, 2]]
+    np.testing.assert_allclose(named.mean(0), view.values.mean(0), atol=1e-5)
+    assert view.learns and not view.class_values[1].any()
+
+
+# --- Stages ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
+    encoder, images = saved("clip", tmp_path / "clip"), images_of(6, labels=True)
+    folder = embed_view(images, f"image:{encoder}", tmp_path)
+    before, computed = stored(folder), []
+    compute = features._compute
+    monkeypatch.setattr(features, "_compute", lambda *args: (computed.append(len(args[2])), compute(*args)))
+    written = (folder / "train.parquet").stat().st_mtime_ns
+    embed_view(images, f"image:{encoder}", tmp_path)
+    assert not computed and (folder / "train.parquet").stat().st_mtime_ns == written
+    other = images_of(2, labels=True, seed=1)
+    changed = Dataset.from_list([*other, *list(images)[2:]], features=images.features)
+    with pytest.raises(
+        ValueError, match=r"2 of 6 images have no value there, or have changed since: '0'\. Run it again"
+    ):
+        read_view(folder, changed, dict(enumerate(CLASSES)))
+    embed_view(changed, f"image:{encoder}", tmp_path)
+    assert (
+        computed == [2]
+        and np.array_equal(stored(folder)[2:], before[2:])
+        and not (stored(folder)[:2] == before[:2]).any()
+    )
+    with pytest.raises(ValueError, match="was made for other classes than those of the data"):
+        read_view(folder, changed, {0: "a", 1: "b"})
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from g4i_hf import embed_view
+from g4i_hf.training import features
+from test_encoders_as_views import images_of
+features.ROWS_A_FILE, write, written = 16, features._write, []
+def killed(*args):
+    write(*args)
+    written.append(args)
+    len(written) < 2 or os.kill(os.getpid(), signal.SIGKILL)
+features._write = killed
+embed_view(images_of(60), "image:{encoder}", "out")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same(tmp_path):
+    encoder, images = saved("vit", tmp_path / "vit"), images_of(60)
+    whole = stored(embed_view(images, f"image:{encoder}", tmp_path / "whole"))
+    script = INTERRUPTED.format(tests=str(Path(__file__).parent), encoder=encoder)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("out/views/*"))
+    assert len(list(tmp_path.glob("out/features/*/*.parquet"))) == 2
+    assert np.array_equal(stored(embed_view(images, f"image:{encoder}", tmp_path / "out")), whole)
+    DatasetDict(train=images).save_to_disk(tmp_path / "images")
+    words = {"dataset_name": tmp_path / "images", "view": f"image:{encoder}", "embeddings_dir": tmp_path / "two"}
+    said = succeed("embed", words, launcher=TWO_PROCESSES).out
+    assert said.count("for g4i fit --views") == 1
+    np.testing.assert_allclose(stored(next(tmp_path.glob("two/views/*"))), whole, atol=1e-5)
+
+
+# --- Mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_end_in_one_line(tmp_path):
+    images = images_of(3, labels=True)
+    scores = {"two": [[0.1, 0.9]] * 3, "some": [[0.1, None, 0.2]] * 3, "words": ["a", "b", "c"]}
+    for name, values in scores.items():
+        images = images.add_column(name, values)
+    ViTModel(ViTConfig(**VISION)).save_pretrained(tmp_path / "bare")
+    CLIPModel(CLIPConfig(**BOTH)).vision_model.save_pretrained(tmp_path / "half")
+    CLIPImageProcessor(**CROP).save_pretrained(tmp_path / "half")
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    (tmp_path / "half" / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    for view, words in {
+        "clicks": "There is no view 'clicks'",
+        "caption": "no column 'caption'",
+        "answer": "View 'answer' .*no training image has one that tells a class",
+        "scores:none": "View 'scores:none' .*the data has no such column. Its columns: ",
+        "scores:two": "View 'scores:two' .*row 0: 2 numbers; a list of 3 numbers is wanted",
+        "scores:some": "row 0: some numbers are NaN",
+        "scores:words": "row 0: 'a'; a list of 3 numbers",
+        f"image:{tmp_path / 'bert'}": "a model of the kind 'bert' is no image encoder",
+        f"image:{tmp_path / 'bare'}": "The image processor of .* cannot be loaded",
+        f"image:{tmp_path / 'half'}": "The image encoder .*it holds no whole image tower",
+        "image:nowhere/at-all": "View 'image:nowhere/at-all'",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=words) as error:
+            embed_view(images, view, tmp_path / "out")
+        assert "\n" not in str(error.value)

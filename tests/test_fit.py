@@ -10,6 +10,7 @@ from pathlib import Path
 
 import caption_doors
 import datasets
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -24,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 from doors import ROOT, TWO_PROCESSES, run, succeed
 from drawings import CLASSES, caption, draw_folder, drawing
 from loaded import PYTHON, kill
+from test_encoders_as_views import saved as save_both
 
-from g4i_hf import AlignedImageClassification, fit, load_images
+from g4i_hf import AlignedImageClassification, embed_view, fit, load_images
 from g4i_hf.data.checks import labels_of
 from g4i_hf.hub import save_student
 from g4i_hf.modeling import packaged
@@ -309,6 +311,33 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     with pytest.raises(ValueError, match="No training image has a label or a caption"):
         fitted(pictures, out)
     assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
+
+
+def test_without_labels_and_captions_class_names_of_an_encoder_and_scores_of_a_model_tell(fitted, tmp_path):
+    """Views that `g4i embed` left in the folder; one score in six is wrong, one in five is missing."""
+    pictures, out = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, test=3), 0), tmp_path / "out"
+    file = pictures / "train" / "metadata.jsonl"
+    lines, truth = [json.loads(line) for line in file.read_text().splitlines()], {}
+    for row, line in enumerate(lines):
+        caption_of = line.pop("caption")
+        true = truth[line["file_name"]] = next(n for n, name in enumerate(CLASSES) if name in caption_of)
+        said = (true + (row % 6 == 0)) % len(CLASSES)
+        line["p"] = [2.0 * (number == said) for number in range(len(CLASSES))] if row % 5 else None
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    images = load_images(pictures)
+    folder = embed_view(images, f"image:{save_both('clip', tmp_path / 'clip')}", out)
+    embed_view(images, "scores:p", out)
+    rows, classes = (pq.read_table(folder / f"{name}.parquet") for name in ("train", "classes"))
+    names = np.random.default_rng(0).normal(size=(len(CLASSES), 16)).astype(np.float32)  # in place of random ones
+    planted = names[[truth[name] for name in rows["image_id"].to_pylist()]] + 7
+    for table, values in ((rows, planted), (classes, names)):
+        table = table.set_column(table.schema.get_field_index("values"), "values", [list(values)])
+        pq.write_table(table, folder / f"{'train' if table.num_rows == 60 else 'classes'}.parquet")
+    found = fitted(pictures, out)
+    assert set(found.views) == {"image", "image:clip", "scores:p"} and found.views["scores:p"]["rows"] == 48
+    assert found.views["image:clip"]["accuracy"] > 0.7 and found.released == "with_views"
+    with pytest.raises(ValueError, match="No training image has a label or a caption.*a view that has class names"):
+        fitted(pictures, views=["image:student", f"image:{other_encoder(tmp_path / 'encoder')}"])
 
 
 # --- What judges -----------------------------------------------------------------------------------------------------

@@ -229,10 +229,15 @@ def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     return _of_known_format(stage, name) if is_stage else None
 
 
-def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str, Any]) -> None:
+def write_stage(
+    folder: str | Path,
+    splits: dict[str, Dataset],
+    stage: dict[str, Any],
+    beside: dict[str, Dataset] | None = None,
+) -> None:
     """
-    Replaces the folder as a whole by one Parquet file a split and `stage.json`: the provenance given, row counts,
-    columns and versions. Errors as in [`check_replaceable`].
+    Replaces the folder as a whole by one Parquet file a split, those of tables `beside` and `stage.json`: the
+    provenance given, row counts, columns and versions. Errors as in [`check_replaceable`].
     """
     check_replaceable(folder)
     stage = {
@@ -243,7 +248,7 @@ def write_stage(folder: str | Path, splits: dict[str, Dataset], stage: dict[str,
         "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
     }
     with replacing(folder) as staging:
-        for name, split in splits.items():
+        for name, split in (splits | (beside or {})).items():
             split.to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -96,7 +96,7 @@ def load_encoder(
         OSError: when it cannot be found; the message says what to do.
     """
     name, place = full_name(name), check_encoder(name, revision)
-    model_type = _model_type(place, revision)
+    model_type = model_type_of(place, revision)
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     with loading(f"The text encoder {name!r}", _package_for(name)):
         encoder = tower(place, revision, str(device), prompt)
@@ -132,7 +132,7 @@ def _identity(place: str, revision: str | None) -> tuple[str | None, str | None]
     return (folder_digest(place), None) if Path(place).is_dir() else (None, _commit(place, revision))
 
 
-def _model_type(place: str, revision: str | None) -> str:
+def model_type_of(place: str, revision: str | None = None) -> str:
     """Empty for sentence-transformers models without a transformers configuration, such as static embeddings."""
     from transformers import AutoConfig
 
@@ -217,6 +217,24 @@ class SentenceEncoder(TextEncoder):
         return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
 
 
+def load_tower(model_class: str, name: str, revision: str | None, kind: str) -> torch.nn.Module:
+    """The `text` or `image` tower of a model, float32. A ValueError where it lacks weights, which would be random."""
+    import transformers
+
+    model, info = getattr(transformers, model_class).from_pretrained(
+        name,
+        revision=revision,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if lacking:
+        raise ValueError(f"it holds no whole {kind} tower, {lacking[0]} is missing")
+    return model.eval()
+
+
 class ClipTextEncoder(TextEncoder):
     """The text tower of a CLIP model, with its projection. Pooled at the end token, which a cut keeps."""
 
@@ -226,21 +244,10 @@ class ClipTextEncoder(TextEncoder):
     padding: str | bool = True
 
     def __init__(self, name: str, revision: str | None, device: str, prompt: str | None):
-        import transformers
+        from transformers import AutoTokenizer
 
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        model, info = getattr(transformers, self.model_class).from_pretrained(
-            name,
-            revision=revision,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
-        if lacking:  # they would be random numbers
-            raise ValueError(f"it holds no whole text tower, {lacking[0]} is missing")
-        self.model = model.to(device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        self.model = load_tower(self.model_class, name, revision, "text").to(device)
         self.dim = getattr(self.model.config, self.dim_field)
         self.max_tokens = self.model.config.max_position_embeddings
         self.prompt = prompt or ""

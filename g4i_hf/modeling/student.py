@@ -73,7 +73,8 @@ def student_config_from(
             config = AutoConfig.from_pretrained(name_or_config, trust_remote_code=False, **hub_kwargs)
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
-        config.model_args = {**(config.model_args or {}), **student_args} or None
+        saved = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
+        config.model_args = {**saved, **student_args} or None
         # The checkpoint's classes: written beside the student's own, they would be read back in their place
         for name in ("label_names", "label_descriptions"):
             vars(config).pop(name, None)

@@ -12,7 +12,7 @@ from .captioning import (
     LocalCaptionerArguments,
     QualityArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, full_name
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, check_view, full_name
 from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, EvaluateArguments, SearchArguments
 from .fields import OWN_MODULE, OptionError, about_of, choices_of, is_secret, names_of, option
 from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
@@ -38,7 +38,7 @@ OPTIONS_OF = {
         *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
         *(ExistingCaptionsArguments, QualityArguments),
     ),
-    "embed": (DataArguments, EncoderArguments),
+    "embed": (ViewArguments, DataArguments, EncoderArguments),
     "train": (
         *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
         *(AugmentationArguments, TrainingOptions),

@@ -60,6 +60,29 @@ class DataArguments(ColumnOptions):
 
 
 @dataclass
+class ViewArguments:
+    """View"""
+
+    view: str | None = option(
+        None,
+        "Make a view for g4i fit --views: caption, answer, image:student, image:NAME of an encoder, scores:COLUMN. It "
+        "is a folder in embeddings_dir/views. Without it, embeddings of captions alone.",
+    )
+
+    def __post_init__(self):
+        if self.view:
+            check_view(self.view)
+
+
+def check_view(view: str) -> None:
+    """A ValueError for what is no name of a view."""
+    kind, _, what = view.partition(":")
+    if not (view in ("caption", "answer") or (kind in ("image", "scores") and what)):
+        known = "caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, or the folder of one"
+        raise ValueError(f"There is no view {view!r} (views): {known}.")
+
+
+@dataclass
 class EncoderArguments:
     """Text encoder"""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..files import wrong_choice
-from .data import DEFAULT_TEXT_ENCODER
+from .data import DEFAULT_TEXT_ENCODER, check_view
 from .fields import (
     BadImages,
     BelowOne,
@@ -45,7 +45,8 @@ class FitArguments:
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
     views: list[str] | None = option(
         None,
-        "What tells the class: caption, answer, image:student, image:NAME of an encoder; all but the last by default.",
+        "What tells the class: caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, folders of "
+        "g4i embed; by default the first three, and those in output_dir/views.",
     )
     finetune: Literal["auto", "true", "false"] = option(
         "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
@@ -68,10 +69,8 @@ class FitArguments:
     def __post_init__(self):
         check_values(self)
         for view in self.views or []:
-            if view not in ("caption", "answer") and (not view.startswith("image:") or view == "image:"):
-                raise ValueError(
-                    f"There is no view {view!r} (views): caption, image:student, or image:NAME of an encoder."
-                )
+            if not Path(view).is_dir():
+                check_view(view)
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:

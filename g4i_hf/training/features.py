@@ -1,8 +1,11 @@
-"""Features of images by a frozen student, computed once: a folder of Parquet files, by the content of each image."""
+"""Features of images by a frozen encoder, computed once: a folder of Parquet files, by the content of each image."""
 
 import hashlib
 import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import BaseImageProcessor
@@ -26,6 +30,49 @@ BATCH_ON_CPU, BATCH = 16, 256  # a small one stays in the cache of a CPU
 FEATURES = "features"  # folder of them in a run folder
 
 
+@dataclass
+class ImageEncoder:
+    """
+    Attributes:
+        module: has the weights.
+        transform: an image -> its pixels, a tensor.
+        features: of pixels (B, ...), (B, F).
+        digest: of all that features depend on but the image.
+        is_exact: whether it computes in float32 on a GPU too, as a student does whose last layer is fitted on them.
+    """
+
+    module: nn.Module
+    transform: Callable[[Any], torch.Tensor]
+    features: Callable[[torch.Tensor], torch.Tensor]
+    digest: str
+    is_exact: bool = False
+
+    @classmethod
+    def of_student(
+        cls, model: AlignedImageClassification, processor: BaseImageProcessor, is_exact: bool = False
+    ) -> "ImageEncoder":
+        """What enters the last layer of a student, with the transform of evaluation."""
+
+        def features(pixels: torch.Tensor) -> torch.Tensor:
+            return model(pixels, output_features=True, output_image_embeds=False).features
+
+        layers = classifier_layers(model.student)
+        last = [tensor for layer in layers for tensor in layer.state_dict(keep_vars=True).values()]
+        digest = encoder_digest(model.student, processor, last)
+        return cls(model, EvalTransform(processor), features, digest, is_exact)
+
+
+def encoder_digest(module: nn.Module, processor: BaseImageProcessor, left_out: Collection[torch.Tensor] = ()) -> str:
+    """Of weights and buffers, but for those that are left out, and of the processor."""
+    pixels = getattr(processor, "data_config", None) or processor.to_dict()
+    digest = hashlib.blake2b(json.dumps(pixels, default=str, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not any(tensor is each for each in left_out):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def student_features(
     model: AlignedImageClassification,
     processor: BaseImageProcessor,
@@ -35,18 +82,33 @@ def student_features(
     num_workers: int = 0,
     description: str = "Image features",
 ) -> np.ndarray:
+    """[`image_features`] by a student, for its last layer."""
+    encoder = ImageEncoder.of_student(model, processor, is_exact=True)
+    return image_features(encoder, images, folder, accelerator, num_workers, description)
+
+
+def image_features(
+    encoder: ImageEncoder,
+    images: Dataset,
+    folder: str | Path,
+    accelerator: Accelerator,
+    num_workers: int = 0,
+    description: str = "Image features",
+) -> np.ndarray:
     """
-    What enters the last layer of the student, with the transform of evaluation. Only images that `folder` does not
-    hold are computed, the processes sharing the work, and written every `ROWS_A_FILE` images.
+    Only images that `folder` does not hold are computed, the processes sharing the work, and written every
+    `ROWS_A_FILE` images.
 
     Args:
         images: n rows with `image` and `image_id`.
-        folder: of features, in it one for each backbone and its preprocessing; another call resumes, or adds images.
+        folder: of features, in it one for each encoder and its preprocessing; another call resumes, or adds images.
 
     Returns:
         (n, F) float32, on every process.
     """
-    folder, digests = Path(folder) / _student_digest(model, processor), image_digests(images)[columns.IMAGE_DIGEST]
+    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
+    folder = Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
+    digests = image_digests(images)[columns.IMAGE_DIGEST]
     known = _read(folder)
     first_row = {digest: row for row, digest in reversed(list(enumerate(digests)))}
     rows = [row for digest, row in first_row.items() if digest not in known]
@@ -54,24 +116,10 @@ def student_features(
     if rows:
         rows = sorted(rows)
         missing = [digests[row] for row in rows]
-        _compute(model, processor, images.select(rows), missing, folder, accelerator, num_workers, description)
+        _compute(encoder, images.select(rows), missing, folder, accelerator, num_workers, description)
         accelerator.wait_for_everyone()
         known = _read(folder)
     return np.stack([known[digest] for digest in digests])
-
-
-def _student_digest(model: AlignedImageClassification, processor: BaseImageProcessor) -> str:
-    """Of all that features depend on but the image: weights and buffers but those of the last layer, and pixels."""
-    last = [
-        tensor for layer in classifier_layers(model.student) for tensor in layer.state_dict(keep_vars=True).values()
-    ]
-    pixels = getattr(processor, "data_config", None) or processor.to_dict()
-    digest = hashlib.blake2b(json.dumps(pixels, default=str, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in model.student.state_dict(keep_vars=True).items():
-        if not any(tensor is each for each in last):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
@@ -87,8 +135,7 @@ def _read(folder: Path) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def _compute(
-    model: AlignedImageClassification,
-    processor: BaseImageProcessor,
+    encoder: ImageEncoder,
     images: Dataset,
     digests: list[str],
     folder: Path,
@@ -97,18 +144,20 @@ def _compute(
     description: str,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    batch_size = BATCH_ON_CPU if accelerator.device.type == "cpu" else BATCH
-    shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), EvalTransform(processor))
+    device = accelerator.device.type
+    batch_size = BATCH_ON_CPU if device == "cpu" else BATCH
+    shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), encoder.transform)
     loader = DataLoader(shown, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     # Not prepared by Accelerate, which would take it for wrapped in the trainer, and average no gradients
-    was_training, model = model.training, model.eval().to(accelerator.device)
+    was_training, module = encoder.module.training, encoder.module.eval().to(accelerator.device)
     loader = accelerator.prepare(loader)
     is_main, waiting, written = accelerator.is_main_process, [], 0
     with tqdm(total=len(digests), desc=description, unit="image", disable=not is_main, leave=False) as bar:
         for batch in loader:
             pixels = finish_batch(batch)["pixel_values"]
-            features = model(pixels, output_features=True, output_image_embeds=False).features.float()
-            values = accelerator.gather_for_metrics(features).cpu().numpy()
+            with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" and not encoder.is_exact):
+                features = encoder.features(pixels)
+            values = accelerator.gather_for_metrics(features.float()).cpu().numpy()
             bar.update(len(values))
             if not is_main:
                 continue
@@ -117,7 +166,7 @@ def _compute(
             if number >= ROWS_A_FILE or written + number == len(digests):
                 _write(folder, digests[written : written + number], np.concatenate(waiting))
                 waiting, written = [], written + number
-    model.train(was_training)
+    module.train(was_training)
 
 
 def _write(folder: Path, digests: list[str], values: np.ndarray) -> None:

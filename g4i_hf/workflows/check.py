@@ -25,8 +25,8 @@ from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
 from ..label_model.views import has_value
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..options import CheckArguments, DataArguments, EncoderArguments
-from ..training.features import FEATURES
-from .known_views import features_by, order_of, views_of
+from ..training.features import FEATURES, image_features
+from .known_views import encoder_of_fit, order_of, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
@@ -153,7 +153,8 @@ def check_labels(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     features = {}
     if args.student:
-        features[IMAGE] = features_by(args.student, split, id2label, Path(args.check_dir) / FEATURES, accelerator)
+        student, rows = encoder_of_fit(args.student, split), split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        features[IMAGE] = image_features(student, rows, Path(args.check_dir) / FEATURES, accelerator)
     views = views_of(split, features, id2label, encoder, accelerator.device)
     labels, (digests, order) = labels_of(split), order_of(split)
     if not views:

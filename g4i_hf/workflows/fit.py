@@ -46,7 +46,7 @@ from ..label_model.plan import Estimates, choose
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..modeling.processing import EvalTransform
-from ..names import LABELS_ONLY, WITH_VIEWS, folder_digest
+from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
     AugmentationArguments,
@@ -95,15 +95,13 @@ from .known_views import (
     OWN_VIEWS,
     STUDENT_VIEW,
     answers_of,
-    check_view,
-    features_by,
     image_size_for,
     order_of,
     student_named,
-    view_name,
     views_of,
 )
 from .release import Release
+from .view_stages import checked_view, default_views, digests_of, other_views
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +124,7 @@ class Fit:
     ):
         self.args, self.data, self.say, self.images = args, data, say, images
         self.folder = Path(args.output_dir or default_folder(data.dataset_name))
+        self.views = [*(args.views or default_views(self.folder))]
         self.encoder = EncoderArguments(args.text_encoder)
         self.finetuned: list[str] = []
         self.judge: Judge | None = None  # of the first process
@@ -173,9 +172,6 @@ class Fit:
 
     def _prepare(self) -> None:
         check_encoder(self.args.text_encoder)
-        for view in self._wanted():
-            if view not in OWN_VIEWS:
-                check_view(view)
         if not self.args.student:
             origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
             self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
@@ -183,15 +179,14 @@ class Fit:
 
     def _asked(self) -> dict[str, Any]:
         """The options that the result depends on."""
-        given = vars(self.args) | vars(self.data)
+        given = vars(self.args) | vars(self.data) | {"views": self.views}
         given |= dict.fromkeys(("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"))
         return {name: portable(value) for name, value in given.items()}
 
     def _record(self) -> Record:
         """What the result is made from."""
         names, inputs = list(self.id2label.values()), inputs_of(self.encoder, self.student.student)
-        encoders = [view.removeprefix("image:") for view in self.args.views or [] if view not in OWN_VIEWS]
-        inputs |= {f"the encoder {name}": folder_digest(name) for name in encoders if Path(name).is_dir()}
+        inputs |= digests_of(self.views, self.splits["train"])
         training = self.splits["train"]
         answers = json.dumps(training[columns.ANSWER][:] if columns.ANSWER in training.column_names else [])
         inputs["the answers"] = hashlib.blake2b(answers.encode(), digest_size=16).hexdigest()
@@ -238,8 +233,7 @@ class Fit:
                 f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
-        others = [name for name in self._wanted() if name not in OWN_VIEWS]
-        self.others = {view_name(name): self._features_by(name, training) for name in others}
+        self.others = other_views(self.views, training, self.id2label, self.folder, self.accelerator)
         return splits, self._features(training)
 
     # --- Data and student --------------------------------------------------------------------------------------------
@@ -276,7 +270,8 @@ class Fit:
     def _check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
         splits, bad = self.splits, self.args.on_bad_images
-        if ANSWER not in self._wanted():
+        self.with_names = [view for view in self.views if view not in OWN_VIEWS and checked_view(view)]
+        if ANSWER not in self.views:
             splits["train"] = without_column(splits["train"], columns.ANSWER)
         for name in splits:
             splits[name] = rows_to_use(splits[name], name, bad)
@@ -305,19 +300,21 @@ class Fit:
             self.say(
                 f"Answers: {(answers >= 0).sum():,} of {len(labels):,} training images have one that names a class."
             )
-        if not captioned and answers is None and not (labels >= 0).any() and not self.args.captioner:
+        is_told = captioned or answers is not None or self.args.captioner or self.with_names
+        if not is_told and not (labels >= 0).any():
             raise ValueError(
                 "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
-                "address of a server, metadata.jsonl beside the images, or --caption_column."
+                "address of a server, metadata.jsonl beside the images, or --caption_column; or add a view that has "
+                "class names, such as --views image:openai/clip-vit-base-patch32 image:student."
             )
-        if not captioned and answers is None and not self.args.captioner:
+        if not is_told:
             self.say("Captions: none, so image features and labels alone say what the unlabelled images show.")
 
     def _embedded(self) -> DatasetDict:
         """With `text_embeds` of the training captions, where there are any."""
         training = DatasetDict(train=self.splits["train"])
         self.is_embedded = columns.TEXT_EMBEDS in training["train"].column_names and self.images is not None
-        if CAPTION not in self._wanted():
+        if CAPTION not in self.views:
             return DatasetDict(
                 {name: without_column(split, columns.TEXT_EMBEDS) for name, split in self.splits.items()}
             )
@@ -342,15 +339,6 @@ class Fit:
         images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
         model, processor = self.built.model, self.built.processor
         return student_features(model, processor, images, self.folder / FEATURES, self.accelerator)
-
-    def _wanted(self) -> list[str]:
-        """Names of the views."""
-        return self.args.views or list(OWN_VIEWS)
-
-    def _features_by(self, view: str, split: Dataset) -> np.ndarray:
-        """(N, F) of another encoder."""
-        name = view.removeprefix("image:")
-        return features_by(name, split, self.id2label, self.folder / FEATURES, self.accelerator)
 
     # --- What is known of each image ---------------------------------------------------------------------------------
 
@@ -383,8 +371,8 @@ class Fit:
 
     def _views(self, training: Dataset, features: np.ndarray) -> dict[str, View]:
         encoder = None if self.is_embedded else self.encoder
-        by_name = {IMAGE: features} if STUDENT_VIEW in self._wanted() else {}
-        return views_of(training, by_name | self.others, self.id2label, encoder, self.accelerator.device)
+        by_name = {IMAGE: features} if STUDENT_VIEW in self.views else {}
+        return views_of(training, by_name, self.id2label, encoder, self.accelerator.device) | self.others
 
     def _judge(self, splits: DatasetDict) -> Judge | None:
         """The gold images, else the labelled ones of `validation`; None without any."""

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
-from transformers import TimmWrapperConfig
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, TimmWrapperConfig
 
 from .. import columns
 from ..data.answers import matched_answers
 from ..data.images import open_image
 from ..data.record import RECORD_FILE, image_digests
+from ..data.texts import values_of
+from ..embedding.image_text import is_image_text
 from ..hub.push import MANIFEST
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, CaptionedRows
@@ -22,7 +23,7 @@ from ..modeling.processing import image_size_of
 from ..modeling.student import student_config_from
 from ..options import AugmentationArguments, EncoderArguments, StudentArguments
 from ..training.build import build_student, check_student, class_name_examples
-from ..training.features import student_features
+from ..training.features import ImageEncoder
 from ..training.head import Scale
 from ..training.lineage import LINEAGE_FILE
 
@@ -30,6 +31,7 @@ SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students se
 STUDENT_VIEW = "image:student"
 OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 SAMPLE = 200  # images whose size is looked at
+NOT_ONE = 0.01  # by which the sum of probabilities may differ from 1
 
 
 def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:
@@ -69,18 +71,25 @@ def views_of(
         encoder: of the captions, for the names of the classes; None: it is not known.
     """
     views = {}
-    if columns.TEXT_EMBEDS in split.column_names:
-        captioned, names = CaptionedRows.of(split), None
-        texts = captioned.text_embeds()
-        if encoder is not None:
-            names = class_name_examples(id2label, encoder, device, texts.shape[1])
-        embeds = np.full((len(split), texts.shape[1]), np.nan, dtype=texts.dtype)
-        embeds[captioned.rows] = texts
-        if (texts != texts[:1]).any():  # else all captions are equal, and predict nothing
-            views[CAPTION] = View(embeds, names, learns=False)
+    captions = captions_view(split, id2label, encoder, device) if columns.TEXT_EMBEDS in split.column_names else None
+    if captions is not None:
+        views[CAPTION] = captions
     if (answers := answers_of(split, id2label)) is not None:
         views[ANSWER] = View.answers(answers, len(id2label))
     return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
+
+
+def captions_view(
+    split: Dataset, id2label: dict[int, str], encoder: EncoderArguments | None, device: torch.device
+) -> View | None:
+    """Of rows with `text_embeds`; None where all captions are equal, so that they predict nothing."""
+    captioned, names = CaptionedRows.of(split), None
+    texts = captioned.text_embeds()
+    if encoder is not None:
+        names = class_name_examples(id2label, encoder, device, texts.shape[1])
+    embeds = np.full((len(split), texts.shape[1]), np.nan, dtype=texts.dtype)
+    embeds[captioned.rows] = texts
+    return View(embeds, names, learns=False) if (texts != texts[:1]).any() else None
 
 
 def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
@@ -92,7 +101,32 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     return found if (found >= 0).any() else None
 
 
-def check_view(view: str) -> None:
+def scores_of(split: Dataset, column: str, num_labels: int) -> View:
+    """
+    What another model says of each image, by a column of probabilities or logits (C,) in the order of the classes;
+    null or NaN where it says nothing. A ValueError for a column that holds something else.
+    """
+    what = f"View 'scores:{column}' (views)"
+    if column not in split.column_names:
+        raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")
+    rows = [[np.nan] * num_labels if row is None else row for row in values_of(split, column)]
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != num_labels:
+            given = f"{len(row)} numbers" if isinstance(row, list) else repr(row)[:40]
+            wanted = f"a list of {num_labels} numbers is wanted, one a class in the order of the classes"
+            raise ValueError(f"{what}, row {number}: {given}; {wanted}.")
+    scores = np.array(rows, dtype=np.float64)
+    has = np.isfinite(scores).all(1)
+    if not np.isnan(scores[~has]).all():
+        raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
+    known = scores[has]
+    if (known < 0).any() or (abs(known.sum(1) - 1) > NOT_ONE).any():  # logits
+        known = np.exp(known - known.max(1, keepdims=True))
+    scores[has] = known / known.sum(1, keepdims=True)
+    return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
+
+
+def check_encoder_of(view: str) -> None:
     """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
     name = view.removeprefix("image:")
     if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
@@ -101,9 +135,12 @@ def check_view(view: str) -> None:
             "can judge by it. Name the network that it started from."
         )
     try:
-        student_named(name)
+        student = student_named(name).student
+        config = None if is_image_text(student) else student_config_from(student)
     except (ValueError, OSError) as error:
         raise ValueError(f"View {view!r} (views): {error}") from error
+    if not isinstance(config, (type(None), TimmWrapperConfig, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)):
+        raise ValueError(f"View {view!r} (views): a model of the kind {config.model_type!r} is no image encoder.")
 
 
 def view_name(view: str) -> str:
@@ -112,17 +149,16 @@ def view_name(view: str) -> str:
     return f"image:{Path(name).name}" if Path(name).is_dir() else view
 
 
-def features_by(
-    student: str, images: Dataset, id2label: dict[int, str], folder: Path, accelerator: Accelerator
-) -> np.ndarray:
-    """(N, F) of any pretrained timm or transformers encoder, at its own preprocessing; see [`student_features`]."""
-    named = student_named(student)
-    augmentation = AugmentationArguments(image_size=image_size_for(named.student, images)[0], train_crop="none")
-    built = build_student(named, augmentation, 0, id2label, None)
-    rows = images.select_columns([columns.IMAGE, columns.IMAGE_ID])
-    return student_features(
-        built.model, built.processor, rows, folder, accelerator, description=f"Features, {student}"
-    )
+def encoder_by_student(name: str | None, image_size: int | None = None) -> ImageEncoder:
+    """Any pretrained timm or transformers network with its own preprocessing, but for an `image_size`."""
+    augmentation = AugmentationArguments(image_size=image_size, train_crop="none")
+    built = build_student(student_named(name), augmentation, 0, {0: "0", 1: "1"}, None)
+    return ImageEncoder.of_student(built.model, built.processor)
+
+
+def encoder_of_fit(student: str | None, images: Dataset) -> ImageEncoder:
+    """A student at the size that `g4i fit` chooses for these images."""
+    return encoder_by_student(student, image_size_for(student_named(student).student, images)[0])
 
 
 def order_of(split: Dataset) -> tuple[list[str], np.ndarray]:
