@@ -98,9 +98,9 @@ class Embed(Command):
         g4i embed --dataset_name pictures --caption_column text \\
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
-    With `--view` it makes a view of the training images, a folder that `g4i fit` takes: what captions, answers or
-    scores say, or features of any image encoder of timm or transformers, CLIP and SigLIP with the class names. To
-    resume, run the same command again: only what is new or has changed is computed. Without `--view` it embeds the
+    With `--view` it makes a view of the training images, a folder that `g4i fit` takes. A view holds what captions,
+    answers or scores say, or features of any image encoder of timm or transformers. CLIP and SigLIP add the class names.
+    To resume, run the same command again: only what is new or has changed is computed. Without `--view` it embeds the
     captions for a training; those beyond the window of the encoder are cut, and counted.
     """
 

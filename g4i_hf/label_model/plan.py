@@ -100,7 +100,8 @@ def choose(found: Estimates) -> Plan:
 
 
 def view_in_words(name: str, share: float) -> str:
-    of_encoder = f"features of {name.removeprefix('image:')} tell"
+    kind, _, what = name.partition(":")
+    of_encoder = f"scores in {what} tell" if kind == "scores" else f"features of {what} tell"
     own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
     subject = own.get(name, of_encoder)
     return f"{subject} the class of {share:.0%} of the images"

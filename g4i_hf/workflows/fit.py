@@ -179,7 +179,8 @@ class Fit:
 
     def _asked(self) -> dict[str, Any]:
         """The options that the result depends on."""
-        given = vars(self.args) | vars(self.data) | {"views": self.views}
+        given = vars(self.args) | vars(self.data)
+        given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.views]
         given |= dict.fromkeys(("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"))
         return {name: portable(value) for name, value in given.items()}
 

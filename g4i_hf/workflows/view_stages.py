@@ -24,6 +24,7 @@ from datasets.table import InMemoryTable
 
 from .. import columns
 from ..data.classes import class_names
+from ..data.joining import NO_ROW
 from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
 from ..data.record import content_digest, image_digests
@@ -94,7 +95,7 @@ def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> V
     """
     if not name.startswith("image:"):
         return View(values, class_values, learns=False)
-    if class_values is None:
+    if class_values is None or not class_values.any():
         return View(Scale.of(values)(values))
     named = class_values.any(1)
     moved = class_values + values.mean(0) - class_values[named].mean(0)
@@ -185,14 +186,18 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
     stage = view_stage(folder)
     again = f"Run it again: g4i embed DATASET_NAME --view {stage['view']} -o {Path(folder).parent.parent}"
     there = pq.read_table(Path(folder) / "train.parquet")
-    rows = {digest: row for row, digest in enumerate(there[columns.IMAGE_DIGEST].to_pylist())}
-    found = image_digests(images)
-    lacking = [row for row, digest in enumerate(found[columns.IMAGE_DIGEST]) if digest not in rows]
-    if lacking:
-        first = found[columns.IMAGE_ID][lacking[0]]
+    digests, image_ids = (there[name].to_pylist() for name in (columns.IMAGE_DIGEST, columns.IMAGE_ID))
+    # Equal images can have other captions; one that was renamed has its value still
+    place = {digest: row for row, digest in enumerate(digests)}
+    place |= {pair: row for row, pair in enumerate(zip(digests, image_ids, strict=True))}
+    now = image_digests(images)
+    pairs = zip(now[columns.IMAGE_DIGEST], now[columns.IMAGE_ID], strict=True)
+    rows = [place.get(pair, place.get(pair[0], NO_ROW)) for pair in pairs]
+    if lacking := [row for row, found in enumerate(rows) if found == NO_ROW]:
+        first = now[columns.IMAGE_ID][lacking[0]]
         what = f"{len(lacking):,} of {len(images):,} images have no value there, or have changed since: {first!r}"
         raise ValueError(f"{folder} (views): {what}. {again}.")
-    values, names = _values_of(there)[[rows[digest] for digest in found[columns.IMAGE_DIGEST]]], None
+    values, names = _values_of(there)[rows], None
     if (Path(folder) / f"{CLASSES}.parquet").is_file():
         names = _values_of(pq.read_table(Path(folder) / f"{CLASSES}.parquet"))
     if stage["class_names"] not in (None, [id2label[index] for index in sorted(id2label)]):
