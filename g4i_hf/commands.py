@@ -99,9 +99,9 @@ class Embed(Command):
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
     With `--view` it makes a view of the training images, a folder that `g4i fit` takes. A view holds what captions,
-    answers or scores say, or features of any image encoder of timm or transformers. CLIP and SigLIP add the class names.
-    To resume, run the same command again: only what is new or has changed is computed. Without `--view` it embeds the
-    captions for a training; those beyond the window of the encoder are cut, and counted.
+    answers or scores say, or features of any image encoder of timm or transformers; CLIP and SigLIP add the class
+    names. To resume, run the same command again: only what is new or has changed is computed. Without `--view` it
+    embeds the captions for a training; those beyond the window of the encoder are cut, and counted.
     """
 
     def check(self, view, data, encoder) -> None:

@@ -221,14 +221,19 @@ def load_tower(model_class: str, name: str, revision: str | None, kind: str) -> 
     """The `text` or `image` tower of a model, float32. A ValueError where it lacks weights, which would be random."""
     import transformers
 
-    model, info = getattr(transformers, model_class).from_pretrained(
-        name,
-        revision=revision,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a list of the other tower's weights
+    try:
+        model, info = getattr(transformers, model_class).from_pretrained(
+            name,
+            revision=revision,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        transformers.logging.set_verbosity(level)
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if lacking:
         raise ValueError(f"it holds no whole {kind} tower, {lacking[0]} is missing")

@@ -98,6 +98,8 @@ def build_dataset(
 def _check_stage(folder: Path) -> None:
     if (made := read_stage(folder)) is None:
         raise ValueError(f"{folder} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+    if made.get("stage") == "view":
+        raise ValueError(f"{folder} is a view for g4i fit. Name a folder of captions or embeddings.")
     if made.get("published"):
         raise ValueError(f"{folder} is a dataset that was made of a stage already. Push it as it is.")
 
