@@ -16,7 +16,6 @@ PAGES = (
     "docs/guides/training.md",
     "docs/speed.md",
     "docs/guides/large_datasets.md",
-    "docs/guides/views.md",
     "docs/guides/wrong_labels.md",
 )
 TABLES = {
@@ -50,7 +49,6 @@ TABLES = {
     "step_time": tables_of_cost.step_time,
     "uneven_labels": tables_of_photos.uneven_labels,
     "verdicts": tables_of_photos.verdicts,
-    "view_cost": tables_of_cost.view_cost,
 }
 
 

@@ -211,9 +211,3 @@ def small_students() -> str:
             f"| {row['speed_over_resnet18']:.1f}x | {license_name} |"
         )
     return "\n".join(lines)
-
-
-def view_cost() -> str:
-    found = read_result("view_cost.json")["cpu_seconds_for_10000"]
-    lines = ["| view | minutes |", "|---|---:|"]
-    return "\n".join([*lines, *(f"| `{name}` | {seconds / 60:.0f} |" for name, seconds in found.items())])
