@@ -36,7 +36,7 @@ from transformers import (
     ViTModel,
 )
 
-from g4i_hf import embed_view
+from g4i_hf import View, embed_view
 from g4i_hf.embedding.image_text import WORDINGS
 from g4i_hf.training import features
 from g4i_hf.workflows.view_stages import read_view
@@ -99,6 +99,11 @@ def stored(folder: Path, table: str = "train") -> np.ndarray:
     return np.array(pq.read_table(folder / f"{table}.parquet")["values"].to_pylist(), dtype=np.float32)
 
 
+def read(folder: Path, images: Dataset, classes: list[str] = CLASSES) -> View:
+    """As `g4i fit` reads it."""
+    return read_view(folder, images.cast_column("image", Image(decode=False)), dict(enumerate(classes)))[1]
+
+
 def unit(values: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(getattr(values, "pooler_output", values), dim=-1).numpy()
 
@@ -152,7 +157,7 @@ def test_class_names_are_the_mean_of_wordings_by_the_text_tower(tmp_path, name):
     tokens = word_tokenizer()(texts, return_tensors="pt", **padded)
     wanted = unit(model.get_text_features(**tokens)).mean(0)
     np.testing.assert_allclose(names[0], wanted / np.linalg.norm(wanted), atol=1e-5)
-    _, view = read_view(folder, images, dict(enumerate(CLASSES)))
+    view = read(folder, images)
     named = view.class_values[[0, 2]]
     np.testing.assert_allclose(named.mean(0), view.values.mean(0), atol=1e-5)
     assert view.learns and not view.class_values[1].any()
@@ -175,7 +180,7 @@ def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"2 of 6 images have no value there, or have changed since: '0'\. Run it again"
     ):
-        read_view(folder, changed, dict(enumerate(CLASSES)))
+        read(folder, changed)
     embed_view(changed, f"image:{encoder}", tmp_path)
     assert (
         computed == [2]
@@ -183,13 +188,13 @@ def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
         and not (stored(folder)[:2] == before[:2]).any()
     )
     with pytest.raises(ValueError, match="was made for other classes than those of the data"):
-        read_view(folder, changed, {0: "a", 1: "b"})
+        read(folder, changed, ["a", "b"])
 
 
 INTERRUPTED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from g4i_hf import embed_view
+from g4i_hf import View, embed_view
 from g4i_hf.training import features
 from test_encoders_as_views import images_of
 features.ROWS_A_FILE, write, written = 16, features._write, []
