@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from tiny_encoders import WORDS, word_tokenizer
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     BitImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
@@ -154,7 +155,7 @@ def test_class_names_are_the_mean_of_wordings_by_the_text_tower(tmp_path, name):
     assert not names[1].any(), "LABEL_3 says nothing"
     model, texts = AutoModel.from_pretrained(encoder).eval(), [w.format("red car") for w in WORDINGS]
     padded = {"padding": True} if name == "clip" else {"padding": "max_length", "max_length": 16}
-    tokens = word_tokenizer()(texts, return_tensors="pt", **padded)
+    tokens = AutoTokenizer.from_pretrained(encoder)(texts, return_tensors="pt", **padded)
     wanted = unit(model.get_text_features(**tokens)).mean(0)
     np.testing.assert_allclose(names[0], wanted / np.linalg.norm(wanted), atol=1e-5)
     view = read(folder, images)

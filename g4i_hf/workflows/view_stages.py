@@ -310,11 +310,9 @@ def embed_view(
     splits = DatasetDict({name: standardise(split, name, {}) for name, split in splits.items()})
     if view.startswith("image:") and view != STUDENT_VIEW:
         check_encoder_of(view)
-    needs_classes = not view.startswith("image:")
-    if needs_classes or columns.LABEL in splits["train"].column_names:
+    id2label: dict[int, str] = {}
+    if not view.startswith("image:") or any(columns.LABEL in split.column_names for split in splits.values()):
         splits, id2label = class_names(splits)
-    else:
-        id2label = {}
     training, encoder, found = splits["train"], EncoderArguments(text_encoder), None
     if view == CAPTION:
         where = {"source": source, "shared": True}
