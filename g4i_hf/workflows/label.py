@@ -109,6 +109,8 @@ class Labelling:
             rows = np.flatnonzero(is_open)
             if pick == NONE:
                 found = rows[pick_none([each[rows] for each in self._logits()], self.labels[rows])]
+                if self.model is not None:  # first those that it takes for images of no class
+                    found = found[np.argsort(-self.model.none_[found], kind="stable")]
             else:
                 labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
                 values = [view.values for view in self.views.values()]
