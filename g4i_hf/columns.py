@@ -12,6 +12,7 @@ LABEL = "label"
 IMAGE_ID = "image_id"
 CAPTION = "caption"
 ANSWER = "answer"  # of a model that was asked for the class: its name, null where there is none
+ANSWER_IS_NONE = "answer_is_none"  # whether it was asked, and said that none fits
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
 REVIEW = "review"  # of a label that a person gave or confirmed: how its image was picked

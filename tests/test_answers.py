@@ -2,7 +2,7 @@
 
 import pytest
 
-from g4i_hf.data.answers import matched_answers
+from g4i_hf.data.answers import NO_CLASS, NONE, matched_answers
 
 NAMES = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench, Tinca tinca", "Straße"]
 
@@ -20,14 +20,17 @@ NAMES = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench
         ("STRASSE", "Straße"),
         ("a rose or a tench", None),
         ("roses", None),
-        ("none of them", None),
+        ("None of these fits: it may be a rose", NONE),
+        ('{"answer": "Rose window"}', "rose window"),
+        ('{"answer": "none of these"}', NONE),
+        ('{"answer": "rose win', None),
         ("", None),
         (None, None),
     ],
 )
 def test_an_answer_names_one_class_or_none(answer, name):
     (found,) = matched_answers([answer], NAMES)
-    assert found == (-1 if name is None else NAMES.index(name))
+    assert found == (NAMES.index(name) if name in NAMES else name or NO_CLASS)
 
 
 def test_two_classes_of_one_name_are_not_told_apart():

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from browser import browser_page
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from hub_client import serving
 from PIL import Image
 from transformers import AutoModelForImageClassification
@@ -689,15 +689,33 @@ def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_captioner_describes_training_images_alone(fitted, tmp_path, serve):
+def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys):
     pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, test=3)
     out, server = tmp_path / "out", serve()
-    found = fitted(pictures, out, captioner=f"{server.url}/v1", captioner_model="tiny")
-    assert server.stats()["requests"] == 24 and found.with_views_accuracy is not None
+    asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny"}
+    fitted(pictures, out, **asked, questions=["describe"])
+    assert server.stats()["requests"] == 24 and not (out / "answers").exists()
+    found = fitted(pictures, out, **asked, price_input=10, price_output=100)
+    said = capsys.readouterr().out
+    # 24 questions of some 752 tokens of the image and 27 of the prompt, and answers of 32 tokens
+    assert "24 (plain 0, choose 24), at most about 0.0 million tokens read and 0.0 written, a cost of 0.26" in said
+    assert server.stats()["requests"] == 48 and {"caption", "answer"} <= set(found.views)
+    answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
+    assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
     # The captions say which folder the result belongs to
     assert (fit(out / "captions", dry_run=True, student=str(found.classifier)) is None) and not (
         tmp_path / "runs"
     ).exists()
+
+
+def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):
+    image = {"bytes": caption_doors.png(Image.new("RGB", (8, 8))), "path": None}
+    kinds = Features({"image": datasets.Image(), "label": ClassLabel(names=["cat", "dog"])})
+    (tmp_path / "data").mkdir()
+    rows = {"image": [image] * 501, "label": [0] * 501}
+    Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
+        fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
 
 
 # --- Mistakes --------------------------------------------------------------------------------------------------------
@@ -717,6 +735,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, t
     [
         ({"captioner": "http://127.0.0.1:9/v1"}, "captioner_model"),
         ({"captioner_model": "vlm"}, "give its address with captioner"),
+        ({"questions": ["chose"]}, "questions is 'chose'.*Did you mean 'choose'"),
         ({"finetune": "maybe"}, "finetune is 'maybe'"),
         ({"learning_rate": -1}, "learning_rate is -1"),
         ({"pretrained": False, "student": None}, "pretrained is false: name a student"),

@@ -26,6 +26,7 @@ class Question:
     prompt: str  # filled in
     key: str
     place: str = ""
+    choices: tuple[str, ...] = ()  # one of which is the answer; none: any text
 
 
 @dataclass
@@ -50,6 +51,10 @@ class Decoding:
     temperature: float = 0.0  # of sampling; 0 decodes greedily
     top_p: float | None = None  # sample among the likeliest tokens of this total probability
     max_side: int = 768  # larger images are shrunk to this longest side in pixels
+
+    def tokens_for(self, choices: Sequence[str]) -> int:
+        """Most tokens of an answer; one that is a choice is short."""
+        return max(1, self.max_new_tokens // 4) if choices else self.max_new_tokens
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -90,7 +95,7 @@ class Captioner(Protocol):
         """
 
 
-class CaptionerError(RuntimeError):
+class CaptionerError(ValueError):
     """The captioner as a whole does not work: wrong token, no such model, a server that is gone."""
 
 

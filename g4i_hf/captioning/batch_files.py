@@ -12,7 +12,7 @@ from typing import Any
 from .answers import OK, Answer, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
 from .images import UndecodableImage, data_uri
-from .servers import UselessReply, answer_in, chat_body, error_message
+from .servers import UselessReply, answer_in, error_message
 
 TOGETHER = 100  # questions that are read, and answers that are stored, at a time
 
@@ -49,7 +49,7 @@ class RequestFiles(EndpointCaptioner):
             uri = data_uri(question.image, self.decoding.max_side)
         except UndecodableImage as error:
             return Answer("undecodable", reason=str(error), attempts=0)
-        body = chat_body(question.prompt, uri, self.options)
+        body = self.body_of(question, uri)
         request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(request).encode() + b"\n"
 

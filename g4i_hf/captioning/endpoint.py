@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import openai
@@ -20,7 +21,7 @@ from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri
-from .servers import Server, UselessReply, addresses_of, backoff, is_unreachable, token_for, wait_asked_for
+from .servers import Server, UselessReply, addresses_of, backoff, chat_body, is_unreachable, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,12 @@ class EndpointCaptioner(Captioner):
             **self.decoding.provenance,
         }
         sampling = {name: self.provenance[name] for name in ("temperature", "top_p", "seed")}
-        self.options = {"model": model, "max_tokens": self.decoding.max_new_tokens}
-        self.options |= {name: value for name, value in sampling.items() if value is not None}
+        self.options = {"model": model} | {name: value for name, value in sampling.items() if value is not None}
+
+    def body_of(self, question: Question, uri: str, with_choices: bool = False) -> dict[str, Any]:
+        """The request; see [`~g4i_hf.captioning.servers.chat_body`]."""
+        options = self.options | {"max_tokens": self.decoding.tokens_for(question.choices)}
+        return chat_body(question, uri, options, with_choices)
 
     def servers(self) -> list[Server]:
         """One for each address, in its initial state."""
@@ -221,9 +226,11 @@ class EndpointRun:
 
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
         """One request. Returns the answer or failure, and the seconds that the server asks to wait."""
+        with_choices = bool(question.choices) and server.takes_choices is not False
         try:
-            answer = await server.ask(question.prompt, uri, self.captioner.options)
+            answer = await server.ask(self.captioner.body_of(question, uri, with_choices))
             server.answered()
+            server.takes_choices = with_choices or server.takes_choices
             self._release(server)
             return answer, 0.0
         except openai.APIStatusError as error:
@@ -233,6 +240,11 @@ class EndpointRun:
                 self._give_up(server, await why)
             elif wait > LONGEST_WAIT:
                 self._give_up(server, server.why_left_alone(wait, reason))
+            elif with_choices and error.status_code in (400, 422) and not server.takes_choices:
+                # Perhaps it knows no schemas, or none of this size: OpenAI's hold 1,000 names, or 15,000 letters of
+                # more than 250 names
+                server.takes_choices = False
+                return Answer("failed", reason=reason), wait
             elif error.status_code < 500 and error.status_code not in RETRIED:
                 server.reject(reason, error.status_code)
                 return Answer("rejected", reason=reason), wait

@@ -147,7 +147,9 @@ class LocalCaptioner(Captioner):
         generator = self.generator  # an error of loading is no failure of these images
         start, is_short = time.monotonic(), False
         try:
-            answers = generator.answer([question.prompt for question, _ in rows], [image for _, image in rows])
+            answers = generator.answer(rows)
+        except CaptionerError:
+            raise
         except Exception as error:  # any model of any kind runs here
             is_short = should_reduce_batch_size(error)
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
@@ -167,7 +169,7 @@ class Generator:
     """Generates the answers of a batch. The model is on its device, the processor pads on the left."""
 
     def __init__(self, model: Any, processor: Any, decoding: Decoding):
-        self.model, self.processor, self.max_new_tokens = model, processor, decoding.max_new_tokens
+        self.model, self.processor, self.decoding = model, processor, decoding
         self.has_chat_template = processor.chat_template is not None
         tokenizer = processor.tokenizer
         ends = model.generation_config.eos_token_id
@@ -184,25 +186,35 @@ class Generator:
             **sampling,
             num_beams=1,
             max_length=None,
-            max_new_tokens=self.max_new_tokens,
             eos_token_id=sorted(self.end_tokens) or None,
             pad_token_id=tokenizer.pad_token_id,
         )
 
-    def answer(self, prompts: list[str], images: list[PILImage.Image]) -> list[Answer]:
-        """B prompts and their upright RGB images -> B answers."""
+    def answer(self, rows: list[Row]) -> list[Answer]:
+        """CaptionerError where the names of the classes are more than the model reads."""
         import torch
         from transformers import LogitsProcessorList
 
-        inputs = self.inputs(images, prompts).to(self.model.device, self.model.dtype)
-        steps = StepCounter()
+        inputs = self.inputs([image for _, image in rows], [question.prompt for question, _ in rows])
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        limits = [self.decoding.tokens_for(question.choices) for question, _ in rows]
+        self._check_length(inputs["attention_mask"].shape[1] + max(limits), max(len(row[0].choices) for row in rows))
+        self.config.max_new_tokens, steps = max(limits), StepCounter()
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs, generation_config=self.config, logits_processor=LogitsProcessorList([steps])
             )
         tokens = tokens[:, tokens.shape[1] - steps.count :].tolist()
         prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self._read(row, count) for row, count in zip(tokens, prompt_tokens, strict=True)]
+        return [self._read(*row) for row in zip(tokens, prompt_tokens, limits, strict=True)]
+
+    def _check_length(self, tokens: int, num_choices: int) -> None:
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if num_choices and window and tokens > window:
+            raise CaptionerError(
+                f"The names of {num_choices - 1:,} classes, image and answer take {tokens:,} tokens, more than the "
+                f"{window:,} of the captioner. Take a model with a longer context, or --prompt plain."
+            )
 
     def inputs(self, images: list[PILImage.Image], prompts: list[str]) -> "BatchFeature":
         """The model inputs of B images and their prompts, padded on the left."""
@@ -228,9 +240,10 @@ class Generator:
         is_blip_2 = self.model.config.model_type == "blip-2"
         return f"Question: {prompt.strip()} Answer:" if is_blip_2 and is_sentence else prompt
 
-    def _read(self, tokens: list[int], prompt_tokens: int) -> Answer:
+    def _read(self, tokens: list[int], prompt_tokens: int, limit: int) -> Answer:
+        tokens = tokens[:limit]  # others of the batch may have a higher one
         end = next((position for position, token in enumerate(tokens) if token in self.end_tokens), None)
-        finished = end is not None or len(tokens) < self.max_new_tokens
+        finished = end is not None or len(tokens) < limit
         tokens = tokens if end is None else tokens[: end + 1]
         return Answer(
             OK,

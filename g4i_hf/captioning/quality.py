@@ -16,6 +16,8 @@ from .stage import CLEANED, RAW, REASON, STATUS, Captioned
 
 def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[str, pd.DataFrame]:
     """Judges all captions, as [`judge`] those of a split, and adds figures to `captioned`. `splits`: the rows."""
+    if not captioned.describes:
+        return {}
     judged = {name: judge(*caption_table(split, splits[name])) for name, split in captioned.splits.items()}
     for name, table in judged.items():
         captioned.quality[name] = {key: value for key, value in figures(table).items() if value is not None}

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
+from ..data.answers import NONE_OF_THESE
+from ..data.classes import terms_of
 from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import why_unreadable
 from ..files import did_you_mean
@@ -27,7 +29,10 @@ LOOKED_UP = 500  # rows whose answers are looked up together
 PLAIN = "Describe this image in detail."
 # Its third version reports that naming the class gives better captions
 CLASS = "The main subject of this image is: {label}. Describe this image in detail."
-NAMED = {"plain": PLAIN, "class": CLASS}
+# The list is the same for every image, so it tells nothing about one
+CHOOSE = f"Which of these does the image show? {{class_names}}. Answer with one of the names, or: {NONE_OF_THESE}."
+NAMED = {"plain": PLAIN, "class": CLASS, "choose": CHOOSE}
+CLASS_NAMES = "class_names"  # in braces, no column but the names of all classes; such a prompt asks for the class
 
 # Columns that tell the class, beside every ClassLabel; image_id holds the class folder
 TELLING = (columns.LABEL, columns.IMAGE_ID)
@@ -39,22 +44,34 @@ class MissingValue(ValueError):
 
 class Prompts:
     """
-    Templates: `plain`, `class`, or text with columns in braces such as `A {label}, by {artist}.` A ClassLabel is
-    filled in by its name, with spaces for underscores. `{{` is a literal brace. ValueError for anything but a column
-    of text in braces, and for a template that is given twice.
+    Templates: `plain`, `class`, `choose`, or text with columns in braces such as `A {label}, by {artist}.` A
+    ClassLabel is filled in by its name, with spaces for underscores. `{class_names}` stands for the names of all
+    classes: such a template asks for the class. `{{` is a literal brace. ValueError for anything but a column of text
+    in braces, and for a template that is given twice.
     """
 
     def __init__(self, templates: Iterable[str], features: Features, split_name: str):
         self.templates = resolve(templates)
         self.split_name = split_name
         self._parsed = [_parse(template) for template in self.templates]
-        self.columns = tuple(dict.fromkeys(name for parts in self._parsed for _, name in parts if name is not None))
+        named = [[name for _, name in parts if name is not None] for parts in self._parsed]
+        self.asks_class = [CLASS_NAMES in of_template for of_template in named]
+        self.class_names = _all_class_names(features, split_name) if any(self.asks_class) else []
+        words = dict.fromkeys(name.replace("_", " ") for name in self.class_names)
+        self._in_words = "; ".join(words)
+        # What may be answered to each template; nothing: any text
+        self.choices = [(*words, NONE_OF_THESE) if asks_class else () for asks_class in self.asks_class]
+        self.columns = tuple(dict.fromkeys(name for names in named for name in names if name != CLASS_NAMES))
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
     @property
     def several(self) -> bool:
-        """Whether an image gets a list of captions: one for each template."""
-        return len(self.templates) > 1
+        """Whether an image gets a list of captions: one for each template that does not ask for the class."""
+        return self.asks_class.count(False) > 1
+
+    def ask_class(self, prompt: str) -> bool:
+        """Whether a prompt, as it was filled in, asks for the class."""
+        return bool(self.class_names) and self._in_words in prompt
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
         """The prompts of a row, one for each template. MissingValue where a column that one names is empty."""
@@ -62,6 +79,7 @@ class Prompts:
         for column in self.columns:
             if not values[column]:
                 raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
+        values[CLASS_NAMES] = self._in_words
         return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
 
     def _text(self, column: str, value: Any) -> str:
@@ -108,6 +126,16 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
         said = f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
         raise ValueError(said) from error
     return [(text, name) for text, name, _, _ in parts]
+
+
+def _all_class_names(features: Features, split_name: str) -> list[str]:
+    feature = features.get(columns.LABEL)
+    if not isinstance(feature, ClassLabel) or not any(map(terms_of, feature.names)):
+        raise ValueError(
+            f"prompt: split {split_name!r} has no names of classes to choose from. Give them with --class_names_file, "
+            "a line for each class, or name their column with --label_column."
+        )
+    return feature.names
 
 
 def _class_names(column: str, features: Features, split_name: str) -> list[str] | None:
@@ -233,8 +261,8 @@ class Questions:
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
         if not all(row.places):
             self.keys_of_row[row.number] = keys
-        asked = zip(row.prompts, keys, row.places, strict=True)
-        return [Question(row.image_id, image, prompt, key, place) for prompt, key, place in asked]
+        asked = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
+        return [Question(row.image_id, image, *each) for each in asked]
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """

@@ -3,7 +3,7 @@ What people look at, before they pay and after: the page of a dry run, and `capt
 Everything that was written by a model or a user is escaped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 
 from .. import columns
+from ..data.answers import Matching
+from ..data.checks import labels_of
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .images import UndecodableImage, data_uri
-from .quality import caption_table, judge
+from .quality import judge
 from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of
-from .stage import CLEANED, RAW, REASON, STATUS, answered_columns
+from .stage import CLEANED, RAW, REASON, STATUS, Caption, ClassAnswer
 from .store import AnswerStore
 
 HTML = "caption_report.html"
@@ -123,10 +125,11 @@ def dry_run(
     args: CaptionArguments,
     cleaning: bool,
     processes: int = 1,
+    compared: Callable[[list[Questions]], Iterable[str]] | None = None,
 ) -> tuple[Path, str]:
     """
     Captions some images, drawn at random; the answers are stored. Returns the folder of the page, and the projected
-    requests, tokens, time and cost.
+    requests, tokens, time and cost, with the lines of `compared` about the rows that were drawn.
     """
     parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
@@ -149,15 +152,19 @@ def dry_run(
         )
         remaining = max(sum(map(len, questions.values())) - max(known, len(shown)), 0)
         lines += project(measured, remaining, outcome.seconds, processes, (args.price_input, args.price_output))
+    lines += compared(list(parts.values())) if compared else []
     folder = Path(f"{args.captions_dir.rstrip('/')}.dry_run")
     write_page(folder / PAGE, f"{len(shown)} captions of a dry run", paragraphs=lines, shown=shown)
     return folder, "\n".join(lines)
 
 
 def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
-    """Rows of each split, drawn from all splits together."""
+    """Rows of each split, drawn from all splits together; labelled ones first, which tell how good answers are."""
     rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
-    drawn = [rows[number] for number in sorted(np.random.default_rng(0).permutation(len(rows))[:count])]
+    is_unlabelled = np.concatenate([labels_of(split.split) < 0 for split in questions.values()])
+    order = np.random.default_rng(0).permutation(len(rows))
+    order = order[np.argsort(is_unlabelled[order], kind="stable")]
+    drawn = [rows[number] for number in sorted(order[:count])]
     chosen: dict[str, list[int]] = {}
     for name, row in drawn:
         chosen.setdefault(name, []).append(row)
@@ -165,8 +172,15 @@ def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[in
 
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> Iterator[Shown]:
-    table, _ = caption_table(answered_columns(part, store, cleaning), None)
-    for line in records(judge(table)):
+    matching, lines = Matching(part.prompts.class_names), []
+    for row, found in zip(part.rows(), part.records(store), strict=True):
+        for record, asks_class in zip(found, part.prompts.asks_class, strict=True):
+            line = {**vars(Caption.from_record(record, cleaning and not asks_class))}
+            if asks_class and line[columns.CAPTION]:
+                answer = ClassAnswer.from_record(record, matching)
+                line[columns.CAPTION] = answer.answer or answer.answer_status
+            lines.append(line | {"row": row.number, columns.IMAGE_ID: row.image_id, columns.LABEL: -1})
+    for line in records(judge(pd.DataFrame(lines, dtype=object))):
         image_id = line[columns.IMAGE_ID]
         if line[columns.CAPTION] is None and image_id in failures:  # which are not in the store
             line |= {STATUS: failures[image_id].status, REASON: failures[image_id].reason}

@@ -121,6 +121,7 @@ class Server:
         self.answers = self.rejected = 0
         self.failures, self.failing_since, self.unreachable = 0, 0.0, False  # in a row
         self.failed_questions: set[str] = set()
+        self.takes_choices: bool | None = None  # a schema of the answers; None: unknown
         self.last_error, self.last_status = "", 0  # of a failure or rejection; status 0: no reply, 200: a useless one
         # Questions that it failed on or rejected, until it answers another one: the server may be the reason
         self.held: list[tuple[Question, Answer]] = []
@@ -143,14 +144,14 @@ class Server:
             ),
         )
 
-    async def ask(self, prompt: str, uri: str, options: dict[str, Any]) -> Answer:
+    async def ask(self, body: dict[str, Any]) -> Answer:
         """Sends one request; raises without an answer."""
         self.began = min(self.began, time.monotonic())
         async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
             # What `chat.completions.create` does, without its walk through every part of the request
             reply = await self.client.post(
                 "/chat/completions",
-                body=chat_body(prompt, uri, options),
+                body=body,
                 options={"headers": self.headers},
                 cast_to=httpx2.Response,
             )
@@ -276,9 +277,16 @@ class Server:
         return error_message(f"{kind} ({str(cause) or type(cause).__name__})", self.token)
 
 
-def chat_body(prompt: str, uri: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The body of a request to `/chat/completions` about one image."""
-    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": prompt}]
+def chat_body(question: Question, uri: str, options: dict[str, Any], with_choices: bool = False) -> dict[str, Any]:
+    """The body of a request to `/chat/completions`; `with_choices` it says by JSON schema what may be answered."""
+    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": question.prompt}]
+    if question.choices:  # which come first: servers keep what they computed for the same beginning of a request
+        content.reverse()
+    if question.choices and with_choices:
+        answer = {"type": "string", "enum": list(question.choices)}
+        schema: dict[str, Any] = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
+        form = {"name": "answer", "strict": True, "schema": schema | {"additionalProperties": False}}
+        options = options | {"response_format": {"type": "json_schema", "json_schema": form}}
     return options | {"messages": [{"role": "user", "content": content}]}
 
 

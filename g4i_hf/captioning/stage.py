@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from .. import columns
+from ..data.answers import NO_CLASS, NONE, Matching
 from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
@@ -23,9 +24,10 @@ from .questions import Prompts, Questions, check_leak
 from .store import AnswerStore, Keys, Record
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
-CLEANED = "caption_cleaned"
+CLEANED, ANSWER_STATUS = "caption_cleaned", "answer_status"
 MADE_FROM = (columns.IMAGE_DIGEST, columns.IMAGE_STAT)
 MISSING = "missing"  # not asked, or no caption was given
+NAMED = "named"  # an answer that names a class
 # Addresses and paths in error messages: the store keeps them, a published column must not
 PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
@@ -60,54 +62,110 @@ class Caption:
         return cls(cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied))
 
 
-def needs_another_try(cleaning: bool) -> Callable[[Record], bool]:
+@dataclass(frozen=True)
+class ClassAnswer:
+    """The columns of the answer to the question for the class."""
+
+    answer: str | None = None  # the name of a class
+    answer_is_none: bool = False  # whether it says that none fits
+    answer_text: str | None = None  # as it came
+    answer_status: str = MISSING  # `named`, `none`, `unmatched`, or one of [`~g4i_hf.captioning.answers.FAILURES`]
+    answer_reason: str | None = None  # of a failure
+
+    @classmethod
+    def from_record(cls, record: Record | None, matching: Matching) -> "ClassAnswer":
+        """From a stored answer."""
+        stored = Caption.from_record(record, cleaning=False)
+        if stored.caption is None:
+            return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)
+        found = matching(stored.caption)
+        status = {NONE: "none", NO_CLASS: "unmatched"}.get(found, NAMED)
+        return cls(matching.names[found] if found >= 0 else None, found == NONE, stored.caption, status)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a stage has beside `image_id`: those of [`Caption`], of [`ClassAnswer`], or both."""
+
+    describes: bool = True
+    several: bool = False  # the columns of captions hold lists
+    asks_class: bool = False
+
+    @classmethod
+    def of(cls, prompts: Prompts) -> "Layout":
+        return cls(not all(prompts.asks_class), prompts.several, any(prompts.asks_class))
+
+    def row(self, captions: list[Caption], answer: ClassAnswer | None = None) -> dict[str, Any]:
+        """The columns of a row; a single caption may be left out."""
+        found: dict[str, Any] = {}
+        if self.describes and self.several:
+            found = {each.name: [getattr(one, each.name) for one in captions] for each in fields(Caption)}
+        elif self.describes:
+            found = {**vars(captions[0] if captions else Caption())}
+        return found | vars(answer or ClassAnswer()) if self.asks_class else found
+
+    def table(self, split: Dataset, rows: Iterable[dict[str, Any]]) -> Dataset:
+        """`image_id` of a split, and the columns of its rows."""
+        rows, text = iter(rows), Value("string")
+        kinds: dict[str, Any] = {}
+        if self.describes:
+            kinds = dict.fromkeys((each.name for each in fields(Caption)), List(text) if self.several else text)
+        if self.asks_class:
+            kinds |= dict.fromkeys((each.name for each in fields(ClassAnswer)), text)
+            kinds[columns.ANSWER_IS_NONE] = Value("bool")
+
+        def fill(batch: dict[str, list]) -> dict[str, list]:
+            found = list(itertools.islice(rows, len(batch[columns.IMAGE_ID])))
+            return {name: [row[name] for row in found] for name in kinds}
+
+        return split.select_columns([columns.IMAGE_ID]).map(
+            fill,
+            batched=True,
+            features=Features({columns.IMAGE_ID: text} | kinds),
+            load_from_cache_file=False,
+            new_fingerprint=uuid.uuid4().hex[:16],
+            desc="Captions",
+        )
+
+    def empty(self, split: Dataset) -> Dataset:
+        """Of a split that was not asked about."""
+        return self.table(split, itertools.repeat(self.row([])))
+
+
+def needs_another_try(cleaning: bool, prompts: Prompts) -> Callable[[Record], bool]:
     """For `retry_failed`: whether an answer is a failure, or no caption is left when it is cleaned."""
-    return lambda record: Caption.from_record(record, cleaning).caption_status != OK
+
+    def has_failed(record: Record) -> bool:
+        cleans = cleaning and not prompts.ask_class(record["prompt"])
+        return Caption.from_record(record, cleans).caption_status != OK
+
+    return has_failed
 
 
 def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
     """The columns of a split from its stored answers, in the order of the rows; see [`Questions.records`]."""
-    records = questions.records(store, look_closer)
-    rows = ([Caption.from_record(record, cleaning) for record in of_row] for of_row in records)
-    return with_captions(questions.image_ids(), rows, questions.prompts.several)
+    asks_class, layout = questions.prompts.asks_class, Layout.of(questions.prompts)
+    matching = Matching(questions.prompts.class_names)
+
+    def row_of(records: list[Record | None]) -> dict[str, Any]:
+        pairs = list(zip(records, asks_class, strict=True))
+        answers = [ClassAnswer.from_record(record, matching) for record, asks in pairs if asks]
+        return layout.row([Caption.from_record(record, cleaning) for record, asks in pairs if not asks], *answers)
+
+    return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
 
 
 def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
     """The columns of a split from captions by row: texts, or with `several` lists of texts; None for none."""
-    texts = ((caption or []) if several else [caption] for caption in captions)
-    rows = ([Caption.from_text(text, cleaning) for text in of_row] for of_row in texts)
-    return with_captions(split, rows, several)
-
-
-def _without_captions(split: Dataset, several: bool) -> Dataset:
-    """The columns of a split that was not to be captioned."""
-    return with_captions(split, itertools.repeat([] if several else [Caption()]), several)
-
-
-def with_captions(split: Dataset, rows: Iterable[list[Caption]], several: bool) -> Dataset:
-    """`image_id` and the columns of [`Caption`], which hold lists where rows can have several captions."""
-    rows, names = iter(rows), [each.name for each in fields(Caption)]
-    kind = List(Value("string")) if several else Value("string")
-
-    def fill(batch: dict[str, list]) -> dict[str, list]:
-        captions = list(itertools.islice(rows, len(batch[columns.IMAGE_ID])))
-        if several:
-            return {name: [[getattr(one, name) for one in of_row] for of_row in captions] for name in names}
-        return {name: [getattr(one, name) for [one] in captions] for name in names}
-
-    return split.select_columns([columns.IMAGE_ID]).map(
-        fill,
-        batched=True,
-        features=Features({columns.IMAGE_ID: Value("string")} | dict.fromkeys(names, kind)),
-        load_from_cache_file=False,
-        new_fingerprint=uuid.uuid4().hex[:16],
-        desc="Captions",
+    texts, layout = ((caption or []) if several else [caption] for caption in captions), Layout(several=several)
+    return layout.table(
+        split, (layout.row([Caption.from_text(text, cleaning) for text in of_row]) for of_row in texts)
     )
 
 
 @dataclass
 class Captioned:
-    """The content of a stage. Splits have `image_id` and the columns of [`Caption`], in the order of the rows."""
+    """The content of a stage. Splits have `image_id` and the columns of a [`Layout`], in the order of the rows."""
 
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
@@ -130,7 +188,7 @@ class Captioned:
         captioned = {
             name: answered_columns(questions[name], store, cleaning, look_closer=not partial)
             if name in questions
-            else _without_captions(split, prompts.several)
+            else Layout.of(prompts).empty(split)
             for name, split in splits.items()
         }
         return cls(captioned, captioner, prompts.templates, asked_about=list(questions))
@@ -144,7 +202,7 @@ class Captioned:
         captioned = {
             name: given_columns(split, existing[name], several, cleaning)
             if name in existing
-            else _without_captions(split, several)
+            else Layout(several=several).empty(split)
             for name, split in splits.items()
         }
         return cls(captioned, captioner, asked_about=list(existing))
@@ -153,27 +211,36 @@ class Captioned:
         """How often each status is in each split; lists are taken apart."""
         counts = {}
         for name, split in self.splits.items():
-            values, is_list = split[STATUS][:], isinstance(split.features[STATUS], List)
-            counts[name] = Counter(itertools.chain.from_iterable(values) if is_list else values)
+            statuses = [split[column][:] for column in (STATUS, ANSWER_STATUS) if column in split.column_names]
+            values = itertools.chain.from_iterable(statuses)
+            counts[name] = Counter(
+                itertools.chain.from_iterable([each] if isinstance(each, str) else each for each in values)
+            )
         return counts
 
+    @property
+    def describes(self) -> bool:
+        """Whether there are captions, perhaps beside answers."""
+        return all(columns.CAPTION in split.column_names for split in self.splits.values())
+
     def status_counts(self) -> dict[str, dict[str, int]]:
-        """Number of captions by status and split."""
+        """Number of captions and answers by status and split."""
         counts = self._counts()
         statuses = sorted(set().union(*counts.values()))
         return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
         """For the terminal: the status counts of each split, and what to do about failures."""
-        counts = self._counts()
+        counts, what = self._counts(), "Captions" if self.describes else "Answers"
         lines = [
-            f"Captions of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
+            f"{what} of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
             for name, found in counts.items()
             if self.asked_about is None or name in self.asked_about
         ]
         failed = sum(found[status] for found in counts.values() for status in FAILURES)
         if failed and self.prompts:
-            lines.append(f"{failed:,} have none, see caption_reason; --retry_failed asks for those again.")
+            reason = REASON if self.describes else "answer_reason"
+            lines.append(f"{failed:,} have none, see {reason}; --retry_failed asks for those again.")
         return lines
 
 
@@ -187,6 +254,8 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
         prompts = Prompts(templates, split.features, name)
         check_image_ids(split, name)
         prompts.check(split)
+        if prompts.asks_class.count(True) > 1 and not args.dry_run:
+            raise ValueError("prompt asks for the class twice, and a stage has one answer an image: leave one out.")
         questions[name] = Questions(split, name, prompts, keys)
     return questions
 
@@ -203,7 +272,9 @@ def write_captions(
     asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():
         described = images[name] if name in asked_about else None
-        splits[name] = _with_digests(split.remove_columns([CLEANED]), described, Path(folder) / f"{name}.parquet")
+        splits[name] = _with_digests(
+            split.remove_columns([CLEANED] if captioned.describes else []), described, Path(folder) / f"{name}.parquet"
+        )
     stage = {
         "stage": "captioning",
         **Source.of(source).recorded(folder),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .data import DEFAULT_TEXT_ENCODER
 from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
 
 
@@ -14,10 +15,10 @@ class PromptOptions:
     captioner_revision: str | None = option(None, "Branch, tag or commit of the model.")
     prompt: list[str] | None = option(
         None,
-        "Prompt: text, `plain` (the paper's) or `class` (names the class). Columns in braces, such as {label}, are "
-        "filled in. Several prompts give several captions per image.",
+        "Prompt: text, `plain` (the paper's), `class` (names the class) or `choose` (asks for the class). Columns in "
+        "braces, such as {label}, are filled in, and {class_names}. Several prompts give several captions per image.",
     )
-    max_new_tokens: Count = option(128, "Maximum length of an answer in tokens.")
+    max_new_tokens: Count = option(128, "Maximum length of an answer in tokens; a quarter of it for a class.")
     temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
     top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
     image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
@@ -30,7 +31,12 @@ class ResumeOptions:
 
     journal_dir: str | None = option(None, "Folder where answers are saved on arrival; `<captions_dir>.journal`.")
     retry_failed: bool = option(False, "Ask again about images whose caption failed, was refused or is empty.")
-    dry_run: Number = option(0, "Caption this many images only, and project time and cost for all.", about="call")
+    dry_run: Number = option(
+        0, "Ask about this many images only, project time and cost for all, compare several prompts.", about="call"
+    )
+    text_encoder: str = option(
+        DEFAULT_TEXT_ENCODER, "Text encoder by which a dry run compares several prompts.", about="call"
+    )
     partial: bool = option(False, "When a limit ends the run, write the captions so far; other rows have none.")
     max_requests: Number | None = option(None, "Stop after this many requests.")
     max_cost: NotNegative | None = option(None, "Stop before this cost; needs both prices.")

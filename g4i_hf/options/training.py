@@ -36,9 +36,15 @@ class FitArguments:
     output_dir: str | None = option(None, "Folder for everything; runs/NAME of the dataset by default.")
     captioner: str | None = option(
         None,
-        "Write captions for images without: a VLM's Hub id or folder, or a server's address with captioner_model.",
+        "Describes images without captions, and says their class: a VLM's Hub id or folder, or a server's address.",
     )
     captioner_model: str | None = option(None, "The model's name on the server at captioner.")
+    questions: list[Literal["describe", "choose"]] = option(
+        ["describe", "choose"], "What the captioner is asked: describe (captions), choose (the class)."
+    )
+    price_input: NotNegative | None = option(None, "Price of a million input tokens.", about="call")
+    price_output: NotNegative | None = option(None, "Price of a million output tokens.", about="call")
+    yes: bool = option(False, "Send more than 1,000 requests to captioner without being asked.", about="call")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
     pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")

@@ -3,21 +3,32 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import OK, Captioner, CaptionerError, Decoding
+from ..captioning.answers import OK, Captioner, Decoding
 from ..captioning.existing import existing_captions
 from ..captioning.quality import judge_captions
-from ..captioning.questions import Questions
+from ..captioning.questions import Prompts, Questions
 from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
-from ..captioning.stage import Captioned, check_places, check_same, needs_another_try, questions_of, write_captions
+from ..captioning.stage import (
+    NAMED,
+    Captioned,
+    check_places,
+    check_same,
+    needs_another_try,
+    questions_of,
+    write_captions,
+)
 from ..captioning.store import AnswerStore, Record, check_writable
 from ..cli import build_options
+from ..data.checks import labels_of
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_data, load_images, source_of
 from ..data.stage import check_replaceable
@@ -32,6 +43,8 @@ from ..options import (
     LocalCaptionerArguments,
     QualityArguments,
 )
+
+PIXELS_A_TOKEN, LETTERS_A_TOKEN = 28 * 28, 4  # roughly; the former as Qwen2.5-VL (arXiv 2502.13923) reads an image
 
 
 class Captioning:
@@ -52,12 +65,18 @@ class Captioning:
         self.existing, self.quality = existing, quality
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         self.asks = self.kind in ASKING
+        if args.prompt and not self.asks:
+            raise ValueError(
+                f"prompt asks a model, but these captions exist ({self.kind}): name a model with --captioner_model, "
+                "or leave --prompt out."
+            )
         if self.kind == "endpoint":  # before the data is read
             require("openai", "server", "Captioning by a server")
         # A dry run asks a few questions itself
         self.by_files = bool(endpoint.export_requests or endpoint.import_answers) and not args.dry_run
         if self.by_files and self.kind != "endpoint":
             raise ValueError("export_requests and import_answers take the options of a server: give its --base_url.")
+        self.decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner
@@ -65,15 +84,12 @@ class Captioning:
     def run(self) -> bool:
         """Whether a stage was written: not in a dry run, after a limit, or in other processes than the first."""
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
-        try:
-            check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
-            splits = self._splits()
-            captioned = self._asked(splits) if self.asks else self._given(splits)
-            if captioned is not None:
-                self._finish(captioned, splits)
-            return captioned is not None
-        except CaptionerError as error:
-            raise ValueError(str(error)) from error
+        check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
+        splits = self._splits()
+        captioned = self._asked(splits) if self.asks else self._given(splits)
+        if captioned is not None:
+            self._finish(captioned, splits)
+        return captioned is not None
 
     def _splits(self) -> DatasetDict:
         """The splits, with class names if the labels have any."""
@@ -93,12 +109,13 @@ class Captioning:
 
     # --- Captions that are made now ----------------------------------------------------------------------------------
 
-    def _captioner(self) -> Captioner:
+    @cached_property
+    def captioner(self) -> Captioner:
+        """ValueError where there is none."""
         args = self.args
         if not args.captioner_model:
             raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
-        model, revision = args.captioner_model, args.captioner_revision
-        decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
+        model, revision, decoding = args.captioner_model, args.captioner_revision, self.decoding
         if self.kind == "endpoint":
             from ..captioning.endpoint import EndpointCaptioner
 
@@ -121,7 +138,7 @@ class Captioning:
 
     def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None if a limit ended the run, or in other processes than the first."""
-        args, captioner = self.args, self._captioner()
+        args, captioner = self.args, self.captioner
         questions = questions_of(splits, args, captioner)
         first = next(iter(questions.values()))
         if not (args.overwrite or args.dry_run):
@@ -152,8 +169,19 @@ class Captioning:
         writes the stage from them.
         """
         self.share = share
-        captioner = self._captioner()
-        self._ask(captioner, questions_of(self._splits(), self.args, captioner))
+        self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner))
+
+    def ahead(self) -> np.ndarray:
+        """(3,) requests still to be sent; at most so many tokens, about, that they read, and that they write."""
+        total, image = np.zeros(3), self.args.image_max_side**2 / PIXELS_A_TOKEN
+        questions = questions_of(self._splits(), self.args, self.captioner).values()
+        with AnswerStore(self.args.journal) as store:
+            for each in questions:
+                for row, records in zip(each.rows(), each.records(store), strict=True):
+                    for prompt, choices, record in zip(row.prompts, each.prompts.choices, records, strict=True):
+                        tokens = image + len(prompt) / LETTERS_A_TOKEN, self.decoding.tokens_for(choices)
+                        total += np.array([1, *tokens]) * (record is None)
+        return total
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
         """Asks about the rows of this process. Returns why it stopped early, or None."""
@@ -162,7 +190,7 @@ class Captioning:
         cost = None if args.max_cost is None else args.max_cost / share.processes
         budget = Budget(requests, cost, args.price_input, args.price_output)
         with AnswerStore(args.journal, share.rank) as store:
-            ask_again = self._ask_again(captioner)
+            ask_again = self._ask_again(captioner, next(iter(questions.values())).prompts)
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
             self.outcome = asking.run()
         if share.is_first:
@@ -172,9 +200,9 @@ class Captioning:
             self.say(reason)
         return reason
 
-    def _ask_again(self, captioner: Captioner) -> Callable[[Record], bool] | None:
+    def _ask_again(self, captioner: Captioner, prompts: Prompts) -> Callable[[Record], bool] | None:
         """Whether a stored answer is asked for once more: a failure, on request or where another one is imported."""
-        has_failed = needs_another_try(self.quality.clean)
+        has_failed = needs_another_try(self.quality.clean, prompts)
         if captioner.imported is not None:
             return lambda record: has_failed(record) and record["key"] in captioner.imported
         return has_failed if self.args.retry_failed else None
@@ -196,9 +224,27 @@ class Captioning:
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
         with AnswerStore(self.args.journal) as store:
-            folder, text = dry_run(captioner, questions, store, self.args, self.quality.clean, self.share.processes)
+            compared = self._compared(questions, store)
+            about = self.args, self.quality.clean, self.share.processes, compared
+            folder, text = dry_run(captioner, questions, store, *about)
         self.say(text)
         self.say(f"Look at {folder / PAGE}. Nothing else was written; the answers are kept.")
+
+    def _compared(self, questions: dict[str, Questions], store: AnswerStore) -> Callable | None:
+        """What compares several questions, or that for the class, by labelled images; None without any."""
+        prompts, splits = next(iter(questions.values())).prompts, [each.split for each in questions.values()]
+        feature = splits[0].features.get(columns.LABEL)
+        is_labelled = isinstance(feature, ClassLabel) and any((labels_of(split) >= 0).any() for split in splits)
+        if not is_labelled or not (len(prompts.templates) > 1 or any(prompts.asks_class)):
+            return None
+        if not all(prompts.asks_class):
+            from ..embedding.encoders import check_encoder
+
+            check_encoder(self.args.text_encoder)  # before anything is paid for
+        from .compare_questions import compared_questions
+
+        rest = feature.names, self.args, self.quality.clean, sum(map(len, splits))
+        return lambda parts: compared_questions(parts, store, *rest)
 
     # --- Captions that exist -----------------------------------------------------------------------------------------
 
@@ -229,11 +275,12 @@ class Captioning:
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
-        if self.quality.report:
+        if self.quality.report and judged:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
             about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
-        count = sum(captioned.status_counts().get(OK, {}).values())
+        statuses = captioned.status_counts()
+        count = sum(sum(statuses.get(status, {}).values()) for status in (OK, NAMED))
         speed = f", {self.outcome.per_second:.1f} requests per second" if self.asks and not self.by_files else ""
         self.say("\n".join([*captioned.lines(), f"They are in {args.captions_dir}", f"captioned {count}{speed}"]))
 
@@ -259,7 +306,7 @@ def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options
         options: others of the command, such as `captioner_model`, `base_url`, `prompt` and `max_cost`.
 
     Returns:
-        The splits with `image`, `image_id` and `caption`.
+        The splits with `image`, `image_id`, and `caption` or, by `prompt=["choose"]`, `answer`.
 
     Raises:
         ValueError: when no captions were written, as after `dry_run` or at a limit; says why.

@@ -55,7 +55,6 @@ from ..options import (
     FitArguments,
     ReleaseArguments,
     RunArguments,
-    is_address,
 )
 from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent, build_student, inputs_of
@@ -75,7 +74,6 @@ from ..training.judged_heads import (
 from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
-from .caption import Captioning
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
 from .fit_folder import (
     CLASSIFIER,
@@ -90,6 +88,7 @@ from .fit_folder import (
     by_first,
     default_folder,
 )
+from .fit_questions import ask_about
 from .fit_result import FitResult, in_words, judgement_in_results
 from .known_views import (
     OWN_VIEWS,
@@ -107,6 +106,11 @@ logger = logging.getLogger(__name__)
 
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 MEASURES = ("calibration",)
+# Options that a result does not depend on
+UNRECORDED = (
+    *("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"),
+    *("yes", "price_input", "price_output"),
+)
 SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
@@ -181,7 +185,7 @@ class Fit:
         """The options that the result depends on."""
         given = vars(self.args) | vars(self.data)
         given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.views]
-        given |= dict.fromkeys(("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"))
+        given |= dict.fromkeys(UNRECORDED)
         return {name: portable(value) for name, value in given.items()}
 
     def _record(self) -> Record:
@@ -243,30 +247,13 @@ class Fit:
         """The splits `train` and perhaps `validation`; training images without captions are described first."""
         with self.accelerator.main_process_first():
             splits = self.images or load_reviewed(self.data, self.folder)
-        if self.args.captioner and self.images is None and not num_captioned(splits.get("train", splits)):
-            splits = self._captioned(splits)
+        if self.args.captioner and self.images is None and "train" in splits:
+            data = ask_about(splits["train"], self.args, self.data, self.folder, self.say)
+            if data is not self.data:
+                self.data, splits = data, load_reviewed(data, self.folder)
         check_has_split(splits, "train")
         splits, self.id2label = class_names(splits)
         return DatasetDict({name: splits[name] for name in ("train", *BELIEVED) if name in splits})
-
-    def _captioned(self, splits: DatasetDict) -> DatasetDict:
-        """With captions that the captioner writes, or has written; a dry run says what it would do."""
-        captioner, folder = self.args.captioner, str(self.folder / "captions")
-        given = {"captions_dir": folder, "caption_splits": ["train"], "captioner_model": captioner} | vars(self.data)
-        if is_address(captioner):
-            given |= {"base_url": captioner, "captioner_model": self.args.captioner_model}
-        given.pop("validation_fraction")
-        if self.args.dry_run:
-            self.say(f"Would describe {len(splits['train']):,} training images by {captioner} first.")
-            return splits
-        Captioning(*build_options(OPTIONS_OF["caption"], given), say=self.say).run()
-        self.data = DataArguments(
-            folder,
-            validation_fraction=self.data.validation_fraction,
-            class_names_file=self.data.class_names_file,
-            labels_file=self.data.labels_file,
-        )
-        return load_reviewed(self.data, self.folder)
 
     def _check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""

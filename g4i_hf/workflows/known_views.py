@@ -74,7 +74,8 @@ def views_of(
     captions = captions_view(split, id2label, encoder, device) if columns.TEXT_EMBEDS in split.column_names else None
     if captions is not None:
         views[CAPTION] = captions
-    if (answers := answers_of(split, id2label)) is not None:
+    answers = answers_of(split, id2label)
+    if answers is not None and len(np.unique(answers[answers >= 0])) > 1:  # else they predict nothing
         views[ANSWER] = View.answers(answers, len(id2label))
     return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
 

@@ -63,13 +63,25 @@ class CaptionServer:
         return self.reply(asked)
 
     def reply(self, asked: dict) -> Reply:
-        image, text = asked["messages"][0]["content"]
+        content = asked["messages"][0]["content"]
+        image, text = content if content[0]["type"] == "image_url" else reversed(content)
         kind, _, code = image["image_url"]["url"].partition(",")
         assert kind == "data:image/jpeg;base64", kind
         if self.args.answer == "digest":
             answer = hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
         else:
             answer = f"number {number_in(Image.open(io.BytesIO(base64.b64decode(code))))}"
+        if text["text"].startswith("Which of these"):
+            names = text["text"].partition("? ")[2].partition(". Answer")[0].split("; ")
+            number = number_in(Image.open(io.BytesIO(base64.b64decode(code))))
+            number = number if number < 256 else number.bit_count()  # other pictures are mostly white
+            name = [*names, "none of these"][number % (len(names) + 1)]
+            answer = f"It shows {name}."
+            if form := asked.get("response_format"):
+                choices = form["json_schema"]["schema"]["properties"]["answer"]["enum"]
+                if self.args.no_schemas or choices != [*names, "none of these"] or content[0] is not text:
+                    return error(400, "response_format is not supported, or the list is not first")
+                answer = json.dumps({"answer": name})
         if self.args.echo:
             answer += f" {text['text']} { ({name: asked[name] for name in sorted(asked) if name != 'messages'}) }"
         number = int(answer.split()[1]) if answer.startswith("number") else -1
@@ -104,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--token", help="wanted, else 401")
     parser.add_argument("--always", type=int, default=0, help="status of every reply")
     parser.add_argument("--say", type=in_quotes, help="the message of --always and --reject, with escapes of JSON")
+    parser.add_argument("--no_schemas", action="store_true", help="a JSON schema gets a 400")
     parser.add_argument("--echo", action="store_true", help="answers also hold the prompt and the options")
     parser.add_argument("--reject", type=int, nargs="*", default=[], help="numbers that get a 400")
     parser.add_argument("--crash", type=int, nargs="*", default=[], help="numbers that always get a 500")
