@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,35 @@ LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folde
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, beside model.safetensors
 # Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
+
+
+# --- What a name says by its form; neither the disk nor the Hub is asked --------------------------------------------
+
+PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
+
+
+def is_path(value: object) -> bool:
+    """Whether a value has the form of a path, as no Hub id has."""
+    return isinstance(value, str) and PATH.match(value) is not None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id."""
+    from huggingface_hub import errors, utils
+
+    try:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError:
+        return False
+    return not name.startswith(".") and not os.path.isabs(name)
+
+
+def is_bare(name: str | None) -> bool:
+    """Whether a name is that of a folder alone, without the ones that it lies in, or the owner on the Hub."""
+    return bool(name) and Path(name).name == name
+
+
+# --- Whether it is there ---------------------------------------------------------------------------------------------
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:

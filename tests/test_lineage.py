@@ -11,8 +11,9 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from g4i_hf.data.stage import write_stage
+from g4i_hf.names import is_hub_id
 from g4i_hf.options import DataArguments, StudentArguments
-from g4i_hf.training.lineage import is_hub_id, lineage_of
+from g4i_hf.training.lineage import lineage_of
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
 CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}

@@ -16,9 +16,9 @@ from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
 from g4i_hf.captioning.quality import judge
 from g4i_hf.captioning.report import write_report
-from g4i_hf.data.stage import is_path
 from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.names import is_path
 
 INJECTIONS = [
     "<script>alert(1)</script>",

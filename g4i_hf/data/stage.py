@@ -21,6 +21,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import errors, hf_hub_download
 
 from ..files import replacing, restore_replaced
+from ..names import is_path
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
 
@@ -34,7 +35,6 @@ NO_STAGE = (
 )
 FORMAT = 1  # of `stage.json`: one more whenever its content changes
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
-PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
 
 # --- Sources ---------------------------------------------------------------------------------------------------------
@@ -94,11 +94,6 @@ class Source:
             stage.get("captions_revision"),
             held_out if isinstance(held_out, float) and 0 < held_out < 1 else None,
         )
-
-
-def is_path(value: Any) -> bool:
-    """Whether a value has the form of a path, as no Hub id has. The disk is not asked."""
-    return isinstance(value, str) and PATH.match(value) is not None
 
 
 def check_names_images(stage: dict[str, Any], folder: str | Path) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..data.stage import is_path
 from ..evaluation.comparison import ComparisonRow, as_markdown
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
+from ..names import is_hub_id, is_path
 from ..options import ASKING, about, aligns, learned_from_captions, marked
-from ..training.lineage import is_hub_id
 from ..training.run_folder import with_defaults
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results

@@ -20,8 +20,9 @@ from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids, id_form
 from ..data.loading import open_images
-from ..data.stage import STAGE_FILE, Source, find_stage, is_path, join_stage, known_chain, open_stage, read_stage
+from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain, open_stage, read_stage
 from ..files import replacing
+from ..names import is_path
 from .dataset_card import captions_card
 from .privacy import HUB_ID, bare_name, without_private
 from .push import check_replaceable, write_manifest

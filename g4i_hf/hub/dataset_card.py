@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__, columns
 from ..evaluation.comparison import markdown_table
+from ..names import is_bare, is_hub_id
 from ..options import ASKING
-from ..training.lineage import is_hub_id
 from .card import ORIGINS, TEMPLATES, code, code_cell, license_said, plain, prompt_rows
 
 FIGURES = {
@@ -115,7 +115,7 @@ def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[
 
 def _captioner(captioner: dict[str, Any]) -> str:
     kind, model = captioner["captioner"], captioner.get("model")
-    if kind == "local" and model and Path(model).name == model:  # a folder: those of the Hub have an owner
+    if kind == "local" and is_bare(model):  # a folder: those of the Hub have an owner
         return f"a local model ({code_cell(model)})"
     if model:
         return code_cell(model) + (", behind an endpoint" if kind == "endpoint" else "")

@@ -121,6 +121,7 @@ class EndpointArguments(Checked):
 class ExistingCaptionsArguments:
     """Existing captions"""
 
+    rare = True
     captions_file: str | None = option(None, "JSONL or CSV with the name of each image.")
     file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
     file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")

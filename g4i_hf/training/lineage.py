@@ -13,14 +13,13 @@ from typing import Any
 import timm
 from datasets import Dataset
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.stage import Source, find_stage, known_chain
 from ..files import replace_text
 from ..modeling.packaged import published_name
+from ..names import is_hub_id
 from ..options import DataArguments, StudentArguments
 
 LINEAGE_FILE = "lineage.json"
@@ -76,14 +75,6 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
     """Empty for a run that has left none."""
     path = Path(run) / LINEAGE_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id; the Hub is not asked."""
-    with contextlib.suppress(HFValidationError):
-        validate_repo_id(name)
-        return not name.startswith(".") and not Path(name).is_absolute()
-    return False
 
 
 def _described(

@@ -10,12 +10,11 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
-from ..data.stage import is_path
 from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
-from ..names import WITH_VIEWS, run_of
+from ..names import WITH_VIEWS, is_bare, is_path, run_of
 from ..options import aligns
 
 TEXT_ENCODER_FILE = "text_encoder.json"
@@ -66,11 +65,6 @@ class TextSide:
         if isinstance(place, (str, Path)):
             place = str(Path(place).resolve() if Path(place).is_dir() else place)
         return replace(self, text_encoder=place, text_encoder_revision=None)
-
-
-def is_bare(name: str | None) -> bool:
-    """Whether a name is that of a folder alone, without the ones that it lies in, or the owner on the Hub."""
-    return bool(name) and Path(name).name == name
 
 
 def open_aligned(
