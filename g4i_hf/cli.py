@@ -16,7 +16,15 @@ from typing import Any, get_type_hints
 
 from .files import brief, did_you_mean, portable, printable_lines, read_lines, relative_to_file, yaml_lines
 from .names import check_dataset_exists, run_of
-from .options import OPTIONS_OF, OWN_MODULE, DataArguments, FitArguments, TrainingOptions, option, trainer_options
+from .options import (
+    OPTIONS_OF,
+    OWN_MODULE,
+    DataArguments,
+    FitArguments,
+    TrainingOptions,
+    option,
+    other_trainer_options,
+)
 from .options.fields import (
     OptionError,
     about_of,
@@ -76,7 +84,7 @@ class Parser(ArgumentParser):
             else:
                 self.add_argument(f"--{name}", nargs="+" if list in members and str not in members else None)
         if TrainingOptions in classes:
-            for name in [name for name in trainer_options() if name not in self.hints]:
+            for name in other_trainer_options():
                 self.hints[name] = Any  # `AlignmentArguments` converts it
                 self.add_argument(f"--{name}", nargs="*")
 
@@ -238,7 +246,7 @@ def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -
 def _build(cls: type, values: dict[str, Any]) -> Any:
     built = cls(**{name: value for name, value in values.items() if name in names_of(cls)})
     if cls is TrainingOptions:
-        built.others = {name: values[name] for name in trainer_options() if name in set(values) - set(names_of(cls))}
+        built.others = {name: values[name] for name in other_trainer_options() if name in values}
     return built
 
 
@@ -261,8 +269,7 @@ def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
         for declaring, group in grouped(classes).items()
     }
     if TrainingOptions in classes:
-        known = {name for group in groups.values() for name in group}
-        groups[OF_TRAINER] = {name: values[name] for name in trainer_options() if name in values and name not in known}
+        groups[OF_TRAINER] = {name: values[name] for name in other_trainer_options() if name in values}
     about = about_of(classes)
     for title, group in groups.items():
         shown = {name: value for name, value in group.items() if about.get(name) != "call" and not is_secret(name)}
@@ -301,9 +308,8 @@ def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Group
     """The options with a word in their name, or else the groups with it in their title."""
     part = topic.lower().replace("-", "_")
     if TrainingOptions in classes:
-        known = {name for group in groups.values() for name in group}
-        others = [name for name in trainer_options() if name not in known]
-        groups = groups | {OF_TRAINER: dict.fromkeys(others, "See TrainingArguments of transformers.")}
+        others = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
+        groups = groups | {OF_TRAINER: others}
     found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
     if not any(found.values()):
         found = {title: group for title, group in groups.items() if part in title.lower()}

@@ -29,7 +29,7 @@ from .training import (
     check_training,
     is_address,
     learned_from_captions,
-    trainer_options,
+    other_trainer_options,
 )
 
 # The classes of each command, in the order in which it is given their instances

@@ -419,8 +419,9 @@ OF_TRAINER = {
 }
 
 
-def trainer_options() -> list[str]:
-    """The fields of transformers' `TrainingArguments`, read in its source: importing it takes seconds."""
+def other_trainer_options() -> list[str]:
+    """Fields of transformers' `TrainingArguments` that are not ours, by its source: importing it takes seconds."""
     package = importlib.util.find_spec("transformers")
     source = Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8")
-    return re.findall(r"^    (\w+): .*= field\(", source, re.MULTILINE)
+    ours = TrainingOptions.__dataclass_fields__
+    return [name for name in re.findall(r"^    (\w+): .*= field\(", source, re.MULTILINE) if name not in ours]
