@@ -32,18 +32,14 @@ class ColumnOptions:
 class DataArguments(ColumnOptions):
     """Data"""
 
-    dataset_name: str | None = option(
-        None, "Hub id, image folder, folder of Parquet files, or stage.", about="data", path=True
-    )
+    dataset_name: str | None = option(None, "Hub id, folder of images or Parquet, or stage.", about="data", path=True)
     captions_name: str | None = option(
-        None, "Hub id or folder of captions or embeddings, joined by image_id.", about="captions", path=True
+        None, "Hub id or folder of captions or embeddings.", about="captions", path=True
     )
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
         None, "Share of each class of `train` to hold out as `validation`."
     )
-    class_names_file: str | None = option(
-        None, "File with a class name per line, where the data names none.", path=True
-    )
+    class_names_file: str | None = option(None, "Class names, a line each, where the data has none.", path=True)
     labels_file: str | None = option(
         None, "Labels of g4i label; by default `labels.jsonl` of the images or of g4i fit.", path=True
     )

@@ -169,8 +169,7 @@ class AugmentationArguments(Checked):
     crop_pct: Fraction | None = option(None, "Center crop ratio of evaluation; 1 by default.")
     train_crop: Literal["resized", "pad", "none"] = option(
         "resized",
-        "resized (random resized crop), pad (pad and random crop, for small images) or none (as at inference: no "
-        "augmentation at all).",
+        "resized (random resized crop), pad (pad and crop, for small images) or none (as at inference).",
         in_card=True,
     )
     crop_min_scale: Fraction = option(0.08, "Minimum area of a random resized crop, as a share of the image.")
@@ -306,9 +305,7 @@ class OptimizationOptions:
 class LengthOptions:
     """Trainer: length and batches"""
 
-    output_dir: str | None = option(
-        None, "Run folder: weights, checkpoints, options, results.", about="running", path=True
-    )
+    output_dir: str | None = option(None, "Run folder: weights, checkpoints, results.", about="running", path=True)
     num_train_epochs: float = option(50.0, "Epochs.", in_card=True)
     max_steps: int = option(-1, "Optimizer steps; overrides num_train_epochs unless -1.")
     per_device_train_batch_size: Count = option(64, "Training batch size per device.", in_card=True)
