@@ -328,9 +328,8 @@ class SavingOptions:
     """Trainer: evaluation and saving"""
 
     about, rare = "running", True
-    # An evaluation draws random numbers, so that a resumed run would learn something else
-    eval_strategy: Strategy = option("no", "When to evaluate.", about="training")
-    eval_steps: float | None = option(None, "Steps between evaluations.", about="training")
+    # An evaluation draws random numbers: with others, a resumed run would learn something else
+    eval_strategy: Strategy = option("no", "When to evaluate; with steps, give eval_steps too.", about="training")
     save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
     save_steps: float = option(500.0, "Steps between checkpoints.")
 
