@@ -62,6 +62,7 @@ class Drawn:
         self.features, self.truth = photos.features.numpy()[rows], number[photos.truth[rows]]
         self.others = np.concatenate([photos.features.numpy()[left], test.numpy()[in_test]])
         self.truth_of_others = number[np.concatenate([photos.truth[left], of_test[in_test]])]
+        self.image_ids = photos.training.select(rows)["image_id"][:]
         embeds = photos.training.select(rows).with_format("numpy")["text_embeds"][:]
         self.embeds, self.names = np.asarray(embeds, dtype=np.float32), photos.class_embeds[self.classes]
 
@@ -120,7 +121,8 @@ def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:
     judge = judge_in_training(known, drawn.features, kept)
     heads = judged_heads(known, drawn.features, judge)
     judgement = judge.judgement(prior)
-    right = {name: logits.argmax(1) == drawn.truth[kept] for name, logits in judge.logits.items()}
+    truth_of_judged = drawn.truth[judge.rows]
+    right = {name: logits.argmax(1) == truth_of_judged for name, logits in judge.logits.items()}
     found = {name: _row(told.share, told.interval, right[name].mean()) for name, told in judgement.accuracies.items()}
     truth = right[WITH_VIEWS].mean() - right[LABELS_ONLY].mean()
     found["difference"] = _row(judgement.difference.share, judgement.difference.interval, truth)

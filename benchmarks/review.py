@@ -1,0 +1,114 @@
+"""
+Is a person's time well spent on the images that `g4i label` shows? With the truth in place of a person.
+
+    python recipes/efficientnet_lite0/convert.py
+    python benchmarks/review.py PHOTOS --counts cifar10h-counts.npy
+
+PHOTOS and `--cache` are those of photos_frozen.py, `--counts` that of people_labels.py. Each set is reduced as in
+coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
+
+`next`: one label a class, then rounds of 20 labels. After each the label model is fitted again; its accuracy is that on
+the images without a label. Beside `g4i label --pick next` the images are drawn at random, or have the least margin
+between the two likeliest classes, or the greatest entropy. `wrong`: all labels, 20% of them wrong, symmetric or as
+people err (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
+probability of the given label. Writes results/review.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from coverage import Drawn
+from people_labels import worst_of_three
+from photos_frozen import Photos, load_photos
+from provenance import RESULTS, provenance
+
+from g4i_hf import LabelModel, View
+from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
+
+FILE = RESULTS / "review.json"
+ROUNDS, CLICKS = 10, 100
+STRATEGIES = ("next", "random", "margin", "entropy")
+KEY = ("what", "data", "kind", "seed")
+
+
+def fitted(drawn: Drawn, labels: np.ndarray, seed: int) -> LabelModel:
+    views = {"caption": View(drawn.embeds, drawn.names, learns=False), "image": View(drawn.features)}
+    return LabelModel(len(drawn.classes), seed).fit(views, labels)
+
+
+def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:
+    rows, told = np.flatnonzero(labels < 0), model.probabilities_.astype(np.float32)
+    if strategy == "next":
+        return pick_next(told, labels, [drawn.embeds, drawn.features], ROUND, seed)
+    if strategy == "random":
+        return np.random.default_rng([seed, len(rows)]).permutation(rows)[:ROUND]
+    told = told[rows]
+    if strategy == "margin":
+        second, first = np.partition(told, -2, axis=1)[:, -2:].T
+        return rows[np.argsort(first - second, kind="stable")[:ROUND]]
+    return rows[np.argsort((told * np.log(told + 1e-9)).sum(1), kind="stable")[:ROUND]]
+
+
+def of_next(drawn: Drawn, strategy: str, seed: int) -> dict:
+    labels, accuracies = drawn.labels(1, 0.0, seed), []
+    for number in range(ROUNDS + 1):
+        model = fitted(drawn, labels, seed)
+        unlabelled = labels < 0
+        right = model.probabilities_[unlabelled].argmax(1) == drawn.truth[unlabelled]
+        accuracies.append(round(float(right.mean()), 4))
+        if number < ROUNDS:
+            rows = picked(strategy, model, drawn, labels, seed)
+            labels[rows] = drawn.truth[rows]
+    return {"accuracies": accuracies}
+
+
+def of_wrong(drawn: Drawn, labels: np.ndarray, seed: int) -> dict:
+    model = fitted(drawn, labels, seed)
+    wrong, told = labels != drawn.truth, model.probabilities_.astype(np.float32)
+    by_label = np.argsort(told[np.arange(len(labels)), labels], kind="stable")
+    orders = {"wrong": pick_wrong(told, labels), "cleanlab": by_label}
+    return {"share": float(wrong.mean())} | {name: int(wrong[order[:CLICKS]].sum()) for name, order in orders.items()}
+
+
+def cells(photos: Photos, counts: np.ndarray | None, seeds: list[int]):
+    """A key, and what measures it."""
+    for seed in seeds:
+        drawn = Drawn(photos, seed)
+        for strategy in STRATEGIES:
+            yield ("next", photos.name, strategy, seed), lambda of=strategy, on=drawn, by=seed: of_next(on, of, by)
+        labels = drawn.labels(len(drawn.truth), 0.2, seed)
+        yield ("wrong", photos.name, "symmetric", seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
+        if photos.name == "cifar10" and counts is not None:
+            of_rows = counts[[int(image_id.split("/")[1]) for image_id in drawn.image_ids]][:, drawn.classes]
+            people = worst_of_three(of_rows, drawn.truth, np.random.default_rng(seed))
+            yield ("wrong", photos.name, "people", seed), lambda of=people, on=drawn, by=seed: of_wrong(on, of, by)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--counts", type=Path)
+    parser.add_argument("--data", nargs="+", default=["flowers102", "caltech101", "cifar10"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--cache", type=Path, default=Path("runs/photos"), help="for features and embeddings")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    counts = None if args.counts is None else np.load(args.counts, allow_pickle=False)
+    made = provenance() | {"command": "python benchmarks/review.py PHOTOS --counts cifar10h-counts.npy"}
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    known = {tuple(row[name] for name in KEY) for row in rows}
+    for data in args.data:
+        for key, measure in cells(load_photos(args.photos, data, args.cache), counts, args.seeds):
+            if key not in known:
+                rows.append(dict(zip(KEY, key, strict=True)) | measure() | {"commit": made["commit"]})
+                print(json.dumps(rows[-1]), flush=True)
+                lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+                FILE.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()
