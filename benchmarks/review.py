@@ -7,8 +7,8 @@ Is a person's time well spent on the images that `g4i label` shows? With the tru
 PHOTOS and `--cache` are those of photos_frozen.py, `--counts` that of people_labels.py. Each set is reduced as in
 coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
 
-`next`: one label a class, then rounds of 20 labels. After each the label model is fitted again; its accuracy is that on
-the images without a label. Beside `g4i label --pick next` the images are drawn at random, or have the least margin
+`next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on what
+it says, as `g4i fit` fits it; its accuracy is that on images that nobody labels. Beside `g4i label --pick next` the images are drawn at random, or have the least margin
 between the two likeliest classes, or the greatest entropy. `wrong`: all labels, 20% of them wrong, symmetric or as
 people err (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
 probability of the given label. Writes results/review.json.
@@ -27,6 +27,8 @@ from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
+from g4i_hf.training.head import fit_head
+from g4i_hf.training.judged_heads import FOLDS
 
 FILE = RESULTS / "review.json"
 ROUNDS, CLICKS = 10, 100
@@ -56,8 +58,9 @@ def of_next(drawn: Drawn, strategy: str, seed: int) -> dict:
     labels, accuracies = drawn.labels(1, 0.0, seed), []
     for number in range(ROUNDS + 1):
         model = fitted(drawn, labels, seed)
-        unlabelled = labels < 0
-        right = model.probabilities_[unlabelled].argmax(1) == drawn.truth[unlabelled]
+        folds = np.arange(len(labels)) % FOLDS
+        head = fit_head(drawn.features, model.posterior_.astype(np.float32), model.probabilities_, folds)
+        right = head.logits(drawn.others).argmax(1) == drawn.truth_of_others
         accuracies.append(round(float(right.mean()), 4))
         if number < ROUNDS:
             rows = picked(strategy, model, drawn, labels, seed)
