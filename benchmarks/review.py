@@ -7,11 +7,11 @@ Is a person's time well spent on the images that `g4i label` shows? With the tru
 PHOTOS and `--cache` are those of photos_frozen.py, `--counts` that of people_labels.py. Each set is reduced as in
 coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
 
-`next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on what
-it says, as `g4i fit` fits it; its accuracy is that on images that nobody labels. Beside `g4i label --pick next` the images are drawn at random, or have the least margin
-between the two likeliest classes, or the greatest entropy. `wrong`: all labels, 20% of them wrong, symmetric or as
-people err (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
-probability of the given label. Writes results/review.json.
+`next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on
+what it says, as `g4i fit` does; its accuracy is that on images that nobody labels. Beside `g4i label --pick next` the
+images are drawn at random, or have the least margin between the two likeliest classes, or the greatest entropy.
+`wrong`: all labels, 20% of them wrong, symmetric or as people err (CIFAR-10); errors among the first 100 of `--pick
+wrong`, and in the order of cleanlab, which is that of the probability of the given label. Writes results/review.json.
 """
 
 import argparse
