@@ -117,6 +117,16 @@ def test_auto_weighs_unlabelled_rows_by_what_captions_tell(below, above, weights
     assert found == pytest.approx(weights)
 
 
+def test_auto_believes_a_label_that_a_person_gave():
+    given = noisy()
+    wrong = np.flatnonzero(given != TRUTH)
+    given_by_a_person = wrong[:5]
+    reviews = np.where(np.isin(np.arange(ROWS), given_by_a_person), "wrong", "")
+    soft = soft_of(supervised(captioned(given, GOOD, review=(reviews, Value("string"))), supervision="auto").split)
+    assert soft[given_by_a_person, given[given_by_a_person]] == pytest.approx(1, abs=0.01)
+    assert soft[wrong[5:], given[wrong[5:]]].mean() < 0.5
+
+
 def test_auto_softens_labels_where_some_are_surely_wrong():
     found = [choose(Estimates(**SURE | {"noise_interval": (low, 0.3)})).softens for low in (0.04, 0.06)]
     assert found == [False, True]

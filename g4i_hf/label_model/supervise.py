@@ -16,6 +16,7 @@ from datasets import Dataset, List, Value
 
 from .. import columns
 from ..data.checks import labelled_rows, labels_of, with_labels
+from ..data.labels import reviews_of
 from ..data.texts import Texts
 from ..files import replace_text
 from ..options import RunArguments
@@ -38,11 +39,13 @@ class CaptionedRows:
     Attributes:
         rows: (n,) their numbers in the split.
         labels: (n,) class indices, negative without a label.
+        reviewed: (n,) whether a person gave or confirmed the label.
         texts: of the whole split; several captions of a row by their mean.
     """
 
     rows: np.ndarray
     labels: np.ndarray
+    reviewed: np.ndarray
     texts: Texts
 
     @classmethod
@@ -50,7 +53,7 @@ class CaptionedRows:
         """`split` needs `text_embeds`; it may have `label`."""
         texts = Texts.of(split, "mean")
         rows = np.flatnonzero(texts.counts)
-        return cls(rows, labels_of(split)[rows], texts)
+        return cls(rows, labels_of(split)[rows], reviews_of(split)[rows] != "", texts)
 
     def text_embeds(self) -> np.ndarray:
         """(n, D) float16, in memory."""
@@ -176,7 +179,7 @@ def _estimated(
         return found if found is None else found[captioned.rows]
 
     def fitted(of_images: np.ndarray | None) -> Found:
-        return _fitted(model, text_embeds, captioned.labels, of_images, class_embeds and class_embeds())
+        return _fitted(model, text_embeds, captioned, of_images, class_embeds and class_embeds())
 
     state = PartialState()
     if folder is None:
@@ -186,6 +189,7 @@ def _estimated(
     asked = repr(("10", model.num_labels, model.seed, views, made_with))
     digest = hashlib.blake2b(asked.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
+    digest.update(captioned.reviewed.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
     key = broadcast_object_list([digest.hexdigest()])[0]  # the main process alone knows what all was made with
     is_there = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
@@ -207,16 +211,16 @@ def _estimated(
 def _fitted(
     model: LabelModel,
     text_embeds: np.ndarray,
-    labels: np.ndarray,
+    captioned: CaptionedRows,
     image_features: np.ndarray | None,
     class_embeds: np.ndarray | None,
 ) -> Found:
     views = {CAPTION: View(text_embeds, class_embeds, learns=False)}
     if image_features is not None:
         views[IMAGE] = View(image_features)
-    model.fit(views, labels)
+    model.fit(views, captioned.labels, reviewed=captioned.reviewed)
     weights = weights_of_unlabelled(model.none_).astype(np.float16)[:, None]
-    return Found(model.posterior_ * weights, Estimates.of(model, labels))
+    return Found(model.posterior_ * weights, Estimates.of(model, captioned.labels))
 
 
 # --- Soft labels -----------------------------------------------------------------------------------------------------

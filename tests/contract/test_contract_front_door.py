@@ -15,7 +15,8 @@ from loaded import BIN
 G4I, LOADED = (str(Path(sys.executable).parent / "g4i"),), (str(BIN / "g4i"),)
 PUBLIC = ["AlignedImageClassification", "AlignedImageClassificationConfig", "AlignmentArguments", "AlignmentTrainer"]
 PUBLIC += ["ImageSearch", "LabelModel", "View", "ZeroShotImageClassifier", "__version__", "caption_images"]
-PUBLIC += ["embed_captions", "evaluate_run", "fit", "load_images", "register_objective", "release_student"]
+PUBLIC += ["embed_captions", "embed_view", "evaluate_run", "fit", "load_images", "register_objective"]
+PUBLIC += ["release_student"]
 OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # where nobody listens
 
 
