@@ -689,10 +689,11 @@ def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys):
+def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys, monkeypatch):
     pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, test=3)
-    out, server = tmp_path / "out", serve()
-    asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny"}
+    out, server = tmp_path / "out", serve("--token", "sk-right")
+    monkeypatch.setenv("SERVER_TOKEN", "sk-right")
+    asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny", "api_key_env": "SERVER_TOKEN"}
     fitted(pictures, out, **asked, questions=["describe"])
     assert server.stats()["requests"] == 24 and not (out / "answers").exists()
     found = fitted(pictures, out, **asked, price_input=10, price_output=100)

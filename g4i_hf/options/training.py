@@ -39,6 +39,7 @@ class FitArguments:
         "Describes images without captions, and says their class: a VLM's Hub id or folder, or a server's address.",
     )
     captioner_model: str | None = option(None, "The model's name on the server at captioner.")
+    api_key_env: str | None = option(None, "Environment variable that holds the server's token.", about="call")
     questions: list[Literal["describe", "choose"]] = option(
         ["describe", "choose"], "What the captioner is asked: describe (captions), choose (the class)."
     )

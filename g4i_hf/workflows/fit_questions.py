@@ -54,7 +54,8 @@ def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path
     given = vars(data) | {"captions_dir": str(folder / place), "prompt": [prompt], "caption_splits": ["train"]}
     given |= {"captioner_model": args.captioner, "validation_fraction": None}
     if is_address(args.captioner):
-        given |= {"base_url": args.captioner, "captioner_model": args.captioner_model}
+        of_server = {"captioner_model": args.captioner_model, "api_key_env": args.api_key_env}
+        given |= {"base_url": args.captioner} | of_server
     return Captioning(*build_options(OPTIONS_OF["caption"], given), say=say)
 
 
