@@ -149,12 +149,6 @@ def two_checkpoints_more(run: Path) -> Callable[[], bool]:
     return lambda: any(int(path.name.rsplit("-", 1)[1]) >= wanted for path in run.glob("checkpoint-*"))
 
 
-def kill_all(process: subprocess.Popen) -> None:
-    for number in [*children_of(process.pid), real(process.pid)]:
-        os.kill(number, signal.SIGKILL)
-    process.wait(timeout=WAIT)
-
-
 def is_running(number: int) -> bool:
     """A process that is dead but not yet waited for does not run."""
     try:
@@ -178,9 +172,13 @@ def test_two_processes_killed_again_and_again(folder, tmp_path):
 
     # Both, while a checkpoint is written
     for _ in range(6):
-        process, happened = start(folder, run), two_checkpoints_more(run)
-        wait_for(process, lambda happened=happened: happened() and (run / STAGING).exists())
-        kill_all(process)
+        process = start(folder, run)
+        wait_for(process, two_checkpoints_more(run))
+        everyone = [*children_of(process.pid), real(process.pid)]  # looked for before, as that takes a while
+        wait_for(process, (run / STAGING).exists)
+        for number in everyone:
+            os.kill(number, signal.SIGKILL)
+        process.wait(timeout=WAIT)
         if (run / STAGING).exists():  # else it was renamed in the last moment
             break
     assert (run / STAGING).exists()
