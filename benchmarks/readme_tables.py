@@ -35,6 +35,7 @@ TABLES = {
     "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
     "jpeg_decoders": tables_of_cost.jpeg_decoders,
+    "next_labels": tables_of_photos.next_labels,
     "none_of_these": tables_of_photos.none_of_these,
     "people_labels": tables_of_photos.people_labels,
     "photos_all_labels": tables_of_photos.all_labels,

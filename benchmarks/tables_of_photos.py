@@ -279,6 +279,32 @@ def none_of_these() -> str:
     return "\n".join(lines)
 
 
+STRATEGIES = {
+    "next": "**`--pick next`**",
+    "random": "at random",
+    "margin": "least margin",
+    "entropy": "greatest entropy",
+}
+
+
+def next_labels() -> str:
+    """Accuracy after more labels, by how they are chosen; of draws in which each way was measured."""
+    rows = [row for row in read_result("review.json")["rows"] if row["what"] == "next"]
+    lines = [
+        "| photographs, draws | labels chosen | +0 | +20 | +60 | +100 | +200 |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for data in dict.fromkeys(row["data"] for row in rows):
+        found = {(row["kind"], row["seed"]): row["accuracies"] for row in rows if row["data"] == data}
+        seeds = {seed for _, seed in found}
+        whole = [seed for seed in seeds if all((kind, seed) in found for kind in STRATEGIES)]
+        for kind, title in STRATEGIES.items() if whole else ():
+            means = [sum(found[kind, seed][number] for seed in whole) / len(whole) for number in (0, 1, 3, 5, 10)]
+            cells = " | ".join(f"{100 * mean:.1f}" for mean in means)
+            lines.append(f"| {NAMES[data]}, {len(whole)} | {title} | {cells} |")
+    return "\n".join(lines)
+
+
 COVERED = {
     "labels_only": "labels only",
     "with_views": "with captions",
