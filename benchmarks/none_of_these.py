@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from photos_frozen import Photos, load_photos
-from provenance import RESULTS, provenance
+from provenance import RESULTS, provenance, write_rows
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
@@ -97,9 +97,7 @@ def main() -> None:
                 cell = {"data": data, "seed": seed, "others": others}
                 if tuple(cell.values()) not in known:
                     rows.append(cell | measured(photos, others, seed) | {"commit": made["commit"]})
-                    print(json.dumps(rows[-1]), flush=True)
-                    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-                    FILE.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+                    write_rows(FILE, made, rows)
 
 
 if __name__ == "__main__":

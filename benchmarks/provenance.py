@@ -26,6 +26,13 @@ def read_result(name: str) -> dict:
     return json.loads((RESULTS / name).read_text())
 
 
+def write_rows(file: Path, made: dict, rows: list[dict]) -> None:
+    """Says the last row, and writes all of them, a line each."""
+    print(json.dumps(rows[-1]), flush=True)
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    file.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+
+
 def made_by() -> dict[str, Any]:
     """Commit (of a clone), versions and processor; no path and no host name."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -23,7 +23,7 @@ import torch
 from coverage import Drawn
 from people_labels import worst_of_three
 from photos_frozen import Photos, load_photos
-from provenance import RESULTS, provenance
+from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
@@ -108,9 +108,7 @@ def main() -> None:
         for key, measure in cells(load_photos(args.photos, data, args.cache), counts, args.seeds):
             if key not in known:
                 rows.append(dict(zip(KEY, key, strict=True)) | measure() | {"commit": made["commit"]})
-                print(json.dumps(rows[-1]), flush=True)
-                lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-                FILE.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+                write_rows(FILE, made, rows)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from datasets import load_dataset
 from label_model import calibration_error
 from people_labels import by_a_person
 from photos_frozen import Photos, cached, image_features, labels_with, load_photos
-from provenance import RESULTS, provenance
+from provenance import RESULTS, provenance, write_rows
 from safetensors.torch import save_file
 
 from g4i_hf import LabelModel, View
@@ -169,9 +169,7 @@ def main() -> None:
                     if with_rivals:
                         row["rivals"] = rivals([alone[each] for each in chosen], photos, labels)
                     rows.append(row | {"commit": made["commit"]})
-                    print(json.dumps(rows[-1]), flush=True)
-                    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-                    FILE.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+                    write_rows(FILE, made, rows)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,8 +83,8 @@ def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarr
     return NoneOfThese(found, share, (float(low), float(high)))
 
 
-def _told_apart(labelled: np.ndarray, hidden: np.ndarray):
-    """Log odds that a row is of no class, where as many are as are not."""
+def _told_apart(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """(n, V) -> (n,) log odds that a row is of no class, where as many are as are not."""
     x, y = np.concatenate([labelled, hidden]), np.repeat([0, 1], len(labelled))
     weight, bias = logistic_regression(x, y, 2, STRENGTH, np.ones(x.shape[1], dtype=np.float32))
     return lambda rows: rows @ (weight[:, 1] - weight[:, 0]) + bias[1] - bias[0]
