@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from .calibration import Calibration, calibrate, inverse_temperature, margins_of
+from .calibration import Calibration, inverse_temperature, margins_of
 from .estimates import Estimate, HeldOut, accuracy_of
+from .likelihood import calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, none_of_these
 from .regression import ABSENT, logistic_regression
 from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
-from .views import BLOCK, Values, View, copies_among
+from .view_model import TAUGHT, ViewModel
+from .views import BLOCK, NEEDS, Values, View, check_views, copies_among
 from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
@@ -23,15 +25,11 @@ MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is take
 MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
 MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
 FEWEST_HIDDEN = 20  # labelled rows that can be held out, for what images of no class look like
-TAUGHT, TAUGHT_STRENGTH = "", 1.0  # the model that learns what the views predict
+TAUGHT_STRENGTH = 1.0  # of the model that learns what the views predict
 REPEATED = 0.7  # factor of all inverse temperatures beside it, where no label can be held out (three sets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
 FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for a view to learn it from other views
 TRUST_OF_ONE = 0.5  # that the only example of a class stands for it, where another view has more
-NEEDS = (
-    "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
-    "some images; or name the classes, and give --text_encoder, that of the captions."
-)
 
 
 class LabelModel:
@@ -106,7 +104,7 @@ class LabelModel:
         labels = np.asarray(labels, dtype=np.int64)
         reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
         beside = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
-        _check(views, labels, self.num_labels, beside)
+        check_views(views, labels, self.num_labels, beside)
         copies = copies_among(views)
         views = {name: view for name, view in views.items() if name not in copies}
         rows = Rows.of(views, labels, self.seed, ids, groups, reviewed, kept)
@@ -254,7 +252,9 @@ class LabelModel:
             found.interval = min(low, found.interval[0]), max(high, found.interval[1])
         self.calibration_, folds = found, rows.folds[judged]
         self.calibrations_ = {
-            int(fold): found.without(folds == fold, held_out, **given) for fold in np.unique(folds) if with_interval
+            int(fold): recalibrate_without(folds == fold, found, held_out, **given)
+            for fold in np.unique(folds)
+            if with_interval
         }
 
     def _noise_of_sure_rows(self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows):
@@ -428,87 +428,3 @@ class LabelModel:
             sure = None if reviewed is None else reviewed[block]
             found[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
         return found
-
-
-@dataclass
-class ViewModel:
-    """
-    Models of one view, or of several whose values are put side by side.
-
-    Attributes:
-        inputs: names of the views; `widths` of their values.
-        models: by fold, weight and bias of the one that was not fitted on it; for other folds `WHOLE`, fitted on all.
-        taught: whether it learned predictions.
-    """
-
-    inputs: tuple[str, ...]
-    widths: tuple[int, ...]
-    models: dict[int, tuple[np.ndarray, np.ndarray]]
-    num_labels: int
-    taught: bool = False
-
-    @property
-    def name(self) -> str:
-        return TAUGHT if self.taught else self.inputs[0]
-
-    def has_value(self, values: dict[str, Values]) -> np.ndarray:
-        """(N,) whether a row has any of the inputs."""
-        return np.any([values[name].has for name in self.inputs if name in values], axis=0)
-
-    def inputs_of(self, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([values[name].x[rows] for name in self.inputs], axis=1)
-
-    def logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
-        """(rows, C), of each row by the model that `model_of` (N,) names; zeros for a row without a value."""
-        logits = np.zeros((len(rows), self.num_labels), dtype=np.float32)
-        if not any(name in values for name in self.inputs):
-            return logits
-        has, asked = self.has_value(values)[rows], model_of[rows]
-        for number in np.unique(asked):
-            places = np.flatnonzero((asked == number) & has)
-            logits[places] = self.by_model(int(number), values, rows[places])
-        return logits
-
-    def by_model(self, number: int, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
-        """(rows, C) logits."""
-        weight, bias = self.models.get(number, self.models[WHOLE])
-        found, start = bias, 0
-        for name, width in zip(self.inputs, self.widths, strict=True):
-            if name in values:
-                found = found + values[name].x[rows] @ weight[start : start + width]
-            start += width
-        return found
-
-    def temper_whole(self, values: dict[str, Values], rows: np.ndarray) -> None:
-        """
-        Scales the logits of `WHOLE` until their mean margin is that of the other models, on unlabelled rows: it has
-        seen more labels, and is surer than the models whose errors calibrate it. Without unlabelled rows it stays.
-        """
-        margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
-        factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])
-        weight, bias = self.models[WHOLE]
-        self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
-
-
-def _check(views: Mapping[str, View], labels: np.ndarray, num_labels: int, beside: dict) -> None:
-    if num_labels < 2:
-        raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
-    if not views or not len(labels):
-        raise ValueError(NEEDS)
-    if labels.max() >= num_labels:
-        raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
-    for name, given in beside.items():
-        if given is not None and len(given) != len(labels):
-            raise ValueError(f"{name} has {len(given)} entries, but there are {len(labels)} labels.")
-    for name, view in views.items():
-        if np.ndim(view.values) != 2 or len(view.values) != len(labels):
-            raise ValueError(
-                f"The view {name!r} has values of shape {np.shape(view.values)}, but there are {len(labels)} labels: "
-                "give a row for each image, NaN where it has no value."
-            )
-        wanted = (num_labels, view.values.shape[1])
-        if view.class_values is not None and np.shape(view.class_values) != wanted:
-            raise ValueError(
-                f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {wanted}: a row for "
-                "each class, zeros for one without a name."
-            )

@@ -12,6 +12,7 @@ import numpy as np
 from ..files import replace_text
 from .calibration import Calibration
 from .estimates import Estimate
+from .view_model import ViewModel
 from .views import Space
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ def save(model: LabelModel, folder: str | Path) -> None:
 
 def load(model: LabelModel, folder: str | Path) -> None:
     """Into a new model."""
-    from .model import ViewModel
-
     rest = json.loads((Path(folder) / REST).read_text(encoding="utf-8"))
     for name in PLAIN:
         setattr(model, name, rest[name])

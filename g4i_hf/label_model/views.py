@@ -11,6 +11,10 @@ import numpy as np
 COMPONENTS = 256  # principal components that are kept of a wider view
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
 BLOCK = 8192  # rows at once
+NEEDS = (
+    "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
+    "some images; or name the classes, and give --text_encoder, that of the captions."
+)
 
 
 @dataclass
@@ -174,3 +178,27 @@ def has_value(values: np.ndarray) -> np.ndarray:
         if not np.isfinite(block[has]).all():
             raise ValueError("has values that are NaN or infinite: the model that made them is broken.")
     return found
+
+
+def check_views(views: Mapping[str, View], labels: np.ndarray, num_labels: int, beside: dict) -> None:
+    if num_labels < 2:
+        raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
+    if not views or not len(labels):
+        raise ValueError(NEEDS)
+    if labels.max() >= num_labels:
+        raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
+    for name, given in beside.items():
+        if given is not None and len(given) != len(labels):
+            raise ValueError(f"{name} has {len(given)} entries, but there are {len(labels)} labels.")
+    for name, view in views.items():
+        if np.ndim(view.values) != 2 or len(view.values) != len(labels):
+            raise ValueError(
+                f"The view {name!r} has values of shape {np.shape(view.values)}, but there are {len(labels)} labels: "
+                "give a row for each image, NaN where it has no value."
+            )
+        wanted = (num_labels, view.values.shape[1])
+        if view.class_values is not None and np.shape(view.class_values) != wanted:
+            raise ValueError(
+                f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {wanted}: a row for "
+                "each class, zeros for one without a name."
+            )

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 from scipy.stats import binomtest
 
-from .calibration import calibrate
+from .likelihood import calibrate
 from .regression import logistic_regression
 from .rows import Rows
 from .views import Values

@@ -18,10 +18,10 @@ from ..data.loading import images_root, labels_file_of
 from ..evaluation.report import page_template
 from ..files import printable, replace_text, spreadsheet_text
 from ..label_model import LabelModel
-from ..label_model.model import NEEDS
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
+from ..label_model.views import NEEDS
 from ..options import DataArguments, FitArguments, LabelArguments
-from .fit import Fit
+from .fit_images import FitImages
 from .known_views import order_of
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
@@ -41,17 +41,22 @@ class Labelling:
     def __init__(self, args: LabelArguments, data: DataArguments, say: Callable[[str], object] = say):
         self.args, self.data, self.say = args, data, say
         shared = {name: getattr(args, name) for name in ("output_dir", "views", "text_encoder", "student")}
-        self.fit = Fit(FitArguments(**shared, on_bad_images=args.on_bad_images), data, say)
+        self.fit_images = FitImages(FitArguments(**shared, on_bad_images=args.on_bad_images), data, say)
         self.root = images_root(data)
-        self.file = labels_file_of(data, self.fit.folder)
+        self.file = labels_file_of(data, self.fit_images.folder)
         if data.labels_file and not self.file.is_file():
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.touch()
 
     def look(self) -> None:
         """Computes the views, unless they are there, and fits the label model. No student is trained."""
-        self.images, self.views = self.fit.look()
-        self.classes = [self.fit.id2label[label] for label in sorted(self.fit.id2label)]
+        known = self.fit_images
+        known.open(("train",))
+        known.check()
+        known.prepare()
+        known.look()
+        self.images, self.views = known.training, known.known_views()
+        self.classes = [known.id2label[label] for label in sorted(known.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
         self.given = np.maximum(labels_of(self.images), -1)
         self.begin()

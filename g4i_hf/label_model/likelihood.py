@@ -1,0 +1,364 @@
+"""Temperatures of the logits of several views, and the share of wrong labels, by likelihood on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from .calibration import MOST_NOISE, Calibration, margins_of
+from .regression import ABSENT
+
+# Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
+USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
+USUAL_SHARE = 0.2  # of wrong labels: the scale of an exponential prior
+MOST_FLATNESS, USUAL_FLATNESS, SPREAD_OF_FLATNESS = 0.6, 0.3, 0.2
+WEIGHT_OF_EXCESS = 10.0
+CHI_SQUARED = 6.63 / 2  # half the 99% quantile: the likelihood ratio would cover 95%, were the model exact
+# Log-likelihood, in all and for each row, by which a pattern must explain labels better than errors at random do;
+# judgements
+CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
+
+
+def calibrate(
+    views: list[np.ndarray],
+    labels: np.ndarray,
+    log_prior: np.ndarray,
+    folds: np.ndarray | None = None,
+    known: tuple[float, tuple[float, float]] | None = None,
+    trusts: np.ndarray | None = None,
+    copies: np.ndarray | None = None,
+    reviewed: np.ndarray | None = None,
+    *,
+    as_people_err: bool = False,
+    with_interval: bool = False,
+    quick: bool = False,
+) -> Calibration:
+    """
+    Temperatures, powers and wrong labels by maximum likelihood on held-out rows: of each label among the classes that
+    these rows have, as classes without a label to hold out are missing from them.
+
+    Args:
+        views: (n, C) logits each.
+        labels: (n,) class indices.
+        log_prior: (C,).
+        folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
+            contradictions of the other folds; the likelier kind of error is returned.
+        known: the share of labels that are wrong in a pattern, and its interval, where they need not be estimated.
+        trusts: (V, C), as in [`Calibration`].
+        copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
+        reviewed: (n,) whether a label is known to be right; None: of none.
+        as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
+            that another view has to deny labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
+        with_interval, quick: see [`_Kind`].
+    """
+    number = len(views)
+    copies = np.ones(number) if copies is None else copies
+    if not len(labels):
+        fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
+    task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
+    kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
+    best = task.solved(replace(kind, with_interval=with_interval and known is None))
+    if folds is None:
+        return best
+    likely = best.probabilities(views).argmax(1)
+    if_wrong = np.empty((len(labels), len(log_prior)))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
+    confusions = _confusions(likely, labels, len(log_prior))
+    given_if_wrong = torch.from_numpy(if_wrong[:, task.judged]).float()
+    pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
+    if known is not None:
+        share, interval = known
+        return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
+    found = task.solved(pattern, best)
+    if (best.loss - found.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
+        return best
+    if with_interval:
+        found = task.solved(replace(pattern, with_interval=True), found)
+    return replace(found, confusions=confusions)
+
+
+def recalibrate_without(
+    left_out: np.ndarray, found: Calibration, views: list[np.ndarray], labels: np.ndarray, **given: Any
+) -> Calibration:
+    """As `found`, with temperatures that were not fitted on these rows (n,); the rest is given as to [`calibrate`]."""
+    rest = ~left_out
+    if not rest.any() or found.confusions is not None:
+        return found
+    task = _Task.of(
+        [logits[rest] for logits in views],
+        labels[rest],
+        given["log_prior"],
+        given["copies"],
+        given["reviewed"][rest],
+        given["trusts"],
+    )
+    kind = _Kind(1 / len(task.judged), None, given["as_people_err"], quick=True)
+    return task.solved(kind, found)
+
+
+def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """(C, C) P(given label | true class, the label is wrong), counted where a label is not the likely class."""
+    wrong = np.full((num_labels, num_labels), 1 / num_labels)
+    differ = likely != labels
+    np.add.at(wrong, (likely[differ], labels[differ]), 1)
+    return wrong / wrong.sum(1, keepdims=True)
+
+
+@dataclass
+class _Kind:
+    """
+    Of wrong labels.
+
+    Attributes:
+        right_by_chance: share of the labels that are given in this way and are right.
+        given_if_wrong: (n, C) probability of the given label for each true class, where there is a pattern.
+        as_people_err: whether wrong labels may prefer likely classes.
+        with_interval: whether the interval of their share is wanted, which takes longer than the rest.
+        quick: from one start, for a calibration that chooses between models.
+    """
+
+    right_by_chance: float
+    given_if_wrong: torch.Tensor | None = None
+    as_people_err: bool = False
+    with_interval: bool = False
+    quick: bool = False
+
+    def if_wrong(
+        self, task: _Task, total: torch.Tensor, p: torch.Tensor, of_p: torch.Tensor, flatness: float
+    ) -> tuple[torch.Tensor, ...]:
+        """
+        Probability of the given label if it is given in this way, its derivatives by the factors and by the flatness;
+        and the same three of the probability that it is right nonetheless.
+
+        Args:
+            total, p: (n, J) scaled logits and probabilities; of_p: (V, n) mean of the logits by p.
+        """
+        level = torch.full((len(p),), self.right_by_chance)
+        none, none_by = torch.zeros_like(level), torch.zeros_like(of_p)
+        if self.given_if_wrong is not None:
+            joint = p * self.given_if_wrong
+            wrong = joint.sum(1)
+            by_wrong = torch.einsum("nc,vnc->vn", joint, task.logits) - wrong * of_p
+            return wrong, by_wrong, none, level, none_by, none
+        if not self.as_people_err:
+            return level, none_by, none, level, none_by, none
+        q = (flatness * total).softmax(1)
+        wrong, of_q = q.gather(1, task.given)[:, 0], torch.einsum("nc,vnc->vn", q, task.logits)
+        mean = (q * total).sum(1)
+        both = p * q
+        same, of_both = both.sum(1), torch.einsum("nc,vnc->vn", both, task.logits)
+        return (
+            wrong,
+            flatness * wrong * (task.given_logits - of_q),
+            wrong * (total.gather(1, task.given)[:, 0] - mean),
+            same,
+            (1 + flatness) * of_both - same * (of_p + flatness * of_q),
+            (both * total).sum(1) - same * mean,
+        )
+
+
+@dataclass
+class _Task:
+    """
+    Held-out rows, whose classes alone count.
+
+    Attributes:
+        ratios: (V, n) logarithms of the margins over their geometric mean, `usual_margins` (V,).
+        logits: (V, n, J) of the J classes that have labels.
+        given: (n, 1) the label, as an index of these classes; `judged` (J,) are their indices.
+        given_logits: (V, n) of the label.
+        may_be_wrong: (n,) 1, or 0 for reviewed labels.
+    """
+
+    log_prior: np.ndarray
+    copies: np.ndarray
+    judged: np.ndarray
+    usual_margins: np.ndarray
+    ratios: np.ndarray
+    logits: torch.Tensor
+    prior_logits: torch.Tensor
+    given: torch.Tensor
+    given_logits: torch.Tensor
+    may_be_wrong: np.ndarray
+    trusts: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        views: list[np.ndarray],
+        labels: np.ndarray,
+        log_prior: np.ndarray,
+        copies: np.ndarray,
+        reviewed: np.ndarray | None,
+        trusts: np.ndarray | None,
+    ) -> _Task:
+        margins = np.stack([margins_of(logits) for logits in views])
+        has = margins > 0
+        margins = np.log(np.where(has, margins, 1))
+        usual = (margins.sum(1) / np.maximum(has.sum(1), 1))[:, None]
+        judged = np.unique(labels)
+        given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
+        stacked = np.stack(views)[:, :, judged]
+        seen = stacked > ABSENT / 2  # a view says nothing of other classes
+        neutral = logsumexp(np.where(seen, stacked + log_prior[judged], -np.inf), axis=2, keepdims=True)
+        neutral -= logsumexp(np.where(seen, log_prior[judged], -np.inf), axis=2, keepdims=True)
+        logits = torch.from_numpy(np.where(seen, stacked, np.nan_to_num(neutral, nan=0.0, neginf=0.0))).float()
+        may_be_wrong = np.ones(len(labels)) if reviewed is None else 1.0 - reviewed
+        return cls(
+            log_prior,
+            copies,
+            judged,
+            np.exp(usual[:, 0]),
+            np.where(has, margins - usual, 0),
+            logits,
+            torch.from_numpy(log_prior[judged]).float(),
+            given,
+            logits.gather(2, given.expand(len(views), -1, 1))[:, :, 0],
+            may_be_wrong,
+            trusts,
+        )
+
+    def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
+        """
+        kind: of errors that wrong labels have.
+        start: from where to go on.
+        known: share of wrong labels, where it is not to be fitted.
+        """
+        number, usual = len(self.logits), self._usual
+        # There may be several minima: flat predictions of right labels, sharp ones of labels often wrong
+        starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
+        if kind.as_people_err:
+            starts.append([*usual + 0.3, *[0.0] * number, 0.08, USUAL_FLATNESS])
+        if kind.quick:
+            starts = starts[:1]
+        if start is not None:
+            starts = [[*np.log(start.inverse_temperatures), *start.powers, max(start.share, 0.01), 0.0]]
+        if not self.may_be_wrong.any():
+            known = 0.0
+        bounds = () if known is None else (known, known)
+        found = self._least(starts, kind, 1.0, *bounds)
+        share, interval = float(found.x[-2]), (0.0, MOST_NOISE if known is None else known)
+        if kind.with_interval and known is None:
+            low, high = self._interval([*starts, found.x], kind)
+            interval = min(low, share), max(high, share)
+        scales = np.exp(found.x[:number]), found.x[number:-2], self.usual_margins
+        least = found.fun / len(self.given)
+        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(found.x[-1]), least)
+        fitted.trusts = self.trusts
+        fitted.noise = self._noise_of(fitted, kind.right_by_chance)
+        return fitted
+
+    @property
+    def _usual(self) -> np.ndarray:
+        """(V,) logarithms of the usual inverse temperatures."""
+        return np.log(USUAL_INVERSE_TEMPERATURE / self.copies)
+
+    def _least(
+        self, starts: list, kind: _Kind, weight_of_prior: float, low: float = 0.0, high: float = MOST_NOISE
+    ) -> Any:
+        number = len(self.logits)
+        flatness = (0, MOST_FLATNESS) if kind.as_people_err else (0, 0)
+        bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), flatness]
+        arguments = {"args": (kind, weight_of_prior), "jac": True, "method": "L-BFGS-B", "options": {"ftol": 1e-7}}
+        found = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
+        return min(found, key=lambda each: each.fun)
+
+    def _interval(self, starts: list, kind: _Kind) -> tuple[float, float]:
+        """Of the share of wrong labels by the likelihood, without a prior of the share."""
+        likeliest = self._least(starts, kind, 0.0)
+        nearest = likeliest.x
+
+        def excess(bound: float) -> float:
+            nonlocal nearest
+            fitted = self._least([[*nearest[:-2], bound, nearest[-1]]], kind, 0.0, bound, bound)
+            nearest = fitted.x
+            return fitted.fun - likeliest.fun
+
+        return _interval(float(likeliest.x[-2]), len(self.given), excess)
+
+    def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
+        """
+        Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers, the share of
+        wrong labels, and the flatness. `weight_of_prior`: of that of the share.
+        """
+        number = len(self.logits)
+        log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
+        factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
+        total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+        p = total.softmax(1)
+        right, of_p = p.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", p, self.logits)
+        by_right = right * (self.given_logits - of_p)  # derivatives by the factors
+        parts = (right, by_right, *kind.if_wrong(self, total, p, of_p, flatness))
+        right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
+            each.double().numpy() for each in parts
+        )
+        differ = max((self.may_be_wrong * (1 - same)).mean(), 1e-6)
+        needed = share / differ  # by more than can be, such a share of wrong labels is impossible
+        noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
+        of_row = noise * self.may_be_wrong
+        likelihood = (1 - of_row) * right + of_row * wrong + 1e-30
+        by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
+        by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
+        by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
+        same_by, same_by_flatness = self.may_be_wrong * same_by, self.may_be_wrong * same_by_flatness
+        by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
+        deviations = log_inverse - self._usual, powers, flatness - USUAL_FLATNESS
+        gradient = np.array(
+            [
+                *by_factor.sum(1) + deviations[0] / SPREAD**2,
+                *(by_factor * self.ratios).sum(1) + powers / SPREAD_OF_POWER**2,
+                by_noise / differ + weight_of_prior / USUAL_SHARE,
+                -(of_row * by_flatness / likelihood).sum()
+                + by_noise * needed / differ * same_by_flatness.mean()
+                + deviations[2] / SPREAD_OF_FLATNESS**2,
+            ]
+        )
+        spreads = SPREAD, SPREAD_OF_POWER, SPREAD_OF_FLATNESS
+        prior = sum(np.sum(each**2) / (2 * spread**2) for each, spread in zip(deviations, spreads, strict=True))
+        prior += weight_of_prior * share / USUAL_SHARE + WEIGHT_OF_EXCESS * len(same) * excess**2
+        return float(prior - np.log(likelihood).sum()), gradient
+
+    def _noise_of(self, found: Calibration, right_by_chance: float) -> float:
+        """The share of labels that are given in another way, of which the share of wrong ones is a part."""
+        if found.flatness:
+            factors = found.inverse_temperatures[:, None] * np.exp(found.powers[:, None] * self.ratios)
+            total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+            same = (total.softmax(1) * (found.flatness * total).softmax(1)).sum(1).double().numpy()
+        else:
+            same = np.full(len(self.given), right_by_chance)
+        return min(found.share / max((self.may_be_wrong * (1 - same)).mean(), 1e-6), MOST_NOISE)
+
+
+def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tuple[float, float]:
+    """
+    Up to where the excess, of the loss with that noise over the least, reaches its quantile. Its root is almost linear
+    in the noise.
+    """
+    step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
+    ends = []
+    for sign, end in ((-1, 0.0), (1, MOST_NOISE)):
+        near, at_near, far = noise, 0.0, noise
+        at_far, reach = 0.0, step
+        while at_far < CHI_SQUARED and far != end:
+            near, at_near = far, at_far
+            far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
+            at_far, reach = max(excess(far), at_near), 2 * reach
+        while at_far > CHI_SQUARED and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
+            part = (CHI_SQUARED**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
+            between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
+            at_between = excess(between)
+            if at_between < CHI_SQUARED:
+                near, at_near = between, max(at_between, at_near)
+            else:
+                far, at_far = between, at_between
+        ends.append(far)
+    return ends[0], ends[1]

@@ -1,0 +1,74 @@
+"""The logistic regression on one view, or on several side by side: one model for each fold, and one of all rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .calibration import margins_of
+from .regression import ABSENT
+from .rows import WHOLE
+from .views import Values
+
+TAUGHT = ""  # name of the model that learns what the views predict
+
+
+@dataclass
+class ViewModel:
+    """
+    Models of one view, or of several whose values are put side by side.
+
+    Attributes:
+        inputs: names of the views; `widths` of their values.
+        models: by fold, weight and bias of the one that was not fitted on it; for other folds `WHOLE`, fitted on all.
+        taught: whether it learned predictions.
+    """
+
+    inputs: tuple[str, ...]
+    widths: tuple[int, ...]
+    models: dict[int, tuple[np.ndarray, np.ndarray]]
+    num_labels: int
+    taught: bool = False
+
+    @property
+    def name(self) -> str:
+        return TAUGHT if self.taught else self.inputs[0]
+
+    def has_value(self, values: dict[str, Values]) -> np.ndarray:
+        """(N,) whether a row has any of the inputs."""
+        return np.any([values[name].has for name in self.inputs if name in values], axis=0)
+
+    def inputs_of(self, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[name].x[rows] for name in self.inputs], axis=1)
+
+    def logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
+        """(rows, C), of each row by the model that `model_of` (N,) names; zeros for a row without a value."""
+        logits = np.zeros((len(rows), self.num_labels), dtype=np.float32)
+        if not any(name in values for name in self.inputs):
+            return logits
+        has, asked = self.has_value(values)[rows], model_of[rows]
+        for number in np.unique(asked):
+            places = np.flatnonzero((asked == number) & has)
+            logits[places] = self.by_model(int(number), values, rows[places])
+        return logits
+
+    def by_model(self, number: int, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
+        """(rows, C) logits."""
+        weight, bias = self.models.get(number, self.models[WHOLE])
+        found, start = bias, 0
+        for name, width in zip(self.inputs, self.widths, strict=True):
+            if name in values:
+                found = found + values[name].x[rows] @ weight[start : start + width]
+            start += width
+        return found
+
+    def temper_whole(self, values: dict[str, Values], rows: np.ndarray) -> None:
+        """
+        Scales the logits of `WHOLE` until their mean margin is that of the other models, on unlabelled rows: it has
+        seen more labels, and is surer than the models whose errors calibrate it. Without unlabelled rows it stays.
+        """
+        margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
+        factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])
+        weight, bias = self.models[WHOLE]
+        self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)

@@ -1,0 +1,190 @@
+"""The images of `g4i fit` and `g4i label`: opened, checked, embedded, and what is known of the class of each."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..data.checks import check_split, few_labels_in_words, labels_of
+from ..data.equal_images import describe_equal_images
+from ..data.images import rows_to_use
+from ..data.loading import check_has_split, class_names, load_reviewed, source_of
+from ..data.record import Record
+from ..data.texts import num_captioned
+from ..embedding import with_text_embeds
+from ..embedding.encoders import check_encoder
+from ..label_model import View
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..modeling.packaged import DEFAULT_STUDENT
+from ..names import LABELS_ONLY
+from ..options import AugmentationArguments, DataArguments, EncoderArguments, FitArguments
+from ..training.build import BuiltStudent, build_student, inputs_of
+from ..training.features import FEATURES, student_features
+from ..training.judged_heads import BELIEVED
+from .fit_folder import by_first, default_folder
+from .fit_questions import ask_about
+from .known_views import OWN_VIEWS, STUDENT_VIEW, answers_of, image_size_for, student_named, views_of
+from .view_stages import checked_view, default_views, digests_of, other_views
+
+
+class FitImages:
+    """
+    `say` takes a line for the user; `in_memory` are splits in place of those of `data`.
+
+    Attributes:
+        folder: of the fit, where features and embeddings are kept.
+        splits: `train`, and perhaps those that can judge; with embedded captions after `look`.
+        id2label: the class names.
+        views: names of those that are wanted.
+        record: of what a result is made from, in the first process.
+        student, augmentation, built: the network whose features are computed once, and how it sees images.
+        features: (N, F) of the training images.
+        text_embed_dim: D of the captions; None without any.
+    """
+
+    def __init__(
+        self,
+        args: FitArguments,
+        data: DataArguments,
+        say: Callable[[str], object],
+        in_memory: DatasetDict | None = None,
+    ):
+        self.args, self.data, self.say, self.in_memory = args, data, say, in_memory
+        self.folder = Path(args.output_dir or default_folder(data.dataset_name))
+        self.views = [*(args.views or default_views(self.folder))]
+        self.encoder = EncoderArguments(args.text_encoder)
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+
+    @property
+    def training(self) -> Dataset:
+        return self.splits["train"]
+
+    # --- Before anything is computed ---------------------------------------------------------------------------------
+
+    def open(self, names: tuple[str, ...] = ("train", *BELIEVED)) -> None:
+        """Reads these splits and the class names; training images without captions are described first."""
+        with self.accelerator.main_process_first():
+            splits = self.in_memory or load_reviewed(self.data, self.folder)
+        if self.args.captioner and self.in_memory is None and "train" in splits:
+            data = ask_about(splits["train"], self.args, self.data, self.folder, self.say)
+            if data is not self.data:
+                self.data, splits = data, load_reviewed(data, self.folder)
+        check_has_split(splits, "train")
+        splits, self.id2label = class_names(splits)
+        self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
+        self.student = student_named(self.args.student, self.args.pretrained)
+        if self.accelerator.is_main_process:
+            self.record = self._record()
+
+    def _record(self) -> Record:
+        """What a result is made from, by content."""
+        answers = self.training[columns.ANSWER][:] if columns.ANSWER in self.training.column_names else []
+        inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
+        inputs["the answers"] = hashlib.blake2b(json.dumps(answers).encode(), digest_size=16).hexdigest()
+        return Record.of(self.splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
+
+    def check(self) -> None:
+        """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
+        splits, number = self.splits, len(self.id2label)
+        self.with_names = [view for view in self.views if view not in OWN_VIEWS and checked_view(view)]
+        if ANSWER not in self.views:
+            splits["train"] = without_column(self.training, columns.ANSWER)
+        for name in splits:
+            splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
+            check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
+        labels, captioned = labels_of(self.training), num_captioned(self.training)
+        others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
+        self.say(
+            f"Data: {len(labels):,} training images of {number:,} classes, {(labels >= 0).sum():,} with a label, "
+            f"{captioned:,} with a caption{others}."
+        )
+        if few := few_labels_in_words(labels, list(self.id2label.values())):
+            self.say(few)
+        for line in by_first(lambda: describe_equal_images(self.record.rows)):
+            self.say(line)
+        if number < 2:
+            raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
+        if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
+            raise ValueError("release is labels_only, but fewer than two classes have a label.")
+
+    def check_classes_are_told(self) -> None:
+        """A ValueError where neither labels nor a view tell a class."""
+        labels, answers = labels_of(self.training), answers_of(self.training, self.id2label)
+        if answers is not None:
+            self.say(
+                f"Answers: {(answers >= 0).sum():,} of {len(labels):,} training images have one that names a class."
+            )
+        if num_captioned(self.training) or answers is not None or self.args.captioner or self.with_names:
+            return
+        if not (labels >= 0).any():
+            raise ValueError(
+                "No training image has a label or a caption. Label some, or write captions: --captioner MODEL or the "
+                "address of a server, metadata.jsonl beside the images, or --caption_column; or add a view that has "
+                "class names, such as --views image:openai/clip-vit-base-patch32 image:student."
+            )
+        self.say("Captions: none, so image features and labels alone say what the unlabelled images show.")
+
+    def prepare(self) -> None:
+        """Chooses the size of the images, and looks whether the encoder of captions is there."""
+        check_encoder(self.args.text_encoder)
+        if not self.args.student:
+            origin = "the Hub" if self.student.student == DEFAULT_STUDENT else "a package"
+            self.say(f"Student: EfficientNet-Lite0, pretrained on ImageNet, from {origin}; another with --student.")
+        size = self.args.image_size
+        if not size:
+            size, line = image_size_for(self.student.student, self.training)
+            if line:
+                self.say(line)
+        self.augmentation = AugmentationArguments(image_size=size, train_crop="none")
+
+    # --- What is known of each image ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Embeds captions, and computes the features of the student and other views of the training images."""
+        self._embed_captions()
+        self.text_embed_dim = columns.text_embed_dim_of(self.training.features.get(columns.TEXT_EMBEDS))
+        self.built = self.build()
+        if not self.built.model.takes_features:
+            raise ValueError(
+                f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
+                "layer cannot be fitted alone. Choose another, or train it with g4i train."
+            )
+        self.others = other_views(self.views, self.training, self.id2label, self.folder, self.accelerator)
+        self.features = self.features_of(self.training)
+
+    def known_views(self) -> dict[str, View]:
+        """By name, after `look`."""
+        features = {IMAGE: self.features} if STUDENT_VIEW in self.views else {}
+        encoder = None if self.is_embedded else self.encoder
+        return views_of(self.training, features, self.id2label, encoder, self.accelerator.device) | self.others
+
+    def _embed_captions(self) -> None:
+        self.is_embedded = columns.TEXT_EMBEDS in self.training.column_names and self.in_memory is not None
+        if CAPTION not in self.views:
+            self.splits = DatasetDict(
+                {name: without_column(split, columns.TEXT_EMBEDS) for name, split in self.splits.items()}
+            )
+        elif num_captioned(self.training):
+            source, folder = "images" if self.in_memory else source_of(self.data), self.folder / "embeddings"
+            training = DatasetDict(train=self.training)
+            self.splits |= with_text_embeds(training, self.encoder, folder, source=source, shared=True)
+
+    def build(self) -> BuiltStudent:
+        """A new student, with the weights that it started from."""
+        return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
+
+    def features_of(self, split: Dataset) -> np.ndarray:
+        """(N, F), computed once for each image."""
+        images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        model, processor = self.built.model, self.built.processor
+        return student_features(model, processor, images, self.folder / FEATURES, self.accelerator)
+
+
+def without_column(split: Dataset, name: str) -> Dataset:
+    return split.remove_columns(name) if name in split.column_names else split
