@@ -41,6 +41,34 @@ def is_bare(name: str | None) -> bool:
     return bool(name) and Path(name).name == name
 
 
+# --- What a name or text says that must not be published -------------------------------------------------------------
+
+# Addresses and paths in a text, such as an error message
+PRIVATE = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+)
+WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
+# Forms that detect-secrets (1.5) does not know: Hugging Face, Anthropic, Google
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-|AIza)[A-Za-z0-9_-]{30,}")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
+
+
+def bare_name(name: str) -> str:
+    """A Hub id as it is; of a path or an address the last part alone."""
+    if not MODEL_NAME.fullmatch(name):
+        parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
+        name = parts[-1] if parts else ""
+    return without_private(name)
+
+
+def without_private(text: str) -> str:
+    """A text with `...` in place of addresses, paths and tokens."""
+    for private in (PRIVATE, WINDOWS_PATH, TOKEN):
+        text = private.sub("...", text)
+    return text
+
+
 # --- Whether it is there ---------------------------------------------------------------------------------------------
 
 

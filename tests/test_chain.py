@@ -10,8 +10,7 @@ from PIL import Image as PILImage
 from g4i_hf import load_images
 from g4i_hf.data.stage import Source, write_stage
 from g4i_hf.hub.dataset import build_dataset
-from g4i_hf.hub.privacy import bare_name
-from g4i_hf.names import folder_digest, is_path
+from g4i_hf.names import bare_name, folder_digest, is_path
 from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import lineage_of
 

@@ -1,7 +1,6 @@
 """What must not be published is found in every kind of file, and what may be is let through."""
 
 import io
-import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,8 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
-from g4i_hf.hub.privacy import bare_name, check_publishable, list_files
+from g4i_hf.hub.privacy import check_publishable, list_files
+from g4i_hf.names import bare_name
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -101,19 +101,11 @@ def test_canaries_are_found_in_every_kind_of_file_and_not_repeated(folder, monke
     check_publishable(folder)
 
 
-def test_pickles_are_refused_by_name_and_by_what_is_in_them(folder):
+def test_pickles_are_refused_by_name(folder):
     for name in ("training_args.bin", "optimizer.pt", "A.PKL", "b.Pth", "c.joblib", "d.npy", "e.npz", "f.CKPT"):
         (folder / name).write_bytes(b"x")
-        refused(folder, f"{name} is or may be a pickle")
+        refused(folder, f"{name} may be a pickle")
         (folder / name).unlink()
-    for content in (*(pickle.dumps(Path("x"), protocol) for protocol in range(2, 6)), b"PK\x03\x04"):
-        (folder / "data.dat").write_bytes(content)
-        refused(folder, r"data\.dat is or may be a pickle")
-
-
-def test_a_damaged_table_cannot_be_looked_through(folder):
-    (folder / "rows.parquet").write_bytes(b"PAR1" + bytes(20))
-    refused(folder, r"rows\.parquet cannot be looked through")
 
 
 def test_what_is_pushed_and_what_is_looked_at_are_the_same(folder):

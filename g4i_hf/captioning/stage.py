@@ -1,7 +1,6 @@
 """The stage of captions: its columns, from stored answers or from existing captions, and its folder."""
 
 import itertools
-import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from ..data.answers import NO_CLASS, NONE, Matching
 from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
+from ..names import without_private
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import clean
@@ -28,10 +28,6 @@ CLEANED, ANSWER_STATUS = "caption_cleaned", "answer_status"
 MADE_FROM = (columns.IMAGE_DIGEST, columns.IMAGE_STAT)
 MISSING = "missing"  # not asked, or no caption was given
 NAMED = "named"  # an answer that names a class
-# Addresses and paths in error messages: the store keeps them, a published column must not
-PRIVATE = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Caption:
             return cls(caption_reason="was not asked")
         if record["status"] != OK:
             reason = record["reason"] or FAILURES.get(record["status"], "")
-            return cls(None, record["text"], record["status"], PRIVATE.sub("...", reason))
+            return cls(None, record["text"], record["status"], without_private(reason))
         return cls.from_text(record["text"], cleaning, record["finish_reason"])
 
     @classmethod

@@ -12,12 +12,11 @@ from .. import __version__
 from ..evaluation.comparison import ComparisonRow, as_markdown
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
-from ..names import is_hub_id, is_path
+from ..names import bare_name, is_hub_id, is_path
 from ..options import ASKING, about, aligns, learned_from_captions, marked
 from ..training.run_folder import with_defaults
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results
-from .privacy import bare_name
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
 LONGEST = 2000  # characters of a text of others

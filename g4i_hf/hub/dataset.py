@@ -22,9 +22,8 @@ from ..data.joining import check_image_ids, id_form
 from ..data.loading import open_images
 from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain, open_stage, read_stage
 from ..files import replacing
-from ..names import is_path
+from ..names import HUB_ID, bare_name, is_path, without_private
 from .dataset_card import captions_card
-from .privacy import HUB_ID, bare_name, without_private
 from .push import check_replaceable, write_manifest
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,10 @@ from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text, shown_results
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.speed import speed_text
-from ..names import run_of
+from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.lineage import read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, with_defaults
-from .privacy import bare_name
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Search for what must not be published: paths, host names, tokens, pickles; and names and texts without it."""
+"""Search for what must not be published: paths, host names, tokens, pickles."""
 
 import functools
 import os
@@ -8,42 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import get_token
 
-from ..captioning.stage import PRIVATE
 from ..extras import require
+from ..names import TOKEN
 
 SECRETS = "The search for secrets before a push"
 NEVER_PUBLISHED = {"__pycache__", ".cache", ".git"}  # folders
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
-# What a pickle begins with since protocol 2, of 2003, and an archive, in which torch.save puts one
-PICKLED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")
-# Beside those of detect-secrets (1.5), which knows neither Hugging Face nor Anthropic nor Google
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-|AIza)[A-Za-z0-9_-]{30,}")
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these find ordinary words and version numbers
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)|(^|_)(PASS|AUTH)(_|$)")
 SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
-
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
-WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
-
-
-def bare_name(name: str) -> str:
-    """A Hub id as it is; of a path or an address the last part alone."""
-    if not MODEL_NAME.fullmatch(name):
-        parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
-        name = parts[-1] if parts else ""
-    return without_private(name)
-
-
-def without_private(text: str) -> str:
-    """A text with `...` in place of addresses, paths and tokens."""
-    for private in (PRIVATE, WINDOWS_PATH, TOKEN):
-        text = private.sub("...", text)
-    return text
 
 
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
@@ -63,18 +39,15 @@ def check_publishable(folder: str | Path) -> None:
     without detect-secrets.
 
     Raises:
-        ValueError: when one holds the home or the working folder, the name of this machine or a secret, or is a
-            pickle. The message names file and kind, and does not repeat a secret.
+        ValueError: when one holds the home or the working folder, the name of this machine or a secret, or has
+            the suffix of a pickle. The message names file and kind, and does not repeat a secret.
     """
     patterns = local_patterns()
     for name, _ in list_files(folder):
         path = Path(folder) / name
-        if _is_pickle(path):
-            raise ValueError(f"{name} is or may be a pickle, which runs code when opened: it is not published.")
-        try:
-            kind = next(filter(None, (_kind(text, patterns) for text in _texts_of(path))), None)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{name} cannot be looked through ({error}): it is not published.") from error
+        if path.suffix.lower() in PICKLES:
+            raise ValueError(f"{name} may be a pickle, which runs code when opened: it is not published.")
+        kind = next(filter(None, (_kind(text, patterns) for text in _texts_of(path))), None)
         if kind is not None:
             raise ValueError(
                 f"{name} holds {kind}, which would be published. Nothing was pushed. Remove it where it comes from "
@@ -121,13 +94,6 @@ def _detectors() -> dict[str, Any]:
 
     found = {kind: each for kind, each in kinds.items() if issubclass(each, RegexBasedDetector)}
     return {kind: each() for kind, each in found.items() if each.__name__ not in NOISY}
-
-
-def _is_pickle(path: Path) -> bool:
-    """By its name or its first bytes; those of safetensors are the length of their header, and may be the same."""
-    with path.open("rb") as file:
-        is_pickled = PICKLED.match(file.read(4)) is not None
-    return path.suffix.lower() in PICKLES or (is_pickled and path.suffix != ".safetensors")
 
 
 def _texts_of(path: Path) -> Iterator[bytes]:

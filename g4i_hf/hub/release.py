@@ -20,7 +20,7 @@ from ..modeling.lora import plain_student
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..modeling.student import own_module
-from ..names import run_of, why_missing
+from ..names import bare_name, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import ENCODER_FACTS, read_lineage
@@ -29,7 +29,7 @@ from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
 from .card import NONCOMMERCIAL, Student, student_card
 from .figures import comparison, measured
 from .onnx import export_onnx
-from .privacy import SECRETS, bare_name
+from .privacy import SECRETS
 from .push import check_replaceable, clear_errors, last_push, push_folder, write_manifest
 
 logger = logging.getLogger(__name__)
