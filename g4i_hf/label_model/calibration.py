@@ -1,4 +1,4 @@
-"""From logits of several views to class probabilities: a temperature of each view, and a share of wrong labels."""
+"""From the logits of several views to class probabilities, with a temperature of each view and wrong labels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Calibration:
         share: of wrong labels, `interval` its 95% interval, where it is needed.
         noise: e, share of labels that are given without the certainty of p: some of them are right.
         flatness: k, how much such labels depend on p.
-        loss: mean negative log-likelihood, with the prior.
-        confusions: (C, C) R, where labels are wrong in a pattern; None where they are not.
-        trusts: (V, C) r of each view, 0 for a class that it has not seen, see [`Calibration.probabilities`].
+        loss: mean negative log-likelihood, including the priors.
+        confusions: (C, C) R, if labels are wrong in a pattern, else None.
+        trusts: (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`].
     """
 
     inverse_temperatures: np.ndarray
@@ -49,40 +49,39 @@ class Calibration:
 
     def probabilities(self, views: list[np.ndarray]) -> np.ndarray:
         """
-        (n, C), from the logits of each view. A view says nothing about a class that it has not seen: there its logit
-        is the mean of those of the classes c that it knows,
+        (n, C) from the logits of each view. For a class without an example, the logit of a view is neutral: the mean
+        over the classes c with examples,
 
             u = log sum_c p_c exp(z_c) / sum_c p_c,
 
-        where p are the probabilities by the views before it, those that have seen more classes: so these alone decide
-        between the classes that it knows and others. Or p is the prior, where that gives more: an image unlike all
-        classes that the views before it think of may be of one that this view has not seen. Of a class with r below 1
-        it says z with probability r, that the examples stand for the class, else nothing: log(r e^z + (1 - r) e^u). A
-        class that no view has seen has probability 0.
+        where p are the probabilities by the views before it, which have examples of more classes: these alone decide
+        between the classes with examples and the others. If the prior gives a larger mean, p is the prior: an image
+        that fits none of the classes that the views before consider may belong to one that this view lacks. For a
+        class with r below 1, the examples are typical with probability r: log(r e^z + (1 - r) e^u). A class without an
+        example in any view has probability 0.
         """
         seen = np.stack([logits > ABSENT / 2 for logits in views])
         trusts = seen.any(1).astype(np.float64) if self.trusts is None else self.trusts
         total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
         for number in np.argsort(-(trusts > 0).sum(1), kind="stable"):
             trust = seen[number] * trusts[number]
-            said = self.of_view(number, views[number])
+            scaled = self.of_view(number, views[number])
             if (trust < 1).any():
                 weights = np.stack([total, np.broadcast_to(self.log_prior, total.shape)])
                 known = np.where((trust == 1).any(1)[:, None], trust == 1, trust > 0)
                 weights[:, ~known & known.any(1)[:, None]] = -np.inf
-                neutral = (logsumexp(weights + said, axis=2) - logsumexp(weights, axis=2)).max(0)
+                neutral = (logsumexp(weights + scaled, axis=2) - logsumexp(weights, axis=2)).max(0)
                 with np.errstate(divide="ignore"):
-                    said = np.logaddexp(np.log(trust) + said, np.log(1 - trust) + neutral[:, None])
-            total = total + said
+                    scaled = np.logaddexp(np.log(trust) + scaled, np.log(1 - trust) + neutral[:, None])
+            total = total + scaled
         return softmax(np.where((trusts > 0).any(0), total, -np.inf), axis=1)
 
     def posterior(
         self, probabilities: np.ndarray, labels: np.ndarray, reviewed: np.ndarray | None = None
     ) -> np.ndarray:
         """
-        Probabilities of the true class when the given label y is known too, by Bayes' rule: proportional to
-        p_c ((1 - e) [c = y] + e q_y), or e R_cy in place of e q_y. Rows without a label keep theirs; a reviewed label
-        is right.
+        Probabilities of the true class, given the label y too, by Bayes' rule: proportional to p_c ((1 - e) [c = y] +
+        e q_y), or with e R_cy in place of e q_y. Rows without a label keep theirs; a reviewed label is right.
 
         Args:
             probabilities: (n, C), out of fold.
@@ -92,29 +91,29 @@ class Calibration:
         Returns:
             (n, C) float32.
         """
-        found = np.asarray(probabilities, dtype=np.float32).copy()
+        posterior = np.asarray(probabilities, dtype=np.float32).copy()
         known = np.flatnonzero(labels >= 0)
-        p, given = found[known] + 1e-7, (np.arange(len(known)), labels[known])
+        p, labelled = posterior[known] + 1e-7, (np.arange(len(known)), labels[known])
         noise = np.full((len(known), 1), self.noise, dtype=np.float32)
         if reviewed is not None:
             noise[reviewed[known]] = 0
-        if_wrong = self.if_unsure(p)[given][:, None] if self.confusions is None else self.confusions.T[given[1]]
+        if_wrong = self.if_unsure(p)[labelled][:, None] if self.confusions is None else self.confusions.T[labelled[1]]
         likelihood = np.broadcast_to(noise * if_wrong, p.shape).astype(np.float32)
-        likelihood[given] += 1 - noise[:, 0]
+        likelihood[labelled] += 1 - noise[:, 0]
         weighted = p * likelihood
-        found[known] = weighted / weighted.sum(1, keepdims=True)
-        return found
+        posterior[known] = weighted / weighted.sum(1, keepdims=True)
+        return posterior
 
     def if_unsure(self, probabilities: np.ndarray) -> np.ndarray:
-        """(n, C) q, proportional to p^k: of k = 0 all classes are as likely, as people err it is about 0.3."""
+        """(n, C) q, proportional to p^k: uniform for k = 0; where people err, k is about 0.3."""
         return softmax(self.flatness * np.log(probabilities + 1e-7), axis=1)
 
     def agreement(
         self, probabilities: np.ndarray, predicted: np.ndarray, share: float, reviewed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        (n,) probability that the label of a row is the predicted class (n,), if this share of labels is wrong; and by
-        how much it rises with the probability of that class.
+        (n,) probability that the label of a row is the predicted class (n,), if `share` of the labels is wrong; and
+        the slope of this probability with respect to the probability of that class.
         """
         places = np.arange(len(predicted)), predicted
         if self.confusions is None:
@@ -128,14 +127,14 @@ class Calibration:
 
 
 def margins_of(logits: np.ndarray) -> np.ndarray:
-    """(n,) the largest logit minus the mean over the classes that the model has seen; 0 where all are 0."""
+    """(n,) the largest logit minus the mean over the classes with examples; 0 where all are 0."""
     seen = logits > ABSENT / 2
-    found = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
-    return np.where(logits.any(1), found, 0)
+    margins = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
+    return np.where(logits.any(1), margins, 0)
 
 
 def inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
-    """With which the mean probability of the likeliest class is `confidence`, as far as that can be."""
+    """The one whose mean probability of the most probable class is `confidence`, within e^-5 to e^5."""
 
     def excess(log_inverse: float) -> float:
         return softmax(np.exp(log_inverse) * logits + log_prior, axis=1).max(1).mean() - confidence

@@ -1,4 +1,4 @@
-"""How many rows are told right, estimated from labelled ones that were held out."""
+"""Accuracy over all rows, estimated from labelled rows that were held out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from scipy.stats import t as student_t
 
 from .calibration import Calibration
 
-# How far probabilities are too high for classes without any label, and for those with a single one beside classes with
-# more; each with its standard deviation (three data sets)
+# Overconfidence for classes without a label, and for classes with one label where others have more; each with its
+# standard deviation (three datasets)
 NONE_TOO_HIGH, ONE_TOO_HIGH = (0.33, 0.2), (0.17, 0.15)
 
 
@@ -25,15 +25,15 @@ class Estimate:
 @dataclass
 class HeldOut:
     """
-    Labelled rows, by models that were not fitted on their label: they tell how far probabilities are off.
+    Labelled rows, with probabilities by models that were not fitted on their label, to measure calibration.
 
     Attributes:
         probabilities: (m, C).
         labels: (m,) class indices.
         reviewed: (m,) whether a label is known to be right.
-        weights: (m,), whose sum is 1. Each row counts as much as its class is frequent in all rows, since k labels of
-            each class are no random sample.
-        single: share of all rows whose class has labels, but no row here, as only one image has them.
+        weights: (m,), whose sum is 1. Each row counts in proportion to the frequency of its class in all rows, since k
+            labels of each class are not a random sample.
+        single: share of all rows whose class has a single label, which cannot be held out.
         unknown: share of all rows whose class has no label.
         calibration: how labels are wrong.
         shares: of wrong labels: the estimate and the ends of its interval.
@@ -61,22 +61,29 @@ class HeldOut:
     ) -> HeldOut:
         """
         Args:
-            posterior: (m, C) probabilities when the label is known too, which tell the class that a row counts for.
-            counts: (C,) labels of each class, those that cannot be held out too.
+            posterior: (m, C) probabilities given the label too, which decide the class that a row counts for.
+            counts: (C,) labels of each class, including those that cannot be held out.
             everywhere: (n, C) probabilities of all rows.
         """
         frequency, of_class = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
         weights = posterior @ (frequency / np.maximum(of_class, 1e-9))
         missing = np.bincount(labels, minlength=len(frequency)) == 0
-        # Views with few examples of a class think it rarer than it is
+        # Views with few examples of a class underestimate its frequency
         by_labels = (counts + 2) / (counts.sum() + 2 * len(counts))
         single, unknown = (
             float(max(frequency[classes].sum(), by_labels[classes].sum()))
             for classes in (missing & (counts > 0), missing & (counts == 0))
         )
-        shares = calibration.share, *calibration.interval
-        rest = reviewed, weights / weights.sum(), single, unknown * (1 - single), calibration, shares
-        return cls(probabilities, labels, *rest)
+        return cls(
+            probabilities,
+            labels,
+            reviewed,
+            weights / weights.sum(),
+            single,
+            unknown * (1 - single),
+            calibration,
+            (calibration.share, *calibration.interval),
+        )
 
     @property
     def judged(self) -> float:
@@ -90,16 +97,16 @@ class HeldOut:
 
     def residuals(self, predicted: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         """
-        (m,) by how much more often the predicted class (m,) is right than its probability says, where this share of
-        labels is wrong; and the probability that the label is this class.
+        (m,) how much more often the predicted class (m,) is right than its probability says, if `share` of the labels
+        is wrong; and the probability that the label is this class.
         """
         expected, slope = self.calibration.agreement(self.probabilities, predicted, share, self.reviewed)
         return ((predicted == self.labels) - expected) / slope, expected
 
     def error_of(self, residuals: np.ndarray, least: np.ndarray) -> float:
         """
-        Standard error of the weighted mean of (m,) residuals: of at least the variance (m,) that the probabilities
-        claim, and half a row, as few rows may all agree by chance.
+        Standard error of the weighted mean of (m,) residuals. The variance is at least the one (m,) that the
+        probabilities imply, plus half a row, as few rows may all agree by chance.
         """
         variance = (self.weights * (residuals - (self.weights * residuals).sum()) ** 2).sum()
         variance = max(variance, (self.weights * least).sum()) + 0.5 / (self.freedom + 1)
@@ -108,9 +115,8 @@ class HeldOut:
 
 def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
     """
-    The accuracy over all rows (n, C): the mean probability of the most probable class, corrected by how far the
-    agreement with held-out labels is from what these probabilities and wrong labels let expect (prediction-powered
-    inference: Angelopoulos et al., arXiv 2301.09633).
+    The accuracy over all rows (n, C): the mean probability of the most probable class, corrected by the mean residual
+    of the held-out rows (prediction-powered inference: Angelopoulos et al., arXiv 2301.09633).
     """
     if not len(held_out.labels):
         return None

@@ -14,14 +14,14 @@ from scipy.special import logsumexp
 from .calibration import MOST_NOISE, Calibration, margins_of
 from .regression import ABSENT
 
-# Normal priors, which matter where few rows are held out: of an inverse temperature's logarithm, and a power (mean 0)
+# Normal priors, which matter where few rows are held out: of the log inverse temperature, and of a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 USUAL_SHARE = 0.2  # of wrong labels: the scale of an exponential prior
 MOST_FLATNESS, USUAL_FLATNESS, SPREAD_OF_FLATNESS = 0.6, 0.3, 0.2
 WEIGHT_OF_EXCESS = 10.0
-CHI_SQUARED = 6.63 / 2  # half the 99% quantile: the likelihood ratio would cover 95%, were the model exact
-# Log-likelihood, in all and for each row, by which a pattern must explain labels better than errors at random do;
-# judgements
+CHI_SQUARED = 6.63 / 2  # half the 99% quantile: 95% would be enough only if the model were exact
+# Gain of log-likelihood, in total and for each row, from which a pattern explains the labels better than random
+# errors; judgements
 CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
 
 
@@ -40,21 +40,21 @@ def calibrate(
     quick: bool = False,
 ) -> Calibration:
     """
-    Temperatures, powers and wrong labels by maximum likelihood on held-out rows: of each label among the classes that
-    these rows have, as classes without a label to hold out are missing from them.
+    Fit temperatures, powers and wrong labels by maximum likelihood on held-out rows. Probabilities are among the
+    classes that these rows have, as other classes have no label that could be held out.
 
     Args:
         views: (n, C) logits each.
         labels: (n,) class indices.
         log_prior: (C,).
-        folds: (n,) of the rows. With them, labels that are always wrong in the same way are looked for too, in the
-            contradictions of the other folds; the likelier kind of error is returned.
-        known: the share of labels that are wrong in a pattern, and its interval, where they need not be estimated.
+        folds: (n,) of the rows. If given, the labels may also be wrong in a pattern, counted in the contradictions of
+            the other folds; the likelier kind of error is returned.
+        known: the share of labels that are wrong in a pattern, and its interval, if they are not to be estimated.
         trusts: (V, C), as in [`Calibration`].
         copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
-        reviewed: (n,) whether a label is known to be right; None: of none.
+        reviewed: (n,) whether a label is known to be right; None: no label is.
         as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
-            that another view has to deny labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
+            another view must contradict the labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
         with_interval, quick: see [`_Kind`].
     """
     number = len(views)
@@ -78,35 +78,38 @@ def calibrate(
     if known is not None:
         share, interval = known
         return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
-    found = task.solved(pattern, best)
-    if (best.loss - found.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
+    with_pattern = task.solved(pattern, best)
+    if (best.loss - with_pattern.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return best
     if with_interval:
-        found = task.solved(replace(pattern, with_interval=True), found)
-    return replace(found, confusions=confusions)
+        with_pattern = task.solved(replace(pattern, with_interval=True), with_pattern)
+    return replace(with_pattern, confusions=confusions)
 
 
 def recalibrate_without(
-    left_out: np.ndarray, found: Calibration, views: list[np.ndarray], labels: np.ndarray, **given: Any
+    left_out: np.ndarray, full: Calibration, views: list[np.ndarray], labels: np.ndarray, **kwargs: Any
 ) -> Calibration:
-    """As `found`, with temperatures that were not fitted on these rows (n,); the rest is given as to [`calibrate`]."""
-    rest = ~left_out
-    if not rest.any() or found.confusions is not None:
-        return found
+    """
+    Fit the temperatures again without the rows `left_out` (n,), starting from `full`; `kwargs` are those of
+    [`calibrate`].
+    """
+    kept = ~left_out
+    if not kept.any() or full.confusions is not None:
+        return full
     task = _Task.of(
-        [logits[rest] for logits in views],
-        labels[rest],
-        given["log_prior"],
-        given["copies"],
-        given["reviewed"][rest],
-        given["trusts"],
+        [logits[kept] for logits in views],
+        labels[kept],
+        kwargs["log_prior"],
+        kwargs["copies"],
+        kwargs["reviewed"][kept],
+        kwargs["trusts"],
     )
-    kind = _Kind(1 / len(task.judged), None, given["as_people_err"], quick=True)
-    return task.solved(kind, found)
+    kind = _Kind(1 / len(task.judged), None, kwargs["as_people_err"], quick=True)
+    return task.solved(kind, full)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """(C, C) P(given label | true class, the label is wrong), counted where a label is not the likely class."""
+    """(C, C) P(label | true class, the label is wrong), counted where the label is not the most probable class."""
     wrong = np.full((num_labels, num_labels), 1 / num_labels)
     differ = likely != labels
     np.add.at(wrong, (likely[differ], labels[differ]), 1)
@@ -116,14 +119,14 @@ def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.n
 @dataclass
 class _Kind:
     """
-    Of wrong labels.
+    The kind of errors that labels have.
 
     Attributes:
-        right_by_chance: share of the labels that are given in this way and are right.
-        given_if_wrong: (n, C) probability of the given label for each true class, where there is a pattern.
+        right_by_chance: share of the noisy labels that are right nonetheless.
+        given_if_wrong: (n, C) probability of the label for each true class, if labels are wrong in a pattern.
         as_people_err: whether wrong labels may prefer likely classes.
-        with_interval: whether the interval of their share is wanted, which takes longer than the rest.
-        quick: from one start, for a calibration that chooses between models.
+        with_interval: whether to compute the interval of the share of wrong labels, which takes most of the time.
+        quick: a single start, for a calibration that selects between models.
     """
 
     right_by_chance: float
@@ -136,8 +139,8 @@ class _Kind:
         self, task: _Task, total: torch.Tensor, p: torch.Tensor, of_p: torch.Tensor, flatness: float
     ) -> tuple[torch.Tensor, ...]:
         """
-        Probability of the given label if it is given in this way, its derivatives by the factors and by the flatness;
-        and the same three of the probability that it is right nonetheless.
+        Probability of a noisy label, with its derivatives with respect to the factors and to the flatness; and the
+        same three of the probability that a noisy label is right.
 
         Args:
             total, p: (n, J) scaled logits and probabilities; of_p: (V, n) mean of the logits by p.
@@ -169,13 +172,13 @@ class _Kind:
 @dataclass
 class _Task:
     """
-    Held-out rows, whose classes alone count.
+    Held-out rows and the classes of their labels, ready for optimisation.
 
     Attributes:
-        ratios: (V, n) logarithms of the margins over their geometric mean, `usual_margins` (V,).
+        ratios: (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,).
         logits: (V, n, J) of the J classes that have labels.
-        given: (n, 1) the label, as an index of these classes; `judged` (J,) are their indices.
-        given_logits: (V, n) of the label.
+        given: (n, 1) the label, as an index into `judged`, the (J,) class indices.
+        given_logits: (V, n) logits of the label.
         may_be_wrong: (n,) 1, or 0 for reviewed labels.
     """
 
@@ -208,7 +211,7 @@ class _Task:
         judged = np.unique(labels)
         given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
         stacked = np.stack(views)[:, :, judged]
-        seen = stacked > ABSENT / 2  # a view says nothing of other classes
+        seen = stacked > ABSENT / 2  # elsewhere the view has no vote
         neutral = logsumexp(np.where(seen, stacked + log_prior[judged], -np.inf), axis=2, keepdims=True)
         neutral -= logsumexp(np.where(seen, log_prior[judged], -np.inf), axis=2, keepdims=True)
         logits = torch.from_numpy(np.where(seen, stacked, np.nan_to_num(neutral, nan=0.0, neginf=0.0))).float()
@@ -229,12 +232,13 @@ class _Task:
 
     def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
         """
-        kind: of errors that wrong labels have.
-        start: from where to go on.
-        known: share of wrong labels, where it is not to be fitted.
+        Args:
+            kind: of errors that labels have.
+            start: where to start; None: from several points, as there may be local minima.
+            known: share of wrong labels, if it is not to be fitted.
         """
         number, usual = len(self.logits), self._usual
-        # There may be several minima: flat predictions of right labels, sharp ones of labels often wrong
+        # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong
         starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
         if kind.as_people_err:
             starts.append([*usual + 0.3, *[0.0] * number, 0.08, USUAL_FLATNESS])
@@ -245,14 +249,14 @@ class _Task:
         if not self.may_be_wrong.any():
             known = 0.0
         bounds = () if known is None else (known, known)
-        found = self._least(starts, kind, 1.0, *bounds)
-        share, interval = float(found.x[-2]), (0.0, MOST_NOISE if known is None else known)
+        result = self._least(starts, kind, 1.0, *bounds)
+        share, interval = float(result.x[-2]), (0.0, MOST_NOISE if known is None else known)
         if kind.with_interval and known is None:
-            low, high = self._interval([*starts, found.x], kind)
+            low, high = self._interval([*starts, result.x], kind)
             interval = min(low, share), max(high, share)
-        scales = np.exp(found.x[:number]), found.x[number:-2], self.usual_margins
-        least = found.fun / len(self.given)
-        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(found.x[-1]), least)
+        scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
+        least = result.fun / len(self.given)
+        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(result.x[-1]), least)
         fitted.trusts = self.trusts
         fitted.noise = self._noise_of(fitted, kind.right_by_chance)
         return fitted
@@ -269,11 +273,11 @@ class _Task:
         flatness = (0, MOST_FLATNESS) if kind.as_people_err else (0, 0)
         bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), flatness]
         arguments = {"args": (kind, weight_of_prior), "jac": True, "method": "L-BFGS-B", "options": {"ftol": 1e-7}}
-        found = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
-        return min(found, key=lambda each: each.fun)
+        results = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
+        return min(results, key=lambda result: result.fun)
 
     def _interval(self, starts: list, kind: _Kind) -> tuple[float, float]:
-        """Of the share of wrong labels by the likelihood, without a prior of the share."""
+        """The 95% interval of the share of wrong labels, from the likelihood without a prior of the share."""
         likeliest = self._least(starts, kind, 0.0)
         nearest = likeliest.x
 
@@ -287,8 +291,8 @@ class _Task:
 
     def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
         """
-        Negative log-likelihood with the priors, and its gradient, at log inverse temperatures, powers, the share of
-        wrong labels, and the flatness. `weight_of_prior`: of that of the share.
+        Negative log-likelihood plus priors, and its gradient with respect to log inverse temperatures, powers, share
+        of wrong labels and flatness. `weight_of_prior`: weight of the prior of the share.
         """
         number = len(self.logits)
         log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
@@ -327,21 +331,21 @@ class _Task:
         prior += weight_of_prior * share / USUAL_SHARE + WEIGHT_OF_EXCESS * len(same) * excess**2
         return float(prior - np.log(likelihood).sum()), gradient
 
-    def _noise_of(self, found: Calibration, right_by_chance: float) -> float:
-        """The share of labels that are given in another way, of which the share of wrong ones is a part."""
-        if found.flatness:
-            factors = found.inverse_temperatures[:, None] * np.exp(found.powers[:, None] * self.ratios)
+    def _noise_of(self, calibration: Calibration, right_by_chance: float) -> float:
+        """The share of noisy labels, from the share of wrong ones, which are a part of them."""
+        if calibration.flatness:
+            factors = calibration.inverse_temperatures[:, None] * np.exp(calibration.powers[:, None] * self.ratios)
             total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
-            same = (total.softmax(1) * (found.flatness * total).softmax(1)).sum(1).double().numpy()
+            same = (total.softmax(1) * (calibration.flatness * total).softmax(1)).sum(1).double().numpy()
         else:
             same = np.full(len(self.given), right_by_chance)
-        return min(found.share / max((self.may_be_wrong * (1 - same)).mean(), 1e-6), MOST_NOISE)
+        return min(calibration.share / max((self.may_be_wrong * (1 - same)).mean(), 1e-6), MOST_NOISE)
 
 
 def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tuple[float, float]:
     """
-    Up to where the excess, of the loss with that noise over the least, reaches its quantile. Its root is almost linear
-    in the noise.
+    Both ends: where `excess`, the loss at a share of noise minus the least loss, reaches its quantile. The square root
+    of the excess is almost linear in the noise.
     """
     step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
     ends = []

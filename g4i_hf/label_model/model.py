@@ -1,4 +1,4 @@
-"""Class probabilities from any number of views, out of fold for labelled rows, and what each view is worth."""
+"""Class probabilities from any number of views, out of fold for labelled rows, and the accuracy of each view."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
-MOST_ASKED = 4_000  # unlabelled rows that tell how views agree
-MOST_ESTIMATED = 20_000  # rows over which the accuracy of all is estimated
-FEWEST_HIDDEN = 20  # labelled rows that can be held out, for what images of no class look like
-TAUGHT_STRENGTH = 1.0  # of the model that learns what the views predict
-REPEATED = 0.7  # factor of all inverse temperatures beside it, where no label can be held out (three sets)
-LITTLE_NOISE = 0.05  # share of wrong labels below which rows that two views are sure of are asked too
-FEWEST_TAUGHT = 2  # rows of a class, counted by their probabilities, for a view to learn it from other views
-TRUST_OF_ONE = 0.5  # that the only example of a class stands for it, where another view has more
+MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
+MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
+FEWEST_HIDDEN = 20  # labelled rows that can be held out, to learn what images of no class look like
+TAUGHT_STRENGTH = 1.0  # C of the model that learns the predictions of the views
+REPEATED = 0.7  # factor of all inverse temperatures with that model, if no label can be held out (three datasets)
+LITTLE_NOISE = 0.05  # share of wrong labels below which the rows that two views are sure of are examined too
+FEWEST_TAUGHT = 2  # sum of the probabilities of a class from which a view can learn it from other views
+TRUST_OF_ONE = 0.5  # probability that the only example of a class is typical, where another view has more
 
 
 class LabelModel:
     """
-    Class probabilities from any number of views: a logistic regression on each, temperatures that tell how much each
-    is worth, and a share of wrong labels, estimated on held-out rows. A given label y of a row x is modelled as
+    Class probabilities from any number of views. Each view has a logistic regression and a temperature, and some
+    labels may be wrong; all is fitted on held-out rows. The label y of a row x is modelled as
 
         P(y | x) = (1 - e) p_y + e q_y
         p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
-    where z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view.
-    Views that learn, such as image features, have one more model together, which is taught what all views predict for
-    unlabelled rows. A view says nothing of a row without a value and of a class that it has no example of, and
-    does not rule out a class of which it has a single example while another view has more; see
-    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. T_v is the inverse temperature of a view, which
-    copies of a view share (Guo et al., arXiv 1706.04599). m_v is the largest logit of the row minus their mean, and
-    M_v its geometric mean: a temperature for each row, as some captions name the class and others do not (Tomani et
-    al., arXiv 2102.12182). e is the share of labels that are given in another way: q_y, at random or as people err,
-    who prefer the classes that are likely (q is proportional to p^k, with k from 0 to 0.6); or sum_c p_c R_cy, always
-    in the same way, as counted where labels contradict the views, if that explains the labels clearly better, or if
-    labels contradict views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683). So p
-    is the probability of the true class, also where labels are wrong. Where no label can be held out, views judge
+    - z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view.
+    - T_v is the inverse temperature of the view (Guo et al., arXiv 1706.04599); copies of a view share it.
+    - m_v is the largest logit of the row minus the mean of its logits, M_v the geometric mean of m_v over the rows: a
+      temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182).
+    - e is the share of noisy labels, so that p is the probability of the true class even where labels are wrong.
+    - q is proportional to p^k, with k from 0 (at random) to 0.6 (people confuse likely classes). It is sum_c p_c R_cy
+      instead, one pattern for all labels, if that explains the labels clearly better, or if labels contradict the
+      views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683).
+
+    A view without a value for a row, or without an example of a class, has no vote there; see
+    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Views that learn, such as image features, also share
+    a model that learns the predictions of all views for unlabelled rows. If no label can be held out, views judge
     each other.
 
     Args:
@@ -103,17 +103,17 @@ class LabelModel:
         """
         labels = np.asarray(labels, dtype=np.int64)
         reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
-        beside = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
-        check_views(views, labels, self.num_labels, beside)
+        arrays = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
+        check_views(views, labels, self.num_labels, arrays)
         copies = copies_among(views)
         views = {name: view for name, view in views.items() if name not in copies}
         rows = Rows.of(views, labels, self.seed, ids, groups, reviewed, kept)
         values = {name: Values.of(name, view, rows.order, self.num_labels) for name, view in views.items()}
-        self.spaces_ = {name: each.space for name, each in values.items()}
+        self.spaces_ = {name: view_values.space for name, view_values in values.items()}
         counts = np.bincount(labels[labels >= 0], minlength=self.num_labels)
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
-        named = np.stack([each.is_named for each in values.values()])
-        rows.hold_out(named.all(0), np.any([each.has for each in values.values()], axis=0))
+        named = np.stack([view_values.is_named for view_values in values.values()])
+        rows.hold_out(named.all(0), np.any([view_values.has for view_values in values.values()], axis=0))
         self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
@@ -122,9 +122,9 @@ class LabelModel:
         self.posterior_ = self._posterior(labels, reviewed)
         self.none_share_ = None
         self.none_ = np.zeros(len(labels), dtype=np.float16)
-        if found := self._none_of_these(values, rows):
-            self.none_share_ = Estimate(found.share, found.interval)
-            self.none_[rows.order[rows.labels < 0]] = found.probabilities
+        if none := self._none_of_these(values, rows):
+            self.none_share_ = Estimate(none.share, none.interval)
+            self.none_[rows.order[rows.labels < 0]] = none.probabilities
         return self
 
     def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
@@ -146,12 +146,12 @@ class LabelModel:
         if len(lengths) > 1 or not WHOLE <= fold < FOLDS:
             raise ValueError(f"Views of {sorted(lengths)} rows, and fold {fold}: give as many of each, and 0 to 4.")
         every = np.arange(lengths.pop())
-        found = np.empty((len(every), self.num_labels), dtype=np.float32)
+        probabilities = np.empty((len(every), self.num_labels), dtype=np.float32)
         for start in range(0, len(every), BLOCK):
             block = every[start : start + BLOCK]
             calibration = self.calibrations_.get(fold, self.calibration_)
-            found[block] = calibration.probabilities(self._logits(values, block, np.full(len(every), fold)))
-        return found
+            probabilities[block] = calibration.probabilities(self._logits(values, block, np.full(len(every), fold)))
+        return probabilities
 
     def save(self, folder: str | Path) -> None:
         """Writes the fitted model, with its probabilities; nothing is pickled."""
@@ -164,8 +164,8 @@ class LabelModel:
         return model
 
     def _fit(self, values: dict[str, Values], rows: Rows) -> None:
-        """A model of each view, what they are worth, the model that they teach, and what all is worth with it."""
-        examples = {name: each.examples(rows.labels) for name, each in values.items()}
+        """Fit a model of each view, calibrate them, then the shared model of the views that learn."""
+        examples = {name: view_values.examples(rows.labels) for name, view_values in values.items()}
         known = [name for name in values if np.count_nonzero(examples[name]) > 1]
         if not known:
             raise ValueError(NEEDS)
@@ -181,7 +181,7 @@ class LabelModel:
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
         self.report_ = {name: self._line(values, name) for name in values}
-        unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name, each in values.items() if each.learns)
+        unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].learns)
         sources = {values[name].source for name in (*known, *learners)}
         learns = bool(learners) and len(sources) > 1 and unlabelled
         if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
@@ -195,7 +195,7 @@ class LabelModel:
     # --- Each view ---------------------------------------------------------------------------------------------------
 
     def _fit_view(self, values: dict[str, Values], name: str, rows: Rows) -> ViewModel:
-        """With the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        """Fit with the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
         view = values[name]
         classes = np.flatnonzero(view.is_named)
         known = rows.known[view.has[rows.known]]
@@ -216,16 +216,16 @@ class LabelModel:
             if len(judged) and loss >= least:
                 break
             best, least = model, loss
-        asked = rows.unlabelled[view.has[rows.unlabelled]][:MOST_ASKED]
-        if len(judged) and len(asked):
-            best.temper_whole(values, asked)
+        unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
+        if len(judged) and len(unlabelled):
+            best.temper_whole(values, unlabelled)
         return best
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
         return [model.logits(values, rows, model_of) for model in self.models_]
 
-    # --- What they are worth -----------------------------------------------------------------------------------------
+    # --- Calibration -------------------------------------------------------------------------------------------------
 
     def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
         judged = rows.judged
@@ -233,7 +233,7 @@ class LabelModel:
         if not self.models_[-1].taught:
             views = [values[model.name] for model in self.models_]
             self._as_people_err = deny_labels(held_out, views, judged, rows.labels[judged])
-        given = {
+        kwargs = {
             "labels": rows.labels[judged],
             "log_prior": self.log_prior_,
             "folds": rows.folds[judged],
@@ -242,17 +242,17 @@ class LabelModel:
             "reviewed": rows.reviewed[judged],
             "as_people_err": self._as_people_err is True,
         }
-        found = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **given)
-        if self._known_noise is None and len(judged) and found.share < LITTLE_NOISE:
+        calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
+        if self._known_noise is None and len(judged) and calibration.share < LITTLE_NOISE:
             self._known_noise = self._noise_of_sure_rows(values, held_out, rows)
             if self._known_noise is not None:
-                found = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **given)
+                calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
         if self._as_people_err is None and with_interval:
-            low, high = calibrate(held_out, with_interval=True, **given | {"as_people_err": True}).interval
-            found.interval = min(low, found.interval[0]), max(high, found.interval[1])
-        self.calibration_, folds = found, rows.folds[judged]
+            low, high = calibrate(held_out, with_interval=True, **kwargs | {"as_people_err": True}).interval
+            calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
+        self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
-            int(fold): recalibrate_without(folds == fold, found, held_out, **given)
+            int(fold): recalibrate_without(folds == fold, calibration, held_out, **kwargs)
             for fold in np.unique(folds)
             if with_interval
         }
@@ -260,13 +260,13 @@ class LabelModel:
     def _noise_of_sure_rows(self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows):
         """By the first two views of different sources that tell."""
         for first, second in combinations(range(len(self._sources)), 2):
-            told, asked = self.models_[first], self.models_[second]
-            if TAUGHT in (told.name, asked.name) or self._sources[first] == self._sources[second]:
+            model, other = self.models_[first], self.models_[second]
+            if TAUGHT in (model.name, other.name) or self._sources[first] == self._sources[second]:
                 continue
-            views = values[told.name], values[asked.name]
-            found = noise_of_sure_rows(held_out[first], *views, rows, self.log_prior_)
-            if found is not None:
-                return found
+            views = values[model.name], values[other.name]
+            noise = noise_of_sure_rows(held_out[first], *views, rows, self.log_prior_)
+            if noise is not None:
+                return noise
         return None
 
     def _copies(self) -> np.ndarray:
@@ -274,28 +274,27 @@ class LabelModel:
         return np.array([self._sources.count(source) for source in self._sources])
 
     def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> None:
-        """Where no label can be held out: the mean probability of a view's most probable class is its accuracy."""
-        asked = rows.unlabelled[:MOST_ASKED]
-        logits = self._logits(values, asked, rows.folds)
+        """Where no label can be held out: calibrate each view to the accuracy that the other views estimate."""
+        sample = rows.unlabelled[:MOST_COMPARED]
+        logits = self._logits(values, sample, rows.folds)
         views = [values[model.name] for model in self.models_]
-        accuracies = accuracies_by_each_other(logits, views, asked)
+        accuracies = accuracies_by_each_other(logits, views, sample)
         for model, accuracy in zip(self.models_, accuracies, strict=True):
             self.report_[model.name]["accuracy"] = accuracy
-        has = [values[model.name].has[asked] for model in self.models_]
-        found = [
+        has = [values[model.name].has[sample] for model in self.models_]
+        inverse_temperatures = [
             inverse_temperature(of_view[present], self.log_prior_, accuracy) if present.any() else 1.0
             for of_view, present, accuracy in zip(logits, has, accuracies, strict=True)
         ]
-        fixed = calibrate(logits, asked[:0], self.log_prior_)
-        self.calibration_ = replace(fixed, inverse_temperatures=np.array(found) / self._copies())
+        fixed = calibrate(logits, sample[:0], self.log_prior_)
+        self.calibration_ = replace(fixed, inverse_temperatures=np.array(inverse_temperatures) / self._copies())
         self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
 
     def _teach(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
         """
-        Adds a model of the views that learn, taught the class probabilities of unlabelled rows: that is more than a
-        few labels can teach, and classes without a label are among them. Of these the views may be unsure, which their
-        most probable class would hide. A held-out label has no part in what its model is taught, and no row is
-        predicted by a model that was taught on it.
+        Add a shared model of the views that learn, taught the class probabilities of unlabelled rows. These are more
+        examples than the labels, include classes without a label, and show where views are unsure. No row is predicted
+        by a model that was taught on it, nor by one that was taught its label.
         """
         widths = tuple(values[name].x.shape[1] for name in learners)
         model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
@@ -304,39 +303,40 @@ class LabelModel:
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
 
-        def learn(fold: int, told: np.ndarray) -> None:
-            """`told`: (sample, C) probabilities."""
+        def learn(fold: int, targets: np.ndarray) -> None:
+            """targets: (sample, C) probabilities."""
             taught, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
             x = model.inputs_of(values, np.concatenate([sample[taught], labelled]))
-            y = np.concatenate([told[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
+            y = np.concatenate([targets[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
             y[:, y.sum(0) < FEWEST_TAUGHT] = 0
             start = model.models.get(WHOLE)
             model.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, variances, start)
 
-        def told_by(model_of: np.ndarray) -> np.ndarray:
-            told = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
+        def targets_by(model_of: np.ndarray) -> np.ndarray:
+            probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
             if len(rows.judged):
-                return told
-            return np.eye(self.num_labels, dtype=np.float32)[told.argmax(1)]  # no label has calibrated them
+                return probabilities
+            # No label has calibrated the others
+            return np.eye(self.num_labels, dtype=np.float32)[probabilities.argmax(1)]
 
-        told = told_by(rows.folds)
-        if np.count_nonzero(told.sum(0) >= FEWEST_TAUGHT) < 2:
+        targets = targets_by(rows.folds)
+        if np.count_nonzero(targets.sum(0) >= FEWEST_TAUGHT) < 2:
             if len(rows.judged):
                 self._calibrate(values, rows, with_interval=True)
             return
         for fold in (WHOLE, *np.unique(rows.folds[sample])):
-            learn(int(fold), told)
+            learn(int(fold), targets)
         for fold in np.unique(rows.folds[known][rows.folds[known] >= 0]):
-            learn(int(fold), told_by(np.full(len(rows.labels), fold)))
+            learn(int(fold), targets_by(np.full(len(rows.labels), fold)))
         self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
         self._sources.append(TAUGHT)
         self.models_.append(model)
         if len(rows.judged):
             self._calibrate(values, rows, with_interval=True)
             return
-        # Nothing can be held out: how often this model finds again what it was taught stands for its accuracy
+        # Nothing can be held out: the share of rows where this model repeats its targets stands for its accuracy
         logits = self._logits(values, sample, rows.folds)
-        agreement = float((logits[-1].argmax(1) == told.argmax(1)).mean())
+        agreement = float((logits[-1].argmax(1) == targets.argmax(1)).mean())
         temperatures = list(self.calibration_.inverse_temperatures)
         if self.accuracy_ is None:
             self.accuracy_ = Estimate(agreement)
@@ -345,13 +345,13 @@ class LabelModel:
                 temperatures[number] = inverse_temperature(logits[number], self.log_prior_, agreement)
         temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
         fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
-        # It repeats the views' errors, so that together they would be too sure
+        # This model repeats the errors of the views, so together they would be overconfident
         self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
 
-    # --- What is estimated -------------------------------------------------------------------------------------------
+    # --- Estimates ---------------------------------------------------------------------------------------------------
 
     def _estimate(self, values: dict[str, Values], rows: Rows) -> None:
-        """Accuracies of all views together and of each, their weights, and the share of wrong labels."""
+        """Estimate the accuracies of all views together and of each, their weights, and the share of wrong labels."""
         judged, labels = rows.judged, rows.labels[rows.judged]
         if len(judged):
             self.label_noise_, self.label_noise_interval_ = self.calibration_.share, self.calibration_.interval
@@ -372,33 +372,34 @@ class LabelModel:
             if self.accuracy_ is not None:
                 self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
             return
-        found, reviewed = self.calibration_, rows.reviewed[judged]
-        of_all, of_judged = found.probabilities(everywhere), found.probabilities(held_out)
-        posterior = found.posterior(of_judged, labels, reviewed)
+        calibration, reviewed = self.calibration_, rows.reviewed[judged]
+        of_all, of_judged = calibration.probabilities(everywhere), calibration.probabilities(held_out)
+        posterior = calibration.posterior(of_judged, labels, reviewed)
         counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
-        rest = posterior, labels, reviewed, counts, of_all, found
-        self.accuracy_ = accuracy_of(of_all, HeldOut.of(of_judged, *rest))
+        self.accuracy_ = accuracy_of(
+            of_all, HeldOut.of(of_judged, posterior, labels, reviewed, counts, of_all, calibration)
+        )
         for number, model in enumerate(self.models_):
             if model.taught:
                 continue
-            has, can_judge = (values[model.name].has[each] for each in (sample, judged))
+            has, can_judge = (values[model.name].has[places] for places in (sample, judged))
             if not can_judge.any():
                 continue
             in_all, in_judged = [everywhere[number][has]], [held_out[number][can_judge]]
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
-            told = alone.probabilities(in_all)
-            alone = replace(alone, share=found.share, interval=found.interval)
-            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, told, alone
-            estimate = accuracy_of(told, HeldOut.of(alone.probabilities(in_judged), *of_view))
+            probabilities = alone.probabilities(in_all)
+            alone = replace(alone, share=calibration.share, interval=calibration.interval)
+            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities, alone
+            estimate = accuracy_of(probabilities, HeldOut.of(alone.probabilities(in_judged), *of_view))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> NoneOfThese | None:
-        """Unlabelled rows are told by the models of a fold: those have seen as many labels as for a held-out row."""
+        """A model of a fold predicts unlabelled rows: it has seen as many labels as that of a held-out row."""
         judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
         if len(judged) < FEWEST_HIDDEN or not len(unlabelled):
             return None
         model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
-        labelled, hidden, others = [], [], []
+        labelled, hidden, unknown = [], [], []
         for model in self.models_:
             if model.taught:
                 continue
@@ -406,25 +407,25 @@ class LabelModel:
             labelled.append(explained(logits))
             hidden.append(explained(logits, rows.labels[judged]))
             blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
-            others.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
-        return none_of_these(np.stack(labelled, 1), np.stack(hidden, 1), np.stack(others, 1), self.seed)
+            unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
+        return none_of_these(np.stack(labelled, 1), np.stack(hidden, 1), np.stack(unknown, 1), self.seed)
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}
 
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
-        found = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
-        for start in range(0, len(found), BLOCK):
-            block = np.arange(start, min(start + BLOCK, len(found)))
-            found[block] = self.calibration_.probabilities(self._logits(values, block, rows.folds))
+        probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
+        for start in range(0, len(probabilities), BLOCK):
+            block = np.arange(start, min(start + BLOCK, len(probabilities)))
+            probabilities[block] = self.calibration_.probabilities(self._logits(values, block, rows.folds))
         alone = rows.folds == ALONE
-        found[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
-        return found
+        probabilities[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
+        return probabilities
 
     def _posterior(self, labels: np.ndarray, reviewed: np.ndarray | None) -> np.ndarray:
-        found = np.empty_like(self.probabilities_)
+        posterior = np.empty_like(self.probabilities_)
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
             sure = None if reviewed is None else reviewed[block]
-            found[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
-        return found
+            posterior[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
+        return posterior

@@ -10,10 +10,9 @@ import numpy as np
 
 from .model import LabelModel
 
-# Judgements (research/LOG.md): captions, perhaps with image features, that tell the class of fewer images count less
-# than labels
+# Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
-CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is said of them
+CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
 
@@ -61,8 +60,8 @@ class Estimates:
 class Plan:
     """
     Attributes:
-        softens: whether labels become the probabilities of the true class, given label and caption.
-        unlabelled_weight: of a row that learns from the class probabilities of its caption; a label has 1.
+        softens: whether labels become probabilities of the true class, given label and caption.
+        unlabelled_weight: of an unlabelled row, which learns from class probabilities; a label has 1.
         soft_label_weight: 0 without soft labels.
         reasons: lines for the user.
     """
@@ -73,29 +72,30 @@ class Plan:
     reasons: tuple[str, ...] = ()
 
 
-def choose(found: Estimates) -> Plan:
+def choose(estimates: Estimates) -> Plan:
     """
-    - Images without a label learn from class probabilities: each as much as from a label, if captions (and image
-      features, if there are any) tell most classes, or if none has a label; else all of them together as much as from
-      all labels.
+    - Images without a label learn from class probabilities. Each has the weight of a label if the views are accurate
+      or no image has a label; otherwise all of them together have the weight of all labels.
     - Labels are softened if some are wrong.
     """
     plan = Plan()
     parts = []
-    if found.unlabelled == 1:
+    if estimates.unlabelled == 1:
         parts.append("no image with a caption has a label: all learn soft labels")
-    elif found.unlabelled > 0:
-        tells = (found.together or 0) >= TELLS_CLASSES
-        plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - found.unlabelled) / found.unlabelled)
+    elif estimates.unlabelled > 0:
+        tells = (estimates.together or 0) >= TELLS_CLASSES
+        plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - estimates.unlabelled) / estimates.unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
-        parts.append(f"{found.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
-    if found.noise_interval is not None and found.noise_interval[0] > SURELY_WRONG:
+        parts.append(
+            f"{estimates.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}"
+        )
+    if estimates.noise_interval is not None and estimates.noise_interval[0] > SURELY_WRONG:
         plan.softens = True
         parts.append("labels are softened where captions contradict them")
-    elif found.unlabelled < 1:
+    elif estimates.unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
     reason = "; ".join(parts)
-    plan.reasons = (_described(found), f"supervision: {reason}.")
+    plan.reasons = (_described(estimates), f"supervision: {reason}.")
     return plan
 
 
@@ -107,25 +107,25 @@ def view_in_words(name: str, share: float) -> str:
     return f"{subject} the class of {share:.0%} of the images"
 
 
-def estimates_in_words(found: Estimates, rows: int) -> list[str]:
-    """Lines on what each view of so many rows is worth, and on what is missing."""
+def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
+    """Lines that report the accuracy of each view on `rows` images, and what is missing."""
     lines = []
-    for name, line in found.views.items():
+    for name, line in estimates.views.items():
         if line["accuracy"] is not None:
             interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
-            said = view_in_words(name, line["accuracy"])
-            lines.append(f"{said[0].upper()}{said[1:]}{interval}.")
+            sentence = view_in_words(name, line["accuracy"])
+            lines.append(f"{sentence[0].upper()}{sentence[1:]}{interval}.")
         if line["rows"] < rows:
             lines.append(f"{rows - line['rows']:,} of {rows:,} images have no {name}.")
-    if len(found.views) > 1 and found.together is not None:
-        lines.append(f"All views together tell that of {found.together:.0%}.")
-    if found.noise is not None:
-        lines.append(f"About {noise_in_words(found.noise, found.noise_interval)}.")
-    elif found.unlabelled == 1:
+    if len(estimates.views) > 1 and estimates.together is not None:
+        lines.append(f"All views together tell that of {estimates.together:.0%}.")
+    if estimates.noise is not None:
+        lines.append(f"About {noise_in_words(estimates.noise, estimates.noise_interval)}.")
+    elif estimates.unlabelled == 1:
         lines.append("No image has a label: nothing has checked this.")
     else:
         lines.append("No class has two labels, so that none could be held out to check this.")
-    return lines + none_in_words(found)
+    return lines + none_in_words(estimates)
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
@@ -133,25 +133,25 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 
 
-def none_in_words(found: Estimates) -> list[str]:
-    """A line where it is sure that some images belong to no class."""
-    if found.none_interval is None or found.none_interval[0] < CLEARLY_NONE:
+def none_in_words(estimates: Estimates) -> list[str]:
+    """A line if some images clearly belong to no class."""
+    if estimates.none_interval is None or estimates.none_interval[0] < CLEARLY_NONE:
         return []
-    share = f"{found.none_interval[0]:.0%} or more"
+    share = f"{estimates.none_interval[0]:.0%} or more"
     return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
 
 
-def _described(found: Estimates) -> str:
+def _described(estimates: Estimates) -> str:
     parts = []
-    told = {name: line["accuracy"] for name, line in found.views.items() if line["accuracy"] is not None}
-    if found.unlabelled == 1:
+    accuracies = {name: line["accuracy"] for name, line in estimates.views.items() if line["accuracy"] is not None}
+    if estimates.unlabelled == 1:
         parts.append("captions are compared with the names of the classes")
-    elif found.noise is None:
-        judged = ": views judge each other" if len(told) > 1 else ""
+    elif estimates.noise is None:
+        judged = ": views judge each other" if len(accuracies) > 1 else ""
         parts.append(f"no class has two labels, so that none could be held out{judged}")
-    parts += [view_in_words(name, share) for name, share in told.items()]
-    if len(told) > 1:
-        parts.append(f"all together of {found.together:.0%}")
-    if found.noise is not None:
-        parts.append(noise_in_words(found.noise, found.noise_interval))
+    parts += [view_in_words(name, share) for name, share in accuracies.items()]
+    if len(accuracies) > 1:
+        parts.append(f"all together of {estimates.together:.0%}")
+    if estimates.noise is not None:
+        parts.append(noise_in_words(estimates.noise, estimates.noise_interval))
     return f"Estimates: {'; '.join(parts)}."

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-ABSENT = -1000.0  # logit of a class that a model has not seen: it says nothing about it
+ABSENT = -1000.0  # logit of a class without examples: the view has no vote there
 MAX_ITER = 40
 TOLERANCE = 1e-5  # change of the mean loss at which an optimisation ends
 
@@ -38,10 +38,10 @@ def logistic_regression(
     weight, bias = np.zeros((values.shape[1], num_labels)), np.zeros(num_labels)
     if start is not None:
         known = seen & (start[1] > ABSENT / 2)
-        weight, bias = (np.where(known, each, 0) for each in start)
+        weight, bias = (np.where(known, array, 0) for array in start)
     arrays = (values, factors[:, None], weight / factors[:, None], bias, np.where(seen, 0, ABSENT), balance)
     x, scale, scaled, offset, absent, share = (
-        torch.tensor(each, dtype=torch.float32, device=device) for each in arrays
+        torch.tensor(array, dtype=torch.float32, device=device) for array in arrays
     )
     y = torch.from_numpy(labels).to(device)
     y, row_weight = (y * share, None) if soft else (y, share[y])

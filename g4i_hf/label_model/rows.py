@@ -13,19 +13,19 @@ from .views import View
 FOLDS = 5
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
 WHOLE = -1  # in place of a fold: the model that is fitted on all rows
-KEPT = -3  # fold of an unlabelled row that teaches nothing
-ALONE = -2  # fold of a row without whose label its class would be unknown: no model leaves it out
+KEPT = -3  # fold of an unlabelled row that no view learns from
+ALONE = -2  # fold of the only labelled row of a class, which is never held out
 
 
 @dataclass
 class Rows:
     """
-    N rows, in an order that their ids decide.
+    N rows, in an order that depends on their ids alone.
 
     Attributes:
         order: (N,) number of each row in the caller's order.
         labels: (N,) class indices; negative without a label.
-        folds: (N,) stratified by class, or `ALONE`. Unlabelled rows have folds of their own, from `FOLDS` on.
+        folds: (N,) stratified by class, or `ALONE`. Unlabelled rows have other folds, from `FOLDS` on.
         judged: numbers of the rows whose label is held out for calibration.
         reviewed: (N,) whether the label is known to be right.
         groups: (N,) equal for rows that are held out together.
@@ -68,7 +68,7 @@ class Rows:
 
     @property
     def unlabelled(self) -> np.ndarray:
-        """But for those that are kept."""
+        """Numbers of the rows without a label, except those that are kept."""
         return np.flatnonzero((self.labels < 0) & (self.folds != KEPT))
 
     def hold_out(self, is_named: np.ndarray, has_value: np.ndarray) -> None:
@@ -80,19 +80,19 @@ class Rows:
         known = self.known
         with_value = known[has_value[known]]
         _, first = np.unique(np.stack([self.labels[with_value], self.groups[with_value]]), axis=1, return_index=True)
-        can_be_told = is_named | (np.bincount(self.labels[with_value[first]], minlength=len(is_named)) > 1)
-        alone = ~can_be_told[self.labels[known]]
+        can_be_held_out = is_named | (np.bincount(self.labels[with_value[first]], minlength=len(is_named)) > 1)
+        alone = ~can_be_held_out[self.labels[known]]
         self.folds[known[alone]] = ALONE
         self.judged = np.sort(known[~alone & has_value[known]][:MOST_CALIBRATED])
 
     def in_order_of_caller(self, values: np.ndarray) -> np.ndarray:
-        found = np.empty_like(values)
-        found[self.order] = values
-        return found
+        ordered = np.empty_like(values)
+        ordered[self.order] = values
+        return ordered
 
 
 def _contents(views: Mapping[str, View]) -> list[bytes]:
-    """The values of each row, digested."""
+    """A digest of the values of each row."""
     digests = [hashlib.blake2b(digest_size=8) for _ in next(iter(views.values())).values]
     for name in sorted(views):
         for digest, value in zip(digests, views[name].values, strict=True):
@@ -101,17 +101,17 @@ def _contents(views: Mapping[str, View]) -> list[bytes]:
 
 
 def _keys(ids: Sequence, seed: int) -> np.ndarray:
-    """(N,) pseudo-random numbers, the same for an id wherever it stands."""
+    """(N,) pseudo-random numbers that depend on the id and the seed alone."""
     salt = int(seed).to_bytes(8, "little", signed=True)
-    found = np.empty(len(ids), dtype=np.uint64)
+    keys = np.empty(len(ids), dtype=np.uint64)
     for row, name in enumerate(ids):
         content = name if isinstance(name, bytes) else str(name).encode()
-        found[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=salt).digest(), "little")
-    return found
+        keys[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=salt).digest(), "little")
+    return keys
 
 
 def _folds(labels: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """(N,) in turn along the rows of each class, beginning at a fold that the first one decides."""
+    """(N,) in turn along the rows of each class, from a fold that the first row decides."""
     folds = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label) if label >= 0 else np.flatnonzero(labels < 0)

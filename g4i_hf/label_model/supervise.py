@@ -1,4 +1,4 @@
-"""Supervision of a training split: soft labels from captions."""
+"""Soft labels of a training split from captions, for `supervision: auto`."""
 
 import hashlib
 import json
@@ -34,13 +34,13 @@ CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
 @dataclass
 class CaptionedRows:
     """
-    The rows of a split whose caption is embedded.
+    Rows whose caption is embedded.
 
     Attributes:
         rows: (n,) their numbers in the split.
         labels: (n,) class indices, negative without a label.
         reviewed: (n,) whether a person gave or confirmed the label.
-        texts: of the whole split; several captions of a row by their mean.
+        texts: of the whole split, one text a row: the mean of its captions.
     """
 
     rows: np.ndarray
@@ -88,23 +88,23 @@ def supervise(
     made_with: str = "",
 ) -> Supervised:
     """
-    Labels and soft labels from captions, by a [`~g4i_hf.LabelModel`] fitted on the rows with a caption.
+    Replace labels by soft labels from captions, with a [`~g4i_hf.LabelModel`] fitted on the rows with a caption.
 
     Args:
-        training: rows with `text_embeds`, and `label` where there are any.
+        training: rows with `text_embeds`, and perhaps `label`.
         run: `supervision` and `unlabelled`.
         num_labels: C.
         seed: of the folds.
-        soft_label_weight: the user's; None for the default of the plan.
-        image_features: called by all processes, gives (rows, F), a second view, in the main process.
-        class_embeds: called by the main process, gives (C, D), the class names by the encoder of the captions.
-        class_weights: of each class, or `balanced`: rows that learn from soft labels in place of labels take them.
-        folder: keeps the probabilities for other processes and a resumed run; None: nothing is written.
-        made_with: what `image_features` and `class_embeds` depend on, by content, in the main process; estimates that
-            were made with something else are not taken from `folder`.
+        soft_label_weight: None for the default of the plan.
+        image_features: gives (rows, F), a second view, in the main process; all processes call it.
+        class_embeds: gives (C, D), the class names by the encoder of the captions; the main process calls it.
+        class_weights: of each class, or `balanced`; they scale the soft labels.
+        folder: stores the probabilities for other processes and a resumed run; None: nothing is stored.
+        made_with: digest of everything that `image_features` and `class_embeds` depend on, in the main process.
+            Estimates that were stored with another one are computed again.
 
     Raises:
-        ValueError: without text embeddings, or when fewer than two classes have labelled captions or a name.
+        ValueError: without text embeddings, or if fewer than two classes have a labelled caption or a name.
     """
     if run.unlabelled == "drop":
         training = labelled_rows(training)
@@ -116,45 +116,45 @@ def supervise(
             "embed the captions with g4i embed."
         )
     captioned = CaptionedRows.of(training)
-    found = _estimated(captioned, LabelModel(num_labels, seed), image_features, class_embeds, folder, made_with)
-    plan = choose(found.estimates)
+    posteriors = _load_or_fit(captioned, LabelModel(num_labels, seed), image_features, class_embeds, folder, made_with)
+    plan = choose(posteriors.estimates)
     split = training
     if plan.softens or (captioned.labels < 0).any():
-        soft = _targets(labels_of(training), captioned, found.posterior, plan)
+        soft = _targets(labels_of(training), captioned, posteriors.posterior, plan)
         if class_weights is not None:
             soft *= _weights(class_weights, soft.sum(0, dtype=np.float64))
         weight = float(np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64))
         plan.soft_label_weight = weight if soft_label_weight is None else soft_label_weight
         split = with_soft_labels(with_labels(training, np.full(len(training), -1)), soft)
-    facts = {"supervision": "auto", "softens_labels": plan.softens} | found.estimates.facts()
+    facts = {"supervision": "auto", "softens_labels": plan.softens} | posteriors.estimates.facts()
     return Supervised(split, plan, facts)
 
 
-def warn_of_silent_captions(training: Dataset) -> None:
-    """Warns that captions of unlabelled images are not used for the classifier."""
+def warn_of_unused_captions(training: Dataset) -> None:
+    """Warn if captions of unlabelled images do not train the classifier."""
     if columns.TEXT_EMBEDS not in training.column_names:
         return
     labels = CaptionedRows.of(training).labels
-    silent = int((labels < 0).sum())
-    if silent:
+    unused = int((labels < 0).sum())
+    if unused:
         logger.warning(
             "%s of %s training images have a caption and no label: the classifier learns nothing from them. Their "
             "captions may tell their classes: --supervision auto finds out.",
-            f"{silent:,}",
+            f"{unused:,}",
             f"{len(training):,}",
         )
 
 
-# --- What captions say -----------------------------------------------------------------------------------------------
+# --- Class probabilities ---------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Found:
+class Posteriors:
     """
-    What a [`~g4i_hf.LabelModel`] predicts for n captioned rows.
+    The predictions of a [`~g4i_hf.LabelModel`] for n captioned rows.
 
     Attributes:
-        posterior: (n, C) float16, given the caption, and the label where there is one; of a row without a label times
+        posterior: (n, C) float16, given the caption, and the label where there is one. An unlabelled row is scaled by
             its weight, which is small where no class explains it.
         estimates: of all rows.
     """
@@ -163,71 +163,71 @@ class Found:
     estimates: Estimates
 
 
-def _estimated(
+def _load_or_fit(
     captioned: CaptionedRows,
     model: LabelModel,
     image_features: Callable | None,
     class_embeds: Callable | None,
     folder: Path | None,
     made_with: str,
-) -> Found:
-    """The main process fits the model for all; a resumed run reads from `folder` what it found."""
+) -> Posteriors:
+    """Read the posteriors from `folder`, or fit the model in the main process and store them there for all."""
     text_embeds = captioned.text_embeds()
 
     def features() -> np.ndarray | None:
-        found = image_features and image_features()  # by all processes together
-        return found if found is None else found[captioned.rows]
+        features = image_features and image_features()  # by all processes together
+        return features if features is None else features[captioned.rows]
 
-    def fitted(of_images: np.ndarray | None) -> Found:
-        return _fitted(model, text_embeds, captioned, of_images, class_embeds and class_embeds())
+    def fitted(image_features: np.ndarray | None) -> Posteriors:
+        return _fit(model, text_embeds, captioned, image_features, class_embeds and class_embeds())
 
     state = PartialState()
     if folder is None:
-        of_images = features()
-        return broadcast_object_list([fitted(of_images) if state.is_main_process else None])[0]
+        features_of_images = features()
+        return broadcast_object_list([fitted(features_of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    asked = repr(("10", model.num_labels, model.seed, views, made_with))
-    digest = hashlib.blake2b(asked.encode(), digest_size=16)
+    settings = repr(("10", model.num_labels, model.seed, views, made_with))
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(captioned.reviewed.tobytes())
     digest.update(np.ascontiguousarray(text_embeds))
-    key = broadcast_object_list([digest.hexdigest()])[0]  # the main process alone knows what all was made with
-    is_there = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
-    state.wait_for_everyone()  # nobody writes before all have looked
-    if not is_there:
-        of_images = features()
+    key = broadcast_object_list([digest.hexdigest()])[0]  # only the main process has the right `made_with`
+    is_stored = (folder / FACTS).is_file() and json.loads((folder / FACTS).read_text())["key"] == key
+    state.wait_for_everyone()  # all have read the record before it is written
+    if not is_stored:
+        features_of_images = features()
         if state.is_main_process:
-            found = fitted(of_images)
+            posteriors = fitted(features_of_images)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FACTS).unlink(missing_ok=True)
-            np.save(folder / POSTERIOR, found.posterior)
-            facts = {"key": key, "estimates": asdict(found.estimates)}
+            np.save(folder / POSTERIOR, posteriors.posterior)
+            facts = {"key": key, "estimates": asdict(posteriors.estimates)}
             replace_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
         state.wait_for_everyone()
     estimates = Estimates(**json.loads((folder / FACTS).read_text())["estimates"])
-    return Found(np.load(folder / POSTERIOR, mmap_mode="r", allow_pickle=False), estimates)
+    return Posteriors(np.load(folder / POSTERIOR, mmap_mode="r", allow_pickle=False), estimates)
 
 
-def _fitted(
+def _fit(
     model: LabelModel,
     text_embeds: np.ndarray,
     captioned: CaptionedRows,
     image_features: np.ndarray | None,
     class_embeds: np.ndarray | None,
-) -> Found:
+) -> Posteriors:
     views = {CAPTION: View(text_embeds, class_embeds, learns=False)}
     if image_features is not None:
         views[IMAGE] = View(image_features)
     model.fit(views, captioned.labels, reviewed=captioned.reviewed)
     weights = weights_of_unlabelled(model.none_).astype(np.float16)[:, None]
-    return Found(model.posterior_ * weights, Estimates.of(model, captioned.labels))
+    return Posteriors(model.posterior_ * weights, Estimates.of(model, captioned.labels))
 
 
 # --- Soft labels -----------------------------------------------------------------------------------------------------
 
 
 def _targets(labels: np.ndarray, captioned: CaptionedRows, posterior: np.ndarray, plan: Plan) -> np.ndarray:
-    """(rows, C) float16 in place of labels: probabilities of the true class, times the weight of the row."""
+    """(rows, C) float16 targets instead of labels: probabilities of the true class, times the weight of the row."""
     targets = np.zeros((len(labels), posterior.shape[1]), dtype=np.float16)
     known = labels >= 0
     targets[known, labels[known]] = 1
@@ -245,7 +245,7 @@ def _weights(class_weights: list[float] | str, counts: np.ndarray) -> np.ndarray
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:
-    """Adds the column `soft_labels`: `soft` (rows, C), zeros for a row without."""
+    """Add the column `soft_labels`: `soft` (rows, C), zeros for a row without."""
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(soft, np.float16).reshape(-1)), soft.shape[1])
     feature = List(Value("float16"), length=soft.shape[1])
     return split.add_column(columns.SOFT_LABELS, values, feature=feature)

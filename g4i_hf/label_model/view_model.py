@@ -1,4 +1,4 @@
-"""The logistic regression on one view, or on several side by side: one model for each fold, and one of all rows."""
+"""The logistic regression on one view, or on several concatenated: a model for each fold, and one of all rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ TAUGHT = ""  # name of the model that learns what the views predict
 @dataclass
 class ViewModel:
     """
-    Models of one view, or of several whose values are put side by side.
+    Models of one view, or of several views whose values are concatenated.
 
     Attributes:
-        inputs: names of the views; `widths` of their values.
-        models: by fold, weight and bias of the one that was not fitted on it; for other folds `WHOLE`, fitted on all.
-        taught: whether it learned predictions.
+        inputs: names of the views; `widths` the dimensions of their values.
+        models: weight and bias by fold, of the model that was not fitted on it; `WHOLE` was fitted on all rows, and
+            serves all other folds.
+        taught: whether it learned predictions of the views.
     """
 
     inputs: tuple[str, ...]
@@ -43,30 +44,30 @@ class ViewModel:
         return np.concatenate([values[name].x[rows] for name in self.inputs], axis=1)
 
     def logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
-        """(rows, C), of each row by the model that `model_of` (N,) names; zeros for a row without a value."""
+        """(rows, C), of each row by the model whose number is in `model_of` (N,); zeros for a row without a value."""
         logits = np.zeros((len(rows), self.num_labels), dtype=np.float32)
         if not any(name in values for name in self.inputs):
             return logits
-        has, asked = self.has_value(values)[rows], model_of[rows]
-        for number in np.unique(asked):
-            places = np.flatnonzero((asked == number) & has)
+        has, numbers = self.has_value(values)[rows], model_of[rows]
+        for number in np.unique(numbers):
+            places = np.flatnonzero((numbers == number) & has)
             logits[places] = self.by_model(int(number), values, rows[places])
         return logits
 
     def by_model(self, number: int, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
         """(rows, C) logits."""
         weight, bias = self.models.get(number, self.models[WHOLE])
-        found, start = bias, 0
+        logits, start = bias, 0
         for name, width in zip(self.inputs, self.widths, strict=True):
             if name in values:
-                found = found + values[name].x[rows] @ weight[start : start + width]
+                logits = logits + values[name].x[rows] @ weight[start : start + width]
             start += width
-        return found
+        return logits
 
     def temper_whole(self, values: dict[str, Values], rows: np.ndarray) -> None:
         """
-        Scales the logits of `WHOLE` until their mean margin is that of the other models, on unlabelled rows: it has
-        seen more labels, and is surer than the models whose errors calibrate it. Without unlabelled rows it stays.
+        Scale the logits of `WHOLE` until their mean margin on unlabelled rows is that of the other models. It has seen
+        more labels, so it is more confident than the models whose errors calibrate it.
         """
         margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
         factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-COMPONENTS = 256  # principal components that are kept of a wider view
+COMPONENTS = 256  # principal components to which a wider view is reduced
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
-BLOCK = 8192  # rows at once
+BLOCK = 8192  # rows processed at once
 NEEDS = (
     "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
     "some images; or name the classes, and give --text_encoder, that of the captions."
@@ -25,11 +25,11 @@ class View:
     Args:
         values: (N, D) of any float type, in memory or memory-mapped. A row of NaN has no value.
         class_values: (C, D) the names of the classes in the same space, such as class names by the encoder of the
-            captions. Each is one more labelled example. A row of zeros or NaN is a name that says nothing.
-        source: what made the values, such as the name of a captioner. Views of one source share a vote where views
-            judge each other. None: the view is the only one of its source.
-        learns: whether the view also learns what all views predict for unlabelled rows, as image features do. None:
-            where it has no class_values.
+            captions. Each is another labelled example. A row of zeros or NaN is a class without a name.
+        source: what made the values, such as the name of a captioner. Views of one source share one vote where views
+            judge each other. None: no other view has this source.
+        learns: whether the view also learns the predictions of all views for unlabelled rows, as image features do.
+            None: if it has no class_values.
     """
 
     values: np.ndarray
@@ -55,8 +55,8 @@ class View:
 @dataclass
 class Space:
     """
-    Values relative to their mean, in units of their root mean square length, along their principal components: a
-    rotation, which a logistic regression does not notice, for views of up to `COMPONENTS` dimensions.
+    Values minus their mean, divided by their root mean square length, along their principal components. This is a
+    rotation for views of up to `COMPONENTS` dimensions, to which logistic regression is invariant.
 
     Attributes:
         mean: (D,).
@@ -73,7 +73,7 @@ class Space:
         """
         Args:
             sample: (n, D) float32.
-            most: components that are kept.
+            most: number of components.
 
         Raises:
             ValueError: for values that are infinite, partly NaN, or the same in all rows.
@@ -92,11 +92,11 @@ class Space:
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, K) float32; zeros for rows of NaN."""
-        found = np.empty((len(values), self.rotation.shape[1]), dtype=np.float32)
+        projected = np.empty((len(values), self.rotation.shape[1]), dtype=np.float32)
         for start in range(0, len(values), BLOCK):
             block = np.asarray(values[start : start + BLOCK], dtype=np.float32)
-            found[start : start + BLOCK] = np.nan_to_num((block - self.mean) @ self.rotation)
-        return found
+            projected[start : start + BLOCK] = np.nan_to_num((block - self.mean) @ self.rotation)
+        return projected
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Values:
         has: (N,) whether a row has a value.
         names: (C, K), zeros for a class without a name; `is_named` (C,) says which have one.
         source: of the view.
-        learns: whether it learns what all views predict.
+        learns: whether it learns the predictions of all views.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Values:
 
     @classmethod
     def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:
-        """With rows in this order, which decides the sample for the space."""
+        """Rows are put into this order, whose first ones are the sample for the space."""
         try:
             has = has_value(view.values)[order]
             sample = order[has][:MOST_SAMPLED]
@@ -135,9 +135,9 @@ class Values:
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)
         is_named = np.zeros(num_labels, dtype=bool)
         if view.class_values is not None:
-            given = np.asarray(view.class_values, dtype=np.float32)
-            is_named = np.isfinite(given).all(1) & given.any(1)
-            names[is_named] = space(given[is_named])
+            class_values = np.asarray(view.class_values, dtype=np.float32)
+            is_named = np.isfinite(class_values).all(1) & class_values.any(1)
+            names[is_named] = space(class_values[is_named])
         learns = not is_named.any() if view.learns is None else view.learns
         return cls(name, space, space(view.values)[order], has, names, is_named, view.source or name, learns)
 
@@ -147,16 +147,16 @@ class Values:
         return cls(name, space, space(values), has_value(values), none, none, "")
 
     def examples(self, labels: np.ndarray) -> np.ndarray:
-        """(C,) number of labelled rows (N,) with a value, and names."""
-        found = self.is_named.astype(np.int64)
-        np.add.at(found, labels[self.has & (labels >= 0)], 1)
-        return found
+        """(C,) number of examples of each class: labelled rows (N,) with a value, and names."""
+        counts = self.is_named.astype(np.int64)
+        np.add.at(counts, labels[self.has & (labels >= 0)], 1)
+        return counts
 
 
 def copies_among(views: Mapping[str, View]) -> dict[str, str]:
-    """Names of views that have the values and names of an earlier one, and the name of that one."""
+    """Views with the values and names of an earlier view, each with the name of that one."""
     seen: dict[str, str] = {}
-    found = {}
+    copies = {}
     for name, view in views.items():
         digest = hashlib.blake2b(str((view.values.shape, view.values.dtype, view.learns)).encode())
         for start in range(0, len(view.values), BLOCK):
@@ -165,40 +165,40 @@ def copies_among(views: Mapping[str, View]) -> dict[str, str]:
             digest.update(np.ascontiguousarray(view.class_values))
         first = seen.setdefault(digest.hexdigest(), name)
         if first != name:
-            found[name] = first
-    return found
+            copies[name] = first
+    return copies
 
 
 def has_value(values: np.ndarray) -> np.ndarray:
-    """(N,) which rows are not NaN. A row that is partly NaN, or infinite, is an error."""
-    found = np.zeros(len(values), dtype=bool)
+    """(N,) which rows are not NaN. Raises ValueError for a row that is partly NaN or infinite."""
+    has_values = np.zeros(len(values), dtype=bool)
     for start in range(0, len(values), BLOCK):
         block = np.asarray(values[start : start + BLOCK])
-        found[start : start + BLOCK] = has = ~np.isnan(block).all(1)
+        has_values[start : start + BLOCK] = has = ~np.isnan(block).all(1)
         if not np.isfinite(block[has]).all():
             raise ValueError("has values that are NaN or infinite: the model that made them is broken.")
-    return found
+    return has_values
 
 
-def check_views(views: Mapping[str, View], labels: np.ndarray, num_labels: int, beside: dict) -> None:
+def check_views(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
     if num_labels < 2:
         raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
     if not views or not len(labels):
         raise ValueError(NEEDS)
     if labels.max() >= num_labels:
         raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
-    for name, given in beside.items():
-        if given is not None and len(given) != len(labels):
-            raise ValueError(f"{name} has {len(given)} entries, but there are {len(labels)} labels.")
+    for name, array in arrays.items():
+        if array is not None and len(array) != len(labels):
+            raise ValueError(f"{name} has {len(array)} entries, but there are {len(labels)} labels.")
     for name, view in views.items():
         if np.ndim(view.values) != 2 or len(view.values) != len(labels):
             raise ValueError(
                 f"The view {name!r} has values of shape {np.shape(view.values)}, but there are {len(labels)} labels: "
                 "give a row for each image, NaN where it has no value."
             )
-        wanted = (num_labels, view.values.shape[1])
-        if view.class_values is not None and np.shape(view.class_values) != wanted:
+        expected = (num_labels, view.values.shape[1])
+        if view.class_values is not None and np.shape(view.class_values) != expected:
             raise ValueError(
-                f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {wanted}: a row for "
-                "each class, zeros for one without a name."
+                f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {expected}: a row "
+                "for each class, zeros for one without a name."
             )

@@ -26,7 +26,7 @@ from ..embedding import EncoderArguments, text_embeds_folder
 from ..embedding.embed import CACHE, embeds_of_class_names
 from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
-from ..label_model.supervise import Supervised, supervise, warn_of_silent_captions
+from ..label_model.supervise import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
     EvalTransform,
@@ -271,7 +271,7 @@ def prepare(
     """
     split = splits[train_split]
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
-        warn_of_silent_captions(split)
+        warn_of_unused_captions(split)
     if isinstance(args.class_weights, list):
         class_weights_of(args.class_weights, num_labels, split)  # says what is wrong with them
     found = supervise(
