@@ -26,7 +26,9 @@ Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local r
 
 
 class TermSums:
-    """Sums of the terms of the loss and of their rows since the last log, kept on the device so that no step waits."""
+    """
+    Sums of the loss terms and of their rows since the last log, on the device to avoid a synchronisation each step.
+    """
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}  # name -> (2,) float32
@@ -45,7 +47,7 @@ class TermSums:
 
 
 def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
-    """Scales a mean over local rows so that DDP's average over processes is the mean over all rows."""
+    """Scale a mean over local rows so that DDP's average over processes is the mean over all rows."""
     if world_size() == 1:
         return local_mean
     total = gather_counts(divisor.reshape(1)).sum()
@@ -55,8 +57,8 @@ def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor
 
 class AlignmentTerm:
     """
-    The alignment loss by the options. A learned temperature becomes a parameter of the model, the mean of the training
-    texts its buffer. Centring needs `texts` of `train_dataset`, as [`~g4i_hf.data.dataset.CaptionedImages`] has them.
+    The alignment loss. A learned temperature is a parameter of the model, and the mean of the training texts a buffer
+    of it. Centring needs `texts` of `train_dataset`, see [`~g4i_hf.data.dataset.CaptionedImages`].
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
@@ -67,19 +69,19 @@ class AlignmentTerm:
         if train_dataset is None:
             return
         texts = getattr(train_dataset, "texts", None)
-        if args.align_center and texts is not None:  # evaluation compares with centred texts too
+        if args.align_center and texts is not None:  # the cosines of a baseline are of centred texts too
             model.set_text_mean(torch.from_numpy(texts.mean()))
         if hasattr(self.objective, "prepare") and (args.aligns or texts is not None):
             self.objective.prepare(model, train_dataset)
 
     def _prepare_logits(self) -> set[str]:
-        """Names of those of temperature and bias that are learned: these become parameters, others are frozen."""
+        """Names of the learned ones among temperature and bias: these become parameters, the others are frozen."""
         args, model, names = self.args, self.model, set()
         if args.aligns and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
             names = {"logit_scale"} | ({"logit_bias"} if args.align_loss in WITH_BIAS else set())
             model.learn_logits(args.align_temperature, args.align_logit_bias if "logit_bias" in names else None)
         for name in {"logit_scale", "logit_bias"}:
-            if hasattr(model, name):  # DDP waits for the gradient of whatever learns
+            if hasattr(model, name):  # DDP waits for the gradient of each parameter that requires one
                 getattr(model, name).requires_grad_(name in names)
         return names
 
@@ -91,11 +93,11 @@ class AlignmentTerm:
         state: TrainerState,
     ) -> tuple[torch.Tensor, Terms]:
         """
-        The total of the classifier's 0-d `loss` and the alignment, and the terms to be logged. A baseline only
-        measures, outside the graph.
+        The 0-d `loss` of the classifier plus the alignment loss, and the terms to log. A baseline only measures the
+        alignment, outside the graph.
         """
         args, weight = self.args, self.weight_at(state)
-        # Cosines and their exponentials want more than the 8 bits of bfloat16
+        # Cosines and their exponentials need more than the 8 bits of bfloat16
         with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):
             image_embeds = outputs.image_embeds if args.aligns else outputs.image_embeds.detach()
             pairs = self._pairs(image_embeds, inputs)
@@ -106,19 +108,19 @@ class AlignmentTerm:
         compared = pairs
         if not self.model.projector.normalizes:  # the diagnostics are cosines
             compared = replace(pairs, image_embeds=nn.functional.normalize(pairs.image_embeds, dim=-1))
-        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have its partner's text
+        local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have the text of its partner
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
         if not args.aligns:
             return loss, terms
         if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
-            local_sum = local_sum * world_size()  # DDP averages over processes what is meant to be added up
-        # Also with a weight of zero by the schedule: DDP waits for the gradient of every parameter
+            local_sum = local_sum * world_size()  # DDP averages over processes, and this is a sum
+        # Even if the schedule sets the weight to zero: DDP waits for the gradient of every parameter
         return loss + weight * local_sum / pairs.num_captions.clamp(min=1), terms
 
     def weight_at(self, state: TrainerState) -> float:
         """
-        `align_weight` in the coming step: rises linearly from zero in the warm-up, is zero in the last
-        `align_off_epochs`, and with `cosine` falls in between.
+        `align_weight` in the next step: it rises linearly from zero during the warm-up, is zero in the last
+        `align_off_epochs`, and decreases in between with `cosine`.
         """
         args, step, num_steps = self.args, state.global_step, max(1, state.max_steps)
         steps_per_epoch = self.steps_per_epoch or num_steps / max(1, args.num_train_epochs)
@@ -145,7 +147,7 @@ class AlignmentTerm:
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Keys that rows share which are no negatives of each other."""
+        """Keys; rows that share one are not negatives of each other."""
         if self.args.align_mask == "none":
             return []
         by_class = [inputs["labels"].unsqueeze(1)] if self.args.align_mask == "class" else []

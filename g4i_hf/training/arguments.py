@@ -1,4 +1,4 @@
-"""`AlignmentArguments`: the options of training, with all of transformers' `TrainingArguments`."""
+"""`AlignmentArguments`: the options of training, including all `TrainingArguments` of transformers."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,27 +22,27 @@ _PARENT = TrainingArguments.__dataclass_fields__
 @dataclass
 class AlignmentArguments(TrainingOptions, TrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] and what alignment needs.
+    [`~transformers.TrainingArguments`] plus the options of alignment.
 
     Its defaults train an image classifier from scratch, and differ from those of its parent: `num_train_epochs=50.0`,
     `per_device_train_batch_size=64`, `per_device_eval_batch_size=64`, `learning_rate=0.001`,
     `lr_scheduler_type=cosine`, `warmup_steps=0.05` (5% of all steps), `logging_steps=0.02` (2% of all steps) and
     `save_total_limit=2`. Pretrained weights need a smaller learning rate, such as 1e-4.
 
-    Others follow from how it works: `remove_unused_columns=False`, as rows are read by our own dataset;
+    Other defaults that differ: `remove_unused_columns=False`, as our own dataset reads the rows;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `dataloader_persistent_workers=True`, as far as there are workers; `hub_private_repo=True`; `hub_strategy=end`, the
-    only one; `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` where there is no accelerator;
-    `optim=adamw_torch_fused`, the parent's too from torch 2.8 on.
+    `dataloader_persistent_workers=True` with workers; `hub_private_repo=True`; `hub_strategy=end`, the only choice;
+    `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` without an accelerator;
+    `optim=adamw_torch_fused`, the parent's default from torch 2.8.
 
-    `optim` also takes names of timm's, such as `timm:lamb`, with `optim_args`.
+    `optim` also takes the optimizers of timm, such as `timm:lamb`, with `optim_args`.
 
     Args:
         output_dir (`str`): the run folder; `runs/classifier` by default.
-        kwargs: the options of [`~g4i_hf.options.TrainingOptions`], each described there, and of `TrainingArguments`.
+        kwargs: the options of [`~g4i_hf.options.TrainingOptions`], described there, and of `TrainingArguments`.
 
     Raises:
-        ValueError: for a value that is no choice, or makes no sense; it names the option.
+        ValueError: for an invalid value; the message names the option.
     """
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "Rows are read by our own dataset."})
@@ -57,9 +57,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     def __post_init__(self):
         self.output_dir = self.output_dir or OUTPUT_DIR
-        # Without a GPU, processes only find each other over gloo when they are told to use the CPU
+        # Without a GPU, processes only connect over gloo if use_cpu is set
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        # A data loader without workers refuses it
+        # A data loader without workers rejects it
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             try:
@@ -72,12 +72,12 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             names = [member.value for member in enumeration]
             if getattr(self, name) not in names and not (name == "optim" and is_timms):
                 raise ValueError(wrong_choice(name, getattr(self, name), names))
-        if is_timms:  # the parent takes members of its enumeration only
+        if is_timms:  # the parent only takes members of its enumeration
             self.optim = _PARENT["optim"].default
         check_training(self)
         if self.hub_strategy != HubStrategy.END:
-            said = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
-            raise ValueError(said)
+            message = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
+            raise ValueError(message)
         if self.hub_revision is not None:
             raise ValueError(f"hub_revision is {self.hub_revision}; a student is pushed to main: leave it out.")
         if self.early_stopping_patience is not None:
@@ -87,18 +87,20 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         TrainingArguments.__post_init__(self)
         if is_timms:
             self.optim = optim
-            timm_optimizer(self)  # checks it
+            timm_optimizer(self)  # raises for invalid arguments
         if self.optim == "sgd" and "momentum" not in (self.optim_args or ""):
             momentum = f"momentum={self.sgd_momentum}"
             self.optim_args = f"{self.optim_args},{momentum}" if self.optim_args else momentum
 
     @classmethod
     def from_options(cls, options: TrainingOptions) -> "AlignmentArguments":
-        """From the options of a command; those of Trainer in `others` may be strings. Wrong types are a ValueError."""
+        """
+        From the options of a command; those of Trainer in `others` may be strings. Raises ValueError for wrong types.
+        """
         values = {name: getattr(options, name) for name in names_of(TrainingOptions)}
         hints = get_type_hints(TrainingArguments)
         try:
-            return cls(**values, **{name: typed(hints[name], each, name) for name, each in options.others.items()})
+            return cls(**values, **{name: typed(hints[name], value, name) for name, value in options.others.items()})
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ValueError(" ".join(str(error).split())) from error
 
@@ -124,5 +126,5 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         if not self.load_best_model_at_end:
             raise ValueError(f"{patience} load_best_model_at_end is false: set it to true to end with the best.")
         self.metric_for_best_model: str | None = self.metric_for_best_model or "accuracy"
-        # A run that goes on from a checkpoint still knows how long it has waited
+        # So that a resumed run continues to count its patience
         self.restore_callback_states_from_checkpoint = True

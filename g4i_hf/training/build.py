@@ -1,4 +1,4 @@
-"""Builds what the trainer needs, from options or a dataset: student, processors, images, labels from captions."""
+"""Build the student, processors, images and soft labels that the trainer needs, from options or a dataset."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -53,11 +53,11 @@ NAMES = {TRAINING: "train", EVALUATION: "validation"}
 @dataclass
 class BuiltStudent:
     model: AlignedImageClassification
-    saved_processor: BaseImageProcessor  # beside it
-    processor: BaseImageProcessor  # with which its released student is used
+    saved_processor: BaseImageProcessor  # saved next to the student
+    processor: BaseImageProcessor  # that of the released student
 
     def train_transform(self, augmentation: AugmentationArguments) -> Callable:
-        """The augmentation of training images, at the size and with the normalization of the student."""
+        """The augmentation of training images, with the size and normalization of the student."""
         if augmentation.train_crop == "none":
             return EvalTransform(self.processor)
         settings = ImageSettings.from_processor(self.processor)
@@ -82,7 +82,7 @@ def build_student(
     id2label: dict[int, str],
     text_embed_dim: int | None,
 ) -> BuiltStudent:
-    """The seed is that of the initial weights; `text_embed_dim` is D, None without embeddings."""
+    """Build with initial weights from `seed`; `text_embed_dim` is D, None without embeddings."""
     check_student(student)
     set_seed(seed)
     image_size = augmentation.image_size or (None if student.pretrained else 224)
@@ -110,8 +110,8 @@ def build_student(
 
 def check_student(student: StudentArguments) -> None:
     """
-    An OSError for a checkpoint or pretrained weights that neither the cache nor the Hub has; the Hub is asked once,
-    within seconds.
+    Raise OSError for a checkpoint or pretrained weights that are neither in the cache nor on the Hub. This takes one
+    request to the Hub, within seconds.
     """
     name = student.student
     check_is_there(name, student.student_revision)
@@ -124,7 +124,7 @@ def check_student(student: StudentArguments) -> None:
 
 
 def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
-    """What a result depends on beside its data and options, by content; see [`~g4i_hf.data.record.Record`]."""
+    """The inputs of a result except data and options, by content; see [`~g4i_hf.data.record.Record`]."""
     return {
         "the text encoder": encoder_identity(encoder) if encoder.text_encoder else None,
         "the student": folder_digest(student) if Path(student).is_dir() else None,
@@ -132,7 +132,7 @@ def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
 
 
 def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
-    """The default for a student's configuration; `warn` of what was assumed where that is incomplete."""
+    """The default for a student's configuration; `warn` logs what was assumed if the configuration is incomplete."""
     processor = default_processor(config)
     if warn and not isinstance(config, TimmWrapperConfig):
         logger.warning(
@@ -147,26 +147,26 @@ def class_name_examples(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
 ) -> np.ndarray | None:
     """
-    As [`~g4i_hf.embedding.embed.embeds_of_class_names`], with zeros for a name that says nothing, such as `LABEL_3`;
-    None too where captions have other than `dim` numbers, so that another encoder has embedded them.
+    [`~g4i_hf.embedding.embed.embeds_of_class_names`], with zeros for a name without meaning, such as `LABEL_3`. Also
+    None if captions have not `dim` dimensions, as another encoder has embedded them.
     """
-    found = embeds_of_class_names(id2label, args, device, "class names beside the captions")
-    if found is not None and found.shape[1] != dim:
+    embeds = embeds_of_class_names(id2label, args, device, "class names beside the captions")
+    if embeds is not None and embeds.shape[1] != dim:
         logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
         return None
-    if found is not None:
-        silent = [index for index in sorted(id2label) if not terms_of(id2label[index])]
-        found[silent] = 0
-        if 0 < len(silent) < len(id2label):
-            names = ", ".join(id2label[index] for index in silent[:3])
+    if embeds is not None:
+        unnamed = [index for index in sorted(id2label) if not terms_of(id2label[index])]
+        embeds[unnamed] = 0
+        if 0 < len(unnamed) < len(id2label):
+            names = ", ".join(id2label[index] for index in unnamed[:3])
             logger.warning("Names that tell nothing of a class: %s. It is learned from labels alone.", names)
-    return found
+    return embeds
 
 
 def _image_features(
     split: Dataset, run: RunArguments, args: AlignmentArguments, is_pretrained: bool, built: Callable[[], BuiltStudent]
 ) -> Callable[[], np.ndarray | None] | None:
-    """What computes the image features used beside captions, (N, F) in the main process; None without any."""
+    """The function that computes image features (N, F) in the main process; None without them."""
     name = run.image_features
     if name == "student" and not is_pretrained:
         raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
@@ -184,22 +184,22 @@ def _features_of_student(
     built: BuiltStudent, split: Dataset, args: AlignmentArguments, dry_run: bool
 ) -> np.ndarray | None:
     accelerator = Accelerator(cpu=args.use_cpu)
-    if args.freeze_backbone and built.model.takes_features and not dry_run:  # they are what is trained on, too
+    if args.freeze_backbone and built.model.takes_features and not dry_run:  # training uses the same features
         images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
         return student_features(built.model, built.processor, images, Path(args.output_dir) / FEATURES, accelerator)
     what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
-    found = predict(built.model.eval(), built.processor, split, accelerator, **what)
+    predictions = predict(built.model.eval(), built.processor, split, accelerator, **what)
     built.model.train()
-    return found and found.features
+    return predictions and predictions.features
 
 
 def predicted_classes(logits, labels):
-    """`preprocess_logits_for_metrics` of Trainer: keeps one number an image rather than one a class."""
+    """`preprocess_logits_for_metrics` of Trainer: the class of each image, to keep one number in place of C."""
     return logits.argmax(-1)
 
 
 def accuracy_of_logits(prediction) -> dict[str, float]:
-    """`compute_metrics` of Trainer, on logits or what [`predicted_classes`] makes of them; nothing without labels."""
+    """`compute_metrics` of Trainer, on logits or the output of [`predicted_classes`]; empty without labels."""
     labelled = prediction.label_ids >= 0
     if not labelled.any():
         return {}
@@ -212,14 +212,16 @@ def accuracy_of_logits(prediction) -> dict[str, float]:
 
 
 def is_raw(data: Any) -> bool:
-    """Whether these are images to be prepared here, and not items with `pixel_values`."""
+    """Whether rows have images to prepare here, not `pixel_values`."""
     return isinstance(data, Dataset) and data.format["type"] != "custom" and "pixel_values" not in data.column_names
 
 
 def images_to_evaluate(
     data: Dataset, model: AlignedImageClassification, saved: BaseImageProcessor | None
 ) -> CaptionedImages:
-    """Rows with `image`, and perhaps `label` by name or number, as a trained model sees and names them."""
+    """
+    Items of rows with `image`, and perhaps `label` by name or number, with the transform and classes of the model.
+    """
     config = model.config.student_config
     processor = student_processor(config, saved or processor_of(config, warn=False))
     split = standardise(data, "the dataset", {})
@@ -231,12 +233,12 @@ def images_to_evaluate(
 
 @dataclass
 class Prepared:
-    """What the trainer takes, made from splits with images, labels, captions and their embeddings."""
+    """The arguments of the trainer, from splits with images, labels, captions and their embeddings."""
 
     built: BuiltStudent
     images: CaptionedImages  # to train on
     eval_images: dict[str, CaptionedImages]  # by split
-    supervised: Supervised | None = None  # what captions teach, beside alignment; None in some dry runs
+    supervised: Supervised | None = None  # soft labels from captions; None in some dry runs
 
     @property
     def soft_label_weight(self) -> float | None:
@@ -258,13 +260,13 @@ def prepare(
     made_with: str = "",
 ) -> Prepared:
     """
-    Adds the soft labels that captions give the training rows, as `supervision` and `image_features` say (see
-    [`~g4i_hf.label_model.supervise.supervise`]), and makes items of all splits.
+    Add the soft labels of the training rows by `supervision` and `image_features` (see
+    [`~g4i_hf.label_model.supervise.supervise`]), and make items of all splits.
 
     Args:
-        is_pretrained: whether the student's features say something of images before it is trained.
-        class_embeds: (C, D) of the class names, by the encoder of the captions.
-        folder: for estimates, which another call with the same `made_with` reads.
+        is_pretrained: whether the student has useful features before it is trained.
+        class_embeds: gives (C, D), the class names by the encoder of the captions.
+        folder: stores estimates, which another call with the same `made_with` reads.
 
     Raises:
         ValueError: for options that contradict each other or the data.
@@ -273,8 +275,8 @@ def prepare(
     if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
         warn_of_unused_captions(split)
     if isinstance(args.class_weights, list):
-        class_weights_of(args.class_weights, num_labels, split)  # says what is wrong with them
-    found = supervise(
+        class_weights_of(args.class_weights, num_labels, split)  # raises for invalid weights
+    supervised = supervise(
         split,
         run,
         num_labels=num_labels,
@@ -286,14 +288,14 @@ def prepare(
         folder=folder,
         made_with=made_with,
     )
-    if found.plan.soft_label_weight and args.classification_loss != "cross_entropy":
+    if supervised.plan.soft_label_weight and args.classification_loss != "cross_entropy":
         raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
-    if args.aligns and args.align_mask == "class" and not (labels_of(found.split) >= 0).any():
+    if args.aligns and args.align_mask == "class" and not (labels_of(supervised.split) >= 0).any():
         logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
     transform = built().train_transform(augmentation)
-    images = CaptionedImages(found.split, transform, args.seed, args.align_captions)
-    others = {name: built().eval_images(splits[name]) for name in splits if name != train_split}
-    return Prepared(built(), images, others, found)
+    images = CaptionedImages(supervised.split, transform, args.seed, args.align_captions)
+    eval_images = {name: built().eval_images(splits[name]) for name in splits if name != train_split}
+    return Prepared(built(), images, eval_images, supervised)
 
 
 def prepare_in_memory(
@@ -304,17 +306,17 @@ def prepare_in_memory(
     options: Mapping[str, Any],
 ) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
     """
-    For an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or `text_embeds`.
-    The options are those of `Trainer`, of the student, of the augmentation and of labels from captions. Also returns
-    those of `Trainer`, and the lineage as far as it is known. A ValueError for faults in the data.
+    Prepare an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or
+    `text_embeds`. The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
+    Also returns those of `Trainer`, and the lineage as far as it is known. Raises ValueError for invalid data.
     """
     if not is_raw(training):
         raise ValueError(
             "With a student's name, train_dataset is one split with image, label and caption, such as "
             f"load_images('pictures')['train']; it is a {type(training).__name__}."
         )
-    of_student, of_images, of_run, others = _grouped(options, with_student=isinstance(model, str))
-    evaluated = others.get(EVALUATION)
+    of_student, of_images, of_run, of_trainer = _grouped(options, with_student=isinstance(model, str))
+    evaluated = of_trainer.get(EVALUATION)
     several = isinstance(evaluated, Mapping)
     by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
@@ -324,18 +326,18 @@ def prepare_in_memory(
     if not isinstance(model, str):
         splits = with_class_names(splits, [model.config.id2label[i] for i in range(model.num_labels)], "of the model")
     run, encoder = RunArguments(**of_run), EncoderArguments(text_encoder)
-    is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # by an encoder that is not known here
-    asks = args.aligns or run.supervision != "none"
-    embeddings = _add_embeddings(splits, encoder) if asks else None
+    is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # the encoder is unknown here
+    needs_texts = args.aligns or run.supervision != "none"
+    embeddings = _add_embeddings(splits, encoder) if needs_texts else None
     dim = columns.text_embed_dim_of(splits[TRAINING].features.get(columns.TEXT_EMBEDS))
     augmentation = AugmentationArguments(**of_images)
     if isinstance(model, str):
         student = StudentArguments(student=model, **of_student)
         built = build_student(student, augmentation, args.seed, id2label, dim)
     else:
-        student, built = None, _built_from(model, args, others)
+        student, built = None, _built_from(model, args, of_trainer)
     _check(splits, built.model, dim)
-    found = prepare(
+    prepared = prepare(
         splits,
         TRAINING,
         lambda: built,
@@ -346,12 +348,12 @@ def prepare_in_memory(
         is_pretrained=student.pretrained if student else run.image_features == "student",
         class_embeds=None if is_embedded else partial(class_name_examples, id2label, encoder, args.device, dim),
     )
-    for line in found.supervised.plan.reasons:
+    for line in prepared.supervised.plan.reasons:
         say(line)
-    by_name |= found.eval_images
-    others[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
+    by_name |= prepared.eval_images
+    of_trainer[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
     lineage = lineage_of({NAMES.get(name, name): splits[name] for name in splits}, None, student, embeddings)
-    return found, others, lineage
+    return prepared, of_trainer, lineage
 
 
 def _built_from(model: AlignedImageClassification, args: AlignmentArguments, options: dict[str, Any]) -> BuiltStudent:
@@ -368,17 +370,17 @@ def _check(splits: DatasetDict, model: AlignedImageClassification, dim: int | No
 
 
 def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:
-    """The options of the student, of the augmentation, of labels from captions, and the others."""
-    groups = [{each.name for each in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
-    groups.append({each.name for each in fields(SupervisionOptions)})
-    if not with_student:  # the model is there: `Trainer` says that it knows no such option
+    """The options of the student, of the augmentation, of labels from captions, and all others."""
+    groups = [{field.name for field in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
+    groups.append({field.name for field in fields(SupervisionOptions)})
+    if not with_student:  # the model is built: `Trainer` rejects its options
         groups[0], groups[1] = set(), groups[1] - {"image_size", "interpolation", "crop_pct"}
-    found = [{name: value for name, value in options.items() if name in group} for group in groups]
-    return [*found, {name: value for name, value in options.items() if name not in set.union(*groups)}]
+    grouped = [{name: value for name, value in options.items() if name in group} for group in groups]
+    return [*grouped, {name: value for name, value in options.items() if name not in set.union(*groups)}]
 
 
 def _add_embeddings(splits: DatasetDict, encoder: EncoderArguments) -> Path | None:
-    """Adds embeddings of the captions to the training rows; returns their stage, None where rows have their own."""
+    """Add embeddings of the captions to the training rows; returns their stage, None if rows have embeddings."""
     check_captioned(splits, TRAINING)
     training = DatasetDict({TRAINING: splits[TRAINING]})
     stage = text_embeds_folder(training, encoder, CACHE, source="images", shared=True)

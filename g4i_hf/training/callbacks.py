@@ -22,7 +22,7 @@ REMEDIES = {
 
 
 class StepsOfOptions(TrainerCallback):
-    """A resumed run logs and saves at the steps of its own options; Trainer takes those of the checkpoint."""
+    """A resumed run logs and saves at the steps of its own options, not at those in the checkpoint, as in Trainer."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)
@@ -30,8 +30,8 @@ class StepsOfOptions(TrainerCallback):
 
 class EmaCallback(TrainerCallback):
     """
-    Moving average of the student's parameters and buffers, by timm's ModelEmaV3: updated after every optimizer step,
-    written into each checkpoint and read back on resuming.
+    Moving average of the student's parameters and buffers with timm's ModelEmaV3. It is updated after every optimizer
+    step, saved in each checkpoint and loaded on resume.
     """
 
     def __init__(self, student: nn.Module, decay: float):
@@ -67,9 +67,9 @@ class NonFiniteLoss(ValueError):
 
 class LossCheck(TrainerCallback):
     """
-    Ends training with [`NonFiniteLoss`] when a term of the loss became NaN or infinite: at the next log, and before a
-    checkpoint or the final weights are written. The step is noted on the device, so that no step waits for it. The
-    alignment counts where it `aligns`: a baseline only measures it.
+    Stops training with [`NonFiniteLoss`] if a term of the loss became NaN or infinite: at the next log, and before a
+    checkpoint or the final weights are written. The step is recorded on the device, to avoid a synchronisation. The
+    alignment loss of a baseline is not checked (`aligns` is False).
     """
 
     def __init__(self, aligns: bool = True):
@@ -77,7 +77,7 @@ class LossCheck(TrainerCallback):
         self.first_steps: dict[str, torch.Tensor] = {}  # term -> () int64, its first bad step on this process
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
-        """A term of an optimizer step, () on the device; only those called `loss_...` are checked."""
+        """Record a term of an optimizer step, () on the device; only names `loss_...` are checked."""
         if name.startswith("loss_") and (self.aligns or name != "loss_align"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
@@ -94,7 +94,7 @@ class LossCheck(TrainerCallback):
         return self.on_step_end(args, state, control)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # `loss` itself may have been filtered by Trainer. Every process has the same sums in its logs
+        # Trainer may have filtered `loss` itself. Every process has the same sums in its logs
         if "loss" in (logs or {}) and not all(math.isfinite(logs.get(name, 0.0)) for name in self.first_steps):
             self._check(args, state)
 
@@ -103,13 +103,13 @@ class LossCheck(TrainerCallback):
             self._check(args, state)
 
     def _check(self, args, state) -> None:
-        """A NonFiniteLoss where a term became NaN or infinite on any process; all must call it."""
+        """Raise NonFiniteLoss if a term became NaN or infinite on any process; all processes must call it."""
         names = sorted(self.first_steps)
         steps = gather_counts(torch.stack([self.first_steps[name] for name in names])).amin(0).tolist()
         if (step := min(steps)) == NEVER:
             return
         terms = [name for name, first in zip(names, steps, strict=True) if first == step]
-        # Of several terms the features already were, so it was the step before that went too far
+        # If several terms did, the features were NaN before: the previous step was too large
         remedy = REMEDIES.get(terms[0] if len(terms) == 1 else "", REMEDIES["loss_ce"])
         checkpoint = newest_checkpoint(args.output_dir)
         kept = f" {checkpoint} is from before that." if checkpoint is not None else ""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and that know the data they were trained on."""
+"""Checkpoints that are complete or absent, with a record of the data they were trained on."""
 
 import contextlib
 import functools
@@ -40,9 +40,9 @@ class OtherDataError(ValueError):
 
 def finalize_checkpoint(written: Path, run: Path, data: str, order: dict[str, Any]) -> None:
     """
-    Moves a checkpoint from the folder it was written into to the run folder, in one step, once all of it is on the
-    disk. `checkpoint.json` is written last: size and digest of each file, the digest of the data, and its order. An
-    OSError for a file that was cut short.
+    Move a checkpoint from its temporary folder to the run folder in one step, once all of it is on disk.
+    `checkpoint.json` is written last: size and digest of each file, digest and order of the data. Raises OSError for a
+    truncated file.
     """
     digests = {}
     for name in _files(written):
@@ -62,8 +62,8 @@ def finalize_checkpoint(written: Path, run: Path, data: str, order: dict[str, An
 @contextlib.contextmanager
 def remaining_checkpoint_named(what: str, run: Path) -> Iterator[None]:
     """
-    Raises CheckpointError in place of any error, as json, torch and safetensors each have one of their own for a full
-    disk. It names the checkpoint to resume from; what was half written is removed.
+    Raise CheckpointError in place of any error, since json, torch and safetensors raise different ones for a full
+    disk. The message names the checkpoint to resume from; incomplete files are removed.
     """
     try:
         yield
@@ -80,8 +80,8 @@ def remaining_checkpoint_named(what: str, run: Path) -> Iterator[None]:
 
 def _is_cut_short(path: Path) -> bool:
     """
-    Whether this is a file of `torch.save`, a ZIP archive, without its end: torch 2.6 does not notice when the last
-    bytes do not fit on the disk.
+    Whether this is a truncated file of `torch.save`, a ZIP archive: torch 2.6 does not notice if the last bytes do not
+    fit on disk.
     """
     with path.open("rb") as file:
         is_archive = file.read(4) == b"PK\3\4"
@@ -89,22 +89,22 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a power cut."""
+    """Wait until a file, or the names in a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
 def _files(checkpoint: Path) -> list[str]:
-    """Relative to the checkpoint, also those in folders, where FSDP and DeepSpeed write."""
+    """Paths relative to the checkpoint, including folders, where FSDP and DeepSpeed write."""
     return sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file())
 
 
-# --- Whole or damaged ------------------------------------------------------------------------------------------------
+# --- Complete or damaged ---------------------------------------------------------------------------------------------
 
 
 def newest_checkpoint(run: str | Path) -> str | None:
-    """The newest whole checkpoint of a run; warns of those that are not whole."""
+    """The newest complete checkpoint of a run; warns of incomplete ones."""
     for path in checkpoints_of(run):
         missing = missing_of(path)
         if missing is None:
@@ -114,13 +114,13 @@ def newest_checkpoint(run: str | Path) -> str | None:
 
 
 def checkpoints_of(run: str | Path) -> list[Path]:
-    """The folders of a run's checkpoints, whole or not, the newest first."""
-    found = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    """The checkpoint folders of a run, complete or not, the newest first."""
+    paths = [path for path in Path(run).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if re.search(r"-\d+$", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
 
 
 def missing_of(checkpoint: str | Path) -> str | None:
-    """What a checkpoint lacks, or what of it is damaged, in words; None when it is whole."""
+    """What a checkpoint lacks, or what is damaged, as text; None if it is complete."""
     record = _facts(checkpoint)
     if record is None:
         return f"its {FACTS_FILE}, which is written last, is missing or damaged"
@@ -128,22 +128,22 @@ def missing_of(checkpoint: str | Path) -> str | None:
         path = Path(checkpoint) / name
         if not path.is_file():
             return f"{name} is missing"
-        found = path.stat()
-        if found.st_size != known["bytes"]:
-            return f"{name} has {found.st_size:,} bytes of {known['bytes']:,}"
-        if _known_digest(path, found.st_mtime_ns) != known["blake2b"]:
+        stat = path.stat()
+        if stat.st_size != known["bytes"]:
+            return f"{name} has {stat.st_size:,} bytes of {known['bytes']:,}"
+        if _known_digest(path, stat.st_mtime_ns) != known["blake2b"]:
             return f"{name} is not what was written"
     return None
 
 
 @functools.lru_cache(maxsize=1024)
 def _known_digest(path: Path, mtime_ns: int) -> str:
-    """Each file is read once, however often a run asks whether its checkpoint is whole."""
+    """Cached, so that a run reads each file once."""
     return file_digest(path)
 
 
 def _facts(checkpoint: str | Path) -> dict[str, Any] | None:
-    """What [`finalize_checkpoint`] wrote; None where it is missing or damaged."""
+    """The record of [`finalize_checkpoint`]; None if it is missing or damaged."""
     try:
         record = json.loads((Path(checkpoint) / FACTS_FILE).read_text(encoding="utf-8"))
         return {"files": dict(record["files"]), "data": str(record["data"]), "order": dict(record["order"])}
@@ -155,43 +155,40 @@ def _facts(checkpoint: str | Path) -> dict[str, Any] | None:
 
 
 def record_of(dataset: Any, class_names: list[str]) -> Record:
-    """
-    Of the training examples, in the order of the rows; of items of a user's own the number alone.
-    """
+    """The record of the training examples, in the order of the rows; only the number of items that a user passes."""
     if isinstance(dataset, CaptionedImages):
         return Record.of({"train": dataset.split}, class_names)
     return Record.of({}, class_names, inputs={"the number of rows": len(dataset)})
 
 
 def order_of(args: Any) -> dict[str, Any]:
-    """option -> value, of all that the order of the training data, and how it is augmented, depends on."""
+    """option -> value for every option that the order and augmentation of the training data depend on."""
     batch = args.train_batch_size * args.world_size
     return {"per_device_train_batch_size x processes": batch} | {name: getattr(args, name) for name in ORDER_OPTIONS}
 
 
 def check_same_data(run: str | Path, data: Record, digest: str | None = None) -> None:
     """
-    An OtherDataError, which says what differs, where the data is not what a run was trained on. `digest`: of the data
-    of a checkpoint, where it is known.
+    Raise OtherDataError, with the differences, unless the data is that of the run, or has the checkpoint's `digest`.
     """
     if digest == data.digest:
         return
-    there = Record.read(run)
-    if there is None and digest is None:
+    earlier = Record.read(run)
+    if earlier is None and digest is None:
         logger.warning("%s holds no readable %s: whether the data has changed is not known.", run, RECORD_FILE)
         return
-    there = there and there.of_splits(data.splits)
-    if there is None or digest not in (None, there.digest):
-        words = ["not known, as the run holds no record of its data"]
+    earlier = earlier and earlier.of_splits(data.splits)
+    if earlier is None or digest not in (None, earlier.digest):
+        changes = ["not known, as the run holds no record of its data"]
     else:
-        words = list(differences(there, data).values())
-    if words:
-        what = f"The data is not what {run} was trained on. What differs: {', '.join(words)}"
+        changes = list(differences(earlier, data).values())
+    if changes:
+        what = f"The data is not what {run} was trained on. What differs: {', '.join(changes)}"
         raise OtherDataError(f"{what}. Bring back that data, or {AFRESH}.")
 
 
 def check_resumable(checkpoint: str | Path, data: Record, order: dict[str, Any]) -> None:
-    """A FileNotFoundError when the checkpoint is not whole, an OtherDataError for other data or another order."""
+    """Raise FileNotFoundError for an incomplete checkpoint, OtherDataError for other data or another order."""
     if not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
     facts = _facts(checkpoint)
@@ -202,9 +199,9 @@ def check_resumable(checkpoint: str | Path, data: Record, order: dict[str, Any])
     if missing is not None:
         raise FileNotFoundError(f"{checkpoint} is not whole: {missing}. Resume from another checkpoint.")
     check_same_data(Path(checkpoint).parent, data, facts["data"])
-    there = facts["order"]
-    changed = [name for name in there | order if there.get(name) != order.get(name)]
+    earlier = facts["order"]
+    changed = [name for name in earlier | order if earlier.get(name) != order.get(name)]
     if changed:
-        options = ", ".join(f"{name} ({there.get(name)} there, {order.get(name)} here)" for name in changed)
+        options = ", ".join(f"{name} ({earlier.get(name)} there, {order.get(name)} here)" for name in changed)
         what = f"{checkpoint} is of a run that had the training data in another order: {options}"
         raise OtherDataError(f"{what}. Give what it had, or {AFRESH}.")

@@ -1,4 +1,4 @@
-"""Features of images by a frozen encoder, computed once: a folder of Parquet files, by the content of each image."""
+"""Features of images by a frozen encoder, computed once and stored in Parquet files, by the content of each image."""
 
 import hashlib
 import json
@@ -25,20 +25,20 @@ from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers
 
-ROWS_A_FILE = 1024  # an interruption loses less than these
-BATCH_ON_CPU, BATCH = 16, 256  # a small one stays in the cache of a CPU
-FEATURES = "features"  # folder of them in a run folder
+ROWS_A_FILE = 1024  # an interruption loses fewer rows than this
+BATCH_ON_CPU, BATCH = 16, 256  # a small batch fits the cache of a CPU
+FEATURES = "features"  # their folder in a run folder
 
 
 @dataclass
 class ImageEncoder:
     """
     Attributes:
-        module: has the weights.
+        module: holds the weights.
         transform: an image -> its pixels, a tensor.
-        features: of pixels (B, ...), (B, F).
-        digest: of all that features depend on but the image.
-        is_exact: whether it computes in float32 on a GPU too, as a student does whose last layer is fitted on them.
+        features: pixels (B, ...) -> (B, F).
+        digest: of everything except the image that features depend on.
+        is_exact: whether it computes in float32 on a GPU too, as for a student whose last layer is fitted on the features.
     """
 
     module: nn.Module
@@ -51,7 +51,7 @@ class ImageEncoder:
     def of_student(
         cls, model: AlignedImageClassification, processor: BaseImageProcessor, is_exact: bool = False
     ) -> "ImageEncoder":
-        """What enters the last layer of a student, with the transform of evaluation."""
+        """The input of the last layer of a student, with the transform of evaluation."""
 
         def features(pixels: torch.Tensor) -> torch.Tensor:
             return model(pixels, output_features=True, output_image_embeds=False).features
@@ -63,11 +63,11 @@ class ImageEncoder:
 
 
 def encoder_digest(module: nn.Module, processor: BaseImageProcessor, left_out: Collection[torch.Tensor] = ()) -> str:
-    """Of weights and buffers, but for those that are left out, and of the processor."""
+    """Digest of the processor, and of weights and buffers except those in `left_out`."""
     pixels = getattr(processor, "data_config", None) or processor.to_dict()
     digest = hashlib.blake2b(json.dumps(pixels, default=str, sort_keys=True).encode(), digest_size=16)
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if not any(tensor is each for each in left_out):
+        if not any(tensor is other for other in left_out):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -82,7 +82,7 @@ def student_features(
     num_workers: int = 0,
     description: str = "Image features",
 ) -> np.ndarray:
-    """[`image_features`] by a student, for its last layer."""
+    """The [`image_features`] of a student, for its last layer."""
     encoder = ImageEncoder.of_student(model, processor, is_exact=True)
     return image_features(encoder, images, folder, accelerator, num_workers, description)
 
@@ -96,12 +96,11 @@ def image_features(
     description: str = "Image features",
 ) -> np.ndarray:
     """
-    Only images that `folder` does not hold are computed, the processes sharing the work, and written every
-    `ROWS_A_FILE` images.
+    Compute the features that `folder` lacks, on all processes, and store them every `ROWS_A_FILE` images.
 
     Args:
         images: n rows with `image` and `image_id`.
-        folder: of features, in it one for each encoder and its preprocessing; another call resumes, or adds images.
+        folder: of features, with a subfolder for each encoder and preprocessing; another call resumes, or adds images.
 
     Returns:
         (n, F) float32, on every process.
@@ -124,13 +123,13 @@ def image_features(
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
     """digest -> (F,)"""
-    found: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
         values = table["values"].combine_chunks()
         values = values.flatten().to_numpy().reshape(len(values), -1)
-        found.update(zip(table["image"].to_pylist(), values, strict=True))
-    return found
+        features.update(zip(table["image"].to_pylist(), values, strict=True))
+    return features
 
 
 @torch.no_grad()
@@ -148,10 +147,10 @@ def _compute(
     batch_size = BATCH_ON_CPU if device == "cpu" else BATCH
     shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), encoder.transform)
     loader = DataLoader(shown, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
-    # Not prepared by Accelerate, which would take it for wrapped in the trainer, and average no gradients
+    # Not prepared by Accelerate, as the trainer would find it wrapped, and not average gradients
     was_training, module = encoder.module.training, encoder.module.eval().to(accelerator.device)
     loader = accelerator.prepare(loader)
-    is_main, waiting, written = accelerator.is_main_process, [], 0
+    is_main, buffer, written = accelerator.is_main_process, [], 0
     with tqdm(total=len(digests), desc=description, unit="image", disable=not is_main, leave=False) as bar:
         for batch in loader:
             pixels = finish_batch(batch)["pixel_values"]
@@ -161,16 +160,16 @@ def _compute(
             bar.update(len(values))
             if not is_main:
                 continue
-            waiting.append(values)
-            number = sum(map(len, waiting))
+            buffer.append(values)
+            number = sum(map(len, buffer))
             if number >= ROWS_A_FILE or written + number == len(digests):
-                _write(folder, digests[written : written + number], np.concatenate(waiting))
-                waiting, written = [], written + number
+                _write(folder, digests[written : written + number], np.concatenate(buffer))
+                buffer, written = [], written + number
     module.train(was_training)
 
 
 def _write(folder: Path, digests: list[str], values: np.ndarray) -> None:
-    """One more file, whole or not at all."""
+    """Write another file, complete or not at all."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     path = folder / f"{digests[0]}.parquet"
     pq.write_table(pa.table({"image": digests, "values": column}), path.with_suffix(".tmp"))

@@ -1,4 +1,4 @@
-"""The student's last layer on cached features: a multinomial logistic regression on class probabilities, by L-BFGS."""
+"""The student's last layer on cached features: a multinomial logistic regression on class probabilities by L-BFGS."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
-USUAL_STRENGTH = 2e-4  # where too few labels can be held out to choose one
+USUAL_STRENGTH = 2e-4  # if too few labels can be held out to select one
 BLOCK = 16_384
 MAX_ITER = 60
-TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which an optimisation ends; of one that chooses a strength
+TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which to stop; `ROUGH` while selecting a strength
 FOLDS = 5
-FEWEST_JUDGED = 20  # held-out rows that choose a strength
-QUICK = 2e7  # rows x features x classes: of more, a single fold is held out
+FEWEST_JUDGED = 20  # held-out rows needed to select a strength
+QUICK = 2e7  # rows x features x classes, above which a single fold is held out
 
 
 @dataclass
 class Head:
     """
     Attributes:
-        weight: (C, F), of features as the student has them.
+        weight: (C, F), for features that are not standardised.
         bias: (C,).
-        strength: of the regularisation, a multiple of the squared weights of standardised features.
+        strength: of the regularisation, a factor of the squared weights of standardised features.
     """
 
     weight: np.ndarray
@@ -37,7 +37,7 @@ class Head:
 
     @torch.no_grad()
     def put_into(self, model: AlignedImageClassification) -> torch.nn.Linear:
-        """Gives these weights to the student's last layer, and returns that; all parameters learn again."""
+        """Copy these weights into the student's last layer, and return that; all parameters are trainable again."""
         (layer,) = classifier_layers(model.requires_grad_(True).student)
         layer.weight.copy_(torch.from_numpy(self.weight))
         if layer.bias is not None:
@@ -54,16 +54,16 @@ def fit_head(
     scale: "Scale | None" = None,
 ) -> Head:
     """
-    Minimises the mean cross entropy with the targets plus `strength` times the squared weights of standardised
-    features. The strength is the one under which held-out rows are likeliest.
+    Minimise the mean cross entropy with the targets plus `strength` times the squared weights of standardised
+    features. The strength maximises the likelihood of held-out rows.
 
     Args:
         features: (n, F), of any float type.
-        targets: (n, C) probabilities of the classes; a row may weigh less than 1, but not 0.
-        judged_by: (n, C) probabilities by which held-out rows are judged; rows of zeros are not. None: the targets.
-        folds: (n,) integers, rows that are held out together; negative: never.
-        strength: in place of one that is chosen; the usual one without folds, or with too few rows to choose by.
-        scale: of more features than these; a few rows do not tell it.
+        targets: (n, C) class probabilities; a row may sum to less than 1, its weight, but not to 0.
+        judged_by: (n, C) class probabilities of held-out rows; rows of zeros are skipped. None: the targets.
+        folds: (n,) integers, equal for rows that are held out together; negative: never held out.
+        strength: None to select one; without folds, or with too few rows, it is `USUAL_STRENGTH`.
+        scale: computed from more features than these, as a few rows do not determine it.
     """
     scale = scale or Scale.of(features)
     x, y = torch.from_numpy(scale(features)), torch.from_numpy(np.asarray(targets, dtype=np.float32))
@@ -77,7 +77,7 @@ def fit_head(
 
 
 def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, folds: torch.Tensor) -> float:
-    """Stops at the first strength that is worse than the one before: the likelihood has a single peak."""
+    """Stop at the first strength that is worse than the one before, as the likelihood has a single peak."""
     judged = judge.sum(1) > 0
     judged &= folds >= 0
     held_out = folds[judged].unique()
@@ -88,10 +88,10 @@ def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, f
     for strength in STRENGTHS:
         loss = 0.0
         for fold in starts:
-            fitted, asked = folds != fold, judged & (folds == fold)
+            fitted, held = folds != fold, judged & (folds == fold)
             starts[fold] = _fit(x[fitted], y[fitted], strength, ROUGH, starts[fold])
-            logits = x[asked] @ starts[fold][:-1] + starts[fold][-1]
-            loss -= float((judge[asked] * logits.log_softmax(1)).sum())
+            logits = x[held] @ starts[fold][:-1] + starts[fold][-1]
+            loss -= float((judge[held] * logits.log_softmax(1)).sum())
         if loss >= least:
             break
         best, least = strength, loss

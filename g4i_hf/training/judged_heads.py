@@ -1,4 +1,4 @@
-"""The two last layers that `g4i fit` compares: on labels alone and with all that is known; and what judges them."""
+"""The two last layers that `g4i fit` compares, on labels only and with views, and the images that judge them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 
-KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both by
+KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both layers
 FOLDS = 5
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
-BELIEVED = (GOLD, VALIDATION)  # names of splits whose labels judge; the first that is there
+BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 
 
 @dataclass
 class Known:
     """
-    What is known of the classes of N training rows.
+    Labels, views and label model of N training rows.
 
     Attributes:
-        labels: (N,) as given; negative without one.
-        views: of all rows; `model` is fitted on them and the labels.
-        order: (N,) a number by the content of each image, the same for equal ones.
-        unlabelled_weight: of a row without a label; a labelled one has 1.
+        labels: (N,) class indices; negative without a label.
+        views: of all rows; `model` was fitted on them and the labels.
+        order: (N,) numbers from the content of the images, the same for equal images.
+        unlabelled_weight: of a row without a label; a labelled row has 1.
         facts: estimates for `all_results.json`.
-        reviews: (N,) how an image was picked whose label a person gave or confirmed, "" for others.
+        reviews: (N,) how an image with a reviewed label was selected, "" for others.
     """
 
     labels: np.ndarray
@@ -53,27 +53,27 @@ class Known:
 
     @property
     def weights(self) -> np.ndarray:
-        """(N, 1) of each row: the less, the more it seems to belong to no class."""
+        """(N, 1) the weight of each row: the more likely it belongs to no class, the less."""
         of_unlabelled = self.unlabelled_weight * weights_of_unlabelled(self.model.none_)
         return np.where(self.labels < 0, of_unlabelled, 1).astype(np.float32)[:, None]
 
     def targets(self) -> np.ndarray:
-        """(N, C) float32, what the student learns from: probabilities of the class, given the label too."""
+        """(N, C) float32 targets of the student: class probabilities given the label, times the weight."""
         return self.model.posterior_.astype(np.float32) * self.weights
 
     def targets_without(self, fold: int, rows: np.ndarray) -> np.ndarray:
         """
-        (rows, C) the same by models that know no label of this fold. Those of other folds have learned from it, and a
-        student that learns what they say of their rows would know it too. The models have learned the other labels.
+        (rows, C) targets by models that have not learned the labels of this fold. The models of other folds have, so
+        their targets would leak these labels to a student. The other labels are learned.
         """
         return self.by_fold(rows, fold) * self.weights[rows]
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
-        """(rows, C) probabilities by models that know no label of this fold."""
+        """(rows, C) probabilities by models that have not learned the labels of this fold."""
         return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
 
     def rows_in_turn(self) -> np.ndarray:
-        """Labelled rows that can be left out: their class has labels of other images too."""
+        """Labelled rows that can be held out, as another image has a label of their class."""
         rows = np.flatnonzero(self.model.folds_ >= 0)
         rows = rows[self.labels[rows] >= 0]
         _, first = np.unique(np.stack([self.labels[rows], self.order[rows]]), axis=1, return_index=True)
@@ -84,17 +84,17 @@ class Known:
 @dataclass
 class Judge:
     """
-    Images that neither classifier is fitted on.
+    Images on which neither classifier is fitted.
 
     Attributes:
         name: `gold` (reviewed images), `validation`, `kept` (unlabelled training images) or `folds` (labelled ones,
-            left out in turn).
+            held out in turn).
         rows: (n,) of the split `gold` or `validation`, else of `train`.
         features: (n, F).
-        probabilities: (n, C) of their classes, of labelled images one-hot.
-        logits: (n, C) by classifier, once it is fitted.
-        held_out: labelled rows that were left out in turn, and the classes (m,) `of_held_out` by classifier: they
-            judge, or correct what the kept rows say.
+        probabilities: (n, C) of their classes; one-hot for labelled images.
+        logits: (n, C) by name of the classifier, once it is fitted.
+        held_out: labelled rows that were held out in turn, and the classes (m,) `of_held_out` by name of the
+            classifier. They judge, or correct the estimates from the kept rows.
     """
 
     name: str
@@ -107,27 +107,29 @@ class Judge:
 
     @property
     def kept(self) -> np.ndarray:
-        """Unlabelled rows of `train` that no classifier learns from."""
+        """Unlabelled rows of `train` on which no classifier is fitted."""
         return self.rows if self.name == KEPT else np.arange(0)
 
     def accuracy(self, name: str) -> float:
-        """The share of right predictions, or, of unlabelled images, what can be expected of it."""
+        """The share of correct predictions; for unlabelled images, the expected share."""
         predicted = self.logits[name].argmax(1)
         return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
 
     def replaced_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
-        """The accuracy by the last logits of a classifier, and by these, which stay where they are better."""
+        """
+        The accuracies by the previous logits of a classifier and by these, which replace them if they are better.
+        """
         before, earlier = self.accuracy(name), self.logits[name]
         self.logits[name] = np.asarray(logits)
         after = self.accuracy(name)
         if after > before:
-            self.of_held_out.pop(name, None)  # which the last layer predicted
+            self.of_held_out.pop(name, None)  # they were predicted by the last layer
         else:
             self.logits[name] = earlier
         return before, after
 
     def rows_alone(self) -> "Judge":
-        """For processes that do not judge."""
+        """Without features and probabilities, for processes that do not judge."""
         none = np.zeros((0, 0), dtype=np.float32)
         return Judge(self.name, self.rows, none, none)
 
@@ -143,7 +145,7 @@ class Judge:
 
 
 def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Unlabelled rows by which both classifiers can be judged: none where there are too few."""
+    """Unlabelled rows that can judge both classifiers; empty if there are too few."""
     labelled = labels >= 0
     unlabelled = ~labelled & ~np.isin(order, order[labelled])
     images = np.unique(order[unlabelled])  # equal ones are kept together
@@ -154,9 +156,9 @@ def rows_to_keep(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> Judge:
-    """Without a validation split: the unlabelled rows that were kept, else labelled ones in turn."""
+    """Without a validation split: the unlabelled rows that were kept, otherwise labelled rows in turn."""
     if len(kept):
-        kept = kept[known.model.none_[kept] < 0.5]  # of a classifier these classes are asked
+        kept = kept[known.model.none_[kept] < 0.5]  # only images of the classes judge a classifier
         return Judge(KEPT, kept, features[kept], known.model.probabilities_[kept].astype(np.float32))
     rows = _left_out(known, features)
     return Judge(IN_TURN, rows, features[rows], one_hot(known.labels[rows], known.number))
@@ -164,8 +166,8 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
     """
-    The last layers by name, that on labels alone where two classes have one. The judge has their logits. Images that
-    were kept for it are given back at the end.
+    The last layers by name; the one on labels only needs labels of two classes. Sets the logits of the judge. At the
+    end, the layer with views is fitted on the images that were kept for the judge too.
     """
     heads, scale, targets = {}, Scale.of(features), known.targets()
     labelled = np.flatnonzero(known.labels >= 0)
@@ -178,7 +180,7 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     judged_by = known.model.probabilities_ * weights_of_unlabelled(known.model.none_)[:, None]
     of_fitted = targets[fitted], judged_by[fitted], known.order[fitted] % FOLDS
     heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
-    judge.logits = {name: each.logits(judge.features) for name, each in heads.items()}
+    judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
         _leave_out(known, features, judge, heads, scale)
     if len(judge.kept):
@@ -188,8 +190,8 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
 
 def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
     """
-    Labelled rows that are left out in turn: of much data a fifth of them, where that has all their classes. Those that
-    were picked by what the label model says are no random sample, and judge nothing.
+    Labelled rows to hold out in turn; of large data only a fifth, if it has all classes. Rows that were selected by
+    the predictions of the label model are left out, as they are not a random sample.
     """
     rows = known.rows_in_turn()
     rows = rows[~np.isin(known.reviews[rows], PICKED)]
@@ -199,31 +201,32 @@ def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
 
 
 def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], scale: Scale) -> None:
-    """Both classifiers anew without each fold of the labels, of which unlabelled rows know nothing then either."""
+    """Fit both classifiers again without each fold of the labels, which the targets of unlabelled rows lack too."""
     rows = _left_out(known, features)
     folds, labels = known.model.folds_[rows], known.labels[rows]
-    told = np.zeros((len(rows), known.number), dtype=np.float32)
-    logits = {name: np.zeros_like(told) for name in heads}
+    probabilities = np.zeros((len(rows), known.number), dtype=np.float32)
+    logits = {name: np.zeros_like(probabilities) for name in heads}
     for fold in np.unique(folds):
         left_out, places = rows[folds == fold], np.flatnonzero(folds == fold)
-        told[places] = known.by_fold(left_out, int(fold))
-        rest = np.setdiff1d(np.flatnonzero(~np.isin(known.order, known.order[left_out])), judge.kept)
+        probabilities[places] = known.by_fold(left_out, int(fold))
+        others = np.setdiff1d(np.flatnonzero(~np.isin(known.order, known.order[left_out])), judge.kept)
         for name, head in heads.items():
-            fitted = rest if name == WITH_VIEWS else rest[known.labels[rest] >= 0]
+            fitted = others if name == WITH_VIEWS else others[known.labels[others] >= 0]
             if len(fitted):
                 of_labels = one_hot(known.labels[fitted], known.number)
                 of_fold = known.targets_without(int(fold), fitted) if name == WITH_VIEWS else of_labels
-                again = fit_head(features[fitted], of_fold, strength=head.strength, scale=scale)
-                logits[name][places] = again.logits(features[left_out])
+                refitted = fit_head(features[fitted], of_fold, strength=head.strength, scale=scale)
+                logits[name][places] = refitted.logits(features[left_out])
     if judge.name == IN_TURN:
         judge.logits = logits
     if len(rows):
         posterior, everywhere = known.model.posterior_[rows].astype(np.float32), known.model.probabilities_
         sure = known.reviews[rows] != ""
         counts = np.bincount(known.labels[known.labels >= 0], minlength=known.number)
-        rest = posterior, labels, sure, counts, everywhere, known.model.calibration_
-        judge.held_out = HeldOut.of(told, *rest)
-        judge.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
+        judge.held_out = HeldOut.of(
+            probabilities, posterior, labels, sure, counts, everywhere, known.model.calibration_
+        )
+        judge.of_held_out = {name: values.argmax(1) for name, values in logits.items()}
 
 
 def one_hot(labels: np.ndarray, num_labels: int) -> np.ndarray:

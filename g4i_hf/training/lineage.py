@@ -39,12 +39,13 @@ def lineage_of(
     embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
     """
-    Of a run: its data, the options of that and of its student (None where the origin is not known), and the stage of
-    the embeddings that it made or found, None where the data has its own.
+    The lineage of a run: its data, its student (None if unknown), and the stage of the embeddings that it made or
+    found (None if the data has them).
 
     Returns:
-        `sources`, from what was opened to the images, each with Hub `id` and `revision`, or `name` of a folder;
-        `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions;
+        `sources`, from the opened dataset to the images, each with Hub `id` and `revision`, or `name` of a folder;
+            `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions; `text_encoder`
+            and `student`, None if unknown; `versions` of the libraries.
         `text_encoder` and `student`, None where unknown; `versions` of the libraries.
     """
     sources, stages = ([], []) if data is None else _sources(source_of(data))
@@ -72,7 +73,7 @@ def write_lineage(run: str | Path, lineage: dict[str, Any]) -> None:
 
 
 def read_lineage(run: str | Path) -> dict[str, Any]:
-    """Empty for a run that has left none."""
+    """The lineage of a run, empty if it has none."""
     path = Path(run) / LINEAGE_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -80,38 +81,38 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
 def _described(
     name: str, stage: dict[str, Any] | None = None, revision: str | None = None, config: str | None = None
 ) -> dict[str, Any]:
-    """A dataset on the way to the images; `images` says whether it holds the images themselves."""
+    """A link of the provenance chain; `images` says whether it holds the images."""
     is_folder = Path(name).is_dir() or not is_hub_id(name)
-    found = {"name": Path(os.path.abspath(name)).name} if is_folder else {"id": name, "revision": revision}
-    found |= {"config": config} if config else {}
-    found |= {"stage": stage["stage"]} if stage else {}
-    return found | {"images": not stage or bool(stage.get("with_images"))}
+    link = {"name": Path(os.path.abspath(name)).name} if is_folder else {"id": name, "revision": revision}
+    link |= {"config": config} if config else {}
+    link |= {"stage": stage["stage"]} if stage else {}
+    return link | {"images": not stage or bool(stage.get("with_images"))}
 
 
 def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """
-    All sources from what was opened to the images, with the captions joined on the way; and the stages among them,
-    the latest first: joined captions replaced earlier ones.
+    All sources from the opened dataset to the images, including captions joined on the way; and the stages among
+    them, the latest first, as joined captions replace earlier ones.
     """
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     chain = known_chain(source)
-    for found, stage in chain:
-        joined = found.captions_stage()
-        sources.append(_described(found.name, stage, found.revision, found.config))
-        if found.captions:
+    for link, stage in chain:
+        joined = link.captions_stage()
+        sources.append(_described(link.name, stage, link.revision, link.config))
+        if link.captions:
             named = {**(joined or {"stage": "captions"}), "with_images": False}
-            sources.append(_described(found.captions, named, found.captions_revision))
-        stages += [each for each in (joined, stage) if each]
-    unnamed = (chain[-1].stage or {}).get("source_name")  # of a published stage, whose images are not
+            sources.append(_described(link.captions, named, link.captions_revision))
+        stages += [part for part in (joined, stage) if part]
+    unnamed = (chain[-1].stage or {}).get("source_name")  # a published stage, without a published source
     return [*sources, *([_described(f"./{unnamed}")] if unnamed else [])], stages
 
 
 def _add_commits(sources: list[dict[str, Any]], splits: Mapping[str, Dataset]) -> None:
-    """Replaces branches by the commits that `datasets` noted of the files it downloaded."""
+    """Replace branches by commits, from the addresses that `datasets` downloaded."""
     downloaded = {url for split in splits.values() for url in split.info.download_checksums or {}}
-    found = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
-    commits = {match[1]: match[2] for match in found if match}
+    matches = [re.match(r"hf://datasets/(.+?)@([0-9a-f]{40})/", url) for url in sorted(downloaded)]
+    commits = {match[1]: match[2] for match in matches if match}
     for source in sources:
         if source.get("id"):
             cached = _cached_commit(source["id"], source["revision"], "dataset")
@@ -119,13 +120,13 @@ def _add_commits(sources: list[dict[str, Any]], splits: Mapping[str, Dataset]) -
 
 
 def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
-    """The latest stage of some kind; published embeddings have that of their captions within."""
+    """The latest stage of these kinds; published embeddings contain the stage of their captions."""
     every = [inner for stage in stages for inner in (stage, stage.get("captions_stage")) if inner]
     return next((stage for stage in every if stage.get("stage") in kinds), None)
 
 
 def student_source(student: StudentArguments) -> dict[str, Any]:
-    """`id` and `revision`: of pretrained weights that are on the Hub."""
+    """`id` and `revision` are those of pretrained weights on the Hub."""
     name = published_name(student.student)
     facts: dict[str, Any] = {"pretrained": student.pretrained, "id": None, "revision": None}
     if Path(name).is_dir():
@@ -137,15 +138,15 @@ def student_source(student: StudentArguments) -> dict[str, Any]:
 
 
 def _cached_commit(repository: str | None, revision: str | None, kind: str = "model") -> str | None:
-    """The commit of a branch or tag, as the cache knows it; the Hub is not asked."""
+    """The commit of a branch or tag in the cache, without a request to the Hub."""
     place = Path(HF_HUB_CACHE, f"{kind}s--{(repository or '').replace('/', '--')}", "refs", revision or "main")
     return place.read_text(encoding="utf-8") if place.is_file() else None
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that are installed."""
-    found = {"g4i_hf": __version__, "python": platform.python_version()}
+    """Of this package, Python and the installed libraries."""
+    installed = {"g4i_hf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed

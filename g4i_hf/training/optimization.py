@@ -24,13 +24,13 @@ TIMM = "timm:"
 
 def timm_optimizer(args: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
     """
-    The class that `optim: timm:NAME` names and its arguments, for Trainer's `optimizer_cls_and_kwargs`: timm's
-    defaults and `optim_args`. None for an optimizer of Trainer's own; a ValueError for what timm does not have.
+    The class of `optim: timm:NAME` and its arguments, for Trainer's `optimizer_cls_and_kwargs`: timm's defaults and
+    `optim_args`. None for an optimizer of Trainer; raises ValueError for one that timm lacks.
     """
     if not args.optim.startswith(TIMM):
         return None
     name = args.optim.removeprefix(TIMM)
-    # Trainer has no second derivatives
+    # Trainer computes no second derivatives
     names = [known for known in list_optimizers() if not get_optimizer_info(known).second_order]
     if name not in names:
         raise ValueError(f"optim is {args.optim}, which timm does not have.{did_you_mean(name, names, TIMM)}")
@@ -42,7 +42,7 @@ def timm_optimizer(args: TrainingArguments) -> tuple[type[torch.optim.Optimizer]
     options |= info.defaults or {}
     try:
         call = ast.parse(f"dict({args.optim_args or ''})", mode="eval").body
-        options |= {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        options |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         inspect.signature(optimizer).bind([], **options)
     except (SyntaxError, ValueError, TypeError) as error:
         what = f"optim_args is {args.optim_args!r}, which {args.optim} does not take: {error}"
@@ -53,9 +53,9 @@ def timm_optimizer(args: TrainingArguments) -> tuple[type[torch.optim.Optimizer]
 # --- Parameter groups ------------------------------------------------------------------------------------------------
 
 
-# Learned temperature and bias of the objective, at the top of the aligned model
+# Learned temperature and bias of the objective, parameters of the aligned model
 NEVER_DECAYED = ("logit_scale", "logit_bias")
-# What timm's models exempt by `no_weight_decay()`, under the names that transformers has for it
+# Names in transformers of what timm's models exempt by `no_weight_decay()`
 EXEMPT_IN_TRANSFORMERS = (
     *("*cls_token*", "*distillation_token*", "*mask_token*", "*register_tokens*", "*position_embedding*"),
     *("*relative_position_bias*", "*continuous_position_bias*", "*attention_biases*", "*logit_scale*", "*.grn.*"),
@@ -64,8 +64,8 @@ EXEMPT_IN_TRANSFORMERS = (
 
 def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
     """
-    Names of the parameters of the aligned model that weight decay is applied to, by the `rule` of `weight_decay_on`
-    or, for `trainer`, the `stock` ones. Temperature and bias of the objective never are.
+    Names of the parameters with weight decay, by the `rule` of `weight_decay_on`, or the `stock` names of Trainer for
+    `trainer`. Temperature and bias of the objective have none.
     """
     if rule == "trainer":
         names = stock
@@ -91,9 +91,9 @@ def scale_learning_rates(
     optimizer: torch.optim.Optimizer, model: AlignedImageClassification, layer_decay: float
 ) -> None:
     """
-    Splits the groups of a new optimizer by layer: the learning rate of each falls by `layer_decay` from the one above,
-    as in timm's `param_groups_layer_decay`. Classifier and projector keep theirs, and come first, so that it is
-    logged. The student is one of timm's.
+    Split the groups of a new optimizer by layer: from the top, the learning rate is multiplied by `layer_decay` each
+    layer, as in timm's `param_groups_layer_decay`. Classifier and projector keep theirs and come first, so that it is
+    logged. The student is a timm model.
     """
     layers = param_groups_layer_decay(model.student.timm_model, layer_decay=layer_decay)
     scales = {parameter: layer["lr_scale"] for layer in layers for parameter in layer["params"]}
@@ -124,7 +124,7 @@ def class_weights_of(option: list[float] | str | None, num_labels: int, train_da
     if labels is None:
         raise ValueError("class_weights is 'balanced', but the training data has no `labels` to count: give a list.")
     counts = np.bincount(np.asarray(labels)[np.asarray(labels) >= 0], minlength=num_labels)
-    if not counts.any():  # all learn from soft labels, which are weighted
+    if not counts.any():  # all rows have soft labels, which carry the weights
         return None
     shares = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return torch.from_numpy(np.where(counts > 0, shares, 1.0))

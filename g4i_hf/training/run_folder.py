@@ -25,7 +25,7 @@ OPTIONS_FILE = "train.yaml"
 HEAD = "The options of this run; repeat it with --config on this file."
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
-# What a run writes, and so what an earlier run leaves
+# Files that a run writes, and so may leave behind
 WRITTEN_FOLDERS = ("student", "predictions", TENSORBOARD_DIR, STAGING)
 WRITTEN_FILES = (
     *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
@@ -40,13 +40,13 @@ REMEDY = "Choose another --output_dir, or replace it with --overwrite true."
 @contextlib.contextmanager
 def locked(output_dir: str | Path) -> Iterator[None]:
     """
-    Locks a run folder against other trainings for as long as this process lives: an OSError when another process holds
-    it. The folder is made, and removed again where nothing was written to it.
+    Lock a run folder against other trainings while this process lives; raises OSError if another process holds the
+    lock. The folder is created, and removed again if it stays empty.
     """
     folder = Path(output_dir).resolve()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    # A singleton, as a process takes it twice: the command, and its trainer
+    # A singleton, as the command and its trainer both take it
     lock = filelock.FileLock(folder / LOCK_FILE, blocking=False, is_singleton=True)
     try:
         lock.acquire()
@@ -64,7 +64,7 @@ def locked(output_dir: str | Path) -> Iterator[None]:
             (folder / LOCK_FILE).unlink(missing_ok=True)
         lock.release()
         for path in made:
-            with contextlib.suppress(OSError):  # it holds something
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
 
 
@@ -73,8 +73,8 @@ def locked(output_dir: str | Path) -> Iterator[None]:
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
     """
-    The options of a run: all of ours, and the others of Trainer that differ from their default. Local folders are
-    relative to the run, so that its `train.yaml` can be used as a `--config` from anywhere.
+    All our options of a run, and those of Trainer that differ from their default. Paths of local folders are relative
+    to the run, so that its `train.yaml` is a valid `--config` from anywhere.
     """
     ours = {name for cls in OPTIONS_OF["train"] for name in names_of(cls)}
     options: dict[str, Any] = {}
@@ -84,7 +84,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
             hidden = about(field.name) == "call" or is_secret(field.name)
-            # Trainer fills in options of FSDP that is off, before transformers 5.24
+            # Before transformers 5.24, Trainer fills in options of FSDP even if it is off
             hidden = hidden or (field.name in ("fsdp", "fsdp_config") and not arguments.fsdp)
             is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
             if is_plain and not hidden and (field.name in ours or value != default):
@@ -101,7 +101,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
 
 
 def write_options(output_dir: str | Path, options: dict[str, Any], head: str = HEAD) -> None:
-    """`head` says in a line what the file is for."""
+    """`head`: a line that says what the file is for."""
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     replace_text(Path(output_dir) / OPTIONS_FILE, f"# {head}\n{yaml_lines(options)}")
 
@@ -114,8 +114,10 @@ def read_options(run: str | Path) -> dict[str, Any]:
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a run and the defaults of others. Without `num_train_epochs` where `max_steps` replaces it."""
-    options = {each.name: each.default for cls in OPTIONS_OF["train"] for each in fields(cls) if each.init} | options
+    """Options of a run, with the defaults of the others. Without `num_train_epochs` if `max_steps` replaces it."""
+    options = {
+        option.name: option.default for cls in OPTIONS_OF["train"] for option in fields(cls) if option.init
+    } | options
     if options["max_steps"] > 0:
         options.pop("num_train_epochs")
     return options
@@ -126,15 +128,15 @@ def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
 
 def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -> tuple[str, str | None]:
     """
-    `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`, by what the run folder holds. A ValueError
-    when it holds a run with other options, or checkpoints of which none is whole, and `overwrite` is False.
+    `("finished", None)`, `("resume", checkpoint)` or `("fresh", None)`, by the content of the run folder. Raises
+    ValueError if it holds a run with other options, or only incomplete checkpoints, and `overwrite` is False.
     """
     folder = Path(output_dir)
     if overwrite:
         return "fresh", None
     if not (folder / OPTIONS_FILE).is_file():
-        if others := [path.name for path in _written(folder) if path.exists()]:
-            raise ValueError(f"{folder} holds {others[0]}, but no run of ours. {REMEDY}")
+        if leftovers := [path.name for path in _written(folder) if path.exists()]:
+            raise ValueError(f"{folder} holds {leftovers[0]}, but no run of ours. {REMEDY}")
         return "fresh", None
     earlier, options = with_defaults(read_options(folder)), with_defaults(options)
     differing = []
@@ -159,8 +161,8 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Removes the files of an earlier run, and no others."""
-    # First, so that a folder half cleared by a kill is no run
+    """Remove the files of an earlier run, and no others."""
+    # First, so that an interruption does not leave half a run
     (Path(output_dir) / OPTIONS_FILE).unlink(missing_ok=True)
     for path in _written(Path(output_dir)):
         if path.is_dir():
@@ -178,14 +180,14 @@ def _written(folder: Path) -> list[Path]:
 
 
 def name_run(args: AlignmentArguments) -> None:
-    """Unless they are set, the run has the name of its folder, and Weights & Biases the project of Trackio."""
+    """Name the run after its folder, and the project in Weights & Biases as in Trackio, unless they are set."""
     args.run_name = args.run_name or Path(args.output_dir).resolve().name
     if "wandb" in args.report_to:
         os.environ.setdefault("WANDB_PROJECT", args.project)
 
 
 def forget_local_student(config: PreTrainedConfig) -> None:
-    """Reduces the path of a local student to its name, as config.json and trackers publish it."""
+    """Reduce the path of a local student to its name, before config.json and trackers publish it."""
     for part in (config, getattr(config, "student_config", None)):
         if place := getattr(part, "_name_or_path", None):
             name = published_name(place)

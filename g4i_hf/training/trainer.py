@@ -1,4 +1,4 @@
-"""`AlignmentTrainer`: stock Trainer with an alignment term in its loss and checkpoints that are whole or absent."""
+"""`AlignmentTrainer`: Trainer with an alignment term in its loss, and checkpoints that are complete or absent."""
 
 import contextlib
 import logging
@@ -61,22 +61,21 @@ class AlignmentTrainer(Trainer):
     `loss_soft_labels` where rows have `soft_labels`, such as the probabilities of a [`~g4i_hf.LabelModel`].
 
     Args:
-        model: the aligned model; or the student's name (timm name, folder or Hub id, or transformers model type), that
-            is built for the classes of `train_dataset`; or what [`~g4i_hf.training.build.prepare`] has made.
+        model: the aligned model; or the name of the student (timm name, folder or Hub id, or transformers model type),
+            which is built for the classes of `train_dataset`; or the result of [`~g4i_hf.training.build.prepare`].
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
-            augmented and captions embedded here; a column `text_embeds` is used as it is. Beside a model also items as
-            those of [`~g4i_hf.data.dataset.CaptionedImages`].
-        text_encoder: Hub id or folder of the encoder for captions that are not embedded.
+            augmented and captions embedded here, unless there is a column `text_embeds`. With an aligned model also
+            items like those of [`~g4i_hf.data.dataset.CaptionedImages`].
+        text_encoder: Hub id or folder of the encoder for captions without embeddings.
         publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
-        kwargs: everything that `Trainer` takes; beside such a dataset, options of
-            [`~g4i_hf.options.AugmentationArguments`] and `SupervisionOptions`, such as `train_crop="pad"` and
-            `supervision="auto"`; beside a name also those of `StudentArguments`, such as `pretrained=True`.
+        kwargs: arguments of `Trainer`; with such a dataset also options of [`~g4i_hf.options.AugmentationArguments`]
+            and `SupervisionOptions`, such as `train_crop="pad"` and `supervision="auto"`; with a name also those of
+            `StudentArguments`, such as `pretrained=True`.
 
     Raises:
-        ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; when `push_to_hub`
-            is set without a publisher; when `metric_for_best_model` is nothing that is computed; for `ema_decay` with
-            DeepSpeed.
+        ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; for `push_to_hub`
+            without a publisher; for a `metric_for_best_model` that is not computed; for `ema_decay` with DeepSpeed.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class AlignmentTrainer(Trainer):
             weight = model.soft_label_weight or weight
             kwargs = model.built.trainer_options() | kwargs
             model, train_dataset = model.built.model, model.images
-        # Trainer has one collator for everything; images are mixed in training alone
+        # Trainer has one collator for everything, but images are mixed in training only
         mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
         self.train_collator = kwargs.get("data_collator") or AlignmentCollator(*mixing)
         if isinstance(self.train_collator, AlignmentCollator):
@@ -106,7 +105,7 @@ class AlignmentTrainer(Trainer):
         if args.freeze_backbone:
             model.freeze_backbone()
         if not args.aligns:
-            # Outside optimizer, clipping and DDP: appending even zero gradients changes the clipping norm's last bits
+            # Outside optimizer, clipping and DDP: even zero gradients change the last bits of the clipping norm
             model.projector.requires_grad_(False)
         name_run(args)
         forget_local_student(model.config)
@@ -124,7 +123,7 @@ class AlignmentTrainer(Trainer):
         self._add_callbacks()
 
     def _check_arguments(self) -> None:
-        """What is only known beside data and accelerator."""
+        """Checks that need the data or the accelerator."""
         args, metric = self.args, self.args.metric_for_best_model
         if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
             raise ValueError(
@@ -135,7 +134,7 @@ class AlignmentTrainer(Trainer):
             what = f"layer_decay is set, but {type(self.model.student).__name__} is no student of timm's"
             raise ValueError(f"{what}, whose layers are known. Leave it out, or choose one of timm's.")
         if args.ema_decay is not None and self.is_deepspeed_enabled:
-            # Trainer loads its checkpoints without `_load_from_checkpoint`
+            # Trainer loads the checkpoints of DeepSpeed without `_load_from_checkpoint`
             raise ValueError(
                 f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew at a resume: "
                 "leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
@@ -147,9 +146,9 @@ class AlignmentTrainer(Trainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback):  # else in a folder named after the date and this machine
+            if isinstance(callback, TensorBoardCallback):  # its default folder is named after date and host
                 callback.logging_dir = tensorboard_folder(args)
-        # In place of Trainer's own; a notebook keeps its table
+        # Replaces Trainer's progress bar; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = progress_of(args) if shows else None
         self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
@@ -159,17 +158,17 @@ class AlignmentTrainer(Trainer):
             self.add_callback(callback)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
-        """As Trainer's; also of a dataset with `image` and `label`, as training takes it, or of several by name."""
-        return super().evaluate(self._shown(eval_dataset), *args, **kwargs)
+        """Also accepts a dataset with `image` and `label`, as training does, or several by name."""
+        return super().evaluate(self._as_items(eval_dataset), *args, **kwargs)
 
     def predict(self, test_dataset, *args, **kwargs):
-        """As Trainer's; also of a dataset with `image`, as training takes it."""
-        return super().predict(self._shown(test_dataset), *args, **kwargs)
+        """Also accepts a dataset with `image`, as training does."""
+        return super().predict(self._as_items(test_dataset), *args, **kwargs)
 
-    def _shown(self, data: Any) -> Any:
-        """Items with `pixel_values` of a dataset with images; anything else as it is."""
+    def _as_items(self, data: Any) -> Any:
+        """Items with `pixel_values` of a dataset with images; other data unchanged."""
         if isinstance(data, Mapping):
-            return {name: self._shown(split) for name, split in data.items()}
+            return {name: self._as_items(split) for name, split in data.items()}
         if not is_raw(data):
             return data
         model = self.accelerator.unwrap_model(self.model)
@@ -178,7 +177,7 @@ class AlignmentTrainer(Trainer):
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Global batches, of which each process has `per_device_train_batch_size` rows."""
+        """Global batches, split into `per_device_train_batch_size` rows a process."""
         args, data, accelerator = self.args, self.train_dataset, self.accelerator
         sampler = GlobalBatchSampler(
             len(data),
@@ -205,7 +204,7 @@ class AlignmentTrainer(Trainer):
         return loader
 
     def _cache_features(self) -> None:
-        """Computes what a frozen backbone makes of the images once, where every epoch would see the same pixels."""
+        """Compute the features of a frozen backbone once, if every epoch would see the same pixels."""
         args, data = self.args, self.train_dataset
         if not args.freeze_backbone or getattr(data, "features", None) is not None:
             return
@@ -282,7 +281,7 @@ class AlignmentTrainer(Trainer):
             self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # Trainer logs on every process at the same steps, so all of them come here to add up their sums
+        # Trainer logs on every process at the same steps, so all of them reduce their sums here
         if "loss" in logs:
             logs |= self.terms.means()
         super().log(logs, start_time)
@@ -293,7 +292,7 @@ class AlignmentTrainer(Trainer):
         return optimization.decayed_names(model, self.args.weight_decay_on, super().get_decay_parameter_names(model))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's, with the learning rates of `layer_decay`."""
+        """Trainer's optimizer, with the learning rates of `layer_decay`."""
         if self.optimizer is None:
             super().create_optimizer(model)
             if self.args.layer_decay is not None:
@@ -304,12 +303,12 @@ class AlignmentTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """
-        As Trainer's. `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
+        `resume_from_checkpoint=True` takes the newest complete checkpoint; the rest is as in Trainer.
 
         Raises:
-            CheckpointError: when a checkpoint cannot be written, such as to a full disk; the earlier ones are intact.
-            OtherDataError: when the checkpoint was trained on other data, or in another order.
-            OSError: when another process trains into the run folder.
+            CheckpointError: if a checkpoint cannot be written, such as to a full disk; the earlier ones are intact.
+            OtherDataError: if the checkpoint was trained on other data, or in another order.
+            OSError: if another process trains into the run folder.
         """
         with locked(self.args.output_dir) if self.args.process_index == 0 else contextlib.nullcontext():
             if resume_from_checkpoint is True:
@@ -317,33 +316,33 @@ class AlignmentTrainer(Trainer):
                 if resume_from_checkpoint is None:
                     raise FileNotFoundError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
             self.resumed_from = resume_from_checkpoint
-            if resume_from_checkpoint and self.args.process_index == 0:  # its error ends the others
+            if resume_from_checkpoint and self.args.process_index == 0:  # an error here ends the other processes
                 check_resumable(resume_from_checkpoint, self.data_record, order_of(self.args))
             self._cache_features()
-            if self.lineage is not None and self.args.should_save:  # `g4i train` knows more, and writes its own
+            if self.lineage is not None and self.args.should_save:  # `g4i train` writes a more complete one
                 write_lineage(self.args.output_dir, self.lineage)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
-                if self.progress is not None:  # an error stands on a line of its own
+                if self.progress is not None:  # so that an error is printed on a new line
                     self.progress.close()
 
     @cached_property
     def data_record(self) -> Record:
-        """What is trained on, by content. `g4i train` sets that of its data as they were opened."""
+        """The training data by content. `g4i train` sets the record of its data as opened."""
         return record_of(self.train_dataset, list(self.model.config.id2label.values()))
 
     def save_run(self) -> None:
-        """Writes weights, their moving average and the state of a finished training into the run folder."""
+        """Write weights, their moving average and the state of a finished training into the run folder."""
         with self._saving("The weights"):
-            self.save_model(_internal_call=True)  # else it would be pushed now, before its evaluation
+            self.save_model(_internal_call=True)  # otherwise it would be pushed now, before its evaluation
             if self.args.should_save and self.ema is not None:
                 self.ema.save(self.args.output_dir)
             self.save_state()
 
     def save_student(self, folder: str | Path) -> None:
         """
-        Writes the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
+        Write the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
         loads without this package. [`~g4i_hf.release_student`] also writes a card. Not for sharded weights.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -355,7 +354,7 @@ class AlignmentTrainer(Trainer):
             give_usual_permissions(folder)
 
     def _saving(self, what: str) -> contextlib.AbstractContextManager:
-        """Another process only waits in vain for the first, which says why."""
+        """A no-op on other processes, whose only error is a timeout while they wait for the first."""
         if not self.args.should_save:
             return contextlib.nullcontext()
         return remaining_checkpoint_named(what, Path(self.args.output_dir))
@@ -363,7 +362,7 @@ class AlignmentTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """
         Trainer writes into the final folder, where a kill leaves half a checkpoint (huggingface/transformers#27820,
-        #35782). Here it writes into a temporary one, renamed when all of it, the EMA included, is on the disk.
+        #35782). This writes into a temporary folder, which is renamed once everything, including the EMA, is on disk.
         """
         args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
         output_dir, staging = args.output_dir, Path(args.output_dir) / STAGING
@@ -395,7 +394,7 @@ class AlignmentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """Without Trainer's pickle of the arguments, which names paths of this machine; train.yaml keeps them."""
+        """Without Trainer's pickle of the arguments, which holds local paths; train.yaml has them."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -419,29 +418,30 @@ class AlignmentTrainer(Trainer):
 
     def _load_weights(self, checkpoint: str) -> None:
         """
-        By `from_pretrained`: a checkpoint has the names that the Hub knows, which for ViT, DeiT, BEiT and others are
-        not those of the modules. Trainer looks for the latter, warns, and goes on with the weights it has
+        Load by `from_pretrained`: a checkpoint has the parameter names of the Hub, which for ViT, DeiT, BEiT and
+        others are not those of the modules. Trainer expects the latter, warns, and continues with the current weights
         (huggingface/transformers#43701).
         """
         saved = type(self.model).from_pretrained(checkpoint, trust_remote_code=False, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
-    # --- Pushing: a release in place of the run folder ---------------------------------------------------------------
+    # --- Pushing: a release instead of the run folder
+    # --------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Called before training, so that a token that may not write is noticed then."""
+        """Called before training, so that a token without write access fails early."""
         if self.publisher is None:
             raise ValueError(
                 "push_to_hub is set: give the trainer a publisher=g4i_hf.hub.StudentPublisher(args), which pushes the "
                 "plain student with a card, not the run folder."
             )
-        if self.processing_class is None:  # nobody can use a student without one
+        if self.processing_class is None:  # a student is unusable without one
             self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.start()
 
     def push_to_hub(self, commit_message: str | None = "End of training", **kwargs) -> str | None:
-        """Saves the run and pushes its release. Returns the address of the commit, on the first process."""
+        """Save the run and push its release. Returns the URL of the commit, on the first process."""
         if self.hub_model_id is None:
             self.init_hf_repo()
         self.save_model(_internal_call=True)
