@@ -1,4 +1,4 @@
-"""Answers of a model that was asked for the class: matched with the names of the classes."""
+"""Match the answers of a model, which was asked for the class, with the names of the classes."""
 
 import json
 import re
@@ -9,13 +9,13 @@ import numpy as np
 from .classes import terms_of
 
 NONE_OF_THESE = "none of these"
-NO_CLASS, NONE = -1, -2  # in place of a class: the answer names none or several; it says that none of them fits
+NO_CLASS, NONE = -1, -2  # in place of a class: the answer names none or several; it says that none fits
 _NO_WORDS = re.compile(r"[\W_]+")
 
 
 class Matching:
     """
-    Finds the class that an answer names, but for case, spaces and punctuation, else the only class whose name it
+    Finds the class that an answer names, ignoring case, spaces and punctuation, otherwise the only class whose name it
     contains. An answer may be JSON, `{"answer": "rose"}`.
     """
 
@@ -25,18 +25,18 @@ class Matching:
         self.known: dict[str, int] = {}  # by folded answer
         for index, of_class in enumerate(self.terms):
             for term in of_class:
-                self.known[term] = NO_CLASS if term in self.known else index  # two classes of one name are none
+                self.known[term] = NO_CLASS if term in self.known else index  # a name of two classes is ambiguous
 
     def __call__(self, answer: str | None) -> int:
         """The index of a class, `NO_CLASS` or `NONE`."""
-        text = _folded(_said(answer or ""))
+        text = _folded(_text_of(answer or ""))
         if text not in self.known:
             says_none = text == "none" or " none of the" in f" {text}"
             self.known[text] = NONE if says_none else self._only_one_within(text)
         return self.known[text]
 
     def _only_one_within(self, text: str) -> int:
-        """A class whose term is a part of that of another, as `rose` of `rose window`, gives way to it."""
+        """The only class in the text. A term within a longer one, such as `rose` in `rose window`, does not count."""
         words = f" {text} "
         within = {
             term: index for index, of_class in enumerate(self.terms) for term in of_class if f" {term} " in words
@@ -50,16 +50,16 @@ class Matching:
 
 
 def matched_answers(answers: Iterable[str | None], names: Sequence[str]) -> np.ndarray:
-    """(N,) class indices, negative where there is no answer, or none that names one class."""
+    """(N,) class indices, negative without an answer or if it does not name one class."""
     return np.fromiter(map(Matching(names), answers), dtype=np.int64)
 
 
-def _said(answer: str) -> str:
+def _text_of(answer: str) -> str:
     if not answer.lstrip().startswith('{"'):
         return answer
     try:
         return str(json.loads(answer)["answer"])
-    except (ValueError, LookupError, RecursionError):  # perhaps cut off in the middle of a name
+    except (ValueError, LookupError, RecursionError):  # perhaps truncated
         return ""
 
 

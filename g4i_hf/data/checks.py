@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 UNLABELLED = -100
 UNREADABLE = "images that cannot be read"
-CHECK_ALL_BELOW = 50_000  # images; of larger splits a sample of this size is decoded
-NORM_TOLERANCE = 0.01  # float16 rounds
-BATCH = 10_000  # vectors looked at together
-Warned = Iterator[tuple[str, str, int]]  # a warning, where first, and how often
+CHECK_ALL_BELOW = 50_000  # images, above which only a sample of this size is decoded
+NORM_TOLERANCE = 0.01  # for the rounding of float16
+BATCH = 10_000  # vectors checked at once
+Warned = Iterator[tuple[str, str, int]]  # a warning, its first place, and a count
 
 
 def labels_of(split: Dataset) -> np.ndarray:
-    """(rows,) int64, -100 where a row has no label: null or negative, or no column at all."""
+    """(rows,) int64, -100 for a row without a label: null or negative, or no column."""
     if columns.LABEL not in split.column_names:
         return np.full(len(split), UNLABELLED)
     labels = values_of(split, columns.LABEL)
@@ -34,7 +34,7 @@ def labels_of(split: Dataset) -> np.ndarray:
 
 
 def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
-    """A line of the classes with no label or one, up to three names of each; "" if all have two, or none has any."""
+    """A line on the classes with no label or one, with up to three names each; "" if all have two or none has any."""
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     if not counts.any():
         return ""
@@ -48,15 +48,15 @@ def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
-    """The split with these labels (rows,), null where they are negative; a split without labels gets the column."""
+    """The split with these labels (rows,), null where negative; the column is added if there is none."""
     values = [label if label >= 0 else None for label in labels.tolist()]
     feature = split.features.get(columns.LABEL, Value("int64"))
-    others = split.select_columns([name for name in split.column_names if name != columns.LABEL])
-    return others.add_column(columns.LABEL, values, feature=feature)
+    unlabelled = split.select_columns([name for name in split.column_names if name != columns.LABEL])
+    return unlabelled.add_column(columns.LABEL, values, feature=feature)
 
 
 def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
-    """The rows that have a label, by `labels` (rows,) or by their own; a ValueError when none has."""
+    """The rows with a label, by `labels` (rows,) or the column; raises ValueError if there are none."""
     rows = np.flatnonzero((labels_of(split) if labels is None else labels) >= 0)
     if len(rows) == len(split):
         return split
@@ -80,17 +80,17 @@ def check_split(
     on_bad_images: str = "error",
 ) -> dict[str, int]:
     """
-    Checks ids, labels, text embeddings and images of a split. The first fault is a ValueError.
+    Check ids, labels, text embeddings and images of a split. Raises ValueError for the first error.
 
     Args:
         num_labels: number of classes.
-        text_embed_dim: of the model; when given, the split must have text embeddings.
+        text_embed_dim: of the model; if given, the split must have text embeddings.
         training: whether to warn of missing examples and captions.
         require_labels: whether an unlabelled row (null or -1) is an error.
         on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`).
 
     Returns:
-        Counts of what was warned of.
+        Counts of the warnings.
     """
     check_image_ids(split, name)
     of_training = chain(
@@ -98,10 +98,10 @@ def check_split(
         _check_captions(split, name),
         _check_text_embeds(split, name, text_embed_dim),
     )
-    told = (found for found in of_training if training)  # errors are raised all the same
+    warned = (warning for warning in of_training if training)  # errors are raised in any case
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    for what, place, count in chain(told, _check_images(split, name, on_bad_images)):
+    for what, place, count in chain(warned, _check_images(split, name, on_bad_images)):
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):
@@ -110,14 +110,14 @@ def check_split(
 
 
 def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
-    """A ValueError when no row of the split has a caption or an embedding of one; names the splits that have."""
+    """Raise ValueError if no row of the split has a caption or an embedding; the message names splits that have."""
     split = splits[name]
     if num_captioned(split):
         return
-    others = [other for other, rows in splits.items() if other != name and num_captioned(rows)]
-    found = f"has no captions; they are in {', '.join(others)} alone" if others else "has no captions"
+    captioned = [other for other, rows in splits.items() if other != name and num_captioned(rows)]
+    what = f"has no captions; they are in {', '.join(captioned)} alone" if captioned else "has no captions"
     raise ValueError(
-        f"Split {name!r} {found}. {columns.its_columns(columns.CAPTION, split.column_names)} Write captions with g4i "
+        f"Split {name!r} {what}. {columns.its_columns(columns.CAPTION, split.column_names)} Write captions with g4i "
         "caption, or set align_weight to 0 to train without them."
     )
 

@@ -1,4 +1,4 @@
-"""One list of class names for all splits, and the labels of every split matched to it by name."""
+"""One list of class names for all splits, to which the labels of each split are matched by name."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ from .images import image_paths
 
 logger = logging.getLogger(__name__)
 
-_NUMBER = re.compile(r"n\d{8}[-_ ]*|\d+[.)_-]+(?=[^\W\d])")  # of n02085620-Chihuahua, 005.Crested_Auklet
+_NUMBER = re.compile(r"n\d{8}[-_ ]*|\d+[.)_-]+(?=[^\W\d])")  # in n02085620-Chihuahua, 005.Crested_Auklet
 _MEANINGLESS = re.compile(r"(?:label|class)?[\s_-]*\d*", re.I)
 _IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
@@ -23,20 +23,20 @@ _SPACES = re.compile(r"[\s_\-‐‑–—]+")
 
 
 def same_form(name: str) -> str:
-    """A name in one Unicode form: macOS writes `é` in two characters, others in one."""
+    """A name in one Unicode form: `é` is two characters on macOS, and one elsewhere."""
     return normalize("NFC", name)
 
 
 def terms_of(name: str) -> list[str]:
     """
     The terms by which a text may name a class: each part of `tench, Tinca tinca`, in lower case, with spaces for
-    underscores and hyphens, without leading numbers and text in brackets. None for a meaningless name such as
+    underscores and hyphens, without leading numbers and text in brackets. Empty for a name without meaning, such as
     `LABEL_3`.
     """
     terms = []
     for part in _IN_BRACKETS.sub("", _NUMBER.sub("", name, count=1)).split(","):
         part = _SPACES.sub(" ", _CAMEL_CASE.sub(" ", part)).strip().casefold()
-        is_digit = part.isdecimal() and len(part) <= 2  # of digits, a class may be called 7
+        is_digit = part.isdecimal() and len(part) <= 2  # a class of digits may be called 7
         if part and part not in terms and (is_digit or not _MEANINGLESS.fullmatch(part)):
             terms.append(part)
     return terms
@@ -44,38 +44,39 @@ def terms_of(name: str) -> list[str]:
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
-    The splits with `label` a ClassLabel of one list of names, and the names by index: those of `train` in their order,
-    then others that rows of other splits have, which a warning names. A number without a name is its own name.
+    The splits with `label` as a ClassLabel with one list of names, and the names by index: those of `train` in their
+    order, then those that only rows of other splits have, with a warning. The name of a number without a name is the
+    number.
 
-    A ValueError without a label column, when a row can have several labels, when labels are no class names, or when
-    they are names in one split and numbers in another.
+    Raises ValueError without a label column, for rows with several labels, for labels of another type, or if one split
+    has names and another numbers.
     """
     present = [name for name, split in splits.items() if columns.LABEL in split.column_names]
     if not present:
         available = sorted({column for split in splits.values() for column in split.column_names})
         _check_class_folders(splits)
         raise ValueError(f"No column 'label' in the data. {columns.its_columns(columns.LABEL, available)}")
-    first, *others = sorted(present, key=lambda name: name != "train")
+    first, *later = sorted(present, key=lambda name: name != "train")
     feature = splits[first].features[columns.LABEL]
-    if isinstance(feature, ClassLabel) and all(splits[name].features[columns.LABEL] == feature for name in others):
+    if isinstance(feature, ClassLabel) and all(splits[name].features[columns.LABEL] == feature for name in later):
         return splits, dict(enumerate(feature.names))
     names = feature.names if isinstance(feature, ClassLabel) else _names_of_rows(splits[first], first)
-    for other in others:
-        known, found = set(map(same_form, names)), _names_of_rows(splits[other], other)
-        added = [name for name in found if same_form(name) not in known]
+    for other in later:
+        known, of_rows = set(map(same_form, names)), _names_of_rows(splits[other], other)
+        added = [name for name in of_rows if same_form(name) not in known]
         if added and names:
-            _check_kinds({first: names, other: found})
+            _check_kinds({first: names, other: of_rows})
             logger.warning(
                 "Split %r: %d of its classes are none of %r, such as %r.%s They are added to the list of classes.",
                 *(other, len(added), first, added[0], did_you_mean(added[0], names)),
             )
         names = [*names, *added]
-    _tell_similar(names)
+    _warn_of_similar(names)
     return with_class_names(splits, names), dict(enumerate(names))
 
 
 def with_class_names(splits: DatasetDict, names: list[str], whose: str = "that are known") -> DatasetDict:
-    """The splits with `label` as a ClassLabel of these names; a ValueError for a label that is none of them."""
+    """The splits with `label` as a ClassLabel of these names; raises ValueError for any other label."""
     feature = ClassLabel(names=names)
     named = DatasetDict(splits)
     for name, split in splits.items():
@@ -85,7 +86,7 @@ def with_class_names(splits: DatasetDict, names: list[str], whose: str = "that a
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """The lines of `class_names_file`; a ValueError when it has none, an empty one, or one twice."""
+    """The lines of `class_names_file`; raises ValueError for no, empty or repeated lines."""
     if data.class_names_file is None:
         return None
     if not Path(data.class_names_file).is_file():
@@ -99,7 +100,7 @@ def read_class_names(data: DataArguments) -> list[str] | None:
 
 
 def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
-    """The class names that rows have, in their order; of numbers all up to the highest."""
+    """The class names of the rows, in their order; for numbers all up to the highest."""
     feature = split.features[columns.LABEL]
     if not hasattr(feature, "dtype"):
         what = f"Column 'label' of split {split_name!r} holds lists: multi-label data is not supported"
@@ -116,27 +117,27 @@ def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
 
 
 def _check_kinds(names: dict[str, list[str]]) -> None:
-    """A ValueError where one of two splits has names and the other numbers, none of which is a name there."""
-    kinds = {split: "numbers" if all(map(str.isdecimal, found)) else "names" for split, found in names.items()}
+    """Raise ValueError if one split has names and the other numbers, none of which is a name in the first."""
+    kinds = {split: "numbers" if all(map(str.isdecimal, values)) else "names" for split, values in names.items()}
     if len(set(kinds.values())) > 1 and not set.intersection(*map(set, names.values())):
-        told = [f"{kinds[split]} in the split {split!r} ({', '.join(found[:3])})" for split, found in names.items()]
+        parts = [f"{kinds[split]} in the split {split!r} ({', '.join(values[:3])})" for split, values in names.items()]
         raise ValueError(
-            f"Column 'label' holds {' and '.join(told)}, which cannot be matched. Store class names in both, or give "
+            f"Column 'label' holds {' and '.join(parts)}, which cannot be matched. Store class names in both, or give "
             "the names of the numbers in their order with --class_names_file."
         )
 
 
-def _tell_similar(names: list[str]) -> None:
-    """Warns of names that differ only in case."""
-    alike = defaultdict(list)
+def _warn_of_similar(names: list[str]) -> None:
+    """Warn of names that differ in case only."""
+    similar = defaultdict(list)
     for name in names:
-        alike[same_form(name).casefold()].append(name)
-    if pairs := [" and ".join(map(repr, each)) for each in alike.values() if len(each) > 1]:
+        similar[same_form(name).casefold()].append(name)
+    if pairs := [" and ".join(map(repr, group)) for group in similar.values() if len(group) > 1]:
         logger.warning("Classes whose names differ only in case: %s. If they are one, rename it.", ", ".join(pairs))
 
 
 def _check_class_folders(splits: DatasetDict) -> None:
-    """A ValueError for image files that lie in no folder of a class."""
+    """Raise ValueError if image files are in no class folders."""
     name, split = next(iter(splits.items()))
     known = {columns.LABEL, *columns.OTHER_NAMES[columns.LABEL]}
     path, has_bytes = None, True
@@ -151,14 +152,14 @@ def _check_class_folders(splits: DatasetDict) -> None:
 
 
 def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str) -> Dataset:
-    """The labels as `feature`, by name where they have names."""
-    values, own = split[columns.LABEL][:], split.features[columns.LABEL]
-    if isinstance(own, ClassLabel):
-        values = [own.names[i] if i is not None and 0 <= i < own.num_classes else i for i in values]
+    """The labels as `feature`, matched by name if they have names."""
+    values, current = split[columns.LABEL][:], split.features[columns.LABEL]
+    if isinstance(current, ClassLabel):
+        values = [current.names[i] if i is not None and 0 <= i < current.num_classes else i for i in values]
     index = {same_form(name): number for number, name in enumerate(feature.names)}
     texts = {value for value in values if isinstance(value, str)}
     number_of = {text: index.get(same_form(text)) for text in texts}
-    if all(number is None and text.isdecimal() for text, number in number_of.items()):  # of a CSV file, without types
+    if all(number is None and text.isdecimal() for text, number in number_of.items()):  # CSV files have no types
         number_of = {text: int(text) for text in texts}
     if unknown := [row for row, value in enumerate(values) if isinstance(value, str) and number_of[value] is None]:
         where, what = f"Split {split_name!r}, column 'label', row {unknown[0]}", repr(values[unknown[0]])
@@ -170,4 +171,4 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str
     split = split.remove_columns(columns.LABEL)
     if all(value is None or -1 <= value < feature.num_classes for value in values):
         return split.add_column(columns.LABEL, values, feature=feature)
-    return split.add_column(columns.LABEL, values)  # out of range: `check_split` says where
+    return split.add_column(columns.LABEL, values)  # out of range, which `check_split` reports

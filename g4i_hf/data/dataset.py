@@ -21,7 +21,7 @@ from .images import bad_image, error_of, why_bad
 from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
-CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
+CACHE_BYTES = 1 << 30  # limit of the decoded images in memory
 
 
 # --- Which rows make a batch -----------------------------------------------------------------------------------------
@@ -29,8 +29,8 @@ CACHE_BYTES = 1 << 30  # decoded images are kept in memory below this
 
 class Draw(NamedTuple):
     """
-    One use of a row, in place of an index of the data loader: augmentation depends on the epoch, and workers keep no
-    state. `padding` rows fill a process that has none and count for nothing; `repeat` numbers the uses in an epoch.
+    What the sampler yields instead of an index: row and epoch, so that augmentation is reproducible and workers are
+    stateless. A process without rows gets a `padding` row, which has no weight; `repeat` counts the uses in an epoch.
     """
 
     row: int
@@ -40,7 +40,7 @@ class Draw(NamedTuple):
 
 
 def share_of(count: int, num_processes: int, process_index: int) -> range:
-    """The places of a process among `count` of a global batch, divided evenly; the first processes get more."""
+    """The positions of a process among `count` rows of a global batch, split evenly; the first processes get more."""
     share, extra = divmod(count, num_processes)
     first = process_index * share + min(process_index, extra)
     return range(first, first + share + (process_index < extra))
@@ -48,18 +48,17 @@ def share_of(count: int, num_processes: int, process_index: int) -> range:
 
 class GlobalBatchSampler(BatchSampler):
     """
-    Cuts the epoch's order into global batches and gives each process its part. On one process the order is that of
-    stock `Trainer`. The last, smaller global batch is divided evenly: no row is repeated or dropped, and a process
-    without a row gets one padding row, so that no collective hangs.
+    Cuts the order of an epoch into global batches and gives each process its part. On one process the order is that
+    of `Trainer`. The last, smaller global batch is split evenly: no row is repeated or dropped, and a process without
+    a row gets one padding row, so that no collective operation hangs. With `drop_last` this batch is left out.
 
     With repeated augmentation (arXiv 1901.09335, as in DeiT) each row comes `repeats` times in succession, and the
     epoch ends after as many draws as there are rows.
 
-    A batch has `batch_size` rows of a process; the order of epoch e is drawn from `seed + e`. With `drop_last` the
-    last, smaller global batch is left out.
+    A process has `batch_size` rows of a batch; the order of epoch e is drawn from `seed + e`.
     """
 
-    split_batches = False  # read by accelerate, which multiplies batch_size by num_processes itself
+    split_batches = False  # read by accelerate, which then multiplies batch_size by num_processes
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class GlobalBatchSampler(BatchSampler):
 
     @property
     def sampler(self) -> "GlobalBatchSampler":
-        """Where accelerate looks for `set_epoch` when batches are skipped; Trainer does it itself since 5.24."""
+        """Where accelerate calls `set_epoch` if batches are skipped; Trainer does so since 5.24."""
         return self
 
     @property
@@ -98,8 +97,8 @@ class GlobalBatchSampler(BatchSampler):
         return len(self)
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.num_rows, self.batch_size * self.num_processes)
-        return whole + (rest > 0 and not self.drop_last)
+        whole, remainder = divmod(self.num_rows, self.batch_size * self.num_processes)
+        return whole + (remainder > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, order = self.epoch, list(self.order)
@@ -112,7 +111,7 @@ class GlobalBatchSampler(BatchSampler):
 
 
 class DrawnRows(torch.utils.data.Dataset):
-    """Looks up the draws of [`GlobalBatchSampler`] in any map-style dataset."""
+    """The rows of any map-style dataset for the draws of [`GlobalBatchSampler`]."""
 
     def __init__(self, dataset: torch.utils.data.Dataset):
         self.dataset = dataset
@@ -140,8 +139,8 @@ class DrawnRows(torch.utils.data.Dataset):
 
 class TrainLoader(DataLoaderShard):
     """
-    Draws from torch's generator once an epoch, as a loader does that starts its workers anew. With persistent workers
-    torch draws only once, and once more after a resume: dropout would then differ.
+    Draws from torch's generator once an epoch, as a loader without persistent workers does. With persistent workers
+    torch draws only once, and again after a resume, which would change dropout.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -155,26 +154,26 @@ class TrainLoader(DataLoaderShard):
 
 class CaptionedImages(torch.utils.data.Dataset):
     """
-    Images, decoded and augmented, with their labels and text embeddings.
+    Decoded and augmented images with their labels and text embeddings.
 
-    Augmentation depends on (seed, epoch, row, repeat) alone: not on workers, processes or an interruption. The global
-    random state does not change.
+    Augmentation depends on (seed, epoch, row, repeat) only, not on workers, processes or a resume. The global random
+    state is unchanged.
 
     Args:
         split: rows with `image` (not decoded), `image_id`, perhaps `label`, `caption`, `text_embeds`, `soft_labels`.
-        transform: PIL image in RGB -> tensor (3, H, W), or a [`~g4i_hf.data.transforms.TrainTransform`], whose
-            `fixed` steps are cached and whose `normalization` is left to [`finish_batch`].
+        transform: PIL image in RGB -> tensor (3, H, W); or a [`~g4i_hf.data.transforms.TrainTransform`], whose `fixed`
+            steps are cached, and whose `normalization` is applied by [`finish_batch`].
         seed: of the augmentation.
-        captions: of several captions of an image, `sample` draws one each time, `mean` averages them, `all` gives all.
+        captions: of several captions of an image, `sample` draws one each time, `mean` averages, `all` keeps all.
 
-    An item holds `pixel_values` (3, H, W), `labels` (-100 when unlabelled), the integers `image_key` and
-    `caption_keys` (C,), equal for equal images and captions and -1 for none, and `draw_seed`; with embeddings
-    `text_embeds` (K, D) float16 and `caption_weight` (K,), the share of each text, which adds up to 1, or to 0 without
-    a caption (K is 1 except for `all`); perhaps `soft_labels` (num_labels,), and the `normalization` of `pixel_values`
-    that are uint8.
+    An item holds `pixel_values` (3, H, W), `labels` (-100 without a label), `draw_seed`, and the integers `image_key`
+    and `caption_keys` (C,), equal for equal images and captions, -1 for none. With embeddings it holds `text_embeds`
+    (K, D) float16 and `caption_weight` (K,), the share of each text; the shares sum to 1, or to 0 without a caption,
+    and K is 1 except for `all`. It may hold `soft_labels` (num_labels,), and the `normalization` of uint8
+    `pixel_values`.
 
     Raises:
-        BadImageError: when an image cannot be read.
+        BadImageError: if an image cannot be read.
     """
 
     def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
@@ -208,11 +207,11 @@ class CaptionedImages(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"split": None}  # workers need no more than its parts
+        return self.__dict__ | {"split": None}  # workers only need its parts
 
     @property
     def has_caption(self) -> np.ndarray:
-        """(rows,) bool; none has where nothing is embedded."""
+        """(rows,) bool; False for all rows without embeddings."""
         return np.zeros(len(self), dtype=bool) if self.texts is None else self.texts.counts > 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -220,14 +219,14 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.epoch = epoch
 
     def use_features(self, features: np.ndarray) -> None:
-        """From now on items hold `features`, a row of these (rows, F), and no `pixel_values`; no image is read."""
+        """Items then hold `features`, a row of these (rows, F), instead of `pixel_values`; no image is read."""
         self.features = features
 
     def images_with_ids(self) -> Dataset:
         return concatenate_datasets([self.images, self.image_ids], axis=1)
 
     def use_one_embedding(self, dim: int, captions: list) -> None:
-        """Gives all rows with a caption the same vector (`dim`,), to time steps before they are embedded."""
+        """Give all rows with a caption the same vector (`dim`,), to time steps before captions are embedded."""
         captioned = np.asarray([not is_blank(caption) for caption in captions])
         number = int(captioned.sum())
         self.texts = Texts(
@@ -244,7 +243,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         return self.get_draws([Draw(row, self.epoch) for row in rows])
 
     def get_draws(self, draws: list[Draw]) -> list[dict[str, Any]]:
-        # One access to the table for all rows: for small images, one a row takes half the time
+        # A single access for all rows: with small images, one access a row takes half of the time
         rows = [row for row in dict.fromkeys(draw.row for draw in draws) if row not in self._decoded]
         rows = rows if self.features is None else []
         stored = dict(zip(rows, self.images[rows][columns.IMAGE], strict=True)) if rows else {}
@@ -263,11 +262,11 @@ class CaptionedImages(torch.utils.data.Dataset):
         what = f"{self.seed} {draw.epoch} {row}" + (f" {draw.repeat}" if draw.repeat else "")
         draw_seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=7).digest(), "little")
         if self.features is not None:
-            shown = {"features": torch.from_numpy(np.asarray(self.features[row], dtype=np.float32))}
+            content = {"features": torch.from_numpy(np.asarray(self.features[row], dtype=np.float32))}
         else:
-            shown = {"pixel_values": self._pixels(row, stored, draw_seed, seed_all)}
+            content = {"pixel_values": self._pixels(row, stored, draw_seed, seed_all)}
         item = {
-            **shown,
+            **content,
             "labels": self.labels[row],
             "image_key": self.image_keys[row],
             "caption_keys": self.caption_keys[row],
@@ -279,9 +278,9 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def _add_texts(self, items: list[dict[str, Any]], rows: np.ndarray) -> None:
         seeds = np.asarray([item["draw_seed"] for item in items])
-        numbers = self.texts.chosen(rows, seeds, self.texts_per_row)
-        embeds, is_there = self.texts.read(numbers), numbers >= 0
-        weights = is_there / np.maximum(is_there.sum(1, keepdims=True), 1)
+        numbers = self.texts.select(rows, seeds, self.texts_per_row)
+        embeds, is_present = self.texts.read(numbers), numbers >= 0
+        weights = is_present / np.maximum(is_present.sum(1, keepdims=True), 1)
         for place, item in enumerate(items):
             item["text_embeds"] = embeds[place]
             item["caption_weight"] = weights[place].astype(np.float32)
@@ -289,14 +288,14 @@ class CaptionedImages(torch.utils.data.Dataset):
     def _pixels(
         self, row: int, stored: dict[int, Any], draw_seed: int, seed_all: Callable[[int], None]
     ) -> torch.Tensor:
-        """The augmented image."""
+        """The augmented image (3, H, W)."""
         try:
             image = self._image(row, stored)
             seed_all(draw_seed)
             return self.transform(image)  # a JPEG is decoded here
         except Exception as error:
             reason = why_bad(self.images[row][columns.IMAGE])
-            if reason is None:  # the image is not at fault
+            if reason is None:  # the error is not in the image
                 raise
             raise error_of(bad_image(self.images, self.image_ids, row, reason)) from error
 
@@ -316,7 +315,7 @@ class CaptionedImages(torch.utils.data.Dataset):
 
 @contextlib.contextmanager
 def own_randomness() -> Iterator[Callable[[int], None]]:
-    """Yields a function that seeds Python, NumPy and torch; restores their states at the end."""
+    """A function that seeds Python, NumPy and torch, whose states are restored at the end."""
     generator = torch.default_generator
     states = random.getstate(), np.random.get_state(), generator.get_state()
 
@@ -339,17 +338,16 @@ def own_randomness() -> Iterator[Callable[[int], None]]:
 @dataclass
 class AlignmentCollator:
     """
-    Stacks items of [`CaptionedImages`] and applies mixup or CutMix, by the options of these names; labels and captions
-    are mixed by the loss.
+    Stacks items of [`CaptionedImages`], and applies mixup or CutMix by the options of these names. The loss mixes
+    labels and captions.
 
-    A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1), `caption_keys` (B, C),
-    with embeddings `text_embeds` (B, K, D), float16 as in the items, and `caption_weight` (B, K), perhaps
-    `soft_labels` (B, num_labels), and when mixed `mix_partner` (B,) and `mix_share` (B,), the part that is left of the
-    own image.
+    A batch of B rows holds `pixel_values` (B, 3, H, W), `labels` (B,), `image_keys` (B, 1) and `caption_keys` (B, C).
+    With embeddings it holds `text_embeds` (B, K, D), float16 as in the items, and `caption_weight` (B, K); if mixed,
+    `mix_partner` (B,) and `mix_share` (B,), the share of the first image. It may hold `soft_labels` (B, num_labels).
 
-    Where items have a `normalization`, `pixel_values` are uint8, beside `pixel_mean` (3,), `pixel_std` (3,) and
-    perhaps `mix`. [`finish_batch`] finishes them on the device of training, which gets a quarter of the bytes. Where
-    items have cached features, `features` (B, F) stands in place of all these.
+    If items have a `normalization`, `pixel_values` are uint8, with `pixel_mean` (3,), `pixel_std` (3,) and perhaps
+    `mix`. [`finish_batch`] completes them on the training device, to transfer a quarter of the bytes. With cached
+    features, `features` (B, F) replaces all of these.
     """
 
     mixup_alpha: float = 0.0
@@ -358,16 +356,16 @@ class AlignmentCollator:
     mix_switch_prob: float = 0.5
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        shown = "features" if "features" in items[0] else "pixel_values"
+        key = "features" if "features" in items[0] else "pixel_values"
         batch = {
-            shown: torch.stack([item[shown] for item in items]),
+            key: torch.stack([item[key] for item in items]),
             "labels": torch.as_tensor([int(item["labels"]) for item in items]),
         }
         for name in ("image_key", "caption_keys"):
             if name in items[0]:
                 batch["image_keys" if name == "image_key" else name] = _stack(items, name, np.int64)
         if "text_embeds" in items[0]:
-            # float16 as stored: half the bytes to the device and other processes
+            # float16 as stored: half the bytes to transfer
             is_half = np.asarray(items[0]["text_embeds"]).dtype == np.float16
             batch["text_embeds"] = _stack(items, "text_embeds", np.float16 if is_half else np.float32, dims=2)
             batch["caption_weight"] = _stack(items, "caption_weight", np.float32)
@@ -383,8 +381,8 @@ class AlignmentCollator:
 
     def _mix(self, batch: dict[str, torch.Tensor], seed: int | None) -> None:
         """
-        timm mixes the batch with its reverse. With row numbers as labels, entry (i, i) of its soft labels is the part
-        that is left of image i. The last row of an odd batch is not mixed.
+        timm mixes the batch with its reverse. With row numbers as labels, entry (i, i) of its soft labels is the share
+        of image i that remains. The last row of an odd batch is not mixed.
         """
         pixels = batch["pixel_values"]
         even = len(pixels) // 2 * 2
@@ -411,7 +409,7 @@ class AlignmentCollator:
 
 
 def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
-    """Normalises and then mixes the pixels of a batch of [`AlignmentCollator`] where that is still to be done."""
+    """Normalise and then mix the pixels of a batch of [`AlignmentCollator`], if that is still to be done."""
     batch = dict(batch)
     mean, std, mix = (batch.pop(name, None) for name in ("pixel_mean", "pixel_std", "mix"))
     if mean is not None:

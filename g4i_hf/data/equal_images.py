@@ -10,15 +10,15 @@ from .record import DIGEST, SPLIT
 
 
 def describe_equal_images(rows: pa.Table) -> list[str]:
-    """Lines on the rows of a [`~g4i_hf.data.record.Record`]; none where all images differ."""
+    """Lines on equal images in the rows of a [`~g4i_hf.data.record.Record`]; empty if all images differ."""
     images = rows.select([SPLIT, columns.IMAGE_ID, DIGEST, columns.LABEL]).to_pandas().dropna(subset=[DIGEST])
     return [*_shared(images), *_several_labels(images)]
 
 
 def _shared(images: pd.DataFrame) -> list[str]:
-    """A line on images that two splits share, and on copies within one."""
+    """A line on images that two splits share, and on copies within a split."""
     by_split = dict(iter(images.groupby(SPLIT, sort=False)))
-    names = sorted(by_split, key=lambda name: ("train", "validation", name).index(name))  # a later one judges
+    names = sorted(by_split, key=lambda name: ("train", "validation", name).index(name))  # evaluation splits last
     parts, judging = [], []
     for other, name in itertools.combinations(names, 2):
         first = by_split[other].drop_duplicates(DIGEST).set_index(DIGEST)[columns.IMAGE_ID]

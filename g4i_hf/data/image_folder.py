@@ -1,8 +1,8 @@
 """
-Open a folder of images: which split each image belongs to, its line of metadata, and its label.
+Open a folder of images: the split, the metadata and the label of each image.
 
-A label in the metadata wins over the class folder. Nothing of `datasets` reads such a folder: its `imagefolder` loses
-the labels of class folders beside metadata, those of a split with images of one class, and texts such as `007`.
+A label in the metadata overrides the class folder. `datasets` is not used: its `imagefolder` loses labels of class
+folders if there is metadata, those of a split with images of one class, and texts such as `007`.
 """
 
 import logging
@@ -25,7 +25,7 @@ from .metadata_files import FILE_NAME, METADATA, read_metadata
 logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
-# Names of files and folders that are splits, as in `datasets`; of folders also with an ending, as in test_novel
+# Names of files and folders that are splits, as in `datasets`; folders may have a suffix, as in test_novel
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -43,10 +43,10 @@ class Split:
 
     Attributes:
         paths: of the images; those with a line of metadata come first.
-        folders: the class folder of each image, None where it lies in none.
+        folders: the class folder of each image, None without one.
         lines: metadata of the first images, without `file_name` and `label`.
-        num_listed: how many have a line.
-        labels: of each image as its line says, None where it says nothing.
+        num_listed: number of images with a line.
+        labels: the label in the line of each image, None without one.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Split:
 
 def open_image_folder(folder: Path) -> DatasetDict:
     """
-    The splits with `image` (not decoded), the columns of the metadata, and `label` where any image of a split has one.
-    A ValueError for metadata that cannot be read, or that names an image twice or a file elsewhere.
+    The splits with `image` (not decoded), the columns of the metadata, and `label` if any image of a split has one.
+    Raises ValueError for metadata that cannot be read, names an image twice, or names a file elsewhere.
     """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
@@ -75,7 +75,7 @@ def open_image_folder(folder: Path) -> DatasetDict:
     known = _known_classes(splits)
     opened = DatasetDict({split.name: _dataset(split, known) for split in splits})
     features = [split.features[columns.LABEL] for split in opened.values() if columns.LABEL in split.features]
-    return class_names(opened)[0] if features and all(each == Value("string") for each in features) else opened
+    return class_names(opened)[0] if features and all(feature == Value("string") for feature in features) else opened
 
 
 # --- Splits ----------------------------------------------------------------------------------------------------------
@@ -83,13 +83,13 @@ def open_image_folder(folder: Path) -> DatasetDict:
 
 def _roots_of_splits(folder: Path) -> dict[str, list[str]]:
     """
-    The folders of each split: those called train, validation, test, test_novel or the like; else all is `train`.
-    `datasets` would take a class or an image called `train` for a split and leave out the rest.
+    The folders of each split: those named train, validation, test, test_novel or similar; otherwise all images are
+    `train`. `datasets` would take a class or an image named `train` for a split, and ignore the rest.
     """
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not (path / STAGE_FILE).is_file()]
     folders = [path for path in inside if not path.name.startswith((".", "__"))]
     named = {path: _split_name(path.name) for path in folders if _split_name(path.name) is not None}
-    if len(named) < len(folders):  # between other classes, a folder of images called `train` is a class
+    if len(named) < len(folders):  # next to classes, a folder of images named `train` is a class
         named = {path: name for path, name in named.items() if any(child.is_dir() for child in path.iterdir())}
     roots: dict[str, list[str]] = {}
     for path, name in named.items():
@@ -103,7 +103,7 @@ def _roots_of_splits(folder: Path) -> dict[str, list[str]]:
 
 
 def _split_name(folder: str) -> str | None:
-    """`train` for Training, `test_novel` for test_novel, None for a folder that is no split."""
+    """`train` for Training, `test_novel` for test_novel, None for a folder that is not a split."""
     folder = folder.lower()
     if folder in SPLIT_OF:
         return SPLIT_OF[folder]
@@ -111,7 +111,7 @@ def _split_name(folder: str) -> str | None:
 
 
 def _check_metadata(folder: Path, roots: dict[str, list[str]]) -> None:
-    """A ValueError for metadata beside the folders of the splits, where nothing reads it."""
+    """Raise ValueError for metadata next to the folders of splits, where it is not read."""
     above = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if above is None or os.path.abspath(folder) in {root for places in roots.values() for root in places}:
         return
@@ -135,7 +135,7 @@ def _read_split(name: str, roots: list[str], folder: Path) -> Split:
             what = f"the file name {os.fsencode(file)!r} is not UTF-8"
             raise ValueError(f"{what}. Rename the file, as convmv does.") from None
     metadata = sorted(file for file in folder_of if os.path.basename(file) in METADATA)
-    parts = [each for file in metadata if len(each := read_metadata(file, folder_of))]
+    parts = [table for file in metadata if len(table := read_metadata(file, folder_of))]
     lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})
     listed = lines[FILE_NAME][:]
     image, times = Counter(listed).most_common(1)[0] if listed else ("", 0)
@@ -143,19 +143,19 @@ def _read_split(name: str, roots: list[str], folder: Path) -> Split:
         what = f"split {name!r}: its metadata file names the image {image} {times} times"
         raise ValueError(f"{what}. Keep one line; several captions are a list in it.")
     paths = listed + _unlisted(images, listed)
-    others = [column for column in lines.column_names if column not in (FILE_NAME, columns.IMAGE, columns.LABEL)]
+    kept = [column for column in lines.column_names if column not in (FILE_NAME, columns.IMAGE, columns.LABEL)]
     return Split(
         name=name,
         paths=paths,
         folders=[folder_of.get(path) for path in paths],
-        lines=lines.select_columns(others),
+        lines=lines.select_columns(kept),
         num_listed=len(listed),
         labels=_own_labels(lines) + [None] * (len(paths) - len(listed)),
     )
 
 
 def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Files below a folder, without hidden ones and folders such as `__MACOSX`. A link that leads back is left out."""
+    """Files below a folder, except hidden ones and folders such as `__MACOSX`. Follows no link back to a parent."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -169,7 +169,7 @@ def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _class_folder(path: str, root: str) -> str | None:
-    """The folder of an image below that of its split; None anywhere below one of `UNLABELLED_FOLDERS`."""
+    """The folder of an image below that of its split; None within one of `UNLABELLED_FOLDERS`."""
     inside = os.path.dirname(path)[len(root) :].split(os.sep)[1:]
     if not inside or {part.lower() for part in inside} & set(UNLABELLED_FOLDERS):
         return None
@@ -179,16 +179,16 @@ def _class_folder(path: str, root: str) -> str | None:
 def _unlisted(images: list[str], listed: list[str]) -> list[str]:
     """The images without a line, unless a line names them through a link."""
     known = set(listed)
-    others = [path for path in images if path not in known]
-    known = set(map(os.path.realpath, listed)) if others else known
-    return [path for path in others if os.path.realpath(path) not in known]
+    unlisted = [path for path in images if path not in known]
+    known = set(map(os.path.realpath, listed)) if unlisted else known
+    return [path for path in unlisted if os.path.realpath(path) not in known]
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------
 
 
 def _own_labels(lines: Dataset) -> list[Any]:
-    """The label in each line, a name where it has one; None for null and an empty text."""
+    """The label in each line, by name if possible; None for null and empty text."""
     if columns.LABEL not in lines.column_names:
         return [None] * len(lines)
     labels, feature = lines[columns.LABEL][:], lines.features[columns.LABEL]
@@ -198,7 +198,7 @@ def _own_labels(lines: Dataset) -> list[Any]:
 
 
 def _known_classes(splits: list[Split]) -> set[str]:
-    """Labels in metadata, and the class folders of splits without these that have at least two."""
+    """Labels in metadata, and the class folders of splits without such labels, if at least two."""
     known = {str(label) for split in splits for label in split.labels if isinstance(label, str | int)}
     without = [split.class_folders for split in splits if split.labels.count(None) == len(split.labels)]
     return known.union(*(folders for folders in without if len(folders) > 1))
@@ -206,8 +206,8 @@ def _known_classes(splits: list[Split]) -> set[str]:
 
 def _dataset(split: Split, known: set[str]) -> Dataset:
     """
-    The rows of a split. A label of a line counts before the class folder. Folders are classes where at least one of
-    them is known as such: `images` in `train/images/1.jpg` may be a place like any other.
+    The rows of a split. A label in a line overrides the class folder. Folders are classes if at least one of them is a
+    known class: `images` in `train/images/1.jpg` may be any folder.
     """
     by_folder = not split.class_folders.isdisjoint(known)
     labels = split.labels
@@ -220,11 +220,11 @@ def _dataset(split: Split, known: set[str]) -> Dataset:
         shown = " and ".join(map(repr, kinds.values()))
         what = f"split {split.name!r}: labels of its metadata and class folders are of several kinds, such as {shown}"
         raise ValueError(f"{what}. Write the names of classes into the metadata.")
-    _tell_folders(split, known, by_folder)
+    _log_folders(split, known, by_folder)
     number = len(split.paths)
-    # Images that no line names: they have the label of their folder, and null in the columns of the metadata
+    # Images without a line have the label of their folder, and null in the columns of the metadata
     kept = [row for row in range(split.num_listed, number) if labels[row] is not None or not split.num_listed]
-    _tell_unlisted(split, len(kept))
+    _warn_of_unlisted(split, len(kept))
     rows = [*range(split.num_listed), *kept]
     images = [{"bytes": None, "path": split.paths[row]} for row in rows]
     dataset = Dataset.from_dict({columns.IMAGE: images}, features=Features({columns.IMAGE: Image(decode=False)}))
@@ -237,8 +237,8 @@ def _dataset(split: Split, known: set[str]) -> Dataset:
     return dataset
 
 
-def _tell_folders(split: Split, known: set[str], by_folder: bool) -> None:
-    """Logs where labels are not those of the class folders."""
+def _log_folders(split: Split, known: set[str], by_folder: bool) -> None:
+    """Log labels that differ from the class folders."""
     pairs = list(zip(split.labels, split.folders, strict=True))
     if by_folder:
         logger.info("Split %s: %d class names taken from the folders.", split.name, len(split.class_folders))
@@ -259,14 +259,14 @@ def _tell_folders(split: Split, known: set[str], by_folder: bool) -> None:
         )
 
 
-def _tell_unlisted(split: Split, num_kept: int) -> None:
-    """Warns of images that no line of the metadata names."""
+def _warn_of_unlisted(split: Split, num_kept: int) -> None:
+    """Warn of images without a line in the metadata."""
     number = len(split.paths)
     if not split.num_listed:
         return
     if num_kept:
-        said = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
-        logger.warning(said, split.name, num_kept, number)
+        message = "Split %r: %d of %d images have no line in its metadata file. They have the label of their folder."
+        logger.warning(message, split.name, num_kept, number)
     if left := number - split.num_listed - num_kept:
         logger.warning(
             "Split %r: %d of %d images are in no line of its metadata file and in no folder of a class, and are left "

@@ -1,4 +1,6 @@
-"""Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and which files rows of the Hub may name."""
+"""
+Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and the files that rows of the Hub may name.
+"""
 
 import io
 import logging
@@ -23,7 +25,7 @@ from ..files import printable
 
 logger = logging.getLogger(__name__)
 
-# With more unreadable images, the disk or the folder must be at fault
+# With more unreadable images, the cause is the disk or the folder
 MOST_BAD, MOST_BAD_SHARE = 10, 0.01
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROWS_AT_ONCE = 10_000
@@ -34,7 +36,7 @@ SHOWN = 10  # images named in a warning
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     """
     A PIL image of any mode, not yet decoded, from `{"bytes", "path"}` as in `datasets.Image(decode=False)`, or from a
-    PIL image. A null is a ValueError.
+    PIL image. Raises ValueError for None.
     """
     if image is None:
         raise ValueError("null")
@@ -44,7 +46,7 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
 
 
 def content_of(image: dict[str, Any]) -> bytes:
-    """The encoded bytes of an image; an OSError when its file cannot be read."""
+    """The encoded bytes of an image; raises OSError if its file cannot be read."""
     if image["bytes"] is not None:
         return image["bytes"]
     with open(image["path"], "rb") as file:
@@ -53,7 +55,7 @@ def content_of(image: dict[str, Any]) -> bytes:
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
-    Upright and RGB, by the steps of `transformers.image_utils.load_image`, so that a released student sees the same
+    Upright and RGB, by the steps of `transformers.image_utils.load_image`, so that a released student gets the same
     pixels in a pipeline. 16-bit images, which Pillow would clip to white, are scaled to 8 bits first.
     """
     image = ImageOps.exif_transpose(image)
@@ -66,14 +68,14 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
 
 
 class BadImageError(ValueError):
-    """An image cannot be read, or too many cannot. The traceback that a worker process puts in front is cut off."""
+    """An image cannot be read, or too many cannot. Drops the traceback that a worker process prepends."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
 def why_unreadable(error: Exception) -> str:
-    """One line, without the address of a buffer or the path of the file."""
+    """A line without the address of a buffer or the path of the file."""
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
     if isinstance(error, FileNotFoundError):
@@ -84,22 +86,22 @@ def why_unreadable(error: Exception) -> str:
 
 
 def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
-    """Decodes a stored image. Returns why that cannot be done, None when it can."""
+    """Decode a stored image. Returns why it cannot be decoded, or None."""
     try:
         to_rgb(open_image(stored))
-    except Exception as error:  # Pillow's readers raise about anything on a broken file
+    except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         return why_unreadable(error)
     return None
 
 
 def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> dict[str, str | None]:
-    """For reports: `image_id`, `file` (None where the bytes lie in a table) and `reason`."""
+    """For reports: `image_id`, `file` (None for bytes in a table) and `reason`."""
     image = images[row][columns.IMAGE]
     file = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
     return {"image_id": image_ids[row][columns.IMAGE_ID], "file": file, "reason": reason}
 
 
-def described(bad: dict[str, str | None]) -> str:
+def describe(bad: dict[str, str | None]) -> str:
     return f"{bad['image_id']!r}" + (f" ({printable(bad['file'])})" if bad["file"] else "") + f": {bad['reason']}"
 
 
@@ -113,12 +115,12 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
 
 def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
     """
-    The rows of a split whose image can be read: every image is decoded once. The others, see [`bad_image`], are named
-    in a warning; too many are a BadImageError.
+    The rows of a split whose image can be read; every image is decoded once. A warning names the others, see
+    [`bad_image`]; raises BadImageError for too many.
     """
     images, bad = split.select_columns([columns.IMAGE]), {}
     starts = range(0, len(split), DECODED_AT_ONCE)
-    with ThreadPoolExecutor(THREADS) as pool:  # decoding leaves the interpreter free
+    with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
         for start in tqdm(starts, desc=f"Reading images of {name}", leave=False, disable=None):
             stored = images[start : start + DECODED_AT_ONCE][columns.IMAGE]
             for row, reason in enumerate(pool.map(why_bad, stored), start):
@@ -127,19 +129,19 @@ def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, An
             if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
                 raise BadImageError(
                     f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
-                    f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {described([*bad.values()][-1])}. Is the folder "
+                    f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {describe([*bad.values()][-1])}. Is the folder "
                     "of the images there, and the disk well?"
                 )
     if not bad:
         return split, []
-    named = [described(each) for each in bad.values()]
+    named = [describe(item) for item in bad.values()]
     shown = "; ".join(named[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
     logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
     return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
 
 
 def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
-    """All rows, or with `skip` those of [`readable_rows`]."""
+    """All rows, or those of [`readable_rows`] for `skip`."""
     return readable_rows(split, name)[0] if on_bad_images == "skip" else split
 
 
@@ -147,18 +149,18 @@ def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
 
 
 def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[str | None, bool]]:
-    """Path of each image, and whether its bytes are in the table, without reading them."""
+    """Path of each image, and whether its bytes are in the table, which are not read."""
     images = split.select_columns([column]).with_format("arrow")
     for start in range(0, len(split), ROWS_AT_ONCE):
-        found = images[start : start + ROWS_AT_ONCE][column]
-        has_bytes = pc.struct_field(found, "bytes").is_valid().to_pylist()
-        yield from zip(pc.struct_field(found, "path").to_pylist(), has_bytes, strict=True)
+        values = images[start : start + ROWS_AT_ONCE][column]
+        has_bytes = pc.struct_field(values, "bytes").is_valid().to_pylist()
+        yield from zip(pc.struct_field(values, "path").to_pylist(), has_bytes, strict=True)
 
 
 def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
     """
-    Raises a ValueError for the first image of a split of the Hub that is a local file or an address. Files in the
-    caches of `datasets` and `huggingface_hub` are allowed: the dataset itself lies there.
+    Raise ValueError for the first image of a split of the Hub that is a local file or a URL. Files in the caches of
+    `datasets` and `huggingface_hub` are allowed, as the dataset itself is there.
     """
     caches = [os.path.abspath(cache) for cache in (HF_CACHE_HOME, HF_DATASETS_CACHE, DOWNLOADED_DATASETS_PATH)]
     caches.append(os.path.abspath(HF_HUB_CACHE))
@@ -172,5 +174,5 @@ def check_files(split: Dataset, split_name: str, hub_id: str) -> None:
 
 
 def file_columns(split: Dataset) -> list[str]:
-    """Columns of images, sound or other files, which `datasets` opens with any row."""
+    """Columns of images, audio or other files, which `datasets` opens with any row."""
     return [column for column, feature in split.features.items() if require_storage_embed(feature)]

@@ -25,17 +25,17 @@ CONTENT_ID = re.compile("[0-9a-f]{24}")
 
 logger = logging.getLogger(__name__)
 
-# What the rows of a stage were made from -> its name, that of the rows, and the command that makes them
+# Column with digests of the source of a stage's rows -> name of the source, of the rows, and the command
 MADE_FROM = {
     columns.IMAGE_DIGEST: ("images", "captions", "g4i caption"),
     columns.CAPTION_DIGEST: ("captions", "embeddings", "g4i embed"),
 }
 EXAMPLES = 3
-IN_MEMORY = 1 << 26  # bytes: larger tables in another order are written to the cache of `datasets`
+IN_MEMORY = 1 << 26  # bytes, above which a reordered table is written to the cache of `datasets`
 
 
 def with_image_ids(split: Dataset, split_name: str) -> Dataset:
-    """Adds `image_id`: from the file name, or from the content without one or where two are equal."""
+    """Add `image_id`: from the file name, or from the content if there is none or two are equal."""
     if columns.IMAGE_ID in split.column_names:
         if split.features[columns.IMAGE_ID] == Value("string"):
             return split
@@ -58,17 +58,17 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
 
 
 def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:
-    """(rows,) the row `among` others of each `image_id`, or `NO_ROW`."""
-    wanted, there = (
+    """(rows,) the row of each `image_id` in `among`, or `NO_ROW`."""
+    ids, known = (
         split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID].cast(pa.large_string())
         for split in (image_ids, among)
     )
-    found = pc.index_in(wanted, value_set=there.combine_chunks())
-    return found.fill_null(NO_ROW).to_numpy().astype(np.int64)
+    positions = pc.index_in(ids, value_set=known.combine_chunks())
+    return positions.fill_null(NO_ROW).to_numpy().astype(np.int64)
 
 
 def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> list[str]:
-    """Ids that differ: to equal ones the `content_id_of` their row is added, and a number where that is equal too."""
+    """Unique ids: equal ones get the `content_id_of` their row as a suffix, and a number if that is equal too."""
     counts = Counter(image_ids)
     if len(counts) == len(image_ids):
         return image_ids
@@ -84,7 +84,7 @@ def made_unique(image_ids: list[str], content_id_of: Callable[[int], str]) -> li
 
 
 def check_image_ids(split: Dataset, split_name: str, before: str = "") -> None:
-    """A ValueError for an `image_id` that is null or occurs twice; its message has words `before`."""
+    """Raise ValueError for an `image_id` that is null or occurs twice; the message starts with `before`."""
     image_ids = split.select_columns([columns.IMAGE_ID]).with_format("arrow")[:][columns.IMAGE_ID]
     if image_ids.null_count == 0 and pc.count_distinct(image_ids).as_py() == len(image_ids):
         return
@@ -98,7 +98,7 @@ def check_image_ids(split: Dataset, split_name: str, before: str = "") -> None:
 
 
 def _id_of_file(path: str | None) -> str | None:
-    """`class/file` of an image file; None where there is none."""
+    """`class/file` of an image file; None for other files."""
     file = Path(path or "")
     if file.suffix.lower() not in IMAGE_SUFFIXES:
         return None
@@ -106,7 +106,7 @@ def _id_of_file(path: str | None) -> str | None:
 
 
 def id_form(image_id: str) -> str:
-    """Whether an id was made from a `file` name or `content`, or is that of a `column`, by its form."""
+    """Whether an id was made from a `file` name or from `content`, or comes from a `column`, by its form."""
     base = image_id.partition("#")[0]
     if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
         return "file"
@@ -125,23 +125,21 @@ def join_captions(
     images: DatasetDict, captions: Mapping[str, Dataset], what: str, complete: bool = False
 ) -> DatasetDict:
     """
-    Adds captions and embeddings by `image_id`, in place of columns of the same name. Image bytes are not rewritten.
+    Add captions and embeddings by `image_id`, replacing columns of the same name. Image bytes are not rewritten.
 
-    Splits without captions keep theirs, but lose `text_embeds` where the others get captions that are still to be
-    embedded: vectors of two encoders do not fit together.
+    Splits without captions keep theirs, but lose `text_embeds` if the new captions are not embedded yet, as embeddings
+    by two encoders cannot be mixed. Rows made from an image or caption that has changed since are left out, with a
+    warning.
 
     Args:
         images: with `image_id`.
         captions: splits with `image_id` and the columns to add.
         what: name of the captions in messages.
-        complete: whether an image without a row there is an error. Otherwise it gets nulls, with a warning.
-
-    Rows that were made from another image than that of the id now, or from another caption, are left out with a
-    warning.
+        complete: whether an image without a row raises an error; otherwise it gets nulls, with a warning.
 
     Raises:
-        ValueError: when no split has a row in common, an `image_id` of the captions is missing or there twice, or all
-            rows of a complete stage were made from other images.
+        ValueError: if no split has a common row, an `image_id` of the captions is missing or occurs twice, or all rows
+            of a complete stage were made from other images.
     """
     added = {name: _without_images(captions[name], name, what) for name in images if name in captions}
     positions = {name: positions_of(images[name], split) for name, split in added.items()}
@@ -149,14 +147,14 @@ def join_captions(
         raise ValueError(_nothing_in_common(images, captions, what))
     for name, split in added.items():
         _report(images[name], split, positions[name], f"{what}, split {name!r}", complete)
-    _leave_out_others(images, added, positions, what, complete)
+    _leave_out_changed(images, added, positions, what, complete)
     made_from = {*MADE_FROM, columns.IMAGE_STAT}
     added = {name: split.remove_columns([*made_from & {*split.column_names}]) for name, split in added.items()}
     kept = [name for name in images if name not in added]
     if kept and not complete:
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
-    held = {column for split in added.values() for column in split.column_names}
-    replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in held and columns.TEXT_EMBEDS not in held else []
+    present = {column for split in added.values() for column in split.column_names}
+    replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in present and columns.TEXT_EMBEDS not in present else []
     joined = DatasetDict()
     for name, split in images.items():
         if name in added:
@@ -166,21 +164,20 @@ def join_captions(
     columns_lost = {name: {*split.column_names} - {*joined[name].column_names} for name, split in images.items()}
     lost = [name for name in images if columns.TEXT_EMBEDS in columns_lost[name]]
     if lost:
-        said = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
-        logger.warning(said, what, ", ".join(lost))
+        text = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
+        logger.warning(text, what, ", ".join(lost))
     return joined
 
 
 def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Dataset:
-    """The split with columns of `added`, by their row numbers `positions` (rows,); nulls for `NO_ROW`."""
+    """The split with the columns of `added`, by their row numbers `positions` (rows,); nulls for `NO_ROW`."""
     added = _in_order(added.remove_columns(columns.IMAGE_ID), positions)
     return concatenate_datasets([without_replaced(split, added.column_names), added], axis=1)
 
 
 def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
     """
-    The split without the columns that will be added; with captions go the embeddings and statuses of the
-    earlier ones.
+    The split without the columns that will be added; captions also replace embeddings and statuses of earlier ones.
     """
     replaced = set(added)
     replaced |= set(columns.OF_CAPTION) if columns.CAPTION in replaced else set()
@@ -193,11 +190,11 @@ def _in_order(added: Dataset, positions: np.ndarray) -> Dataset:
     if (positions == NO_ROW).any():
         schema = added.features.arrow_schema
         nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
-        # The default fingerprint is random: the cache would grow with every run
+        # The default fingerprint is random, so the cache would grow with every run
         info, fingerprint = DatasetInfo(features=added.features), f"{added._fingerprint}-nulls"
         added = concatenate_datasets([added, Dataset(InMemoryTable(nulls), info=info, fingerprint=fingerprint)])
         positions = np.where(positions == NO_ROW, len(added) - 1, positions)
-    # Flattened alone: `concatenate_datasets` would flatten, and so rewrite, the images as well
+    # Flattened here, as `concatenate_datasets` would flatten, and so rewrite, the images too
     return added.select(positions).flatten_indices(keep_in_memory=added.data.nbytes < IN_MEMORY)
 
 
@@ -207,8 +204,8 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
             f"{what}, split {name!r}: no column 'image_id', by which captions are joined to images. Its columns: "
             f"{', '.join(captions.column_names)}. Rename the one that names the images, or use g4i caption."
         )
-    own = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
-    captions = captions.remove_columns([column for column in captions.column_names if column in own])
+    unneeded = {columns.IMAGE, columns.LABEL, *file_columns(captions)}
+    captions = captions.remove_columns([column for column in captions.column_names if column in unneeded])
     if len(captions.column_names) < 2:
         raise ValueError(f"{what}, split {name!r}: nothing there but 'image_id'. Name a dataset with captions.")
     check_image_ids(captions, name, f"{what}: ")
@@ -216,21 +213,21 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
 
 
 def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, complete: bool) -> None:
-    """Warns of rows without a counterpart on the other side, or raises where `complete`."""
+    """Warn of rows without a counterpart on the other side, or raise ValueError if `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
         what = f"{len(without)} of {len(images)} images have no row there, the first is {_first(images, without[:1])}"
         raise ValueError(f"{where}: {what}. Run the stage again on this dataset.")
     if len(without):
-        said = "%s: %d of %d images have no row there and are used without caption: %s"
-        logger.warning(said, where, len(without), len(images), _first(images, without))
+        message = "%s: %d of %d images have no row there and are used without caption: %s"
+        logger.warning(message, where, len(without), len(images), _first(images, without))
     left_over = np.setdiff1d(np.arange(len(added)), positions)
     if len(left_over) and not complete:
-        said = "%s: %d of %d rows there belong to no image and are left out: %s"
-        logger.warning(said, where, len(left_over), len(added), _first(added, left_over))
+        message = "%s: %d of %d rows there belong to no image and are left out: %s"
+        logger.warning(message, where, len(left_over), len(added), _first(added, left_over))
 
 
-def _leave_out_others(
+def _leave_out_changed(
     images: Mapping[str, Dataset],
     added: Mapping[str, Dataset],
     positions: Mapping[str, np.ndarray],
@@ -238,40 +235,39 @@ def _leave_out_others(
     complete: bool,
 ) -> None:
     """
-    Sets positions to `NO_ROW` where the image, or the caption that was embedded, is another now, and warns of them.
-    Where all images are others, a complete stage is a ValueError; else they are a copy, such as a smaller one, and
-    keep their captions.
+    Set positions to `NO_ROW`, with a warning, if the image or the embedded caption has changed. If all images have, a
+    complete stage raises ValueError; otherwise they are copies, such as smaller ones, and keep their captions.
     """
     for column, (things, lost, command) in MADE_FROM.items() if complete else [*MADE_FROM.items()][:1]:
-        others, known = {}, 0
+        changed_rows, known = {}, 0
         for name, split in added.items():
             if column not in split.column_names:
                 continue
-            there = np.asarray([*split[column][:], None], dtype=object)[positions[name]]  # the last for `NO_ROW`
-            rows = np.flatnonzero(np.not_equal(there, None))
-            # A selection has another fingerprint, by which tables are known
+            recorded = np.asarray([*split[column][:], None], dtype=object)[positions[name]]  # None for `NO_ROW`
+            rows = np.flatnonzero(np.not_equal(recorded, None))
+            # A selection has another fingerprint, which identifies tables
             some = images[name] if len(rows) == len(images[name]) else images[name].select(rows)
-            here = np.asarray(_made_from_now(some, split, column), dtype=object)
-            is_there = np.not_equal(here, None)
-            others[name] = rows[is_there & (here != there[rows])]
-            known += is_there.sum()
-            positions[name][rows[~is_there]] = NO_ROW
-        changed = sum(map(len, others.values()))
+            current = np.asarray(_made_from_now(some, split, column), dtype=object)
+            is_known = np.not_equal(current, None)
+            changed_rows[name] = rows[is_known & (current != recorded[rows])]
+            known += is_known.sum()
+            positions[name][rows[~is_known]] = NO_ROW
+        changed = sum(map(len, changed_rows.values()))
         if changed and changed == known:
             if complete:
                 raise ValueError(f"{what}: all {things} have changed since {command}. Run it again.")
             logger.warning("%s: all %s are others than at %s. They are joined by name.", what, things, command)
             continue
-        for name, rows in others.items():
+        for name, rows in changed_rows.items():
             positions[name][rows] = NO_ROW
             if len(rows):
-                said = "%s, split %r: %d of %d %s have changed since %s, and are used without %s: %s. Run it again."
+                message = "%s, split %r: %d of %d %s have changed since %s, and are used without %s: %s. Run it again."
                 some = _first(images[name], rows)
-                logger.warning(said, what, name, len(rows), len(images[name]), things, command, lost, some)
+                logger.warning(message, what, name, len(rows), len(images[name]), things, command, lost, some)
 
 
 def _made_from_now(images: Dataset, stage: Dataset, column: str) -> list[str | None]:
-    """Digests of the images, or of their captions, as they are now."""
+    """Current digests of the images, or of their captions."""
     if column == columns.IMAGE_DIGEST:
         known = stage.select_columns([columns.IMAGE_ID, columns.IMAGE_DIGEST, columns.IMAGE_STAT])
         return image_digests(images, known.with_format("arrow")[:])[column]

@@ -1,4 +1,4 @@
-"""Read the metadata files of a folder of images: a row an image, which it names by a file below their own folder."""
+"""Read the metadata files of an image folder: one row an image, which it names by a path relative to the file."""
 
 import csv
 import json
@@ -25,11 +25,11 @@ NAMES_FILES = re.compile("(.*_)?file_names?")  # columns
 
 def read_metadata(file: str, files: Collection[str]) -> Dataset:
     """
-    The rows of a metadata file, with the path of the image, one of `files`, as `file_name`. What a CSV file holds is
-    text, but for weights.
+    The rows of a metadata file, with the path of the image, one of `files`, as `file_name`. Values of a CSV file are
+    text, except weights.
 
-    A ValueError when the file cannot be read, a row has no `file_name`, or a column names a file that is not below the
-    folder of the metadata.
+    Raises ValueError if the file cannot be read, a row has no `file_name`, or a column names a file outside the folder
+    of the metadata.
     """
     try:
         if file.endswith(".parquet"):
@@ -88,7 +88,7 @@ def _table(rows: Iterable[dict[str, Any]], file: str) -> pa.Table:
 
 
 def _check_inside(names: list[Any], file: str) -> None:
-    """A ValueError for a name, or a list of names, that leads out of the folder of the file."""
+    """Raise ValueError for a name, or a list of names, outside the folder of the file."""
     for name in names:
         if isinstance(name, list):
             _check_inside(name, file)
@@ -105,26 +105,26 @@ def _relative(name: str) -> str:
 
 def _paths(names: list[str], file: str, files: Collection[str]) -> list[str]:
     """
-    The path of each image. Where there is none, as the image was moved into another folder, it is the only one of that
-    name below the folder of the metadata, unless another row names it.
+    The path of each image. An image that was moved into another folder is found by its file name, if that is unique
+    below the folder of the metadata and in the rows.
     """
     folder = os.path.dirname(file)
     paths = [os.path.join(folder, _relative(name)) for name in names]
-    gone = {row: _base(path) for row, path in enumerate(paths) if path not in files}
-    if not gone:
+    missing = {row: _base(path) for row, path in enumerate(paths) if path not in files}
+    if not missing:
         return paths
-    rows_of, images_of, listed = Counter(gone.values()), defaultdict(list), set(paths)
+    rows_of, images_of, listed = Counter(missing.values()), defaultdict(list), set(paths)
     for path in files:
         if path.startswith(f"{folder}{os.sep}"):
             images_of[_base(path)].append(path)
-    alone = {row: images_of[base] for row, base in gone.items() if rows_of[base] == len(images_of[base]) == 1}
-    found = {row: path for row, (path,) in alone.items() if path not in listed}
-    if found:
+    alone = {row: images_of[base] for row, base in missing.items() if rows_of[base] == len(images_of[base]) == 1}
+    moved = {row: path for row, (path,) in alone.items() if path not in listed}
+    if moved:
         logger.warning(
             "%s: the images of %d lines were moved, and are found by their file names: the first is %s.",
-            *(file, len(found), found[min(found)]),
+            *(file, len(moved), moved[min(moved)]),
         )
-    return [found.get(row, path) for row, path in enumerate(paths)]
+    return [moved.get(row, path) for row, path in enumerate(paths)]
 
 
 def _base(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Open the files of a dataset: its format, the split of each file, and which file is at fault."""
+"""Open the files of a dataset: its format, the split of each file, and the file that causes an error."""
 
 import glob
 import os
@@ -33,13 +33,13 @@ KINDS = dict.fromkeys(INTEGERS, "numbers") | dict.fromkeys(("string", "large_str
 
 
 class OtherClassesError(ValueError):
-    """Two files of a split whose labels mean other classes."""
+    """Two files of a split with different classes."""
 
 
 def open_data(name: str, config: str | None, revision: str | None, label: str = columns.LABEL) -> DatasetDict:
     """
-    Opens a dataset, whose labels are in the column `label`. A ValueError for files that `datasets` cannot read names
-    the first at fault, or the cause.
+    Open a dataset with labels in the column `label`. Raises ValueError, with the first invalid file or the cause, for
+    files that `datasets` cannot read.
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
@@ -54,7 +54,7 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
 
 
 def is_image_folder(name: str) -> bool:
-    """Whether it is a folder of image files, rather than of Parquet or of `save_to_disk`."""
+    """Whether it is a folder of image files, not of Parquet or `save_to_disk`."""
     return how_to_load(name, None, None) is None and not _is_saved(Path(name))
 
 
@@ -68,14 +68,14 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
     readme = folder / "README.md"
     if readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "ignore"), re.M):  # names its files
         return {"path": name, "name": config}
-    found = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
-    return next(({"path": kind, "data_files": files} for kind, files in found if files), None)
+    candidates = ((kind, _split_files(folder, suffix)) for kind, suffix in SHARDED.items())
+    return next(({"path": kind, "data_files": files} for kind, files in candidates if files), None)
 
 
 def _load(how: dict[str, Any], label: str) -> DatasetDict:
     """
-    As `load_dataset`, but where Parquet files of several splits differ in their classes each split keeps its own:
-    `datasets` reads the class numbers of all files as those of the first.
+    Like `load_dataset`, but each split keeps its classes if Parquet files of several splits differ: `datasets` reads
+    all class numbers as those of the first file.
     """
     builder = load_dataset_builder(**how)
     if isinstance(builder, Parquet):
@@ -90,22 +90,22 @@ def _load(how: dict[str, Any], label: str) -> DatasetDict:
 
 def _kinds_in(files: dict[str, str], split: str, label: str) -> dict[str, list[str] | str]:
     """
-    What each column of a split holds: its class names, or names or numbers. A ValueError where two of the files (place
-    on this machine -> name) differ in this.
+    The content of each column of a split: its class names, or names or numbers. Raises ValueError if two of the files
+    (local path -> name) differ.
     """
-    found: dict[str, tuple[list[str] | str, str]] = {}
+    kinds: dict[str, tuple[list[str] | str, str]] = {}
     for place, name in files.items():
         for column, feature in Features.from_arrow_schema(pq.read_schema(place)).items():
             kind = feature.names if isinstance(feature, ClassLabel) else KINDS.get(getattr(feature, "dtype", None))
             if kind is None:
                 continue
-            known, first = found.setdefault(column, (kind, name))
+            known, first = kinds.setdefault(column, (kind, name))
             if kind != known and (column == label or list in (type(kind), type(known))):
                 what = f"split {split!r}, column {column!r}: {_difference(known, first, kind, name)}"
                 raise OtherClassesError(
                     f"{what}. Write both with one ClassLabel, by cast_column, or with class names."
                 )
-    return {column: kind for column, (kind, _) in found.items()}
+    return {column: kind for column, (kind, _) in kinds.items()}
 
 
 def _difference(known: list[str] | str, first: str, kind: list[str] | str, second: str) -> str:
@@ -113,29 +113,29 @@ def _difference(known: list[str] | str, first: str, kind: list[str] | str, secon
         pairs = enumerate(zip_longest(known, kind, fillvalue="none"))
         number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
         return f"class {number} is {one!r} in {first} and {other!r} in {second}"
-    one, other = ("numbers with class names" if isinstance(each, list) else each for each in (known, kind))
+    one, other = ("numbers with class names" if isinstance(value, list) else value for value in (known, kind))
     return f"{first} holds {one} and {second} {other}"
 
 
 def load_parquet(files: list[Path], split: str) -> Dataset:
-    """One split of Parquet files; a ValueError names one that is damaged or has no rows."""
+    """One split of Parquet files; raises ValueError for a damaged or empty one."""
     with one_line_errors(f"{files[0].parent}, split {split!r}:", files):
         return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
 
 
-# --- Files at fault --------------------------------------------------------------------------------------------------
+# --- Invalid files ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
     """
-    Turns the long errors of `datasets` into a ValueError of one line, which names the first file at fault and a
-    remedy, or the first cause.
+    Turn the long errors of `datasets` into a ValueError of one line, with the first invalid file and a remedy, or the
+    first cause.
     """
     try:
         yield
     except (DatasetsError, RuntimeError, ValueError) as error:
-        if isinstance(error, OSError):  # there is none of the name
+        if isinstance(error, OSError):  # nothing has this name
             raise
         fault = None if isinstance(error, OtherClassesError) else _fault(files)
         raise ValueError(f"{what} its files cannot be read: {fault or _first_cause(error)}") from error
@@ -153,7 +153,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _fault(files: Iterable[Path]) -> str | None:
-    """The first file with a fault that is known here, and what it is."""
+    """The first file with a known error, and the error."""
     for file in sorted(files):
         try:
             str(file).encode()
@@ -176,14 +176,14 @@ def _fault_of_parquet(file: Path) -> str | None:
 
 
 def _is_saved(folder: Path) -> bool:
-    """By `save_to_disk`."""
+    """Whether `save_to_disk` wrote it."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
     """
-    The files of each split. Its name is the file name without the number of the shard, or the folder name where files
-    only have numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
+    The files of each split. Its name is the file name without the shard number, or the folder name if files only have
+    numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
     """
     files: dict[str, list[str]] = {}
     for path in sorted(folder.rglob(f"*{suffix}")):

@@ -1,6 +1,6 @@
 """
-What a result was made from, by content: a row an image, kept beside the result. Whether anything of it has changed,
-and what, is found by comparing two of these records.
+A record of what a result was made from, by content: one row an image, stored with the result. Comparing two records
+shows what has changed.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from .texts import Embeddings, caption_key_table, values_of
 
 RECORD_FILE = "data_record.parquet"
 SPLIT, DIGEST, STAT = "split", columns.IMAGE_DIGEST, columns.IMAGE_STAT
-# Of each image; other columns, such as image features, are added by name
+# Compared for each image; other columns, such as image features, are added by name
 COMPARED = {
     columns.LABEL: "labels",
     columns.CAPTION: "captions",
@@ -36,7 +36,7 @@ COMPARED = {
     columns.REVIEW: "reviews",
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
-JUST_WRITTEN = 2  # seconds: a file that is younger may change again without another time
+JUST_WRITTEN = 2  # seconds: a newer file may change again without a new time
 SHOWN = 3  # class names
 _READ: dict[tuple[str, str], str] = {}  # digests of the files that this process has read, by path and stat
 
@@ -48,7 +48,7 @@ class Record:
         rows: text columns: `split`, `image_id`, `image_digest`, `image_stat`, the label by name, and a digest of each
             other value.
         class_names: in their order.
-        inputs: what else the result depends on, such as a text encoder, by its name in messages; None: not known.
+        inputs: other inputs, such as a text encoder, by their name in messages; None: unknown.
     """
 
     rows: pa.Table
@@ -66,8 +66,8 @@ class Record:
         earlier: "Record | None" = None,
     ) -> "Record":
         """
-        Of splits with `image` (not decoded), `image_id`, and a `label` of these classes. `also` names further columns.
-        Every image is read, but for files that are those of an `earlier` record by size and times.
+        The record of splits with `image` (not decoded), `image_id`, and a `label` of these classes. `also` names
+        further columns. Reads every image, except files with the size and times of an `earlier` record.
         """
         class_names, compared = list(class_names), list(dict.fromkeys((*COMPARED, *also)))
         parts = [_text_table(dict.fromkeys((SPLIT, columns.IMAGE_ID, DIGEST, STAT, *compared), []))]
@@ -81,7 +81,7 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Of everything but the times of files."""
+        """Of everything except the times of files."""
         digest = hashlib.blake2b(json.dumps([self.class_names, self.inputs]).encode(), digest_size=16)
         for column in sorted({*self.rows.column_names} - {STAT}):
             digest.update(json.dumps([column, self.rows[column].to_pylist()]).encode())
@@ -99,13 +99,13 @@ class Record:
         return Record(self.rows.filter(self.rows[columns.LABEL].is_valid()), self.class_names, self.inputs)
 
     def with_splits_of(self, other: "Record") -> "Record":
-        """With the splits of another record in place of its own of the same name, and beside the others."""
+        """With the splits of another record added, replacing those of the same name."""
         kept = self.of_splits([name for name in self.splits if name not in other.splits])
         rows = pa.concat_tables([kept.rows, other.rows], promote_options="default")
         return Record(rows, self.class_names, self.inputs)
 
     def write(self, folder: str | Path) -> None:
-        """Into a folder, in one step."""
+        """Write into a folder, in one step."""
         place = Path(folder) / RECORD_FILE
         staging = place.with_name(f".{place.name}.tmp-{os.getpid()}")
         facts = json.dumps({"class_names": self.class_names, "inputs": self.inputs})
@@ -117,7 +117,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Record | None":
-        """The record in a folder; None where there is none, or it is damaged."""
+        """The record in a folder; None if it is missing or damaged."""
         try:
             rows = pq.read_table(Path(folder) / RECORD_FILE)
             facts = json.loads(rows.schema.metadata[b"g4i_hf"])
@@ -135,9 +135,9 @@ def _text_table(values: Mapping[str, list[str | None]]) -> pa.Table:
 
 def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, list[str | None]]:
     """
-    By column, for each row: `image_id`; `image_digest`, of the bytes as stored, None for an image that cannot be read;
-    `image_stat`, size and times of its file, or for bytes in a table the fingerprint of that, which `datasets` makes
-    from its files. Images are not read that are `known` by `image_id` and `image_stat`.
+    By column, for each row: `image_id`; `image_digest`, of the bytes as stored, None for an unreadable image;
+    `image_stat`, size and times of its file, or for bytes in a table its fingerprint, which `datasets` makes from its
+    files. Images that are `known` by `image_id` and `image_stat` are not read.
     """
     earlier: dict[tuple[str | None, ...], str | None] = {}
     if known is not None:
@@ -151,32 +151,32 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
         except (OSError, ValueError):
             return image_id, None, None
 
-    found: list[tuple[str, str | None, str | None]] = []
+    rows: list[tuple[str, str | None, str | None]] = []
     table = f"table {split._fingerprint}"
     images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
-    with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading leave the interpreter free
+    with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading release the GIL
         starts = range(0, len(images), IMAGES_AT_ONCE)
         for start in tqdm(starts, desc="Comparing images", leave=False, disable=len(images) < MANY):
             batch = images[start : start + IMAGES_AT_ONCE]
-            found += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
-    return {column: [row[place] for row in found] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
+            rows += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
+    return {column: [row[place] for row in rows] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
 
 
 def known_images(stage: Path) -> pa.Table | None:
-    """Of a Parquet file of a stage what [`image_digests`] may know; None where there is none, or it has no digests."""
-    wanted = [columns.IMAGE_ID, DIGEST, STAT]
-    is_known = stage.is_file() and set(wanted) <= set(pq.read_schema(stage).names)
-    return pq.read_table(stage, columns=wanted) if is_known else None
+    """The argument `known` of [`image_digests`] from a Parquet file of a stage; None without digests."""
+    names = [columns.IMAGE_ID, DIGEST, STAT]
+    is_known = stage.is_file() and set(names) <= set(pq.read_schema(stage).names)
+    return pq.read_table(stage, columns=names) if is_known else None
 
 
 def _stat_of(image: Any, table: str) -> str | None:
-    """Size and times of a file; None for one that is so new that it could change within its time."""
+    """Size and times of a file; None if it is so new that it could change within its time."""
     if not isinstance(image, dict) or image["bytes"] is not None:
         return table
-    found = os.stat(image["path"])
-    changed = max(found.st_mtime_ns, found.st_ctime_ns)
+    stat = os.stat(image["path"])
+    changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
     is_settled = time.time_ns() - changed > JUST_WRITTEN * 10**9
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}" if is_settled else None
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" if is_settled else None
 
 
 def _digest_of_image(image: Any, stat: str | None) -> str | None:
@@ -197,7 +197,7 @@ def content_digest(content: bytes) -> str:
 
 
 def _values(split: Dataset, column: str, class_names: list[str]) -> Iterator[Any]:
-    """Of a column, what rows are compared by: a name or a digest; None for null."""
+    """The values of a column that are compared: names or digests; None for null."""
     if column == columns.LABEL:
         return _label_names(split, class_names)
     if column == columns.CAPTION:
@@ -219,13 +219,13 @@ def _label_names(split: Dataset, class_names: list[str]) -> Iterator[str | None]
 
 
 def captions_of_rows(caption_keys: np.ndarray) -> Iterator[str | None]:
-    """The captions of each row, by their keys (rows, C); see [`~g4i_hf.data.texts.caption_key_table`]."""
+    """The captions of each row, from their keys (rows, C); see [`~g4i_hf.data.texts.caption_key_table`]."""
     for keys in caption_keys.tolist():
         yield ",".join(f"{key:x}" for key in keys if key >= 0) or None
 
 
 def vectors_of_rows(vectors: Embeddings | np.ndarray, counts: np.ndarray) -> Iterator[str | None]:
-    """A digest for each row of vectors (n, D), of which it has so many."""
+    """A digest of the vectors (n, D) of each row, which has `counts` (rows,) of them."""
     ends = np.cumsum(counts)
     for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
         yield content_digest(np.ascontiguousarray(vectors[end - count : end]).tobytes()) if count else None
@@ -236,7 +236,7 @@ def _digest_of_value(value: Any) -> str | None:
         return None
     try:
         array = np.asarray(value)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # lists of different lengths
         array = np.asarray(repr(value))
     return content_digest(array.tobytes() if array.dtype.kind in "biuf" else repr(value).encode())
 
@@ -244,22 +244,21 @@ def _digest_of_value(value: Any) -> str | None:
 # --- Differences -----------------------------------------------------------------------------------------------------
 
 
-def differences(there: Record, here: Record) -> dict[str, str]:
+def differences(earlier: Record, current: Record) -> dict[str, str]:
     """
-    What has changed, in words, by kind: a column, `new`, `removed`, `order`, `class_names` or the name of an input.
-    Images are the same by their content, wherever they lie, and else by their name. Only columns and inputs of both
-    are compared.
+    The changes as text, by kind: a column, `new`, `removed`, `order`, `class_names` or the name of an input. Images
+    are matched by content, otherwise by name. Only columns and inputs of both records are compared.
     """
-    before, after = (record.rows.drop_columns([STAT]) for record in (there, here))
-    found = {} if before.equals(after) else _of_rows(before.to_pydict(), after.to_pydict())
-    if there.class_names != here.class_names:
-        found["class_names"] = _class_names(there.class_names, here.class_names)
-    for name in there.inputs.keys() & here.inputs.keys():
-        values = there.inputs[name], here.inputs[name]
+    before, after = (record.rows.drop_columns([STAT]) for record in (earlier, current))
+    changes = {} if before.equals(after) else _of_rows(before.to_pydict(), after.to_pydict())
+    if earlier.class_names != current.class_names:
+        changes["class_names"] = _class_names(earlier.class_names, current.class_names)
+    for name in earlier.inputs.keys() & current.inputs.keys():
+        values = earlier.inputs[name], current.inputs[name]
         if None not in values and values[0] != values[1]:
             is_number = isinstance(values[0], int)
-            found[name] = f"{name} ({values[0]:,} there, {values[1]:,} here)" if is_number else name
-    return found
+            changes[name] = f"{name} ({values[0]:,} there, {values[1]:,} here)" if is_number else name
+    return changes
 
 
 def _of_rows(before: dict[str, list], after: dict[str, list]) -> dict[str, str]:
@@ -275,33 +274,33 @@ def _of_rows(before: dict[str, list], after: dict[str, list]) -> dict[str, str]:
     counts[columns.IMAGE_ID] = sum(has_name and not has_label for has_name, has_label in renamed), "names"
     counts[DIGEST] = sum(changed(DIGEST)), "contents"
     counts[SPLIT] = sum(changed(SPLIT)), "the split"
-    found = {kind: f"{words} of {_images(count)}" for kind, (count, words) in counts.items() if count}
+    changes = {kind: f"{words} of {_images(count)}" for kind, (count, words) in counts.items() if count}
     if added := len(after[SPLIT]) - len(pairs):
-        found["new"] = _images(added, "new ")
+        changes["new"] = _images(added, "new ")
     if removed := len(before[SPLIT]) - len(pairs):
-        found["removed"] = f"{_images(removed)} removed"
-    if not found and pairs != sorted(pairs, key=lambda pair: pair[1]):
-        found["order"] = "the order of the images"
-    return found
+        changes["removed"] = f"{_images(removed)} removed"
+    if not changes and pairs != sorted(pairs, key=lambda pair: pair[1]):
+        changes["order"] = "the order of the images"
+    return changes
 
 
 def _paired(before: dict[str, list], after: dict[str, list]) -> list[tuple[int, int]]:
-    """Row numbers of the same images in both, in the order of the first."""
+    """Row numbers of equal images in both, in the order of the first."""
     left, right = list(range(len(before[SPLIT]))), list(range(len(after[SPLIT])))
     pairs: list[tuple[int, int]] = []
     for keys in ((SPLIT, columns.IMAGE_ID, DIGEST), (SPLIT, DIGEST), (DIGEST,), (SPLIT, columns.IMAGE_ID)):
-        waiting: dict[tuple, list[int]] = {}
+        unpaired: dict[tuple, list[int]] = {}
         for row in reversed(left):
-            waiting.setdefault(tuple(before[key][row] for key in keys), []).append(row)
+            unpaired.setdefault(tuple(before[key][row] for key in keys), []).append(row)
         unmatched = []
         for row in right:
             key = tuple(after[key][row] for key in keys)
             is_known = DIGEST not in keys or after[DIGEST][row] is not None
-            if is_known and waiting.get(key):
-                pairs.append((waiting[key].pop(), row))
+            if is_known and unpaired.get(key):
+                pairs.append((unpaired[key].pop(), row))
             else:
                 unmatched.append(row)
-        left, right = sorted(row for rows in waiting.values() for row in rows), unmatched
+        left, right = sorted(row for rows in unpaired.values() for row in rows), unmatched
     return sorted(pairs)
 
 

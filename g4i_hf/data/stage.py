@@ -2,7 +2,7 @@
 Stages and their provenance.
 
 A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: its data (a
-[`Source`]) and what a command did with it. [`chain_of`] leads from a stage back to its images.
+[`Source`]) and the settings of its command. [`chain_of`] leads from a stage back to its images.
 """
 
 import glob
@@ -25,15 +25,15 @@ from ..names import is_path
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
 
-# Otherwise `datasets` 5.2 reports opened files to a server, local ones too
+# Otherwise `datasets` 5.2 reports opened files, including local ones, to a server
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
-# No such file on the Hub, or not in the cache; a name that is a path. Opening the dataset says why
+# No such file on the Hub or in the cache, or a name that is a path. Opening the dataset raises the error
 NO_STAGE = (
     *(errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
     *(errors.HFValidationError, errors.OfflineModeIsEnabled),
 )
-FORMAT = 1  # of `stage.json`: one more whenever its content changes
+FORMAT = 1  # of `stage.json`: increased whenever its content changes
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 
 
@@ -43,8 +43,8 @@ SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 @dataclass(frozen=True)
 class Source:
     """
-    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage made of it records it: the fields of
-    `DataArguments`; `columns` has its names of columns by ours, where they differ.
+    A dataset to open, see [`~g4i_hf.data.loading.open_images`], as a stage records it: the fields of `DataArguments`;
+    `columns` are its names of columns by ours, if they differ.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Source:
         return source if isinstance(source, Source) else cls(source)
 
     def captions_stage(self) -> dict[str, Any] | None:
-        """The `stage.json` of the captions that are joined, if they are a stage."""
+        """The `stage.json` of the joined captions, if they are a stage."""
         return None if self.captions is None else find_stage(self.captions, self.captions_revision)
 
     def recorded(self, folder: str | Path) -> dict[str, Any]:
-        """Fields of the `stage.json` in `folder`; other folders are relative to it."""
+        """Fields of the `stage.json` in `folder`; paths of other folders are relative to it."""
         more = {
             "source_config": self.config,
             "source_columns": self.columns,
@@ -80,17 +80,19 @@ class Source:
 
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
-        """The source in a `stage.json`; None for a published one without images, a missing folder is an error."""
+        """
+        The source in a `stage.json`; None for a published one without images. Raises an error for a missing folder.
+        """
         name, captions, held_out = (stage.get(key) for key in ("source", "captions_name", "validation_fraction"))
         is_published = bool(stage.get("published")) or not Path(folder).is_dir()
-        if name is None or (is_published and is_path(name)):  # of the machine where it was made
+        if name is None or (is_published and is_path(name)):  # a path on another machine
             return None
         return cls(
-            _found(name, folder),
+            _resolved(name, folder),
             stage.get("source_revision"),
             stage.get("source_config"),
             stage.get("source_columns") or {},
-            captions and _found(captions, folder),
+            captions and _resolved(captions, folder),
             stage.get("captions_revision"),
             held_out if isinstance(held_out, float) and 0 < held_out < 1 else None,
         )
@@ -98,8 +100,8 @@ class Source:
 
 def check_names_images(stage: dict[str, Any], folder: str | Path) -> None:
     """
-    A ValueError for a `stage.json` without images that does not say where these are, or by an absolute path: no stage
-    writes one, and it could lead anywhere.
+    Raise ValueError for a `stage.json` without images that does not name them, or names them by an absolute path,
+    which no stage writes, and which could lead anywhere.
     """
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
@@ -116,13 +118,13 @@ def _portable(name: str, folder: str | Path) -> str:
     if not Path(name).is_dir():
         return name
     inside = os.path.relpath(name, folder)
-    return inside if is_path(inside) else f"./{inside}"  # a Hub id could look like it
+    return inside if is_path(inside) else f"./{inside}"  # it could look like a Hub id
 
 
-def _found(name: str, folder: str | Path) -> str:
-    beside = Path(folder) / name
-    if not Path(name).is_absolute() and beside.exists():
-        return str(beside)
+def _resolved(name: str, folder: str | Path) -> str:
+    relative = Path(folder) / name
+    if not Path(name).is_absolute() and relative.exists():
+        return str(relative)
     if name.startswith("."):
         what = f"{folder} holds no images: they are those of {name}, seen from there, and that folder is gone"
         raise FileNotFoundError(f"{what}. Put it back, or run the stage again on the images.")
@@ -130,7 +132,7 @@ def _found(name: str, folder: str | Path) -> str:
 
 
 class Link(NamedTuple):
-    """A dataset of the chain from a source to its images, and its `stage.json`, None where it is no stage."""
+    """A link of the provenance chain: a dataset, and its `stage.json`, or None if it is not a stage."""
 
     source: Source
     stage: dict[str, Any] | None
@@ -138,9 +140,8 @@ class Link(NamedTuple):
 
 def chain_of(source: Source) -> Iterator[Link]:
     """
-    The datasets from a source to its images, looked up lazily. The last is no stage, or a stage that does not say
-    where its images are. A FileNotFoundError for a folder that is gone, and a ValueError when stages without images
-    name each other as their images.
+    The datasets from a source to its images, looked up lazily. The last is not a stage, or does not name its images.
+    Raises FileNotFoundError for a missing folder, and ValueError if stages without images name each other as images.
     """
     seen, holds_images = set(), False
     while True:
@@ -152,7 +153,7 @@ def chain_of(source: Source) -> Iterator[Link]:
         seen.add(_place(source))
         holds_images |= bool(stage.get("with_images"))
         if _place(further) in seen:
-            if holds_images:  # which names itself, or what was made of it
+            if holds_images:  # it names itself, or a stage made from it
                 return
             what = f"{source.name} holds no images and names {further.name} for them, which leads back to it"
             raise ValueError(f"{what}. Name the images with --dataset_name, and with --captions_name {source.name}.")
@@ -160,15 +161,15 @@ def chain_of(source: Source) -> Iterator[Link]:
 
 
 def known_chain(source: Source) -> list[Link]:
-    """As [`chain_of`]. A folder that is gone is the last, by its former place."""
+    """[`chain_of`] as a list. A missing folder is the last link, by its former path."""
     links: list[Link] = []
     try:
         for link in chain_of(source):
             links.append(link)
     except FileNotFoundError:
         last = links[-1]
-        gone = os.path.abspath(os.path.join(last.source.name, last.stage["source"]))
-        links.append(Link(Source(gone), None))
+        missing = os.path.abspath(os.path.join(last.source.name, last.stage["source"]))
+        links.append(Link(Source(missing), None))
     return links
 
 
@@ -181,8 +182,8 @@ def _place(source: Source) -> tuple[str, str | None]:
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
     """
-    The `stage.json` of a finished stage, or None where there is none. A ValueError when it is malformed, names a split
-    by a path, or was written by a later version.
+    The `stage.json` of a finished stage, None without one. Raises ValueError if it is malformed, names a split by a
+    path, or was written by a later version.
     """
     restore_replaced(folder)
     path = Path(folder) / STAGE_FILE
@@ -192,7 +193,7 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
         stage = json.loads(path.read_text(encoding="utf-8"))
         splits = stage.get("num_rows", {})
         is_stage = isinstance(stage.get("source"), str | None) and all(map(SPLIT_NAME.fullmatch, splits.keys()))
-    except (AttributeError, RecursionError, TypeError, ValueError):  # no JSON, or not of that form
+    except (AttributeError, RecursionError, TypeError, ValueError):  # not JSON, or of another form
         is_stage = False
     if not is_stage:
         raise ValueError(f"{path} is not what a stage writes. Run the stage again, or remove the file.")
@@ -200,17 +201,17 @@ def read_stage(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _of_known_format(stage: dict[str, Any], name: str) -> dict[str, Any]:
-    found = stage.get("format")
-    if found != FORMAT:
+    number = stage.get("format")
+    if number != FORMAT:
         known = f"this version of g4i_hf reads format {FORMAT}"
-        raise ValueError(f"{name}: its stage.json has the format {found!r}, and {known}. Run the stage again.")
+        raise ValueError(f"{name}: its stage.json has the format {number!r}, and {known}. Run the stage again.")
     return stage
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
     """
-    The `stage.json` of a folder or a dataset on the Hub; None where there is none, or it cannot be reached. Errors as
-    in [`read_stage`].
+    The `stage.json` of a folder or a dataset on the Hub; None if there is none, or it cannot be reached. Raises the
+    errors of [`read_stage`].
     """
     restore_replaced(name)
     if Path(name).is_dir():
@@ -231,8 +232,8 @@ def write_stage(
     beside: dict[str, Dataset] | None = None,
 ) -> None:
     """
-    Replaces the folder as a whole by one Parquet file a split, those of tables `beside` and `stage.json`: the
-    provenance given, row counts, columns and versions. Errors as in [`check_replaceable`].
+    Replace the folder as a whole: a Parquet file for each split and each table `beside` them, and `stage.json` with
+    the given provenance, row counts, columns and versions. Raises the errors of [`check_replaceable`].
     """
     check_replaceable(folder)
     stage = {
@@ -249,14 +250,14 @@ def write_stage(
 
 
 def check_replaceable(folder: str | Path) -> None:
-    """A ValueError when the folder holds anything but a stage."""
+    """Raise ValueError if the folder holds anything but a stage."""
     folder = Path(folder)
     if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds other files, which a stage would replace. Choose a folder of its own.")
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:
-    """Hash of `image_id`s in their order."""
+    """Digest of the `image_id`s in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for image_id in image_ids:
         digest.update((image_id or "").encode() + b"\0")
@@ -267,9 +268,9 @@ def ids_digest(image_ids: Iterable[str | None]) -> str:
 
 
 def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """The rows of a stage: a Parquet file a split beside `stage.json`, or shards in `data/` of a published one."""
+    """The rows of a stage: a Parquet file a split next to `stage.json`, or shards in `data/` of a published one."""
     opened = DatasetDict()
-    for name in stage["num_rows"]:  # one by one: opened together, splits would have to have the same columns
+    for name in stage["num_rows"]:  # one by one, as opening them together needs equal columns
         parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
         one = Path(folder) / f"{name}.parquet"
         opened[name] = load_parquet([one] if one.is_file() or not parts else parts, name)
@@ -277,5 +278,5 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
-    """Adds the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; all must have a row."""
+    """Add the columns of a stage to its images, see [`~g4i_hf.data.joining.join_captions`]; all must have a row."""
     return join_captions(images, open_stage(folder, stage), str(folder), complete=True)

@@ -12,10 +12,10 @@ from datasets import Dataset
 
 from .. import columns
 
-ROWS = 10_000  # read together
+ROWS = 10_000  # read at once
 CHUNK = 65536  # texts converted at once
 NO_TEXT = -1
-INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # no whitespace to `str.strip`
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # no whitespace for `str.strip`
 
 
 def values_of(split: Dataset, column: str) -> Iterator[Any]:
@@ -30,8 +30,8 @@ def values_of(split: Dataset, column: str) -> Iterator[Any]:
 
 class Embeddings:
     """
-    (T, D) float16 vectors of `text_embeds`, in the order of the rows; a row has none, one or several. They are read
-    when indexed by a number, slice or array, from a memory-mapped file. Pickling sends the dataset, not the vectors.
+    (T, D) float16 vectors of `text_embeds`, in the order of the rows; a row has none, one or several. Indexing by a
+    number, slice or array reads them from a memory-mapped file. Pickling sends the dataset, not the vectors.
     """
 
     dtype = np.dtype(np.float16)
@@ -40,12 +40,12 @@ class Embeddings:
         self._split = split.select_columns([columns.TEXT_EMBEDS])
         self._map()
         starts, counts = self._starts_and_counts()
-        if self._split._indices is not None:  # rows of a larger table, such as those with a label
+        if self._split._indices is not None:  # a selection of rows, such as those with a label
             rows = self._split._indices.column(0).to_numpy()
             starts, counts = starts[rows], counts[rows]
         self.counts = counts  # (rows,) number of vectors
         self._places = _ranges(starts, counts)  # of vectors in the mapped column
-        self._groups: np.ndarray | None = None  # (T, 2) of means: the first of their places, and how many they have
+        self._groups: np.ndarray | None = None  # (T, 2) for means: the first of their places, and their number
 
     def select(self, numbers: np.ndarray) -> "Embeddings":
         """(t, D), by numbers (t,) or a mask (T,)."""
@@ -57,7 +57,7 @@ class Embeddings:
         return some
 
     def means(self, counts: np.ndarray) -> "Embeddings":
-        """(n, D) of unit norm, the means of `counts` (n,) consecutive vectors each, computed when read."""
+        """(n, D) of unit norm: means of `counts` (n,) consecutive vectors each, computed when read."""
         averaged = copy.copy(self)
         averaged._groups = np.stack([np.cumsum(counts) - counts, counts], axis=1)
         return averaged
@@ -70,7 +70,7 @@ class Embeddings:
         return len(self), self._dim
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """(D,) of a number, (n, D) of a slice, of numbers (n,) or of a mask (T,); float16."""
+        """(D,) for a number; (n, D) for a slice, numbers (n,) or a mask (T,); float16."""
         if self._groups is None:
             return self._read(np.asarray(self._places[rows]))
         groups = self._groups[rows]
@@ -83,10 +83,10 @@ class Embeddings:
     def _read(self, places: np.ndarray) -> np.ndarray:
         numbers = np.searchsorted(self._firsts, places, side="right") - 1
         inside = places - self._firsts[numbers]
-        found = np.empty((places.size, self._dim), dtype=np.float16)
-        for vector, number, place in zip(found, numbers.flat, inside.flat, strict=True):
+        vectors = np.empty((places.size, self._dim), dtype=np.float16)
+        for vector, number, place in zip(vectors, numbers.flat, inside.flat, strict=True):
             vector[:] = self._parts[number][place]
-        return found.reshape(*places.shape, self._dim)
+        return vectors.reshape(*places.shape, self._dim)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_parts", "_firsts")}
@@ -96,13 +96,13 @@ class Embeddings:
         self._map()
 
     def _map(self) -> None:
-        """NumPy views of the vectors of each part of the table, and the number of the first of each."""
+        """Map each part of the table as a NumPy view, and count the vectors before each."""
         self._parts = [_vectors(chunk) for chunk in self._split.data.column(columns.TEXT_EMBEDS).chunks]
         self._dim = max((part.shape[1] for part in self._parts), default=0)
         self._firsts = np.cumsum([0, *map(len, self._parts)])[:-1]
 
     def _starts_and_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rows of the table,) where the vectors of each row start, and how many there are."""
+        """(rows of the table,) the first vector of each row, and the number of its vectors."""
         starts, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for chunk, first in zip(self._split.data.column(columns.TEXT_EMBEDS).chunks, self._firsts, strict=True):
             present = np.asarray(chunk.is_valid())
@@ -122,9 +122,9 @@ def _has_several(kind: pa.DataType) -> bool:
 
 
 def _vectors(chunk: pa.Array) -> np.ndarray:
-    """(vectors, D) of a part of the column; no copy where their type has a fixed length."""
+    """(vectors, D) of a part of the column; not copied if their type has a fixed length."""
     if _has_several(chunk.type):
-        chunk = chunk.values  # of the whole part: offsets count from its start
+        chunk = chunk.values  # of the whole part, as offsets count from its start
     if pa.types.is_fixed_size_list(chunk.type):
         dim = chunk.type.list_size
         values = chunk.values.slice(chunk.offset * dim, len(chunk) * dim)
@@ -135,7 +135,7 @@ def _vectors(chunk: pa.Array) -> np.ndarray:
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... of each, as many as its count, one after the other."""
+    """(sum of counts,) the concatenated ranges start, start + 1, ... of `counts` numbers each."""
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
 
 
@@ -144,8 +144,8 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
     """
-    Equal values get equal integers, a null -1: 63 bits of a digest. In two million values, a collision has a chance of
-    one in four million.
+    Equal integers for equal values, -1 for null: 63 bits of a digest. Among two million values, the probability of a
+    collision is one in four million.
     """
 
     def key(value: str | bytes | None) -> int:
@@ -158,7 +158,7 @@ def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:
-    """Keys of any shape as 0, 1, 2, ... in the order of first occurrence; -1 stays."""
+    """Keys of any shape as 0, 1, 2, ... in order of first occurrence; -1 stays."""
     numbers = np.full(keys.shape, -1)
     _, first, inverse = np.unique(keys[keys >= 0], return_index=True, return_inverse=True)
     numbers[keys >= 0] = np.argsort(np.argsort(first))[inverse]
@@ -166,7 +166,7 @@ def numbered(keys: np.ndarray) -> np.ndarray:
 
 
 def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
-    """(rows, C) integers, equal for equal captions, -1 where a row has fewer than C."""
+    """(rows, C) integers, equal for equal captions, -1 if a row has fewer than C."""
     counts: list[int] = []
 
     def present() -> Iterator[str]:
@@ -186,7 +186,7 @@ def is_blank(caption: str | list[str] | None) -> bool:
 
 
 def num_captioned(split: Dataset) -> int:
-    """Number of rows with a caption, or with an embedding of one."""
+    """Number of rows with a caption or an embedding."""
     if columns.TEXT_EMBEDS in split.column_names:
         return int((Texts.of(split).counts > 0).sum())
     if columns.CAPTION in split.column_names:
@@ -200,7 +200,7 @@ def _keys_of_vectors(embeds: Embeddings) -> np.ndarray:
 
 
 def _table(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(rows, C) of keys in the order of the rows, `counts` (rows,) each, -1 elsewhere."""
+    """(rows, C) keys in the order of the rows, `counts` (rows,) each, -1 elsewhere."""
     table = np.full((len(counts), max(1, counts.max(initial=1))), -1, dtype=np.int64)
     table[np.arange(table.shape[1]) < counts[:, None]] = keys
     return table
@@ -214,15 +214,16 @@ class Texts:
     """T text embeddings in the order of the rows of a split; rows without a caption have none."""
 
     embeds: np.ndarray | Embeddings  # (T, D) float16, indexed by a number, slice or array
-    starts: np.ndarray  # (rows + 1,) where the texts of each row start
+    starts: np.ndarray  # (rows + 1,) the first text of each row
     text_keys: np.ndarray  # (T,) integers, equal for equal texts
-    caption_keys: np.ndarray  # (rows, C) integers, equal for equal captions, -1 where a row has fewer than C
+    caption_keys: np.ndarray  # (rows, C) integers, equal for equal captions, -1 if a row has fewer than C
 
     @classmethod
     def of(cls, split: Dataset, choice: str = "sample") -> "Texts | None":
         """
-        Of rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`; None without embeddings.
-        Of several captions, `mean` averages them into one text of unit norm; `sample` and `all` keep them.
+        The texts of rows with `text_embeds`, a vector or a list of vectors each, and perhaps `caption`; None without
+        embeddings. For several captions, `mean` averages them into one text of unit norm; `sample` and `all` keep
+        them.
         """
         if columns.TEXT_EMBEDS not in split.column_names:
             return None
@@ -233,7 +234,7 @@ class Texts:
             captions = (caption_keys >= 0).sum(1)
             embeds, counts = embeds.select(np.repeat(captions > 0, counts)), np.where(captions > 0, counts, 0)
             has_texts = counts > 0
-            if np.array_equal(captions[has_texts], counts[has_texts]):  # else vectors cannot be assigned to captions
+            if np.array_equal(captions[has_texts], counts[has_texts]):  # otherwise no vector belongs to one caption
                 text_keys = caption_keys[has_texts][caption_keys[has_texts] >= 0]
         if text_keys is None:
             text_keys = _keys_of_vectors(embeds)
@@ -249,19 +250,19 @@ class Texts:
         """(rows,) number of texts."""
         return np.diff(self.starts)
 
-    def chosen(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:
+    def select(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:
         """
-        (n, `per_row`) numbers of the texts of rows (n,), `NO_TEXT` where there are fewer; of more than `per_row`, one
-        is drawn by the seed (n,).
+        (n, `per_row`) numbers of the texts of rows (n,), `NO_TEXT` if there are fewer; if there are more, the seed
+        (n,) draws one.
         """
         first, counts = self.starts[rows][:, None], (self.starts[rows + 1] - self.starts[rows])[:, None]
         place = np.arange(per_row)
         drawn = draw_seeds[:, None] % np.maximum(counts, 1)
-        is_there = np.where(counts > per_row, place == 0, place < counts)
-        return np.where(is_there, first + np.where(counts > per_row, drawn, place), NO_TEXT)
+        is_present = np.where(counts > per_row, place == 0, place < counts)
+        return np.where(is_present, first + np.where(counts > per_row, drawn, place), NO_TEXT)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """(..., D) float16 of texts (...), zeros for `NO_TEXT`."""
+        """(..., D) float16 embeddings of texts (...), zeros for `NO_TEXT`."""
         embeds = np.zeros((*numbers.shape, self.embeds.shape[1]), dtype=np.float16)
         embeds[numbers >= 0] = self.embeds[numbers[numbers >= 0]]
         return embeds

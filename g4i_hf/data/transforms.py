@@ -21,10 +21,10 @@ from torchvision.transforms import functional as F
 from ..options import AugmentationArguments
 from .images import content_of, open_image, to_rgb
 
-SIDES_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that turn the image by 90 degrees
+SIDES_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that rotate the image by 90 degrees
 LEFT_IS_END, TOP_IS_END = (2, 3, 6, 7), (3, 4, 7, 8)  # those whose left or top is an end of the stored image
-REDUCTIONS = (8, 4)  # a JPEG can be decoded at 1/8, 1/4 or 1/2 of its size; at 1/2 that saves no time
-MARGIN = 1.5  # pixels of a reduced crop a pixel of the result, along each side: errors are below 1/255
+REDUCTIONS = (8, 4)  # a JPEG can be decoded at 1/8, 1/4 or 1/2 of its size; 1/2 saves no time
+MARGIN = 1.5  # pixels of a reduced crop for a pixel of the result, along each side: errors are below 1/255
 SMOOTH = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
 PILLOW = {mode: PILImage.Resampling[mode.name] for mode in (*SMOOTH, InterpolationMode.LANCZOS)}
 
@@ -40,7 +40,7 @@ class Normalization:
         """(..., 3, H, W) uint8 -> the same shape in float32, on the device of the pixels."""
         values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        # On a CPU, one image at a time stays in the cache and takes half the time
+        # On a CPU, a single image stays in the cache, which halves the time
         parts = zip(pixels, values, strict=True) if pixels.dim() == 4 and pixels.is_cpu else [(pixels, values)]
         for part, out in parts:
             torch.div(part, 255, out=out).sub_(mean).div_(std)
@@ -52,12 +52,12 @@ class Normalization:
 
 class StoredJpeg:
     """
-    A JPEG before it is decoded. How it is decoded depends on the crop alone:
+    A JPEG that is decoded on demand, depending on the crop:
 
     - a crop much larger than the result is decoded at a reduced size (Pillow's `draft`);
     - an upright RGB or grey image is decoded by torchvision, to the same pixels as by Pillow, and resized by torch,
-      where some values in a thousand differ by one step of 255;
-    - others (CMYK, rotated by EXIF) go through Pillow.
+      where some values in a thousand differ by 1 of 255;
+    - others (CMYK, rotated by EXIF) are decoded by Pillow.
 
     `width` and `height` are in pixels, upright.
     """
@@ -71,13 +71,13 @@ class StoredJpeg:
 
     @property
     def num_bytes(self) -> int:
-        """In memory, decoded."""
+        """In memory, when decoded."""
         return len(self.data) + 3 * self.width * self.height
 
     def resized_crop(
         self, top: int, left: int, height: int, width: int, size: int, interpolation: InterpolationMode
     ) -> torch.Tensor | PILImage.Image:
-        """(3, size, size) uint8, or an image, of a crop of the upright image; an OSError for a damaged file."""
+        """(3, size, size) uint8, or an image, of a crop of the upright image; raises OSError for a damaged file."""
         reduction = next((part for part in REDUCTIONS if min(height, width) >= MARGIN * part * size), 1)
         if reduction > 1 and interpolation != InterpolationMode.NEAREST:
             return self._reduced(top, left, height, width, size, interpolation, reduction)
@@ -106,7 +106,7 @@ class StoredJpeg:
         stored = self._open()
         stored.draft(None, (stored.width // part, stored.height // part))
         upright = to_rgb(stored)
-        # The last stored columns and rows may stand for fewer than `part`; some orientations put them first
+        # The last stored columns and rows may represent fewer than `part`; some orientations put them first
         first_x = upright.width - self.width / part if self.orientation in LEFT_IS_END else 0
         first_y = upright.height - self.height / part if self.orientation in TOP_IS_END else 0
         x, y = first_x + left / part, first_y + top / part
@@ -115,13 +115,13 @@ class StoredJpeg:
 
 
 def _resized(pixels: torch.Tensor, size: int, mode: str) -> torch.Tensor:
-    """(3, H, W) uint8 -> (3, size, size), antialiased. Channels last, for which torch is faster by a third."""
+    """(3, H, W) uint8 -> (3, size, size), antialiased. Channels last are faster by a third."""
     batch = pixels[None].contiguous(memory_format=torch.channels_last)
     return functional.interpolate(batch, (size, size), mode=mode, antialias=True)[0]
 
 
 def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage.Image:
-    """A JPEG not yet decoded; anything else upright in RGB."""
+    """A JPEG that is not decoded yet; any other image upright in RGB."""
     if isinstance(stored, dict):
         stored = {"bytes": content_of(stored), "path": stored["path"]}
     image = open_image(stored)
@@ -135,9 +135,9 @@ def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage
 
 class TrainTransform:
     """
-    PIL image -> float tensor (3, H, W), normalised; in parts for [`~g4i_hf.data.dataset.CaptionedImages`]: what
-    `open_stored` gives goes through the `fixed` steps, whose result may be cached, and the `drawn` ones, to (3, H, W)
-    uint8, which is normalised once a batch, or with `normalization` None to normalised floats.
+    PIL image -> float tensor (3, H, W), normalised. [`~g4i_hf.data.dataset.CaptionedImages`] calls its parts:
+    `open_stored`, the `fixed` steps, whose result may be cached, and the `drawn` steps, to uint8 (3, H, W), which is
+    normalised once a batch, or to normalised floats if `normalization` is None.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class TrainTransform:
 
 
 class CropOfStored:
-    """timm's random resized crop, also of JPEGs that are not decoded yet."""
+    """timm's random resized crop, including JPEGs that are not decoded yet."""
 
     def __init__(self, crop: RandomResizedCropAndInterpolation):
         self.crop = crop
@@ -166,7 +166,7 @@ class CropOfStored:
     def __call__(self, image: StoredJpeg | PILImage.Image) -> torch.Tensor | PILImage.Image:
         if not isinstance(image, StoredJpeg):
             return self.crop(image)
-        sized = torch.empty((image.height, image.width), device="meta")  # timm needs the size only
+        sized = torch.empty((image.height, image.width), device="meta")  # timm only needs the size
         box = self.crop.get_params(sized, self.crop.scale, self.crop.ratio)
         interpolation = self.crop.interpolation
         if isinstance(interpolation, tuple):
@@ -199,8 +199,8 @@ def train_transform(
     """
     PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size`, or 224, by default.
 
-    `train_crop: pad` resizes to `size` and takes a random crop after padding, as is usual for CIFAR: images of
-    32-64 px lose too much to a random resized crop from 8% of their area.
+    `train_crop: pad` resizes to `size` and takes a random crop after padding, as is usual for CIFAR: a random resized
+    crop from 8% of the area loses too much of images of 32-64 px.
     """
     size = size or args.image_size or 224
     transform = create_transform(
@@ -245,5 +245,5 @@ def _operations(transform: transforms.Compose) -> list[Any]:
 
 
 def _at_least_one_bit(level_fn: Callable, level: float, hparams: dict[str, Any]) -> tuple[int]:
-    """timm goes down to 0 bits: an error in Pillow 13, a black image in earlier versions."""
+    """timm goes down to 0 bits, which is an error in Pillow 13 and a black image in earlier versions."""
     return (max(1, level_fn(level, hparams)[0]),)

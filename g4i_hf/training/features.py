@@ -38,7 +38,7 @@ class ImageEncoder:
         transform: an image -> its pixels, a tensor.
         features: pixels (B, ...) -> (B, F).
         digest: of everything except the image that features depend on.
-        is_exact: whether it computes in float32 on a GPU too, as for a student whose last layer is fitted on the features.
+        is_exact: whether it computes in float32 on a GPU too, if a last layer is fitted on the features.
     """
 
     module: nn.Module
