@@ -18,23 +18,23 @@ def classification_loss(
     class_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Weighted mean over the labelled rows. A mixed image has the target m of its own label and 1 - m of its partner's,
-    each smoothed; the target of an unlabelled partner is left out.
+    Weighted mean over the labelled rows. A mixed image has the target m of its first label and 1 - m of that of its
+    partner, each smoothed; the target of an unlabelled partner is left out.
 
     Args:
         logits: (n, num_labels).
         labels: (n,), -100 for unlabelled rows.
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: share of the target distributed evenly over all classes.
         mix_partner: (n,) local index of the image mixed into each image.
-        mix_share: (n,) share m of the row's own image.
+        mix_share: (n,) share m of the row's first image.
         kind: `cross_entropy`, or `bce`: a binary decision a class, averaged over the classes, as in "ResNet strikes
             back" (arXiv 2110.00476) and DeiT III (arXiv 2204.07118).
         bce_target_threshold: targets of `bce` above it are 1, others 0.
         class_weights: (num_labels,) weight of a row by its label. As in torch, the mean is divided by the weights.
 
     Returns:
-        The 0-d mean, zero (with gradient) without labelled rows, and what it was divided by: the 0-d number, or total
-        weight, of the labelled rows.
+        The 0-d mean, zero (with gradient) without labelled rows, and its divisor: the 0-d number, or total weight, of
+            the labelled rows.
     """
     labelled = labels != UNLABELLED
     weights = None if class_weights is None else class_weights[labels.clamp(min=0)] * labelled
@@ -92,7 +92,7 @@ def _thresholded(
     threshold: float,
     class_weights: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The mixed target is cut at the threshold; the row counts by the labelled part of its image."""
+    """The mixed target is thresholded; the weight of a row is the labelled part of its image."""
     mixed, row_weights = torch.zeros_like(logits), logits.new_zeros(len(logits))
     for labels, share in targets:
         share = logits.new_ones(len(logits)) if share is None else share.to(logits.dtype)
@@ -111,17 +111,17 @@ def soft_label_loss(
     mix_share: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Cross entropy with soft labels, averaged over the rows that have some. A mixed image has those of both its images,
-    by their shares.
+    Cross entropy with soft labels, averaged over the rows that have some. A mixed image has those of both images, by
+    their shares.
 
     Args:
         logits: (n, num_labels).
-        soft_labels: (n, num_labels) probabilities; zeros for a row without.
+        soft_labels: (n, num_labels) probabilities; zeros for a row without soft labels.
         mix_partner: (n,) local index of the image mixed into each image.
-        mix_share: (n,) share of the row's own image.
+        mix_share: (n,) share of the row's first image.
 
     Returns:
-        The 0-d mean, zero (with gradient) without such rows, and the 0-d number of them.
+        The 0-d mean, zero (with gradient) without such rows, and their 0-d number.
     """
     soft_labels = soft_labels.to(logits.dtype)
     if mix_share is not None:

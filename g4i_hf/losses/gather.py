@@ -1,4 +1,4 @@
-"""Exchange of rows between processes. The only file that touches torch.distributed."""
+"""Exchange of rows between processes. The only file that uses torch.distributed."""
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ def gather_rows(local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
     if world_size() == 1:
         return local
     longest = max(num_rows)
-    padded = local.new_zeros(longest, *local.shape[1:])  # collectives want equal shapes
+    padded = local.new_zeros(longest, *local.shape[1:])  # collective operations need equal shapes
     padded[: local.shape[0]] = local
     parts = [torch.empty_like(padded) for _ in num_rows]
     dist.all_gather(parts, padded)
@@ -38,12 +38,12 @@ def gather_rows(local: torch.Tensor, num_rows: list[int]) -> torch.Tensor:
 
 def global_logsumexp(local: torch.Tensor) -> torch.Tensor:
     """
-    log sum_r exp(local of process r), elementwise and on every process. The backward pass adds up the gradients of all
-    processes, so that a softmax over rows that no process has all of has the gradient of the global loss. What crosses
-    processes is three times `local`, not the rows.
+    log sum_r exp(local of process r), elementwise and on every process. The backward pass sums the gradients of all
+    processes, so that a softmax over rows of several processes has the gradient of the global loss. Processes exchange
+    three tensors of the size of `local`, not the rows.
 
     Args:
-        local: (M,) log sum exp over the own rows; finite.
+        local: (M,) log sum exp over the local rows; finite.
     """
     return local if world_size() == 1 else _GlobalLogsumexp.apply(local)
 

@@ -11,10 +11,10 @@ from .pairs import Pairs
 
 @dataclass
 class LogitSettings:
-    """Logits are cosine / temperature + bias, numbers or 0-d tensors with gradient where they are learned."""
+    """Logits are cosine / temperature + bias; numbers, or 0-d tensors with gradient if they are learned."""
 
     temperature: float | torch.Tensor = 0.2
-    bias: float | torch.Tensor = 0.0  # of `siglip` alone
+    bias: float | torch.Tensor = 0.0  # of `siglip` only
 
 
 def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
@@ -26,8 +26,8 @@ def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
         1/2 w_ij (-s_ij + log sum_k exp s_ik) + 1/2 w_ij (-s_ij + log sum_k exp s_kj)
 
     where k runs over the allowed texts of image i in the first half and the allowed images of text j in the second,
-    over all processes. Each process computes n x M logits once, for both halves: only the sums of the second half
-    cross processes, and no image.
+    over all processes. Each process computes n x M logits once, for both halves: processes exchange the sums of the
+    second half, not images.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -55,13 +55,13 @@ def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
 def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     """
-    Pairwise sigmoid loss of SigLIP (arXiv 2303.15343): every pair is a decision of its own, nothing competes.
+    Pairwise sigmoid loss of SigLIP (arXiv 2303.15343): each pair is a binary decision, without competition.
 
     With s_ij = z_i t_j / temperature + bias and the weight w_ij of pair (i, j), the sum over the local images of
 
         sum_j w_ij log(1 + exp(-s_ij)) + w_i sum_k log(1 + exp(s_ik)),    w_i = sum_j w_ij
 
-    where k runs over the negatives of image i over all processes. No image crosses processes.
+    where k runs over the negatives of image i over all processes. Processes exchange no images.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -76,9 +76,9 @@ def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
 
 def cosine_loss(pairs: Pairs, settings: LogitSettings | None = None) -> torch.Tensor:
     """
-    Squared distance on the unit sphere, without negatives; called byol in the official code of GPT4Image.
+    Squared distance on the unit sphere, without negatives; named byol in the official code of GPT4Image.
 
-    The sum over the local pairs of w_ij (2 - 2 z_i t_j) = w_ij |z_i - t_j|^2. The settings play no part.
+    The sum over the local pairs of w_ij (2 - 2 z_i t_j) = w_ij |z_i - t_j|^2. The settings are not used.
 
     Returns:
         0-d sum, to be divided by `pairs.num_captions`.
@@ -95,7 +95,7 @@ OBJECTIVES = {
     "cosine": cosine_loss,
 }
 
-# Objectives that have a temperature, and a bias: what the model may learn.
+# Objectives with a temperature, and with a bias, which the model may learn
 WITH_TEMPERATURE = {"clip", "infonce", "siglip"}
 WITH_BIAS = {"siglip"}
 
@@ -108,8 +108,8 @@ OFFICIALLY_DIVIDED = {"clip"}
 
 
 def pair_logits(pairs: Pairs, temperature: float | torch.Tensor) -> torch.Tensor:
-    """(n, M) cosines of local images and all texts over the temperature, without the pairs that do not count."""
-    # The smaller factor is divided, and the product masked in place: n x M numbers are there once
+    """(n, M) cosines of local images and all texts, divided by the temperature; masked where not allowed."""
+    # Divide the smaller factor and mask the product in place, to allocate n x M numbers only once
     logits = (pairs.image_embeds / temperature) @ pairs.all_text_embeds.T
     return logits.masked_fill_(~pairs.allowed, mask_value(logits))
 
@@ -130,14 +130,14 @@ def cross_entropy_of_columns(logits: torch.Tensor, targets: torch.Tensor) -> tor
 
 
 def logsumexp_of_columns(logits: torch.Tensor) -> torch.Tensor:
-    """(M,) over the rows of all processes; finite also where no process has one."""
+    """(M,) over the rows of all processes; finite even if no process has one."""
     return global_logsumexp(logits.logsumexp(0).clamp(min=mask_value(logits)))
 
 
 def _cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, logsumexp: torch.Tensor, sums: torch.Tensor
 ) -> torch.Tensor:
-    """Two sums, so that there is no third matrix of the size of the logits."""
+    """Two sums, without a third matrix of the size of the logits."""
     return (sums * logsumexp).sum() - (targets * logits).sum()
 
 
@@ -150,18 +150,17 @@ DIAGNOSTICS = ("cosine_positive", "cosine_negative", "retrieval_top1")
 @torch.no_grad()
 def alignment_diagnostics(pairs: Pairs) -> dict[str, torch.Tensor]:
     """
-    Sums over the local images with a text, to be divided by their number over all processes.
+    Sums over the local images with a text, to divide by their number over all processes.
 
     Returns:
-        0-d tensors: `cosine_positive`, the cosine of an image and its own text (the mean over several);
-        `cosine_negative`, its mean cosine with the texts that are its negatives; `retrieval_top1`, 1
-        where its own text is nearer than all of those.
+        0-d tensors: `cosine_positive`, the cosine of an image and its text (the mean over several); `cosine_negative`,
+            its mean cosine with its negatives; `retrieval_top1`, 1 if its text is nearer than all negatives.
     """
     cosines, weights = pairs.image_embeds.detach() @ pairs.all_text_embeds.T, pairs.weights  # (n, M)
     if cosines.numel() == 0:
         return dict.fromkeys(DIAGNOSTICS, cosines.sum())
     has_pair = weights.sum(1) > 0
-    is_pair = weights == weights.amax(1, keepdim=True)  # of a mixed image, the larger part
+    is_pair = weights == weights.amax(1, keepdim=True)  # the larger part of a mixed image
     positive = (cosines * is_pair).sum(1) / is_pair.sum(1)
     negatives = pairs.allowed & (weights == 0)
     negative = (cosines * negatives).sum(1) / negatives.sum(1).clamp(min=1)

@@ -11,20 +11,20 @@ from .gather import gather_counts, gather_rows, rank
 @dataclass
 class Pairs:
     """
-    What every objective takes: local images against the texts of all processes. This process has n images and
-    m = n K texts of D dimensions, K an image; all processes have N images and M = N K texts. An image has P = K own
-    texts, or 2 K where images are mixed.
+    The input of every objective: local images and the texts of all processes. This process has n images and m = n K
+    texts of D dimensions, K an image; all processes have N images and M = N K texts. An image has P = K texts, or 2 K
+    if images are mixed.
     """
 
     image_embeds: torch.Tensor  # (n, D) local images, unit norm, with gradient
-    text_embeds: torch.Tensor  # (n K, D) local texts, unit norm; arbitrary where there is none
+    text_embeds: torch.Tensor  # (n K, D) local texts, unit norm; arbitrary for missing texts
     all_text_embeds: torch.Tensor  # (M, D)
-    # (n, M) of each pair of a local image and a text: the text's weight, times the share of that text's image where
-    # images are mixed; zero for everything that is not a pair
+    # (n, M) weight of each pair of a local image and a text: that of the text, times the share of the text's image in
+    # a mixed image; zero for all others
     weights: torch.Tensor
-    allowed: torch.Tensor  # (n, M) bool, which texts are in an image's softmax, and it in theirs: own and negatives
-    own_texts: torch.Tensor  # (n, P) an image's own texts, as rows of `text_embeds`: pairs never cross processes
-    own_weights: torch.Tensor  # (n, P) their weights; zero where there is none
+    allowed: torch.Tensor  # (n, M) bool, True where image i and text j are compared, as a positive or a negative
+    own_texts: torch.Tensor  # (n, P) the texts of an image, as rows of `text_embeds`: pairs never cross processes
+    own_weights: torch.Tensor  # (n, P) their weights; zero for missing texts
     num_captions: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
 
 
@@ -38,20 +38,20 @@ def make_pairs(
     text_space: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
 ) -> Pairs:
     """
-    Gathers what the objectives need. With several processes, each must call it for every batch, with keys of the same
-    shapes.
+    Gather the input of the objectives. With several processes, each must call it for every batch, with keys of the
+    same shapes.
 
     Args:
         image_embeds: (n, D) projected features of unit norm; n may be 0.
-        text_embeds: (n, D), or (n, K, D) for several texts an image, of unit norm; no gradient. They cross processes
-            in the type that they have.
-        text_weights: (n,) or (n, K), in [0, 1]; 0 takes a text out of the alignment, as positive and as negative. The
-            K weights of a row add up to the weight of the row.
-        keys: groups of integers (n, C), such as the image's, its captions', its class. Rows that have any key of any
-            group in common are never negatives of each other; a negative integer is no key.
+        text_embeds: (n, D), or (n, K, D) for several texts an image, of unit norm; no gradient. Processes exchange
+            them in their dtype.
+        text_weights: (n,) or (n, K), in [0, 1]; 0 excludes a text from the alignment, as positive and as negative. The
+            K weights of a row sum to the weight of the row.
+        keys: groups of integers (n, C), such as those of the image, of its captions, of its class. Rows with a common
+            key in any group are never negatives of each other; a negative integer is not a key.
         mix_partner: (n,) local index of the image that was mixed into each image (mixup, CutMix).
-        mix_share: (n,) share m of the row's own image; its partner has 1 - m.
-        text_space: texts (..., D) -> as they are compared, such as centred ones.
+        mix_share: (n,) share m of the row's first image; its partner has 1 - m.
+        text_space: texts (..., D) -> the embeddings that are compared, such as centred ones.
     """
     text_weights = (text_weights if text_weights.ndim == 2 else text_weights.unsqueeze(1)).to(image_embeds.dtype)
     n, texts_per_row = text_weights.shape
@@ -61,7 +61,7 @@ def make_pairs(
 
     rows = _Rows(present, list(keys))
     everywhere = rows.gathered(num_rows)
-    own_texts = text_embeds.reshape(n, texts_per_row, text_embeds.shape[-1])  # -1 would be any number of no rows
+    own_texts = text_embeds.reshape(n, texts_per_row, text_embeds.shape[-1])  # -1 is ambiguous without rows
     all_text_embeds = text_space(gather_rows(own_texts, num_rows).to(image_embeds.dtype)).flatten(0, 1)
     first = texts_per_row * sum(num_rows[: rank()])
 
@@ -83,8 +83,8 @@ def _slots(
     image_embeds: torch.Tensor, mix_partner: torch.Tensor | None, mix_share: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The S rows whose pictures an image shows: its own and, where images are mixed, its partner's. Returns local rows
-    (n, S) and shares (n, S).
+    The S rows that an image shows: its row and, if images are mixed, its partner's. Returns local rows (n, S) and
+    shares (n, S).
     """
     own = torch.arange(len(image_embeds), device=image_embeds.device)
     if mix_partner is None or mix_share is None:
@@ -94,7 +94,7 @@ def _slots(
 
 
 def _pair_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """(n, N, K) weights of local images against all texts; `slot_rows` (n, S) are numbers among all rows."""
+    """(n, N, K) weights of local images and all texts; `slot_rows` (n, S) are row numbers among all rows."""
     n, slots, texts_per_row = own_weights.shape
     weights = own_weights.new_zeros(n, num_rows, texts_per_row)
     own = torch.arange(n, device=slot_rows.device)
@@ -105,13 +105,13 @@ def _pair_weights(slot_rows: torch.Tensor, own_weights: torch.Tensor, num_rows: 
 
 @dataclass
 class _Rows:
-    """Rows of one process or of all: which of their K texts are there, and their keys."""
+    """Rows of one process or of all: which of their K texts are present, and their keys."""
 
     present: torch.Tensor
     keys: list[torch.Tensor]
 
     def gathered(self, num_rows: list[int]) -> "_Rows":
-        """Of all processes, in one exchange of integers."""
+        """The rows of all processes, in one exchange of integers."""
         parts = [self.present.long(), *self.keys]
         present, *keys = gather_rows(torch.cat(parts, dim=1), num_rows).split([part.shape[1] for part in parts], dim=1)
         return _Rows(present.bool(), keys)
@@ -120,22 +120,24 @@ class _Rows:
 def _allowed(
     local: _Rows, everywhere: _Rows, slots: torch.Tensor, shares: torch.Tensor, first_row: int
 ) -> torch.Tensor:
-    """(n, N K) which texts count for a local image; `first_row` is the number of the first one among all rows."""
+    """(n, N K) the texts compared with a local image; `first_row` is the number of its first row among all rows."""
     texts_per_row = local.present.shape[1]
     shown = shares > 0
     rows = torch.arange(len(everywhere.present), device=shown.device).unsqueeze(1)
-    # What an image shows it is no negative of, with a caption or without
+    # An image is never a negative of the images mixed into it, captioned or not
     conflict = torch.zeros(len(shown), len(rows), dtype=torch.bool, device=shown.device)
     for group, of_all in zip(local.keys, everywhere.keys, strict=True):
         conflict |= _overlap(group[slots], shown, of_all)
     owned = _overlap((slots + first_row).unsqueeze(2), shown, rows)
-    takes_part = (shown & local.present.any(1)[slots]).any(1, keepdim=True)  # it shows a picture with a text
+    takes_part = (shown & local.present.any(1)[slots]).any(1, keepdim=True)  # it shows an image with a text
     allowed = (owned | ~conflict) & takes_part
     return allowed.repeat_interleave(texts_per_row, dim=1) & everywhere.present.flatten()
 
 
 def _overlap(image_keys: torch.Tensor, shown: torch.Tensor, text_keys: torch.Tensor) -> torch.Tensor:
-    """image_keys (a, S, C), shown (a, S), text_keys (b, C) -> (a, b) bool: does the image show a key of the text?"""
+    """
+    image_keys (a, S, C), shown (a, S), text_keys (b, C) -> (a, b) bool: whether the image shows a key of the text.
+    """
     overlap = torch.zeros(len(image_keys), len(text_keys), dtype=torch.bool, device=image_keys.device)
     for slot in range(image_keys.shape[1]):
         for image_key in image_keys[:, slot].unbind(1):

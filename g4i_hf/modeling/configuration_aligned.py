@@ -8,7 +8,7 @@ from .student import HINT
 
 PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")
-# Those of peft's LoraConfig that matter here
+# The fields of peft's LoraConfig that are supported
 LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 
@@ -18,7 +18,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
 
     Args:
         student_config (`PreTrainedConfig` or `dict`):
-            Configuration of the student, any that `AutoModelForImageClassification` knows (timm's wrapper included).
+            Configuration of the student, any of `AutoModelForImageClassification` (timm's wrapper included).
         text_embed_dim (`int`, *optional*, defaults to 384):
             Size D of the text embeddings.
         projector_type (`str`, *optional*, defaults to `"mlp"`):
@@ -35,15 +35,15 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         center_text (`bool`, *optional*, defaults to `False`):
             Whether the model holds a mean embedding, which is subtracted from every text embedding.
         lora (`dict`, *optional*):
-            For a student with LoRA adapters, in peft's words: `r`, `lora_alpha`, `lora_dropout` and `target_modules`
-            (full names of the student's layers).
+            LoRA adapters of the student, with the fields of peft: `r`, `lora_alpha`, `lora_dropout` and
+            `target_modules` (full names of the student's layers).
 
     Raises:
         ValueError: for an unknown projector type or norm, a dimension that is not positive, or unknown fields of LoRA.
     """
 
-    # The student's configuration is deliberately not listed in `sub_configs`: transformers would reset the attention
-    # implementation that the student has already chosen, and logits would differ in the last bits after reloading.
+    # The configuration of the student is not listed in `sub_configs`, as transformers would reset its attention
+    # implementation, which changes the last bits of logits after reloading.
     model_type = "aligned-image-classification"
     keys_to_ignore_at_inference = ["image_embeds", "logit_scale", "logit_bias"]
 
@@ -61,11 +61,12 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         **kwargs,
     ):
         if student_config is None:
-            student_config = {"model_type": "resnet"}  # transformers builds every configuration without arguments once
+            student_config = {"model_type": "resnet"}  # transformers builds every configuration once without arguments
         if isinstance(student_config, dict):
             if student_config["model_type"] not in CONFIG_MAPPING:
                 raise ValueError(f"transformers knows no model type {student_config['model_type']!r}. {HINT}")
-            # `from_dict`, not the constructor: timm's wrapper translates `num_classes` and `label_names` only there
+            # `from_dict`, not the constructor, which does not translate `num_classes` and `label_names` of timm's
+            # wrapper
             student_config = CONFIG_MAPPING[student_config["model_type"]].from_dict(dict(student_config))
         projector_hidden_size = 2 * text_embed_dim if projector_hidden_size is None else projector_hidden_size
         for name, value, choices in (
@@ -89,7 +90,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self.logit_bias_init = logit_bias_init
         self.center_text = center_text
         self.lora = lora
-        # The classes are the student's: one source of truth, repeated here for pipelines and metrics.
+        # The classes are those of the student, repeated here for pipelines and metrics
         for name in ("id2label", "label2id", "num_labels"):
             kwargs.pop(name, None)
         kwargs["problem_type"] = "single_label_classification"

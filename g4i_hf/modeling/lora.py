@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) in a student: which layers get an adapter, and what becomes of the adapters."""
+"""LoRA (arXiv 2106.09685) in a student: the layers with an adapter, and merging adapters."""
 
 import copy
 from types import ModuleType
@@ -17,8 +17,8 @@ def require_peft() -> ModuleType:
 
 def find_target_modules(student: PreTrainedModel) -> list[str]:
     """
-    Names of the layers that get an adapter: every Linear and every plain convolution, but for the first layer, which
-    reads the pixels, and the classifier. peft's `all-linear` leaves convolutions out and adapts the classifier.
+    Names of the layers that get an adapter: every Linear and every plain convolution, except the first layer, which
+    reads the pixels, and the classifier. `all-linear` of peft omits convolutions and adapts the classifier.
     """
     layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     classifier = {part for head in classifier_layers(student) for part in head.modules()}
@@ -26,22 +26,22 @@ def find_target_modules(student: PreTrainedModel) -> list[str]:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether layer and adapter add up to such a layer: a subclass may change its weight, as standardised ones do."""
+    """Whether the adapter can be merged: a subclass may change its weight, as standardised convolutions do."""
     if type(layer) is nn.Conv2d:
         return layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
     return type(layer) is nn.Linear
 
 
 def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
-    """Puts an adapter beside each of `lora["target_modules"]`; adapters and classifier alone stay trainable."""
+    """Add an adapter to each of `lora["target_modules"]`; only adapters and classifier stay trainable."""
     peft = require_peft()
     peft.inject_adapter_in_model(peft.LoraConfig(**lora), student)
     for module in student.modules():
         if hasattr(module, "qkv_bias_separate"):
-            module.qkv_bias_separate = True  # else BEiT, EVA and Swin v2 of timm read the weight and call no layer
+            module.qkv_bias_separate = True  # otherwise BEiT, EVA and Swin v2 of timm read the weight without a call
     for layer in map(student.get_submodule, lora["target_modules"]):
         if isinstance(layer.base_layer, nn.Conv2d):
-            # MobileNetV2 of transformers pads by what it reads here, which peft's layer does not hand on
+            # MobileNetV2 of transformers reads its padding here, which peft's layer lacks
             for name in ("kernel_size", "stride", "dilation"):
                 setattr(layer, name, getattr(layer.base_layer, name))
     for layer in classifier_layers(student):
@@ -49,14 +49,14 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of that name belongs to an adapter."""
+    """Whether the parameter of this name belongs to an adapter."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 def keep_statistics(student: PreTrainedModel) -> None:
     """
-    Batch norms use and keep the running statistics of the base, also while training: an adapter has no place for
-    others, and beside its base it would give other logits.
+    Freeze the running statistics of batch norms, and use them in training: an adapter cannot store others, with which
+    its base would give other logits.
     """
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -65,8 +65,8 @@ def keep_statistics(student: PreTrainedModel) -> None:
 
 def plain_student(model: Any) -> PreTrainedModel:
     """
-    The student of an [`AlignedImageClassification`], exactly what transformers or timm would make of its
-    configuration: with adapters, a copy that has them merged into its weights.
+    The student of an [`AlignedImageClassification`], as transformers or timm would build it from its configuration.
+    Adapters are merged into the weights of a copy.
     """
     if model.config.lora is None:
         return model.student

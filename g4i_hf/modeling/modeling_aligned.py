@@ -38,7 +38,7 @@ from .student import (
 IS_RENAMED = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
 CHECKPOINTING = "activation_checkpointing" if IS_RENAMED else "gradient_checkpointing"
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
-# Of a student's image processor and architecture. The rest of timm's, such as `file`, is about other weights
+# Of a student's image processor and architecture. Other entries of timm, such as `file`, describe other weights
 PUBLIC_PRETRAINED_CFG = (
     *PRETRAINED_CFG_KEYS,
     *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
@@ -50,7 +50,7 @@ PUBLIC_PRETRAINED_CFG = (
 class AlignedImageClassifierOutput(ModelOutput):
     """
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy, when `labels` are given.
+        loss (`torch.FloatTensor` of shape `()`, *optional*): cross entropy, if `labels` are given.
         logits (`torch.FloatTensor` of shape `(B, num_labels)`): the student's logits.
         image_embeds (`torch.FloatTensor` of shape `(B, D)`, *optional*): the projected features, of unit norm.
         logit_scale (`torch.FloatTensor` of shape `()`, *optional*): the learned inverse temperature, at most 100.
@@ -68,8 +68,8 @@ class AlignedImageClassifierOutput(ModelOutput):
 
 class Projector(nn.Module):
     """
-    Maps the student's feature (B, F) to the space of the text embeddings (B, D), by an MLP or a linear layer. Drawing
-    its initial weights leaves the random state alone, so that a student trains the same with and without a projector.
+    Maps the feature of the student (B, F) to the space of the text embeddings (B, D), by an MLP or a linear layer. Its
+    initialisation restores the random state, so that a student trains the same with and without a projector.
     """
 
     def __init__(self, in_features: int, config: AlignedImageClassificationConfig):
@@ -85,7 +85,7 @@ class Projector(nn.Module):
                 self.layers = nn.Sequential(OrderedDict(fc1=fc1, norm=norm(hidden), act=nn.ReLU(), fc2=fc2))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """features (B, F) -> image_embeds (B, D), each row of unit norm; in training only where `normalizes`."""
+        """features (B, F) -> image_embeds (B, D), each row of unit norm; in training only if `normalizes`."""
         embeds = self.layers(features.to(self.dtype))
         if embeds.dtype in (torch.float16, torch.bfloat16):  # too coarse for a unit norm
             embeds = embeds.float()
@@ -98,8 +98,8 @@ class Projector(nn.Module):
 
 class _ForwardPass:
     """
-    Within it (`with`), a hook collects the inputs of the classifier layers: the model's own forward pass, and not one
-    of activation checkpointing.
+    A context in which a hook collects the inputs of the classifier layers: during the forward pass of the model, but
+    not during the second one of activation checkpointing.
     """
 
     def __init__(self):
@@ -119,8 +119,8 @@ class _ForwardPass:
 @contextlib.contextmanager
 def single_values_normalized(model: nn.Module) -> Iterator[None]:
     """
-    Within it, a batch norm that gets a single value per channel in training, as of one image whose maps are single
-    pixels, uses its running statistics and leaves them as they are. torch raises an error there.
+    A context in which a batch norm with a single value per channel in training, such as from one image with maps of
+    one pixel, uses its running statistics without updating them. Otherwise torch raises an error.
     """
     switched: list[nn.Module] = []
 
@@ -140,17 +140,17 @@ def single_values_normalized(model: nn.Module) -> Iterator[None]:
 
 
 def _at_most(value: torch.Tensor, limit: float) -> torch.Tensor:
-    """Clamps the value but not the gradient, which can bring it back."""
+    """Clamp the value but not the gradient, so that training can decrease the value."""
     return value + (value.clamp(max=limit) - value).detach()
 
 
 class AlignedImageClassification(PreTrainedModel):
     """
-    A student, exactly what `AutoModelForImageClassification` gives, and a projector from its feature to the space of
-    the text embeddings. Without text it is an image classifier for `pipeline`, stock `Trainer` and `evaluate`.
+    A student, as `AutoModelForImageClassification` returns it, and a projector from its feature to the space of the
+    text embeddings. Without text it is an image classifier for `pipeline`, `Trainer` and `evaluate`.
 
-    The feature is the input of the student's last layer, (B, F), whatever the architecture; for students with two
-    heads (distilled DeiT) the mean of both heads' inputs.
+    The feature is the input of the student's last layer, (B, F), for any architecture; for students with two heads
+    (distilled DeiT) the mean of the inputs of both heads.
     """
 
     config_class = AlignedImageClassificationConfig
@@ -170,7 +170,7 @@ class AlignedImageClassification(PreTrainedModel):
         if config.lora is not None:
             add_adapters(self.student, config.lora)
         self.projector = Projector(feature_size(self.student), config)
-        # Like the projector, no part of the released student
+        # Not in the released student, like the projector
         if config.logit_scale_init is not None:
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
         if config.logit_bias_init is not None:
@@ -182,7 +182,7 @@ class AlignedImageClassification(PreTrainedModel):
             layer.register_forward_pre_hook(self._forward_pass.collect)
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
-            # student and projector come initialised; post_init would draw their weights anew
+            # Student and projector are initialised; post_init would draw their weights again
             for module in self.modules():
                 module._is_hf_initialized = True
         self.post_init()
@@ -203,13 +203,13 @@ class AlignedImageClassification(PreTrainedModel):
         **config_kwargs,
     ) -> "AlignedImageClassification":
         """
-        Wraps a student: any transformers image classification checkpoint or configuration, or any timm name.
+        Wrap a student: any transformers image classification checkpoint or configuration, or any timm name.
 
         Args:
             name_or_config: folder, Hub id, timm name, transformers model type, or a `PreTrainedConfig`.
             id2label: class names by index; the head gets as many outputs.
             text_embed_dim: D, the size of the text embeddings.
-            pretrained: start from the checkpoint's weights instead of fresh ones.
+            pretrained: use the weights of the checkpoint, not new ones.
             student_args: arguments of `timm.create_model`, or fields of the student's configuration.
             image_size: side of the input in pixels, for position embeddings and the image processor.
             image_settings: further entries of a timm student's `pretrained_cfg`, such as `crop_pct`.
@@ -231,7 +231,7 @@ class AlignedImageClassification(PreTrainedModel):
             student = new_student(config)
         if isinstance(student.config, TimmWrapperConfig):
             student.config.pretrained_cfg = timm_pretrained_cfg(student, image_size, image_settings)
-        # AutoModelForImageClassification chooses between DeiT's two classes by this name
+        # AutoModelForImageClassification selects one of DeiT's two classes by this name
         student.config.architectures = [type(student).__name__]
         if lora is not None:
             config_kwargs["lora"] = lora | {"target_modules": find_target_modules(student)}
@@ -239,7 +239,7 @@ class AlignedImageClassification(PreTrainedModel):
         return cls(aligned, student)
 
     def learn_logits(self, temperature: float, bias: float | None = None) -> None:
-        """Makes the temperature, and a bias where one is given, parameters of the model; keeps those it has."""
+        """Make the temperature, and a bias if given, parameters of the model; keeps existing ones."""
         where = {"device": self.device, "dtype": self.projector.dtype}
         if not hasattr(self, "logit_scale"):
             self.config.logit_scale_init = -math.log(temperature)
@@ -249,12 +249,12 @@ class AlignedImageClassification(PreTrainedModel):
             self.logit_bias = nn.Parameter(torch.tensor(bias, **where))
 
     def set_text_mean(self, mean: torch.Tensor) -> None:
-        """mean (D,): what [`text_space`] subtracts from now on."""
+        """mean (D,): subtracted in [`text_space`] from now on."""
         self.config.center_text = True
         self.register_buffer("text_mean", mean.to(self.device, self.projector.dtype))
 
     def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Text embeddings (..., D) as they are compared with image embeddings: centred with `center_text`."""
+        """Text embeddings (..., D) as compared with image embeddings: centred with `center_text`."""
         if not self.config.center_text:
             return text_embeds
         return nn.functional.normalize(text_embeds - self.text_mean.to(text_embeds.dtype), dim=-1)
@@ -270,12 +270,12 @@ class AlignedImageClassification(PreTrainedModel):
     ) -> AlignedImageClassifierOutput | tuple[torch.Tensor, ...]:
         """
         Args:
-            pixel_values: (B, 3, H, W), normalised; None beside `features`.
-            labels: (B,) class indices, -100 where unlabelled; adds `loss` to the output.
-            output_image_embeds: return `image_embeds`; the default is to do so while training.
-            return_dict: return a tuple instead of an output object when False.
+            pixel_values: (B, 3, H, W), normalised; None with `features`.
+            labels: (B,) class indices, -100 for unlabelled images; adds `loss` to the output.
+            output_image_embeds: return `image_embeds`; by default in training only.
+            return_dict: if False, return a tuple instead of an output object.
             output_features: return `features`.
-            features: (B, F), what a frozen backbone made of the images: only classifier and projector run. See
+            features: (B, F), cached features of a frozen backbone, for which only classifier and projector run. See
                 [`takes_features`].
         """
         if features is not None:
@@ -291,24 +291,25 @@ class AlignedImageClassification(PreTrainedModel):
         if projects or output_features:
             features = inputs[0].flatten(1)
             if len(inputs) > 1:
-                features = torch.stack([each.flatten(1) for each in inputs]).mean(0)
+                features = torch.stack([head_input.flatten(1) for head_input in inputs]).mean(0)
         if projects:
             frozen = not any(parameter.requires_grad for parameter in self.projector.parameters())
             image_embeds = self.projector(features.detach() if frozen else features)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        learned: dict[str, torch.Tensor] = {}
+        optional: dict[str, torch.Tensor] = {}
         if image_embeds is not None and hasattr(self, "logit_scale"):
-            learned["logit_scale"] = _at_most(self.logit_scale.exp(), MAX_LOGIT_SCALE)
+            optional["logit_scale"] = _at_most(self.logit_scale.exp(), MAX_LOGIT_SCALE)
         if image_embeds is not None and hasattr(self, "logit_bias"):
-            learned["logit_bias"] = self.logit_bias + 0  # an output, not the parameter itself, as FSDP wants it
-        asked = {"features": features} if output_features else {}
-        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **learned, **asked)
+            optional["logit_bias"] = self.logit_bias + 0  # an output, not the parameter itself, as FSDP requires
+        if output_features:
+            optional["features"] = features
+        output = AlignedImageClassifierOutput(loss=loss, logits=logits, image_embeds=image_embeds, **optional)
         return output if return_dict is not False else output.to_tuple()
 
     def freeze_backbone(self) -> None:
-        """Freezes all but classifier and projector, and keeps it in evaluation mode while training; not with LoRA."""
+        """Freeze all but classifier and projector, in evaluation mode even while training; not with LoRA."""
         if self.config.lora is not None:
             raise ValueError("The student has LoRA adapters, and freeze_backbone would freeze them. Leave one out.")
         self.student.requires_grad_(False)
@@ -319,12 +320,12 @@ class AlignedImageClassification(PreTrainedModel):
 
     @property
     def takes_features(self) -> bool:
-        """Whether logits follow from the feature by a single linear layer, so that features can be cached."""
+        """Whether logits are a single linear layer of the feature, so that features can be cached."""
         layers = classifier_layers(self.student)
         return len(layers) == 1 and isinstance(layers[0], nn.Linear)
 
     def freeze_unused(self) -> None:
-        """Freezes what a classifier does not use and DDP would wait for: DINOv2's token of masked patches."""
+        """Freeze a parameter that a classifier does not use and DDP would wait for: DINOv2's mask token."""
         for name, parameter in self.student.named_parameters():
             if name.endswith("mask_token"):
                 parameter.requires_grad_(False)
@@ -341,22 +342,22 @@ class AlignedImageClassification(PreTrainedModel):
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """
-        The student recomputes its activations in the backward pass instead of keeping them. A ValueError when it
-        cannot, and for one with batch norms, which would count each batch twice.
+        The student recomputes its activations in the backward pass instead of storing them. Raises ValueError if it
+        cannot, and for a student with batch norms, which would see each batch twice.
         """
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
             what = "The student has batch norms, which would count a batch twice where it is computed again"
             raise ValueError(f"{what}: leave activation_checkpointing out.")
         getattr(self.student, f"{CHECKPOINTING}_enable")(*args, **kwargs)
 
-    if not IS_RENAMED:  # what Trainer calls then
+    if not IS_RENAMED:  # the name that Trainer calls then
         gradient_checkpointing_enable = activation_checkpointing_enable
 
     def get_input_embeddings(self) -> None:
-        """None, as there are no tokens; accelerate asks before it shards weights by FSDP2."""
+        """None, as there are no tokens; accelerate calls it before it shards weights by FSDP2."""
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Only reached for weights that a checkpoint lacks; torch's initialisation, as in the projector
+        # Only called for weights that a checkpoint lacks; torch's initialisation, as in the projector
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
@@ -365,10 +366,10 @@ def save_student(
     model: AlignedImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
     """
-    Writes the student alone, without projector and adapters, which transformers and timm load without this package.
+    Write the student without projector and adapters; transformers and timm load it without this package.
 
     Args:
-        processor: the image processor beside it; the configuration of a timm student says as much.
+        processor: the image processor to save; not needed for a timm student, whose configuration replaces it.
     """
     student, config, folder = plain_student(model), model.config.student_config, Path(folder)
     if not isinstance(config, TimmWrapperConfig):
@@ -376,7 +377,7 @@ def save_student(
         if processor is not None:
             processor.save_pretrained(folder)
         return
-    # transformers' wrapper would prefix every key, which timm cannot read. Bare keys suit both
+    # transformers' wrapper would add a prefix to every key, which timm cannot read. Both read keys without it
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

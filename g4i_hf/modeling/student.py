@@ -1,4 +1,4 @@
-"""Students: how one is built, the layer whose input is its feature, and architectures of a user's own."""
+"""Students: building them, the layer whose input is the feature, and custom architectures."""
 
 import contextlib
 import sys
@@ -25,7 +25,7 @@ from ..names import loading, why_missing
 
 PAGE = "docs/guides/training.md"
 HINT = f"If it is your own, import the module that registers it first ({PAGE})."
-# What transformers' image classifiers call their last layers; two entries in a tuple for models with two heads.
+# Names of the last layers in transformers' image classifiers; tuples of two for models with two heads
 CLASSIFIER_NAMES = (
     ("cls_classifier", "distillation_classifier"),
     ("classifier", "classifier_distill"),
@@ -33,7 +33,7 @@ CLASSIFIER_NAMES = (
     ("head",),
     ("fc",),
 )
-# What an image processor needs; the rest of timm's pretrained_cfg is about the original weights
+# Read by an image processor; the other entries of timm's pretrained_cfg describe the original weights
 PRETRAINED_CFG_KEYS = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
@@ -46,7 +46,7 @@ def student_config_from(
     """
     The configuration of a student: a copy, or that of a folder or Hub id of a checkpoint, of a timm name (`resnet18`),
     or the default of a transformers model type (`vit`). Students with position embeddings are built for `image_size`.
-    `student_args` has arguments of `timm.create_model`, or fields of the configuration.
+    `student_args` are arguments of `timm.create_model`, or fields of the configuration.
     """
     student_args = dict(student_args or {})
     for name in ("num_classes", "num_labels", "id2label"):
@@ -61,7 +61,7 @@ def student_config_from(
         return _timm_config(name_or_config, student_args, image_size)
     elif name_or_config in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[name_or_config]
-        with contextlib.suppress(TypeError):  # a user's own configuration may have fields without a default
+        with contextlib.suppress(TypeError):  # a custom configuration may have fields without a default
             default = config_class()
             _check_fields(default, student_args)
             if image_size is not None and hasattr(default, "image_size"):
@@ -75,7 +75,7 @@ def student_config_from(
         check_is_known(config.architecture)
         saved = {name: value for name, value in (config.model_args or {}).items() if name != "num_classes"}
         config.model_args = {**saved, **student_args} or None
-        # The checkpoint's classes: written beside the student's own, they would be read back in their place
+        # The classes of the checkpoint, which would replace those of the student on loading
         for name in ("label_names", "label_descriptions"):
             vars(config).pop(name, None)
     else:
@@ -86,7 +86,7 @@ def student_config_from(
 
 
 def check_is_there(name: str, revision: str | None = None) -> None:
-    """An OSError for the name of a student that is nowhere. The Hub is asked once, within seconds."""
+    """Raise OSError for a student that does not exist. Sends one request to the Hub, within seconds."""
     if Path(name).is_dir() or timm.is_model(name) or name in CONFIG_MAPPING:
         return
     if why := why_missing(name, "model", revision):
@@ -98,9 +98,9 @@ def check_is_there(name: str, revision: str | None = None) -> None:
 
 def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None) -> TimmWrapperConfig:
     config = TimmWrapperConfig(architecture=name)
-    known = timm.get_pretrained_cfg(name)  # None of a model that its user has registered without one
+    known = timm.get_pretrained_cfg(name)  # None for a custom model that was registered without one
     is_fixed = image_size is not None and known is not None and known.fixed_input_size
-    # A user's own would have its usual size from timm as a pair, any other from here as a number
+    # For a custom model, timm passes its usual size as a pair, and this passes any other as a number
     if is_fixed and (known.input_size[-1] != image_size or own_module(config) is not None):
         student_args.setdefault("img_size", image_size)
     config.model_args = student_args or None
@@ -108,7 +108,7 @@ def _timm_config(name: str, student_args: dict[str, Any], image_size: int | None
 
 
 def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> None:
-    """Raises ValueError for an unknown field: a configuration of transformers takes any name."""
+    """Raise ValueError for an unknown field, as a configuration of transformers accepts any name."""
     for name in student_args:
         if not hasattr(config, name) and name != "attn_implementation":
             near = did_you_mean(name, sorted(config.to_dict()))
@@ -116,25 +116,25 @@ def _check_fields(config: PreTrainedConfig, student_args: dict[str, Any]) -> Non
 
 
 def new_student(config: PreTrainedConfig) -> PreTrainedModel:
-    """Fresh weights; for timm by timm's initialisation, as transformers' wrapper draws from N(0, 0.02)."""
+    """Random weights; for timm by timm's initialisation, as transformers' wrapper draws from N(0, 0.02)."""
     if isinstance(config, TimmWrapperConfig):
         return _wrap(config, _timm_model(config.architecture, config, pretrained=False))
     if not config.architectures:
-        # Where one configuration has two classes (DeiT), the Auto class chooses by this name
+        # If a configuration has two classes (DeiT), the Auto class selects one by this name
         classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
         config.architectures = [(classes[0] if isinstance(classes, tuple) else classes).__name__]
     return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
 
 
 def pretrained_student(name: str, config: PreTrainedConfig, **hub_kwargs) -> PreTrainedModel:
-    """The weights of a checkpoint and a head of `config.num_labels` classes, new where the sizes differ."""
+    """The weights of a checkpoint and a head of `config.num_labels` classes, random if the sizes differ."""
     if timm.is_model(name) and not Path(name).is_dir():
         timm_model = _timm_model(name, config, pretrained=True)
         pretrained_cfg = {k: v for k, v in timm_model.pretrained_cfg.items() if k in PRETRAINED_CFG_KEYS}
         config.pretrained_cfg = {**pretrained_cfg, **(getattr(config, "pretrained_cfg", None) or {})}
         return _wrap(config, timm_model)
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # a head of another size is what is wanted
+    logging.set_verbosity_error()  # a head of another size is intended
     try:
         with loading(f"student {name!r}"):
             return AutoModelForImageClassification.from_pretrained(
@@ -150,8 +150,8 @@ def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Mo
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=config.num_labels, **args)
     except TypeError as error:
-        given = f"student_args {args}" if args else f"student {name!r}"
-        raise ValueError(f"{given}: {error}.") from error
+        what = f"student_args {args}" if args else f"student {name!r}"
+        raise ValueError(f"{what}: {error}.") from error
     except RuntimeError as error:
         if "No pretrained weights" not in str(error):
             raise
@@ -159,7 +159,7 @@ def _timm_model(name: str, config: TimmWrapperConfig, pretrained: bool) -> nn.Mo
 
 
 def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForImageClassification:
-    # The wrapper builds weights that timm's then replace: without memory, which not every user's own model can
+    # timm's weights replace those of the wrapper, so these are built without memory, unless a custom model forbids it
     with torch.device("meta") if own_module(config) is None else torch.random.fork_rng([]):
         student = TimmWrapperForImageClassification(config)
     student.timm_model = timm_model
@@ -167,7 +167,7 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:
-    """The last layer of a student or, for distilled models, both: their input is the feature."""
+    """The last layer of a student, or both of a distilled model; its input is the feature."""
     timm_model = getattr(student, "timm_model", None)
     if timm_model is not None:
         classifier = timm_model.get_classifier()
@@ -191,7 +191,7 @@ def feature_size(student: PreTrainedModel) -> int:
 def _last_layer(head: nn.Module) -> nn.Module | None:
     """The layer itself, or the last Linear or Conv2d of a container such as Sequential(Flatten, Linear)."""
     layers = _weighted(head)
-    if layers and (not isinstance(head, nn.Sequential) or hasattr(head, "bn")):  # Levit's: a norm and a layer in one
+    if layers and (not isinstance(head, nn.Sequential) or hasattr(head, "bn")):  # Levit: norm and layer in one module
         return head
     return layers[-1] if layers else None
 
@@ -200,11 +200,11 @@ def _weighted(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
 
 
-# --- Architectures that a user has registered with timm or transformers ----------------------------------------------
+# --- Custom architectures, registered with timm or transformers ------------------------------------------------------
 
 
 def own_module(config: PreTrainedConfig) -> str | None:
-    """Name of the module that has registered a student's architecture; None for one of timm or transformers."""
+    """Name of the module that registered a custom architecture; None for one of timm or transformers."""
     if isinstance(config, TimmWrapperConfig):
         check_is_known(config.architecture)
         module = timm.models.model_entrypoint(config.architecture).__module__
@@ -213,7 +213,7 @@ def own_module(config: PreTrainedConfig) -> str | None:
         module = (classes[0] if isinstance(classes, tuple) else classes).__module__
     if module.split(".")[0] in ("timm", "transformers"):
         return None
-    spec = getattr(sys.modules.get(module), "__spec__", None)  # has the name of what `python -m` started
+    spec = getattr(sys.modules.get(module), "__spec__", None)  # has the real name under `python -m`
     return spec.name if spec is not None else module
 
 
