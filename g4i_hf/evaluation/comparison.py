@@ -1,4 +1,4 @@
-"""What is measured on a split, and tables of a run beside its baseline, for the terminal, the report and cards."""
+"""The metrics of a split, and tables of a run and its baseline, for the terminal, the report and cards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from ..options import aligns
 
 @dataclass(frozen=True)
 class Measure:
-    """How tables show a figure."""
+    """How tables show a metric."""
 
     title: str
-    group: str = ""  # heading that it stands under; the first measures have none
-    chance: str | None = None  # figure of the same split that says what guessing would give
-    is_share: bool = True  # shown in percent; else as the number that it is
+    group: str = ""  # its heading; the first metrics have none
+    chance: str | None = None  # name of the metric that holds the chance level
+    is_share: bool = True  # shown in percent, otherwise as a number
     lower_is_better: bool = False
 
 
-SHOWN = {"baseline": "labels only", "aligned": "with captions"}  # what users call the two runs
+SHOWN = {"baseline": "labels only", "aligned": "with captions"}  # names of the two runs for users
 ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
 
@@ -35,10 +35,10 @@ ALL_MEASURES = {
     "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),
     "brier": Measure("Brier score", CALIBRATION, is_share=False, lower_is_better=True),
 }
-# Of the projector: where it was not trained, they say nothing
+# Metrics of the projector, which are meaningless if it was not trained
 OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
 SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
-# All of a split, with what no table shows
+# All metrics of a split, including those that no table shows
 FIGURES = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
@@ -46,13 +46,13 @@ FIGURES = (
     "suspicious_labels",
 )
 
-# Those of a card; `g4i evaluate` shows all of ALL_MEASURES that it took
+# The metrics of a card; `g4i evaluate` shows all of ALL_MEASURES that it computed
 CARD_MEASURES = ("accuracy", "recall_at_1", "recall_at_5")
 
 
 @dataclass
 class ComparisonRow:
-    """A figure of one split, by its name in [`ALL_MEASURES`]; as a fraction or, where it is no share, the number."""
+    """A metric of one split, by its name in [`ALL_MEASURES`]; a fraction or, if it is not a share, a number."""
 
     split: str
     figure: str
@@ -70,16 +70,16 @@ class ComparisonRow:
 
     @property
     def is_better(self) -> bool | None:
-        """Whether the aligned run is better; None where they are equal or there is no baseline."""
+        """Whether the aligned run is better; None if they are equal or there is no baseline."""
         return (self.difference < 0) == self.measure.lower_is_better if self.difference else None
 
     @property
     def title(self) -> str:
-        """The measure, with an arrow where less is better."""
+        """The title of the metric, with an arrow if lower is better."""
         return f"{self.measure.title} ↓" if self.measure.lower_is_better else self.measure.title
 
     def text(self, value: float | None, sign: str = "") -> str:
-        """A value of the row as tables show it, in percent where it is a share; `sign` is `+` for differences."""
+        """A value of the row for tables, in percent if it is a share; `sign` is `+` for differences."""
         if value is None:
             return ""
         return f"{100 * value:{sign}.1f}" if self.measure.is_share else f"{value:{sign}.3f}"
@@ -87,8 +87,8 @@ class ComparisonRow:
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """
-    `all_results.json` for tables: of a run that was not aligned without retrieval and zero-shot accuracy, as its
-    projector has learned nothing.
+    The part of `all_results.json` that tables show: without retrieval and zero-shot accuracy if the run was not
+    aligned, as its projector is random.
     """
     if aligns(options) is not False:
         return results
@@ -98,7 +98,7 @@ def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str,
 def compare(
     aligned: dict[str, Any], baseline: dict[str, Any] | None, splits: list[str], figures: Iterable[str] = CARD_MEASURES
 ) -> list[ComparisonRow]:
-    """Rows for each of the figures that the aligned run has, from both runs' `all_results.json`."""
+    """A row for each of the `figures` that the aligned run has, from `all_results.json` of both runs."""
     rows = []
     for figure in figures:
         for split in splits:
@@ -110,7 +110,7 @@ def compare(
 
 
 def as_text(rows: list[ComparisonRow]) -> str:
-    """The table for a terminal, shares in percent, under a heading for each group; one column without a baseline."""
+    """The table for a terminal, shares in percent, with a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
     head = f"{SHOWN['baseline']:>15}{SHOWN['aligned']:>15}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""
@@ -129,7 +129,7 @@ def as_text(rows: list[ComparisonRow]) -> str:
 
 
 def as_markdown(rows: list[ComparisonRow]) -> str:
-    """The table for a card, as [`as_text`] without the headings."""
+    """The table for a card: [`as_text`] in Markdown, without headings."""
     if not any(row.baseline is not None for row in rows):
         cells = [[row.title, row.split, row.text(row.aligned)] for row in rows]
         return markdown_table(["measure", "split", "value"], cells, texts=2)
@@ -141,7 +141,7 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
 
 
 def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:
-    """Of its columns the first `texts` are left-aligned, the others numbers."""
+    """The first `texts` columns are left-aligned, the others are numbers."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     lines.insert(1, "|" + "---|" * texts + "---:|" * (len(heads) - texts))
     return "\n".join(lines)

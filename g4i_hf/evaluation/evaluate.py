@@ -1,4 +1,4 @@
-"""The figures of one split, and the `all_results.json` that they go into."""
+"""The metrics of one split, and the `all_results.json` that holds them."""
 
 import json
 import re
@@ -26,9 +26,9 @@ def split_metrics(
     name_embeds: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """
-    The figures of a split, each after its name: `samples`, the number of `labelled` rows where it is another, and of
-    labelled rows and rows with a caption, where there are any, `accuracy`, those of [`retrieval_metrics`] and of the
-    measures `text_to_image`, `calibration` and `zero_shot`, which needs the text embeddings of class names.
+    The metrics of a split, with its name as prefix: `samples`; the number of `labelled` rows, if not all are;
+    `accuracy` over labelled rows; those of [`retrieval_metrics`] over rows with a caption; and those of the measures
+    `text_to_image`, `calibration` and `zero_shot`, which needs the text embeddings of class names.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
@@ -47,32 +47,32 @@ def split_metrics(
 
 
 def retrieval_metrics(predictions: Predictions, split: Dataset, both_ways: bool = False) -> dict[str, float]:
-    """Recalls of rows with a caption, `both_ways` with those of images by texts; none without text embeddings."""
+    """Recalls over rows with a caption; `both_ways` adds those of images by texts. Empty without text embeddings."""
     texts = texts_of(split, predictions)
     if texts is None:
         return {}
     captioned = np.flatnonzero(texts.counts)
     owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
     recalls = (retrieval_recall, text_to_image_recall) if both_ways else (retrieval_recall,)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for recall in recalls:
-        found |= recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
-    return found
+        metrics |= recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+    return metrics
 
 
 def zero_shot_metrics(
     predictions: Predictions, split: Dataset, name_embeds: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    Accuracy where each labelled image is given the class whose text is nearest, among the classes that the split
-    shows. A text that is as near as that of the right class is a miss. Two kinds of text:
+    Accuracy of assigning each labelled image the class with the nearest text, among the classes of the split. A text
+    that is as near as that of the right class counts as an error. Two kinds of text:
 
-    - `captions`: the mean over the distinct captions that the split has of the class, that of the image among them.
-      Classes without captions are no candidates, and their images are left out.
-    - `names`: the class name alone.
+    - `captions`: the mean over the distinct captions of the class in the split, including that of the image. Classes
+      without captions are not candidates, and their images are left out.
+    - `names`: the class name only.
 
     `name_embeds` are (num_labels, D). Returns `zero_shot_captions_accuracy`, `zero_shot_captions_chance`,
-    `zero_shot_names_accuracy` and `zero_shot_names_chance`, as far as the split has labels and texts.
+    `zero_shot_names_accuracy` and `zero_shot_names_chance`, if the split has the labels and texts.
     """
     vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     texts = texts_of(split, predictions)
@@ -88,22 +88,22 @@ def zero_shot_metrics(
     if comparable and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
         classes = np.unique(predictions.labels[predictions.labels >= 0])
         vectors["names"] = classes, centred(name_embeds[classes], predictions)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for kind, (classes, embeds) in vectors.items():
         rows = np.flatnonzero(np.isin(predictions.labels, classes))
         if len(rows):
             right = np.searchsorted(classes, predictions.labels[rows])
             embeds = embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
             recall = recall_at(predictions.image_embeds[rows], embeds, np.arange(len(rows)), right, ks=(1,))
-            found |= {f"zero_shot_{kind}_accuracy": recall["recall_at_1"]}
-            found |= {f"zero_shot_{kind}_chance": recall["chance_at_1"]}
-    return found
+            metrics |= {f"zero_shot_{kind}_accuracy": recall["recall_at_1"]}
+            metrics |= {f"zero_shot_{kind}_chance": recall["chance_at_1"]}
+    return metrics
 
 
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
     """
-    Adds metrics to a folder's `all_results.json`, replacing the file in one step; returns all of the file. Earlier
-    figures of the splits, and those of size and speed, are dropped: a split may have no captions any more.
+    Add metrics to the `all_results.json` of a folder, replacing the file in one step, and return its content. Earlier
+    metrics of the splits, and those of size and speed, are dropped, as a split may have lost its captions.
     """
     path = Path(run) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +116,9 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
 
 def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
     """
-    Where the figures of a run on some data go: into the run itself for the data that it was trained with, else into a
-    folder of their own in `evaluations/`, so that one data set never passes for another. Folders in `own`, the options
-    of the run, are relative to it, those in `data` to the current one. ValueError for another `validation_fraction`.
+    The folder for the metrics of a run on some data: the run for the data that it was trained on, otherwise a folder
+    in `evaluations/`, so that datasets are not confused. Paths in `own`, the options of the run, are relative to the
+    run; those in `data` to the current folder. Raises ValueError for another `validation_fraction`.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:
@@ -129,11 +129,11 @@ def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -
     columns = [name for name in data if name.endswith("_column")]
     versions = ("dataset_config_name", "dataset_revision", "captions_revision", *columns)
     if known_by(own, Path(run)) == known_by(data, Path()):
-        trained, given = own.get("validation_fraction"), data.get("validation_fraction")
-        if given not in (None, trained):
+        trained, requested = own.get("validation_fraction"), data.get("validation_fraction")
+        if requested not in (None, trained):
             raise ValueError(
-                f"{run} was trained with validation_fraction {trained}: with {given}, images that it was trained on "
-                "would pass for held out. Leave --validation_fraction out."
+                f"{run} was trained with validation_fraction {trained}: with {requested}, images that it was trained "
+                "on would pass for held out. Leave --validation_fraction out."
             )
         return Path(run)
     parts = [data.get(name) for name in ("dataset_name", *versions[:2], "captions_name", *versions[2:])]

@@ -1,4 +1,4 @@
-"""The page of `g4i fit`: how good the classifier is, how sure that is, what each view tells, and pictures."""
+"""The page of `g4i fit`: accuracy of the classifier with its interval, accuracy of each view, and images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from ..captioning.report import thumbnail
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .report import page_template
 
-PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # how many are shown of each
-RARELY = 0.02  # confusions below this share are not shown
+PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
+RARELY = 0.02  # share of confusions from which they are shown
 
 
 @dataclass
 class Judged:
     """
-    Images that judged, and what the released classifier predicts of them.
+    Images that judged, and the predictions of the released classifier for them.
 
     Attributes:
         images: n rows.
         logits: (n, C).
-        probabilities: (n, C) of the classes; one-hot where there are labels.
+        probabilities: (n, C) of the classes; one-hot for labels.
         has_labels: whether these are labels.
     """
 
@@ -38,7 +38,7 @@ class Judged:
 def write_fit_report(
     path: str | Path,
     title: str,
-    said: Sequence[str],
+    verdict: Sequence[str],
     results: dict[str, Any],
     names: dict[str, str],
     judged: Judged,
@@ -47,22 +47,22 @@ def write_fit_report(
     settings: dict[str, Any],
 ) -> None:
     """
-    Writes the page, an HTML file that holds its pictures.
+    Write the page, a single HTML file with its images.
 
     Args:
-        said: the verdict, line by line.
+        verdict: its lines.
         results: the fields of `FitResult`.
-        names: what a user calls each classifier.
+        names: name of each classifier for users.
         suspicious: cards, see [`suspicious_cards`].
-        settings: shown behind a fold.
+        settings: shown in a folded section.
     """
     accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
     about = "Drawn at random from the images that judged." if len(judged.images) else ""
-    sure = "Their label is another class" if judged.has_labels else "The views think of another class"
+    reason = "Their label is another class" if judged.has_labels else "The views think of another class"
     page = page_template("fit_report.html.j2").render(
         title=title,
-        said=said,
+        verdict=verdict,
         bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
         views=results["views"],
         suspicious=list(suspicious),
@@ -70,7 +70,7 @@ def write_fit_report(
         about_pictures=about,
         doubts=_doubts(judged, classes),
         heading_of_doubts="Mistakes" if judged.has_labels else "Where classifier and views disagree",
-        about_doubts=f"{sure}, where the classifier is surest of its own.",
+        about_doubts=f"{reason}, where the classifier is surest of its own.",
         confusions=_confusions(judged, classes),
         estimated=not judged.has_labels,
         settings=settings,
@@ -84,21 +84,21 @@ BARS = (LABELS_ONLY, WITH_VIEWS)
 def suspicious_cards(
     images: Dataset, labels: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]
 ) -> list[dict[str, Any]]:
-    """Of labelled rows whose probabilities (N, C), which leave the label out, are those of another class."""
+    """Cards of rows whose most probable class, by out-of-fold probabilities (N, C), is not their label."""
     rows = suspicious_rows(labels, probabilities)[:SUSPICIOUS]
     suggested = probabilities[rows].argmax(1)
-    said = [
+    remarks = [
         f"rather {classes[int(other)]}, {probabilities[row, other]:.0%}"
         for row, other in zip(rows, suggested, strict=True)
     ]
     return [
         _card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", line)])
-        for row, line in zip(rows.tolist(), said, strict=True)
+        for row, line in zip(rows.tolist(), remarks, strict=True)
     ]
 
 
 def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
-    """Rows whose label (N,), if any, is not the likeliest class (N, C); the least likely labels first."""
+    """Rows whose label (N,), if any, is not the most probable class (N, C); the least probable labels first."""
     rows = np.flatnonzero((labels >= 0) & (posterior.argmax(1) != labels))
     return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
 
@@ -109,7 +109,7 @@ def _predictions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]
 
 
 def _doubts(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
-    """Images of which another class is likelier, where the classifier is surest."""
+    """Images where the most probable class is another one, sorted by the confidence of the classifier."""
     if not len(judged.images):
         return []
     predicted, score = judged.logits.argmax(1), _scores(judged.logits).max(1)
@@ -120,7 +120,7 @@ def _doubts(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
-    """Pairs of a true class and one that is predicted for a part of its images."""
+    """Pairs of a true class and a class that is predicted for some of its images."""
     if not len(judged.images):
         return []
     number = judged.logits.shape[1]
@@ -128,10 +128,10 @@ def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     pairs = np.argsort(-shares, axis=None, kind="stable")[:CONFUSIONS]
-    found = [(int(pair) // number, int(pair) % number) for pair in pairs]
+    top = [(int(pair) // number, int(pair) % number) for pair in pairs]
     return [
         {"true": classes[true], "predicted": classes[other], "share": shares[true, other]}
-        for true, other in found
+        for true, other in top
         if shares[true, other] > RARELY
     ]
 

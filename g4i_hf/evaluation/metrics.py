@@ -1,4 +1,4 @@
-"""Metrics: arrays in, numbers out. `Accuracy` is an [`evaluate.Metric`], and works without any network."""
+"""Metrics: arrays in, numbers out. `Accuracy` is an [`evaluate.Metric`] that works offline."""
 
 import math
 
@@ -26,13 +26,13 @@ class Accuracy(evaluate.Metric):
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """
-    Of logits (n, classes) and labels (n,), by the softmax in float64:
+    Calibration of logits (n, classes) for labels (n,), by the softmax in float64:
 
     - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
       holds confidences in ((m - 1) / 15, m / 15] (Guo et al., arXiv 1706.04599, equation 3).
-    - `adaptive_ece`: the same with as many images in each bin; equal confidences share a bin (Mukhoti et al., arXiv
-      2002.09437).
-    - `nll`: mean of -log p(right class), in nats; a probability of 0 counts as the smallest positive float64.
+    - `adaptive_ece`: the same with equally many images in each bin; equal confidences share a bin (Mukhoti et al.,
+      arXiv 2002.09437).
+    - `nll`: mean of -log p(right class), in nats; a probability of 0 is replaced by the smallest positive float64.
     - `brier`: mean over images of the sum over classes of (p - y)^2, y being 1 for the right class; in [0, 2] (Brier,
       Monthly Weather Review 78, 1950).
     """
@@ -43,11 +43,11 @@ def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
         "ece": np.linspace(0, 1, NUM_BINS + 1)[1:-1],
         "adaptive_ece": np.quantile(confidence, shares, method="inverted_cdf"),
     }
-    found = {"nll": float(nll.mean()), "brier": float(brier.mean())}
+    metrics = {"nll": float(nll.mean()), "brier": float(brier.mean())}
     for name, edges in upper_edges.items():
         sums = np.bincount(np.digitize(confidence, edges, right=True), weights=is_right - confidence)
-        found[name] = float(np.abs(sums).sum() / len(confidence))
-    return found
+        metrics[name] = float(np.abs(sums).sum() / len(confidence))
+    return metrics
 
 
 def _calibration_of_rows(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -63,16 +63,16 @@ def retrieval_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    Share of images with a caption of theirs among the k nearest.
+    Share of images with one of their captions among the k nearest.
 
     Args:
         image_embeds: (n, D) unit norm.
         text_embeds: (m, D) unit norm. Equal rows are one entry of the gallery.
         ks: sizes of the shortlist.
-        owners: (m,) the image that each caption describes; by default caption i describes image i. Of several captions
-            of an image the nearest counts.
+        owners: (m,) the image of each caption; by default caption i describes image i. If an image has several
+            captions, the nearest counts.
 
-    Returns, and raises, what [`recall_at`] does.
+    Returns and raises the same as [`recall_at`].
     """
     captions, entries, owners = _distinct(text_embeds, owners)
     return recall_at(image_embeds, captions, owners, entries, ks)
@@ -81,14 +81,14 @@ def retrieval_recall(
 def text_to_image_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
-    """The other way round: share of distinct captions with an image of theirs, any of them, among the k nearest."""
+    """The other direction: share of distinct captions with one of their images among the k nearest."""
     captions, entries, owners = _distinct(text_embeds, owners)
-    found = recall_at(captions, image_embeds, entries, owners, ks)
-    return {f"text_to_image_{name}": value for name, value in found.items()}
+    metrics = recall_at(captions, image_embeds, entries, owners, ks)
+    return {f"text_to_image_{name}": value for name, value in metrics.items()}
 
 
 def _distinct(text_embeds: np.ndarray, owners: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct texts, and of each text (m,) the number of its distinct one and of its image."""
+    """Distinct texts, and for each text (m,) the number of its distinct text and of its image."""
     captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
     return captions, entries.reshape(-1), np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
 
@@ -101,12 +101,12 @@ def recall_at(
         queries: (n, D) unit norm.
         gallery: (m, D) unit norm.
         query_of, entry_of: (p,) pairs: entry `entry_of[i]` is a right answer to query `query_of[i]`. Every query has
-            one at least.
+            at least one.
         ks: sizes of the shortlist.
 
     Returns:
-        `recall_at_k`, the share of queries with a right answer among the k nearest, where a wrong one that is as near
-        counts as nearer; `chance_at_k`, what k drawn at random would give; `gallery_size`.
+        `recall_at_k`, the share of queries with a right answer among the k nearest, where a wrong answer with an equal
+            cosine ranks first; `chance_at_k`, for k answers drawn at random; `gallery_size`.
 
     Raises:
         ValueError: for embeddings that are NaN or infinite.

@@ -1,4 +1,4 @@
-"""Logits, features and embeddings of an aligned model for the splits of a data set."""
+"""Logits, features and embeddings of an aligned model for the splits of a dataset."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..names import EMA_FILE
 
-BLOCK = 1024  # rows looked at together: memory does not grow with the split
+BLOCK = 1024  # rows processed at once, so that memory does not grow with the split
 
 
 def blocks(rows: int) -> Iterator[slice]:
@@ -32,14 +32,14 @@ def blocks(rows: int) -> Iterator[slice]:
 
 @dataclass
 class Predictions:
-    """Of n images, in the order of their split."""
+    """Predictions for n images, in the order of their split."""
 
     image_ids: list[str]
-    labels: np.ndarray  # (n,) class indices, -100 where unlabelled
+    labels: np.ndarray  # (n,) class indices, -100 for unlabelled images
     logits: np.ndarray  # (n, num_labels) float32
-    image_embeds: np.ndarray | None  # (n, D) float32, unit norm; None where there is no text to compare them with
-    text_mean: np.ndarray | None = None  # (D,) what the model subtracts from text embeddings, if anything
-    features: np.ndarray | None = None  # (n, F) float32, what enters the classifier; None unless asked for
+    image_embeds: np.ndarray | None  # (n, D) float32, unit norm; None without texts to compare them with
+    text_mean: np.ndarray | None = None  # (D,) that the model subtracts from text embeddings, if any
+    features: np.ndarray | None = None  # (n, F) float32, the input of the classifier; None unless requested
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -70,7 +70,7 @@ class Predictions:
 def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassification, BaseImageProcessor]:
     """
     The aligned model of a run folder, in evaluation mode, and the image processor of its student. `weights` are
-    `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises what [`check_run`] does.
+    `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises the errors of [`check_run`].
     """
     check_run(run, weights)
     model = AlignedImageClassification.from_pretrained(run, trust_remote_code=False).eval()
@@ -81,7 +81,7 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
 
 
 def check_run(run: str | Path, weights: str = "raw") -> None:
-    """FileNotFoundError for a folder that holds no finished run, or no average."""
+    """Raise FileNotFoundError for a folder without a finished run, or without an average."""
     if not Path(run).is_dir():
         raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
     if not (Path(run) / "model.safetensors").is_file():
@@ -91,7 +91,7 @@ def check_run(run: str | Path, weights: str = "raw") -> None:
 
 
 def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
-    """The images and labels of a split, as [`predict`] takes them."""
+    """The images and labels of a split, for [`predict`]."""
     needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
     return CaptionedImages(split.select_columns(needed), transform)
 
@@ -110,10 +110,10 @@ def predict(
     features: np.ndarray | None = None,
 ) -> Predictions | None:
     """
-    Logits of every row of a split, in its order, the processes sharing the work; image embeddings where the split has
-    texts or on request, and features on request. They are mapped from files: memory does not grow with the split. None
-    in processes other than the main one. With `features` (n, F) of the same backbone no image is read. ValueError for
-    a split without rows.
+    Logits for every row of a split, in its order, computed by all processes; image embeddings if the split has texts
+    or on request; features on request. The arrays are memory-mapped files, so that memory does not grow with the
+    split. None in processes other than the main one. With `features` (n, F) of the same backbone no image is read.
+    Raises ValueError for a split without rows.
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
@@ -123,19 +123,19 @@ def predict(
     if output_image_embeds is None:
         output_image_embeds = columns.TEXT_EMBEDS in split.column_names
     names = ("logits", *["image_embeds"] * output_image_embeds, *["features"] * output_features)
-    wanted = {"output_image_embeds": output_image_embeds, "output_features": output_features}
+    requested = {"output_image_embeds": output_image_embeds, "output_features": output_features}
     text_mean = getattr(model, "text_mean", None)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     loader = accelerator.prepare(loader)
-    # Mapped files without a name, which are gone with the last who maps them
+    # Anonymous memory-mapped files, freed with the last reference
     files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
     last: dict[str, np.ndarray] = {}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
         batch = finish_batch(batch)
-        outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **wanted)
-        found = accelerator.gather_for_metrics({name: outputs[name].float() for name in names})
-        last = {name: values.cpu().numpy() for name, values in found.items()}
+        outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **requested)
+        gathered = accelerator.gather_for_metrics({name: outputs[name].float() for name in names})
+        last = {name: values.cpu().numpy() for name, values in gathered.items()}
         if accelerator.is_main_process:
             for name, values in last.items():
                 files[name].write(np.ascontiguousarray(values).data)
@@ -154,7 +154,7 @@ def predict(
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """The texts of a split as image embeddings are compared with them, see [`centred`]; None where they do not fit."""
+    """The texts of a split, [`centred`] to compare them with image embeddings; None if their sizes differ."""
     texts = stored_texts_of(split, predictions)
     if texts is not None:
         texts.embeds = centred(texts.embeds[:], predictions)
@@ -162,7 +162,7 @@ def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
 
 
 def stored_texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """The same as they are stored: where they lie, and not centred."""
+    """The texts of a split as stored: memory-mapped and not centred."""
     texts = Texts.of(split) if predictions.image_embeds is not None else None
     if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
         return None
@@ -178,20 +178,20 @@ def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
     return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)
 
 
-TEXTS = 16_384  # compared with a block of images at once, to find the nearest captions
+TEXTS = 16_384  # compared with a block of images at once
 
 
 def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
     """
     The nearest caption of a split for each image of the predictions. None for a split without captions, or with
-    embeddings of another size than the model's.
+    embeddings of another size.
     """
     texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None
     embeds = predictions.image_embeds
     best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
-    for first in range(0, len(texts.embeds), TEXTS):  # those of a whole training set would be gigabytes
+    for first in range(0, len(texts.embeds), TEXTS):  # all texts of a training set would be gigabytes
         block = centred(texts.embeds[first : first + TEXTS], predictions)
         for images in blocks(len(embeds)):
             cosines = embeds[images] @ block.T
@@ -211,6 +211,6 @@ def captions_of(split: Dataset, texts: Texts) -> list[str]:
 
 
 def _caption_of_text(caption: str | list[str], k: int) -> str:
-    """The k-th caption of a row that is not blank; the last where its texts are more."""
+    """The k-th caption of a row that is not blank; the last one if there are fewer."""
     several = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
     return several[min(k, len(several) - 1)]

@@ -1,4 +1,4 @@
-"""The report: one HTML file with the figures and pictures of a run, and of its baseline beside it."""
+"""The report: one HTML file with the metrics and images of a run, and of its baseline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from .comparison import SHOWN, ComparisonRow, interval_text
 from .predict import Predictions, captions_of, texts_of
 from .speed import speed_text
 
-# How many are shown of each
+# At most as many are shown
 CAPTIONED, NEAREST, DIFFERING, MISTAKES = 6, 3, 18, 6
 
 
@@ -32,10 +32,9 @@ def write_report(
     results: dict[str, Any] | None = None,
 ) -> None:
     """
-    Writes the page, an HTML file that holds its pictures; without a baseline what compares is left out, and what
-    cannot be drawn says why. `options` and `results`, its `all_results.json`, are those of the aligned run,
-    `predictions` of each run and split. Pictures are of `test`, else of the first, of
-    the splits with labels.
+    Write the page, a single HTML file with its images; without a baseline it has no comparisons, and a section that
+    cannot be drawn says why. `options` and `results` (`all_results.json`) are those of the aligned run, `predictions`
+    those of each run and split. Images are from `test`, otherwise from the first split with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -76,12 +75,12 @@ def page_template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-# --- What the sections show, as plain values for the template --------------------------------------------------------
+# --- The content of the sections, as plain values for the template ---------------------------------------------------
 
 
 @dataclass
 class ShownSplit:
-    """A split and what the runs predict for it."""
+    """A split and the predictions of the runs for it."""
 
     split: Dataset
     predictions: dict[str, Predictions]  # of `aligned` and perhaps `baseline`, which comes first
@@ -97,44 +96,48 @@ class ShownSplit:
     def picture(self, row: int) -> dict[str, str | None]:
         return {"uri": thumbnail(self.split, int(row)), "alt": f"image of class {self.name(self.labels[row])}"}
 
-    def said(self, run: str, row: int) -> dict[str, Any]:
-        """What a run predicts of an image: `name` of the class, `score`, and whether it is `right`, if known."""
+    def prediction(self, run: str, row: int) -> dict[str, Any]:
+        """The prediction of a run for an image: `name` of the class, `score`, and whether it is `right`, if known."""
         predicted, label = int(self.predictions[run].predicted[row]), int(self.labels[row])
         score = float(self.predictions[run].score[row])
         right = None if label < 0 else predicted == label
         return {"run": run, "name": self.name(predicted), "score": score, "right": right}
 
     def card(self, row: int, first: str = "") -> dict[str, Any]:
-        """An image, its class, and what each run predicts, that of `first` before others."""
-        said = [self.said(run, row) for run in sorted(self.predictions, key=lambda run: run != first)]
-        return {"picture": self.picture(row), "label": self.name(self.labels[row]), "said": said}
+        """An image, its class, and the prediction of each run, with that of `first` before the others."""
+        predictions = [self.prediction(run, row) for run in sorted(self.predictions, key=lambda run: run != first)]
+        return {"picture": self.picture(row), "label": self.name(self.labels[row]), "predictions": predictions}
 
     def right(self, run: str) -> np.ndarray:
         return self.predictions[run].predicted == self.labels
 
 
 def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
-    """A few images with the captions that the aligned run finds nearest; None for a split without captions."""
+    """A few images with the nearest captions in the aligned run; None for a split without captions."""
     predictions = shown.predictions["aligned"]
     texts = texts_of(shown.split, predictions) if columns.CAPTION in shown.split.column_names else None
     if texts is None:
         return None
     captions, cards = captions_of(shown.split, texts), []
     for row in np.sort(np.random.default_rng(0).permutation(len(shown.split))[:CAPTIONED]).tolist():
-        own = captions[texts.starts[row] : texts.starts[row + 1]]
+        own_captions = captions[texts.starts[row] : texts.starts[row + 1]]
         cosines = texts.embeds @ predictions.image_embeds[row]
         nearest: dict[str, float] = {}
         for place in np.argsort(-cosines, kind="stable").tolist():
             nearest.setdefault(captions[place], float(cosines[place]))
             if len(nearest) == NEAREST:
                 break
-        found = [{"caption": text, "cosine": cosine, "is_own": text in own} for text, cosine in nearest.items()]
-        cards.append(shown.card(row) | {"captions": found})
+        captions_of_card = [
+            {"caption": text, "cosine": cosine, "is_own": text in own_captions} for text, cosine in nearest.items()
+        ]
+        cards.append(shown.card(row) | {"captions": items})
     return cards
 
 
 def differing_cards(shown: ShownSplit) -> dict[str, Any]:
-    """Images that one of the runs alone gets right: how many, and cards of both kinds in proportion."""
+    """
+    Images that exactly one of the runs classifies correctly: their number, and cards of both kinds in proportion.
+    """
     aligned, baseline = shown.right("aligned"), shown.right("baseline")
     mended, broken = np.flatnonzero(aligned & ~baseline), np.flatnonzero(baseline & ~aligned)
     number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))
@@ -144,7 +147,7 @@ def differing_cards(shown: ShownSplit) -> dict[str, Any]:
 
 
 def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
-    """The mistakes of each run with the highest scores, with what the other one predicts."""
+    """The mistakes of each run with the highest scores, with the prediction of the other run."""
     return {
         run: [shown.card(row, first=run) for row in worst_mistakes(predictions, MISTAKES)]
         for run, predictions in shown.predictions.items()
@@ -152,6 +155,6 @@ def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
 
 
 def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
-    """At most `most` rows that are classified wrongly, the highest score first; unlabelled rows are none."""
+    """At most `most` misclassified rows, by decreasing score; unlabelled rows are left out."""
     wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
     return wrong[np.argsort(-predictions.score[wrong], kind="stable")[:most]]

@@ -1,4 +1,4 @@
-"""Classes by their names alone, and images by a text: an aligned model beside its text encoder."""
+"""Zero-shot classification and text-to-image search with an aligned model and its text encoder."""
 
 from .classifier import ZeroShotImageClassifier
 from .search import ImageSearch

@@ -1,4 +1,4 @@
-"""Aligned models in folders and on the Hub, and the text encoder of their captions: that one and no other."""
+"""Load aligned models from folders or the Hub, and the text encoder that embedded their captions."""
 
 import json
 import logging
@@ -27,41 +27,41 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TextSide:
-    """What the captions of a model were embedded with."""
+    """The encoder that embedded the captions of a model."""
 
-    text_encoder: str | None = None  # Hub id, or folder; None where nothing is recorded
+    text_encoder: str | None = None  # Hub id, or folder; None if unknown
     text_encoder_revision: str | None = None
-    text_encoder_prompt: str | None = None  # text before every caption; None: the encoder's own, if it has one
-    text_encoder_digest: str | None = None  # of its files; those of a Hub id came with an installed package
-    text_encoder_is_folder: bool = False  # whose bare name leads to nothing, or to another encoder
-    temperature: float | None = None  # of the alignment, where the model has learned none
+    text_encoder_prompt: str | None = None  # text before every caption; None: the default of the encoder
+    text_encoder_digest: str | None = None  # of its files, for a folder or an encoder from an installed package
+    text_encoder_is_folder: bool = False  # then a bare name is invalid, or names another encoder
+    temperature: float | None = None  # of the alignment, if it is not learned
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "TextSide":
-        side = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
-        if record.get("text_embed_dim") and side.text_encoder_prompt is None:
-            side.text_encoder_prompt = ""  # said by the stage of the embeddings, where null means that there was none
-        if side.text_encoder_digest and is_bare(side.text_encoder):
-            side.text_encoder_is_folder = True
-        return side
+        encoder = cls(**{field.name: record[field.name] for field in fields(cls) if field.name in record})
+        if record.get("text_embed_dim") and encoder.text_encoder_prompt is None:
+            encoder.text_encoder_prompt = ""  # in the stage of embeddings, null means no prompt
+        if encoder.text_encoder_digest and is_bare(encoder.text_encoder):
+            encoder.text_encoder_is_folder = True
+        return encoder
 
     @classmethod
     def from_run(cls, folder: Path) -> "TextSide":
-        """Of a run that was not released: its options, where a local encoder is relative to the run."""
+        """The encoder in the options of a run that was not released; a local path is relative to the run."""
         options = read_mapping(folder / RUN_OPTIONS)
-        side = cls.from_record(options)
-        side.temperature = options.get("align_temperature")
-        if side.text_encoder and side.text_encoder.startswith("."):
-            place, lineage = (folder / side.text_encoder).resolve(), folder / RUN_LINEAGE
+        encoder = cls.from_record(options)
+        encoder.temperature = options.get("align_temperature")
+        if encoder.text_encoder and encoder.text_encoder.startswith("."):
+            place, lineage = (folder / encoder.text_encoder).resolve(), folder / RUN_LINEAGE
             known = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else {}
             embedded = known.get("text_encoder") or {}
             if embedded.get("text_encoder") == place.name:
-                side.text_encoder_digest = embedded.get("text_encoder_digest")
-            side.text_encoder, side.text_encoder_is_folder = str(place) if place.is_dir() else place.name, True
-        return side
+                encoder.text_encoder_digest = embedded.get("text_encoder_digest")
+            encoder.text_encoder, encoder.text_encoder_is_folder = str(place) if place.is_dir() else place.name, True
+        return encoder
 
     def moved(self, place: Any) -> "TextSide":
-        """The same encoder under another name, or as an object: its prompt stays, and so does what it must be."""
+        """The same encoder with another name, or as an object: prompt and digest stay."""
         if isinstance(place, (str, Path)):
             place = str(Path(place).resolve() if Path(place).is_dir() else place)
         return replace(self, text_encoder=place, text_encoder_revision=None)
@@ -71,8 +71,8 @@ def open_aligned(
     name: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[AlignedImageClassification, BaseImageProcessor, TextSide]:
     """
-    The model in evaluation mode, the image processor of its student, and what is known of the text encoder. Arguments
-    and errors are those of [`~g4i_hf.ZeroShotImageClassifier`].
+    The model in evaluation mode, the image processor of its student, and the record of the text encoder. Arguments and
+    errors are those of [`~g4i_hf.ZeroShotImageClassifier`].
     """
     if (is_path(name) or name.count("/") > 1) and not Path(name).is_dir():
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
@@ -80,20 +80,20 @@ def open_aligned(
     tried = [subfolder] if subfolder is not None else ["", ALIGNED, WITH_VIEWS]
     kind = AlignedImageClassificationConfig.model_type
     configs = {folder: _read(name, "config.json", folder, place) or {} for folder in tried}
-    found = next((folder for folder, config in configs.items() if config.get("model_type") == kind), None)
-    if found is None:
+    inner = next((folder for folder, config in configs.items() if config.get("model_type") == kind), None)
+    if inner is None:
         where = " and ".join(f"{name}/{folder}".rstrip("/") for folder in tried)
         raise ValueError(
             f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
             "student that was released with --aligned true."
         )
-    folder = Path(name) / found
+    folder = Path(name) / inner
     _check_aligned(folder)
-    # transformers looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
-    inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": found, **place})
+    # transformers reads config.json of timm at the top of a local folder, for any subfolder (5.24)
+    inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": inner, **place})
     model = AlignedImageClassification.from_pretrained(inside, trust_remote_code=False, **at).eval()
     saved = AutoImageProcessor.from_pretrained(inside, trust_remote_code=False, **at)
-    record = _read(name, TEXT_ENCODER_FILE, found, place)
+    record = _read(name, TEXT_ENCODER_FILE, inner, place)
     if record is not None:
         side = TextSide.from_record(record)
     else:
@@ -102,7 +102,7 @@ def open_aligned(
 
 
 def _check_aligned(folder: Path) -> None:
-    """ValueError for a run without alignment, or one of its checkpoints; without options nothing is known."""
+    """Raise ValueError for a run without alignment, or one of its checkpoints; a folder without options passes."""
     options = run_of(folder) / RUN_OPTIONS
     known = read_mapping(options) if options.is_file() else {}
     if aligns(known) is False:
@@ -113,15 +113,15 @@ def _check_aligned(folder: Path) -> None:
 
 
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
-    """A JSON file of a folder or of the Hub; None where the place is there and the file is not."""
+    """A JSON file of a folder or of the Hub; None if the repository exists and the file does not."""
     path = cached_file(name, file, subfolder=folder, _raise_exceptions_for_missing_entries=False, **place)
     return json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None
 
 
 def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncoder, str]:
     """
-    The encoder, and its name for errors; `side.text_encoder` may be one that is loaded. OSError when it cannot be
-    loaded; ValueError when none is known, or only the name of a folder, or when a folder holds another one.
+    The encoder, and its name for errors; `side.text_encoder` may be a loaded encoder. Raises OSError if it cannot be
+    loaded; ValueError if it is unknown, only the name of a folder is known, or a folder holds another encoder.
     """
     encoder = side.text_encoder
     if encoder is None:
@@ -141,15 +141,15 @@ def open_encoder(side: TextSide, device: str | torch.device) -> tuple[TextEncode
 
 
 def _check_files(side: TextSide, provenance: dict[str, Any], name: str) -> None:
-    """ValueError when the captions were embedded with a folder, and the encoder is one of other files."""
+    """Raise ValueError if the captions were embedded by an encoder in a folder, and this one has other files."""
     if not side.text_encoder_is_folder or side.text_encoder_digest is None:
         return
-    given = TextSide.from_record(provenance)
-    if not given.text_encoder_is_folder:
-        said = "The captions were embedded with a text encoder in a folder. Whether %s is the same cannot be seen."
-        logger.warning(said, name)
-    elif given.text_encoder_digest != side.text_encoder_digest:
+    current = TextSide.from_record(provenance)
+    if not current.text_encoder_is_folder:
+        message = "The captions were embedded with a text encoder in a folder. Whether %s is the same cannot be seen."
+        logger.warning(message, name)
+    elif current.text_encoder_digest != side.text_encoder_digest:
         raise ValueError(
             f"{name} is not the text encoder that the captions of the model were embedded with: its files are others "
-            f"({given.text_encoder_digest}, not {side.text_encoder_digest}). Give the folder of that one."
+            f"({current.text_encoder_digest}, not {side.text_encoder_digest}). Give the folder of that one."
         )

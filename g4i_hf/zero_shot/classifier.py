@@ -1,4 +1,4 @@
-"""Zero-shot classification by an aligned model and the text encoder of its captions."""
+"""Zero-shot classification with an aligned model and the text encoder of its captions."""
 
 import os
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
 from .checkpoint import TextSide, open_aligned, open_encoder
 
-DEFAULT_TEMPERATURE = 0.2  # that of training, `align_temperature`, for models that say nothing of theirs
+DEFAULT_TEMPERATURE = 0.2  # the default of `align_temperature`, for models without a record of theirs
 PLACE_OF_LABEL = "{}"
 TEXTS_AT_ONCE = 64
-SETS_KEPT = 16  # sets of labels whose vectors are kept
+SETS_KEPT = 16  # sets of labels with cached vectors
 
 Images: TypeAlias = str | Path | PIL.Image.Image
 Templates: TypeAlias = str | Sequence[str]
@@ -35,19 +35,19 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
     Args:
         model: Hub id or folder of a released student (with `aligned/`), of an aligned model or of a run; or the model.
-        subfolder: where in it the aligned model lies; found where none is given.
+        subfolder: of the aligned model; by default it is searched.
         revision: branch, tag or commit on the Hub.
         token: of the Hub.
-        text_encoder: another name of the captions' encoder, as after moving its folder; or an encoder. Needed where
-            that was a local folder, and then the files of the one given must be the same.
-        temperature: of the scores; by default the learned one, else that of training.
-        image_processor: of a model that is given as an object and whose student is none of timm's.
-        device: as in `pipeline`: an accelerator where there is one.
+        text_encoder: another name or folder of the encoder, or a loaded encoder. Required if it was in a local folder;
+            its files must be the same.
+        temperature: of the scores; by default the learned one, otherwise that of training.
+        image_processor: required for a model object whose student is not a timm model.
+        device: as in `pipeline`; by default an accelerator, if available.
         kwargs: further arguments of `pipeline`, such as `batch_size`.
 
     Raises:
-        OSError: when nothing is found under the name.
-        ValueError: when it holds no aligned model, or that of a baseline.
+        OSError: if the name is not found.
+        ValueError: without an aligned model, or for that of a baseline.
 
     Example:
         >>> classifier = ZeroShotImageClassifier("me/my-student")
@@ -77,8 +77,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
                 )
             image_processor = image_processor or student_processor(config, fallback=None)
         else:
-            model, found, side = open_aligned(str(model), subfolder, revision, token)
-            image_processor = image_processor or found
+            model, saved, side = open_aligned(str(model), subfolder, revision, token)
+            image_processor = image_processor or saved
         if temperature is not None and temperature <= 0:
             raise ValueError(f"temperature is {temperature}; it must be positive.")
         self.side = side.moved(text_encoder) if text_encoder is not None else side
@@ -88,11 +88,11 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Any: those that transformers lists carry a text tower, ours stands beside."""
+        """Accept any model: those that transformers lists have a text tower, and this one does not."""
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """Loaded when first needed. OSError when that fails; ValueError when none is known, or it is another one."""
+        """Loaded on first use. Raises OSError if that fails; ValueError if the encoder is unknown or another one."""
         encoder, name = open_encoder(self.side, self.device)
         if encoder.dim != self.model.config.text_embed_dim:
             raise ValueError(
@@ -103,8 +103,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
     def embed_texts(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
         """
-        (n, D) of unit norm, float32 on the CPU, as image embeddings are compared with them. With several templates the
-        mean of the vectors that a label has in them, as in CLIP (arXiv 2103.00020, section 3.1.4).
+        (n, D) of unit norm, float32 on the CPU, to compare with image embeddings. With several templates, the mean of
+        the vectors of a label, as in CLIP (arXiv 2103.00020, section 3.1.4).
         """
         key = (tuple(labels), tuple(templates))
         if key not in self._kept:
@@ -132,16 +132,17 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
         """
         Args:
-            image: path, URL, PIL image, or a list, data set or generator of them.
-            candidate_labels: the classes, as a list or with commas between them.
-            hypothesis_template: what the text encoder reads of a label. The default is the label as it stands, where
-                transformers has "This is a photo of {}.": captions say what is to be seen, and seldom that it is a
-                photograph. Several templates are averaged.
+            image: path, URL, PIL image, or a list, dataset or generator of them.
+            candidate_labels: the classes, as a list or separated by commas.
+            hypothesis_template: text for a label. The default is the label only, where transformers has "This is a
+                photo of {}.": captions describe an image, and rarely say that it is a photo. Several templates are
+                averaged.
             kwargs: `batch_size`, `num_workers`, `timeout`.
 
         Returns:
             A list of `{"score", "label"}`, the best first; a list of such lists for several images. The scores are a
-            softmax over the labels; of a model with a learned bias (`siglip`), as in transformers, a sigmoid of each.
+                softmax over the labels; for a model with a learned bias (`siglip`), as in transformers, a sigmoid of
+                each.
 
         Raises:
             ValueError: without labels, or for a template without `{}`.
@@ -158,13 +159,13 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
 
     def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
-        """(D,) of an image, (n, D) of a list of them: projected features of unit norm, float32 on the CPU."""
+        """(D,) for an image, (n, D) for a list: projected features of unit norm, float32 on the CPU."""
         embeds = super().__call__(images, None, **kwargs)
         return embeds if isinstance(embeds, torch.Tensor) else torch.stack(list(embeds))
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied with: the inverse temperature."""
+        """Factor of cosines: the inverse temperature."""
         if self._temperature is None and hasattr(self.model, "logit_scale"):
             return min(self.model.logit_scale.exp().item(), MAX_LOGIT_SCALE)
         return 1 / (self._temperature or self.side.temperature or DEFAULT_TEMPERATURE)
@@ -173,8 +174,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
     def _sanitize_parameters(self, candidate_labels=None, hypothesis_template=None, timeout=None):
         texts = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
-        given = {name: value for name, value in texts.items() if value is not None}
-        return ({"timeout": timeout} if timeout is not None else {}), {}, given
+        for_postprocess = {name: value for name, value in texts.items() if value is not None}
+        return ({"timeout": timeout} if timeout is not None else {}), {}, for_postprocess
 
     def preprocess(self, image, timeout=None):
         if isinstance(image, (str, Path)) and os.path.isfile(image):

@@ -1,4 +1,4 @@
-"""Text-to-image search: images ranked by the cosine of their embedding and that of a text."""
+"""Text-to-image search: images ranked by the cosine similarity of their embedding and that of a text."""
 
 import contextlib
 import hashlib
@@ -22,19 +22,19 @@ from ..data.record import content_digest
 from .classifier import ZeroShotImageClassifier
 
 logger = logging.getLogger(__name__)
-CACHE = Path(HF_HOME) / "g4i_hf" / "search"  # of `g4i search`: a release holds nothing but what was released
+CACHE = Path(HF_HOME) / "g4i_hf" / "search"  # of `g4i search`, as nothing is added to a release
 BATCH, THREADS = 32, 8
 
 
 class ImageSearch:
     """
-    Finds images by a text. Every image is embedded once; a query costs one run of the text encoder.
+    Finds images by a text. Every image is embedded once; a query takes one run of the text encoder.
 
     Args:
-        model: run folder, released aligned student or its Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or that.
-        images: folder, searched with its subfolders; list of files or PIL images; or dataset with a column `image`.
-        cache: folder that keeps the embeddings of a folder of images, by the content of the images and the model.
-            Where it cannot be written to, they are not kept.
+        model: run folder, released aligned student or Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or a classifier.
+        images: folder, including subfolders; list of files or PIL images; or dataset with a column `image`.
+        cache: folder for the embeddings of an image folder, by the content of the images and the model. If it is not
+            writable, they are not stored.
         kwargs: of [`~g4i_hf.ZeroShotImageClassifier`], such as `text_encoder` and `device`.
 
     Raises:
@@ -68,8 +68,8 @@ class ImageSearch:
     def __call__(self, query: str, top_k: int = 5) -> list[dict[str, Any]]:
         """
         Returns:
-            `{"image", "score"}` for each of the `top_k` nearest images, the best first: the image as it was given (a
-            path, for a folder), and the cosine of image and text.
+            `{"image", "score"}` for each of the `top_k` nearest images, the best first: the image as given (a path,
+                for a folder), and the cosine similarity of image and text.
         """
         text = self.classifier.embed_texts([query])[0].numpy()
         scores = self.image_embeds @ text
@@ -77,7 +77,7 @@ class ImageSearch:
         return [{"image": self.images[row], "score": float(scores[row])} for row in best]
 
     def _cached(self, folder: Path | None) -> np.ndarray:
-        """(n, D) float32 of unit norm; NaN for an image that cannot be read."""
+        """(n, D) float32 of unit norm; NaN for an unreadable image."""
         if folder is None or not all(isinstance(image, str) for image in self.images):
             return self._embedded()
         digest = hashlib.blake2b(digest_size=16)
@@ -89,28 +89,28 @@ class ImageSearch:
         file = folder / f"{digest.hexdigest()}.npy"
         if file.is_file():
             return np.load(file, allow_pickle=False)
-        found, unfinished = self._embedded(), file.with_suffix(f".{os.getpid()}.npy")
+        embeds, unfinished = self._embedded(), file.with_suffix(f".{os.getpid()}.npy")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.save(unfinished, found)
+            np.save(unfinished, embeds)
             unfinished.replace(file)
         except OSError as error:
             logger.info("The embeddings of the images are not kept: %s", error)
             with contextlib.suppress(OSError):
                 unfinished.unlink()
-        return found
+        return embeds
 
     def _embedded(self) -> np.ndarray:
         dim, batches = self.classifier.model.config.text_embed_dim, range(0, len(self.images), BATCH)
-        found = np.full((len(self.images), dim), np.nan, dtype=np.float32)
+        embeds = np.full((len(self.images), dim), np.nan, dtype=np.float32)
         for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2):
             opened = {row: _opened(self.images[row]) for row in range(start, min(start + BATCH, len(self.images)))}
             rows = [row for row, image in opened.items() if image is not None]
             if rows:
-                found[rows] = self.classifier.embed_images([opened[row] for row in rows], batch_size=BATCH).numpy()
-        if (bad := np.flatnonzero(np.isnan(found[:, 0]))).size:
-            logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(found), self.images[bad[0]])
-        return found
+                embeds[rows] = self.classifier.embed_images([opened[row] for row in rows], batch_size=BATCH).numpy()
+        if (bad := np.flatnonzero(np.isnan(embeds[:, 0]))).size:
+            logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(embeds), self.images[bad[0]])
+        return embeds
 
 
 def _digest_of_file(path: str) -> str:
@@ -121,12 +121,12 @@ def _digest_of_file(path: str) -> str:
 
 
 def _opened(image: Any) -> PIL.Image.Image | None:
-    """RGB and upright; None where it cannot be read."""
+    """RGB and upright; None if it cannot be read."""
     if isinstance(image, (str, Path)):
         image = {"bytes": None, "path": str(image)}
     try:
         return to_rgb(open_image(image))
-    except Exception:  # whatever a broken file makes Pillow's readers raise
+    except Exception:  # Pillow's readers raise almost anything for a damaged file
         return None
 
 
@@ -135,7 +135,7 @@ def files_in(folder: str | Path) -> list[str]:
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} of images.")
     files = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
-    found = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
+    files = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return found
+    return files
