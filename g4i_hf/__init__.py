@@ -4,7 +4,7 @@ from importlib import import_module
 
 __version__ = "0.3.0.dev0"
 
-# Where each public name is. It is read when it is asked for: torch alone takes seconds
+# Modules of the public names, imported on first use, as torch takes seconds
 _PLACES = {
     "AlignedImageClassification": "modeling",
     "AlignedImageClassificationConfig": "modeling",

@@ -39,16 +39,16 @@ from .options.fields import (
     wanted,
 )
 
-# Names of options in other tools, for the hint after an unknown option
+# Names of options in other tools, to suggest ours for an unknown option
 ALIASES = {
     **{"lr": "learning_rate", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "wd": "weight_decay"},
     **{"batch_size": "per_device_train_batch_size", "output": "output_dir", "workers": "dataloader_num_workers"},
     **{"dataset": "dataset_name", "data": "dataset_name", "encoder": "text_encoder", "size": "image_size"},
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
-# Options that fit the dataset of a run only
+# Options that only apply to the dataset of a run
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
-NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is needed
+NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is required
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
 OUTPUTS = ("output_dir", "captions_dir", "check_dir", "student_dir", "embeddings_dir")
@@ -71,7 +71,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, classes: tuple[type, ...]):
         super().__init__(allow_abbrev=False, add_help=False, exit_on_error=False, argument_default=SUPPRESS)
-        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse takes -1e-3 for an option
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf)")  # argparse would take -1e-3 for an option
         self.classes = (CommonOptions, *classes)
         self.hints: dict[str, Any] = {}
         for cls in self.classes:
@@ -89,7 +89,7 @@ class Parser(ArgumentParser):
                 self.add_argument(f"--{name}", nargs="*")
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
-        """The options that are given, by name."""
+        """The given options, by name."""
         first = []
         for name in first_words(self.hints):
             if argv and not argv[0].startswith("-"):
@@ -99,7 +99,7 @@ class Parser(ArgumentParser):
         if (output := output_option(self.hints)) is not None:
             argv = [f"--{output}" if word in ("-o", "--output_dir") else word for word in argv]
         try:
-            given, unknown = self.parse_known_args(argv)
+            parsed, unknown = self.parse_known_args(argv)
         except ArgumentError as error:
             name = error.argument_name or ""
             raise OptionError(f"{name} needs a value: {wanted(self.hints[name.removeprefix('--')])}.") from error
@@ -110,13 +110,13 @@ class Parser(ArgumentParser):
             if word.startswith("-"):
                 raise OptionError(f"unknown option {word!r} {where}; names start with two dashes.")
             raise OptionError(f"{word!r} {where} belongs to no option. Put a value with spaces in quotes.")
-        values = {name: typed(self.hints[name], value, f"--{name}") for name, value in vars(given).items()}
+        values = {name: typed(self.hints[name], value, f"--{name}") for name, value in vars(parsed).items()}
         for name in [name for name in values if self.hints[name] is Any and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
         return values
 
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
-        """The message about an option that does not exist."""
+        """The message for an unknown option."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
         if alias in self.hints:
@@ -128,7 +128,7 @@ class Parser(ArgumentParser):
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
-        """The options in a file; without `strict`, those among them that are options here."""
+        """The options in a file; without `strict`, unknown ones are ignored."""
         if not path.is_file():
             what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
             raise OptionError(f"--config {path}: {what}.")
@@ -152,36 +152,36 @@ def parse_options(
     run_options: str | None = None,
 ) -> tuple[Any, ...]:
     """
-    Reads dataclasses, whose fields are the options, from a YAML file (`--config`) and the command line: one instance a
-    class. `TrainingOptions` has further options of Trainer in its attribute `others`. `--help` and `--print_config`
-    print and exit.
+    Parse dataclasses, whose fields are the options, from a YAML file (`--config`) and the command line: one instance
+    for each class. `TrainingOptions` has further options of Trainer in its attribute `others`. `--help` and
+    `--print_config` print and exit.
 
     Args:
-        default_config: YAML file for a command line without options, but for those of the machine.
-        run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Options that do not
-            exist here are ignored, and with another dataset those of the run's dataset.
+        default_config: YAML file for a command line without options, except those of the machine.
+        run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Unknown options in it
+            are ignored, and with another dataset those of the run's dataset.
 
     Raises:
-        OptionError: for an unknown option, naming the nearest one, a value of the wrong type, or no dataset.
-        ValueError: for values that a class refuses.
+        OptionError: for an unknown option, with the nearest name, a value of the wrong type, or no dataset.
+        ValueError: for values that a class rejects.
     """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & {word.split("=")[0] for word in argv}:
         print_and_exit(help_text(classes, argv, command, description))
     parser = Parser(classes)
-    given = parser.command_line([with_underscores(word) for word in argv])
-    print_config, config = given.pop("print_config", False), given.pop("config", None)
-    if config is None and not set(NAMES_OF_DATA) & set(given):
+    from_words = parser.command_line([with_underscores(word) for word in argv])
+    print_config, config = from_words.pop("print_config", False), from_words.pop("config", None)
+    if config is None and not set(NAMES_OF_DATA) & set(from_words):
         config = default_config
         if config is not None:
-            _check_alone(parser, given, command, config)
+            _check_alone(parser, from_words, command, config)
             if not config.is_file():
                 raise OptionError(
                     f"name a folder of images: g4i {command} pictures. The photographs of the demo, which {command} "
                     "takes without one, are in a clone of the repository and not in the package."
                 )
     in_file = {} if config is None else parser.yaml_file(Path(config))
-    values = _complete(parser, in_file | given, run_options)
+    values = _complete(parser, in_file | from_words, run_options)
     if values.get("module"):
         import_module(values["module"])
     options = tuple(_build(cls, values) for cls in classes)
@@ -190,33 +190,35 @@ def parse_options(
     return options
 
 
-def _check_alone(parser: Parser, given: dict[str, Any], command: str, config: Path) -> None:
-    """An OptionError for options, other than those of the machine, without the data that they are meant for."""
+def _check_alone(parser: Parser, options: dict[str, Any], command: str, config: Path) -> None:
+    """Raise OptionError for options, other than those of the machine, without the data that they are for."""
     named: list[str] = [name for name in ("run", "stage") if name in parser.hints] or ["dataset_name"]
-    others = sorted(name for name in set(given) - {"module"} if about_of(parser.classes).get(name) != "call")
-    if others and named[0] in parser.hints:
+    unused = sorted(name for name in set(options) - {"module"} if about_of(parser.classes).get(name) != "call")
+    if unused and named[0] in parser.hints:
         inside = os.path.relpath(config)
         raise OptionError(
-            f"--{others[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
+            f"--{unused[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
             f"{command} --{named[0]} FOLDER. The bundled example takes options after --config "
             f"{config if inside.startswith('..') else inside}."
         )
 
 
 def first_words(known: Container[str]) -> list[str]:
-    """The options that first words without dashes stand for: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
+    """The options for first words without dashes: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
     first = "run" if "run" in known else "dataset_name"
     return [name for name in (first, "query") if name in known]
 
 
 def with_underscores(word: str) -> str:
-    """`--learning-rate=1` as `--learning_rate=1`; a word that is no option is unchanged."""
+    """`--learning-rate=1` as `--learning_rate=1`; other words are unchanged."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
 def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
-    """[`parse_options`] for keyword arguments of Python. An unknown one is a TypeError, which names the nearest."""
+    """
+    [`parse_options`] for keyword arguments in Python. Raises TypeError for an unknown one, with the nearest name.
+    """
     parser = Parser(classes)
     for name in given:
         if name not in parser.hints or hasattr(CommonOptions, name):
@@ -228,7 +230,7 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
 
 
 def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
-    """With the options of the run folder `run` as defaults."""
+    """The values, with the options of the run folder `run` as defaults."""
     if run_options is not None and values.get("run"):
         run = Path(values["run"])
         if not run.is_dir():
@@ -251,16 +253,16 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 
 def output_option(names: Container[str]) -> str | None:
-    """The option of a command that `-o` stands for: where its result goes."""
-    given = OUTPUTS[:-1] if "run" in names else OUTPUTS  # with a run, embeddings are read
-    return next((name for name in given if name in names), None)
+    """The option of a command that `-o` stands for, the folder of its result."""
+    outputs = OUTPUTS[:-1] if "run" in names else OUTPUTS  # with a run, embeddings are read
+    return next((name for name in outputs if name in names), None)
 
 
 # --- Printing --------------------------------------------------------------------------------------------------------
 
 
 def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
-    """Our options, and those of Trainer that are given, as a file for `--config`."""
+    """All our options, and the given ones of Trainer, as a file for `--config`."""
     blocks = ["# The resolved options; repeat them with --config on this file, from the same folder.\n"]
     if values.get("module"):
         blocks.append(yaml_lines({"module": portable(values["module"])}))
@@ -287,8 +289,8 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
     rare: Groups = {}
     for declaring, group in grouped((CommonOptions, *classes)).items():
         texts = {name: described(field) for name, field in group.items()}
-        chosen = rare if not topic and vars(declaring).get("rare") else groups
-        chosen[title_of(declaring)] = {
+        target = rare if not topic and vars(declaring).get("rare") else groups
+        target[title_of(declaring)] = {
             name: f"{text} [{default}]" if default else text for name, (text, default) in texts.items()
         }
     groups["This command"]["help"] = "This page; `--help all`: every option; `--help WORD`: with WORD."
@@ -305,22 +307,22 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
 
 
 def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Groups:
-    """The options with a word in their name, or else the groups with it in their title."""
+    """The options with a word in their name, otherwise the groups with it in their title."""
     part = topic.lower().replace("-", "_")
     if TrainingOptions in classes:
-        others = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
-        groups = groups | {OF_TRAINER: others}
-    found = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
-    if not any(found.values()):
-        found = {title: group for title, group in groups.items() if part in title.lower()}
-    if not any(found.values()):
+        of_trainer = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
+        groups = groups | {OF_TRAINER: of_trainer}
+    matches = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
+    if not any(matches.values()):
+        matches = {title: group for title, group in groups.items() if part in title.lower()}
+    if not any(matches.values()):
         near = did_you_mean(part, [name for group in groups.values() for name in group])
         raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
-    return found
+    return matches
 
 
 def rare_page(groups: Groups) -> Iterator[str]:
-    """Names alone, by group."""
+    """Names only, by group."""
     if groups:
         yield "\nMore, described by `--help all` and `--help WORD`"
     for title, group in groups.items():
@@ -348,7 +350,7 @@ def _width() -> int:
 def print_and_exit(text: str) -> None:
     try:
         say(text)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     raise SystemExit(0)
 
@@ -363,7 +365,7 @@ def check_data(data: DataArguments) -> None:
 
 
 def check_paths(**paths: str | list[str] | None) -> None:
-    """A FileNotFoundError for a file or folder that an option names and that does not exist."""
+    """Raise FileNotFoundError for a missing file or folder that an option names."""
     for name, named in paths.items():
         for path in [named] if isinstance(named, str) else named or []:
             if path and not Path(path).exists():
@@ -375,20 +377,20 @@ def is_first_process() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, in the first of several processes."""
+    """Print, in the first of several processes."""
     if is_first_process():
         print(printable_lines(text), flush=True)
 
 
 class PrintableFormatter(logging.Formatter):
-    """The message alone, without what would move the cursor or hide something."""
+    """Only the message, with escapes for characters that move the cursor or hide text."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 
 
 def import_module(name: str) -> None:
-    """Imports the module of `--module`: a Python file by its path, or a module by its name."""
+    """Import the module of `--module`: a Python file by its path, or a module by its name."""
     os.environ[OWN_MODULE] = name
     path = Path(name)
     is_file = path.suffix == ".py"
@@ -397,14 +399,14 @@ def import_module(name: str) -> None:
     sys.path.append(str(path.parent.resolve()) if is_file else os.getcwd())
     try:
         module = importlib.import_module(path.stem if is_file else name)
-    except Exception as error:  # the user's own code
+    except Exception as error:  # from the code of the user
         raise OptionError(f"--module {name} cannot be imported: {type(error).__name__}: {error}") from error
     if is_file and Path(module.__file__ or "").resolve() != path.resolve():
         raise OptionError(f"--module {name} cannot be imported as {path.stem!r}; give the file another name.")
 
 
 def quiet_libraries(main_process: bool) -> None:
-    """Shows our messages and progress bars of the main process, and only warnings of the libraries."""
+    """Show our messages and progress bars in the main process, and only warnings of the libraries."""
     import datasets
     import transformers
 
@@ -413,7 +415,7 @@ def quiet_libraries(main_process: bool) -> None:
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, handlers=[handler])
     for name in ("httpx", "httpx2", "sentence_transformers", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    datasets.config.USE_PARQUET_EXPORT = False  # would ask another host for every dataset
+    datasets.config.USE_PARQUET_EXPORT = False  # would send a request to another host for every dataset
     transformers.utils.logging.set_verbosity_warning()
     transformers.utils.logging.disable_progress_bar()
     if not main_process:
@@ -422,8 +424,8 @@ def quiet_libraries(main_process: bool) -> None:
 
 def end_processes() -> None:
     """
-    Destroys the process group at the end of a command: threads of a group can abort a process that exits, and a model
-    that outlives its group can keep it from exiting (torch 2.13, gloo).
+    Destroy the process group at the end of a command: its threads can abort a process that exits, and a model that
+    outlives its group can keep a process from exiting (torch 2.13, gloo).
     """
     if "accelerate" not in sys.modules:
         return

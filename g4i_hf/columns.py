@@ -11,12 +11,12 @@ IMAGE = "image"
 LABEL = "label"
 IMAGE_ID = "image_id"
 CAPTION = "caption"
-ANSWER = "answer"  # of a model that was asked for the class: its name, null where there is none
-ANSWER_IS_NONE = "answer_is_none"  # whether it was asked, and said that none fits
+ANSWER = "answer"  # the class that a model answered, by name; null without one
+ANSWER_IS_NONE = "answer_is_none"  # whether the model answered that no class fits
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
-REVIEW = "review"  # of a label that a person gave or confirmed: how its image was picked
-# Of what a row of a stage was made from: its image, the size and times of the file that it was, its captions
+REVIEW = "review"  # how an image with a reviewed label was selected
+# The source of a row of a stage: digest of its image, size and times of its file, digest of its captions
 IMAGE_DIGEST = "image_digest"
 IMAGE_STAT = "image_stat"
 CAPTION_DIGEST = "caption_digest"
@@ -25,9 +25,9 @@ CAPTION_STATUS = "caption_status"
 CAPTION_REASON = "caption_reason"
 
 ALL = (IMAGE, LABEL, IMAGE_ID, CAPTION, TEXT_EMBEDS)
-# Columns that belong to a caption, and are dropped with it
+# Columns that are dropped with their caption
 OF_CAPTION = (TEXT_EMBEDS, CAPTION_RAW, CAPTION_STATUS, CAPTION_REASON)
-# What other datasets call them
+# Names in other datasets
 OTHER_NAMES = {
     IMAGE: ("img", "images", "picture", "pictures", "jpg", "png", "pixels"),
     LABEL: ("labels", "class", "category", "fine_label", "target", "y", "cls"),
@@ -36,9 +36,9 @@ OTHER_NAMES = {
 
 
 def name_it(ours: str, present: Iterable[str]) -> str:
-    """What to do where a column is missing: the option that names it, with a likely one of those present."""
-    found = {name.lower(): name for name in present}
-    likely = next((found[name] for name in OTHER_NAMES.get(ours, ()) if name in found), None)
+    """The remedy for a missing column: the option that names it, with a likely column of those present."""
+    by_lower_case = {name.lower(): name for name in present}
+    likely = next((by_lower_case[name] for name in OTHER_NAMES.get(ours, ()) if name in by_lower_case), None)
     if likely is None:
         return f"Name the right one with --{ours}_column."
     return f"Did you mean --{ours}_column {likely}?"
@@ -60,7 +60,7 @@ def text_embeds_features(dim: int, several: bool = False) -> Features:
 
 
 def text_embed_dim_of(feature: Any) -> int | None:
-    """D of `text_embeds`, with one vector or several a row; None if the length is not fixed."""
+    """D of `text_embeds`, for one or several vectors a row; None if the length is not fixed."""
     if isinstance(feature, List) and isinstance(feature.feature, List):
         feature = feature.feature
     return feature.length if isinstance(feature, List) and feature.length > 0 else None
@@ -68,7 +68,7 @@ def text_embed_dim_of(feature: Any) -> int | None:
 
 @contextlib.contextmanager
 def named_in_python(remedy: str) -> Iterator[None]:
-    """Errors about columns of a dataset in memory: `remedy`, with `{name}`, stands for the option of the command."""
+    """Errors about columns of a dataset in memory: `remedy`, with `{name}`, replaces the option of the command."""
     try:
         yield
     except ValueError as error:

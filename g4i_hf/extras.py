@@ -6,12 +6,12 @@ from types import ModuleType
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """
-    Imports a module of an optional package, by its full name. When it is missing, an ImportError says what needs it
+    Import a module of an optional package, by its full name. If it is missing, an ImportError names what needs it
     (`purpose`, the subject of a sentence), and how to install the extra of g4i_hf.
     """
     try:
         return import_module(module)
     except ImportError as error:
         missing = error.name or module
-        # Not by its name before an index has it: whoever registers it there would be installed
+        # Not by its name before an index has it, as anybody could register it there
         raise ImportError(f"{purpose} needs {missing}: pip install -e '.[{extra}]' in a clone of g4i_hf.") from error

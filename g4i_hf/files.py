@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders; YAML files of options, and paths in them; nearest names; text of others."""
+"""Atomic writes of files and folders; YAML files of options, and paths in them; nearest names; untrusted text."""
 
 import contextlib
 import difflib
@@ -17,12 +17,12 @@ import yaml
 @contextlib.contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
     """
-    Replaces a folder as a whole: yields an empty folder beside it, and renames that at the end. After an error the
-    earlier folder is in its place; after a killed process, [`restore_replaced`] puts it there.
+    Replace a folder as a whole: yields an empty folder next to it, which is renamed at the end. After an error the
+    earlier folder is unchanged; after a killed process, [`restore_replaced`] restores it.
     """
     place = Path(folder).resolve()  # the target of a link
     restore_replaced(place)
-    staging, earlier = (place.with_name(f"{_left_by(place, kind)}{os.getpid()}") for kind in ("tmp", "old"))
+    staging, earlier = (place.with_name(f"{_temporary_prefix(place, kind)}{os.getpid()}") for kind in ("tmp", "old"))
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -43,12 +43,12 @@ def replacing(folder: str | Path) -> Iterator[Path]:
 
 def restore_replaced(folder: str | Path) -> None:
     """
-    Cleans up after processes of this machine that ended within [`replacing`]: moves an earlier folder back if its
-    place is empty, and removes other leftovers.
+    Clean up after processes of this machine that were killed within [`replacing`]: move an earlier folder back if its
+    place is empty, and remove other leftovers.
     """
     place = Path(folder).resolve()
     for kind in ("old", "tmp"):
-        for left in place.parent.glob(f"{glob.escape(_left_by(place, kind))}*"):
+        for left in place.parent.glob(f"{glob.escape(_temporary_prefix(place, kind))}*"):
             from psutil import pid_exists
 
             process = left.name.rpartition("-")[2]
@@ -61,13 +61,13 @@ def restore_replaced(folder: str | Path) -> None:
                     shutil.rmtree(left)
 
 
-def _left_by(place: Path, kind: str) -> str:
-    """Start of the names of the folders beside a place; the process id follows."""
+def _temporary_prefix(place: Path, kind: str) -> str:
+    """Prefix of the names of temporary folders next to a place; the process id follows."""
     return f".{place.name}.{kind}-{platform.node()}-"
 
 
 def replace_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 file atomically: after an error, such as a full disk, the earlier file is unchanged."""
+    """Write a UTF-8 file atomically: after an error, such as a full disk, the earlier file is unchanged."""
     path = Path(path)
     staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -78,18 +78,18 @@ def replace_text(path: str | Path, text: str) -> None:
 
 
 def give_usual_permissions(folder: str | Path) -> None:
-    """Weights get the permissions of any new file: safetensors 0.8 lets nobody but their owner read them."""
-    mask = os.umask(0o077)  # it can only be read by setting it
+    """Give weights the permissions of any new file: safetensors 0.8 makes them readable by their owner only."""
+    mask = os.umask(0o077)  # setting it is the only way to read it
     os.umask(mask)
     for path in Path(folder).glob("*.safetensors"):
         path.chmod(0o666 & ~mask)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The most similar known name, for a hint after a mistyped one; None if none is similar."""
+    """The most similar known name, to suggest for a mistyped one; None if none is similar."""
     lower = {other.lower(): other for other in known}
-    found = difflib.get_close_matches(name.lower(), lower, n=1)
-    return lower[found[0]] if found else None
+    matches = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[matches[0]] if matches else None
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -105,14 +105,14 @@ def wrong_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def brief(value: object) -> str:
-    """The value as Python writes it, up to 200 characters."""
+    """The `repr` of the value, up to 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-# Controls (ESC begins a command to a terminal, U+009B too), line separators, halves of characters, and what has no
-# width and turns the direction of text round or hides text. White space below U+0020 is left out, and so are the
-# joiners of emoji, Persian and Hindi
+# Control characters (ESC and U+009B start a terminal command), line separators, surrogates, and characters without
+# width that change the direction of text or hide it. White space below U+0020, and the joiners of emoji, Persian and
+# Hindi, are not included
 INVISIBLE = (
     r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\U000e0000-\U000e007f"
@@ -122,30 +122,30 @@ _NOT_SHOWN = re.compile(rf"[{INVISIBLE}\t\n\x0b-\x0d\x1c-\x1f\x85\u2028\u2029]")
 
 def printable(text: object) -> str:
     """
-    Text of others (a file name, the name of a class, a message) for the terminal: in one line, with escapes in place
-    of what would move the cursor or hide something.
+    Untrusted text (a file name, a class name, a message) for the terminal: in one line, with escapes for characters
+    that move the cursor or hide text.
     """
-    return _NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _NOT_SHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def printable_lines(text: object) -> str:
-    """The same for text whose line breaks are ours."""
+    """[`printable`] text that keeps its line breaks."""
     return "\n".join(map(printable, str(text).split("\n")))
 
 
 def spreadsheet_text(text: str | None) -> str | None:
-    """Text of others for a cell of a CSV file: spreadsheets calculate what begins like a formula, but for a quote."""
+    """Untrusted text for a cell of a CSV file: quoted if a spreadsheet would take it for a formula."""
     return f"'{text}" if text and text[0] in "=+-@\t\r\n" else text
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 5e-4 as a number, which is text in YAML 1.1, and raises for duplicate keys."""
+    """Reads 5e-4 as a number, which is text in YAML 1.1, and raises an error for duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
         known: dict[str, yaml.Node] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (first := known.setdefault(key.value, key)) is not key:
-                lines = [each.start_mark.line + 1 for each in (key, first)]
+                lines = [scalar_node.start_mark.line + 1 for scalar_node in (key, first)]
                 raise ValueError(f"line {lines[0]}: {key.value} is given twice, first in line {lines[1]}. Keep one.")
         return super().construct_mapping(node, deep)
 
@@ -161,14 +161,14 @@ for _class in (_Loader, _Dumper):
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The `name: value` lines of a YAML file; other content, or a key twice, is a ValueError."""
+    """The `name: value` lines of a YAML file; raises ValueError for other content or duplicate keys."""
     return {name: value for name, (value, _) in read_lines(path, as_text=False).items()}
 
 
 def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, int]]:
     """
-    The values of a YAML file, each with its line number. `as_text` keeps scalars as they are written, so that the type
-    of an option decides what 012, no or 5e-4 is, and not YAML.
+    The values of a YAML file, each with its line number. `as_text` keeps scalars as written, so that the type of an
+    option, not YAML, determines the value of 012, no or 5e-4.
     """
     try:
         loader = _Loader(Path(path).read_text(encoding="utf-8"))
@@ -192,19 +192,19 @@ def _text(node: yaml.Node, value: Any) -> Any:
     """A scalar, or the scalars of a list, as written; null is None."""
     nodes, values = (node.value, value) if isinstance(node, yaml.SequenceNode) else ([node], [value])
     texts = [
-        each.value if isinstance(each, yaml.ScalarNode) and inside is not None else inside
-        for each, inside in zip(nodes, values, strict=True)
+        item.value if isinstance(item, yaml.ScalarNode) and current is not None else current
+        for item, current in zip(nodes, values, strict=True)
     ]
     return texts if isinstance(node, yaml.SequenceNode) else texts[0]
 
 
 def scalar(text: str) -> Any:
-    """A scalar as YAML reads it."""
+    """The value of a scalar in YAML."""
     return _Loader(text).get_single_data()
 
 
 def yaml_lines(values: dict[str, Any]) -> str:
-    """`name: value` lines; a list or mapping stays on the line of its name."""
+    """`name: value` lines; a list or mapping is on the line of its name."""
     style = {"Dumper": _Dumper, "sort_keys": False, "allow_unicode": True, "width": float("inf")}
     return "".join(
         f"{name}: {yaml.dump(value, default_flow_style=True, **style)}"
@@ -215,13 +215,13 @@ def yaml_lines(values: dict[str, Any]) -> str:
 
 
 def relative_to_file(value: Any, path: Path) -> Any:
-    """Resolves paths that start with a dot, alone or in a list: they are relative to the file they are written in."""
+    """Resolve paths that start with a dot, also in a list: they are relative to the file that contains them."""
     if isinstance(value, list):
         return [relative_to_file(item, path) if isinstance(item, str) else item for item in value]
     if not starts_with_a_dot(value):
         return value
     relative = os.path.relpath(path.parent / value)
-    return relative if relative.startswith((".", "/")) else f"./{relative}"  # never taken for a Hub id
+    return relative if relative.startswith((".", "/")) else f"./{relative}"  # not a Hub id
 
 
 def starts_with_a_dot(value: Any) -> bool:
@@ -236,4 +236,4 @@ def portable(value: Any) -> Any:
         return value
     inside = os.path.relpath(value)
     is_found = not starts_with_a_dot(inside) and Path(inside).exists()
-    return inside if is_found else os.path.abspath(value)  # what is not there could be taken for a Hub id
+    return inside if is_found else os.path.abspath(value)  # a missing path could be taken for a Hub id

@@ -1,4 +1,4 @@
-"""What the name of a dataset or model stands for: whether it is there, its commit or digest, the run it belongs to."""
+"""Names of datasets and models: whether they exist, their commit or digest, and the run they belong to."""
 
 import contextlib
 import hashlib
@@ -10,18 +10,18 @@ from pathlib import Path
 from .files import nearest, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
-EMA_FILE = "ema.safetensors"  # in a run with ema_decay, beside model.safetensors
-# Weights, settings, vocabularies, chat templates and a model's own code: all that its outputs can depend on
+EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
+# Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
 
 
-# --- What a name says by its form; neither the disk nor the Hub is asked --------------------------------------------
+# --- The form of a name, without access to the disk or the Hub -------------------------------------------------------
 
 PATH = re.compile(r"(~[\w-]*|\.[^\s/\\]*)?[/\\]|[A-Za-z]:[/\\]|file:/|(~|\.{1,2})$")
 
 
 def is_path(value: object) -> bool:
-    """Whether a value has the form of a path, as no Hub id has."""
+    """Whether a value has the form of a path, which no Hub id has."""
     return isinstance(value, str) and PATH.match(value) is not None
 
 
@@ -37,25 +37,25 @@ def is_hub_id(name: str) -> bool:
 
 
 def is_bare(name: str | None) -> bool:
-    """Whether a name is that of a folder alone, without the ones that it lies in, or the owner on the Hub."""
+    """Whether a name is a single folder name, without parent folders or an owner on the Hub."""
     return bool(name) and Path(name).name == name
 
 
-# --- What a name or text says that must not be published -------------------------------------------------------------
+# --- Private parts of a name or text ---------------------------------------------------------------------------------
 
 # Addresses and paths in a text, such as an error message
 PRIVATE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;)'\"]+|(?<![\w.])~?(?:/[^\s/:,;)'\"]+){2,}/?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
 )
 WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s,;'\"]+")
-# Forms that detect-secrets (1.5) does not know: Hugging Face, Anthropic, Google
+# Tokens that detect-secrets (1.5) does not detect: Hugging Face, Anthropic, Google
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}|\b(github_pat_|ghp_|sk-|AIza)[A-Za-z0-9_-]{30,}")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # also of a version, as in llava:7b
+MODEL_NAME = re.compile(rf"(hf-hub:)?{HUB_ID.pattern}(:[\w.-]+)?")  # including a version, as in llava:7b
 
 
 def bare_name(name: str) -> str:
-    """A Hub id as it is; of a path or an address the last part alone."""
+    """A Hub id unchanged; the last part of a path or URL."""
     if not MODEL_NAME.fullmatch(name):
         parts = [part for part in re.split(r"[\\/]", name.split("?")[0]) if part not in ("", ".", "..", "~")]
         name = parts[-1] if parts else ""
@@ -63,17 +63,17 @@ def bare_name(name: str) -> str:
 
 
 def without_private(text: str) -> str:
-    """A text with `...` in place of addresses, paths and tokens."""
+    """A text with `...` in place of URLs, paths and tokens."""
     for private in (PRIVATE, WINDOWS_PATH, TOKEN):
         text = private.sub("...", text)
     return text
 
 
-# --- Whether it is there ---------------------------------------------------------------------------------------------
+# --- Existence -------------------------------------------------------------------------------------------------------
 
 
 def check_dataset_name(name: str, option: str = "dataset_name") -> None:
-    """A FileNotFoundError for the path of a folder that does not exist; the Hub is not asked."""
+    """Raise FileNotFoundError for the path of a missing folder, without a request to the Hub."""
     looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
     restore_replaced(name)
     if looks_local and not Path(name).is_dir():
@@ -82,8 +82,8 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
 
 def check_dataset_exists(name: str, option: str = "dataset_name", revision: str | None = None) -> None:
     """
-    A FileNotFoundError when neither a folder nor a dataset on the Hub has the name. The Hub is asked once, for at most
-    two seconds.
+    Raise FileNotFoundError if neither a folder nor a dataset on the Hub has the name. Sends one request to the Hub,
+    for at most two seconds.
     """
     check_dataset_name(name, option)
     if Path(name).is_dir():
@@ -94,8 +94,8 @@ def check_dataset_exists(name: str, option: str = "dataset_name", revision: str 
 
 def why_missing(name: str, kind: str, revision: str | None = None) -> str | None:
     """
-    Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or does not say. The Hub is asked
-    once, for at most two seconds: libraries ask many times.
+    Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or it is unknown. Sends one request
+    to the Hub, for at most two seconds, where libraries send many.
     """
     from huggingface_hub import HfApi, constants, errors
 
@@ -118,7 +118,7 @@ def _is_cached(name: str, kind: str) -> bool:
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
-    if kind == "model":  # an empty folder is left by a download that failed
+    if kind == "model":  # a failed download leaves an empty folder
         return (repository / "snapshots").is_dir()
     home = os.environ.get("HF_DATASETS_CACHE", os.path.join(constants.HF_HOME, "datasets"))
     return repository.exists() or Path(home, name.replace("/", "___")).exists()
@@ -126,7 +126,7 @@ def _is_cached(name: str, kind: str) -> bool:
 
 @contextlib.contextmanager
 def loading(what: str, remedy: str = "") -> Iterator[None]:
-    """Turns whatever a library raises for the files of a model into an OSError of one line, with the remedy behind."""
+    """Turn any error of a library about the files of a model into an OSError of one line, followed by the remedy."""
     try:
         yield
     except Exception as error:
@@ -135,8 +135,8 @@ def loading(what: str, remedy: str = "") -> Iterator[None]:
 
 def why_not_loaded(error: Exception, code_option: str | None = None) -> str:
     """
-    The reason in one line, without a full stop. `code_option` is the option that runs a model's own code, where a
-    command has one: transformers advises what users of Python can pass.
+    The reason in one line, without a full stop. `code_option` is the option of the command that runs custom code, if
+    any: transformers names an argument of Python.
     """
     if type(error).__name__ == "UnpicklingError":
         return "its weights are a pickle of more than tensors, which is not read; use one with model.safetensors"
@@ -150,7 +150,7 @@ def _near_folder(name: str) -> str:
     path = Path(name)
     if not path.parent.is_dir():
         return ""
-    folders = {each.name: str(path.parent / each.name) for each in path.parent.iterdir() if each.is_dir()}
+    folders = {child.name: str(path.parent / child.name) for child in path.parent.iterdir() if child.is_dir()}
     near = nearest(path.name, folders)
     return "" if near is None else f" Did you mean {folders[near]!r}?"
 
@@ -160,8 +160,8 @@ def _near_folder(name: str) -> str:
 
 def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
     """
-    The commit of a branch or tag on the Hub, read from the path of a cached file that the repository holds:
-    configurations have lost it (transformers 5.24). An OSError when it cannot be found.
+    The commit of a branch or tag on the Hub, from the path of a cached file of the repository, as configurations lack
+    it (transformers 5.24). Raises OSError if it cannot be found.
     """
     from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -169,7 +169,7 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
 
 
 def run_of(folder: str | Path) -> Path:
-    """The run that a checkpoint belongs to; of a folder of `g4i fit` the run with views; else the folder itself."""
+    """The run that a checkpoint belongs to; the run with views in a folder of `g4i fit`; otherwise the folder."""
     folder = Path(folder)
     if (folder / WITH_VIEWS / "train.yaml").is_file():
         return folder / WITH_VIEWS
@@ -184,7 +184,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Hash of the names and contents of a model's files. Folders in it that hold a stage or a run are left out."""
+    """Digest of the names and contents of a model's files. Subfolders with a stage or a run are left out."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
     outputs = {path.parent for name in ("stage.json", "train.yaml") for path in root.glob(f"*/**/{name}")}

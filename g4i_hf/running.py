@@ -1,4 +1,4 @@
-"""Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr about a mistake."""
+"""Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr for an error."""
 
 import inspect
 import os
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-# Bars are for what takes longer than two seconds. tqdm reads this when it is imported
+# Show progress bars after two seconds. tqdm reads this on import
 os.environ.setdefault("TQDM_DELAY", "2")
 
 from . import __version__
@@ -16,7 +16,7 @@ from .commands import COMMANDS, RECIPES
 from .files import printable_lines, wrong_choice
 from .options import OPTIONS_OF
 
-# Options of `accelerate launch` that `g4i` passes on, and how many values each takes; others belong in its config_file
+# Options of `accelerate launch` that `g4i` passes on, with their number of values; others belong in its config_file
 LAUNCHER_OPTIONS = {
     **dict.fromkeys(("config_file", "num_processes", "num_machines", "machine_rank", "main_process_ip"), 1),
     **dict.fromkeys(("main_process_port", "gpu_ids", "mixed_precision", "dynamo_backend", "rdzv_backend"), 1),
@@ -44,21 +44,21 @@ def main(argv: list[str] | None = None) -> None:
 def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
     """The words for a command, and those for `accelerate launch`."""
     words, launcher = [], []
-    waiting = list(argv)
-    while waiting:
-        word = with_underscores(waiting.pop(0))
+    remaining = list(argv)
+    while remaining:
+        word = with_underscores(remaining.pop(0))
         name, equals, _ = word.removeprefix("--").partition("=")
         if not word.startswith("--") or name not in LAUNCHER_OPTIONS:
             words.append(word)
             continue
         values = 0 if equals else LAUNCHER_OPTIONS[name]
-        launcher += [word, *waiting[:values]]
-        del waiting[:values]
+        launcher += [word, *remaining[:values]]
+        del remaining[:values]
     return words, launcher
 
 
 def run_script(name: str) -> None:
-    """Runs the command NAME, for `accelerate launch recipes/NAME.py`."""
+    """Run the command NAME, for `accelerate launch recipes/NAME.py`."""
     # Python puts the folder of a script first on its path, where evaluate.py would hide the package `evaluate`
     folder = str(Path(sys.argv[0]).resolve().parent)
     sys.path = [place for place in sys.path if place != folder]
@@ -66,7 +66,7 @@ def run_script(name: str) -> None:
 
 
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
-    """`launcher` has options of `accelerate launch`; None in a process that must not launch others."""
+    """`launcher`: options of `accelerate launch`; None in a process that must not launch others."""
     command = COMMANDS[name]
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
@@ -96,7 +96,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
 
 
 def wants_launcher(name: str, launcher: list[str]) -> bool:
-    """Whether to start processes: if the user says so, or the machine has several accelerators."""
+    """Whether to start processes: on request, or if the machine has several accelerators."""
     is_launched = bool({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & set(os.environ))
     if launcher or name == "caption" or COMMANDS[name].in_one_process or is_launched:
         return bool(launcher)
@@ -107,21 +107,21 @@ def wants_launcher(name: str, launcher: list[str]) -> bool:
 
 
 def launch(words: list[str], launcher: list[str]) -> NoReturn:
-    """Runs `accelerate launch LAUNCHER -m g4i_hf WORDS` without its traceback and its list of defaults."""
+    """Run `accelerate launch LAUNCHER -m g4i_hf WORDS` without its traceback and its list of defaults."""
     import subprocess
 
     from accelerate.commands.config.config_args import default_config_file
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    def refuse(message: str) -> NoReturn:
+    def raise_error(message: str) -> NoReturn:
         raise OptionError(message)
 
     parser = launch_command_parser()
-    parser.error = refuse  # by itself it prints a page of its options
+    parser.error = raise_error  # argparse would print all options
     args = parser.parse_args([*launcher, "-m", "g4i_hf", *words])
     if args.config_file is None and not os.path.isfile(default_config_file):
-        # What accelerate chooses too; said here, it does not warn. Several processes on a CPU need its GPU launcher
+        # The defaults of accelerate, which it would warn of. Several processes on a CPU need its GPU launcher
         import torch
 
         args.num_processes = args.num_processes or max(torch.accelerator.device_count(), 1)
@@ -134,18 +134,18 @@ def launch(words: list[str], launcher: list[str]) -> NoReturn:
     except subprocess.CalledProcessError as error:
         raise SystemExit(exit_status(error.returncode)) from None
     except ChildFailedError as error:
-        _, first = error.get_first_failure()  # the others were ended because of it
+        _, first = error.get_first_failure()  # which ended the others
         raise SystemExit(exit_status(first.exitcode)) from None
     raise SystemExit(0)
 
 
 def exit_status(code: int) -> int:
-    """As a shell has it: 128 and the number of the signal that ended a process."""
+    """As in a shell: 128 plus the number of the signal that ended a process."""
     return 128 - code if code < 0 else code
 
 
 def fail(message: str) -> NoReturn:
-    """Prints one line and exits with status 2. Of several processes, which mostly fail alike, the first speaks."""
+    """Print one line and exit with status 2. Of several processes, which mostly fail alike, only the first prints."""
     if not is_first_process():
         time.sleep(15)  # the launcher ends the others
     print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)

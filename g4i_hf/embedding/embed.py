@@ -2,7 +2,7 @@
 Embed captions: the column `text_embeds`, as a stage.
 
 Every distinct caption is encoded once, in batches of similar length; under `accelerate launch` the processes share the
-work. A stage is reused as long as nothing that its vectors depend on has changed.
+captions. A stage is reused unless an input of its vectors has changed.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ from .encoders import TextEncoder, encoder_from
 
 logger = logging.getLogger(__name__)
 
-CACHE = Path(HF_HOME) / "g4i_hf" / "embeddings"  # of embeddings that are not asked to go elsewhere
-TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nulls alone has the type null
+CACHE = Path(HF_HOME) / "g4i_hf" / "embeddings"  # the default folder of embeddings
+TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nulls has the type null
 
 
 def embed_captions(
@@ -44,17 +44,17 @@ def embed_captions(
     **options: Any,
 ) -> DatasetDict:
     """
-    Adds the column `text_embeds` to every split that has captions; images are not copied.
+    Add the column `text_embeds` to every split with captions; images are not copied.
 
     Args:
         images: splits with `image_id` and `caption`, as [`~g4i_hf.load_images`] opens them.
         text_encoder: Hub id or folder of a sentence-transformers, CLIP, SigLIP or SigLIP 2 model.
-        embeddings_dir: folder of the embeddings; by default one in the cache of Hugging Face, named by what is in it,
-            so that the same captions are embedded once.
-        options: others of [`~g4i_hf.options.EncoderArguments`], such as `text_encoder_prompt`.
+        embeddings_dir: folder of the embeddings; by default one in the cache of Hugging Face, named by a digest, so
+            that the same captions are embedded once.
+        options: other fields of [`~g4i_hf.options.EncoderArguments`], such as `text_encoder_prompt`.
 
     Raises:
-        ValueError: when no split has captions, or the images have embeddings already.
+        ValueError: if no split has captions, or the images have embeddings already.
     """
     args = EncoderArguments(text_encoder, **options)
     return with_text_embeds(images, args, embeddings_dir or CACHE, source="images", shared=embeddings_dir is None)
@@ -64,8 +64,8 @@ def embed_stage(
     images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
 ) -> dict[str, Any]:
     """
-    Writes a stage of `image_id` and `text_embeds`: (D,), or (K, D) where the column holds lists of captions. Returns
-    and raises what [`EmbeddingStage.write`] does.
+    Write a stage of `image_id` and `text_embeds`: (D,), or (K, D) if the column holds lists of captions. Returns and
+    raises the same as [`EmbeddingStage.write`].
     """
     return EmbeddingStage(images, args, output_dir, source=source).write()
 
@@ -73,7 +73,7 @@ def embed_stage(
 def with_text_embeds(
     images: DatasetDict, args: EncoderArguments, embeddings_dir: str | Path, **where: Any
 ) -> DatasetDict:
-    """The images with the column `text_embeds` of [`text_embeds_folder`], or their own."""
+    """The images with the column `text_embeds` of [`text_embeds_folder`], or with their own."""
     folder = text_embeds_folder(images, args, embeddings_dir, **where)
     return images if folder is None else join_stage(images, folder, read_stage(folder))
 
@@ -87,9 +87,9 @@ def text_embeds_folder(
     shared: bool = False,
 ) -> Path | None:
     """
-    The stage of embeddings, made now or earlier, in `embeddings_dir`, or in a subfolder for this dataset and encoder
-    where it is `shared`. None where the images have a column of their own or there is no encoder. A ValueError when
-    that column is by another encoder than the one asked for.
+    The stage of embeddings, new or reused, in `embeddings_dir`, or if that is `shared` in a subfolder for this dataset
+    and encoder. None if the images have embeddings or there is no encoder. Raises ValueError if another encoder made
+    them.
     """
     if args.text_encoder is None:
         return None
@@ -110,7 +110,7 @@ def described_embeddings(stage: dict[str, Any], folder: str) -> str:
 
 
 def _check_encoder(source: Source, text_encoder: str) -> None:
-    """A ValueError when a stage says that another encoder made the column `text_embeds`."""
+    """Raise ValueError if a stage records that another encoder made the column `text_embeds`."""
     places = [(source.captions, source.captions_revision)] if source.captions else []
     for name, revision in [*places, (source.name, source.revision)]:
         made_by = (find_stage(name, revision) or {}).get("text_encoder")
@@ -129,10 +129,10 @@ def _check_encoder(source: Source, text_encoder: str) -> None:
 
 def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
     """
-    The splits that have captions, and whether a row can have several.
+    The splits with captions, and whether a row can have several.
 
     Raises:
-        ValueError: when no split has captions, or the column holds something else than texts or lists of texts.
+        ValueError: if no split has captions, or the column does not hold texts or lists of texts.
     """
     captioned = {name: split for name, split in images.items() if columns.CAPTION in split.column_names}
     several = False
@@ -160,7 +160,7 @@ def texts_of_rows(split: Dataset) -> Iterator[list[str]]:
 
 
 def captions_digest(split: Dataset) -> str:
-    """Depends on the texts and on the row of each."""
+    """Digest of the texts and of the row of each."""
     return ids_digest("\2".join(texts) or "\1" for texts in texts_of_rows(split))
 
 
@@ -168,10 +168,10 @@ def encode_captions(
     captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Encodes n captions, equal ones once, sorted by length against padding, shared among the processes of `state`.
+    Encode n captions, equal ones once, sorted by length to reduce padding, shared among the processes of `state`.
 
     Returns:
-        (n, D) float16 of unit norm, and (n,) the tokens of each caption before any cut.
+        (n, D) float16 of unit norm, and (n,) the tokens of each caption before truncation.
     """
     distinct = list(dict.fromkeys(captions))
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
@@ -183,7 +183,7 @@ def encode_captions(
 
 
 def _over_window(name: str, tokens: np.ndarray, window: int | None) -> dict[str, Any]:
-    """Counts and warns of the captions of a split, by their tokens (n,), that the window of the encoder has cut."""
+    """Count the captions that the window of the encoder truncates, by their tokens (n,), and warn of them."""
     long = np.zeros(0, np.int64) if window is None else tokens[tokens > window]
     lost, share = int((long - window).sum()) if len(long) else 0, len(long) / max(1, len(tokens))
     if len(long):
@@ -235,8 +235,8 @@ def embeds_of_class_names(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, what: str
 ) -> np.ndarray | None:
     """
-    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None where that is not
-    known or cannot be loaded, which is logged: there is then no `what`.
+    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None if that is unknown
+    or cannot be loaded; logs that `what` is unavailable.
     """
     if args.text_encoder is None:
         logger.info("No %s: text_encoder, that of the captions, is not given.", what)
@@ -255,15 +255,15 @@ def embeds_of_class_names(
 
 class EmbeddingStage:
     """
-    Embeddings of the captions of images, found or to be written.
+    Embeddings of the captions of images, read or written.
 
     Attributes:
-        splits: those that have captions.
-        settings: all that the vectors depend on, part of `stage.json`.
+        splits: those with captions.
+        settings: all inputs of the vectors, part of `stage.json`.
         folder: of the stage; within a `shared` one, `<dataset>-<encoder>-<digest of the settings>`.
 
     Raises:
-        ValueError: when no split has captions, or the folder holds something else.
+        ValueError: if no split has captions, or the folder holds something else.
     """
 
     def __init__(
@@ -299,25 +299,25 @@ class EmbeddingStage:
             self.folder /= "-".join([*names, digest])
             check_replaceable(self.folder)
 
-    def found(self) -> dict[str, Any] | None:
-        """The `stage.json` that is there, if it has the same source and settings."""
+    def existing(self) -> dict[str, Any] | None:
+        """The `stage.json` in the folder, if it has the same source and settings."""
         recorded = self.source.recorded(self.folder)
-        recorded.pop("source_columns", None)  # other names of the same columns make no other embeddings
-        wanted, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(self.folder)
-        same = present is not None and all(present.get(key) == value for key, value in wanted.items())
+        recorded.pop("source_columns", None)  # names of columns do not affect embeddings
+        expected, present = {"stage": "embedding", **recorded, **self.settings}, read_stage(self.folder)
+        same = present is not None and all(present.get(key) == value for key, value in expected.items())
         return present if same else None
 
     def num_to_embed(self) -> int:
-        """Distinct captions that [`write`] would embed: 0 when they are there."""
-        if self.found() is not None:
+        """Distinct captions that [`write`] would embed, 0 if they exist."""
+        if self.existing() is not None:
             return 0
         return len({text for split in self.splits.values() for texts in texts_of_rows(split) for text in texts})
 
     def write(self) -> dict[str, Any]:
-        """Embeds the captions, unless they are there (`reused`). Returns the `stage.json`."""
+        """Embed the captions, unless they exist (`reused`). Returns the `stage.json`."""
         state = PartialState()
-        # The main process decides for all: another run may be writing there meanwhile
-        present = broadcast_object_list([self.found()])[0]
+        # The main process decides for all, as another run may write there
+        present = broadcast_object_list([self.existing()])[0]
         if present is not None:
             return {**present, "reused": True}
         texts = {name: list(texts_of_rows(split)) for name, split in self.splits.items()}
@@ -338,8 +338,8 @@ class EmbeddingStage:
             splits = {name: self._rows(name, vectors[part], counts[name]) for name, part in parts.items()}
             try:
                 write_stage(self.folder, splits, stage)
-            except OSError:  # another run may have written the same embeddings meanwhile
-                if self.found() is None:
+            except OSError:  # perhaps another run has written the same embeddings
+                if self.existing() is None:
                     raise
         state.wait_for_everyone()
         return read_stage(self.folder)

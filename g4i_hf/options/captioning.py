@@ -44,7 +44,7 @@ class ResumeOptions:
     price_output: NotNegative | None = option(None, "Price of a million output tokens.")
 
 
-ASKING = ("local", "endpoint")  # captioners that ask a model; the others take captions that exist
+ASKING = ("local", "endpoint")  # captioners that run a model; the others take existing captions
 
 
 @dataclass
@@ -71,15 +71,20 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 
     @property
     def journal(self) -> str:
-        """Folder of the answers; beside the captions, which are replaced as a whole."""
+        """Folder of the answers; next to the captions, which are replaced as a whole."""
         return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
 
     def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str:
-        """Where captions come from: a choice of `captioner`."""
+        """The source of the captions, a choice of `captioner`."""
         if self.captioner is not None:
             return self.captioner
-        given = {"file": captions_file, "endpoint": base_url, "local": self.captioner_model, "column": caption_column}
-        for kind, value in given.items():
+        sources = {
+            "file": captions_file,
+            "endpoint": base_url,
+            "local": self.captioner_model,
+            "column": caption_column,
+        }
+        for kind, value in named.items():
             if value is not None:
                 return kind
         raise ValueError(

@@ -9,11 +9,11 @@ from typing import Annotated
 from .fields import Count, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-# Models of transformers itself, which have no namespace on the Hub
+# Models of transformers without a namespace on the Hub
 WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
 
-@dataclass(kw_only=True)  # the name of the dataset comes first
+@dataclass(kw_only=True)  # so that the name of the dataset comes first
 class ColumnOptions:
     """Data, versions and columns"""
 
@@ -71,7 +71,7 @@ class ViewArguments:
 
 
 def check_view(view: str) -> None:
-    """A ValueError for what is no name of a view."""
+    """Raise ValueError for anything but the name of a view."""
     kind, _, what = view.partition(":")
     if not (view in ("caption", "answer") or (kind in ("image", "scores") and what)):
         known = "caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, or the folder of one"
@@ -100,6 +100,6 @@ class EncoderArguments:
 
 
 def full_name(text_encoder: str) -> str:
-    """`all-MiniLM-L6-v2` as `sentence-transformers/all-MiniLM-L6-v2`, which that library takes for the same."""
+    """`all-MiniLM-L6-v2` as `sentence-transformers/all-MiniLM-L6-v2`, as that library does."""
     is_short = "/" not in text_encoder and not WITHOUT_NAMESPACE.match(text_encoder)
     return f"sentence-transformers/{text_encoder}" if is_short and not Path(text_encoder).is_dir() else text_encoder

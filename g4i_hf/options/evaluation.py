@@ -7,7 +7,7 @@ from ..files import wrong_choice
 from .fields import BadImages, Checked, Count, Number, check_values, option
 
 MEASURES = ("text_to_image", "calibration", "zero_shot", "speed", "labels")
-CHEAP_MEASURES = MEASURES[:3]  # no further pass over the images
+CHEAP_MEASURES = MEASURES[:3]  # without another pass over the images
 
 
 @dataclass
@@ -62,8 +62,8 @@ class EvaluateArguments:
         if not self.run:
             raise ValueError("run is missing: give the run folder with --run.")
         check_values(self)
-        given = CHEAP_MEASURES if self.measures is None else self.measures
-        words = [name for word in given for name in word.split(",") if name]
+        measures = CHEAP_MEASURES if self.measures is None else self.measures
+        words = [name for word in measures for name in word.split(",") if name]
         known = (*MEASURES, "all", "none")
         if unknown := [word for word in words if word not in known]:
             raise ValueError(wrong_choice("measures", unknown[0], known))

@@ -1,4 +1,4 @@
-"""How an option is declared: a dataclass field with a help text, and a type with its choices or its interval."""
+"""Declaration of an option: a dataclass field with a help text, and a type with its choices or its interval."""
 
 import inspect
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ..files import brief, scalar, wrong_choice
 
-# Environment variable with the module of `--module`, for processes that start again
+# Environment variable with the module of `--module`, for the processes of a launcher
 OWN_MODULE = "G4I_HF_MODULE"
 
 Count = Annotated[int, "[1, inf)"]
@@ -30,16 +30,16 @@ SWITCH |= dict.fromkeys(("false", "no", "off", "0", "f", "n"), False)
 
 def option(default: Any, help: str, *, about: About | None = None, path: bool = False, in_card: bool = False) -> Any:
     """
-    A field of an options class. One with the attribute `rare` is described by `--help all` alone.
+    A field of an options class. If the class has the attribute `rare`, only `--help all` describes it.
 
     Args:
         default: a list or dict is copied for each instance.
         help: the text of `--help`.
-        about: "training", what a run learns; "captions", in which a baseline may differ; "data", which are compared by
-            their content; "running", which a resumed run may change; "call", which no file records. By default, the
-            attribute `about` of its class, or else "training".
-        path: it may name a file or folder, which a run records relative to itself.
-        in_card: the card of a student shows it even where it is the default.
+        about: "training", what a run learns; "captions", in which a baseline may differ; "data", compared by content;
+            "running", which a resumed run may change; "call", which no file records. By default, the attribute `about`
+            of its class, otherwise "training".
+        path: whether it may name a file or folder, whose path a run records relative to itself.
+        in_card: whether the card of a student shows it even if it is the default.
     """
     metadata = {"help": help, "about": about, "path": path, "in_card": in_card}
     if isinstance(default, (list, dict)):
@@ -55,7 +55,7 @@ def is_secret(name: str) -> bool:
 
 
 class OptionError(ValueError):
-    """A wrong option."""
+    """An invalid option."""
 
 
 def choices_of(hint: Any) -> list[str]:
@@ -65,27 +65,27 @@ def choices_of(hint: Any) -> list[str]:
 
 
 def members_of(hint: Any) -> set[Any]:
-    """The types that a value may have: {int, NoneType} of `int | None`."""
+    """The types that a value may have: {int, NoneType} for `int | None`."""
     union = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return {get_origin(member) or member for member in union}
 
 
 def wanted(hint: Any) -> str:
-    """What a value must be, for a message."""
+    """The expected value, for a message."""
     if choices := choices_of(hint):
         return f"one of {', '.join(choices)}"
     return WANTED[_kind(members_of(hint))]
 
 
 def _kind(members: set[Any]) -> type:
-    """What a single word is converted to."""
+    """The type to which a single word is converted."""
     return next((kind for kind in (str, bool, int, float) if kind in members), str)
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:
     """
-    A value in the type of its option: from a word of the command line or a list of them; from YAML also from None or a
-    mapping. `where` is what an OptionError calls the option.
+    Convert a value to the type of its option: a word of the command line or a list of them; from YAML also None or a
+    mapping. `where` is the name of the option in an OptionError.
     """
     members = members_of(hint)
     if value is None or hint is Any:
@@ -98,7 +98,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         return _converted(hint, value, where)
     if type(value) not in members:
         raise OptionError(f"{where} is {brief(value)}; {wanted(hint)} is wanted.")
-    return value if isinstance(value, dict) else [scalar(each) if isinstance(each, str) else each for each in value]
+    return value if isinstance(value, dict) else [scalar(item) if isinstance(item, str) else item for item in value]
 
 
 def _converted(hint: Any, value: Any, where: str) -> Any:
@@ -122,10 +122,10 @@ def from_json(name: str, text: str) -> Any:
 
 def check_values(options: Any) -> None:
     """
-    Compares the fields of a dataclass with the choices and intervals of their types. None passes: it means unset.
+    Check the fields of a dataclass against the choices and intervals of their types. None passes, as it means unset.
 
     Raises:
-        ValueError: names the field, its value and what is allowed.
+        ValueError: names the field, its value and the valid values.
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name, None)
@@ -137,7 +137,7 @@ def check_values(options: Any) -> None:
 
 
 class Checked:
-    """Options whose values are checked when they are given."""
+    """Options that check their values."""
 
     def __post_init__(self):
         check_values(self)
@@ -157,8 +157,8 @@ def _check_interval(name: str, value: float, interval: str) -> None:
 
 
 def names_of(cls: type) -> dict[str, Any]:
-    """The fields of a dataclass that its constructor takes, by name."""
-    return {each.name: each for each in fields(cls) if each.init}
+    """The fields of a dataclass that are arguments of its constructor, by name."""
+    return {field.name: field for field in fields(cls) if field.init}
 
 
 def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
@@ -167,9 +167,9 @@ def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
     for cls in classes:
         known = names_of(cls)
         for declaring in cls.__mro__:
-            own = {name: known[name] for name in inspect.get_annotations(declaring) if name in known}
-            if own:
-                groups.setdefault(declaring, {}).update(own)
+            declared = {name: known[name] for name in inspect.get_annotations(declaring) if name in known}
+            if declared:
+                groups.setdefault(declaring, {}).update(declared)
     return groups
 
 
@@ -191,7 +191,7 @@ def default_of(field: Any) -> Any:
 
 
 def described(field: Any) -> tuple[str, str]:
-    """What `--help` says of an option: its text with all choices, and its default, empty where it is unset."""
+    """The text of `--help` for an option, with all choices, and its default, empty if it is unset."""
     default, text = default_of(field), field.metadata["help"]
     choices = choices_of(field.type)
     if choices and not all(choice in text for choice in choices):

@@ -54,26 +54,26 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
         check_values(self)
         for name in ("repo_id", "images_id"):
             if getattr(self, name) is not None:
-                check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` can be read
+                check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` is readable
         if self.push_to_hub and not self.repo_id:
             raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
 
     def _check_kind(self) -> None:
-        """Options of the other kind would have no effect."""
-        of_student = {"baseline"} | {each.name for each in fields(ReleasedStudentOptions)}
-        of_dataset = {each.name for each in fields(ReleasedDatasetOptions)}
-        others, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
+        """Raise ValueError for options of the other kind, which would have no effect."""
+        of_student = {"baseline"} | {field.name for field in fields(ReleasedStudentOptions)}
+        of_dataset = {field.name for field in fields(ReleasedDatasetOptions)}
+        unsupported, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
         what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
-        for each in fields(self):
-            if each.name in others and getattr(self, each.name) != each.default:
+        for field in fields(self):
+            if field.name in unsupported and getattr(self, field.name) != field.default:
                 raise ValueError(
-                    f"{each.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {each.name} out, "
-                    f"or give --{other} in place of --{kind}."
+                    f"{field.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {field.name} "
+                    f"out, or give --{other} in place of --{kind}."
                 )
 
 
 def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
-    """A ValueError when it is no Hub id; an address of a page is none, as cards hold the id as it stands."""
+    """Raise ValueError for anything but a Hub id, such as the URL of a page, as cards contain the id."""
     from huggingface_hub.utils import validate_repo_id
 
     parts = repo_id.split("/")

@@ -26,7 +26,7 @@ from .fields import (
 
 Strategy = Literal["no", "steps", "epoch"]
 ALIGN_LOSSES = ("clip", "infonce", "siglip", "cosine")
-OWN_OBJECTIVES: dict[str, Any] = {}  # by name, those of [`~g4i_hf.register_objective`]
+OWN_OBJECTIVES: dict[str, Any] = {}  # by name, from [`~g4i_hf.register_objective`]
 
 
 @dataclass
@@ -182,9 +182,9 @@ class AugmentationArguments(Checked):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """The settings of resizing that were given, by timm's names."""
-        chosen = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
-        return {name: value for name, value in chosen.items() if value is not None}
+        """The given settings of resizing, by timm's names."""
+        settings = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass
@@ -299,7 +299,7 @@ class OptimizationOptions:
     label_smoothing_factor: Share = option(0.0, "Label smoothing.")
 
 
-# The usual options of transformers' TrainingArguments follow
+# The usual options of transformers' TrainingArguments
 
 
 @dataclass
@@ -329,7 +329,7 @@ class SavingOptions:
     """Trainer: evaluation and saving"""
 
     about, rare = "running", True
-    # An evaluation draws random numbers: with others, a resumed run would learn something else
+    # An evaluation draws random numbers, so another strategy would change the result of a resumed run
     eval_strategy: Strategy = option("no", "When to evaluate; with steps, give eval_steps too.", about="training")
     save_strategy: Literal["no", "steps", "epoch", "best"] = option("steps", "When to save a checkpoint.")
     save_steps: float = option(500.0, "Steps between checkpoints.")
@@ -374,14 +374,14 @@ class TrainingOptions(
 ):
     """Training; [`~g4i_hf.AlignmentArguments`] adds these to transformers' `TrainingArguments`."""
 
-    others: dict[str, Any] = field(default_factory=dict, init=False)  # of `TrainingArguments`, as they were given
+    others: dict[str, Any] = field(default_factory=dict, init=False)  # options of `TrainingArguments`, as given
 
     def __post_init__(self):
         check_training(self)
 
 
 def check_training(options: TrainingOptions) -> None:
-    """A ValueError for a value that is no choice, outside its interval, or contradicts another option."""
+    """Raise ValueError for an invalid value, or options that contradict each other."""
     check_values(options)
     if options.align_loss not in (names := [*ALIGN_LOSSES, *OWN_OBJECTIVES]):
         raise ValueError(wrong_choice("align_loss", options.align_loss, names))
@@ -394,19 +394,19 @@ def check_training(options: TrainingOptions) -> None:
 
 
 def aligns(options: Mapping[str, Any]) -> bool | None:
-    """Whether a run with these options (of its `train.yaml`) has an alignment loss; None where they do not say."""
+    """Whether a run with these options (of its `train.yaml`) has an alignment loss; None if unknown."""
     weight = options.get("align_weight")
     return None if weight is None else float(weight) > 0
 
 
 def learned_from_captions(options: Mapping[str, Any]) -> str | None:
-    """The options by which a run learned from captions, as text; None for a baseline."""
-    found = [f"align_weight {options['align_weight']}"] if options.get("align_weight") else []
-    found += [f"supervision {options['supervision']}"] if options.get("supervision", "none") != "none" else []
-    return ", ".join(found) or None
+    """The options with which a run learned from captions, as text; None for a baseline."""
+    parts = [f"align_weight {options['align_weight']}"] if options.get("align_weight") else []
+    parts += [f"supervision {options['supervision']}"] if options.get("supervision", "none") != "none" else []
+    return ", ".join(parts) or None
 
 
-# What is not about training, of the options that are Trainer's alone, by how their names begin
+# Beginnings of the names of Trainer's options that do not affect what is learned
 OF_TRAINER = {
     "call": ("local_rank", "dataloader_pin_memory"),
     "running": (
@@ -417,7 +417,7 @@ OF_TRAINER = {
 
 
 def other_trainer_options() -> list[str]:
-    """Fields of transformers' `TrainingArguments` that are not ours, by its source: importing it takes seconds."""
+    """Fields of transformers' `TrainingArguments` that are not ours, from its source, as the import takes seconds."""
     package = importlib.util.find_spec("transformers")
     source = Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8")
     ours = TrainingOptions.__dataclass_fields__

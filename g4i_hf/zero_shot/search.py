@@ -31,7 +31,7 @@ class ImageSearch:
     Finds images by a text. Every image is embedded once; a query takes one run of the text encoder.
 
     Args:
-        model: run folder, released aligned student or Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or a classifier.
+        model: run folder, aligned student or Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or a classifier.
         images: folder, including subfolders; list of files or PIL images; or dataset with a column `image`.
         cache: folder for the embeddings of an image folder, by the content of the images and the model. If it is not
             writable, they are not stored.
