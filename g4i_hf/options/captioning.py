@@ -78,7 +78,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         """The source of the captions, a choice of `captioner`."""
         if self.captioner is not None:
             return self.captioner
-        sources = {
+        named = {
             "file": captions_file,
             "endpoint": base_url,
             "local": self.captioner_model,
