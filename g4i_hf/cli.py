@@ -307,7 +307,7 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
 
 
 def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Groups:
-    """The options with a word in their name, otherwise the groups with it in their title."""
+    """The options with the topic in their name, otherwise the groups with it in their title."""
     part = topic.lower().replace("-", "_")
     if TrainingOptions in classes:
         of_trainer = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
@@ -424,8 +424,8 @@ def quiet_libraries(main_process: bool) -> None:
 
 def end_processes() -> None:
     """
-    Destroy the process group at the end of a command: its threads can abort a process that exits, and a model that
-    outlives its group can keep a process from exiting (torch 2.13, gloo).
+    Destroy the process group at the end of a command. Its threads can abort a process that exits, and a model that
+    outlives its group can block the exit (torch 2.13, gloo).
     """
     if "accelerate" not in sys.modules:
         return

@@ -86,7 +86,7 @@ def give_usual_permissions(folder: str | Path) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The most similar known name, to suggest for a mistyped one; None if none is similar."""
+    """The most similar known name, to suggest for a mistyped one; None without a similar one."""
     lower = {other.lower(): other for other in known}
     matches = difflib.get_close_matches(name.lower(), lower, n=1)
     return lower[matches[0]] if matches else None

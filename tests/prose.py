@@ -1,17 +1,22 @@
 """
-Checks the prose of README, docs/, notebooks, the templates of cards and the help of the commands; `make lint` runs it.
+Checks the prose of README, docs/, notebooks, the templates of cards, the help of the commands, and the docstrings and
+comments of g4i_hf; `make lint` runs it.
 
     python tests/prose.py          prints what is wrong, and exits with 1 if anything is
     python tests/prose.py --words  prints words, sentences and their length for each text
 
 A sentence has at most 30 words, and those of a page 20 on average. A span of code or a number counts as a word. Code
-blocks, tables and headings have no sentences. Banned phrases count everywhere but in code.
+blocks, tables and headings have no sentences. Banned phrases count everywhere but in code. Variables of g4i_hf are
+named after their content, not `found` or `said`.
 """
 
+import ast
 import inspect
+import io
 import json
 import re
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +27,12 @@ from g4i_hf.options import OPTIONS_OF  # noqa: E402
 from g4i_hf.options.fields import described, grouped, title_of  # noqa: E402
 
 LONGEST, LONGEST_ON_AVERAGE = 30, 20
-# To be rewritten; take a page out of here with its rewrite
-NOT_YET = set()
+# To be rewritten; take a page or a file out of here with its rewrite
+NOT_YET: tuple[str, ...] = (
+    *("g4i_hf/captioning/", "g4i_hf/hub/", "g4i_hf/workflows/", "g4i_hf/commands.py", "g4i_hf/data/labels.py"),
+    *("g4i_hf/embedding/image_text.py", "g4i_hf/label_model/none_of_these.py", "g4i_hf/label_model/picks.py"),
+    "g4i_hf/training/progress.py",
+)
 # What to write in place of a word; as regular expressions, whole words
 BANNED = {
     r"surely": "clearly, or a confidence interval",
@@ -76,7 +85,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Name and Markdown of everything that is checked."""
     for path in sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "hub_cards").glob("*.j2")]):
         name = path.relative_to(ROOT).as_posix()
-        if name not in NOT_YET:
+        if not name.startswith(NOT_YET):
             yield name, path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -89,6 +98,59 @@ def texts() -> Iterator[tuple[str, str]]:
             yield f"g4i {command} --help, {title_of(declaring)}", title_of(declaring)
             for option, field in group.items():
                 yield f"g4i {command} --help, --{option}", described(field)[0]
+    for name, source in sources():
+        yield name, "\n\n".join(docstrings_and_comments(source))
+
+
+# --- Source code -----------------------------------------------------------------------------------------------------
+
+VAGUE_NAMES = {"asked", "beside", "found", "said", "told"}
+SECTION = re.compile(r" *(Args|Attributes|Raises|Returns|Returns, and raises):? *$")
+ENTRY = re.compile(r" +[\w, *`/().]+:( |$)|- ")
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / "g4i_hf").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(NOT_YET):
+            yield name, path.read_text(encoding="utf-8")
+
+
+def docstrings_and_comments(source: str) -> Iterator[str]:
+    """Markdown: entries of `Args` and parts after a semicolon are paragraphs, and indented blocks are left out."""
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        if documented and (text := ast.get_docstring(node)):
+            yield "\n".join(_paragraphs(text)).replace("; ", ".\n\n").replace(";\n", ".\n\n")
+    comments: dict[int, str] = {}  # lines that follow each other are one comment
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not re.match(r"# (---|noqa|fmt|type)", token.string):
+            text = token.string.lstrip("# ")
+            alone = not token.line[: token.start[1]].strip()
+            comments[token.start[0]] = f"{comments.pop(token.start[0] - 1, '')} {text}" if alone else f"{text}."
+    yield from comments.values()
+
+
+def _paragraphs(docstring: str) -> Iterator[str]:
+    section = False
+    for line in docstring.split("\nExample:\n")[0].splitlines():
+        section = bool(SECTION.match(line)) or (section and (not line or line.startswith(" ")))
+        if SECTION.match(line) or ENTRY.match(line):
+            yield ""
+        if (
+            not SECTION.match(line)
+            and (section or not line.startswith("    "))
+            and not line.lstrip().startswith(">>>")
+        ):
+            yield line.strip() if section else line
+
+
+def vague_names(name: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        named = node.id if stored else node.arg if isinstance(node, ast.arg) else ""
+        if named in VAGUE_NAMES:
+            yield f"{name}, line {node.lineno}: name {named!r} after its content"
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
@@ -125,12 +187,12 @@ def words(sentence: str) -> int:
 
 
 def problems(name: str, text: str) -> Iterator[str]:
-    found = [(words(each), each) for each in sentences(text)]
-    for length, sentence in found:
+    lengths = [(words(sentence), sentence) for sentence in sentences(text)]
+    for length, sentence in lengths:
         if length > LONGEST:
             yield f"{name}: {length} words: {sentence}"
-    mean = sum(length for length, _ in found) / max(len(found), 1)
-    if len(found) > 5 and mean > LONGEST_ON_AVERAGE:
+    mean = sum(length for length, _ in lengths) / max(len(lengths), 1)
+    if len(lengths) > 5 and mean > LONGEST_ON_AVERAGE:
         yield f"{name}: {mean:.1f} words a sentence on average"
     plain = " ".join(prose(text).split())
     for pattern, better in PATTERNS.items():
@@ -150,5 +212,6 @@ if __name__ == "__main__":
         print("\n".join(count(name, text) for name, text in texts() if not name.startswith("g4i ")))
         raise SystemExit
     wrong = [line for name, text in texts() for line in problems(name, text)]
+    wrong += [line for name, source in sources() for line in vague_names(name, source)]
     print("\n".join(dict.fromkeys(wrong)))
     raise SystemExit(bool(wrong))

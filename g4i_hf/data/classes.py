@@ -44,9 +44,9 @@ def terms_of(name: str) -> list[str]:
 
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
-    The splits with `label` as a ClassLabel with one list of names, and the names by index: those of `train` in their
-    order, then those that only rows of other splits have, with a warning. The name of a number without a name is the
-    number.
+    The splits with `label` as a ClassLabel with one list of names, and the names by index. They are those of `train`
+    in their order, then those that only rows of other splits have, with a warning. The name of a number without a name
+    is the number.
 
     Raises ValueError without a label column, for rows with several labels, for labels of another type, or if one split
     has names and another numbers.
@@ -117,7 +117,7 @@ def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
 
 
 def _check_kinds(names: dict[str, list[str]]) -> None:
-    """Raise ValueError if one split has names and the other numbers, none of which is a name in the first."""
+    """Raise ValueError if one split has names and the other numbers, which are not names in the first."""
     kinds = {split: "numbers" if all(map(str.isdecimal, values)) else "names" for split, values in names.items()}
     if len(set(kinds.values())) > 1 and not set.intersection(*map(set, names.values())):
         parts = [f"{kinds[split]} in the split {split!r} ({', '.join(values[:3])})" for split, values in names.items()]

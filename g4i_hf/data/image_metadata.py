@@ -1,9 +1,9 @@
 """
 Remove metadata from image files: EXIF, GPS, XMP, comments, thumbnails, second images.
 
-A JPEG keeps its coded pixels and the segments on a list: those that a decoder needs, and those that affect how the
-image is shown, such as colour profile and orientation. Other formats become PNG with 8 bits a channel, upright, with
-their colour profile only.
+A JPEG keeps its coded pixels and the segments on a list. A decoder needs them, or they affect how the image is shown,
+as colour profile and orientation do. Other formats become PNG with 8 bits a channel, upright, with their colour
+profile only.
 """
 
 import contextlib

@@ -56,7 +56,7 @@ def content_of(image: dict[str, Any]) -> bytes:
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
     Upright and RGB, by the steps of `transformers.image_utils.load_image`, so that a released student gets the same
-    pixels in a pipeline. 16-bit images, which Pillow would clip to white, are scaled to 8 bits first.
+    pixels in a pipeline. Images of 16 bits, which Pillow would clip to white, are scaled to 8 bits first.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -135,8 +135,8 @@ def open_images(source: str | Source) -> DatasetDict:
     The datasets of [`load_images`], with labels as stored. The columns of a stage are joined to its images. For a
     dataset on the Hub, other columns of images, audio or files are dropped.
 
-    Raises FileNotFoundError if nothing has this name; ValueError without an image column or a column that was named,
-    for captions that do not fit, for a `stage.json` with an absolute path, or for a row of the Hub with a local file.
+    Raises FileNotFoundError if nothing has this name; ValueError without an image column or a named column, for
+    captions of other images, an absolute path in a `stage.json`, or a local file in a row of the Hub.
     """
     return _opened(chain_of(Source.of(source)), {}, None)
 

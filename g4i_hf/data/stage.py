@@ -1,8 +1,8 @@
 """
 Stages and their provenance.
 
-A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last: its data (a
-[`Source`]) and the settings of its command. [`chain_of`] leads from a stage back to its images.
+A stage is a folder of Parquet files with `image_id` and new columns, and of `stage.json`, written last. This records
+its data (a [`Source`]) and the settings of its command. [`chain_of`] leads from a stage back to its images.
 """
 
 import glob
@@ -229,11 +229,11 @@ def write_stage(
     folder: str | Path,
     splits: dict[str, Dataset],
     stage: dict[str, Any],
-    beside: dict[str, Dataset] | None = None,
+    tables: dict[str, Dataset] | None = None,
 ) -> None:
     """
-    Replace the folder as a whole: a Parquet file for each split and each table `beside` them, and `stage.json` with
-    the given provenance, row counts, columns and versions. Raises the errors of [`check_replaceable`].
+    Replace the folder as a whole: a Parquet file for each split and each of the further `tables`, and `stage.json`
+        with the given provenance, row counts, columns and versions. Raises the errors of [`check_replaceable`].
     """
     check_replaceable(folder)
     stage = {
@@ -244,7 +244,7 @@ def write_stage(
         "versions": {package: version(package) for package in ("datasets", "transformers", "torch")},
     }
     with replacing(folder) as staging:
-        for name, split in (splits | (beside or {})).items():
+        for name, split in (splits | (tables or {})).items():
             split.to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

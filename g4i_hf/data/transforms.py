@@ -55,8 +55,8 @@ class StoredJpeg:
     A JPEG that is decoded on demand, depending on the crop:
 
     - a crop much larger than the result is decoded at a reduced size (Pillow's `draft`);
-    - an upright RGB or grey image is decoded by torchvision, to the same pixels as by Pillow, and resized by torch,
-      where some values in a thousand differ by 1 of 255;
+    - an upright RGB or grey image is decoded by torchvision, to the pixels of Pillow, and resized by torch, where some
+      values in a thousand differ by 1 of 255;
     - others (CMYK, rotated by EXIF) are decoded by Pillow.
 
     `width` and `height` are in pixels, upright.
@@ -136,8 +136,8 @@ def open_for_crop(stored: dict | PILImage.Image | None) -> StoredJpeg | PILImage
 class TrainTransform:
     """
     PIL image -> float tensor (3, H, W), normalised. [`~g4i_hf.data.dataset.CaptionedImages`] calls its parts:
-    `open_stored`, the `fixed` steps, whose result may be cached, and the `drawn` steps, to uint8 (3, H, W), which is
-    normalised once a batch, or to normalised floats if `normalization` is None.
+    `open_stored`, the `fixed` steps, whose result may be cached, and the `drawn` steps. They return uint8 (3, H, W),
+    which is normalised once a batch, or normalised floats if `normalization` is None.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ def train_transform(
     """
     PIL image -> float tensor (3, `size`, `size`), normalised; `size` is `args.image_size`, or 224, by default.
 
-    `train_crop: pad` resizes to `size` and takes a random crop after padding, as is usual for CIFAR: a random resized
+    `train_crop: pad` resizes to `size` and takes a random crop after padding, as is usual for CIFAR. A random resized
     crop from 8% of the area loses too much of images of 32-64 px.
     """
     size = size or args.image_size or 224

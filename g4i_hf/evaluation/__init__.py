@@ -1,1 +1,1 @@
-"""From a run folder to figures, tables and pictures."""
+"""From a run folder to metrics, tables and images."""

@@ -117,8 +117,8 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
 def results_folder(run: str | Path, own: dict[str, Any], data: dict[str, Any]) -> Path:
     """
     The folder for the metrics of a run on some data: the run for the data that it was trained on, otherwise a folder
-    in `evaluations/`, so that datasets are not confused. Paths in `own`, the options of the run, are relative to the
-    run; those in `data` to the current folder. Raises ValueError for another `validation_fraction`.
+    in `evaluations/`. Paths in `own`, the options of the run, are relative to the run; those in `data` to the current
+    folder. Raises ValueError for another `validation_fraction`.
     """
 
     def known_by(options: dict[str, Any], base: Path) -> tuple[Any, ...]:

@@ -28,8 +28,8 @@ def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """
     Calibration of logits (n, classes) for labels (n,), by the softmax in float64:
 
-    - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin, where bin m
-      holds confidences in ((m - 1) / 15, m / 15] (Guo et al., arXiv 1706.04599, equation 3).
+    - `ece` of the predicted class: sum over 15 bins of n_bin / n |accuracy - mean confidence| of the bin (Guo et al.,
+      arXiv 1706.04599, equation 3). Bin m holds confidences in ((m - 1) / 15, m / 15].
     - `adaptive_ece`: the same with equally many images in each bin; equal confidences share a bin (Mukhoti et al.,
       arXiv 2002.09437).
     - `nll`: mean of -log p(right class), in nats; a probability of 0 is replaced by the smallest positive float64.

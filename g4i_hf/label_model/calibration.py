@@ -56,7 +56,7 @@ class Calibration:
 
         where p are the probabilities by the views before it, which have examples of more classes: these alone decide
         between the classes with examples and the others. If the prior gives a larger mean, p is the prior: an image
-        that fits none of the classes that the views before consider may belong to one that this view lacks. For a
+        unlike all classes of the views before may belong to a class that this view lacks. For a
         class with r below 1, the examples are typical with probability r: log(r e^z + (1 - r) e^u). A class without an
         example in any view has probability 0.
         """
@@ -81,7 +81,7 @@ class Calibration:
     ) -> np.ndarray:
         """
         Probabilities of the true class, given the label y too, by Bayes' rule: proportional to p_c ((1 - e) [c = y] +
-        e q_y), or with e R_cy in place of e q_y. Rows without a label keep theirs; a reviewed label is right.
+        e q_y), or with R_cy for q_y. Rows without a label keep theirs; a reviewed label is right.
 
         Args:
             probabilities: (n, C), out of fold.

@@ -115,8 +115,8 @@ class HeldOut:
 
 def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
     """
-    The accuracy over all rows (n, C): the mean probability of the most probable class, corrected by the mean residual
-    of the held-out rows (prediction-powered inference: Angelopoulos et al., arXiv 2301.09633).
+    The accuracy over all rows (n, C): the mean probability of the most probable class, plus the mean residual of
+    held-out rows (prediction-powered inference: Angelopoulos et al., arXiv 2301.09633).
     """
     if not len(held_out.labels):
         return None

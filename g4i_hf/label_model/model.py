@@ -42,8 +42,9 @@ class LabelModel:
 
     - z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view.
     - T_v is the inverse temperature of the view (Guo et al., arXiv 1706.04599); copies of a view share it.
-    - m_v is the largest logit of the row minus the mean of its logits, M_v the geometric mean of m_v over the rows: a
-      temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv 2102.12182).
+    - m_v is the largest logit of the row minus the mean of its logits, M_v the geometric mean of m_v over the rows.
+      This is a temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv
+      2102.12182).
     - e is the share of noisy labels, so that p is the probability of the true class even where labels are wrong.
     - q is proportional to p^k, with k from 0 (at random) to 0.6 (people confuse likely classes). It is sum_c p_c R_cy
       instead, one pattern for all labels, if that explains the labels clearly better, or if labels contradict the

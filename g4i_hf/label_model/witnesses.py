@@ -20,8 +20,8 @@ CLEAR_SHARE = 2 / 3  # of the contradictions among all rows, above which those a
 def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows: np.ndarray) -> list[float]:
     """
     A view can learn the predictions of another view as far as these are correct, because the errors of the other view
-    are noise to it. So each view learns the predictions of each other one on half of the rows, and its mean recall
-    over the classes on the other half estimates the accuracy of the other. The better view is underestimated, as the
+    are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
+    the classes on the other half estimates the accuracy of the other view. The better view is underestimated, as the
     worse one has to learn it, so the ratio of their odds is squared. The estimates by several views are averaged as
     log odds. Views of the same source do not judge each other.
 

@@ -119,8 +119,8 @@ class _ForwardPass:
 @contextlib.contextmanager
 def single_values_normalized(model: nn.Module) -> Iterator[None]:
     """
-    A context in which a batch norm with a single value per channel in training, such as from one image with maps of
-    one pixel, uses its running statistics without updating them. Otherwise torch raises an error.
+    A context in which a batch norm with a single value per channel in training uses its running statistics, without
+    updating them. Otherwise torch raises an error, such as for one image with maps of one pixel.
     """
     switched: list[nn.Module] = []
 

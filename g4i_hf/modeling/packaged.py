@@ -3,7 +3,7 @@ EfficientNet-Lite0 with ImageNet weights from an installed package, converted fo
 student without the Hub.
 
 The package holds a pickled state dict with keys of no timm model, while two models have its shapes. The weights come
-from TensorFlow: strided convolutions pad on the right and at the bottom only, batch norms have an epsilon of 0.001,
+from TensorFlow. Strided convolutions pad on the right and at the bottom only, batch norms have an epsilon of 0.001,
 and images are scaled to [-1, 1], as in `tf_efficientnet_lite0`. In `efficientnet_lite0` they are not, and its
 predictions with these weights are worse.
 """

@@ -44,8 +44,8 @@ def student_config_from(
     **hub_kwargs,
 ) -> PreTrainedConfig:
     """
-    The configuration of a student: a copy, or that of a folder or Hub id of a checkpoint, of a timm name (`resnet18`),
-    or the default of a transformers model type (`vit`). Students with position embeddings are built for `image_size`.
+    The configuration of a student: a copy, that of a checkpoint (folder or Hub id) or a timm name (`resnet18`), or the
+    default of a transformers model type (`vit`). Students with position embeddings are built for `image_size`.
     `student_args` are arguments of `timm.create_model`, or fields of the configuration.
     """
     student_args = dict(student_args or {})

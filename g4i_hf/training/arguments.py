@@ -24,7 +24,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] plus the options of alignment.
 
-    Its defaults train an image classifier from scratch, and differ from those of its parent: `num_train_epochs=50.0`,
+    Its defaults train an image classifier from scratch. They differ from those of its parent: `num_train_epochs=50.0`,
     `per_device_train_batch_size=64`, `per_device_eval_batch_size=64`, `learning_rate=0.001`,
     `lr_scheduler_type=cosine`, `warmup_steps=0.05` (5% of all steps), `logging_steps=0.02` (2% of all steps) and
     `save_total_limit=2`. Pretrained weights need a smaller learning rate, such as 1e-4.

@@ -22,7 +22,7 @@ REMEDIES = {
 
 
 class StepsOfOptions(TrainerCallback):
-    """A resumed run logs and saves at the steps of its own options, not at those in the checkpoint, as in Trainer."""
+    """A resumed run logs and saves at the steps of its options. Trainer would take those of the checkpoint."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)

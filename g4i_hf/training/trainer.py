@@ -58,7 +58,7 @@ class AlignmentTrainer(Trainer):
 
     Logs `loss` and, unweighted, means over all processes since the last log: `loss_ce`, `loss_align`, `align_weight`,
     `cosine_positive`, `cosine_negative`, `retrieval_top1`, a learned `logit_scale` and `logit_bias`, and
-    `loss_soft_labels` where rows have `soft_labels`, such as the probabilities of a [`~g4i_hf.LabelModel`].
+    `loss_soft_labels`. The last one needs `soft_labels`, such as the probabilities of a [`~g4i_hf.LabelModel`].
 
     Args:
         model: the aligned model; or the name of the student (timm name, folder or Hub id, or transformers model type),

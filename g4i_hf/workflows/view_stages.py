@@ -169,7 +169,7 @@ def write_view(
     if is_main:
         rows = {name: digests[name] for name in (columns.IMAGE_ID, columns.IMAGE_DIGEST)}
         named = {} if class_values is None else {CLASSES: _table({CLASS_NAME: stage["class_names"]}, class_values)}
-        write_stage(folder, {"train": _table(rows, values)}, stage, beside=named)
+        write_stage(folder, {"train": _table(rows, values)}, stage, tables=named)
     return folder
 
 

@@ -134,8 +134,8 @@ def files_in(folder: str | Path) -> list[str]:
     """The images in a folder and its subfolders, by name."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} of images.")
-    files = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
-    files = sorted(str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(str(path) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return files
