@@ -19,8 +19,8 @@ class Pairs:
     image_embeds: torch.Tensor  # (n, D) local images, unit norm, with gradient
     text_embeds: torch.Tensor  # (n K, D) local texts, unit norm; arbitrary for missing texts
     all_text_embeds: torch.Tensor  # (M, D)
-    # (n, M) of each pair of a local image and a text: the weight of the text, times the share of its image in a mixed
-    # one; zero without a pair
+    # (n, M) for pairs of a local image and a text: the weight of the text, times the share of its image in a mixed
+    # one; zero otherwise
     weights: torch.Tensor
     allowed: torch.Tensor  # (n, M) bool, True where image i and text j are compared, as a positive or a negative
     own_texts: torch.Tensor  # (n, P) the texts of an image, as rows of `text_embeds`: pairs never cross processes
