@@ -1,4 +1,4 @@
-"""From a run to what is published: plain students and their cards."""
+"""Release of runs and datasets: plain students, and their cards."""
 
 from .card import Student, student_card
 from .release import StudentPublisher, release_student, save_student

@@ -26,18 +26,17 @@ ENCODER = {
     "text_embed_dim": "dimensions",
     "max_tokens": "window in tokens",
 }
-KNOWN_FACTS = ("captioner", "model", "revision")  # of a captioner's provenance, what has rows of its own
+KNOWN_FACTS = ("captioner", "model", "revision")  # facts of a captioner with a row in the table
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
-SMALL_WINDOW = 0.01  # share of captions cut that is worth a word
+SMALL_WINDOW = 0.01  # share of truncated captions from which the card mentions it
 
 
 def captions_card(
     stage: dict[str, Any], *, repo_id: str = "path/to/captions", date: str, license: str | None = None
 ) -> DatasetCard:
     """
-    The card of a stage of captions or of their embeddings, as it was written, or as
-    [`~g4i_hf.hub.dataset.public_stage`] gives it. A source or model that is a local folder is not named. `date` is
-    that of the run.
+    The card of a stage of captions or of their embeddings, as written, or from [`~g4i_hf.hub.dataset.public_stage`]. A
+    source or model in a local folder is not named. `date` is that of the run.
     """
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
@@ -80,7 +79,7 @@ def captions_card(
 def _metadata(
     stage: dict[str, Any], images_id: str | None, machine_made: bool, license: str | None
 ) -> DatasetCardData:
-    """Tasks are those that the rows are enough for. The language of the captions is not known to a stage."""
+    """The tasks for which the rows are enough. The language of the captions is unknown."""
     splits, with_images = stage["num_rows"], bool(stage.get("with_images"))
     tasks = {"image-classification": columns.LABEL, "image-to-text": columns.CAPTION} if with_images else {}
     tags = {"text-embeddings": columns.TEXT_EMBEDS in stage["columns"], "machine-generated": machine_made}
@@ -90,7 +89,7 @@ def _metadata(
         license=license or "other",
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
-        tags=["g4i_hf", "captions", *(tag for tag, is_there in tags.items() if is_there)],
+        tags=["g4i_hf", "captions", *(tag for tag, is_present in tags.items() if is_present)],
         size_categories=[next((size for most, size in SIZES if sum(splits.values()) < most), "n>10M")],
         source_datasets=[images_id] if images_id else None,
         configs=[{"config_name": "default", "data_files": files}],
@@ -115,7 +114,7 @@ def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[
 
 def _captioner(captioner: dict[str, Any]) -> str:
     kind, model = captioner["captioner"], captioner.get("model")
-    if kind == "local" and is_bare(model):  # a folder: those of the Hub have an owner
+    if kind == "local" and is_bare(model):  # a folder, as models on the Hub have an owner
         return f"a local model ({code_cell(model)})"
     if model:
         return code_cell(model) + (", behind an endpoint" if kind == "endpoint" else "")
@@ -123,21 +122,21 @@ def _captioner(captioner: dict[str, Any]) -> str:
 
 
 def _cut(stage: dict[str, Any]) -> str:
-    """The shares of captions that were cut at the window of the encoder; empty for few."""
-    over = {split: found["share"] for split, found in (stage.get("captions_over_window") or {}).items()}
+    """The shares of captions that the window of the encoder truncates; empty for few."""
+    over = {split: counts["share"] for split, counts in (stage.get("captions_over_window") or {}).items()}
     cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
     return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
 
 
 def _statuses(counts: dict[str, dict[str, int]]) -> str:
-    """A row a status, a column a split."""
+    """A row for each status, a column for each split."""
     splits = list(dict.fromkeys(split for inner in counts.values() for split in inner))
     cells = [[plain(name), *(f"{inner.get(split, 0):,}" for split in splits)] for name, inner in counts.items()]
     return markdown_table(["status", *map(plain, splits)], cells) if counts else ""
 
 
 def _quality(quality: dict[str, dict[str, Any]]) -> str:
-    """A row a figure, a column a split."""
+    """A row for each metric, a column for each split."""
     rows = []
     for name in dict.fromkeys(name for figures in quality.values() for name in figures):
         values = [figures.get(name) for figures in quality.values()]
@@ -150,6 +149,6 @@ def _number(value: Any) -> str:
 
 
 def write_card(folder: str | Path, stage: dict[str, Any], *, license: str | None = None) -> None:
-    """Writes the card of a stage into its folder."""
+    """Write the card of a stage into its folder."""
     card = captions_card(stage, date=datetime.now(UTC).date().isoformat(), license=license)
     card.save(Path(folder) / "README.md")

@@ -13,24 +13,24 @@ from transformers import PreTrainedModel
 
 from ..extras import require
 
-BATCHES = (1, 2, 3, 8)  # sizes that are compared
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
+BATCHES = (1, 2, 3, 8)  # batch sizes to compare
+TOLERANCE = 1e-4  # relative to the largest logit, or to 1 if that is smaller
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 
 
 def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
     """
-    Writes a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits`
-    (batch, num_labels), float32, any batch size. It is compared with the student on random pixels; no file is left
-    when it differs. ImportError without the extra `onnx`; ValueError when the export fails or gives other logits.
+    Write a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits` (batch,
+    num_labels), float32, for any batch size. It is compared with the student on random pixels, and deleted if it
+    differs. Raises ImportError without the extra `onnx`; ValueError if the export fails or the logits differ.
     """
     onnxruntime, onnx_ir, _ = (require(name, "onnx", "ONNX") for name in NEEDED)
     student, path = student.eval(), Path(path)
     name = getattr(student.config, "architecture", None) or type(student).__name__
     try:
         graph = _graph(student, image_size)
-    except Exception as error:  # torch has hundreds of them
+    except Exception as error:  # torch has hundreds of classes of them
         cause = str(error).strip().splitlines()
         raise ValueError(
             f"{name} cannot be exported to ONNX: {type(error).__name__}: {cause[0] if cause else ''} Release it "
@@ -47,7 +47,7 @@ def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> 
 
 @torch.no_grad()
 def _graph(student: PreTrainedModel, image_size: int) -> Any:
-    """The graph, an `onnx_ir.Model`, with its logits alone and nothing of this machine."""
+    """The graph, an `onnx_ir.Model`, with the logits as its only output and without local paths."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
@@ -59,16 +59,16 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
         )
         model = exported.program
         logits = next(value for value in model.graph.outputs if value.name == "logits")
-        del model.graph.outputs[:]  # those of the two heads of a distilled student
+        del model.graph.outputs[:]  # such as those of both heads of a distilled student
         model.graph.outputs.append(logits)
         RemoveUnusedNodesPass()(model)
-        ClearMetadataAndDocStringPass()(model)  # stack traces with the files of this machine
+        ClearMetadataAndDocStringPass()(model)  # stack traces with local paths
     return model
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print and log their steps, and warn of functions that no student has."""
+    """Suppress the output of the exporters, which log their steps, and warn of functions that no student has."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -80,17 +80,17 @@ def _quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def _compare(student: PreTrainedModel, session: Any, image_size: int) -> None:
-    """ValueError where the logits differ."""
+    """Raise ValueError if the logits differ."""
     generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
         pixels = torch.randn(batch, 3, image_size, image_size, generator=generator)
         expected = student(pixel_values=pixels.to(student.device, student.dtype)).logits.float().cpu()
         try:
-            found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).float()
-        except Exception as error:  # onnxruntime has no class of its own for them
+            logits = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).float()
+        except Exception as error:  # onnxruntime has no base class for its errors
             raise ValueError(f"does not take {batch} images: {' '.join(str(error).split())}") from error
-        if found.shape != expected.shape:
-            raise ValueError(f"gives logits of shape {tuple(found.shape)}, not {tuple(expected.shape)}.")
-        difference = (found - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+        if logits.shape != expected.shape:
+            raise ValueError(f"gives logits of shape {tuple(logits.shape)}, not {tuple(expected.shape)}.")
+        difference = (logits - expected).abs().max().item() / max(1.0, expected.abs().max().item())
         if not difference <= TOLERANCE:  # NaN too
             raise ValueError(f"gives other logits than PyTorch, by {difference:.1e} of the largest.")

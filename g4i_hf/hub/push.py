@@ -1,4 +1,4 @@
-"""Pushing a released folder: one commit, whole or not there, which overwrites nothing of others unless asked."""
+"""Push of a released folder in one commit, which overwrites nothing of others unless requested."""
 
 import json
 import re
@@ -15,22 +15,22 @@ from ..files import replace_text
 from .privacy import check_publishable, list_files
 
 MANIFEST = ".g4i_hf.json"
-# What is released in a repository of each type, and a file that every release of it holds
+# What is released in a repository of each type, and a file in every release of it
 RELEASES = {"model": ("student", "config.json"), "dataset": ("dataset", STAGE_FILE)}
-OF_THE_HUB = {".gitattributes", "README.md"}  # what the first commit of a repository may hold
+OF_THE_HUB = {".gitattributes", "README.md"}  # files that the first commit of a repository may have
 
 
 # --- The folder ------------------------------------------------------------------------------------------------------
 
 
 def write_manifest(folder: str | Path) -> None:
-    """Writes which files a release has made, by which a later one knows that it may delete the folder."""
+    """Write the files of a release, so that a later one may delete the folder."""
     names = [name for name, _ in list_files(folder) if name != MANIFEST]
     replace_text(Path(folder) / MANIFEST, json.dumps({"files": names}, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_replaceable(folder: Path, repo_type: str) -> None:
-    """ValueError where something else than an earlier release of a `model` or `dataset` would be deleted."""
+    """Raise ValueError if anything but an earlier release of a `model` or `dataset` would be deleted."""
     what, file = RELEASES[repo_type]
     is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_empty and file not in (read_manifest(folder / MANIFEST) or {}).get("files", ()):
@@ -40,7 +40,7 @@ def check_replaceable(folder: Path, repo_type: str) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """None where there is none, or something else."""
+    """None without a manifest, or for another file."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         return manifest if all(isinstance(name, str) for name in manifest["files"]) else None
@@ -62,21 +62,21 @@ def push_folder(
     replace: bool = False,
 ) -> str:
     """
-    Pushes a released folder as one commit, which also deletes what the last push has left and this release has not.
+    Push a released folder in one commit, which also deletes files of the last push that this release lacks.
 
     Args:
-        folder: as `g4i release` writes it.
-        repo_id: Hub id; without a namespace, of the token.
+        folder: written by `g4i release`.
+        repo_id: Hub id; without a namespace, in that of the token.
         repo_type: `"model"` or `"dataset"`.
-        private: visibility of a repository that is made now; one that exists keeps its own.
-        replace: push also over commits of others, see [`last_push`].
+        private: visibility of a new repository; an existing one keeps its visibility.
+        replace: push over commits of others, see [`last_push`].
 
     Returns:
-        The address of the commit; of the last one, if nothing has changed.
+        The URL of the commit; of the last one, if nothing has changed.
 
     Raises:
-        ValueError: when a file holds a local path, a host name or a token, or the card is not valid.
-        PushError: when the Hub refuses, cannot be reached, or holds commits of others.
+        ValueError: if a file holds a local path, a host name or a token, or the card is invalid.
+        PushError: if the Hub rejects the push, cannot be reached, or has commits of others.
     """
     check_publishable(folder)
     api, folder = HfApi(token=token), Path(folder)
@@ -84,8 +84,8 @@ def push_folder(
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         head, left, last = last_push(api, repo_id, repo_type, replace)
         added = [CommitOperationAdd(name, str(folder / name)) for name, _ in list_files(folder) if name != MANIFEST]
-        files = {each.path_in_repo: each.upload_info.sha256.hex() for each in added}
-        if last is None or last["files"] != files:  # else the very same manifest, so that there is nothing to commit
+        files = {operation.path_in_repo: operation.upload_info.sha256.hex() for operation in added}
+        if last is None or last["files"] != files:  # otherwise the same manifest, so that there is nothing to commit
             last = {"files": files, "parent": head}
         text = json.dumps(last, indent=1, ensure_ascii=False) + "\n"
         # Not upload_folder, which makes several commits of a large folder (huggingface_hub 2.4)
@@ -95,7 +95,7 @@ def push_folder(
             + [CommitOperationDelete(name) for name in sorted(left - files.keys())],
             commit_message=message or f"Release {folder.resolve().name}",
             repo_type=repo_type,
-            parent_commit=head,  # a push in between makes this one fail
+            parent_commit=head,  # fails after a push in between
         ).commit_url
 
 
@@ -103,15 +103,15 @@ def last_push(
     api: HfApi, repo_id: str, repo_type: str = "model", replace: bool = False
 ) -> tuple[str, set[str], dict[str, Any] | None]:
     """
-    The last commit of a repository, the files that the last push has left there, and its manifest; None where that
-    commit is no push.
+    The last commit of a repository, the files of the last push that it still has, and its manifest, or None if that
+    commit is not a push.
 
-    Each push is the child of the commit that its manifest names as `parent`. PushError, unless `replace`, where the
-    last commit is neither a push nor the first one of the Hub.
+    Each push is the child of the commit that its manifest names as `parent`. Raises PushError, unless `replace`, if
+    the last commit is neither a push nor the first commit of the Hub.
     """
     info = api.repo_info(repo_id, repo_type=repo_type)
     present = {file.rfilename for file in info.siblings or ()}
-    commits = [each.commit_id for each in api.list_repo_commits(repo_id, repo_type=repo_type, revision=info.sha)]
+    commits = [commit.commit_id for commit in api.list_repo_commits(repo_id, repo_type=repo_type, revision=info.sha)]
     manifest = None
     if MANIFEST in present:
         path = api.hf_hub_download(repo_id, MANIFEST, repo_type=repo_type, revision=info.sha)
@@ -128,10 +128,10 @@ def last_push(
     return info.sha, left, None
 
 
-# --- What went wrong, and what to do ---------------------------------------------------------------------------------
+# --- Errors and remedies ---------------------------------------------------------------------------------------------
 
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
-# The Xet client tells the status of the server in words alone
+# The Xet client has the status of the server in its text only
 STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Nothing of this push is visible; give the same command again"
 REMEDIES = {
@@ -144,25 +144,25 @@ REMEDIES = {
 
 
 class PushError(OSError):
-    """A push that did not happen: why, and what to do."""
+    """A push that failed: reason and remedy."""
 
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
-    """Raises a PushError with the remedy in place of the clients' errors."""
+    """Raise a PushError with a remedy in place of the errors of the clients."""
     try:
         yield
     except LocalTokenNotFoundError as error:
         raise PushError("There is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
     except (HTTPError, ConnectionError, LocalEntryNotFoundError, RuntimeError) as error:
         wraps = isinstance(error, (LocalEntryNotFoundError, RuntimeError)) and error.__cause__ is not None
-        cause = error.__cause__ if wraps else error  # of an upload, or of a download
+        cause = error.__cause__ if wraps else error  # the error of an upload or a download
         if not isinstance(cause, (HTTPError, ConnectionError)):
             raise
-        told = STATUS.search(str(cause))
+        match = STATUS.search(str(cause))
         response = getattr(cause, "response", None)
-        status = response.status_code if response is not None else int(told[1]) if told else None
-        # The server's own words on one line, without addresses that lead to an upload
-        said = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
-        reason = re.sub(r"https?://\S+", "...", said)[:300] or type(cause).__name__
+        status = response.status_code if response is not None else int(match[1]) if match else None
+        # The message of the server in one line, without URLs for uploads
+        message = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
+        reason = re.sub(r"https?://\S+", "...", message)[:300] or type(cause).__name__
         raise PushError(f"{repo_id}: {REMEDIES.get(status, f'the push has failed. {AGAIN}')} ({reason})") from error

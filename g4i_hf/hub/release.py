@@ -1,4 +1,4 @@
-"""A trained run -> its student as a plain checkpoint that needs nothing of ours, with a card and the aligned model."""
+"""Release of a run: its student as a plain checkpoint for use without g4i_hf, with a card and the aligned model."""
 
 import json
 import logging
@@ -46,24 +46,24 @@ def release_student(
     onnx: bool = False,
 ) -> Path:
     """
-    Writes the student of a run: `AutoModelForImageClassification.from_pretrained` and, for a timm student,
-    `timm.create_model("local-dir:...")` load it with exactly the run's weights. The folder is whole or not there.
+    Write the student of a run. `AutoModelForImageClassification.from_pretrained` and, for a timm student,
+    `timm.create_model("local-dir:...")` load it with exactly the weights of the run. The folder is complete or absent.
 
     Args:
         run: run folder, or one of its checkpoints.
-        output_dir: where the student goes; `<run>/student` by default. Only an earlier release there is replaced.
+        output_dir: folder of the student; `<run>/student` by default. Only an earlier release in it is replaced.
         weights: `"raw"`, or `"ema"` for their moving average.
-        aligned: add the aligned model of the same weights in `aligned/`, with what is known of the text encoder. Left
-            out for a run without alignment, whose projector has learned nothing.
+        aligned: add the aligned model with the same weights in `aligned/`, and the record of the text encoder. Omitted
+            for a run without alignment, whose projector is random.
         onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
 
     Returns:
-        The student's folder, with a card.
+        The folder of the student, with a card.
 
     Raises:
-        FileNotFoundError: when the folder holds no trained model, or no average.
-        ValueError: when `output_dir` holds the run, or something else than an earlier release of a student; when the
-            student cannot be exported.
+        FileNotFoundError: if the folder holds no trained model, or no average.
+        ValueError: if `output_dir` holds the run, or anything but an earlier release of a student; if the student
+            cannot be exported.
     """
     place = str(output_dir) if output_dir else None
     args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx)
@@ -74,8 +74,8 @@ def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
     """
-    [`release_student`] by options. An earlier release stays until all of this one is there. Returns the folder, and
-    the figures of the card. Arguments and errors are those of [`write_card`] too.
+    [`release_student`] by options. An earlier release stays until this one is complete. Returns the folder, and the
+    metrics of the card. Arguments and errors include those of [`write_card`].
     """
     run, output_dir = Path(args.run), place_of(args)
     check_place(output_dir, run)
@@ -83,7 +83,7 @@ def release_with_card(
     _forget_origin(model)
     with replacing(output_dir) as folder:
         save_student(model, folder)
-        if not isinstance(model.config.student_config, TimmWrapperConfig):  # timm's own says as much
+        if not isinstance(model.config.student_config, TimmWrapperConfig):  # whose config.json is enough
             saved_processor(run, model.config.student_config).save_pretrained(folder)
         give_usual_permissions(folder)
         if args.aligned and aligns(options_of(run)) is not False:
@@ -96,12 +96,12 @@ def release_with_card(
 
 
 def place_of(args: ReleaseArguments) -> Path:
-    """Where the student goes."""
+    """The folder of the student."""
     return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
 
 
 def check_place(folder: Path, run: Path) -> None:
-    """ValueError where the run, or more than an earlier release, would be deleted."""
+    """Raise ValueError if the run, or more than an earlier release, would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
@@ -109,7 +109,7 @@ def check_place(folder: Path, run: Path) -> None:
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
-    """Student and projector, adapters merged, with what it takes to use them with texts."""
+    """Save student and projector, with merged adapters, and the record of the text encoder."""
     if model.config.lora is not None:
         fields = {**model.config.to_dict(), "lora": None}
         merged = AlignedImageClassification(AlignedImageClassificationConfig(**fields), plain_student(model))
@@ -125,7 +125,7 @@ def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) ->
 
 
 def _forget_origin(model: AlignedImageClassification) -> None:
-    """The folder that the student was loaded from, and what timm says of the weights that it started from."""
+    """Drop the folder that the student was loaded from, and timm's description of its initial weights."""
     config = model.config.student_config
     config.__dict__.pop("_name_or_path", None)
     if isinstance(config, TimmWrapperConfig) and getattr(config, "pretrained_cfg", None):
@@ -135,26 +135,26 @@ def _forget_origin(model: AlignedImageClassification) -> None:
 
 
 def options_of(run: str | Path) -> dict[str, Any]:
-    """Of a run or of one of its checkpoints; empty for a folder that is neither."""
+    """The options of a run or of one of its checkpoints; empty for any other folder."""
     place = run_of(run)
     return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
 
 
 def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
-    """What captions were embedded with, by a bare name, and the alignment's temperature; None where unknown."""
+    """The text encoder of the captions, by a bare name, and the temperature of the alignment; None if unknown."""
     options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
     known = known or (options if options.get("text_encoder") else None)
     if known is None:
         return None
     name = bare_name(known["text_encoder"])
     facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": name}
-    if name != known["text_encoder"]:  # of a path, which readers must not take for a name on the Hub
+    if name != known["text_encoder"]:  # a path, which must not be taken for a name on the Hub
         facts["text_encoder_is_folder"] = True
     return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 
 def weights_license(lineage: dict[str, Any]) -> str | None:
-    """The license of the pretrained weights of a run, of timm or by the card of the base; None where it is unknown."""
+    """The license of the pretrained weights of a run, from timm or the card of the checkpoint; None if unknown."""
     student = lineage.get("student") or {}
     if not student.get("pretrained"):
         return None
@@ -165,7 +165,7 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
         return None
     try:
         card = ModelCard.load(hf_hub_download(student["id"], "README.md", revision=student.get("revision"))).data
-    except (OSError, ValueError):  # of the Hub, of the network, or a card that is none
+    except (OSError, ValueError):  # of the Hub or the network, or an invalid card
         return None
     return card.get("license_name") or card.get("license")
 
@@ -174,8 +174,8 @@ def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
     """
-    Writes README.md into a released student. Returns the figures, beside the baseline's where one is given. `options`
-    are those of the run, by default of its `train.yaml`. ValueError for runs that cannot be compared.
+    Write README.md into a released student. Returns the metrics, with those of the baseline, if given. `options` are
+    those of the run, by default from its `train.yaml`. Raises ValueError for runs that cannot be compared.
     """
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows = read_lineage(run_of(run)), comparison(args)
@@ -194,14 +194,14 @@ def write_card(
     )
     card = student_card(student)
     if NONCOMMERCIAL.search(student.weights_license or ""):
-        said = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
-        logger.warning(said, lineage["student"]["name"], student.weights_license)
+        message = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
+        logger.warning(message, lineage["student"]["name"], student.weights_license)
     card.save(student_dir / "README.md")
     return rows
 
 
 def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
-    """Of the student itself, without loading it: the tensors of the files are counted."""
+    """Facts about the student, without loading it: tensors are counted in its files."""
     config = AlignedImageClassificationConfig.from_pretrained(run, trust_remote_code=False).student_config
     is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
     if module == "__main__":
@@ -221,11 +221,11 @@ def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
 
 
 def _num_parameters(folder: Path) -> int:
-    """Numbers in the weights of a folder; running statistics and counters of batches are few and left out."""
+    """Number of parameters in the weights of a folder, without the statistics of batch norms."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is no mapping
+            for name in tensors.keys():  # noqa: SIM118, it is not a mapping
                 if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
                     total += math.prod(tensors.get_slice(name).get_shape())
     return total
@@ -233,9 +233,9 @@ def _num_parameters(folder: Path) -> int:
 
 class StudentPublisher:
     """
-    What `AlignmentTrainer` pushes with `push_to_hub`, at the end of training: never its run folder, but its release.
+    Pushes the release of a run, not its folder, at the end of a training with `push_to_hub`.
 
-    The repository is made before training, so that a token that may not write is noticed then. `args` are
+    The repository is created before training, so that a token without write access fails early. `args` are
     `hub_model_id`, `hub_token` and `hub_private_repo`.
     """
 
@@ -244,7 +244,9 @@ class StudentPublisher:
         self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
 
     def start(self) -> str:
-        """Makes the repository; returns its whole id. ImportError without detect-secrets; PushError as any push."""
+        """
+        Create the repository; returns its full id. Raises ImportError without detect-secrets; PushError as any push.
+        """
         require("detect_secrets", "hub", SECRETS)
         check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
         api = HfApi(token=self.args.hub_token)
@@ -256,9 +258,9 @@ class StudentPublisher:
 
     def push_run(self, message: str = "End of training") -> str:
         """
-        Pushes the release of the finished run, with its card; returns the address of the commit. Without a
-        `train.yaml`, as in a run from Python, the options are those of the arguments. ValueError for a release that
-        cannot be made or may not be published; OSError where it was not written or pushed.
+        Push the release of the finished run, with its card; returns the URL of the commit. Without a `train.yaml`, as
+        in a run from Python, the options are those of the arguments. Raises ValueError for a release that cannot be
+        made or must not be published; OSError if it was not written or pushed.
         """
         run = self.args.output_dir
         args = ReleaseArguments(run=run, repo_id=self.repo_id, aligned=self.args.aligns)

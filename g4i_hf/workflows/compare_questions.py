@@ -1,4 +1,4 @@
-"""Which question pays: what the answers of a dry run tell of labelled images, and what all of them would cost."""
+"""Compare questions by the answers of a dry run: their accuracy on labelled images, and the cost for all images."""
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
@@ -20,7 +20,7 @@ from ..label_model.estimates import Estimate
 from ..options import CaptionArguments, EncoderArguments
 from ..training.build import class_name_examples
 
-SHORT = 40  # letters of a prompt that stand for it
+SHORT = 40  # characters of a prompt in its title
 
 
 def compared_questions(
@@ -32,16 +32,16 @@ def compared_questions(
     images: int,
 ) -> Iterator[str]:
     """
-    A line for each question, the accuracy of its view alone, tokens and cost, and one for the best pair.
+    A line for each question, with the accuracy of its view, tokens and cost, and a line for the best pair.
 
     Args:
-        parts: the rows that were asked about.
+        parts: the rows with answers.
         names: of the classes.
-        images: that are to be asked about.
+        images: number of images to be captioned.
     """
     parts = list(parts)
     prompts, labels = parts[0].prompts, np.concatenate([labels_of(part.split) for part in parts])
-    answers = list(zip(*(found for part in parts for found in part.records(store)), strict=True))
+    answers = list(zip(*(estimate for part in parts for estimate in part.records(store)), strict=True))
     views, costs = {}, {}
     for template, asks_class, records in zip(prompts.templates, prompts.asks_class, answers, strict=True):
         title = next((name for name, text in NAMED.items() if text == template), f"{template[:SHORT]!r}")
@@ -54,47 +54,47 @@ def compared_questions(
     number = len(names)
     alone = {title: _accuracy({title: view}, labels, number) for title, view in views.items()}
     yield f"By {(labels >= 0).sum():,} labelled images, with 95% intervals:"
-    for title, found in alone.items():
-        yield f"{title}: {_in_words(found)}; {costs[title]}"
-    pairs = list(combinations([title for title, found in alone.items() if found], 2))
+    for title, estimate in alone.items():
+        yield f"{title}: {_in_words(estimate)}; {costs[title]}"
+    pairs = list(combinations([title for title, estimate in alone.items() if estimate], 2))
     together = {pair: _accuracy({title: views[title] for title in pair}, labels, number) for pair in pairs}
-    if shares := {pair: found.share for pair, found in together.items() if found}:
+    if shares := {pair: estimate.share for pair, estimate in together.items() if estimate}:
         best = max(shares, key=shares.__getitem__)
         yield f"The best two together: {' and '.join(best)}, {_in_words(together[best])}"
 
 
 def _accuracy(views: dict[str, View], labels: np.ndarray, number: int) -> Estimate | None:
-    """The estimated accuracy over all rows; None where all answers are the same, or no class has two labels."""
+    """The estimated accuracy over all rows; None if all answers are the same, or no class has two labels."""
     try:
         return LabelModel(number).fit(views, labels).accuracy_
     except ValueError:
         return None
 
 
-def _in_words(found: Estimate | None) -> str:
-    if found is None:
+def _in_words(estimate: Estimate | None) -> str:
+    if estimate is None:
         return "accuracy unknown"
-    interval = "" if found.interval is None else " ({:.0%} to {:.0%})".format(*found.interval)
-    return f"{found.share:.0%} right{interval}"
+    interval = "" if estimate.interval is None else " ({:.0%} to {:.0%})".format(*estimate.interval)
+    return f"{estimate.share:.0%} right{interval}"
 
 
 def _view_of_texts(texts: list[str | None], names: list[str], args: EncoderArguments) -> View:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    there = [row for row, text in enumerate(texts) if text]
-    vectors = encode_captions([texts[row] for row in there], encoder_from(args, device), args)[0]
+    rows = [row for row, text in enumerate(texts) if text]
+    vectors = encode_captions([texts[row] for row in rows], encoder_from(args, device), args)[0]
     values = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
-    values[there] = vectors
+    values[rows] = vectors
     return View(values, class_name_examples(dict(enumerate(names)), args, device, vectors.shape[1]), learns=False)
 
 
 def _cost(records: Iterable[Record | None], prices: tuple[float | None, float | None], images: int) -> str:
-    """Mean tokens of the answers, and what all images take."""
-    answers = [each for each in records if each and each["status"] == OK]
-    tokens = [(each["prompt_tokens"], each["completion_tokens"]) for each in answers]
-    if not tokens or any(None in each for each in tokens):
+    """Mean tokens of the answers, and the cost for all images."""
+    answers = [record for record in records if record and record["status"] == OK]
+    tokens = [(record["prompt_tokens"], record["completion_tokens"]) for record in answers]
+    if not tokens or any(None in record for record in tokens):
         return "tokens unknown"
     read, written = np.mean(tokens, axis=0)
-    said = f"{read:,.0f} tokens read and {written:,.0f} written an image"
+    text = f"{read:,.0f} tokens read and {written:,.0f} written an image"
     if prices[0] is None or prices[1] is None:
-        return said
-    return f"{said}, {images * (read * prices[0] + written * prices[1]) / MILLION:,.2f} for {images:,} images"
+        return text
+    return f"{text}, {images * (read * prices[0] + written * prices[1]) / MILLION:,.2f} for {images:,} images"

@@ -1,4 +1,4 @@
-"""`g4i fit`, all layers: trained from the fitted last layers, within the time that there is, and kept where better."""
+"""Train all layers in `g4i fit`, from the fitted last layers, within the available time; kept if better."""
 
 import copy
 import math
@@ -26,13 +26,13 @@ from ..training.progress import seconds_per_step, trial_arguments
 from ..training.trainer import AlignmentTrainer
 from .fit_folder import FitFolder, by_first
 
-BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer do not repay the time
-USUAL_MINUTES = 30  # where there is a GPU
+BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer are not worth the time
+USUAL_MINUTES = 30  # with a GPU
 PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates
 
 
 def minutes_for_all_layers(args: FitArguments) -> float:
-    """For both classifiers together: infinite where all layers are asked for, 0 where they are not to be trained."""
+    """For both classifiers together: infinite if all layers were requested, 0 if they are not to be trained."""
     if args.finetune == "true" or not args.pretrained:
         return math.inf
     if args.finetune == "false":
@@ -49,7 +49,7 @@ def trainer_of_all_layers(
     folder: Path,
     align_weight: float,
 ) -> AlignmentTrainer:
-    """Of a student whose last layer is fitted, on the rows whose `targets` (N, C) say something."""
+    """The trainer of a student with a fitted last layer, on the rows whose `targets` (N, C) are not zero."""
     rows = np.flatnonzero(targets.any(1))
     split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
     augmentation = replace(augmentation, train_crop="resized", crop_min_scale=0.35)
@@ -80,12 +80,12 @@ def train_all_layers(
     words: dict[str, str],
 ) -> list[str]:
     """
-    Trains for at most so many minutes, or resumes. Returns the names of the classifiers that judge better than before;
-    the judge then has their logits.
+    Train for at most `minutes`, or resume. Returns the names of the classifiers that are better than before; the judge
+    then has their logits.
 
     Args:
-        images: that judge.
-        words: what a user calls each classifier.
+        images: those of the judge.
+        words: name of each classifier for users.
     """
     epochs = _epochs_within(minutes, list(trainers.values()), place)
     if epochs == 0:
@@ -94,10 +94,10 @@ def train_all_layers(
     better = []
     for name, trainer in trainers.items():
         trainer.args.num_train_epochs = epochs
-        set_seed(trainer.args.seed)  # whatever came before: a resumed run has no trial of the time
+        set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
-        found = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
-        before, after = by_first(partial(_replaced_if_better, judge, name, found))
+        predictions = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
+        before, after = by_first(partial(_replaced_if_better, judge, name, predictions))
         if after > before:
             better.append(name)
         place.say(
@@ -107,13 +107,13 @@ def train_all_layers(
     return better
 
 
-def _replaced_if_better(judge: Judge, name: str, found: Predictions) -> tuple[float, float]:
-    """In the first process, which alone has the predictions."""
-    return judge.replaced_if_better(name, found.logits)
+def _replaced_if_better(judge: Judge, name: str, predictions: Predictions) -> tuple[float, float]:
+    """In the first process, which has the predictions."""
+    return judge.replaced_if_better(name, predictions.logits)
 
 
 def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:
-    """For each of them; 0 where the time is too short. A resumed run has those of its first start."""
+    """Epochs of each trainer; 0 if the time is too short. A resumed run keeps those of its first start."""
     args = trainers[-1].args
     if minutes == math.inf:
         return args.num_train_epochs

@@ -1,4 +1,4 @@
-"""What `g4i release` does: from a run or a stage to what is published, and the push."""
+"""`g4i release`: from a run or a stage to a released folder, and the push."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from ..options import ReleaseArguments
 
 class Release:
     """
-    Makes and pushes a student or a dataset; the command prints `lines`. In a dry run, `scratch` is an empty folder for
-    what would be written.
+    Builds and pushes a student or a dataset; the command prints `lines`. In a dry run, files are written into
+    `scratch`, an empty folder.
     """
 
     def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
@@ -28,7 +28,7 @@ class Release:
         self.lines: list[str] = []
 
     def build(self) -> None:
-        """A ValueError or OSError when there is no such run or stage, and for what cannot be released."""
+        """Raise ValueError or OSError if there is no such run or stage, and for one that cannot be released."""
         folder = Path(self.args.stage or self.args.run)
         is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
         if self.args.run and is_stage and not is_run:
@@ -73,7 +73,7 @@ class Release:
     # --- The Hub -----------------------------------------------------------------------------------------------------
 
     def listed(self) -> list[str]:
-        """A dry run: what would be pushed."""
+        """The files that would be pushed, for a dry run."""
         files = list_files(self.folder)
         where = self.args.repo_id or "a repository that --repo_id names"
         visibility = "private" if self.args.private else "public"
@@ -83,7 +83,7 @@ class Release:
         return lines + [f"{tqdm.format_sizeof(size, 'B'):>10}  {name}" for name, size in files]
 
     def push(self) -> str:
-        """Pushes the folder; returns the address of the commit."""
+        """Push the folder; returns the URL of the commit."""
         return push_folder(
             self.folder,
             self.args.repo_id,
@@ -94,7 +94,7 @@ class Release:
 
 
 def dataset_place(args: ReleaseArguments) -> Path:
-    """Where the dataset goes."""
+    """The folder of the dataset."""
     stage = Path(args.stage)
     stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
     return Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))

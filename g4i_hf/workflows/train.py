@@ -69,7 +69,7 @@ class TrainingRun:
         self.id2label: dict[int, str] = {}
         self.text_embed_dim: int | None = None
         self.to_embed = 0  # in a dry run, distinct captions still to embed
-        self.embeddings: Path | None = None  # their stage, if the data has none of its own
+        self.embeddings: Path | None = None  # their stage, if the data has no embeddings
         self.trainer: AlignmentTrainer | None = None
         self.prepared: Prepared | None = None  # set by `load`
 
@@ -81,20 +81,20 @@ class TrainingRun:
         return resolved_options(options, self.args.output_dir)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Locks the run folder, see [`~g4i_hf.training.run_folder.locked`]."""
+        """Lock the run folder, see [`~g4i_hf.training.run_folder.locked`]."""
         locks = self.args.process_index == 0 and not self.run.dry_run
         return locked(self.args.output_dir) if locks else nullcontext()
 
     def open(self) -> tuple[str, str | None]:
         """
-        The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]. An
-        OtherDataError for a run of other data.
+        The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]. Raises
+        OtherDataError for a run with other data.
         """
         folder = self.args.output_dir
         state, checkpoint = open_run(folder, self.resolved, self.run.overwrite)
         if state != "fresh":
             record = self.record
-            if self.args.should_save:  # its error ends the other processes
+            if self.args.should_save:  # an error here ends the other processes
                 check_same_data(folder, record)
         return state, checkpoint
 
@@ -102,28 +102,28 @@ class TrainingRun:
 
     @cached_property
     def opened(self) -> tuple[DatasetDict, dict[int, str]]:
-        """The splits as they are stored, and the class names by index."""
-        with PartialState().main_process_first():  # the first fills the cache that the others read
+        """The splits as stored, and the class names by index."""
+        with PartialState().main_process_first():  # which fills the cache for the others
             splits = load_reviewed(self.data)
         check_has_split(splits, self.run.train_split, "train_split")
         return class_names(splits)
 
     @cached_property
     def record(self) -> Record:
-        """Of the splits that are used, as they are stored; without rows in processes that write nothing."""
+        """The record of the splits in use, as stored; without rows in processes that write nothing."""
         (splits, id2label), run = self.opened, self.run
         used = {name: splits[name] for name in (run.train_split, run.eval_split) if name in splits}
-        also = {run.image_features} & set(splits[run.train_split].column_names)
+        features = {run.image_features} & set(splits[run.train_split].column_names)
         return Record.of(
             used if self.args.should_save else {},
             id2label.values(),
-            also=also,
+            also=features,
             inputs=inputs_of(self.encoder, self.student.student),
             earlier=Record.read(self.args.output_dir),
         )
 
     def load(self) -> None:
-        """Opens the data, embeds captions that have no embeddings, and checks everything."""
+        """Open the data, embed captions that have no embeddings, and check everything."""
         check_student(self.student)
         if self.student.use_peft:  # before captions are embedded, which can take long
             if self.args.freeze_backbone:
@@ -133,8 +133,8 @@ class TrainingRun:
         if self.args.aligns:
             check_captioned(splits, self.run.train_split)
         if self.run.eval_split not in splits:
-            said = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
-            logger.warning(said, self.run.eval_split)
+            text = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
+            logger.warning(text, self.run.eval_split)
         splits, dim = self._embedded(DatasetDict(splits))
         training = splits[self.run.train_split]
         self.text_embed_dim = columns.text_embed_dim_of(training.features.get(columns.TEXT_EMBEDS)) or dim
@@ -144,12 +144,12 @@ class TrainingRun:
         self.splits[self.run.train_split] = self.prepared.images.split
 
     def prepare(self) -> Prepared:
-        """Items to train on and to evaluate, with soft labels from captions, as the options say."""
+        """Items for training and evaluation, with soft labels from captions by the options."""
         run, args = self.run, self.args
         used = DatasetDict(
             {name: self.splits[name] for name in (run.train_split, run.eval_split) if name in self.splits}
         )
-        if self.to_embed:  # a dry run: any vector will do, and estimates need the embeddings
+        if self.to_embed:  # a dry run, where any embedding is enough, and estimates are not possible
             training, transform = used[run.train_split], self.built.train_transform(self.augmentation)
             images = CaptionedImages(training, transform, args.seed, args.align_captions)
             images.use_one_embedding(self.text_embed_dim, training[columns.CAPTION][:])
@@ -200,7 +200,7 @@ class TrainingRun:
 
     @property
     def supervised(self) -> Supervised | None:
-        """What was chosen about labels from captions."""
+        """The soft labels from captions, and how they were chosen."""
         return self.prepared and self.prepared.supervised
 
     @cached_property
@@ -208,7 +208,7 @@ class TrainingRun:
         return build_student(self.student, self.augmentation, self.args.seed, self.id2label, self.text_embed_dim)
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
-        """The trainer; `args` replaces the run's own, for a trial."""
+        """The trainer; `args` replaces those of the run, for a trial."""
         args = args or self.args
         publisher = StudentPublisher(args) if args.push_to_hub else None
         evaluated = self.prepared.eval_images.get(self.run.eval_split)
@@ -217,7 +217,7 @@ class TrainingRun:
     # --- Training ----------------------------------------------------------------------------------------------------
 
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
-        """From what [`open`] has found to the metrics, which are written last, to `all_results.json`."""
+        """Train from the result of [`open`]; returns the metrics, which are written last, to `all_results.json`."""
         self.trainer = trainer = self.build_trainer()
         args = trainer.args
         trainer.data_record = self.record
@@ -246,7 +246,7 @@ class TrainingRun:
         return summary_of_run(self.trainer, self._described(self.trainer), metrics)
 
     def publish(self) -> str:
-        """Pushes the student. Returns the address of the commit."""
+        """Push the student. Returns the URL of the commit."""
         try:
             return self.trainer.push_to_hub()
         except (OSError, ValueError) as error:
@@ -276,7 +276,7 @@ class TrainingRun:
         return [] if self.supervised is None else list(self.supervised.plan.reasons)
 
     def _described(self, trainer: AlignmentTrainer) -> list[str]:
-        uses = []  # of captions, beside alignment
+        uses = []  # of captions, except for alignment
         if self.supervised is not None:
             plan = self.supervised.plan
             weight = plan.soft_label_weight
