@@ -5,8 +5,8 @@ Captions of images, new or existing, as a stage of Parquet.
 - `answers`: questions, answers and the interface of captioners; `local`, `endpoint` and `batch_files` implement it
 - `servers`, `images`: what the latter two send and receive
 - `runner`, `store`: ask what has no stored answer, within limits, and store every answer
-- `existing`: captions of a column, a file or a list
-- `stage`, `cleaning`, `quality`: from answers to columns and weights
+- `servers`, `images`: requests to servers, and images for captioners
+- `runner`, `store`: request missing answers, within limits, and store every answer
 - `report`: the report, and the page and projected costs of a dry run
 - `scale`: many machines
 """

@@ -1,4 +1,4 @@
-"""Cleaning: the caption in a model's answer. All patterns take time linear in the length of the text."""
+"""Cleaning: the caption in the answer of a model. All patterns take time linear in the length of the text."""
 
 import html
 import re
@@ -10,7 +10,7 @@ from .answers import OK
 _MOST_PASSES = 6
 _INVISIBLE = re.compile(rf"[{INVISIBLE}\ufffd]")
 _PUNCTUATION = " .,;:!?…。！？\"'“”‘’()"
-# Scripts without spaces between words: each of their characters counts as a word
+# Scripts without spaces between words, of which each character counts as a word
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]\s*|[^\s{UNSPACED}]+\s*")
 
@@ -19,15 +19,15 @@ WORD = re.compile(rf"[{UNSPACED}]\s*|[^\s{UNSPACED}]+\s*")
 class Cleaned:
     """A cleaned answer."""
 
-    caption: str | None  # None where nothing is left
+    caption: str | None  # None if nothing remains
     status: str  # `ok`, `refused` or `empty`
     applied: tuple[str, ...] = ()  # the [`STEPS`] that changed the answer, in their order
 
 
 def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
     """
-    The caption in an answer. [`STEPS`] are repeated until none changes the text: a quotation can hold another opening.
-    White space is normalised in any case. `finish_reason` is `length` for an answer that was cut off.
+    The caption in an answer. [`STEPS`] are repeated until none changes the text, as a quotation may hold another
+    opening. White space is always normalised. `finish_reason` is `length` for a truncated answer.
     """
     text, applied = _INVISIBLE.sub("", text or ""), set()
     if enabled and finish_reason == "length" and _LAST_ITEM.search(text):
@@ -55,7 +55,7 @@ def _one_line(text: str) -> str:
 
 
 def _capitalised(text: str) -> str:
-    """With a capital at its start; a word such as iPhone stays."""
+    """With a capital at its start, except for words such as iPhone."""
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
@@ -63,14 +63,14 @@ def _capitalised(text: str) -> str:
 
 _CLOSERS = "\"'”’»)\\]」』*"
 _ENDS = ".!?…。！？।۔؟"
-# The look-behind makes a run of dots one attempt, not one attempt a dot
+# The look-behind makes a run of dots one attempt, not one attempt for each dot
 _BOUNDARY = re.compile(rf"(?<![{_ENDS}])(?:[{_ENDS}]++[{_CLOSERS}]*+\s|[。！？]++[{_CLOSERS}]*+)")
 _FINISHED = re.compile(rf"[{_ENDS}][{_CLOSERS}]*$")
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|no|vs|etc|approx|jr|sr|ft|[a-z]|\d{1,2})$", re.I)
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a text in one line, each with the space behind it; the last one may lack its end."""
+    """Sentences of a text in one line, each with the space after it; the last one may be unfinished."""
     sentences, start = [], 0
     for boundary in _BOUNDARY.finditer(text):
         if boundary[0] == ". " and _ABBREVIATION.search(text, max(start, boundary.start() - 8), boundary.start()):
@@ -81,18 +81,18 @@ def split_sentences(text: str) -> list[str]:
 
 
 def is_finished(text: str) -> bool:
-    """Whether it ends as a sentence does, perhaps with a quote or bracket behind."""
+    """Whether the text ends like a sentence, perhaps followed by a quote or bracket."""
     return _FINISHED.search(text[-12:].rstrip()) is not None
 
 
-# --- Boilerplate: markup, and what chat models say around a description ----------------------------------------------
+# --- Boilerplate: markup, and remarks of chat models around a description --------------------------------------------
 
 _LAST_ITEM = re.compile(r"\n[ \t]*+(?:[-*•]|\d{1,2}[.)]) [^\n]*$")
 _TOKEN = re.compile(  # of chat templates and HTML
     r"<\|[\w/-]{1,30}\|>|</?s>|<(?:image|eos|bos|pad)>|^[#\s]*+assistant\s?:|</?(?:b|i|em|strong|p|br|ul|ol|li)\s?/?>",
     re.I,
 )
-_NEXT_TURN = re.compile(r"(?:\n|### ?)(?:human|user)\s?:.*", re.I | re.S)  # what the user might say next
+_NEXT_TURN = re.compile(r"(?:\n|### ?)(?:human|user)\s?:.*", re.I | re.S)  # an invented reply of the user
 _ITEM = re.compile(r"(?:#{1,6}|[-*•]|\d{1,2}[.)])\s+|(?=\*\*)")
 _RULE = re.compile(r"[-*_=#`]{3,}\w*$")
 _EMPHASIS = re.compile(
@@ -112,8 +112,8 @@ _CLOSING = re.compile(
 
 def cut_boilerplate(text: str) -> str:
     """
-    Plain prose: entities and markdown are undone, items of a list become sentences; names of speakers, tokens, the
-    next turn of a dialogue, and a last offer of help or question to the user go, but not the only sentence.
+    Plain prose: entities and markdown are undone, and list items become sentences. Names of speakers, tokens, the next
+    turn of a dialogue, and a last offer of help or question to the user are removed, unless it is the only sentence.
     """
     text = _INVISIBLE.sub("", html.unescape(text))
     text = _NEXT_TURN.sub("", _TOKEN.sub(" ", text))
@@ -138,7 +138,7 @@ def _plain_line(line: str, one_of_several: bool) -> str:
     return plain
 
 
-# --- Refusals. Only English ones are known, and only the beginning is looked at --------------------------------------
+# --- Refusals. Only English ones are detected, and only at the beginning ---------------------------------------------
 
 _IMAGE = r"(?:image|picture|photo|file|attachment)s?"
 _CANNOT = (
@@ -159,22 +159,22 @@ _REFUSAL = re.compile(
 
 
 def drop_refusal(text: str) -> str:
-    """Nothing, where an answer declines to describe. `A sign says I'm sorry` and `The cat looks sorry` do not."""
+    """Empty if the answer declines to describe. `A sign says I'm sorry` and `The cat looks sorry` do not."""
     return "" if _REFUSAL.match(text[:400]) else text
 
 
 # --- Openings: `Sure! Here is a description: The image shows a dog` becomes `A dog` ----------------------------------
 
-# Words that say nothing about the picture; `drawing` or `painting` say what it looks like, and stay
+# Words that say nothing about the image; `drawing` or `painting` describe its look, and stay
 _NOUN = r"(?:image|picture|photo|photograph|snapshot)"
 _THIS = rf"(?:the|this|your) (?:provided |given )?{_NOUN}(?: you(?: have)? (?:provided|shared|uploaded|sent))?"
 _SHOWS = (
     r"(?:(?:shows|depicts|displays|features|captures|portrays|presents|contains|showcases|illustrates)(?: that| us)?|"
     r"is of|(?:appears|seems) to (?:be|show|depict))"
 )
-# `The image shows how ...` and `The image shows off ...` have no noun phrase behind them
+# `The image shows how ...` and `The image shows off ...` are not followed by a noun phrase
 _THING = r" (?!(?:how|why|where|when|what|who|off|up|it|them)\b)(?=[\"'“(]?\w)"
-# A picture that hangs on a wall is the subject itself: `a picture of` goes only where no verb follows
+# An image that hangs on a wall is the subject: `a picture of` is only removed if no verb follows
 _NO_VERB = r"(?![^.!?]{0,200}\b(?:is|are|has|hangs?|sits?|stands?|lies|rests?|shows?)\b)"
 _OPENING = re.compile(
     r"(?:(?:"
@@ -200,7 +200,7 @@ def cut_openings(text: str) -> str:
     return _capitalised(text[opening.end() :]) if opening else text
 
 
-# --- Loops: the same word, phrase or sentence until the tokens are used up -------------------------------------------
+# --- Loops: the same word, phrase or sentence until the token limit --------------------------------------------------
 
 _RUN = re.compile(r"(\S)\1{9,}")  # !!!!!!!!!!!!
 _LOOP = re.compile(r"(?<![a-z])(\S.{3,60}?)\1{2,}", re.I)
@@ -208,31 +208,31 @@ _DANGLING = re.compile(r"(?: and| or)?[ .,;:]*$")
 
 
 def cut_loops(text: str) -> str:
-    """Leaves once what is said three times in a row, and a sentence that is said again, wherever it stands."""
-    said: dict[str, str] = {}
+    """Keep one copy of text that occurs three times in a row, and of a repeated sentence anywhere."""
+    sentences: dict[str, str] = {}
     for sentence in split_sentences(_RUN.sub(r"\1", text)):
-        said.setdefault(sentence.strip(_PUNCTUATION).casefold(), sentence)
-    *before, last = said.values() or [""]
+        sentences.setdefault(sentence.strip(_PUNCTUATION).casefold(), sentence)
+    *before, last = sentences.values() or [""]
     if not is_finished(last) and any(sentence.startswith(last.rstrip()) for sentence in before):
-        last = ""  # one more round, cut off in its middle
+        last = ""  # one more repetition, truncated
     text, kept, start = "".join([*before, last]).rstrip(), "", 0
     for loop in _LOOP.finditer(text):
         kept += text[start : loop.start()] + loop[1]
         start = loop.end()
-    rest = text[start:]
-    if start and loop[1].casefold().startswith(rest.rstrip(_PUNCTUATION).casefold()):
-        return kept[:-12] + _DANGLING.sub("", kept[-12:]) + (rest[-1:] if is_finished(rest) else "")
-    return kept + rest
+    tail = text[start:]
+    if start and loop[1].casefold().startswith(tail.rstrip(_PUNCTUATION).casefold()):
+        return kept[:-12] + _DANGLING.sub("", kept[-12:]) + (tail[-1:] if is_finished(tail) else "")
+    return kept + tail
 
 
 def cut_unfinished(text: str) -> str:
-    """Without a last sentence that lacks its end. A single one stays: `a red circle on white` is a fine caption."""
+    """Remove an unfinished last sentence, unless it is the only one: `a red circle on white` is a fine caption."""
     sentences = [] if is_finished(text) else split_sentences(text)
     return "".join(sentences[:-1]) if len(sentences) > 1 else text
 
 
-# In this order: a refusal may stand behind markup, an opening behind neither; a loop has to go before its last, broken
-# round is taken for an unfinished sentence
+# In this order: a refusal may follow markup, and an opening may follow both. A loop is removed before its last,
+# truncated repetition counts as an unfinished sentence
 STEPS = {
     "boilerplate": cut_boilerplate,
     "refusals": drop_refusal,

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from ..data.images import content_of as stored_content
 from ..data.images import open_image, to_rgb, why_unreadable
 
-# Up to this longest side in pixels, colour keeps its full resolution (4:4:4): halved, it would leave little of an icon
+# Up to this longest side in pixels, colour keeps its full resolution (4:4:4), as half of it spoils an icon
 TINY = 64
 JPEG_QUALITY = 90
 
@@ -20,7 +20,7 @@ class UndecodableImage(ValueError):
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:
-    """The encoded bytes of an image, from its row or file; no address is opened. ValueError or OSError without any."""
+    """The encoded bytes of an image, from its row or file; opens no URL. Raises ValueError or OSError without any."""
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise ValueError((image or {}).get("why", "null"))
     return stored_content(image)
@@ -30,7 +30,7 @@ def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
     """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
         return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
-    except Exception as error:  # whatever a broken file makes Pillow's readers raise
+    except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise UndecodableImage(_reason(error)) from None
 
 
@@ -52,7 +52,7 @@ def _reason(error: Exception) -> str:
 
 
 def data_uri(image: dict[str, Any] | None, max_side: int) -> str:
-    """[`clean_jpeg`] as a data URI, as chat completions take images."""
+    """[`clean_jpeg`] as a data URI, for chat completions."""
     return "data:image/jpeg;base64," + base64.b64encode(clean_jpeg(image, max_side)).decode("ascii")
 
 
@@ -64,7 +64,7 @@ def clean_jpeg(image: dict[str, Any] | None, max_side: int) -> bytes:
     try:
         opened = open_image({"bytes": content_of(image), "path": None})
         if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
-            # It can be decoded at a half, a quarter or an eighth, as long as that is not below what is wanted
+            # It can be decoded at a half, a quarter or an eighth, if that is not below the requested size
             scale = max_side / max(opened.size)
             opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
         upright = _shrunk(to_rgb(opened), max_side)

@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = "llava-hf/llava-1.5-7b-hf, Qwen/Qwen2.5-VL-3B-Instruct, HuggingFaceTB/SmolVLM-Instruct"
 DECODING_THREADS = 4
-FAILURES_IN_A_ROW = 20  # after so many, the captioner is tested on an image that it described before
+FAILURES_IN_A_ROW = 20  # after which the captioner is tested on an image that it described before
 Row = tuple[Question, PILImage.Image]
 
 
 class LocalCaptioner(Captioner):
     """
     A model of `AutoModelForImageTextToText`, by Hub id or folder, loaded at the first question. A revision is resolved
-    to a commit now. CaptionerError for a model that does not exist or is of another kind.
+    to a commit on creation. Raises CaptionerError for a model that does not exist or has another type.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LocalCaptioner(Captioner):
         identity = _identity(model, revision)
         self.revision = identity["revision"]
         self._check_kind()
-        # The dtype, bfloat16 or float32, may differ between the machines of one run
+        # The dtype, bfloat16 or float32, may differ between the machines of a run
         self.provenance = {"captioner": "local", **identity, "dtype": "auto", **self.decoding.provenance}
 
     def _check_kind(self) -> None:
@@ -69,7 +69,7 @@ class LocalCaptioner(Captioner):
 
     @cached_property
     def generator(self) -> "Generator":
-        """The loaded model and processor. CaptionerError when one of them cannot be loaded."""
+        """The loaded model and processor. Raises CaptionerError if one of them cannot be loaded."""
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -83,17 +83,17 @@ class LocalCaptioner(Captioner):
             model = AutoModelForImageTextToText.from_pretrained(
                 self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code, dtype=dtype
             )
-        tokenizer.padding_side = "left"  # new tokens go to the right end of every row
+        tokenizer.padding_side = "left"  # so that new tokens are at the right end of every row
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.to(self.device).eval()
         logger.info("Captioner %s: %s on %s.", self.model, model.dtype, model.device)
-        torch.manual_seed(0)  # of sampling
+        torch.manual_seed(0)  # for sampling
         return Generator(model, processor, self.decoding)
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
         See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described: those of a
-        captioner that does not work are not delivered, so that these images are asked about again.
+        broken captioner are not delivered, so that these images are captioned again.
         """
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
@@ -128,7 +128,7 @@ class LocalCaptioner(Captioner):
             return error
 
     def _answered(self, rows: list[Row]) -> Iterator[tuple[Row, Answer]]:
-        """Answers in batches, smaller ones where memory is short, one by one where an image makes its batch fail."""
+        """Answers in batches: smaller ones if memory is short, single images if one makes its batch fail."""
         while rows:
             batch = rows[: self.batch_size]
             answers = self._ask(batch)
@@ -141,22 +141,22 @@ class LocalCaptioner(Captioner):
                 yield from zip(batch, answers, strict=True)
 
     def _ask(self, rows: list[Row], attempts: int = 1) -> list[Answer]:
-        """One batch: all `failed` where the model raises an error. Out of memory halves the batch size."""
+        """One batch: all `failed` if the model raises an error. An out-of-memory error halves the batch size."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        generator = self.generator  # an error of loading is no failure of these images
+        generator = self.generator  # an error on loading is not a failure of these images
         start, is_short = time.monotonic(), False
         try:
             answers = generator.answer(rows)
         except CaptionerError:
             raise
-        except Exception as error:  # any model of any kind runs here
+        except Exception as error:  # from any model
             is_short = should_reduce_batch_size(error)
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             if is_short:
                 reason += " A smaller image_max_side or max_new_tokens needs less memory."
             answers = [Answer("failed", reason=reason) for _ in rows]
-        if is_short:  # not in the `except`, where the error still holds the tensors
+        if is_short:  # not in the `except`, where the error still references the tensors
             clear_device_cache(garbage_collection=True)
             self.batch_size = max(1, len(rows) // 2)
             logger.warning("Out of memory with %d images; now %d in a batch.", len(rows), self.batch_size)
@@ -176,7 +176,7 @@ class Generator:
         # The decoder of BLIP is a BERT, whose end token is the separator
         ends = [*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id, tokenizer.sep_token_id]
         self.end_tokens = set(ends) - {None}
-        # The model's other settings, such as a penalty on repetitions, stay as they are
+        # Other settings of the model, such as a repetition penalty, are unchanged
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if decoding.temperature > 0:
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
@@ -191,7 +191,7 @@ class Generator:
         )
 
     def answer(self, rows: list[Row]) -> list[Answer]:
-        """CaptionerError where the names of the classes are more than the model reads."""
+        """Raises CaptionerError if the class names exceed the context of the model."""
         import torch
         from transformers import LogitsProcessorList
 
@@ -241,7 +241,7 @@ class Generator:
         return f"Question: {prompt.strip()} Answer:" if is_blip_2 and is_sentence else prompt
 
     def _read(self, tokens: list[int], prompt_tokens: int, limit: int) -> Answer:
-        tokens = tokens[:limit]  # others of the batch may have a higher one
+        tokens = tokens[:limit]  # other rows of the batch may have a higher limit
         end = next((position for position, token in enumerate(tokens) if token in self.end_tokens), None)
         finished = end is not None or len(tokens) < limit
         tokens = tokens if end is None else tokens[: end + 1]
@@ -255,7 +255,7 @@ class Generator:
 
 
 class StepCounter:
-    """Counts generated tokens: the last `count` are the answer, whether a model returns the prompt too or not."""
+    """Counts generated tokens: the last `count` are the answer, even if a model also returns the prompt."""
 
     count = 0
 
@@ -265,7 +265,7 @@ class StepCounter:
 
 
 def _identity(model: str, revision: str | None) -> dict[str, str | None]:
-    """The name without its path, and the revision: of a Hub model its commit, of a folder a digest of its files."""
+    """The name without its path, and the revision: the commit of a Hub model, or the digest of a folder's files."""
     if Path(model).is_dir():
         return {"model": Path(model).resolve().name, "revision": folder_digest(model)}
     with _explained(f"{model!r} cannot be found"):
@@ -276,7 +276,7 @@ def _identity(model: str, revision: str | None) -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turns any error of loading into a CaptionerError of one line."""
+    """Turn any error on loading into a CaptionerError of one line."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Caption quality: what speaks against a caption, and how many captions name the class of their image."""
+"""Caption quality: doubts about captions, and the share of captions that name the class of their image."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ from .stage import CLEANED, RAW, REASON, STATUS, Captioned
 
 
 def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[str, pd.DataFrame]:
-    """Judges all captions, as [`judge`] those of a split, and adds figures to `captioned`. `splits`: the rows."""
+    """
+    Judge all captions, as [`judge`] does those of a split, and add the metrics to `captioned`. `splits`: the rows.
+    """
     if not captioned.describes:
         return {}
     judged = {name: judge(*caption_table(split, splits[name])) for name, split in captioned.splits.items()}
@@ -25,7 +27,9 @@ def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[
 
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """One line per caption of a split, with the `row` of its image and its `label`, -1 for none; and class names."""
+    """
+    One line per caption of a split, with the `row` of its image and its `label`, -1 without one; and class names.
+    """
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
     table = table.astype(object).where(table.notna(), None)
@@ -34,21 +38,21 @@ def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame,
     if isinstance(feature, ClassLabel):
         labels = np.array([-1 if label is None else label for label in images[columns.LABEL]], dtype=int)
         table[columns.LABEL], names = labels[table.index], feature.names
-    table = table[table[STATUS].notna()]  # an image that nobody was asked about may have an empty list
+    table = table[table[STATUS].notna()]  # an image without a question may have an empty list
     return table.reset_index(names="row"), names
 
 
 def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
     """
-    Of N captions, see [`caption_table`]: the table with `class`, `named` (see [`names_class`]) and `doubts`, with
-    commas between them.
+    The table of N captions, see [`caption_table`], with `class`, `named` (see [`names_class`]) and `doubts`, separated
+    by commas.
     """
     table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
     class_of = dict(enumerate(names or ()))
     table["class"] = [class_of.get(label, "") for label in labels]
     table["named"] = np.nan if names is None else names_class(captions, labels, names)
-    is_there = captions.notna()
-    is_labelled = is_there & (labels >= 0)
+    is_present = captions.notna()
+    is_labelled = is_present & (labels >= 0)
     same_text = captions.str.rstrip(". ").str.casefold()
     classes_of_text = labels.where(is_labelled).groupby(same_text).transform("nunique")
     doubts = {
@@ -58,26 +62,26 @@ def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFra
     }
     table["doubts"] = ""
     for reason, is_doubted in doubts.items():
-        table.loc[is_there & is_doubted, "doubts"] += f"{reason}, "
+        table.loc[is_present & is_doubted, "doubts"] += f"{reason}, "
     table["doubts"] = table["doubts"].str.removesuffix(", ")
     return table
 
 
 def figures(judged: pd.DataFrame) -> dict[str, Any]:
-    """Counts and shares for `stage.json`; None for what was not measured."""
-    there = judged[judged[columns.CAPTION].notna()]
+    """Counts and shares for `stage.json`; None for unknown ones."""
+    captioned = judged[judged[columns.CAPTION].notna()]
     return {
-        "captions": len(there),
-        "without_caption": len(judged) - len(there),
-        "doubtful": int((there["doubts"] != "").sum()),
-        "names_label": float(there["named"].mean()) if there["named"].notna().any() else None,
+        "captions": len(captioned),
+        "without_caption": len(judged) - len(captioned),
+        "doubtful": int((captioned["doubts"] != "").sum()),
+        "names_label": float(captioned["named"].mean()) if captioned["named"].notna().any() else None,
     }
 
 
 def names_class(captions: Sequence[str | None], labels: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """
-    Whether each of N captions has its class name as a whole word, perhaps with the ending of a plural: (N,) 1, 0, or
-    NaN without caption, label or a meaningful class name.
+    Whether each of N captions contains its class name as a whole word, perhaps in the plural: (N,) 1, 0, or NaN
+    without caption, label or meaningful name.
     """
     patterns = [_pattern_of(terms_of(name)) for name in names]
     named = np.full(len(captions), np.nan)
@@ -92,7 +96,7 @@ def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
     """A pattern for text in lower case; None without terms."""
     alternatives = []
     for term in terms:
-        found = r"[\W_]+".join(map(re.escape, term.split(" ")))
+        pattern = r"[\W_]+".join(map(re.escape, term.split(" ")))
         has_words = not re.search(f"[{UNSPACED}]", term)
-        alternatives.append(rf"(?<![^\W_]){found}(?:e?s)?(?![^\W_])" if has_words else found)
+        alternatives.append(rf"(?<![^\W_]){pattern}(?:e?s)?(?![^\W_])" if has_words else pattern)
     return re.compile("|".join(alternatives)) if alternatives else None

@@ -1,4 +1,4 @@
-"""Questions about the rows of a split: prompts, filled in from columns, and keys by which answers are found."""
+"""Questions about the rows of a split: prompts, filled in from columns, and keys that identify their answers."""
 
 import itertools
 import logging
@@ -23,31 +23,31 @@ from .store import AnswerStore, Keys, Record, image_digest
 
 logger = logging.getLogger(__name__)
 
-BATCH = 10_000  # rows whose columns are read together
-LOOKED_UP = 500  # rows whose answers are looked up together
-# The paper's, with which the published captions of ImageNet were made
+BATCH = 10_000  # rows whose columns are read at once
+LOOKED_UP = 500  # rows whose answers are looked up at once
+# The prompt of the paper, with which the published captions of ImageNet were made
 PLAIN = "Describe this image in detail."
-# Its third version reports that naming the class gives better captions
+# The third version of the paper reports better captions if the class is named
 CLASS = "The main subject of this image is: {label}. Describe this image in detail."
-# The list is the same for every image, so it tells nothing about one
+# The list is the same for every image, so it leaks no class
 CHOOSE = f"Which of these does the image show? {{class_names}}. Answer with one of the names, or: {NONE_OF_THESE}."
 NAMED = {"plain": PLAIN, "class": CLASS, "choose": CHOOSE}
-CLASS_NAMES = "class_names"  # in braces, no column but the names of all classes; such a prompt asks for the class
+CLASS_NAMES = "class_names"  # in braces, not a column but the names of all classes; the prompt then asks for the class
 
-# Columns that tell the class, beside every ClassLabel; image_id holds the class folder
+# Columns that leak the class, like every ClassLabel; image_id holds the class folder
 TELLING = (columns.LABEL, columns.IMAGE_ID)
 
 
 class MissingValue(ValueError):
-    """A row has no value for a column that its prompt names."""
+    """A row has no value for a column in its prompt."""
 
 
 class Prompts:
     """
     Templates: `plain`, `class`, `choose`, or text with columns in braces such as `A {label}, by {artist}.` A
     ClassLabel is filled in by its name, with spaces for underscores. `{class_names}` stands for the names of all
-    classes: such a template asks for the class. `{{` is a literal brace. ValueError for anything but a column of text
-    in braces, and for a template that is given twice.
+    classes: such a template asks for the class. `{{` is a literal brace. Raises ValueError for anything but a column
+    of text in braces, and for a repeated template.
     """
 
     def __init__(self, templates: Iterable[str], features: Features, split_name: str):
@@ -59,22 +59,22 @@ class Prompts:
         self.class_names = _all_class_names(features, split_name) if any(self.asks_class) else []
         words = dict.fromkeys(name.replace("_", " ") for name in self.class_names)
         self._in_words = "; ".join(words)
-        # What may be answered to each template; nothing: any text
+        # The possible answers to each template; empty for any text
         self.choices = [(*words, NONE_OF_THESE) if asks_class else () for asks_class in self.asks_class]
         self.columns = tuple(dict.fromkeys(name for names in named for name in names if name != CLASS_NAMES))
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
     @property
     def several(self) -> bool:
-        """Whether an image gets a list of captions: one for each template that does not ask for the class."""
+        """Whether an image has a list of captions: one for each template that does not ask for the class."""
         return self.asks_class.count(False) > 1
 
     def ask_class(self, prompt: str) -> bool:
-        """Whether a prompt, as it was filled in, asks for the class."""
+        """Whether a prompt, with its columns filled in, asks for the class."""
         return bool(self.class_names) and self._in_words in prompt
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
-        """The prompts of a row, one for each template. MissingValue where a column that one names is empty."""
+        """The prompts of a row, one for each template. Raises MissingValue for an empty column in one of them."""
         values = {column: self._text(column, row[column]) for column in self.columns}
         for column in self.columns:
             if not values[column]:
@@ -91,7 +91,7 @@ class Prompts:
         return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
-        """Looks at every value that the prompts need, before anything is asked. MissingValue where one is empty."""
+        """Check every value that the prompts need, before any request. Raises MissingValue for an empty one."""
         for column in self.columns:
             values = split.select_columns([column])[column][:]
             empty = [row for row, value in enumerate(values) if not self._text(column, value)]
@@ -103,7 +103,7 @@ class Prompts:
 
 
 def resolve(templates: Iterable[str]) -> list[str]:
-    """Templates with the names `plain` and `class` replaced by what they stand for; ValueError for a mistyped name."""
+    """Templates with the names `plain` and `class` replaced by their text; raises ValueError for a mistyped name."""
     templates = list(templates)
     for template in templates:
         if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):
@@ -117,14 +117,14 @@ def resolve(templates: Iterable[str]) -> list[str]:
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
-    """Text and the column after it, None at the end. Nothing is formatted, so that braces can reach no attributes."""
+    """Text and the column after it, None at the end. Nothing is formatted, so that braces cannot access attributes."""
     try:
         parts = list(Formatter().parse(template))
         if any(name is not None and (not name.strip() or spec or conversion) for _, name, spec, conversion in parts):
             raise ValueError("only the name of a column may stand in braces")
     except ValueError as error:
-        said = f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
-        raise ValueError(said) from error
+        message = f"prompt {template!r}: {error}. Write {{column}} for a column, and {{{{ or }}}} for a brace."
+        raise ValueError(message) from error
     return [(text, name) for text, name, _, _ in parts]
 
 
@@ -163,9 +163,9 @@ def check_leak(
     train_splits: Iterable[str] | None = None,
 ) -> None:
     """
-    Refuses prompts that tell the class of evaluation images: their captions would hold the answer, and every score
-    that reads captions would be that of a leak. A column tells the class if it is `label`, `image_id` or a ClassLabel,
-    or if its values go along with the labels.
+    Raise ValueError for prompts that leak the class of evaluation images: their captions would contain it, and every
+    metric from captions would measure the leak. A column leaks the class if it is `label`, `image_id` or a ClassLabel,
+    or if its values determine the labels or follow from them.
     """
     training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
     for template in resolve(templates):
@@ -185,14 +185,14 @@ def _tells_class(column: str, split: Dataset) -> bool:
     if column in TELLING or isinstance(features.get(column), ClassLabel):
         return True
     if not isinstance(features.get(column), Value):
-        return False  # `Prompts` refuses a column that is missing or holds no text
+        return False  # `Prompts` rejects a missing column, or one without text
     if not isinstance(features.get(columns.LABEL), (ClassLabel, Value)):
         return False
     table = split.select_columns([column, columns.LABEL]).to_pandas().dropna()
     table = table[table[columns.LABEL] != -1]
     num_values, num_labels = table.nunique()
     num_pairs = len(table.drop_duplicates())
-    # The label follows from a value that several rows share, or, as with a coarser class, the value from the label
+    # The label follows from a value of several rows or, with a coarser class, the value from the label
     by_value = num_pairs == num_values < len(table) and num_labels > 1
     by_label = num_pairs == num_labels < len(table) and num_values > 1
     return by_value or by_label
@@ -200,24 +200,24 @@ def _tells_class(column: str, split: Dataset) -> bool:
 
 @dataclass
 class Row:
-    """A row of a split. `image` gives `{"bytes", "path"}`, or None."""
+    """A row of a split. `image` returns `{"bytes", "path"}`, or None."""
 
     number: int
     image_id: str
     prompts: list[str]
-    places: list[str]  # of the prompts; empty texts where only the image's bytes can tell
+    places: list[str]  # of the prompts; empty texts if only the bytes of the image identify it
     image: Callable[[], dict[str, Any] | None]
 
 
 class Questions:
     """
     The questions about a split: one for each row and prompt. Rows have `image` (not decoded), `image_id` and the
-    columns that the prompts name; the keys are those of the captioner that is asked.
+    columns in the prompts; the keys are those of the captioner.
     """
 
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
-        self.keys_of_row: dict[int, list[str]] = {}  # of rows without places, once their image has been read
+        self.keys_of_row: dict[int, list[str]] = {}  # for rows without places, once their image has been read
 
     def __len__(self) -> int:
         return len(self.split) * len(self.prompts.templates)
@@ -227,7 +227,7 @@ class Questions:
         return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
 
     def image_ids(self) -> Dataset:
-        """The column `image_id` alone."""
+        """The column `image_id` only."""
         return self.split.select_columns([columns.IMAGE_ID])
 
     def rows(self) -> Iterator[Row]:
@@ -239,7 +239,7 @@ class Questions:
             known = sizes_and_times(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
             for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], known, strict=True)):
                 prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
-                # A file has a time of change of its own; bytes in a table change with the table
+                # A file has a time of change; bytes in a table change with the table
                 table = self.name if mtime is not None else None if size is None else self.split._fingerprint
                 places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
                 number = start + inside
@@ -251,7 +251,7 @@ class Questions:
             yield batch
 
     def of_row(self, row: Row) -> list[Question]:
-        """Reads the image, once: the bytes of the key are the bytes that the captioner gets."""
+        """Read the image once, so that its key is a digest of the bytes that the captioner receives."""
         image = row.image()
         try:
             image = {"bytes": content_of(image), "path": (image or {}).get("path")}
@@ -261,18 +261,18 @@ class Questions:
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
         if not all(row.places):
             self.keys_of_row[row.number] = keys
-        asked = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
-        return [Question(row.image_id, image, *each) for each in asked]
+        parts = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
+        return [Question(row.image_id, image, *part) for part in parts]
 
     def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
         """
-        For each row, the stored answers to its prompts. `look_closer` opens an image whose place is unknown, as its
-        file may have been moved or touched; images without a place are opened in any case.
+        For each row, the stored answers to its prompts. `look_closer` reads an image with an unknown place, as its
+        file may have been moved or touched; images without a place are always read.
         """
         for batch in self.batches():
-            found = store.find_many([place for row in batch for place in row.places])
+            known = store.find_many([place for row in batch for place in row.places])
             for row in batch:
-                records = [found.get(place) for place in row.places]
+                records = [known.get(place) for place in row.places]
                 if not all(row.places) or (look_closer and not all(records)):
                     keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
                     records = [store.find(key) for key in keys]
@@ -281,8 +281,8 @@ class Questions:
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
     """
-    (bytes, time of change in ns) of each image of an Arrow column, None for unknown; no image is read. The time is the
-    later of two, as a file that takes another's place keeps the time of its content.
+    (bytes, time of change in ns) of each image of an Arrow column, None if unknown; no image is read. The time is the
+    later of two, as a file that replaces another keeps the time of its content.
     """
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
@@ -291,6 +291,6 @@ def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
         try:
             file = os.stat(path or "") if length is None else None
             known.append((file.st_size, max(file.st_mtime_ns, file.st_ctime_ns)) if file else (length, None))
-        except OSError:  # it is gone, or an address
+        except OSError:  # a missing file, or a URL
             known.append((None, None))
     return known

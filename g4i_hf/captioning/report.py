@@ -1,6 +1,6 @@
 """
-What people look at, before they pay and after: the page of a dry run, and `caption_report.html`.
-Everything that was written by a model or a user is escaped.
+Pages to look at before and after paying: that of a dry run, and `caption_report.html`. Text of a model or a user is
+escaped.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ HTML = "caption_report.html"
 PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
 MOST_LINES = 60  # of a table
-SIDE = 240  # pixels of a picture on a page
+SIDE = 240  # pixels of an image on a page
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Shown:
     title: str = ""
     notes: Sequence[str] = ()
     doubts: Sequence[str] = ()  # in red
-    raw: str | None = None  # the unedited answer, where it differs
+    raw: str | None = None  # the unedited answer, if it differs
 
 
 def thumbnail(images: Any, row: int) -> str | None:
-    """The `image` of a row, upright and small, as a data URI; None where it cannot be read."""
+    """The `image` of a row, upright and small, as a data URI; None if it is unreadable."""
     try:
         return data_uri(images[row][columns.IMAGE], SIDE)
     except UndecodableImage:
@@ -52,7 +52,7 @@ def thumbnail(images: Any, row: int) -> str | None:
 
 
 def write_page(path: str | Path, title: str, **values: Any) -> None:
-    """Writes an HTML page that holds its pictures. `values` are those that report.html.j2 shows."""
+    """Write an HTML page with its images. `values` are shown by report.html.j2."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -69,19 +69,19 @@ def write_report(
     title: str = "Captions",
 ) -> Path:
     """
-    Writes the report of captions as a page, whose path is returned. `judged` are those of each split, see
+    Write the report of captions, and return its path. `judged` are the tables of each split, see
     [`~g4i_hf.captioning.quality.judge`], `images` its rows, `about` values for the top: model, prompts, decoding.
     """
     sections = []
     for name, split in judged.items():
-        is_there = split[columns.CAPTION].notna()
-        chosen = {
+        is_present = split[columns.CAPTION].notna()
+        groups = {
             "Doubtful captions": _spread(split[split["doubts"] != ""], "doubts"),
-            "Without a caption": _spread(split[~is_there], STATUS),
-            "Changed by cleaning": _spread(split[is_there & (split[CLEANED] != "")], CLEANED),
+            "Without a caption": _spread(split[~is_present], STATUS),
+            "Changed by cleaning": _spread(split[is_present & (split[CLEANED] != "")], CLEANED),
         }
         examples = {
-            heading: [card_of(line, images[name]) for line in records(lines)] for heading, lines in chosen.items()
+            heading: [card_of(line, images[name]) for line in records(lines)] for heading, lines in groups.items()
         }
         statuses = split[[STATUS, REASON]].fillna("").value_counts().reset_index(name="captions").head(MOST_LINES)
         sections.append({"name": name, "statuses": records(statuses), "examples": examples})
@@ -91,9 +91,9 @@ def write_report(
 
 
 def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The first of each value of a column, then the second of each, and so on, up to EXAMPLES."""
-    turns = lines.groupby(column).cumcount().to_numpy()
-    return lines.iloc[np.argsort(turns, kind="stable")[:EXAMPLES]]
+    """The first line of each value of a column, then the second of each, and so on, up to EXAMPLES."""
+    ranks = lines.groupby(column).cumcount().to_numpy()
+    return lines.iloc[np.argsort(ranks, kind="stable")[:EXAMPLES]]
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -128,10 +128,10 @@ def dry_run(
     compared: Callable[[list[Questions]], Iterable[str]] | None = None,
 ) -> tuple[Path, str]:
     """
-    Captions some images, drawn at random; the answers are stored. Returns the folder of the page, and the projected
-    requests, tokens, time and cost, with the lines of `compared` about the rows that were drawn.
+    Caption some images, drawn at random; the answers are stored. Returns the folder of the page, and the projected
+    requests, tokens, time and cost, with the lines of `compared` about the drawn rows.
     """
-    parts = {name: questions[name].part(rows) for name, rows in _chosen(questions, args.dry_run).items()}
+    parts = {name: questions[name].part(rows) for name, rows in _drawn_rows(questions, args.dry_run).items()}
     budget = Budget(args.max_requests, args.max_cost, args.price_input, args.price_output)
     outcome = Asking(captioner, parts.values(), store, budget=budget, is_trial=True).run()
     answers = [answer for _, answer in outcome.answers]
@@ -139,7 +139,7 @@ def dry_run(
     if answers and not measured:
         reason = answers[0].reason or answers[0].status
         raise CaptionerError(f"None of {len(answers)} images got a caption. The first: {reason}")
-    failures = {asked.image_id: answer for asked, answer in outcome.answers if answer.status in NOT_KEPT}
+    failures = {question.image_id: answer for question, answer in outcome.answers if answer.status in NOT_KEPT}
     shown = [one for part in parts.values() for one in _shown(part, store, failures, cleaning)]
     lines = []
     if not answers and budget.reason:
@@ -158,23 +158,23 @@ def dry_run(
     return folder, "\n".join(lines)
 
 
-def _chosen(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
-    """Rows of each split, drawn from all splits together; labelled ones first, which tell how good answers are."""
+def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, list[int]]:
+    """Rows of each split, drawn from all splits together; labelled ones first, as they measure accuracy."""
     rows = [(name, row) for name, split in questions.items() for row in range(len(split.split))]
     is_unlabelled = np.concatenate([labels_of(split.split) < 0 for split in questions.values()])
     order = np.random.default_rng(0).permutation(len(rows))
     order = order[np.argsort(is_unlabelled[order], kind="stable")]
     drawn = [rows[number] for number in sorted(order[:count])]
-    chosen: dict[str, list[int]] = {}
+    by_split: dict[str, list[int]] = {}
     for name, row in drawn:
-        chosen.setdefault(name, []).append(row)
-    return chosen
+        by_split.setdefault(name, []).append(row)
+    return by_split
 
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> Iterator[Shown]:
     matching, lines = Matching(part.prompts.class_names), []
-    for row, found in zip(part.rows(), part.records(store), strict=True):
-        for record, asks_class in zip(found, part.prompts.asks_class, strict=True):
+    for row, row_records in zip(part.rows(), part.records(store), strict=True):
+        for record, asks_class in zip(row_records, part.prompts.asks_class, strict=True):
             line = {**vars(Caption.from_record(record, cleaning and not asks_class))}
             if asks_class and line[columns.CAPTION]:
                 answer = ClassAnswer.from_record(record, matching)
@@ -182,7 +182,7 @@ def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], 
             lines.append(line | {"row": row.number, columns.IMAGE_ID: row.image_id, columns.LABEL: -1})
     for line in records(judge(pd.DataFrame(lines, dtype=object))):
         image_id = line[columns.IMAGE_ID]
-        if line[columns.CAPTION] is None and image_id in failures:  # which are not in the store
+        if line[columns.CAPTION] is None and image_id in failures:  # these are not stored
             line |= {STATUS: failures[image_id].status, REASON: failures[image_id].reason}
         yield card_of(line | {columns.IMAGE_ID: f"{part.name}: {image_id}"}, part.split)
 
@@ -195,9 +195,8 @@ def project(
     prices: tuple[float | None, float | None] = (None, None),
 ) -> list[str]:
     """
-    Projects what so many remaining questions take, from the answers, one at least, that took so many `seconds` in one
-    process. `processes` will share the work, each as fast; `prices` are those of a million prompt and completion
-    tokens.
+    Project the effort for the remaining questions from at least one answer. The answers took `seconds` in one process;
+    `processes` of the same speed will share the work; `prices` are those of a million prompt and completion tokens.
     """
     times = remaining / len(measured)
     lines = [f"{len(measured):,} answers were measured; {remaining:,} are still to come."]

@@ -1,7 +1,7 @@
 """
-Captioning on many machines: steps of a datatrove pipeline, for any of its executors, as in `recipes/scale`. Tasks
-share only the folder of answers, where each has a file of its own. A task that dies is run again and asks only for
-what is missing; the number of tasks may change.
+Captioning on many machines: steps of a datatrove pipeline, for any of its executors, as in `recipes/scale`. Tasks only
+share the folder of answers, in which each writes a separate file. A failed task is run again and requests only missing
+answers; the number of tasks may change.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from .runner import Share
 
 class AskForCaptions(PipelineStep):
     """
-    Asks about every `world_size`-th image, with the options of `g4i caption`. `captions_dir` must lie on a disk that
-    all tasks see.
+    Captions every `world_size`-th image, with the options of `g4i caption`. `captions_dir` must be on a disk that all
+    tasks share.
     """
 
     name, type = "Ask for captions", "Captions"
@@ -39,7 +39,7 @@ class AskForCaptions(PipelineStep):
 
 
 class WriteCaptions(AskForCaptions):
-    """Writes the stage from the answers of all tasks, as one task; asks for what is missing unless limits were set."""
+    """Writes the stage from the answers of all tasks, as one task; requests missing answers unless limits were set."""
 
     name = "Write captions"
 

@@ -1,4 +1,4 @@
-"""Stored answers: durable before they count, and found again after a stop or when images were moved."""
+"""Stored answers: durable before they count, and identified after a restart or when images were moved."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ Record = dict[str, Any]  # of an answer: fields of the question and of the answe
 
 DIGEST_BYTES = 16
 MOST_TOGETHER = 500  # digests in a query; up to SQLite 3.31 there may be 999
-# Keys and places never collide. When what goes into them changes, the number must too
+# Keys and places never collide. If their content changes, the number must change too
 _KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
 
 _TABLES = """
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ok INTEGER, time REAL,
 CREATE TABLE IF NOT EXISTS places (place BLOB PRIMARY KEY, key BLOB) WITHOUT ROWID;
 COMMIT;
 """
-# A caption is not replaced by a failure, and otherwise the later answer counts
+# A failure does not replace a caption; otherwise the later answer counts
 _PUT = """
 INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
 SET ok = excluded.ok, time = excluded.time, record = excluded.record
@@ -40,9 +40,9 @@ WHERE (excluded.ok, excluded.time) >= (answers.ok, answers.time)
 
 class Keys:
     """
-    Keys and places of the answers of one captioner. A *key* is a digest of what was asked: the bytes of an image, the
-    prompt and the captioner's provenance. A *place* is a digest of where the image lies, by which an answer is found
-    without opening the image. Where it is unknown, the image is read and its key decides: it may have been moved.
+    Keys and places of the answers of one captioner. A *key* is a digest of the bytes of an image, the prompt and the
+    captioner's provenance. A *place* is a digest of the location of the image, which identifies an answer without
+    reading the image. For an unknown place, the image is read and its key counts, as it may have been moved.
     """
 
     def __init__(self, provenance: dict[str, Any]):
@@ -52,15 +52,14 @@ class Keys:
         )
 
     def key(self, image_digest: str, prompt: str) -> str:
-        """32 hex digits, of the image's bytes (see [`image_digest`]) and the prompt as it was filled in."""
+        """32 hex digits of the bytes of the image (see [`image_digest`]) and the prompt with its columns filled in."""
         return _digest(self._key, [image_digest, prompt])
 
     def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
         """
-        32 hex digits; empty without both mtime, in nanoseconds, and table: then only the bytes show that they have
-        changed. `table` is what the row belongs to: the name of the split for files, as `image_id` is unique in a
-        split only; for bytes in a table, which have no mtime, the fingerprint of the split, which changes with the
-        table.
+        32 hex digits; empty without both `mtime`, in nanoseconds, and `table`, as then only the bytes show a change.
+        For files, `table` is the name of the split, since `image_id` is unique within a split only. For bytes in a
+        table, which have no `mtime`, it is the fingerprint of the split, which changes with the table.
         """
         if mtime is None and table is None:
             return ""
@@ -79,7 +78,7 @@ def _digest(state: Any, parts: list) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same JSON value with whole floats as integers: `temperature: 0` in a YAML file equals 0.0."""
+    """The JSON value with whole floats as integers, as `temperature: 0` in a YAML file equals 0.0."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -89,11 +88,11 @@ def _plain(value: Any) -> Any:
 
 class AnswerStore:
     """
-    A folder of SQLite files, one for each process that asks; each reads those of all.
+    A folder of SQLite files, one for each captioning process; each process reads all files.
 
-    A file has one writer, which a lock beside it keeps, and SQLite's rollback journal, as its write-ahead log needs
-    memory that processes share. CaptionerError when another process writes with this number; OSError for an unwritable
-    folder.
+    A file has one writer, which a lock next to it ensures, and SQLite's rollback journal, as its write-ahead log needs
+    shared memory. Raises CaptionerError if another process writes with this number; OSError for a folder without write
+    access.
     """
 
     def __init__(self, folder: str | Path, rank: int = 0):
@@ -109,7 +108,7 @@ class AnswerStore:
                 f"Another process captions with the answers in {self.folder}, and both would pay for the same. Wait "
                 "until it has ended, or stop it."
             ) from None
-        self._using = threading.Lock()  # of the connections, by one thread at a time
+        self._using = threading.Lock()  # one thread at a time uses the connections
         self._databases: dict[Path, sqlite3.Connection] = {}
         try:
             for path in {self.path, *self.folder.glob("*.sqlite")}:
@@ -119,13 +118,13 @@ class AnswerStore:
             raise
 
     def _open(self, path: Path) -> None:
-        # Not read-only: after a kill, opening a file undoes what was half written
+        # Not read-only: after a kill, opening a file rolls back incomplete writes
         try:
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
             if path == self.path:
                 database.executescript(f"PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=FULL; {_TABLES}")
             elif not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'places'").fetchone():
-                return  # its process has only begun it
+                return  # its process has not filled it yet
         except sqlite3.DatabaseError as error:
             raise _damaged(path, error) from error
         self._databases[path] = database
@@ -135,41 +134,41 @@ class AnswerStore:
         return self._databases[self.path]
 
     def find(self, key: str) -> Record | None:
-        """The best answer to a question: a caption rather than a failure, else the latest."""
+        """The best answer to a question: a caption before a failure, otherwise the latest."""
         answers = self._select("SELECT ok, time, record FROM answers WHERE key", [bytes.fromhex(key)])
         return json.loads(max(answers)[2]) if answers else None
 
     def find_many(self, places: list[str]) -> dict[str, Record]:
-        """The best answers by place, of the places that are known."""
+        """The best answers by place, for known places."""
         digests = [bytes.fromhex(place) for place in places if place]
-        # Several keys can have one place: an image that could not be read at first
+        # Several keys may have one place: that of an image that was unreadable at first
         places_of: dict[bytes, list[bytes]] = {}
         for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
             places_of.setdefault(key, []).append(place)
         best: dict[str, tuple] = {}
-        for found in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(places_of)):
-            key, answer = found[0], found[1:]
+        for row in self._select("SELECT key, ok, time, record FROM answers WHERE key", list(places_of)):
+            key, answer = row[0], row[1:]
             for place in places_of[key]:
                 best[place.hex()] = max(best.get(place.hex(), answer), answer)
         return {place: json.loads(record) for place, (_, _, record) in best.items()}
 
     def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
         """The rows of some digests, from all files."""
-        found = []
+        rows = []
         for start in range(0, len(digests), MOST_TOGETHER):
             together = digests[start : start + MOST_TOGETHER]
             for path, database in self._databases.items():
                 try:
                     with self._using:
-                        found += database.execute(f"{query} IN ({','.join('?' * len(together))})", together).fetchall()
+                        rows += database.execute(f"{query} IN ({','.join('?' * len(together))})", together).fetchall()
                 except sqlite3.DatabaseError as error:
                     raise _damaged(path, error) from error
-        return found
+        return rows
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """
-        Writes answers, and further pairs of place and key, in one transaction; they would then survive a power cut.
-        OSError where they cannot be written; then none of them is.
+        Write answers, and further pairs of place and key, in one transaction, which survives a power cut. Raises
+        OSError if they cannot be written; then nothing is.
         """
         rows, places, now = [], list(places), time.time()
         for question, answer in answers:
@@ -211,7 +210,7 @@ def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
 
 
 def check_writable(folder: str | Path, option: str) -> None:
-    """Before money is spent: raises an OSError when nothing can be written to the folder of an option."""
+    """Before money is spent: raise OSError if the folder of an option is not writable."""
     existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "may not be written to" if existing.is_dir() else "is a file"
