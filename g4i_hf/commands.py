@@ -21,8 +21,8 @@ TRACKERS = {"tensorboard", "trackio", "wandb"}
 
 class Command:
     """
-    A command has the options of `OPTIONS_OF`. `check` looks at them before torch is imported, `run` does the work, and
-    its docstring is the text of `--help`.
+    A command has the options of `OPTIONS_OF`. `check` validates them before torch is imported, `run` does the work,
+    and its docstring is the text of `--help`.
     """
 
     default_config: str | None = None  # in recipes/, for a command line without options
@@ -30,8 +30,8 @@ class Command:
     in_one_process = False
 
 
-def tell(text: str) -> None:
-    """Beside what a command prints for other programs."""
+def print_note(text: str) -> None:
+    """Print on stderr, apart from the output for other programs."""
     print(printable(text), file=sys.stderr)
 
 
@@ -181,7 +181,7 @@ class Label(Command):
         from .workflows.label import Labelling
 
         quiet_libraries(True)
-        labelling = Labelling(args, data, say=tell if args.list else say)
+        labelling = Labelling(args, data, say=print_note if args.list else say)
         if args.export:
             say(f"Answers: {labelling.export()}")
             return
@@ -251,18 +251,18 @@ class Train(Command):
                 say(f"Pushed: {training_run.publish()}")
 
     def _compare_with_labels_only(self, run, data, encoder, student, augmentation, training) -> None:
-        """The same training without captions, and both accuracies."""
-        beside = copy.copy(training)  # `replace` would lose the options that are Trainer's alone
-        beside.output_dir = os.path.join(training.output_dir, LABELS_ONLY)
-        beside.align_weight, beside.push_to_hub = 0.0, False
-        say(f"\nOn the labels alone, in {beside.output_dir}:")
+        """Train the same without captions, and print both accuracies."""
+        baseline = copy.copy(training)  # `replace` would lose the options that only Trainer has
+        baseline.output_dir = os.path.join(training.output_dir, LABELS_ONLY)
+        baseline.align_weight, baseline.push_to_hub = 0.0, False
+        say(f"\nOn the labels alone, in {baseline.output_dir}:")
         alone = dataclasses.replace(run, labels_only=False, supervision="none", unlabelled="drop")
-        self._train(alone, data, encoder, student, augmentation, beside)
-        files = [Path(each.output_dir) / "all_results.json" for each in (beside, training)]
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files if is_first_process()]
+        self._train(alone, data, encoder, student, augmentation, baseline)
+        files = [Path(options.output_dir) / "all_results.json" for options in (baseline, training)]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files if is_first_process()]
         name = f"{run.eval_split}_accuracy"
-        if found and all(name in each for each in found):
-            both = f"labels only {found[0][name]:.1%}, with captions {found[1][name]:.1%}"
+        if results and all(name in metrics for metrics in results):
+            both = f"labels only {results[0][name]:.1%}, with captions {results[1][name]:.1%}"
             say(f"\nAccuracy on {run.eval_split}: {both}.")
 
 
@@ -326,18 +326,18 @@ class Search(Command):
         from .zero_shot.search import CACHE, ImageSearch
 
         quiet_libraries(True)
-        given = {"text_encoder": args.text_encoder} if args.text_encoder else {}
-        found = ImageSearch(args.run, args.images, cache=CACHE, **given)(args.query, args.top_k)
-        for each in found:
-            say(f"{each['score']:.3f}  {printable(each['image'])}")
+        encoder = {"text_encoder": args.text_encoder} if args.text_encoder else {}
+        matches = ImageSearch(args.run, args.images, cache=CACHE, **encoder)(args.query, args.top_k)
+        for match in matches:
+            say(f"{match['score']:.3f}  {printable(match['image'])}")
         if args.page:
             shown = [
                 Shown(
-                    picture=thumbnail([{"image": {"bytes": None, "path": each["image"]}}], 0),
-                    caption=each["image"],
-                    notes=[f"cosine {each['score']:.3f}"],
+                    picture=thumbnail([{"image": {"bytes": None, "path": match["image"]}}], 0),
+                    caption=match["image"],
+                    notes=[f"cosine {match['score']:.3f}"],
                 )
-                for each in found
+                for match in matches
             ]
             write_page(args.page, args.query, paragraphs=[f"The nearest of the images in {args.images}."], shown=shown)
             say(f"page: {args.page}")
@@ -362,7 +362,7 @@ class Release(Command):
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
             )
         check_paths(baseline=args.baseline)
-        if args.push_to_hub or args.dry_run:  # before anything is made
+        if args.push_to_hub or args.dry_run:  # before anything is written
             require("detect_secrets", "hub", "The search for secrets before a push")
 
     def run(self, args) -> None:

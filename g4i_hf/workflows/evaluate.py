@@ -40,44 +40,44 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation:
-    """Evaluates a run, and its baseline if there is one, on every split but the training split."""
+    """Evaluates a run, and its baseline if given, on every split but the training split."""
 
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
         self.args, self.data, self.encoder = args, data, encoder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.fit = Path(args.run) if run_of(args.run).parent == Path(args.run) else None  # a folder of `g4i fit`
-        beside = Path(args.run) / LABELS_ONLY
-        if self.fit is not None and args.baseline is None and beside.is_dir():
-            args.baseline = str(beside)
+        labels_only = Path(args.run) / LABELS_ONLY
+        if self.fit is not None and args.baseline is None and labels_only.is_dir():
+            args.baseline = str(labels_only)
         self.runs = {"aligned": run_of(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
         self.folders: dict[str, Path] = {}  # by run, for its metrics
-        self.splits = DatasetDict()  # those that are evaluated, with their embeddings
+        self.splits = DatasetDict()  # to evaluate, with their embeddings
         self.id2label: dict[int, str] = {}
         self.training: Dataset | None = None  # split
-        self.record: Record | None = None  # of the splits that are evaluated, or were before; in the main process
+        self.record: Record | None = None  # of the splits evaluated now or before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
-        self.found: dict[str, dict[str, Predictions]] = {}  # by run and split
+        self.predictions: dict[str, dict[str, Predictions]] = {}  # by run and split
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
         self.verdicts: list[str] = []  # of a folder of `g4i fit`, a line a split
 
     def evaluate(self) -> None:
-        """A ValueError or OSError for a run, split or dataset that does not exist, or other classes than the run's."""
+        """Raise ValueError or OSError for a missing run, split or dataset, or classes other than those of the run."""
         for run in self.runs.values():
             check_run(run, self.args.weights)
         for name, run in self.runs.items():
             self.folders[name] = results_folder(run, read_options(run), vars(self.data))
         self._load()
-        self.found = {name: self._predict(name) for name in self.runs}
+        self.predictions = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:
-            self.results = {name: self._figures(name) for name in self.runs}
+            self.results = {name: self._metrics(name) for name in self.runs}
             of_fit = self.fit is not None and self.runs.get("baseline") == self.fit / LABELS_ONLY
-            if of_fit and self.folders["aligned"] == self.runs["aligned"]:  # else the data are others
+            if of_fit and self.folders["aligned"] == self.runs["aligned"]:  # otherwise it is other data
                 self._write_differences()
 
     def _write_differences(self) -> None:
         """`SPLIT_results.json` in a folder of `g4i fit`: both accuracies, and the interval of their difference."""
         for name in self.splits:
-            both = {run: found[name] for run, found in self.found.items()}
+            both = {run: by_split[name] for run, by_split in self.predictions.items()}
             labels = both["aligned"].labels
             right = {run: (one.predicted == labels)[labels >= 0].astype(float) for run, one in both.items()}
             if not len(right["aligned"]):
@@ -97,20 +97,20 @@ class Evaluation:
             self.verdicts.append(
                 f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> with {views} "
                 f"{found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
-                f"(95% interval {low:+.1f} to {high:+.1f}){self._said_by_fit()}"
+                f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit()}"
             )
 
-    def _said_by_fit(self) -> str:
-        """What `g4i fit` had said of the classifier with views."""
-        found = json.loads((self.fit / RESULTS).read_text(encoding="utf-8")) if (self.fit / RESULTS).is_file() else {}
-        share, interval = found.get(f"{WITH_VIEWS}_accuracy"), found.get(f"{WITH_VIEWS}_interval")
+    def _estimate_of_fit(self) -> str:
+        """The accuracy of the classifier with views that `g4i fit` had estimated."""
+        fit = json.loads((self.fit / RESULTS).read_text(encoding="utf-8")) if (self.fit / RESULTS).is_file() else {}
+        share, interval = fit.get(f"{WITH_VIEWS}_accuracy"), fit.get(f"{WITH_VIEWS}_interval")
         if share is None or interval is None:
             return ""
         return "; g4i fit had said {:.0%} ({:.0%} to {:.0%})".format(share, *interval)
 
     @property
     def rows(self) -> list[ComparisonRow]:
-        """The metrics of the run beside those of its baseline."""
+        """The metrics of the run and of its baseline."""
         shown = {name: shown_results(self.results[name], read_options(run)) for name, run in self.runs.items()}
         return compare(shown["aligned"], shown.get("baseline"), list(self.splits), ALL_MEASURES)
 
@@ -118,77 +118,75 @@ class Evaluation:
 
     def _load(self) -> None:
         args = self.args
-        with self.accelerator.main_process_first():  # the first fills the cache that the others read
+        with self.accelerator.main_process_first():  # which fills the cache for the others
             splits = load_reviewed(self.data)
         splits, self.id2label = class_names(splits)
-        wanted = self._wanted(splits)
+        names = self._names_of_splits(splits)
         if self.accelerator.is_main_process:
-            self._check_data(splits, wanted)
-        # A split without captions has an accuracy too
+            self._check_data(splits, names)
+        # A split without captions is evaluated too
         captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
         if captioned:
-            own = self.encoder.embeddings_dir
-            where: dict[str, Any] = {"source": source_of(self.data), "shared": own is None}
+            folder = self.encoder.embeddings_dir
+            where: dict[str, Any] = {"source": source_of(self.data), "shared": folder is None}
             splits |= with_text_embeds(
-                captioned, self.encoder, own or self.runs["aligned"].parent / "embeddings", **where
+                captioned, self.encoder, folder or self.runs["aligned"].parent / "embeddings", **where
             )
-        for name in dict.fromkeys(wanted):
+        for name in dict.fromkeys(names):
             if args.on_bad_images == "skip":
                 splits[name], bad = readable_rows(splits[name], name)
                 self.left_out[name] = len(bad)
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
-        self.splits = DatasetDict({name: splits[name] for name in wanted})
+        self.splits = DatasetDict({name: splits[name] for name in names})
         self.training = splits.get(args.train_split)
 
-    def _check_data(self, splits: DatasetDict, wanted: list[str]) -> None:
-        """
-        An OtherDataError where the data are not what a run was trained on, or what its figures of other splits are of.
-        """
+    def _check_data(self, splits: DatasetDict, evaluated: list[str]) -> None:
+        """Raise OtherDataError if the data is not that of the training, or that of the metrics of other splits."""
         earlier = {name: Record.read(folder) for name, folder in self.folders.items()}
         known = [record for record in earlier.values() if record is not None]
-        names = {*wanted, *(name for record in known for name in record.splits)} & set(splits)
+        names = {*evaluated, *(name for record in known for name in record.splits)} & set(splits)
         opened = {name: splits[name] for name in splits if name in names}
         first = known[0] if known else None
         self.record = Record.of(opened, self.id2label.values(), earlier=first)
-        for name, there in earlier.items():
-            if there is not None:
-                self._compare(name, there, self.record, wanted)
+        for name, record in earlier.items():
+            if record is not None:
+                self._compare(name, record, self.record, evaluated)
 
-    def _compare(self, name: str, there: Record, here: Record, wanted: list[str]) -> None:
+    def _compare(self, name: str, earlier: Record, current: Record, evaluated: list[str]) -> None:
         run, folder = self.runs[name], self.folders[name]
         options = read_options(run)
         trained = {options.get("train_split", "train"), options.get("eval_split", "validation")}
-        trained = trained & set(there.splits) if folder == run else set()
-        if found := differences(there.of_splits(trained), here.of_splits(trained)):
+        trained = trained & set(earlier.splits) if folder == run else set()
+        if changes := differences(earlier.of_splits(trained), current.of_splits(trained)):
             raise OtherDataError(
-                f"The data is not what {run} was trained on. What differs: {', '.join(found.values())}. Train it "
+                f"The data is not what {run} was trained on. What differs: {', '.join(changes.values())}. Train it "
                 f"again with g4i train --config {run / OPTIONS_FILE} --overwrite true, or evaluate it on a copy of "
                 "the data by another name, with --dataset_name: those figures have a folder of their own."
             )
-        for split in set(there.splits) & set(here.splits) - trained - set(wanted):
-            if found := differences(there.of_splits([split]), here.of_splits([split])):
+        for split in set(earlier.splits) & set(current.splits) - trained - set(evaluated):
+            if changes := differences(earlier.of_splits([split]), current.of_splits([split])):
                 raise OtherDataError(
                     f"The figures of {split} in {folder} are of other data. What differs: "
-                    f"{', '.join(found.values())}. Evaluate it too: --splits {' '.join([*wanted, split])}."
+                    f"{', '.join(changes.values())}. Evaluate it too: --splits {' '.join([*evaluated, split])}."
                 )
 
-    def _wanted(self, splits: DatasetDict) -> list[str]:
+    def _names_of_splits(self, splits: DatasetDict) -> list[str]:
         train_split = self.args.train_split
         named = [name for word in self.args.splits or [] for name in word.split(",") if name]
-        wanted = named or [name for name in splits if name != train_split]
-        if not wanted:
+        names = named or [name for name in splits if name != train_split]
+        if not names:
             raise ValueError(
                 f"The data has no split but {train_split!r}, which was trained on. Name the splits with --splits."
             )
-        for name in wanted:
+        for name in names:
             check_has_split(splits, name, "splits")
-        return wanted
+        return names
 
-    # --- Predictions and figures -------------------------------------------------------------------------------------
+    # --- Predictions and metrics -------------------------------------------------------------------------------------
 
     def _predict(self, name: str) -> dict[str, Predictions]:
-        """Predicts every split, and writes the predictions."""
-        run, args, found = self.runs[name], self.args, {}
+        """Predict every split, and write the predictions."""
+        run, args, by_split = self.runs[name], self.args, {}
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
             raise ValueError(f"{run} was trained on other classes than those of the data, or another order of them.")
@@ -198,21 +196,21 @@ class Evaluation:
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
         for split_name, split in self.splits.items():
             what, features = f"{run.name}, {split_name}", None
-            if self.fit is not None and model.takes_features:  # both runs have one backbone, mostly
+            if self.fit is not None and model.takes_features:  # mostly both runs have the same backbone
                 place = (self.fit / FEATURES, self.accelerator, args.eval_num_workers, f"Features, {split_name}")
                 features = student_features(model, processor, split, *place)
             outputs: dict[str, Any] = {"output_image_embeds": texts, "features": features}
-            found[split_name] = predict(model, processor, split, *how, what, **outputs)
+            by_split[split_name] = predict(model, processor, split, *how, what, **outputs)
         if self.accelerator.is_main_process:
-            self._write_predictions(name, found, model.config.id2label)
+            self._write_predictions(name, by_split, model.config.id2label)
         self.accelerator.wait_for_everyone()
-        return found
+        return by_split
 
-    def _write_predictions(self, name: str, found: dict[str, Predictions], id2label: dict[int, str]) -> None:
+    def _write_predictions(self, name: str, by_split: dict[str, Predictions], id2label: dict[int, str]) -> None:
         folder = self.folders[name] / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         aligned = aligns(read_options(self.runs[name]))
-        for split_name, predicted in found.items():
+        for split_name, predicted in by_split.items():
             table = predicted.to_dataset(id2label)
             if aligned and (nearest := nearest_captions(self.splits[split_name], predicted)) is not None:
                 table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
@@ -225,18 +223,18 @@ class Evaluation:
 
     @cached_property
     def _suspicious(self) -> dict[str, int | None]:
-        """By split, how many labels captions contradict; None where that is not asked for, or unknown."""
+        """By split, the number of labels that captions contradict; None if not requested, or unknown."""
         if "labels" not in self.args.measures:
             return dict.fromkeys(self.splits)
         training = {name: self.training if name != self.args.train_split else None for name in self.splits}
         return {name: num_suspicious(split, training[name], len(self.id2label)) for name, split in self.splits.items()}
 
-    def _figures(self, name: str) -> dict[str, Any]:
-        """Computes the metrics of a run and merges them into its `all_results.json`."""
-        args, found = self.args, self.found[name]
+    def _metrics(self, name: str) -> dict[str, Any]:
+        """Compute the metrics of a run and merge them into its `all_results.json`."""
+        args, by_split = self.args, self.predictions[name]
         metrics: dict[str, Any] = {}
         name_embeds = self._name_embeds if "zero_shot" in args.measures else None
-        for split_name, predicted in found.items():
+        for split_name, predicted in by_split.items():
             split = self.splits[split_name]
             metrics |= split_metrics(predicted, split, split_name, args.measures, name_embeds=name_embeds)
             if (suspicious := self._suspicious[split_name]) is not None:
@@ -244,11 +242,11 @@ class Evaluation:
             metrics[f"{split_name}_weights"] = args.weights
             if args.on_bad_images == "skip":
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
-        if "speed" in args.measures and name == "aligned":  # the baseline is the same architecture
+        if "speed" in args.measures and name == "aligned":  # the baseline has the same architecture
             metrics |= self._speed(name)
         results = update_results(self.folders[name], metrics, list(self.splits))
-        evaluated, there = self.record.of_splits(self.splits), Record.read(self.folders[name])
-        (evaluated if there is None else there.with_splits_of(evaluated)).write(self.folders[name])
+        evaluated, earlier = self.record.of_splits(self.splits), Record.read(self.folders[name])
+        (evaluated if earlier is None else earlier.with_splits_of(evaluated)).write(self.folders[name])
         return results
 
     def _speed(self, name: str) -> dict[str, float]:
@@ -258,25 +256,25 @@ class Evaluation:
         return size_metrics(student, size) | speed_metrics(student, size)
 
     def write_report(self) -> None:
-        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.found, self.id2label)
+        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)
         write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 
 def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:
     """
-    Evaluates a run, and its baseline beside it, on the data of the run, as `g4i evaluate` does.
+    Evaluate a run, and its baseline if given, on the data of the run, as `g4i evaluate` does.
 
     Args:
         run: run folder.
         baseline: run folder of its baseline.
-        options: others of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `measures` and `report`, and of
-            `DataArguments` and `EncoderArguments`, which override the run's own.
+        options: other fields of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `measures` and `report`, and
+            of `DataArguments` and `EncoderArguments`, which override those of the run.
 
     Returns:
         `{"aligned": metrics, "baseline": metrics}`, also written to the `all_results.json` of each run.
     """
-    given = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
-    evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], given, run_options=OPTIONS_FILE))
+    arguments = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
+    evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], arguments, run_options=OPTIONS_FILE))
     evaluation.evaluate()
     if evaluation.args.report and evaluation.results:
         evaluation.write_report()
