@@ -70,7 +70,10 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     row |= {"said": share and share.share, "said_at_least": share and share.interval[0]}
     row |= {"weighed": accuracy(weighed), "plain": accuracy(plain), "by_hand": accuracy(plain * (truth >= 0)[:, None])}
     if others:
+        head = fit_head(features, plain, model.probabilities_, known.order % FOLDS)
+        energy = -torch.from_numpy(head.logits(features[unlabelled])).logsumexp(1).numpy()  # Liu et al., NeurIPS 2020
         scores = {"none": model.none_[unlabelled], "max_softmax": -model.probabilities_[unlabelled].max(1)}
+        scores["energy"] = energy
         for name, score in scores.items():
             alarms, found, _ = roc_curve(is_none, score)
             row[f"{name}_auroc"] = float(roc_auc_score(is_none, score))

@@ -10,8 +10,11 @@ coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
 `next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on
 what it says, as `g4i fit` does; its accuracy is that on images that nobody labels. Beside `g4i label --pick next` the
 images are drawn at random, or have the least margin between the two likeliest classes, or the greatest entropy.
-`wrong`: all labels, 20% of them wrong, symmetric or as people err (CIFAR-10); errors among the first 100 of `--pick
-wrong`, and in the order of cleanlab, which is that of the probability of the given label. Writes results/review.json.
+`wrong`: all labels, 20% of them wrong, symmetric or always the same other class (confusable), or as people err
+(CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
+probability of the given label.
+`gold`: how often the interval of a random sample of 50 to 200 images holds the accuracy, over 200 samples of images
+that nobody labels. The classifiers are those of one label a class. Writes results/review.json.
 """
 
 import argparse
@@ -20,18 +23,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from controls import with_label_noise
 from coverage import Drawn
+from datasets import Dataset
 from people_labels import worst_of_three
 from photos_frozen import Photos, load_photos
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
-from g4i_hf.training.head import fit_head
-from g4i_hf.training.judged_heads import FOLDS
+from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
+from g4i_hf.training.head import Scale, fit_head
+from g4i_hf.training.judged_heads import FOLDS, one_hot
+from g4i_hf.training.judging import judged_by_labels
 
 FILE = RESULTS / "review.json"
 ROUNDS, CLICKS = 10, 100
+SAMPLES, SIZES = 200, (50, 100, 200)  # of gold images
 STRATEGIES = ("next", "random", "margin", "entropy")
 KEY = ("what", "data", "kind", "seed")
 
@@ -76,14 +84,48 @@ def of_wrong(drawn: Drawn, labels: np.ndarray, seed: int) -> dict:
     return {"share": float(wrong.mean())} | {name: int(wrong[order[:CLICKS]].sum()) for name, order in orders.items()}
 
 
+def confusable(drawn: Drawn, seed: int) -> np.ndarray:
+    """(N,) labels, of which 20% of each class are those of the class with the nearest captions."""
+    rows = {"image_id": drawn.image_ids, "label": drawn.truth.tolist(), "text_embeds": drawn.embeds.tolist()}
+    return np.array(with_label_noise(Dataset.from_dict(rows), 0.2, seed, len(drawn.classes), "confusable")["label"][:])
+
+
+def of_gold(drawn: Drawn, seed: int) -> dict:
+    labels = drawn.labels(1, 0.0, seed)
+    model, labelled = fitted(drawn, labels, seed), labels >= 0
+    folds, given = np.arange(len(labels)) % FOLDS, one_hot(labels[labelled], len(drawn.classes))
+    heads = {LABELS_ONLY: fit_head(drawn.features[labelled], given, scale=Scale.of(drawn.features))}
+    heads[WITH_VIEWS] = fit_head(drawn.features, model.posterior_.astype(np.float32), model.probabilities_, folds)
+    told = {name: head.logits(drawn.others).argmax(1) for name, head in heads.items()}
+    right = {name: (each == drawn.truth_of_others).astype(float) for name, each in told.items()}
+    truth = {name: each.mean() for name, each in right.items()}
+    truth["difference"] = truth[WITH_VIEWS] - truth[LABELS_ONLY]
+    generator, found = np.random.default_rng([seed, 5]), {name: round(float(each), 4) for name, each in truth.items()}
+    for size in SIZES:
+        holds, halves = dict.fromkeys(truth, 0), []
+        for _ in range(SAMPLES):
+            rows = generator.integers(len(drawn.others), size=size)
+            judged = judged_by_labels({name: each[rows] for name, each in told.items()}, drawn.truth_of_others[rows])
+            for name, estimate in {**judged.accuracies, "difference": judged.difference}.items():
+                low, high = estimate.interval
+                holds[name] += int(low <= truth[name] <= high)
+            low, high = judged.accuracies[WITH_VIEWS].interval
+            halves.append((high - low) / 2)
+        found[str(size)] = {"holds": holds, "half": round(float(np.median(halves)), 4)}
+    return found
+
+
 def cells(photos: Photos, counts: np.ndarray | None, seeds: list[int]):
     """A key, and what measures it."""
     for seed in seeds:
         drawn = Drawn(photos, seed)
+        yield ("gold", photos.name, "random", seed), lambda on=drawn, by=seed: of_gold(on, by)
         for strategy in STRATEGIES:
             yield ("next", photos.name, strategy, seed), lambda of=strategy, on=drawn, by=seed: of_next(on, of, by)
         labels = drawn.labels(len(drawn.truth), 0.2, seed)
         yield ("wrong", photos.name, "symmetric", seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
+        labels = confusable(drawn, seed)
+        yield ("wrong", photos.name, "confusable", seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
         if photos.name == "cifar10" and counts is not None:
             of_rows = counts[[int(image_id.split("/")[1]) for image_id in drawn.image_ids]][:, drawn.classes]
             people = worst_of_three(of_rows, drawn.truth, np.random.default_rng(seed))
@@ -95,6 +137,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--counts", type=Path)
     parser.add_argument("--data", nargs="+", default=["flowers102", "caltech101", "cifar10"])
+    parser.add_argument("--what", nargs="+", default=["next", "wrong", "gold"])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--cache", type=Path, default=Path("runs/photos"), help="for features and embeddings")
     args = parser.parse_args()
@@ -106,7 +149,7 @@ def main() -> None:
     known = {tuple(row[name] for name in KEY) for row in rows}
     for data in args.data:
         for key, measure in cells(load_photos(args.photos, data, args.cache), counts, args.seeds):
-            if key not in known:
+            if key[0] in args.what and key not in known:
                 rows.append(dict(zip(KEY, key, strict=True)) | measure() | {"commit": made["commit"]})
                 write_rows(FILE, made, rows)
 

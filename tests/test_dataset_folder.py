@@ -1,5 +1,6 @@
 """Stages as datasets for everyone: what is in them, what is not, and that they open again."""
 
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,8 @@ from test_card import snippets
 from tiny_encoders import images_with
 
 from g4i_hf.cli import parse_options
-from g4i_hf.data.loading import load_data, open_images, source_of
+from g4i_hf.data.loading import load_data, load_reviewed, open_images, source_of
+from g4i_hf.data.record import content_digest
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub.dataset import build_dataset
@@ -151,6 +153,40 @@ def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
         said = said_in(folder)
         assert not any(secret.encode() in said for secret in ("secret-of-ann", str(Path.home()), "canary", "GPS"))
         check_publishable(folder)
+
+
+def test_reviewed_labels_are_published_with_the_images(stages, tmp_path):
+    """A corrected one, a new class, one of no class, and a gold one, of a turned JPEG that loses its metadata."""
+    shutil.copytree(stages, tmp_path / "all")
+    pictures, stage = tmp_path / "all" / "pictures", tmp_path / "all" / "runs" / "embeddings"
+    given = {
+        "train/owl/2.png": {"label": "car", "pick": "wrong", "by": "ann"},
+        "train/car/3.png": {"label": "bus", "new_class": True, "note": str(tmp_path)},
+        "train/owl/6.png": {"label": None, "none": True},
+        "train/car/1.jpg": {"label": "car", "pick": "gold"},
+        "validation/owl/0.png": {"label": "car"},
+    }
+    with open(pictures / "labels.jsonl", "w") as file:
+        for name, answer in given.items():
+            digest = content_digest((pictures / name).read_bytes())
+            file.write(json.dumps({"file_name": name, "digest": digest} | answer) + "\n")
+    folder = build_dataset(stage, tmp_path / "out", with_images=True)
+    assert contents(build_dataset(stage, tmp_path / "again", with_images=True)) == contents(folder)
+    published = load_dataset(str(folder))
+    names = published["train"].features["label"].names
+    labels = dict(zip(published["train"]["image_id"], published["train"]["label"], strict=True))
+    assert names == ["car", "owl", "bus"] and len(labels) == 12 and "review" not in published["train"].column_names
+    assert [labels[name] for name in ("owl/2.png", "car/3.png", "owl/6.png", "car/1.jpg")] == [0, 2, None, 0]
+    assert published["validation"]["label"][:] == [0, 1, 1, 1]
+    expected = load_reviewed(DataArguments(str(pictures)))
+    found = load_reviewed(DataArguments(str(folder), labels_file=str(folder / "labels.jsonl")))
+    assert {name: len(split) for name, split in found.items()} == {"train": 10, "validation": 4, "gold": 1}
+    for name, split in found.items():
+        for column in {"image_id", "label", "review"} & set(expected[name].column_names):
+            assert split[column][:] == expected[name][column][:]
+    said = (folder / "labels.jsonl").read_text()
+    assert "ann" not in said and str(tmp_path) not in said and str(tmp_path).encode() not in said_in(folder)
+    assert not (build_dataset(stage, folder) / "labels.jsonl").exists()  # labels go with images
 
 
 def test_large_splits_become_several_files_in_order_and_the_same_stage_the_same_bytes(tmp_path, monkeypatch):

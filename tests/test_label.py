@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
 from drawings import CLASSES, draw_folder
 
+from g4i_hf import LabelModel, View
 from g4i_hf.cli import build_options
 from g4i_hf.data.labels import answers_to, read_answers
 from g4i_hf.data.loading import load_reviewed
@@ -76,14 +77,20 @@ def test_a_gold_sample_stays_and_grows_and_has_no_image_twice():
     assert contents[first].mean() == pytest.approx(100, abs=35)
 
 
-def test_images_of_no_class_are_explained_least():
-    labels, logits = np.full(40, -1), 4 * blobs()[:, :4]
-    logits[[7, 11]] = 0.1
-    other = logits.copy()
-    other[11] = np.nan  # without a caption
-    assert set(pick_none([logits, other], labels)[:2]) == {7, 11}
-    labels[7] = 1
-    assert pick_none([logits], labels)[0] == 11 and 7 not in pick_none([logits], labels)
+@pytest.mark.parametrize("labelled", [12, 40])
+def test_images_of_no_class_are_explained_least(labelled):
+    """Too few labels to estimate a share of them, or none unlabelled; one is without a caption."""
+    labels, captions = np.where(np.arange(40) < labelled, TRUTH, -1), blobs()
+    others = np.array([33, 37])
+    captions[others] = 0.25
+    images = captions.copy()
+    captions[33] = np.nan
+    model = LabelModel(4).fit({"caption": View(captions), "image": View(images)}, labels)
+    assert not model.none_.any()
+    assert set(pick_none(model.none_, model.explained_, labels)[:2]) == set(others)
+    labels[33] = 0
+    assert labelled == 40 or 33 not in pick_none(model.none_, model.explained_, labels)
+    assert pick_none(np.eye(40)[39], model.explained_, labels)[0] == 39
 
 
 # --- The command -----------------------------------------------------------------------------------------------------
@@ -203,7 +210,7 @@ def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(asking):
         second = likely.nth(1).locator("span").first.inner_text()
         assert press("2", 2)["label"] == second
         page.keyboard.type("SQ")
-        assert page.locator("#matches button").inner_text().split()[-1] == "square"
+        assert page.locator("#matches button").first.inner_text().split()[-1] == "square"
         assert press("Enter", 3)["label"] == "square"
         none = press("n", 4)
         assert none["none"] is True and none["label"] is None
@@ -218,6 +225,34 @@ def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(asking):
         page.reload()  # what was skipped is asked again
         page.get_by_text("20 left").wait_for()
     assert len(read_answers(asked.file)) == 3 and sum(label is not None for label in trained(asked)["label"]) == 15
+
+
+@pytest.mark.slow
+def test_a_name_that_is_no_class_is_offered_as_a_new_one(asking, monkeypatch):
+    monkeypatch.setattr("g4i_hf.workflows.label.ROUND", 2)
+    asked = asking("next", 4)
+    with served(asked) as server, browser_page() as (page, _):
+        page.goto(server.address)
+        page.locator("#likely button").first.wait_for()
+        matches = page.locator("#matches button")
+        page.keyboard.type("Square")
+        assert "New class" not in matches.all_inner_texts()[-1]
+        page.keyboard.press("Escape")
+        page.keyboard.type("hexagon")
+        assert matches.count() == 1 and "New class hexagon" in matches.inner_text()
+        page.keyboard.press("Enter")
+        assert page.get_by_text("0 answered").count()  # by a slip there is none yet
+        page.keyboard.press("Enter")
+        page.get_by_text("1 answered").wait_for()
+        assert (last_answer(asked)["label"], last_answer(asked)["new_class"]) == ("hexagon", True)
+        page.keyboard.type("hexa")
+        page.keyboard.press("Enter")  # one of the classes by now
+        page.get_by_text("2 answered").wait_for()
+        page.locator("#likely button").nth(3).wait_for()  # it was learned
+        assert last_answer(asked)["new_class"] is True
+    training = trained(asked)
+    names = training.features["label"].names
+    assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"] and training["label"][:].count(3) == 2
 
 
 @pytest.mark.slow
@@ -262,10 +297,17 @@ def test_a_static_page_downloads_what_is_answered(asking, tmp_path):
         page.get_by_text("Labelled cross.").wait_for()
         page.keyboard.press("Enter")
         page.get_by_text("1 answered").wait_for()
+        page.keyboard.type("star")
+        for _ in range(2):
+            page.keyboard.press("Enter")
+        page.get_by_text("2 answered").wait_for()
+        page.reload()
+        assert "star" in page.evaluate("data.classes") and page.get_by_text("0 answered").count()
         with page.expect_download() as download:
             page.locator("#download").click()
         download.value.save_as(asked.file)
         assert not outside
+    assert last_answer(asked)["new_class"] and trained(asked).features["label"].names[3:] == ["star"]
     training, row = trained(asked), asked.names.index("train/cross/0.png")
     assert training["label"][training["image_id"][:].index("cross/0.png")] == asked.probabilities[row].argmax() != 1
 

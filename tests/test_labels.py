@@ -137,3 +137,19 @@ def test_labels_of_a_dataset_that_cannot_be_written_to_are_in_a_file_of_their_ow
         assert np.bincount(found["train"]["label"][:]).tolist() == [3, 5, 4]
     with pytest.raises(FileNotFoundError, match="labels_file is 'none.jsonl'"):
         load_reviewed(DataArguments(str(tmp_path / "data"), labels_file="none.jsonl"))
+
+
+def test_a_new_class_is_one_where_the_line_says_so(pictures):
+    answer(pictures, "train/circle/0.png", "star", is_new=True)
+    answer(pictures, "train/circle/3.png", "star", is_new=True)
+    answer(pictures, "train/cross/1.png", "star")  # as any class, once a line names it
+    found = load_reviewed(DataArguments(str(pictures)))
+    assert found["train"].features["label"].names == ["circle", "cross", "square", "star"]
+    assert [name for name, label in labels(pictures).items() if label == "star"] == ["0", "3", "1"]
+    answer(pictures, "train/circle/0.png", "circle")
+    answer(pictures, "train/circle/3.png", None)
+    remedy = (
+        r"line 3: 'star' is none of the 3 classes.* Correct it; or, for a new class, add \"new_class\": true to it"
+    )
+    with pytest.raises(ValueError, match=remedy):
+        labels(pictures)

@@ -19,7 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from .. import columns
 from ..files import brief, did_you_mean
 from .checks import labels_of, with_labels
-from .classes import class_names, same_form
+from .classes import class_names, same_form, with_class_names
 from .images import image_paths
 from .record import image_digests
 
@@ -31,9 +31,15 @@ PICKED = ("wrong", "next")  # by what the label model says: no random sample, so
 PICKS = (*PICKED, GOLD, NONE, MANUAL)
 
 
-def line_of(name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False) -> str:
-    """A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`."""
+def line_of(
+    name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False, is_new: bool = False
+) -> str:
+    """
+    A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`; `is_new`: whether
+    the label is a new class.
+    """
     line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
+    line |= {"new_class": True} if is_new else {}
     line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": "person"}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
@@ -119,33 +125,57 @@ def with_answers(splits: DatasetDict, file: Path, root: Path | None) -> DatasetD
     to no class are left out. Gold images of `train` become the split `gold`, and copies of them are left out. What was
     changed is logged. A ValueError for a label that is no class.
     """
+    found, answered = with_labels_of(splits, file, root)
+    for name, rows in answered.items():
+        if of_none := {row for row, answer in rows.items() if answer.get("none")}:
+            found[name] = found[name].select([row for row in range(len(found[name])) if row not in of_none])
+    if "train" in answered:
+        found |= _without_gold(found["train"])
+    return found
+
+
+def with_labels_of(
+    splits: DatasetDict, file: Path, root: Path | None
+) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
+    """As [`with_answers`], but with every row, null for images of no class; and the answers by split and row."""
     answers = read_answers(file)
     if not answers:
-        return splits
-    splits, id2label = class_names(splits)
-    index = {same_form(name): label for label, name in id2label.items()}
-    for line in answers.values():
-        if line.get("label") is not None and same_form(line["label"]) not in index:
-            raise ValueError(
-                f"{file}, line {line['line']}: {line['label']!r} is none of the {len(index):,} classes."
-                f"{did_you_mean(line['label'], index)} Correct it, or add the class to a --class_names_file."
-            )
+        return splits, {}
+    splits, names = _with_classes_of(splits, answers, file)
     told: list[str] = []
-    found, matched = DatasetDict(splits), set[str]()
+    found, answered, matched = DatasetDict(splits), {}, set[str]()
     for name, split in splits.items():
         rows = _rows_of(split, file_names(split, root), answers, matched)
         if rows:
-            found[name], changes = _answered(split, rows, index)
+            found[name], changes = _answered(split, rows, names)
+            answered[name] = rows
             told.append(f"labels of {name}: {changes}")
-    if "train" in found and columns.REVIEW in found["train"].column_names:
-        found |= _without_gold(found["train"], told)
     if others := [name for name in answers if name not in matched]:
         what = (
             "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
         )
         told.append(f"{what.format(len(others))} not there or another one now ({others[0]!r})")
     logger.info("%s: %s.", file, "; ".join(told))
-    return found
+    return found, answered
+
+
+def _with_classes_of(
+    splits: DatasetDict, answers: Mapping[str, dict[str, Any]], file: Path
+) -> tuple[DatasetDict, list[str]]:
+    """The splits with the classes of the data and the new ones, and their names. A ValueError for any other label."""
+    splits, id2label = class_names(splits)
+    known = {same_form(name): name for name in id2label.values()}
+    for line in answers.values():
+        if line.get("label") is not None and line.get("new_class") is True:
+            known.setdefault(same_form(line["label"]), line["label"])
+    for line in answers.values():
+        if line.get("label") is not None and same_form(line["label"]) not in known:
+            raise ValueError(
+                f"{file}, line {line['line']}: {line['label']!r} is none of the {len(known):,} classes."
+                f'{did_you_mean(line["label"], known)} Correct it; or, for a new class, add "new_class": true to it.'
+            )
+    names = list(known.values())
+    return with_class_names(splits, names), names
 
 
 def _rows_of(
@@ -163,9 +193,9 @@ def _rows_of(
     return found
 
 
-def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], index: dict[str, int]) -> tuple[Dataset, str]:
-    """The split with these answers by row, without images of no class, and what they change, in words."""
-    before = labels_of(split)
+def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list[str]) -> tuple[Dataset, str]:
+    """The split with these answers by row, and what they change, in words."""
+    before, index = labels_of(split), {same_form(name): label for label, name in enumerate(names)}
     labels, reviews = before.copy(), [None] * len(split)
     for row, answer in answers.items():
         labels[row] = index[same_form(answer["label"])] if not answer.get("none") else -1
@@ -174,23 +204,21 @@ def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], index: dict
     has_class = labels[rows] >= 0
     changed = int((has_class & (labels[rows] != before[rows])).sum())
     parts = [f"{changed:,} changed", f"{int(has_class.sum()) - changed:,} confirmed"]
+    if not has_class.all():
+        parts.append(f"{(~has_class).sum():,} of no class, left out")
     if columns.LABEL not in split.column_names:
-        split = split.add_column(columns.LABEL, [None] * len(split), feature=ClassLabel(names=list(index)))
-    split = with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string"))
-    if of_none := set(rows[~has_class].tolist()):
-        parts.append(f"{len(of_none):,} of no class, left out")
-        split = split.select([row for row in range(len(split)) if row not in of_none])
-    return split, ", ".join(parts)
+        split = split.add_column(columns.LABEL, [None] * len(split), feature=ClassLabel(names=names))
+    return with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string")), ", ".join(parts)
 
 
-def _without_gold(training: Dataset, told: list[str]) -> dict[str, Dataset]:
+def _without_gold(training: Dataset) -> dict[str, Dataset]:
     is_gold = reviews_of(training) == GOLD
     if not is_gold.any():
         return {}
     digests = np.array(image_digests(training)[columns.IMAGE_DIGEST], dtype=object)
     copies = np.isin(digests.astype(str), digests[is_gold].astype(str)) & ~is_gold
     also = f", and {copies.sum():,} equal ones" if copies.any() else ""
-    told.append(f"{is_gold.sum():,} gold images are kept out of training{also}")
+    logger.info("%s gold images are kept out of training%s.", f"{is_gold.sum():,}", also)
     rest = training.select(np.flatnonzero(~is_gold & ~copies))
     return {"train": rest, GOLD: training.select(np.flatnonzero(is_gold)).remove_columns(columns.REVIEW)}
 

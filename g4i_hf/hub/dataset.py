@@ -19,10 +19,13 @@ from ..captioning.stage import RAW, REASON, STATUS
 from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids, id_form
-from ..data.loading import open_images
+from ..data.labels import LABELS_FILE, with_labels_of
+from ..data.loading import images_root, labels_file_of, open_images
+from ..data.record import content_digest
 from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain, open_stage, read_stage
 from ..files import replacing
 from ..names import HUB_ID, bare_name, is_path, without_private
+from ..options import DataArguments
 from .dataset_card import captions_card
 from .push import check_replaceable, write_manifest
 
@@ -75,7 +78,7 @@ def build_dataset(
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
     check_replaceable(output_dir, "dataset")
-    splits = _rows(stage, with_images)
+    splits, answers = _rows(stage, with_images)
     features = _common_features(splits)
     for name, split in splits.items():
         _check_ids(split, name)
@@ -90,6 +93,8 @@ def build_dataset(
         card.save(folder / "README.md")
         for name, split in splits.items():
             _write_split(split, name, features, folder / "data")
+        if answers:
+            (folder / LABELS_FILE).write_text(_lines_of(splits, answers), encoding="utf-8")
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_manifest(folder)
     return output_dir
@@ -117,21 +122,38 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
         logger.warning(said, public["source_name"])
 
 
-def _rows(folder: Path, with_images: bool) -> DatasetDict:
-    """What is published of every row. The images are not looked for where they are not needed."""
+def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
+    """
+    What is published of every row; with images, the reviewed labels, and the answers that gave them by split and row.
+    The images are not looked for where they are not needed.
+    """
+    answers: dict[str, dict[int, dict[str, Any]]] = {}
     if with_images:
-        splits = open_images(str(folder))
+        splits, data = open_images(str(folder)), DataArguments(str(folder))
         labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
         splits = class_names(splits)[0] if len(labels) > 1 else splits
+        if file := labels_file_of(data, folder.parent):
+            splits, answers = with_labels_of(splits, file, images_root(data))
     else:
         splits = _texts(folder)
     wanted = COLUMNS if with_images else (columns.IMAGE_ID, *TEXTS)
-    return DatasetDict(
-        {
-            name: split.select_columns([column for column in wanted if column in split.column_names])
-            for name, split in splits.items()
-        }
-    )
+    published = {
+        name: split.select_columns([column for column in wanted if column in split.column_names])
+        for name, split in splits.items()
+    }
+    return DatasetDict(published), answers
+
+
+def _lines_of(splits: DatasetDict, answers: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """`labels.jsonl` of the images as they are published: by `image_id`, with the digest of what is left of them."""
+    lines = []
+    for name, of_rows in answers.items():
+        rows = splits[name].select(list(of_rows))
+        for row, given in zip(rows, of_rows.values(), strict=True):
+            digest = content_digest(without_metadata(row[columns.IMAGE])["bytes"])
+            said = {name: given[name] for name in ("label", "none", "pick", "time") if name in given}
+            lines.append({columns.IMAGE_ID: row[columns.IMAGE_ID], "digest": digest} | said | {"by": "person"})
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _texts(folder: Path) -> DatasetDict:

@@ -12,7 +12,7 @@ import numpy as np
 from .calibration import Calibration, inverse_temperature, margins_of
 from .estimates import Estimate, HeldOut, accuracy_of
 from .likelihood import calibrate, recalibrate_without
-from .none_of_these import NoneOfThese, explained, none_of_these
+from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
 from .regression import ABSENT, logistic_regression
 from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
@@ -71,6 +71,8 @@ class LabelModel:
         none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones.
             `none_share_` of the unlabelled rows and its 95% interval; None where too few labels can be held out. See
             [`~g4i_hf.label_model.none_of_these.none_of_these`].
+        explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that do not
+            know its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
             that equals an earlier one counts once: it has no weight, and `copy_of` names the other.
@@ -118,8 +120,8 @@ class LabelModel:
         self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
-        out_of_fold = self._out_of_fold(values, rows)
-        self.probabilities_, self.folds_ = map(rows.in_order_of_caller, (out_of_fold, rows.folds))
+        of_rows = (*self._out_of_fold(values, rows), rows.folds)
+        self.probabilities_, self.explained_, self.folds_ = map(rows.in_order_of_caller, of_rows)
         self.posterior_ = self._posterior(labels, reviewed)
         self.none_share_ = None
         self.none_ = np.zeros(len(labels), dtype=np.float16)
@@ -414,14 +416,19 @@ class LabelModel:
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}
 
-    def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
+    def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C) probabilities, and (N,) how well the classes explain a row."""
         probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
+        by_view = np.empty((len(probabilities), sum(not model.taught for model in self.models_)), dtype=np.float32)
         for start in range(0, len(probabilities), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(probabilities)))
-            probabilities[block] = self.calibration_.probabilities(self._logits(values, block, rows.folds))
+            logits = self._logits(values, block, rows.folds)
+            probabilities[block] = self.calibration_.probabilities(logits)
+            for number in range(by_view.shape[1]):  # the model that is taught comes last
+                by_view[block, number] = explained(logits[number])
         alone = rows.folds == ALONE
         probabilities[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
-        return probabilities
+        return probabilities, explained_by_all(by_view)
 
     def _posterior(self, labels: np.ndarray, reviewed: np.ndarray | None) -> np.ndarray:
         posterior = np.empty_like(self.probabilities_)

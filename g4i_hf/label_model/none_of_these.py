@@ -52,6 +52,15 @@ def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarr
     return np.where(has_value & np.isfinite(highest), found, np.nan)
 
 
+def explained_by_all(explained: np.ndarray) -> np.ndarray:
+    """(n,) of what [`explained`] says of each view (n, V), in comparison with the other rows; 0 is the mean."""
+    has = np.isfinite(explained)
+    number = np.maximum(has.sum(0), 1)
+    from_mean = np.where(has, explained, 0) - has * np.where(has, explained, 0).sum(0) / number
+    deviation = np.sqrt((from_mean**2).sum(0) / number)
+    return (from_mean / np.maximum(deviation, 1e-9)).sum(1)
+
+
 def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarray, seed: int) -> NoneOfThese:
     """
     What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these

@@ -93,19 +93,15 @@ def pick_gold(contents: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
     return first[np.argsort(digests)][:number]
 
 
-def pick_none(logits: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+def pick_none(none: np.ndarray, explained: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    Unlabelled rows, or where there are none all rows, the ones that classes explain least first: by how far the
-    largest logit is above their mean, in every view relative to the other rows.
+    Unlabelled rows, or where there are none all rows: by `none_` of a label model, and where that is the same the ones
+    that the classes explain least (`explained_`) first.
 
     Args:
-        logits: (N, C) of each view, or logarithms of probabilities; a row of NaN has none.
+        none: (N,) probabilities that no class explains a row.
+        explained: (N,) how well the classes explain it.
         labels: (N,) class indices, negative without one.
     """
-    explained = np.zeros(len(labels))
-    for of_view in logits:
-        lead = of_view.max(1) - of_view.mean(1)
-        has = np.isfinite(lead)
-        explained[has] += (lead[has] - lead[has].mean()) / max(lead[has].std(), 1e-9)
     rows = np.flatnonzero(labels < 0) if (labels < 0).any() else np.arange(len(labels))
-    return rows[np.argsort(explained[rows], kind="stable")]
+    return rows[np.lexsort((explained[rows], -none[rows]))]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model import LabelModel
 
 ARRAYS, METADATA = "label_model.npz", "label_model.json"
-OF_ROWS = ("probabilities_", "posterior_", "none_", "folds_", "log_prior_")
+OF_ROWS = ("probabilities_", "posterior_", "none_", "explained_", "folds_", "log_prior_")
 ESTIMATES = ("accuracy_", "none_share_")
 ARRAYS_OF_CALIBRATION = ("inverse_temperatures", "powers", "margins", "log_prior", "confusions", "trusts")
 PLAIN = ("num_labels", "seed", "report_", "label_noise_", "label_noise_interval_")

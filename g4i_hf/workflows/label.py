@@ -13,6 +13,7 @@ from .. import columns
 from ..captioning.report import thumbnail
 from ..cli import say
 from ..data.checks import labels_of
+from ..data.classes import same_form
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
 from ..evaluation.report import page_template
@@ -26,7 +27,6 @@ from .known_views import order_of
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
 MOST_STATIC = 200  # images of a page that holds them
-TINY = 1e-9
 
 
 class Labelling:
@@ -65,24 +65,26 @@ class Labelling:
         """With the answers that are in the file."""
         self.earlier = read_answers(self.file)
         self.labels, self.reviews = self.given.copy(), reviews_of(self.images)
+        self.new = {line["label"] for line in self.earlier.values() if line.get("new_class") is True}
         self.shown = np.zeros(len(self.labels), dtype=bool)
         gold = sum(line["pick"] == GOLD for line in self.earlier.values())
         self.left = self.args.n - (gold if self.args.pick == GOLD else 0)
         self.learn()
 
     def learn(self) -> None:
-        """Fits the label model on the labels so far."""
+        """Fits the label model on the labels so far. Where there are too few for one, nothing tells a class."""
         given: dict[str, Any] = {"ids": self.digests, "groups": self.contents, "reviewed": self.reviews != ""}
-        model: LabelModel | None = LabelModel(len(self.classes))
+        number = len(self.classes)
         try:
-            model.fit(self.views, self.labels, **given, kept=self.reviews == NONE)
-            self.probabilities = model.probabilities_.astype(np.float32)
+            model = LabelModel(number).fit(self.views, self.labels, **given, kept=self.reviews == NONE)
         except ValueError as error:
             if str(error) != NEEDS:
                 raise
-            model, shape = None, (len(self.labels), len(self.classes))
-            self.probabilities = np.full(shape, 1 / len(self.classes), dtype=np.float32)
-        self.model = model
+            self.probabilities = np.full((len(self.labels), number), 1 / number, dtype=np.float32)
+            self.none = self.explained = np.zeros(len(self.labels), dtype=np.float32)
+        else:
+            self.probabilities = model.probabilities_.astype(np.float32)
+            self.none, self.explained = model.none_, model.explained_
 
     @property
     def following(self) -> str:
@@ -110,33 +112,13 @@ class Labelling:
         elif pick == "wrong":
             found = pick_wrong(self.probabilities, self.labels, self.contents)
             found = found[is_open[found]]
-        else:
+        elif pick == NONE:
             rows = np.flatnonzero(is_open)
-            if pick == NONE:
-                found = rows[pick_none([each[rows] for each in self._logits()], self.labels[rows])]
-                if self.model is not None:  # first those that it takes for images of no class
-                    found = found[np.argsort(-self.model.none_[found], kind="stable")]
-            else:
-                labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
-                values = [view.values for view in self.views.values()]
-                found = pick_next(self.probabilities, labels, values, number)
+            found = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
+        else:
+            labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
+            found = pick_next(self.probabilities, labels, [view.values for view in self.views.values()], number)
         return found[: max(number, 0)]
-
-    def _logits(self) -> list[np.ndarray]:
-        """(N, C) of each view, of a labelled row by a model that does not know its label; NaN without a value."""
-        if self.model is None:
-            return []
-        found = []
-        for name in self.model.spaces_:
-            values = self.views[name].values
-            logits = np.full(self.probabilities.shape, np.nan)
-            folds = np.where(self.labels >= 0, self.model.folds_, -1)
-            for fold in np.unique(folds):
-                rows = np.flatnonzero((folds == fold) & ~np.isnan(values).all(1))
-                if len(rows):
-                    logits[rows] = np.log(self.model.predict({name: values[rows]}, max(int(fold), -1)) + TINY)
-            found.append(logits)
-        return found
 
     def items(self) -> list[dict[str, Any]]:
         """The next images for the page; of `next` a round, after what was answered is learned."""
@@ -171,6 +153,17 @@ class Labelling:
 
     # --- Answers -----------------------------------------------------------------------------------------------------
 
+    def class_of(self, name: str) -> int:
+        """The class of this name, a new one unless there is one."""
+        name = same_form(" ".join(name.split()))
+        known = list(map(same_form, self.classes))
+        if name not in known:
+            self.new.add(name)
+            self.classes.append(name)
+            self.probabilities = np.pad(self.probabilities, ((0, 0), (0, 1)))
+            return len(known)
+        return known.index(name)
+
     def line(self, row: int, label: int | None, none: bool = False, undo: bool = False) -> str:
         """The line of an answer, which is remembered; an undone one gives way to the answer before."""
         name, pick = self.names[row], self.args.pick
@@ -182,7 +175,7 @@ class Labelling:
         self.labels[row] = -1 if none else self.classes.index(text) if text is not None else self.given[row]
         self.reviews[row] = (NONE if none else pick) if is_answer else ""
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
-        return line_of(name, by_name, self.digests[row], pick, text, none)
+        return line_of(name, by_name, self.digests[row], pick, text, none, is_new=text in self.new)
 
     # --- What is left of it ------------------------------------------------------------------------------------------
 
@@ -211,7 +204,12 @@ class Labelling:
     def page(self, items: list[dict[str, Any]] | None = None, nonce: str = "page") -> str:
         """The page; without images its script asks the server for them."""
         data: dict[str, Any] = {"items": items or [], "served": items is None, "classes": self.classes}
-        data |= {"pick": self.args.pick, "hides": self.args.pick == GOLD, "then": self.following}
+        data |= {
+            "new": sorted(self.new),
+            "pick": self.args.pick,
+            "hides": self.args.pick == GOLD,
+            "then": self.following,
+        }
         return page_template("label.html.j2").render(data=data, nonce=nonce)
 
     def write_page(self, page: str) -> str:

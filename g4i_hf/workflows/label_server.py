@@ -40,17 +40,21 @@ class LabelServer(ThreadingHTTPServer):
         self.host, self.lock, self.answered = f"127.0.0.1:{self.server_port}", threading.Lock(), 0
         self.address = f"http://{self.host}/{self.token}/"
 
-    def answer(self, row: int, label: int | None = None, none: bool = False, undo: bool = False) -> dict[str, Any]:
-        """Writes an answer. A ValueError for one that the page does not give."""
+    def answer(
+        self, row: int, label: int | str | None = None, none: bool = False, undo: bool = False
+    ) -> dict[str, Any]:
+        """Writes an answer; `label` is a class or the name of a new one. A ValueError for what no page sends."""
         labelling = self.labelling
         is_row = type(row) is int and 0 <= row < len(labelling.names) and labelling.shown[row]
         is_label = label is None or (type(label) is int and 0 <= label < len(labelling.classes))
+        is_label |= type(label) is str and label.isprintable() and bool(label.strip())
         if not is_row or not is_label or (label is not None) + (none is True) + (undo is True) != 1:
             raise ValueError("no answer")
         with self.lock:
+            label = labelling.class_of(label) if isinstance(label, str) else label
             self.append(labelling.line(row, label, none, undo))
             self.answered += -1 if undo else 1
-        return {}
+        return {"label": label}
 
     def handle_error(self, *request: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # of a browser that waits for a picture no longer
