@@ -36,6 +36,8 @@ TABLES = {
     "input_pipeline": tables_of_cost.input_pipeline,
     "jpeg_decoders": tables_of_cost.jpeg_decoders,
     "next_labels": tables_of_photos.next_labels,
+    "wrong_labels_found": tables_of_photos.wrong_labels_found,
+    "gold_intervals": tables_of_photos.gold_intervals,
     "none_of_these": tables_of_photos.none_of_these,
     "people_labels": tables_of_photos.people_labels,
     "photos_all_labels": tables_of_photos.all_labels,

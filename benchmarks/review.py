@@ -111,7 +111,10 @@ def of_gold(drawn: Drawn, seed: int) -> dict:
                 holds[name] += int(low <= truth[name] <= high)
             low, high = judged.accuracies[WITH_VIEWS].interval
             halves.append((high - low) / 2)
-        found[str(size)] = {"holds": holds, "half": round(float(np.median(halves)), 4)}
+        found[str(size)] = {
+            "holds": {name: number / SAMPLES for name, number in holds.items()},
+            "half": round(float(np.median(halves)), 4),
+        }
     return found
 
 

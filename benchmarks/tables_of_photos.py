@@ -305,6 +305,40 @@ def next_labels() -> str:
     return "\n".join(lines)
 
 
+WRONG_KINDS = {"symmetric": "symmetric", "confusable": "confusable", "people": "as people err"}
+
+
+def wrong_labels_found() -> str:
+    """Wrong ones among the first 100 labels that are shown; means over the draws."""
+    rows = [row for row in read_result("review.json")["rows"] if row["what"] == "wrong"]
+    lines = ["| photographs, draws | wrong labels | `--pick wrong` | cleanlab |", "|---|---|---:|---:|"]
+    for data, kind in dict.fromkeys((row["data"], row["kind"]) for row in rows):
+        group = [row for row in rows if (row["data"], row["kind"]) == (data, kind)]
+        share, ours, theirs = (np.mean([row[name] for row in group]) for name in ("share", "wrong", "cleanlab"))
+        lines.append(
+            f"| {NAMES[data]}, {len(group)} | {share:.0%}, {WRONG_KINDS[kind]} | **{ours:.0f}** | {theirs:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def gold_intervals() -> str:
+    """How often the 95% interval of a gold sample holds the accuracy, and its median half-width in points."""
+    rows = [row for row in read_result("review.json")["rows"] if row["what"] == "gold"]
+    sizes = [name for name in rows[0] if name.isdecimal()]
+    lines = [
+        f"| photographs, draws | true accuracy | {' | '.join(f'{size} images' for size in sizes)} |",
+        f"|---|---:|{'---:|' * len(sizes)}",
+    ]
+    for data in dict.fromkeys(row["data"] for row in rows):
+        group = [row for row in rows if row["data"] == data]
+        cells = [f"{100 * np.mean([row['with_views'] for row in group]):.1f}"]
+        for size in sizes:
+            holds = np.mean([row[size]["holds"]["with_views"] for row in group])
+            cells.append(f"{holds:.0%} (±{100 * np.mean([row[size]['half'] for row in group]):.1f})")
+        lines.append(f"| {NAMES[data]}, {len(group)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 COVERED = {
     "labels_only": "labels only",
     "with_views": "with captions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,12 @@ class View:
         values = np.eye(num_labels, dtype=np.float32)[np.maximum(answers, 0)]
         values[answers < 0] = np.nan
         return cls(values, np.eye(num_labels, dtype=np.float32), source)
+
+    def with_another_class(self) -> View:
+        """Of one class more, whose name says nothing."""
+        if self.class_values is None:
+            return self
+        return replace(self, class_values=np.pad(self.class_values, ((0, 1), (0, 0))))
 
 
 @dataclass

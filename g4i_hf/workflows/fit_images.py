@@ -145,8 +145,11 @@ class FitImages:
 
     # --- What is known of each image ---------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Embeds captions, and computes the features of the student and other views of the training images."""
+    def look(self, trains: bool = True) -> None:
+        """
+        Embeds captions, and computes the features of the student and other views of the training images. Without
+        training, the features only where they are a view.
+        """
         self._embed_captions()
         self.text_embed_dim = columns.text_embed_dim_of(self.training.features.get(columns.TEXT_EMBEDS))
         self.built = self.build()
@@ -156,7 +159,8 @@ class FitImages:
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
         self.others = other_views(self.views, self.training, self.id2label, self.folder, self.accelerator)
-        self.features = self.features_of(self.training)
+        if trains or STUDENT_VIEW in self.views:
+            self.features = self.features_of(self.training)
 
     def known_views(self) -> dict[str, View]:
         """By name, after `look`."""

@@ -54,7 +54,7 @@ class Labelling:
         known.open(("train",))
         known.check()
         known.prepare()
-        known.look()
+        known.look(trains=False)
         self.images, self.views = known.training, known.known_views()
         self.classes = [known.id2label[label] for label in sorted(known.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
@@ -158,8 +158,8 @@ class Labelling:
         name = same_form(" ".join(name.split()))
         known = list(map(same_form, self.classes))
         if name not in known:
-            self.new.add(name)
-            self.classes.append(name)
+            self.new, self.classes = self.new | {name}, [*self.classes, name]
+            self.views = {name: view.with_another_class() for name, view in self.views.items()}
             self.probabilities = np.pad(self.probabilities, ((0, 0), (0, 1)))
             return len(known)
         return known.index(name)
