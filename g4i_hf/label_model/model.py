@@ -71,8 +71,8 @@ class LabelModel:
         none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones.
             `none_share_` of the unlabelled rows and its 95% interval; None where too few labels can be held out. See
             [`~g4i_hf.label_model.none_of_these.none_of_these`].
-        explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that do not
-            know its label: an order where `none_` is the same.
+        explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that were not
+            fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
             that equals an earlier one counts once: it has no weight, and `copy_of` names the other.
