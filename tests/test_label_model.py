@@ -443,6 +443,42 @@ def test_with_one_label_a_class_two_views_judge_each_other(better):
     assert 0.4 < found.accuracy_.share < accuracy(both, good.truth) + 0.1
 
 
+def encoders_and_captions(number: int = 600) -> tuple[dict[str, View], Clusters]:
+    """Captions, and three encoders of the same images, which are alike in more than their class."""
+    captions, images = clusters(number, spread=1.0), clusters(number, spread=1.5, view=1)
+    rng = np.random.default_rng(7)
+    scenes = rng.normal(size=(20, DIM))[rng.integers(20, size=number)]
+    views = {"caption": View(captions.x, learns=False)}
+    for encoder in range(3):
+        rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+        features = (images.x + scenes / 2) @ rotation + 0.1 * rng.normal(size=(number, DIM))
+        views[f"encoder {encoder}"] = View(features, source=f"encoder {encoder}")
+    return views, captions
+
+
+def test_image_encoders_that_err_alike_do_not_outvote_captions_where_views_judge_each_other():
+    views, data = encoders_and_captions()
+    labels = some_labels(data.truth, 1)
+    rows = labels < 0
+    right = [
+        accuracy(LabelModel(CLASSES).fit(given, labels).probabilities_[rows], data.truth[rows])
+        for given in ({"caption": views["caption"]}, views)
+    ]
+    assert right[1] > right[0] - 0.02, right
+
+
+def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
+    data, images = clusters(600, spread=1.0), clusters(600, spread=1.3, view=1)
+    views, labels = views_of(data.x, images.x), some_labels(data.truth, 1)
+    noise = View(np.random.default_rng(7).normal(size=(600, DIM)))
+    rows = labels < 0
+    right = [
+        accuracy(LabelModel(CLASSES).fit(given, labels).probabilities_[rows], data.truth[rows])
+        for given in (views, views | {"noise": noise})
+    ]
+    assert right[1] > right[0] - 0.003, right
+
+
 def few_labels(each: int, number: int = 2000) -> tuple[Clusters, Clusters, np.ndarray]:
     """Captions that tell most classes, image features of which most say nothing, and `each` labels of a class."""
     captions, images = clusters(number, spread=1.0), clusters(number, spread=1.0, view=1)

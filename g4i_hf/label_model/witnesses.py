@@ -22,8 +22,8 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
     A view can learn the predictions of another view as far as these are correct, because the errors of the other view
     are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
     the classes on the other half estimates the accuracy of the other view. The better view is underestimated, as the
-    worse one has to learn it, so the ratio of their odds is squared. The estimates by several views are averaged as
-    log odds. Views of the same source do not judge each other.
+    worse one has to learn it, so the ratio of their odds is squared. The highest of the estimates by several views
+    counts: one that knows little recalls nothing. Views of the same source do not judge each other.
 
     Args:
         logits: (n, C) of each view, for the rows.
@@ -54,8 +54,8 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
         recall = np.clip(recall, 0.01, 0.99)
         log_odds[teacher, learner] = np.log(recall / (1 - recall))
     spread = log_odds + (log_odds - log_odds.T) / 2
-    means = np.array([np.nanmean(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
-    return list(1 / (1 + np.exp(-means)))
+    most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
+    return list(1 / (1 + np.exp(-most)))
 
 
 def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarray, labels: np.ndarray) -> bool | None:
