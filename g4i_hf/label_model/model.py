@@ -313,7 +313,7 @@ class LabelModel:
             y = np.concatenate([targets[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
             y[:, y.sum(0) < FEWEST_TAUGHT] = 0
             start = model.models.get(WHOLE)
-            model.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH, variances, start)
+            model.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH / len(learners), variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
             probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
