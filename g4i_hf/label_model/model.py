@@ -18,7 +18,7 @@ from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
 from .view_model import TAUGHT, ViewModel
 from .views import BLOCK, NEEDS, Values, View, check_views, copies_among
-from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows
+from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows, recall_by
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
@@ -272,9 +272,11 @@ class LabelModel:
                 return noise
         return None
 
-    def _copies(self) -> np.ndarray:
-        """(V,) the number of models whose view has the same source."""
-        return np.array([self._sources.count(source) for source in self._sources])
+    def _copies(self, accuracies: Sequence[float] | None = None) -> np.ndarray:
+        """(V,) the number of models whose view has the same source; a less accurate one counts as a part of one."""
+        sources, counts = np.array(self._sources), np.array(accuracies or [1.0] * len(self._sources))
+        of_source = [counts[sources == source] for source in self._sources]
+        return np.array([each.sum() / each.max() for each in of_source])
 
     def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> None:
         """Where no label can be held out: calibrate each view to the accuracy that the other views estimate."""
@@ -290,7 +292,8 @@ class LabelModel:
             for of_view, present, accuracy in zip(logits, has, accuracies, strict=True)
         ]
         fixed = calibrate(logits, sample[:0], self.log_prior_)
-        self.calibration_ = replace(fixed, inverse_temperatures=np.array(inverse_temperatures) / self._copies())
+        shared = np.array(inverse_temperatures) / self._copies(accuracies)
+        self.calibration_ = replace(fixed, inverse_temperatures=shared)
         self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
 
     def _teach(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
@@ -299,6 +302,7 @@ class LabelModel:
         examples than the labels, include classes without a label, and show where views are unsure. No row is predicted
         by a model that was taught on it, nor by one that was taught its label.
         """
+        learners = self._able_to_learn(values, learners, rows)
         widths = tuple(values[name].x.shape[1] for name in learners)
         model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
         has = model.has_value(values)
@@ -312,8 +316,8 @@ class LabelModel:
             x = model.inputs_of(values, np.concatenate([sample[taught], labelled]))
             y = np.concatenate([targets[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
             y[:, y.sum(0) < FEWEST_TAUGHT] = 0
-            start = model.models.get(WHOLE)
-            model.models[fold] = logistic_regression(x, y, self.num_labels, TAUGHT_STRENGTH / len(learners), variances, start)
+            start, strength = model.models.get(WHOLE), TAUGHT_STRENGTH / len(learners)
+            model.models[fold] = logistic_regression(x, y, self.num_labels, strength, variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
             probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
@@ -350,6 +354,19 @@ class LabelModel:
         fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
         # This model repeats the errors of the views, so together they would be overconfident
         self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
+
+    def _able_to_learn(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
+        """Without those that recall the predictions of all views less than half as well as the best."""
+        if len(learners) == 1:
+            return learners
+        sample = rows.unlabelled[:MOST_COMPARED]
+        predicted = self.calibration_.probabilities(self._logits(values, sample, rows.folds)).argmax(1)
+        has = [values[name].has[sample] for name in learners]
+        recalls = [
+            recall_by(values[name], sample[present], predicted[present], self.num_labels) if present.sum() > 1 else 0.0
+            for name, present in zip(learners, has, strict=True)
+        ]
+        return tuple(name for name, recall in zip(learners, recalls, strict=True) if recall >= max(recalls) / 2)
 
     # --- Estimates ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,20 @@ MIN_ANCHORS = 100  # rows that two views are sure of, needed to estimate the sha
 CLEAR_SHARE = 2 / 3  # of the contradictions among all rows, above which those among sure rows count
 
 
+def recall_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
+    """Mean recall of the predicted classes (n,) of these rows by a view that learns them from the other half."""
+    x, half = view.x[rows], np.arange(len(rows)) % 2
+    learned = np.empty_like(predicted)
+    for part in (0, 1):
+        taught, left = half != part, half == part
+        weight, bias = logistic_regression(
+            x[taught], predicted[taught], num_labels, LEARNED_STRENGTH, view.space.variances
+        )
+        learned[left] = (x[left] @ weight + bias).argmax(1)
+    hits, counts = (np.bincount(of, minlength=num_labels) for of in (predicted[learned == predicted], predicted))
+    return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+
 def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows: np.ndarray) -> list[float]:
     """
     A view can learn the predictions of another view as far as these are correct, because the errors of the other view
@@ -40,17 +54,7 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
         both = np.flatnonzero(views[teacher].has[rows] & views[learner].has[rows])
         if len(both) < 2:
             continue
-        predicted = logits[teacher][both].argmax(1)
-        x, half = views[learner].x[rows[both]], np.arange(len(both)) % 2
-        learned = np.empty_like(predicted)
-        for part in (0, 1):
-            taught, left = half != part, half == part
-            weight, bias = logistic_regression(
-                x[taught], predicted[taught], num_labels, LEARNED_STRENGTH, views[learner].space.variances
-            )
-            learned[left] = (x[left] @ weight + bias).argmax(1)
-        hits, counts = (np.bincount(of, minlength=num_labels) for of in (predicted[learned == predicted], predicted))
-        recall = (hits[counts > 0] / counts[counts > 0]).mean()
+        recall = recall_by(views[learner], rows[both], logits[teacher][both].argmax(1), num_labels)
         recall = np.clip(recall, 0.01, 0.99)
         log_odds[teacher, learner] = np.log(recall / (1 - recall))
     spread = log_odds + (log_odds - log_odds.T) / 2
