@@ -19,7 +19,7 @@ CAPTIONS, BASELINE, RIVAL, LANGUAGE_MODEL = "#c2410c", "#475569", "#2563eb", "#a
 LINES = {
     "with captions": (CAPTIONS, "-", "o"),
     "best method without captions": (RIVAL, "--", "s"),
-    "baseline": (BASELINE, "-", "o"),
+    "labels only": (BASELINE, "-", "o"),
     "a caption of every test image": (LANGUAGE_MODEL, ":", "^"),
 }
 AGAINST_NOISE = ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching", "LightlyTrain")
@@ -47,10 +47,16 @@ def draw(axes: Any, places: list[float], values: dict[str, list[float | None]]) 
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend_below(figure: Any, panels: Any) -> None:
+    """One legend for all panels, off their curves."""
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
 def few_labels() -> None:
     few, whole = summary("few_labels"), summary("all_labels")
     settings = ["no labels", "1 a class", "4 a class", "16 a class"]
-    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
     for axes, (data, name) in zip(panels, NAMES.items(), strict=True):
 
         def line(variant: str, data: str = data) -> list[float | None]:
@@ -60,21 +66,21 @@ def few_labels() -> None:
         values = {
             "with captions": line("auto"),
             "best method without captions": [*(best(few, data, FROZEN, each, WITH_FEW) for each in settings), None],
-            "baseline": line("baseline"),
+            "labels only": line("baseline"),
             "a caption of every test image": line("captions at inference"),
         }
         draw(axes, list(range(5)), values)
         axes.set_xticks(range(5), ["0", "1", "4", "16", "all"])
         axes.set(title=name, xlabel="labels a class")
     panels[0].set_ylabel(f"accuracy on test, %\n{TITLES[FROZEN]}")
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.05))
+    legend_below(figure, panels)
     figure.savefig(IMAGES / "photos_few_labels.png", dpi=130)
 
 
 def wrong_labels() -> None:
     wrong, whole = summary("wrong_labels"), summary("all_labels")
     figure, (*curves, bars) = pyplot.subplots(
-        1, 3, figsize=(12, 3.6), layout="constrained", gridspec_kw={"width_ratios": [1, 1, 1.4]}
+        1, 3, figsize=(12, 3.9), layout="constrained", gridspec_kw={"width_ratios": [1, 1, 1.4]}
     )
     settings = ["20% symmetric", "40% symmetric", "60% symmetric"]
     for curve, student in zip(curves, (SCRATCH, FROZEN), strict=True):
@@ -87,16 +93,16 @@ def wrong_labels() -> None:
         values = {
             "with captions": line("auto"),
             "best method without captions": [None, *rivals],
-            "baseline": line("baseline"),
+            "labels only": line("baseline"),
         }
         draw(curve, [0, 20, 40, 60], values)
         curve.set(title=f"CIFAR-10,\n{TITLES[student]}", xlabel="wrong labels, %")
     curves[0].set_ylabel("accuracy on test, %")
-    curves[0].legend(frameon=False, fontsize=8)
+    legend_below(figure, curves)
     cases = [(data, student) for student in (SCRATCH, FROZEN) for data in NAMES]
     cases = [case for case in cases if accuracy(wrong, *case, "40% symmetric", "auto") is not None]
     for place, (data, student) in enumerate(cases):
-        for shift, name, variant in ((-0.2, "baseline", "baseline"), (0.2, "with captions", "auto")):
+        for shift, name, variant in ((-0.2, "labels only", "baseline"), (0.2, "with captions", "auto")):
             value = 100 * accuracy(wrong, data, student, "40% symmetric", variant)
             bars.bar(place + shift, value, 0.38, color=LINES[name][0])
             bars.annotate(f"{value:.0f}", (place + shift, value), ha="center", va="bottom", fontsize=8)

@@ -12,6 +12,7 @@ from provenance import ROOT
 
 PAGES = (
     "README.md",
+    "docs/index.md",
     "docs/evidence.md",
     "docs/guides/training.md",
     "docs/speed.md",
@@ -45,6 +46,7 @@ TABLES = {
     "photos_controls": tables_of_photos.controls,
     "photos_few_labels": tables_of_photos.few_labels,
     "photos_fit": tables_of_photos.fit,
+    "photos_fit_short": lambda: tables_of_photos.fit(("none", "1 a class", "40% wrong")),
     "photos_fit_estimates": tables_of_photos.fit_estimates,
     "photos_long_tail": tables_of_photos.long_tail,
     "photos_shipped": tables_of_photos.shipped,

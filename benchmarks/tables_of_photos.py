@@ -1,6 +1,7 @@
 """Tables of photographs and of their captions, from results/photos_*.json and others."""
 
 import itertools
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -213,7 +214,7 @@ FIT_SETTINGS = {
 }
 
 
-def fit() -> str:
+def fit(settings: Iterable[str] = FIT_SETTINGS) -> str:
     """`g4i fit` itself: in each cell labels only and with captions, means over the draws of labels."""
     found = {
         (row["data"], row["setting"]): row
@@ -221,7 +222,7 @@ def fit() -> str:
         if not row["validation"]
     }
     lines = [f"| accuracy, % | {' | '.join(NAMES.values())} |", f"|---|{'---:|' * len(NAMES)}"]
-    for setting, title in FIT_SETTINGS.items():
+    for setting in settings:
         cells = []
         for data in NAMES:
             row = found.get((data, setting), {})
@@ -229,7 +230,7 @@ def fit() -> str:
             both += [f"**{100 * row['with_views']:.1f}**"] if row else []
             one = " ¹" if row and row["seeds"] == 1 else ""
             cells.append(" → ".join(both) + one)
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines.append(f"| {FIT_SETTINGS[setting]} | {' | '.join(cells)} |")
     if any("¹" in line for line in lines):
         lines += ["", "¹ one draw of the labels"]
     return "\n".join(lines)

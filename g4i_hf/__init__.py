@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.3.0.dev0"
+__version__ = "0.3.0"
 
 # Modules of the public names, imported on first use, as torch takes seconds
 _PLACES = {

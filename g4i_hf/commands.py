@@ -283,7 +283,7 @@ class Evaluate(Command):
         check_data(data)
 
     def run(self, args, data, encoder) -> None:
-        from .evaluation.comparison import SHOWN, as_text
+        from .evaluation.comparison import as_text
         from .evaluation.speed import speed_text
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
@@ -293,13 +293,13 @@ class Evaluate(Command):
         evaluation.evaluate()
         if not evaluation.results:  # not the main process
             return
-        say("\n" + as_text(evaluation.rows))
+        say("\n" + as_text(evaluation.rows, evaluation.names))
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
             say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
         if "speed" in args.measures:
             say(f"\n{speed_text(evaluation.results['aligned'])}\n")
         for name, folder in evaluation.folders.items():
-            say(f"{SHOWN[name]}: {folder}/all_results.json, {folder}/predictions")
+            say(f"{evaluation.names[name]}: {folder}/all_results.json, {folder}/predictions")
         if args.report:
             evaluation.write_report()
             say(f"report: {args.report}")

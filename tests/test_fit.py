@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -373,12 +374,15 @@ def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsy
 
 
 def test_without_captions_image_features_and_labels_remain(fitted, tmp_path, capsys):
-    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60), 8)
+    pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, test=9), 8)
     (pictures / "train" / "metadata.jsonl").unlink()
     found = fitted(pictures)
     assert "Captions: none" in capsys.readouterr().out and found.with_views_accuracy is not None
     done = run("search", found.classifier.parent, "a circle", {"images": pictures / "train" / "unlabelled"})
     assert done.code == 2 and len(done.errors()) == 1 and "align" in done.err
+    main(["evaluate", str(found.classifier.parent), "--splits", "test"])
+    said = capsys.readouterr().out
+    assert re.search("labels only +with views", said) and "-> with views" in said and "with captions" not in said
 
 
 def test_neither_labels_nor_captions_is_an_error_that_says_how_to_get_them(fitted, tmp_path):

@@ -1,10 +1,10 @@
 """The metrics of a split, and tables of a run and its baseline, for the terminal, the report and cards."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import aligns
+from ..options import aligns, learned_from_captions
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class Measure:
 
 
 SHOWN = {"baseline": "labels only", "aligned": "with captions"}  # names of the two runs for users
+
+
+def shown_names(options: Mapping[str, Any]) -> dict[str, str]:
+    """The names where the aligned run has these options: `g4i fit` without captions has views alone."""
+    has_none = aligns(options) is False and learned_from_captions(options) is None
+    return SHOWN | {"aligned": "with views"} if has_none else SHOWN
+
+
 ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
 
@@ -109,10 +117,10 @@ def compare(
     return rows
 
 
-def as_text(rows: list[ComparisonRow]) -> str:
+def as_text(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> str:
     """The table for a terminal, shares in percent, with a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
-    head = f"{SHOWN['baseline']:>15}{SHOWN['aligned']:>15}{'difference':>12}" if with_baseline else f"{'value':>10}"
+    head = f"{names['baseline']:>15}{names['aligned']:>15}{'difference':>12}" if with_baseline else f"{'value':>10}"
     lines, group = [f"{'':28}{'split':12}{head}"], ""
     for row in rows:
         if row.measure.group != group:
@@ -128,7 +136,7 @@ def as_text(rows: list[ComparisonRow]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(rows: list[ComparisonRow]) -> str:
+def as_markdown(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> str:
     """The table for a card: [`as_text`] in Markdown, without headings."""
     if not any(row.baseline is not None for row in rows):
         cells = [[row.title, row.split, row.text(row.aligned)] for row in rows]
@@ -137,7 +145,7 @@ def as_markdown(rows: list[ComparisonRow]) -> str:
         [row.title, row.split, row.text(row.baseline), row.text(row.aligned), row.text(row.difference, "+")]
         for row in rows
     ]
-    return markdown_table(["measure", "split", *SHOWN.values(), "difference"], cells, texts=2)
+    return markdown_table(["measure", "split", *names.values(), "difference"], cells, texts=2)
 
 
 def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:

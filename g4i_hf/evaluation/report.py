@@ -12,7 +12,7 @@ from .. import columns
 from ..captioning.report import thumbnail
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
-from .comparison import SHOWN, ComparisonRow, interval_text
+from .comparison import ComparisonRow, interval_text, shown_names
 from .predict import Predictions, captions_of, texts_of
 from .speed import speed_text
 
@@ -41,9 +41,11 @@ def write_report(
     order = [run for run in ("baseline", "aligned") if run in runs]
     shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label)
     both = "baseline" in runs and bool(labelled)
+    names = shown_names(options)
+    compared = f"{names['aligned'].capitalize()}, and on labels only"
     page = page_template("report.html.j2").render(
-        names=SHOWN,
-        title="With captions, and on labels only" if "baseline" in runs else f"The student {runs['aligned'].name}",
+        names=names,
+        title=compared if "baseline" in runs else f"The student {runs['aligned'].name}",
         rows=rows,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},

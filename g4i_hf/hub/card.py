@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..evaluation.comparison import ComparisonRow, as_markdown
+from ..evaluation.comparison import ComparisonRow, as_markdown, shown_names
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_hub_id, is_path
@@ -146,7 +146,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
     """What the template says of the figures."""
     rows = student.rows
     return {
-        "results": as_markdown(rows) if rows else "",
+        "results": as_markdown(rows, shown_names(student.options)) if rows else "",
         "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
         "retrieval": any(row.figure != "accuracy" for row in rows),

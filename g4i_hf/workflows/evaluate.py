@@ -20,7 +20,7 @@ from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
-from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_results
+from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names, shown_results
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
 from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
@@ -93,10 +93,9 @@ class Evaluation:
             }
             replace_text(self.fit / f"{name}_results.json", json.dumps(found, indent=2) + "\n")
             low, high = (100 * end for end in found["difference_interval"])
-            views = "captions" if aligns(read_options(self.runs["aligned"])) else "image features of all"
             self.verdicts.append(
-                f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> with {views} "
-                f"{found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
+                f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> "
+                f"{self.names['aligned']} {found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit()}"
             )
 
@@ -107,6 +106,11 @@ class Evaluation:
         if share is None or interval is None:
             return ""
         return "; g4i fit had said {:.0%} ({:.0%} to {:.0%})".format(share, *interval)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names of the runs for users."""
+        return shown_names(read_options(self.runs["aligned"]))
 
     @property
     def rows(self) -> list[ComparisonRow]:
