@@ -23,7 +23,7 @@ from transformers import AutoModelForImageClassification
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
-from doors import ROOT, TWO_PROCESSES, run, succeed
+from doors import ROOT, TWO_PROCESSES, refused_by_windows, run, succeed
 from drawings import CLASSES, caption, draw_folder, drawing
 from loaded import PYTHON, kill
 from test_encoders_as_views import saved as save_both
@@ -203,6 +203,11 @@ def test_evaluate_takes_the_folder_and_writes_both_accuracies(fitted, tmp_path):
 def test_captions_make_the_classifier_better_where_labels_are_few(result):
     """One label a class; most captions say what is in the photograph."""
     assert result.with_views_accuracy > result.labels_only_accuracy
+
+
+def test_windows_takes_the_name_of_every_file(result):
+    folder = result.classifier.parent
+    assert len(list(folder.rglob("*"))) > 20 and not refused_by_windows(folder)
 
 
 def test_the_report_of_fit_shows_the_verdict_and_pictures(result):

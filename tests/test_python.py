@@ -1,6 +1,7 @@
 """From Python: six lines from a folder of images to a classifier, and datasets of other kinds."""
 
 import json
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -93,6 +94,17 @@ def test_the_saved_student_is_the_trained_one_also_of_transformers(pictures, tmp
         [student.config.id2label[int(best)] == CLASSES[row % 3] for row, best in enumerate(logits.argmax(-1))]
     )
     assert accuracy == pytest.approx(right)
+
+
+def test_worker_processes_can_be_started_by_spawn(pictures, tmp_path):
+    """As on macOS and Windows, where all that a worker gets is pickled."""
+    images = load_images(pictures)
+    data = {"train_dataset": images["train"], "eval_dataset": images["validation"]}
+    trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL)
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
+        dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+        batch = collate([dataset[0], dataset[1]])
+        assert batch["pixel_values"].shape[0] == 2 and len(dataset) == len(loader.dataset)
 
 
 def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):

@@ -61,6 +61,25 @@ def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys,
     assert ended.value.code == 1 and named[fault] in said
 
 
+def save_embedded(folder: Path, embeds: list, labels: np.ndarray) -> None:
+    count = len(labels)
+    rows = {"label": labels, "image_id": [f"id-{row}" for row in range(count)], "text_embeds": embeds}
+    rows["image"] = [PILImage.new("RGB", (8, 8), (row, 0, 0)) for row in range(count)]
+    features = {"label": ClassLabel(names=["a", "b", "c"]), "image_id": Value("string"), "image": Image()}
+    features["text_embeds"] = List(Value("float16"), length=8)
+    DatasetDict(train=Dataset.from_dict(rows, features=Features(features))).save_to_disk(folder)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_check_says_whether_captions_are_better_than_guessing(tmp_path, capsys, tells):
+    rng, labels = np.random.default_rng(0), np.arange(120) % 3
+    embeds = tells * np.eye(8)[labels] + 0.1 * rng.normal(size=(120, 8))
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    save_embedded(tmp_path / "data", embeds.tolist(), labels)
+    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
+    assert ("not clearly better than guessing (33%)" in capsys.readouterr().out) != tells
+
+
 def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path):
     """The first thirty rows have no caption, so that row numbers of captions are not those of the data."""
     rng, truth = np.random.default_rng(0), np.arange(120) % 3
@@ -68,12 +87,7 @@ def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_ca
     labels[[40, 77]] = (truth[[40, 77]] + 1) % 3
     embeds = np.eye(8)[truth] + 0.1 * rng.normal(size=(120, 8))
     embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    rows = {"label": labels, "image_id": [f"id-{row}" for row in range(120)]}
-    rows["text_embeds"] = [None if row < 30 else embeds[row].tolist() for row in range(120)]
-    rows["image"] = [PILImage.new("RGB", (8, 8), (row, 0, 0)) for row in range(120)]
-    features = {"label": ClassLabel(names=["a", "b", "c"]), "image_id": Value("string"), "image": Image()}
-    features["text_embeds"] = List(Value("float16"), length=8)
-    DatasetDict(train=Dataset.from_dict(rows, features=Features(features))).save_to_disk(tmp_path / "data")
+    save_embedded(tmp_path / "data", [None if row < 30 else embeds[row].tolist() for row in range(120)], labels)
     main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
     found = pd.read_csv(tmp_path / "check" / "suspicious_labels.csv").sort_values("image_id")
     assert found["image_id"].tolist() == ["id-40", "id-77"]

@@ -105,7 +105,7 @@ def check_split(
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):
-        logger.warning("Split %r, %s: %s: %d", name, places[what], what, count)
+        logger.warning("Split %r: %s %s; %s", name, f"{count:,}", what, places[what])
     return dict(counts)
 
 

@@ -89,7 +89,9 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
+    """Wait until a file, or the names in a folder, would survive a power cut. Windows flushes neither like this."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

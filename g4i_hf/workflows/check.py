@@ -168,6 +168,14 @@ def check_labels(
         views, labels, ids=digests, groups=order, reviewed=reviews_of(split) != ""
     )
     lines = estimates_in_words(Estimates.of(model, labels), len(labels))
+    guessed = 1 / len(id2label)
+    lines += [
+        f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."
+        for name, line in model.report_.items()
+        if line["interval"] is not None and line["interval"][0] <= guessed
+    ]
+    if list(views) == [CAPTION]:
+        lines.append(f"By captions alone; g4i fit judges by image features too, as --student {DEFAULT_STUDENT} does here.")
     known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())
     if not known:
         return lines

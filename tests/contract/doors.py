@@ -6,6 +6,7 @@ Every contract test starts them here, so that one place changes when a command g
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -90,6 +91,13 @@ def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, **start
         timeout=WAIT,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def refused_by_windows(folder: Path) -> list[str]:
+    """Paths in a folder that Windows does not allow."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    forbidden = re.compile(r'[<>:"\\|?*\x00-\x1f]|[. ](/|$)|(^|/)(con|prn|aux|nul|com\d|lpt\d)(\.|/|$)', re.IGNORECASE)
+    return [name for name in names if forbidden.search(name)]
 
 
 def succeed(command: str, *words, **kwargs) -> Done:

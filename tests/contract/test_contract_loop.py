@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
-from doors import ROOT, caption_server, files_in, server_stats
+from doors import ROOT, caption_server, files_in, refused_by_windows, server_stats
 from drawings import ENCODER, STUDENT, TRAINING, caption
 from goldens import front_matter, golden, outline_of_card, outline_of_page
 
@@ -43,6 +43,10 @@ def test_embeddings_are_a_stage_of_unit_vectors_in_half_precision(loop):
         assert sum(value**2 for value in row["text_embeds"]) == pytest.approx(1, abs=1e-2)
     stage = json.loads((loop / "embeddings" / "stage.json").read_text())
     assert stage["text_encoder"] == ENCODER["text_encoder"] and stage["source"] == "../captions"
+
+
+def test_windows_takes_the_name_of_every_file(loop):
+    assert len(list(loop.rglob("*"))) > 50 and not refused_by_windows(loop)
 
 
 @pytest.mark.parametrize("run", ["aligned", "baseline"])
