@@ -387,8 +387,8 @@ def fit(
     Returns:
         Its fields are `classifier`, the folder to ship, `released`, which of both classifiers it holds, `verdict`, and
         `labels_only_accuracy`, `with_views_accuracy` and `difference`, each with an `..._interval`; `judged_on` and
-        `judged_images`; `views`, `suspicious_labels` and `label_noise_estimate`. `lines()` has them in words. None after
-        a dry run.
+        `judged_images`; `views`, `suspicious_labels` and `label_noise_estimate`. `lines()` has them in words. None
+        after a dry run.
 
     Raises:
         ValueError: for data that cannot be trained on.
