@@ -37,7 +37,7 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
     are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
     the classes on the other half estimates the accuracy of the other view. The better view is underestimated, as the
     worse one has to learn it, so the ratio of their odds is squared. The highest of the estimates by several views
-    counts: one that knows little recalls nothing. Views of the same source do not judge each other.
+    counts, as a view of noise recalls nothing. Views of the same source do not judge each other.
 
     Args:
         logits: (n, C) of each view, for the rows.
