@@ -17,6 +17,8 @@ PAGES = (
     "docs/guides/training.md",
     "docs/speed.md",
     "docs/guides/large_datasets.md",
+    "docs/guides/captions.md",
+    "docs/guides/views.md",
     "docs/guides/wrong_labels.md",
 )
 TABLES = {
@@ -25,6 +27,7 @@ TABLES = {
     "answer_store": tables_of_cost.answer_store,
     "caption_classifier": tables_of_photos.caption_classifier,
     "captioning": tables_of_cost.captioning,
+    "client_rate": tables_of_cost.client_rate,
     "coverage": tables_of_photos.coverage,
     "embed_fixed_length": tables_of_cost.embed_fixed_length,
     "embed_speed": tables_of_cost.embed_speed,
@@ -51,10 +54,13 @@ TABLES = {
     "photos_long_tail": tables_of_photos.long_tail,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
+    "questions": tables_of_photos.questions,
     "small_students": tables_of_cost.small_students,
     "step_time": tables_of_cost.step_time,
     "uneven_labels": tables_of_photos.uneven_labels,
     "verdicts": tables_of_photos.verdicts,
+    "view_costs": tables_of_cost.view_costs,
+    "views_added": tables_of_photos.views_added,
 }
 
 

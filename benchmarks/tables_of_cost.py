@@ -211,3 +211,24 @@ def small_students() -> str:
             f"| {row['speed_over_resnet18']:.1f}x | {license_name} |"
         )
     return "\n".join(lines)
+
+
+def view_costs() -> str:
+    found = read_result("view_costs.json")["cpu_seconds_an_image"]
+    lines = ["| view | 10,000 images on one CPU core |", "|---|---:|"]
+    for name, seconds in sorted(found.items(), key=lambda each: each[1]):
+        minutes = seconds * 10_000 / 60
+        lines.append(f"| `{name}` | {f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.1f} h'} |")
+    return "\n".join(lines)
+
+
+def client_rate() -> str:
+    found = read_result("client_rate.json")["measured"]
+    lines = [
+        "| images of the data | a second of one core | cores for 500 a second |",
+        "|---|---:|---:|",
+    ]
+    for row in found:
+        size = f"{row['width']:,} x {row['height']:,}"
+        lines.append(f"| {size} | {row['images_per_cpu_second']:.0f} | {row['processes_for_500_a_second']} |")
+    return "\n".join(lines)

@@ -432,3 +432,41 @@ def people_labels() -> str:
             cells.append(f"{found['right_called_wrong']:.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def views_added() -> str:
+    """Accuracy of unlabelled training images by sets of views, mean over seeds."""
+    rows = read_result("label_model_views.json")["rows"]
+    settings = ("no labels", "1 a class", "4 a class")
+    names = {
+        "captions": "captions",
+        "Lite0": "image features: EfficientNet-Lite0, the student",
+        "captions + Lite0": "both",
+        "captions + Lite0-2": "both, and two more image encoders: EfficientNet-Lite1 and 2",
+        "captions + Lite0 + answers": "both, and answers of people (CIFAR-10)",
+        "captions + Lite0 + random": "both, and random numbers",
+    }
+    columns = [(data, setting) for data in NAMES for setting in settings]
+    lines = [
+        f"| views | {' | '.join(f'{NAMES[data]}, {setting}' for data, setting in columns)} |",
+        f"|---|{'---:|' * len(columns)}",
+    ]
+    for views, title in names.items():
+        cells = []
+        for data, setting in columns:
+            cell = data, setting, views
+            found = [row["accuracy"] for row in rows if (row["data"], row["setting"], row["views"]) == cell]
+            cells.append(f"{100 * fmean(found):.1f}" if found else "")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def questions() -> str:
+    lines = [
+        "| photographs | question that pays | 64 images choose it | or one within 2 points | points lost, mean |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in read_result("questions.json")["rows"]:
+        shares = f"{row['same_choice']:.0%} | {row['as_good']:.0%} | {100 * row['mean_loss']:.1f}"
+        lines.append(f"| {NAMES[row['data']]} | {row['best']} | {shares} |")
+    return "\n".join(lines)

@@ -16,7 +16,7 @@ _PLACES = {
     "ZeroShotImageClassifier": "zero_shot",
     "caption_images": "workflows.caption",
     "embed_captions": "embedding",
-    "embed_view": "workflows.view_stages",
+    "embed_view": "views.making",
     "evaluate_run": "workflows.evaluate",
     "fit": "workflows.fit",
     "load_images": "data.loading",

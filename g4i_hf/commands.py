@@ -115,7 +115,7 @@ class Embed(Command):
 
         from .data.loading import load_data, load_reviewed, source_of
         from .embedding import described_embeddings, embed_stage
-        from .workflows.view_stages import embed_view
+        from .views.making import embed_view
 
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         quiet_libraries(accelerator.is_main_process)
@@ -124,7 +124,8 @@ class Embed(Command):
             images = load_reviewed(data, folder) if view.view else load_data(data)
         if view.view:
             given = {"text_encoder": encoder.text_encoder} if encoder.text_encoder else {}
-            made = embed_view(images, view.view, folder, source=source_of(data), accelerator=accelerator, **given)
+            given |= {"student": view.student, "accelerator": accelerator}
+            made = embed_view(images, view.view, folder, source=source_of(data), **given)
             say(f"View {view.view}: {made}, for g4i fit --views")
         else:
             say(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder))
@@ -134,12 +135,13 @@ class Check(Command):
     """Check data before training, and find labels that look wrong: a page with images and a CSV file.
 
         g4i check pictures
-        g4i check pictures --text_encoder all-MiniLM-L6-v2 --student timm/tf_efficientnet_lite0.in1k
+        g4i check pictures --views caption image:student
 
     Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
-    cannot be trained on. With a text encoder, or embeddings, it also says of how many images captions tell the class;
-    with a student, of how many its features do. Each label is compared with class probabilities from both, estimated
-    without that label. The data is not changed: `g4i fit` and `g4i train --supervision auto` allow for wrong labels.
+    cannot be trained on. With `--views` it also says of how many images each view tells the class: those of `g4i fit`.
+    Without, captions count where they are embedded or `--text_encoder` is given, and image features with `--student`.
+    Each label is compared with class probabilities from all views, estimated without that label. The data is not
+    changed: `g4i fit` and `g4i train --supervision auto` allow for wrong labels.
     """
 
     in_one_process = True

@@ -140,6 +140,8 @@ def why_not_loaded(error: Exception, code_option: str | None = None) -> str:
     """
     if type(error).__name__ == "UnpicklingError":
         return "its weights are a pickle of more than tensors, which is not read; use one with model.safetensors"
+    if any(type(each).__name__ == "GatedRepoError" for each in (error, error.__cause__, error.__context__)):
+        return "it is gated: accept its terms on its page on the Hub, and log in with `hf auth login`"
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if "trust_remote_code" not in reason:
         return reason

@@ -28,12 +28,14 @@ ORDER = {
     "evaluation": 8,
     "zero_shot": 8,
     "hub": 9,
-    "workflows": 10,
-    "captioning.scale": 11,
-    "commands": 11,
-    "running": 12,
-    "recipes": 13,
-    "__main__": 13,
+    "views": 10,
+    "workflows": 11,
+    "captioning.scale": 12,
+    "views.scale": 12,
+    "commands": 12,
+    "running": 13,
+    "recipes": 14,
+    "__main__": 14,
 }
 # These import from no other rooms, or from those alone: --help and a wrong option wait for nothing heavy
 KNOWS = dict.fromkeys(("columns", "extras", "files"), set())
@@ -44,7 +46,7 @@ KNOWS |= {
     "cli": {"files", "names", "options"},
     "modeling": {"extras", "files", "names"},
     "label_model": {"columns", "data", "embedding", "files", "options"},
-    "recipes": {"captioning.scale", "cli", "losses", "modeling", "options", "running", "zero_shot"},
+    "recipes": {"captioning.scale", "cli", "losses", "modeling", "options", "running", "views.scale", "zero_shot"},
     "__main__": {"running"},
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}

@@ -123,6 +123,15 @@ SAID = {
         (", taught by captions", "without a label learned the class probabilities", "| supervision | `auto` |"),
         ("as the baseline", "probabilities of their true class"),
     ),
+    "taught by answers": (
+        {
+            "options": OPTIONS | {"align_weight": 0, "freeze_backbone": True},
+            "judgement": "It is right.",
+            "taught_by": ["answers", "scores"],
+        },
+        (", taught by answers and scores", "the given labels, answers, scores and image features tell together"),
+        ("resnet18, labels only", "on labels only, without", "Its captions were written"),
+    ),
     "chosen": (
         {"options": OPTIONS | {"supervision": "auto"}, "estimates": CHOSEN},
         (

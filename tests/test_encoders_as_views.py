@@ -4,6 +4,7 @@ models. Tiny random encoders, saved on the spot.
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from hub_client import serving
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
 from tiny_encoders import WORDS, word_tokenizer
 from transformers import (
     AutoModel,
@@ -38,9 +41,10 @@ from transformers import (
 )
 
 from g4i_hf import View, embed_view
-from g4i_hf.embedding.image_text import WORDINGS
+from g4i_hf.running import main
 from g4i_hf.training import features
-from g4i_hf.workflows.view_stages import read_view
+from g4i_hf.views.image_text import WORDINGS
+from g4i_hf.views.stages import read_view
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
@@ -192,6 +196,39 @@ def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
         read(folder, changed, ["a", "b"])
 
 
+def test_a_view_is_on_disk_once_and_the_student_can_be_named(tmp_path):
+    encoder, images = saved("vit", tmp_path / "vit"), images_of(3)
+    named = embed_view(images, f"image:{encoder}", tmp_path / "out")
+    assert not list(tmp_path.glob("out/features/*")), "the values are in the stage"
+    words = {"dataset_name": tmp_path / "images", "view": "image:student", "student": encoder, "embeddings_dir": "out"}
+    DatasetDict(train=images).save_to_disk(tmp_path / "images")
+    said = succeed("embed", words, cwd=tmp_path).out
+    assert "View image:student: out/views/image_student" in said
+    assert np.array_equal(stored(tmp_path / "out/views/image_student"), stored(named))
+    before = stored(named)
+    torch.manual_seed(5)
+    ViTModel(ViTConfig(**VISION)).save_pretrained(encoder)
+    changed = stored(embed_view(images, f"image:{encoder}", tmp_path / "out"))
+    assert not np.allclose(changed, before), "other weights in the same folder are another encoder"
+
+
+def test_check_says_what_each_view_is_worth(tmp_path, capsys):
+    truth = np.arange(60) % 3
+    images = images_of(60).add_column("p", [[0.1 + 0.8 * (each == n) for n in range(3)] for each in truth])
+    labels = np.where(np.arange(60) < 3, (truth + 1) % 3, truth)
+    images = images.add_column("label", labels).cast_column("label", ClassLabel(names=CLASSES))
+    folder = embed_view(images, f"image:{saved('clip', tmp_path / 'clip')}", tmp_path / "out")
+    DatasetDict(train=images).save_to_disk(tmp_path / "images")
+    out = ("--check_dir", str(tmp_path / "check"))
+    main(["check", str(tmp_path / "images"), *out, "--views", "scores:p", str(folder)])
+    said = capsys.readouterr().out
+    assert re.search(r"Scores in p tell the class of \d+% of the images \(95% interval", said)
+    assert "Features of clip tell the class of" in said and "3 of 60 labels are suspicious" in said
+    with pytest.raises(SystemExit):
+        main(["check", str(tmp_path / "images"), *out, "--views", "clicks"])
+    assert "There is no view 'clicks' (views)" in capsys.readouterr().err
+
+
 INTERRUPTED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -224,6 +261,28 @@ def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same
     np.testing.assert_allclose(stored(next(tmp_path.glob("two/views/*"))), whole, atol=1e-5)
 
 
+GATED = """
+import json, sys
+from g4i_hf import embed_view
+from huggingface_hub import HfApi
+from test_encoders_as_views import images_of
+HfApi().create_repo("me/gated")
+try:
+    embed_view(images_of(2), "image:me/gated", sys.argv[1])
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.slow
+def test_a_gated_model_names_the_remedy(tmp_path):
+    with serving() as hub:
+        hub.fault("/me/gated/resolve/", 403, times=None, code="GatedRepo")
+        said = hub.run(GATED, tmp_path / "home", tmp_path / "out")
+    what = "it is gated: accept its terms on its page on the Hub, and log in with `hf auth login`"
+    assert said == f"View 'image:me/gated' (views): student 'me/gated' cannot be loaded: {what}."
+
+
 # --- Mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +296,14 @@ def test_mistakes_end_in_one_line(tmp_path):
     CLIPImageProcessor(**CROP).save_pretrained(tmp_path / "half")
     config = json.loads((tmp_path / "half" / "config.json").read_text())
     (tmp_path / "half" / "config.json").write_text(json.dumps(config | {"model_type": "clip"}))
+    CLIPModel(CLIPConfig(**BOTH, projection_dim=16)).save_pretrained(tmp_path / "wordless")
+    CLIPImageProcessor(**CROP).save_pretrained(tmp_path / "wordless")
+    word_tokenizer().save_pretrained(tmp_path / "wordless")
+    weights = load_file(tmp_path / "wordless" / "model.safetensors")
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("text_")}
+    save_file(weights, tmp_path / "wordless" / "model.safetensors", metadata={"format": "pt"})
+    ViTModel(ViTConfig(**VISION)).save_pretrained(tmp_path / "other_size")
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "other_size")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     for view, words in {
@@ -250,6 +317,8 @@ def test_mistakes_end_in_one_line(tmp_path):
         f"image:{tmp_path / 'bert'}": "a model of the kind 'bert' is no image encoder",
         f"image:{tmp_path / 'bare'}": "The image processor of .* cannot be loaded",
         f"image:{tmp_path / 'half'}": "The image encoder .*it holds no whole image tower",
+        f"image:{tmp_path / 'wordless'}": "wordless.*it holds no whole text tower",
+        f"image:{tmp_path / 'other_size'}": "Input image size",
         "image:nowhere/at-all": "View 'image:nowhere/at-all'",
     }.items():
         with pytest.raises((ValueError, OSError), match=words) as error:

@@ -28,7 +28,7 @@ from drawings import CLASSES, caption, draw_folder, drawing
 from loaded import PYTHON, kill
 from test_encoders_as_views import saved as save_both
 
-from g4i_hf import AlignedImageClassification, embed_view, fit, load_images
+from g4i_hf import AlignedImageClassification, View, embed_view, fit, load_images
 from g4i_hf.data.checks import labels_of
 from g4i_hf.hub import save_student
 from g4i_hf.modeling import packaged
@@ -298,6 +298,44 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
             fitted(pictures, views=[view], dry_run=True)
 
 
+def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, capsys):
+    """No label and no caption: values with class names tell. Other values are new work."""
+    pictures, out = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, test=3), 0), tmp_path / "out"
+    file = pictures / "train" / "metadata.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    truth = {line["file_name"]: next(n for n, name in enumerate(CLASSES) if name in line["caption"]) for line in lines}
+    file.write_text("".join(json.dumps({"file_name": line["file_name"]}) + "\n" for line in lines))
+    images = load_images(pictures)
+    true = [truth[image_id] for image_id in images["train"]["image_id"]]
+    random = np.random.default_rng(0)
+    names = random.normal(size=(len(CLASSES), 8))
+    values = (names[true] + random.normal(size=(60, 8)) / 2).astype(np.float16)
+    folder = embed_view(images, f"image:{other_encoder(tmp_path / 'encoder')}", tmp_path / "made")
+    views = ["image:student", folder, View(values, names, source="mine"), View(values[:, :5])]
+    found = fitted(pictures, out, views=views)
+    assert set(found.views) == {"image", "image:encoder", "mine", "view 4"}
+    assert found.views["mine"]["weight"] > 0 and found.words("with_views") == "with views of your own"
+    assert yaml.safe_load((out / "fit.yaml").read_text())["views"] == ["image:student", str(folder), "mine", "view 4"]
+    capsys.readouterr()
+    fitted(pictures, out, views=views)
+    assert "holds this very result" in capsys.readouterr().out
+    changed = View(np.where(np.arange(60)[:, None] == 7, np.nan, values), names, source="mine")
+    assert fitted(pictures, out, views=[*views[:2], changed, views[3]]).views["mine"]["rows"] == 59
+    assert f"Changed since the last run in {out}: the view mine." in capsys.readouterr().out
+    for wrong, error, words in (
+        (
+            View(values[:59], names),
+            ValueError,
+            r"View 'view 1' \(views\) has 59 rows of values; the training images",
+        ),
+        (View(values, names[:2], "a"), ValueError, r"View 'a' .* has 2 rows of class_values; the classes are"),
+        (View(values, names, "caption"), ValueError, r"Two views are called 'caption' \(views\)"),
+        (values, TypeError, "views holds a ndarray: it takes names"),
+    ):
+        with pytest.raises(error, match=words):
+            fitted(pictures, views=[wrong], dry_run=True)
+
+
 def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_path, capsys):
     """No label and no caption: answers and the folders of `test` name the classes. One answer in six is wrong."""
     pictures = with_unlabelled(draw_folder(tmp_path / "pictures", train=60, test=3), 0)
@@ -314,6 +352,7 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     said = capsys.readouterr().out
     assert "training images have one that names a class." in said and set(found.views) == {"answer", "image"}
     assert found.released == "with_views" and found.words("with_views") == "with answers"
+    assert "taught by answers\n" in (found.classifier / "README.md").read_text()
     with pytest.raises(ValueError, match="No training image has a label or a caption"):
         fitted(pictures, views=["image:student"])
     file.write_text(file.read_text().replace(f"This is a {CLASSES[0]}.", f"This is a {CLASSES[1]}.", 1))
@@ -348,6 +387,7 @@ def test_without_labels_and_captions_class_names_of_an_encoder_and_scores_of_a_m
     found = fitted(pictures, out)
     assert set(found.views) == {"image", "image:clip", "scores:p"} and found.views["scores:p"]["rows"] == 48
     assert found.views["image:clip"]["accuracy"] > 0.7 and found.released == "with_views"
+    assert found.words("with_views") == "with scores and class names"
     with pytest.raises(ValueError, match="No training image has a label or a caption.*a view that has class names"):
         fitted(pictures, views=["image:student", f"image:{other_encoder(tmp_path / 'encoder')}"])
 

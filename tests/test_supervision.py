@@ -492,5 +492,5 @@ def test_check_needs_captions_that_are_embedded(tmp_path, capsys):
     split = captioned(TRUTH[:9], GOOD[:9]).remove_columns("text_embeds").add_column("caption", ["a"] * 9)
     DatasetDict(train=with_pictures(split)).save_to_disk(tmp_path / "plain")
     main(["check", str(tmp_path / "plain"), "--check_dir", str(tmp_path / "check")])
-    assert "which labels look wrong, give --text_encoder" in capsys.readouterr().out
+    assert "which labels look wrong, name views: --views caption" in capsys.readouterr().out
     assert not (tmp_path / "check").exists()

@@ -2,11 +2,13 @@
 
 import itertools
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from datasets import Dataset
 
 from .. import columns
-from .record import DIGEST, SPLIT
+from .record import DIGEST, SPLIT, image_digests
 
 
 def describe_equal_images(rows: pa.Table) -> list[str]:
@@ -56,3 +58,9 @@ def _several_labels(images: pd.DataFrame) -> list[str]:
         f"Equal images: {number:,} {'image has' if number == 1 else 'images have'} several labels, such as "
         f"{first.image_id!r} ({first.label!r}) and {second.image_id!r} ({second.label!r}). Correct them."
     ]
+
+
+def order_of(split: Dataset) -> tuple[list[str], np.ndarray]:
+    """Digests of the images, and for each a number (N,) by its content, the same for equal ones."""
+    digests = image_digests(split.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+    return digests, np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))

@@ -47,6 +47,7 @@ class Student:
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
     judgement: str = ""  # of `g4i fit`, in words
+    taught_by: list[str] | None = None  # beside labels and image features, such as captions; None: see `options`
     intervals: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model
@@ -132,7 +133,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
         "of_fit": bool(student.judgement) and bool(known.get("freeze_backbone")),
-        "is_baseline": aligns(known) is False and learned_from_captions(known) is None,
+        "is_baseline": aligns(known) is False and learned_from_captions(known) is None and student.taught_by is None,
         "best_by": plain(best) if best else None,
         "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
         "ema_decay": plain(known["ema_decay"]) if known.get("ema_decay") else None,

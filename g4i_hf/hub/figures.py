@@ -57,9 +57,9 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; `estimates` before training, by
-    name; `intervals`: for each split its images, the 95% interval of the accuracy, and how many of its labels captions
-    contradict.
+    `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; what it was `taught_by`;
+    `estimates` before training, by name; `intervals`: for each split its images, the 95% interval of the accuracy, and
+    how many of its labels captions contradict.
     """
     found = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
@@ -68,6 +68,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     return {
         "speed": speed_text(found),
         "judgement": found.get("judgement", ""),
+        "taught_by": found.get("taught_by"),
         "estimates": {name: found[name] for name in names if found.get(name) is not None},
         "intervals": [
             {

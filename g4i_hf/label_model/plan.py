@@ -101,9 +101,9 @@ def choose(estimates: Estimates) -> Plan:
 
 def view_in_words(name: str, share: float) -> str:
     kind, _, what = name.partition(":")
-    of_encoder = f"scores in {what} tell" if kind == "scores" else f"features of {what} tell"
     own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
-    subject = own.get(name, of_encoder)
+    of_others = {"scores": f"scores in {what} tell", "image": f"features of {what} tell"}
+    subject = own.get(name) or of_others.get(kind, f"the view {name!r} tells")
     return f"{subject} the class of {share:.0%} of the images"
 
 

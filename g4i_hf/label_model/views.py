@@ -59,6 +59,15 @@ class View:
             return self
         return replace(self, class_values=np.pad(self.class_values, ((0, 1), (0, 0))))
 
+    def digest(self) -> str:
+        """Of its values and names."""
+        digest = hashlib.blake2b(str((self.values.shape, self.values.dtype, self.learns)).encode(), digest_size=16)
+        for start in range(0, len(self.values), BLOCK):
+            digest.update(np.ascontiguousarray(self.values[start : start + BLOCK]))
+        if self.class_values is not None:
+            digest.update(np.ascontiguousarray(self.class_values))
+        return digest.hexdigest()
+
 
 @dataclass
 class Space:
@@ -167,12 +176,7 @@ def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     seen: dict[str, str] = {}
     copies = {}
     for name, view in views.items():
-        digest = hashlib.blake2b(str((view.values.shape, view.values.dtype, view.learns)).encode())
-        for start in range(0, len(view.values), BLOCK):
-            digest.update(np.ascontiguousarray(view.values[start : start + BLOCK]))
-        if view.class_values is not None:
-            digest.update(np.ascontiguousarray(view.class_values))
-        first = seen.setdefault(digest.hexdigest(), name)
+        first = seen.setdefault(view.digest(), name)
         if first != name:
             copies[name] = first
     return copies

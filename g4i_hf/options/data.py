@@ -65,6 +65,8 @@ class ViewArguments:
         "is a folder in embeddings_dir/views. Without it, embeddings of captions alone.",
     )
 
+    student: str | None = option(None, "Pretrained timm or transformers model of image:student; that of g4i fit.")
+
     def __post_init__(self):
         if self.view:
             check_view(self.view)
@@ -76,6 +78,13 @@ def check_view(view: str) -> None:
     if not (view in ("caption", "answer") or (kind in ("image", "scores") and what)):
         known = "caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, or the folder of one"
         raise ValueError(f"There is no view {view!r} (views): {known}.")
+
+
+def check_views(views: list[str] | None) -> None:
+    """A ValueError for what is neither the name of a view nor a folder."""
+    for view in views or []:
+        if not Path(view).is_dir():
+            check_view(view)
 
 
 @dataclass

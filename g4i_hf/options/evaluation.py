@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..files import wrong_choice
+from .data import check_views
 from .fields import BadImages, Checked, Count, Number, check_values, option
 
 MEASURES = ("text_to_image", "calibration", "zero_shot", "speed", "labels")
@@ -19,6 +20,11 @@ class CheckArguments(Checked):
     student: str | None = option(
         None, "Pretrained timm or transformers model, whose image features are compared with labels too."
     )
+    views: list[str] | None = option(None, "What tells the class, as in g4i fit.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_views(self.views)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..files import wrong_choice
-from .data import DEFAULT_TEXT_ENCODER, check_view
+from .data import DEFAULT_TEXT_ENCODER, check_views
 from .fields import (
     BadImages,
     BelowOne,
@@ -75,9 +75,7 @@ class FitArguments:
 
     def __post_init__(self):
         check_values(self)
-        for view in self.views or []:
-            if not Path(view).is_dir():
-                check_view(view)
+        check_views(self.views)
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:

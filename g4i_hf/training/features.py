@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+import uuid
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def image_features(
     accelerator: Accelerator,
     num_workers: int = 0,
     description: str = "Image features",
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """
     Compute the features that `folder` lacks, on all processes, and store them every `ROWS_A_FILE` images.
@@ -101,14 +103,14 @@ def image_features(
     Args:
         images: n rows with `image` and `image_id`.
         folder: of features, with a subfolder for each encoder and preprocessing; another call resumes, or adds images.
+        known: digest of an image -> (F,), not to be computed again.
 
     Returns:
         (n, F) float32, on every process.
     """
-    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
-    folder = Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
-    digests = image_digests(images)[columns.IMAGE_DIGEST]
-    known = _read(folder)
+    folder = features_folder(encoder, folder, accelerator)
+    digests, given = image_digests(images)[columns.IMAGE_DIGEST], dict(known or {})
+    known = given | _read(folder)
     first_row = {digest: row for row, digest in reversed(list(enumerate(digests)))}
     rows = [row for digest, row in first_row.items() if digest not in known]
     accelerator.wait_for_everyone()
@@ -117,8 +119,14 @@ def image_features(
         missing = [digests[row] for row in rows]
         _compute(encoder, images.select(rows), missing, folder, accelerator, num_workers, description)
         accelerator.wait_for_everyone()
-        known = _read(folder)
+        known = given | _read(folder)
     return np.stack([known[digest] for digest in digests])
+
+
+def features_folder(encoder: ImageEncoder, folder: str | Path, accelerator: Accelerator) -> Path:
+    """That of one encoder, its preprocessing and the precision of the device."""
+    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
+    return Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
@@ -171,6 +179,6 @@ def _compute(
 def _write(folder: Path, digests: list[str], values: np.ndarray) -> None:
     """Write another file, complete or not at all."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    path = folder / f"{digests[0]}.parquet"
-    pq.write_table(pa.table({"image": digests, "values": column}), path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    path, staging = folder / f"{digests[0]}.parquet", folder / f"{uuid.uuid4().hex}.tmp"  # others may write it too
+    pq.write_table(pa.table({"image": digests, "values": column}), staging)
+    staging.replace(path)

@@ -1,5 +1,6 @@
 """`g4i check`: what is in the data, what captions and image features are worth, and labels that they contradict."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.classes import class_names
-from ..data.equal_images import describe_equal_images
+from ..data.equal_images import describe_equal_images, order_of
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, differences
@@ -21,16 +22,16 @@ from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, estimates_in_words
-from ..label_model.supervise import CAPTION, IMAGE, CaptionedRows
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
 from ..label_model.views import has_value
-from ..modeling.packaged import DEFAULT_STUDENT
-from ..options import CheckArguments, DataArguments, EncoderArguments
+from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..training.features import FEATURES, image_features
-from .known_views import encoder_of_fit, order_of, views_of
+from ..views.encoders import STUDENT_VIEW, encoder_of_fit
+from ..views.making import other_views
+from ..views.of_columns import views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
-NAMELESS = View(np.zeros((0, 0)))
 SHOWN = 100  # labels on the page, the most suspicious first
 
 
@@ -142,28 +143,42 @@ def _record_of(args: CheckArguments, splits: DatasetDict, id2label: dict[int, st
     return Record.of({args.split: splits[args.split]}, id2label.values(), earlier=Record.read(args.check_dir))
 
 
+def _views(
+    args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict, id2label: dict[int, str]
+) -> tuple[Dataset, dict[str, View]]:
+    """The split with embedded captions, and its views: those asked for, or what is there and `--student`."""
+    out, accelerator = Path(args.check_dir), Accelerator(cpu=not torch.accelerator.is_available())
+    wanted = args.views or [CAPTION, ANSWER, *([STUDENT_VIEW] if args.student else [])]
+    if args.views and CAPTION in wanted and columns.TEXT_EMBEDS not in splits[args.split].column_names:
+        encoder = replace(encoder, text_encoder=encoder.text_encoder or DEFAULT_TEXT_ENCODER)
+    if CAPTION in wanted:
+        place = Path(encoder.embeddings_dir or out / "embeddings")
+        splits = with_text_embeds(splits, encoder, place, source=source_of(data))
+    split, features = splits[args.split], {}
+    of_columns = {CAPTION: columns.TEXT_EMBEDS, ANSWER: columns.ANSWER}
+    unwanted = [column for view, column in of_columns.items() if view not in wanted and column in split.column_names]
+    if STUDENT_VIEW in wanted:
+        student, rows = encoder_of_fit(args.student, split), split.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        features[IMAGE] = image_features(student, rows, out / FEATURES, accelerator)
+    views = views_of(split.remove_columns(unwanted), features, id2label, encoder, accelerator.device)
+    return split, views | other_views(wanted, split, id2label, out, accelerator)
+
+
 def check_labels(
     args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
 ) -> list[str]:
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
     record = _record_of(args, *class_names(splits))
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
-    folder = Path(encoder.embeddings_dir or Path(args.check_dir) / "embeddings")
-    split = with_text_embeds(splits, encoder, folder, source=source_of(data))[args.split]
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    features = {}
-    if args.student:
-        student, rows = encoder_of_fit(args.student, split), split.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        features[IMAGE] = image_features(student, rows, Path(args.check_dir) / FEATURES, accelerator)
-    views = views_of(split, features, id2label, encoder, accelerator.device)
+    split, views = _views(args, data, encoder, splits, id2label)
     labels, (digests, order) = labels_of(split), order_of(split)
     if not views:
         return [
-            "To say what captions and image features are worth and which labels look wrong, give --text_encoder, or a "
-            f"folder of g4i embed, and --student, such as {DEFAULT_STUDENT}."
+            "To say what captions and image features are worth and which labels look wrong, name views: --views "
+            "caption image:student."
         ]
-    if not (labels >= 0).any() and views.get(CAPTION, NAMELESS).class_values is None:
-        return [f"No image of the split {args.split!r} has a label, and no captions are compared with class names."]
+    if not (labels >= 0).any() and all(view.class_values is None for view in views.values()):
+        return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
     model = LabelModel(len(id2label), 0).fit(
         views, labels, ids=digests, groups=order, reviewed=reviews_of(split) != ""
     )

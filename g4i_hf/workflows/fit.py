@@ -25,6 +25,7 @@ from .. import columns
 from ..cli import build_options, say
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
+from ..data.equal_images import order_of
 from ..data.labels import reviews_of
 from ..data.loading import class_names, standardise
 from ..evaluation.evaluate import split_metrics, update_results
@@ -32,9 +33,8 @@ from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, w
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
-from ..label_model import LabelModel
+from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, choose
-from ..label_model.supervise import ANSWER, CAPTION
 from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
@@ -60,6 +60,7 @@ from ..training.judged_heads import (
 from ..training.lineage import lineage_of, write_lineage
 from ..training.run_folder import clear_run, locked, resolved_options, write_options
 from ..training.trainer import AlignmentTrainer
+from ..views.making import named_views
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
 from .fit_folder import (
     CLASSIFIER,
@@ -74,10 +75,7 @@ from .fit_folder import (
     by_first,
 )
 from .fit_images import FitImages
-from .fit_result import FitResult, in_words, judgement_in_results
-from .known_views import (
-    order_of,
-)
+from .fit_result import FitResult, in_words, judgement_in_results, taught_by
 from .release import Release
 
 logger = logging.getLogger(__name__)
@@ -103,8 +101,9 @@ class Fit:
         data: DataArguments,
         say: Callable[[str], object] = say,
         images: DatasetDict | None = None,
+        views: Mapping[str, View] | None = None,
     ):
-        self.args, self.say, self.images = args, say, FitImages(args, data, say, images)
+        self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
         self.folder, self.accelerator = self.images.folder, self.images.accelerator
         self.finetuned: list[str] = []
         self.judge: Judge | None = None  # of the first process
@@ -144,7 +143,7 @@ class Fit:
     def _asked(self) -> dict[str, Any]:
         """The options that the result depends on."""
         given = vars(self.args) | vars(self.images.data)
-        given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.images.views]
+        given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.images.names_of_views]
         given |= dict.fromkeys(UNRECORDED)
         return {name: portable(value) for name, value in given.items()}
 
@@ -209,8 +208,10 @@ class Fit:
             views, labels, ids=digests, groups=order, reviewed=reviews != "", kept=is_kept
         )
         estimates = Estimates.of(model, labels)
-        weight = choose(estimates).unlabelled_weight
-        return Known(labels, views, model, order, weight, estimates.facts(), reviews)
+        weight, facts = choose(estimates).unlabelled_weight, estimates.facts()
+        named = {name: {"class_names": view.class_values is not None} for name, view in views.items()}
+        facts["views"] = {name: line | named[name] for name, line in facts["views"].items()}
+        return Known(labels, views, model, order, weight, facts, reviews)
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,8 @@ class Fit:
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
         for name in names:
-            of_name = {"judgement": FitResult.read(self.folder).of_card(name)}
+            of_name: dict[str, Any] = {"judgement": FitResult.read(self.folder).of_card(name)}
+            of_name |= {"taught_by": taught_by(known.facts["views"])} if name == WITH_VIEWS else {}
             if judge.name in BELIEVED:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
                 predictions = Predictions(*of_images, judge.logits[name], None)
@@ -238,6 +240,7 @@ class Fit:
             update_results(self.folder / name, of_name)
         head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
         chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
+        chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
         kept = {name: portable(value) for name, value in chosen.items() if value is not None}
         replace_text(self.folder / CONFIG, head + yaml.safe_dump(kept, sort_keys=False))
         result = self._release()
@@ -346,8 +349,7 @@ class Fit:
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, images.augmentation, folder, align_weight)
-        texts = {CAPTION: self.images.text_embed_dim is not None, ANSWER: columns.ANSWER in training.column_names}
-        words = {name: in_words(name, [view for view, there in texts.items() if there]) for name in heads}
+        words = by_first(lambda: {name: in_words(name, self.known.facts["views"]) for name in heads})
         rest = self.judging, images.built.processor, self.accelerator, self.place, words
         better = train_all_layers(trainers, minutes, judge, *rest)
         for name in better:
@@ -370,6 +372,7 @@ class Fit:
 def fit(
     data: str | Path | Dataset | DatasetDict,
     *,
+    views: Sequence[str | Path | View] | None = None,
     image: str | None = None,
     label: str | None = None,
     caption: str | None = None,
@@ -381,6 +384,8 @@ def fit(
 
     Args:
         data: folder or Hub id, see [`~g4i_hf.load_images`]; or a dataset in memory, one split or several by name.
+        views: names as in `g4i fit --views`, folders of `g4i embed`, and `View(values)` with a row for each training
+            image. None: captions, answers, features of the student, and views in `output_dir`.
         image, label, caption, image_id: names of these columns, where they are others.
         options: others of the command, such as `output_dir`, `student` and `finetune`.
 
@@ -393,11 +398,14 @@ def fit(
     Raises:
         ValueError: for data that cannot be trained on.
     """
+    names, given_views = named_views(views or [])
+    options |= {"views": names} if names else {}
     columns_given = {"image": image, "label": label, "caption": caption, "image_id": image_id}
     named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
     if isinstance(data, (str, Path)):
         given = {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
-        return Fit(*build_options(OPTIONS_OF["fit"], given)).run()
+        args, of_data = build_options(OPTIONS_OF["fit"], given)
+        return Fit(args, of_data, views=given_views).run()
     splits = data if isinstance(data, Mapping) else {"train": data}
     for split in splits.values():
         if not isinstance(split, Dataset):
@@ -409,4 +417,4 @@ def fit(
         class_names(images)
     given = {"dataset_name": "in memory", "output_dir": IN_MEMORY} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
-    return Fit(args, of_data, images=images).run()
+    return Fit(args, of_data, images=images, views=given_views).run()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,16 @@ from ..options import AugmentationArguments, DataArguments, EncoderArguments, Fi
 from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, student_features
 from ..training.judged_heads import BELIEVED
+from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
+from ..views.making import OWN_VIEWS, check_given, checked_view, default_views, digests_of, other_views
+from ..views.of_columns import answers_of, views_of
 from .fit_folder import by_first, default_folder
 from .fit_questions import ask_about
-from .known_views import OWN_VIEWS, STUDENT_VIEW, answers_of, image_size_for, student_named, views_of
-from .view_stages import checked_view, default_views, digests_of, other_views
 
 
 class FitImages:
     """
-    `say` takes a line for the user; `in_memory` are splits in place of those of `data`.
+    `say` takes a line for the user; `in_memory` are splits in place of those of `data`, `given` views in memory.
 
     Attributes:
         folder: of the fit, where features and embeddings are kept.
@@ -54,12 +55,18 @@ class FitImages:
         data: DataArguments,
         say: Callable[[str], object],
         in_memory: DatasetDict | None = None,
+        given: Mapping[str, View] | None = None,
     ):
         self.args, self.data, self.say, self.in_memory = args, data, say, in_memory
         self.folder = Path(args.output_dir or default_folder(data.dataset_name))
-        self.views = [*(args.views or default_views(self.folder))]
+        self.given = dict(given or {})
+        self.views = [*(args.views or ([] if given else default_views(self.folder)))]
         self.encoder = EncoderArguments(args.text_encoder)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+
+    @property
+    def names_of_views(self) -> list[str]:
+        return [*self.views, *self.given]
 
     @property
     def training(self) -> Dataset:
@@ -86,6 +93,7 @@ class FitImages:
         """What a result is made from, by content."""
         answers = self.training[columns.ANSWER][:] if columns.ANSWER in self.training.column_names else []
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
+        inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = hashlib.blake2b(json.dumps(answers).encode(), digest_size=16).hexdigest()
         return Record.of(self.splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
 
@@ -93,11 +101,13 @@ class FitImages:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
         splits, number = self.splits, len(self.id2label)
         self.with_names = [view for view in self.views if view not in OWN_VIEWS and checked_view(view)]
+        self.with_names += [name for name, view in self.given.items() if view.class_values is not None]
         if ANSWER not in self.views:
             splits["train"] = without_column(self.training, columns.ANSWER)
         for name in splits:
             splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
+        check_given(self.given, len(self.training), number)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
         self.say(
@@ -158,7 +168,8 @@ class FitImages:
                 f"The student {self.student.student} has more than one linear layer behind its feature, so its last "
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
-        self.others = other_views(self.views, self.training, self.id2label, self.folder, self.accelerator)
+        where = self.id2label, self.folder, self.accelerator
+        self.others = other_views(self.views, self.training, *where, self.given)
         if trains or STUDENT_VIEW in self.views:
             self.features = self.features_of(self.training)
 

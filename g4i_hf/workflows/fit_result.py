@@ -1,13 +1,13 @@
 """What `g4i fit` leaves and says: how right both classifiers are, whether views helped, and what to do next."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..data.labels import GOLD
-from ..label_model.supervise import ANSWER, CAPTION
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
@@ -37,7 +37,7 @@ class FitResult:
     images: int  # for training
     labels: int  # of them
     suspicious_labels: int  # labels that all views together contradict
-    views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`
+    views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
     label_noise_estimate: float | None = None  # share of wrong labels
 
@@ -72,10 +72,11 @@ class FitResult:
         share, interval = getattr(self, f"{name}_accuracy"), getattr(self, f"{name}_interval")
         if share is None:
             return ""
+        told = [*taught_by(self.views), "image features"]
         how = {
             GOLD: f"reviewed on {self.judged_images:,} images that a person labelled and it did not learn from",
             VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
-            KEPT: f"estimated without true labels, by what {self.of_views}, image features and the given labels tell",
+            KEPT: f"estimated without true labels, by what {listed([*told, 'the given labels'])} tell",
             IN_TURN: "estimated by labels that were left out in turn",
         }
         right = f"It is right for about {_percent(share)} of images like those that it was made for"
@@ -98,9 +99,9 @@ class FitResult:
     def _difference_in_words(self) -> str:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
         digits = 1 if ends[1] - ends[0] < 3 or min(map(abs, ends)) < 0.5 else 0
-        what = self.of_views
-        if self.labels < self.images and {CAPTION, ANSWER} & set(self.views):
-            what = f"{what} and unlabelled images".replace(" and answers and", ", answers and")
+        what, kinds = self.of_views, taught_by(self.views)
+        if self.labels < self.images and kinds:
+            what = listed([*kinds, "unlabelled images"])
         if self.verdict == CANNOT_TELL:
             told = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
             return f"It is unclear whether {what} helped: {told}."
@@ -121,7 +122,8 @@ class FitResult:
             return f"Reviewed on {number} images, a random sample that a person labelled."
         if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
-        by = f"{self.of_views} and features" if {CAPTION, ANSWER} & set(self.views) else "image features"
+        kinds = taught_by(self.views)
+        by = listed([*kinds, "features"]) if kinds else "image features"
         said = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
         if self.finetuned:
             return f"{said}. As they also chose to keep all layers, the estimate is a little too good."
@@ -150,10 +152,26 @@ class FitResult:
         return f"Next: {why[pick]}: g4i label {data} --pick {pick}" if pick else ""
 
 
-def in_words(name: str, views: Collection[str]) -> str:
-    texts = [words for view, words in ((CAPTION, "captions"), (ANSWER, "answers")) if view in views]
-    with_views = " and ".join(texts) or "image features of all images"
+def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a user calls a classifier, by the `views` of its result."""
+    with_views = listed(taught_by(views)) or "image features of all images"
     return {LABELS_ONLY: "labels only", WITH_VIEWS: f"with {with_views}"}[name]
+
+
+def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What tells classes beside image features, in words."""
+    kinds = {name: name.partition(":")[0] if ":" in name else name for name in views}
+    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores", IMAGE: ""}
+    found = [own.get(kind, "views of your own") for kind in kinds.values()]
+    if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
+        found.append("class names")
+    order = ("captions", "answers", "scores", "class names", "views of your own")
+    return [words for words in order if words in found]
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def judgement_in_results(found: Judgement) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..captioning.report import thumbnail
 from ..cli import say
 from ..data.checks import labels_of
 from ..data.classes import same_form
+from ..data.equal_images import order_of
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
 from ..evaluation.report import page_template
@@ -23,7 +24,6 @@ from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wro
 from ..label_model.views import NEEDS
 from ..options import DataArguments, FitArguments, LabelArguments
 from .fit_images import FitImages
-from .known_views import order_of
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
 MOST_STATIC = 200  # images of a page that holds them

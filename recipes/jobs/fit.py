@@ -3,12 +3,13 @@
 # dependencies = ["g4i_hf[demo,hub] @ git+REPOSITORY_URL"]
 # ///
 """
-Fits a student on a captioned dataset of the Hub and pushes it if `--push_to` names where:
+Fits a student on a dataset of the Hub, by captions, labels or views, and pushes it if `--push_to` names where:
 
     uv run fit.py me/photos-captions --dry_run
+    uv run fit.py me/photos --views image:student image:google/siglip2-base-patch16-224
     hf jobs uv run --flavor l4x1 --secrets HF_TOKEN fit.py me/photos-captions --push_to me/photos-student
 
-Other options are those of `g4i fit`, such as --student, --finetune and --minutes.
+Other options are those of `g4i fit`, such as --student, --views, --finetune and --minutes.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("dataset", help="Hub id of images with captions")
+    parser.add_argument("dataset", help="Hub id of images")
     parser.add_argument("--push_to", "--push-to", help="Hub id for the student; a new repository is private")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the decisions, push nothing")
     parser.add_argument("--license", help="license of the student, for its card")

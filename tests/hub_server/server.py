@@ -27,6 +27,7 @@ class Fault:
         times: how often it happens; None for ever.
         seconds: of a 429 the wait that it asks for.
         arguments: of the action.
+        code: of an error, by which clients tell what is wrong, such as GatedRepo.
     """
 
     match: str
@@ -34,6 +35,7 @@ class Fault:
     times: int | None = 1
     seconds: float = 1.0
     arguments: dict = field(default_factory=dict)
+    code: str = ""
 
     def happens(self, line: str) -> bool:
         """Whether it is the turn of this request; counts it."""
@@ -135,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with self.server.lock:
                 if fault and fault.kind.isdigit():
-                    code = "RepoNotFound" if fault.kind == "404" else ""
+                    code = fault.code or ("RepoNotFound" if fault.kind == "404" else "")
                     raise Refusal(int(fault.kind), "Injected fault", code, {"Retry-After": str(int(fault.seconds))})
                 if fault and fault.kind in ACTIONS:
                     self.server.act(fault.kind, **fault.arguments)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from ..data.classes import terms_of
+from ..embedding.encoders import load_encoder, load_tower, model_type_of
 from ..names import loading
-from .encoders import load_encoder, load_tower, model_type_of
 
 # By `model_type`: the image tower, and the output that lies in the space of the texts
 IMAGE_TOWERS = {

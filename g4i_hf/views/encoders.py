@@ -1,0 +1,94 @@
+"""Encoders of images: the student of `g4i fit`, or any other network with its own weights and preprocessing."""
+
+from pathlib import Path
+
+import numpy as np
+import timm
+from datasets import Dataset
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, TimmWrapperConfig
+
+from .. import columns
+from ..data.images import open_image
+from ..data.record import RECORD_FILE
+from ..hub.push import MANIFEST
+from ..modeling.packaged import DEFAULT_STUDENT, available_student
+from ..modeling.processing import image_size_of
+from ..modeling.student import student_config_from
+from ..options import AugmentationArguments, StudentArguments
+from ..training.build import build_student, check_student
+from ..training.features import ImageEncoder, encoder_digest
+from ..training.lineage import LINEAGE_FILE
+from .image_text import ImageTower, TowerTransform, is_image_text
+
+SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
+SAMPLE = 200  # images whose size is looked at
+STUDENT_VIEW = "image:student"
+
+
+def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:
+    """The one that the user names, or a small pretrained one."""
+    student = StudentArguments(student=available_student(name or DEFAULT_STUDENT), pretrained=pretrained)
+    check_student(student)
+    return student
+
+
+def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
+    """
+    The shorter side of the median image, not above what the student was trained for, and a line that says so. None for
+    a transformers checkpoint, which has an image processor of its own.
+    """
+    config = student_config_from(student)
+    if not isinstance(config, TimmWrapperConfig):
+        return None, ""
+    rows = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
+    sides = [min(open_image(image).size) for image in images.select(rows)[columns.IMAGE]]
+    known = timm.get_pretrained_cfg(student) if timm.is_model(student) else None
+    usual = known.input_size[-1] if known else image_size_of(config)
+    size = min(usual, max(SMALLEST, int(np.median(sides)) // 16 * 16))
+    return size, f"Image size: {size} px, as the shorter side of the median image has {np.median(sides):.0f}."
+
+
+def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
+    """Of a view `image:NAME`; `image:student` is that student. Errors as those of [`check_encoder_of`]."""
+    name = view.removeprefix("image:")
+    if view == STUDENT_VIEW:
+        return encoder_of_fit(student, images)
+    if not is_image_text(name):
+        return encoder_by_student(name)
+    tower = ImageTower(name)
+    return ImageEncoder(tower, TowerTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
+
+
+def check_encoder_of(view: str) -> None:
+    """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
+    name = view.removeprefix("image:")
+    if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
+        raise ValueError(
+            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing "
+            "can judge by it. Name the network that it started from."
+        )
+    try:
+        student = student_named(name).student
+        config = None if is_image_text(student) else student_config_from(student)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"View {view!r} (views): {error}") from error
+    if not isinstance(config, (type(None), TimmWrapperConfig, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)):
+        raise ValueError(f"View {view!r} (views): a model of the kind {config.model_type!r} is no image encoder.")
+
+
+def view_name(view: str) -> str:
+    """A folder's place is nobody's business."""
+    name = view.removeprefix("image:")
+    return f"image:{Path(name).name}" if Path(name).is_dir() else view
+
+
+def encoder_by_student(name: str | None, image_size: int | None = None) -> ImageEncoder:
+    """Any pretrained timm or transformers network with its own preprocessing, but for an `image_size`."""
+    augmentation = AugmentationArguments(image_size=image_size, train_crop="none")
+    built = build_student(student_named(name), augmentation, 0, {0: "0", 1: "1"}, None)
+    return ImageEncoder.of_student(built.model, built.processor)
+
+
+def encoder_of_fit(student: str | None, images: Dataset) -> ImageEncoder:
+    """A student at the size that `g4i fit` chooses for these images."""
+    return encoder_by_student(student, image_size_for(student_named(student).student, images)[0])

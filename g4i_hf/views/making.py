@@ -1,0 +1,238 @@
+"""Makes views: those that `g4i embed --view` names, and those that `g4i fit` or `g4i check` take beside their own."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..data.classes import class_names
+from ..data.loading import check_has_split, standardise
+from ..data.opening import STAGE_FILE
+from ..data.record import content_digest
+from ..data.stage import Source
+from ..embedding import with_text_embeds
+from ..embedding.encoders import encoder_identity
+from ..label_model import View
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..names import folder_digest
+from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
+from ..training.features import FEATURES, features_folder, image_features
+from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, view_name
+from .image_text import is_image_text, named_in_its_space
+from .of_columns import answers_of, captions_view, scores_of
+from .stages import VIEWS, NewView, place_of, read_view, values_in, view_stage, write_view
+
+OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
+
+
+def new_view(
+    view: str,
+    images: Dataset,
+    id2label: dict[int, str],
+    output_dir: str | Path,
+    accelerator: Accelerator,
+    student: str | None = None,
+    share: slice = slice(None),
+) -> NewView:
+    """
+    A view `image:NAME` or `scores:COLUMN` of rows with `image` and `image_id`, or that column.
+
+    Args:
+        id2label: names of the classes; empty where they are not known.
+        output_dir: keeps features of images, so that another call resumes, or adds images.
+        student: of `image:student`; None: that of `g4i fit`.
+        share: of the rows, those of which features are computed.
+
+    Raises:
+        ValueError, OSError: for an encoder that cannot be loaded, or a column that holds no scores.
+    """
+    kind, _, what = view.partition(":")
+    if kind == "scores":
+        return NewView.of(view, scores_of(images, what, len(id2label)))
+    encoder, name = encoder_of(view, images, student), view_name(view)
+    is_both = view != STUDENT_VIEW and is_image_text(what)
+    rows = images.select_columns([columns.IMAGE, columns.IMAGE_ID]).select(range(len(images))[share])
+    parts = features_folder(encoder, Path(output_dir) / FEATURES, accelerator)
+
+    def class_values() -> np.ndarray | None:
+        is_wanted = is_both and id2label and accelerator.is_main_process
+        return named_in_its_space(what, id2label, accelerator.device) if is_wanted else None
+
+    def values() -> np.ndarray:
+        known = values_in(place_of(output_dir, name), encoder.digest)
+        place = Path(output_dir) / FEATURES
+        return image_features(encoder, rows, place, accelerator, description=f"Features, {name}", known=known)
+
+    text_encoder = encoder_identity(EncoderArguments(what)) if is_both else None
+    depends_on = {"encoder_digest": encoder.digest, "text_encoder": text_encoder}
+    kept = view == STUDENT_VIEW  # g4i fit needs the features of the student themselves
+    return NewView(name, is_both, depends_on, values, class_values, None if kept else parts)
+
+
+# --- g4i fit and check -----------------------------------------------------------------------------------------------
+
+
+def default_views(output_dir: str | Path) -> list[str]:
+    """The captions, answers and features of the student, and folders of other views that are there."""
+    made = [path.parent for path in sorted(Path(output_dir).glob(f"{VIEWS}/*/{STAGE_FILE}"))]
+    return [*OWN_VIEWS, *(str(folder) for folder in made if view_stage(folder)["view"] not in OWN_VIEWS)]
+
+
+def checked_view(view: str) -> bool:
+    """
+    Whether a view says something of a class that no image is labelled with, without loading it. A ValueError for one
+    that is not there, or may have learned the labels.
+    """
+    if view.startswith("scores:"):
+        return True
+    if not view.startswith("image:"):
+        return view_stage(view)["class_names"] is not None
+    check_encoder_of(view)
+    return is_image_text(view.removeprefix("image:"))
+
+
+def digests_of(views: list[str], training: Dataset) -> dict[str, str]:
+    """What a result with these views depends on beside their names, by its name in messages."""
+    found = {}
+    for view in views:
+        kind, _, what = view.partition(":")
+        if kind == "image" and Path(what).is_dir():
+            found[f"the encoder {what}"] = folder_digest(what)
+        elif kind == "scores" and what in training.column_names:
+            found[f"the scores {what}"] = content_digest(json.dumps(training[what][:]).encode())
+        elif view not in OWN_VIEWS and Path(view, STAGE_FILE).is_file():
+            found[f"the view {view}"] = folder_digest(view)
+    return found
+
+
+def other_views(
+    views: list[str],
+    images: Dataset,
+    id2label: dict[int, str],
+    output_dir: str | Path,
+    accelerator: Accelerator,
+    given: Mapping[str, View] | None = None,
+) -> dict[str, View]:
+    """
+    By name, those that are not `OWN_VIEWS`: of a folder, made, or `given`. Class names are there in the first process.
+    """
+    found = dict(given or {})
+    for view in views:
+        if view in OWN_VIEWS:
+            continue
+        if view.startswith(("image:", "scores:")):
+            new = new_view(view, images, id2label, output_dir, accelerator)
+            name, values = new.name, new.view()
+        else:
+            name, values = read_view(view, images, id2label)
+        if name in found:
+            raise ValueError(f"Two views are called {name!r} (views). Leave one out.")
+        found[name] = values
+    return found
+
+
+def named_views(views: Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
+    """
+    Names and folders, and by name the views themselves: their `source`, or `view 1` for the first. A ValueError for
+    two of one name, and a TypeError for what is no view.
+    """
+    names: list[str] = []
+    given: dict[str, View] = {}
+    for number, view in enumerate(views, 1):
+        if isinstance(view, (str, Path)):
+            names.append(str(view))
+        elif isinstance(view, View):
+            name = view.source or f"view {number}"
+            if name in (*given, *OWN_VIEWS, IMAGE):
+                raise ValueError(f"Two views are called {name!r} (views). Give View another source.")
+            given[name] = view
+        else:
+            what = f"views holds a {type(view).__name__}"
+            raise TypeError(f"{what}: it takes names, folders of g4i embed and View(...), in a list.")
+    return names, given
+
+
+def check_given(given: Mapping[str, View], images: int, classes: int) -> None:
+    """A ValueError for views that are not those of so many training images and classes."""
+    for name, view in given.items():
+        wanted = {"rows of values": (view.values, images), "rows of class_values": (view.class_values, classes)}
+        for what, (rows, number) in wanted.items():
+            if rows is not None and len(rows) != number:
+                of_what = "training images" if rows is view.values else "classes"
+                raise ValueError(f"View {name!r} (views) has {len(rows):,} {what}; the {of_what} are {number:,}.")
+
+
+# --- g4i embed -------------------------------------------------------------------------------------------------------
+
+
+def embed_view(
+    images: Dataset | DatasetDict,
+    view: str,
+    output_dir: str | Path,
+    *,
+    text_encoder: str = DEFAULT_TEXT_ENCODER,
+    student: str | None = None,
+    source: str | Source = "images",
+    accelerator: Accelerator | None = None,
+) -> Path:
+    """
+    Makes one view of the training images as a stage, as `g4i embed --view` does. The same view of the same images and
+    classes is made once.
+
+    Args:
+        images: rows with `image` and, where classes are known, `label`; or splits, of which `train` is embedded.
+        view: `caption`, `answer`, `image:student`, `image:NAME` of an encoder, or `scores:COLUMN`.
+        output_dir: the stage is a folder in its `views`.
+        text_encoder: of captions.
+        student: of `image:student`; None: that of `g4i fit`.
+        source: what the stage is made from, for its `stage.json`.
+
+    Returns:
+        The folder of the stage, for `g4i fit --views`.
+
+    Raises:
+        ValueError, OSError: for images without what the view needs, or an encoder that cannot be loaded.
+    """
+    accelerator = accelerator or Accelerator(cpu=not torch.accelerator.is_available())
+    training, id2label = _training(images, view)
+    encoder, found = EncoderArguments(text_encoder), None
+    if view == CAPTION:
+        where = {"source": source, "shared": True}
+        embedded = with_text_embeds(DatasetDict(train=training), encoder, Path(output_dir) / "embeddings", **where)
+        found = captions_view(embedded["train"], id2label, encoder, accelerator.device)
+    elif view == ANSWER:
+        answers = answers_of(training, id2label)
+        found = None if answers is None else View.answers(answers, len(id2label))
+    if view in (CAPTION, ANSWER) and found is None:
+        raise ValueError(f"View {view!r} (views): no training image has one that tells a class.")
+    new = NewView.of(view, found) if found else new_view(view, training, id2label, output_dir, accelerator, student)
+    return write_view(new, training, id2label, output_dir, Source.of(source), accelerator.is_main_process)
+
+
+def embed_share(
+    images: Dataset | DatasetDict, view: str, output_dir: str | Path, share: slice, *, student: str | None = None
+) -> None:
+    """Features of a share of the training images, which [`embed_view`] then finds; nothing for views of columns."""
+    training, id2label = _training(images, view)
+    if view.startswith("image:") and range(len(training))[share]:
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        new_view(view, training, id2label, output_dir, accelerator, student, share).values()
+
+
+def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[int, str]]:
+    """The training images, and the names of their classes where a view needs or knows them."""
+    check_view(view)
+    splits = images if isinstance(images, dict) else {"train": images}
+    check_has_split(splits, "train")
+    splits = DatasetDict({name: standardise(split, name, {}) for name, split in splits.items()})
+    if view.startswith("image:") and view != STUDENT_VIEW:
+        check_encoder_of(view)
+    id2label: dict[int, str] = {}
+    if not view.startswith("image:") or any(columns.LABEL in split.column_names for split in splits.values()):
+        splits, id2label = class_names(splits)
+    return splits["train"], id2label

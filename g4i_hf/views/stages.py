@@ -1,0 +1,164 @@
+"""
+Views as stages, on disk.
+
+A stage is `OUT/views/<name>/`: `train.parquet` with `image_id`, the digest of the image and `values`, perhaps
+`classes.parquet` with values of the class names, and `stage.json` with all that they depend on.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from datasets import Dataset
+from datasets.table import InMemoryTable
+
+from .. import columns
+from ..data.joining import NO_ROW
+from ..data.record import image_digests
+from ..data.stage import Source, ids_digest, read_stage, write_stage
+from ..label_model import View
+from ..training.head import Scale
+
+logger = logging.getLogger(__name__)
+
+VIEWS = "views"  # folder of them in that of a result
+VALUES, CLASS_NAME, CLASSES = "values", "class_name", "classes"
+
+
+@dataclass
+class NewView:
+    """
+    A view that is to be made of N images.
+
+    Attributes:
+        name: without the place of a folder.
+        knows_classes: whether it has values of the class names, or a column a class.
+        depends_on: for `stage.json`; a stage of the same is the same view.
+        values: called by all processes, (N, D).
+        class_values: called by the first process, (C, D); None without any.
+        parts: folder of values so far, which a whole stage needs no more.
+    """
+
+    name: str
+    knows_classes: bool
+    depends_on: dict[str, Any]
+    values: Callable[[], np.ndarray]
+    class_values: Callable[[], np.ndarray | None]
+    parts: Path | None = None
+
+    @classmethod
+    def of(cls, name: str, view: View) -> "NewView":
+        return cls(name, True, {"values_digest": view.digest()}, lambda: view.values, lambda: view.class_values)
+
+    def view(self) -> View:
+        """As [`as_view`]; called by all processes, without class names but in the first."""
+        values = self.values()
+        return as_view(self.name, values, self.class_values())
+
+
+def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> View:
+    """
+    As the label model takes it. Images and texts of one encoder lie apart, each around a mean of their own: names of
+    classes are moved by the difference.
+    """
+    if not name.startswith("image:"):
+        return View(values, class_values, learns=False)
+    if class_values is None or not class_values.any():
+        return View(Scale.of(values)(values))
+    named = class_values.any(1)
+    moved = class_values + values.mean(0) - class_values[named].mean(0)
+    return View(values, np.where(named[:, None], moved, 0), learns=True)
+
+
+def place_of(output_dir: str | Path, name: str) -> Path:
+    """The folder of a view, with a name that every file system takes."""
+    return Path(output_dir) / VIEWS / re.sub(r"[^\w.-]+", "_", name).strip("._")
+
+
+def write_view(
+    new: NewView, images: Dataset, id2label: dict[int, str], output_dir: str | Path, source: Source, is_main: bool
+) -> Path:
+    """The folder of its stage, made unless it is there. Called by all processes; the first one writes."""
+    folder, digests = place_of(output_dir, new.name), image_digests(images)
+    stage = {
+        "stage": "view",
+        "view": new.name,
+        **source.recorded(folder),
+        **new.depends_on,
+        "images_digest": ids_digest(digests[columns.IMAGE_DIGEST]),
+        "class_names": [id2label[index] for index in sorted(id2label)] if new.knows_classes else None,
+    }
+    present = read_stage(folder)
+    if present is not None and all(present.get(name) == value for name, value in stage.items()):
+        logger.info("The view %s is there already: nothing has changed since.", new.name)
+        return folder
+    values, class_values = new.values(), new.class_values()
+    PartialState().wait_for_everyone()  # all have read the parts
+    if is_main:
+        rows = {name: digests[name] for name in (columns.IMAGE_ID, columns.IMAGE_DIGEST)}
+        named = {} if class_values is None else {CLASSES: _table({CLASS_NAME: stage["class_names"]}, class_values)}
+        write_stage(folder, {"train": _table(rows, values)}, stage, tables=named)
+        if new.parts is not None:
+            shutil.rmtree(new.parts, ignore_errors=True)
+    return folder
+
+
+def values_in(folder: Path, encoder_digest: str) -> dict[str, np.ndarray]:
+    """digest -> (F,) of the images in a stage by this encoder; none in another one."""
+    if (read_stage(folder) or {}).get("encoder_digest") != encoder_digest:
+        return {}
+    there = pq.read_table(folder / "train.parquet")
+    return dict(zip(there[columns.IMAGE_DIGEST].to_pylist(), _values_of(there), strict=True))
+
+
+def _table(texts: dict[str, list], values: np.ndarray) -> Dataset:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+    return Dataset(InMemoryTable(pa.table(texts | {VALUES: column})))
+
+
+def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> tuple[str, View]:
+    """
+    Name and view of a stage, in the order of these images. A ValueError when it is no view, lacks one of the images as
+    it is now, or was made for other classes.
+    """
+    stage = view_stage(folder)
+    again = f"Run it again: g4i embed DATASET_NAME --view {stage['view']} -o {Path(folder).parent.parent}"
+    there = pq.read_table(Path(folder) / "train.parquet")
+    digests, image_ids = (there[name].to_pylist() for name in (columns.IMAGE_DIGEST, columns.IMAGE_ID))
+    # Equal images can have other captions; one that was renamed has its value still
+    place = {digest: row for row, digest in enumerate(digests)}
+    place |= {pair: row for row, pair in enumerate(zip(digests, image_ids, strict=True))}
+    now = image_digests(images)
+    pairs = zip(now[columns.IMAGE_DIGEST], now[columns.IMAGE_ID], strict=True)
+    rows = [place.get(pair, place.get(pair[0], NO_ROW)) for pair in pairs]
+    if lacking := [row for row, found in enumerate(rows) if found == NO_ROW]:
+        first = now[columns.IMAGE_ID][lacking[0]]
+        what = f"{len(lacking):,} of {len(images):,} images have no value there, or have changed since: {first!r}"
+        raise ValueError(f"{folder} (views): {what}. {again}.")
+    values, names = _values_of(there)[rows], None
+    if (Path(folder) / f"{CLASSES}.parquet").is_file():
+        names = _values_of(pq.read_table(Path(folder) / f"{CLASSES}.parquet"))
+    if stage["class_names"] not in (None, [id2label[index] for index in sorted(id2label)]):
+        raise ValueError(f"{folder} (views) was made for other classes than those of the data. {again}.")
+    return stage["view"], as_view(stage["view"], values, names)
+
+
+def view_stage(folder: str | Path) -> dict[str, Any]:
+    """The `stage.json` of a view; a ValueError where there is none."""
+    stage = read_stage(folder) or {}
+    if stage.get("stage") != "view":
+        raise ValueError(f"{folder} (views) holds no view. Make one: g4i embed DATASET_NAME --view NAME -o OUT.")
+    return stage
+
+
+def _values_of(table: pa.Table) -> np.ndarray:
+    values = table[VALUES].combine_chunks()
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
