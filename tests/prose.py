@@ -35,7 +35,6 @@ OF_WORKFLOWS = (
     "fit",
     "fit_images",
     "fit_result",
-    "known_views",
     "label",
     "label_server",
 )
@@ -44,8 +43,8 @@ NOT_YET = {
     *(f"g4i_hf/captioning/{name}.py" for name in ("servers", "stage")),
     *(f"g4i_hf/hub/{name}.py" for name in ("card", "dataset", "figures")),
     *(f"g4i_hf/label_model/{name}.py" for name in ("none_of_these", "picks")),
-    *(f"g4i_hf/workflows/{name}.py" for name in (*OF_WORKFLOWS, "view_stages")),
-    *(f"g4i_hf/{name}.py" for name in ("data/labels", "embedding/image_text", "training/progress")),
+    *(f"g4i_hf/workflows/{name}.py" for name in OF_WORKFLOWS),
+    *(f"g4i_hf/{name}.py" for name in ("data/labels", "training/progress")),
 }
 # What to write in place of a word; as regular expressions, whole words
 BANNED = {

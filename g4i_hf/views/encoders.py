@@ -21,7 +21,7 @@ from ..training.lineage import LINEAGE_FILE
 from .image_text import ImageTower, TowerTransform, is_image_text
 
 SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
-SAMPLE = 200  # images whose size is looked at
+SAMPLE = 200  # images that decide the size
 STUDENT_VIEW = "image:student"
 
 
@@ -35,7 +35,7 @@ def student_named(name: str | None, pretrained: bool = True) -> StudentArguments
 def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
     """
     The shorter side of the median image, not above what the student was trained for, and a line that says so. None for
-    a transformers checkpoint, which has an image processor of its own.
+    a transformers checkpoint, which has its image processor.
     """
     config = student_config_from(student)
     if not isinstance(config, TimmWrapperConfig):

@@ -65,11 +65,11 @@ class TowerTransform:
     processor: BaseImageProcessor
 
     def __call__(self, image: Any) -> torch.Tensor:
-        found = self.processor(images=image, return_tensors="pt")
-        pixels = found["pixel_values"][0]
-        if "spatial_shapes" not in found:
+        inputs = self.processor(images=image, return_tensors="pt")
+        pixels = inputs["pixel_values"][0]
+        if "spatial_shapes" not in inputs:
             return pixels
-        mask, shape = found["pixel_attention_mask"][0, :, None], found["spatial_shapes"].expand(len(pixels), 2)
+        mask, shape = inputs["pixel_attention_mask"][0, :, None], inputs["spatial_shapes"].expand(len(pixels), 2)
         return torch.cat([pixels, mask.to(pixels.dtype), shape.to(pixels.dtype)], dim=1)
 
 
@@ -79,10 +79,10 @@ def named_in_its_space(name: str, id2label: dict[int, str], device: str | torch.
     nothing, such as `LABEL_3`. An OSError for an encoder without a text tower.
     """
     encoder = load_encoder(name, device=device)
-    found = np.zeros((len(id2label), encoder.dim), dtype=np.float32)
+    means = np.zeros((len(id2label), encoder.dim), dtype=np.float32)
     terms = [(row, term) for row in sorted(id2label) for term in terms_of(id2label[row])]
     texts = [(row, wording.format(term)) for row, term in terms for wording in WORDINGS]
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         rows, batch = zip(*texts[start : start + TEXTS_AT_ONCE], strict=True)
-        np.add.at(found, list(rows), encoder.encode(list(batch)))
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        np.add.at(means, list(rows), encoder.encode(list(batch)))
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)

@@ -98,16 +98,16 @@ def checked_view(view: str) -> bool:
 
 def digests_of(views: list[str], training: Dataset) -> dict[str, str]:
     """What a result with these views depends on beside their names, by its name in messages."""
-    found = {}
+    digests = {}
     for view in views:
         kind, _, what = view.partition(":")
         if kind == "image" and Path(what).is_dir():
-            found[f"the encoder {what}"] = folder_digest(what)
+            digests[f"the encoder {what}"] = folder_digest(what)
         elif kind == "scores" and what in training.column_names:
-            found[f"the scores {what}"] = content_digest(json.dumps(training[what][:]).encode())
+            digests[f"the scores {what}"] = content_digest(json.dumps(training[what][:]).encode())
         elif view not in OWN_VIEWS and Path(view, STAGE_FILE).is_file():
-            found[f"the view {view}"] = folder_digest(view)
-    return found
+            digests[f"the view {view}"] = folder_digest(view)
+    return digests
 
 
 def other_views(
@@ -121,7 +121,7 @@ def other_views(
     """
     By name, those that are not `OWN_VIEWS`: of a folder, made, or `given`. Class names are there in the first process.
     """
-    found = dict(given or {})
+    made = dict(given or {})
     for view in views:
         if view in OWN_VIEWS:
             continue
@@ -130,10 +130,10 @@ def other_views(
             name, values = new.name, new.view()
         else:
             name, values = read_view(view, images, id2label)
-        if name in found:
+        if name in made:
             raise ValueError(f"Two views are called {name!r} (views). Leave one out.")
-        found[name] = values
-    return found
+        made[name] = values
+    return made
 
 
 def named_views(views: Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
@@ -200,24 +200,24 @@ def embed_view(
     """
     accelerator = accelerator or Accelerator(cpu=not torch.accelerator.is_available())
     training, id2label = _training(images, view)
-    encoder, found = EncoderArguments(text_encoder), None
+    encoder, known = EncoderArguments(text_encoder), None
     if view == CAPTION:
         where = {"source": source, "shared": True}
         embedded = with_text_embeds(DatasetDict(train=training), encoder, Path(output_dir) / "embeddings", **where)
-        found = captions_view(embedded["train"], id2label, encoder, accelerator.device)
+        known = captions_view(embedded["train"], id2label, encoder, accelerator.device)
     elif view == ANSWER:
         answers = answers_of(training, id2label)
-        found = None if answers is None else View.answers(answers, len(id2label))
-    if view in (CAPTION, ANSWER) and found is None:
+        known = None if answers is None else View.answers(answers, len(id2label))
+    if view in (CAPTION, ANSWER) and known is None:
         raise ValueError(f"View {view!r} (views): no training image has one that tells a class.")
-    new = NewView.of(view, found) if found else new_view(view, training, id2label, output_dir, accelerator, student)
+    new = NewView.of(view, known) if known else new_view(view, training, id2label, output_dir, accelerator, student)
     return write_view(new, training, id2label, output_dir, Source.of(source), accelerator.is_main_process)
 
 
 def embed_share(
     images: Dataset | DatasetDict, view: str, output_dir: str | Path, share: slice, *, student: str | None = None
 ) -> None:
-    """Features of a share of the training images, which [`embed_view`] then finds; nothing for views of columns."""
+    """Features of a share of the training images, which [`embed_view`] then takes; nothing for views of columns."""
     training, id2label = _training(images, view)
     if view.startswith("image:") and range(len(training))[share]:
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -225,7 +225,7 @@ def embed_share(
 
 
 def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[int, str]]:
-    """The training images, and the names of their classes where a view needs or knows them."""
+    """The training images, and the names of their classes where a view needs or has them."""
     check_view(view)
     splits = images if isinstance(images, dict) else {"train": images}
     check_has_split(splits, "train")

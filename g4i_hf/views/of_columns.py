@@ -59,8 +59,8 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     if columns.ANSWER not in split.column_names:
         return None
     names = [id2label[index] for index in sorted(id2label)]
-    found = matched_answers(split[columns.ANSWER], names)
-    return found if (found >= 0).any() else None
+    answers = matched_answers(split[columns.ANSWER], names)
+    return answers if (answers >= 0).any() else None
 
 
 def scores_of(split: Dataset, column: str, num_labels: int) -> View:

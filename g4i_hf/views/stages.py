@@ -66,7 +66,7 @@ class NewView:
 
 def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> View:
     """
-    As the label model takes it. Images and texts of one encoder lie apart, each around a mean of their own: names of
+    As the label model takes it. Images and texts of one encoder lie apart, each around its mean: names of
     classes are moved by the difference.
     """
     if not name.startswith("image:"):
@@ -139,7 +139,7 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
     now = image_digests(images)
     pairs = zip(now[columns.IMAGE_DIGEST], now[columns.IMAGE_ID], strict=True)
     rows = [place.get(pair, place.get(pair[0], NO_ROW)) for pair in pairs]
-    if lacking := [row for row, found in enumerate(rows) if found == NO_ROW]:
+    if lacking := [row for row, there_row in enumerate(rows) if there_row == NO_ROW]:
         first = now[columns.IMAGE_ID][lacking[0]]
         what = f"{len(lacking):,} of {len(images):,} images have no value there, or have changed since: {first!r}"
         raise ValueError(f"{folder} (views): {what}. {again}.")
