@@ -196,14 +196,14 @@ def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
         read(folder, changed, ["a", "b"])
 
 
-def test_a_view_is_on_disk_once_and_the_student_can_be_named(tmp_path):
+def test_a_view_is_on_disk_once_and_the_student_can_be_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     encoder, images = saved("vit", tmp_path / "vit"), images_of(3)
     named = embed_view(images, f"image:{encoder}", tmp_path / "out")
     assert not list(tmp_path.glob("out/features/*")), "the values are in the stage"
-    words = {"dataset_name": tmp_path / "images", "view": "image:student", "student": encoder, "embeddings_dir": "out"}
     DatasetDict(train=images).save_to_disk(tmp_path / "images")
-    said = succeed("embed", words, cwd=tmp_path).out
-    assert "View image:student: out/views/image_student" in said
+    main(["embed", "images", "--view", "image:student", "--student", encoder, "-o", "out"])
+    assert "View image:student: out/views/image_student" in capsys.readouterr().out
     assert np.array_equal(stored(tmp_path / "out/views/image_student"), stored(named))
     before = stored(named)
     torch.manual_seed(5)
