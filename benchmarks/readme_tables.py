@@ -17,6 +17,7 @@ PAGES = (
     "docs/guides/training.md",
     "docs/speed.md",
     "docs/guides/large_datasets.md",
+    "docs/guides/captions.md",
     "docs/guides/wrong_labels.md",
 )
 TABLES = {

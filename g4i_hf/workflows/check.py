@@ -190,7 +190,7 @@ def check_labels(
         if line["interval"] is not None and line["interval"][0] <= guessed
     ]
     if list(views) == [CAPTION]:
-        lines.append(f"By captions alone; g4i fit uses image features too: --student {DEFAULT_STUDENT}.")
+        lines.append("By captions alone; g4i fit uses image features too: --views caption image:student.")
     known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())
     if not known:
         return lines
