@@ -9,8 +9,8 @@ three times as many.
 PHOTOS and `--cache` are those of photos_frozen.py. The student is the last layer that `g4i fit` fits on what
 `LabelModel` says: with the weights that images of no class get, without these weights, and with such images left out
 by the truth. Its accuracy is that on `test`, images of known classes. AUROC and the false alarms where 95% are found
-are those of the label model's probability that no class explains an image, and of the lowest probability of the most
-probable class.
+are those of the label model's probability that no class explains an image, of the lowest probability of the most
+probable class, and of the energy of the student's logits (rows since this was added).
 Writes results/none_of_these.json.
 """
 

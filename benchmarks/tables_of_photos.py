@@ -262,17 +262,21 @@ def fit_estimates() -> str:
 def none_of_these() -> str:
     """Pools with images of no class: how many are said to be there, and the student's accuracy."""
     lines = [
-        "| images | of no class | at least, said | AUROC | counted like others | **weighed** | left out by hand |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| images | of no class | at least, said | AUROC | false alarms | counted like others | **weighed** "
+        "| left out by hand |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     rows = read_result("none_of_these.json")["rows"]
     for place in dict.fromkeys((row["data"], row["others"]) for row in rows):
         group = [row for row in rows if (row["data"], row["others"]) == place]
-        share, least, auroc, plain, weighed, by_hand = (
+        share, least, auroc, softmax, alarms, plain, weighed, by_hand = (
             100 * sum(row[name] for row in group) / len(group) if name in group[0] else None
-            for name in ("share", "said_at_least", "none_auroc", "plain", "weighed", "by_hand")
+            for name in (
+                *("share", "said_at_least", "none_auroc", "max_softmax_auroc", "none_false_alarms"),
+                *("plain", "weighed", "by_hand"),
+            )
         )
-        found = f"{auroc / 100:.2f}" if auroc else ""
+        found = f"{auroc / 100:.2f} ({softmax / 100:.2f}) | {alarms:.0f}%" if auroc else " | "
         lines.append(
             f"| {NAMES[place[0]]} | {share:.0f}% | {least:.0f}% | {found} | {plain:.1f} | **{weighed:.1f}** "
             f"| {by_hand:.1f} |"
