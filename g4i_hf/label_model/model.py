@@ -18,7 +18,7 @@ from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
 from .view_model import TAUGHT, ViewModel
 from .views import BLOCK, NEEDS, Values, View, check_views, copies_among
-from .witnesses import accuracies_by_each_other, deny_labels, noise_of_sure_rows, recall_by
+from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
@@ -302,7 +302,10 @@ class LabelModel:
         examples than the labels, include classes without a label, and show where views are unsure. No row is predicted
         by a model that was taught on it, nor by one that was taught its label.
         """
-        learners = self._able_to_learn(values, learners, rows)
+        if len(learners) > 1:
+            compared = rows.unlabelled[:MOST_COMPARED]
+            predicted = self.calibration_.probabilities(self._logits(values, compared, rows.folds)).argmax(1)
+            learners = able_to_learn({name: values[name] for name in learners}, compared, predicted, self.num_labels)
         widths = tuple(values[name].x.shape[1] for name in learners)
         model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
         has = model.has_value(values)
@@ -354,19 +357,6 @@ class LabelModel:
         fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
         # This model repeats the errors of the views, so together they would be overconfident
         self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
-
-    def _able_to_learn(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> tuple[str, ...]:
-        """Without those that recall the predictions of all views less than half as well as the best."""
-        if len(learners) == 1:
-            return learners
-        sample = rows.unlabelled[:MOST_COMPARED]
-        predicted = self.calibration_.probabilities(self._logits(values, sample, rows.folds)).argmax(1)
-        has = [values[name].has[sample] for name in learners]
-        recalls = [
-            recall_by(values[name], sample[present], predicted[present], self.num_labels) if present.sum() > 1 else 0.0
-            for name, present in zip(learners, has, strict=True)
-        ]
-        return tuple(name for name, recall in zip(learners, recalls, strict=True) if recall >= max(recalls) / 2)
 
     # --- Estimates ---------------------------------------------------------------------------------------------------
 

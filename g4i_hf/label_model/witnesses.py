@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations
 
 import numpy as np
@@ -60,6 +61,17 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
     spread = log_odds + (log_odds - log_odds.T) / 2
     most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
     return list(1 / (1 + np.exp(-most)))
+
+
+def able_to_learn(
+    views: Mapping[str, Values], rows: np.ndarray, predicted: np.ndarray, num_labels: int
+) -> tuple[str, ...]:
+    """Names of the views whose recall of the predicted classes (n,) is at least half of the best."""
+    recalls = {}
+    for name, view in views.items():
+        has = view.has[rows]
+        recalls[name] = recall_by(view, rows[has], predicted[has], num_labels) if has.sum() > 1 else 0.0
+    return tuple(name for name, recall in recalls.items() if recall >= max(recalls.values()) / 2)
 
 
 def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarray, labels: np.ndarray) -> bool | None:
