@@ -343,9 +343,11 @@ class LabelModel:
         self.models_.append(model)
         if len(rows.judged):
             self._calibrate(values, rows, with_interval=True)
-            return
-        # Nothing can be held out: the share of rows where this model repeats its targets stands for its accuracy
-        logits = self._logits(values, sample, rows.folds)
+        else:
+            self._calibrate_by_agreement(self._logits(values, sample, rows.folds), targets)
+
+    def _calibrate_by_agreement(self, logits: list[np.ndarray], targets: np.ndarray) -> None:
+        """Without held-out labels: how often the shared model repeats its targets (n, C) stands for its accuracy."""
         agreement = float((logits[-1].argmax(1) == targets.argmax(1)).mean())
         temperatures = list(self.calibration_.inverse_temperatures)
         if self.accuracy_ is None:
@@ -354,7 +356,7 @@ class LabelModel:
                 self.report_[model.name]["accuracy"] = agreement
                 temperatures[number] = inverse_temperature(logits[number], self.log_prior_, agreement)
         temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
-        fixed = calibrate(logits, sample[:0], self.log_prior_, trusts=self._trusts)
+        fixed = calibrate(logits, np.arange(0), self.log_prior_, trusts=self._trusts)
         # This model repeats the errors of the views, so together they would be overconfident
         self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
 

@@ -195,28 +195,39 @@ def check_labels(
     if not known:
         return lines
     table = suspicious(model, labels)
-    chosen = split.select(table["row"])
-    captions = chosen[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(chosen)
-    table["caption"] = [" / ".join(filter(None, each)) if isinstance(each, list) else each for each in captions]
-    table["image_id"] = chosen[columns.IMAGE_ID][:]
-    for name in ("label", "suggested"):
-        table[name] = [id2label[int(label)] for label in table[name]]
+    lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
+    _write_labels(args, split, _described(table, split, id2label), list(views), lines)
+    record.write(args.check_dir)
+    out = Path(args.check_dir)
+    return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
+
+
+def _described(table: pd.DataFrame, split: Dataset, id2label: dict[int, str]) -> pd.DataFrame:
+    """With the names of the classes, the caption and the id of each row."""
+    rows = split.select(table["row"])
+    captions = rows[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(rows)
+    texts = [" / ".join(filter(None, caption)) if isinstance(caption, list) else caption for caption in captions]
+    names = {name: [id2label[int(label)] for label in table[name]] for name in ("label", "suggested")}
+    return table.assign(caption=texts, image_id=rows[columns.IMAGE_ID][:], **names)
+
+
+def _write_labels(
+    args: CheckArguments, split: Dataset, table: pd.DataFrame, views: list[str], lines: list[str]
+) -> None:
+    """The page with images, and the table."""
     out = Path(args.check_dir)
     out.mkdir(parents=True, exist_ok=True)
     cells = table[TABLE_COLUMNS].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
     replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
-    lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
-    said_by = "captions say" if list(views) == [CAPTION] else "the views say"
+    by_views = "captions say" if views == [CAPTION] else "the views say"
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),
             caption=line.caption,
             title=f"{line.image_id}: {line.label}",
-            notes=[f"{said_by}: {line.suggested} ({line.probability_of_suggested:.0%})"],
+            notes=[f"{by_views}: {line.suggested} ({line.probability_of_suggested:.0%})"],
             doubts=[f"the label {line.label} is right with probability {line.probability:.1%}"],
         )
         for line in table.head(SHOWN).itertuples()
     ]
-    record.write(out)
     write_page(out / PAGE, f"Suspicious labels of {args.split}", paragraphs=lines, shown=shown)
-    return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
