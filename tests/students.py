@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import (
@@ -56,6 +57,9 @@ STUDENTS = {
     "timm-poolformer": ("poolformer_s12", None),
 }
 TWO_HEADS = {"deit-two-heads", "timm-deit-two-heads"}
+# Convolutions, attention and windows of both libraries, and two heads; `make test` leaves the others out
+QUICK = {"resnet", "vit", "deit-two-heads", "swin", "timm-resnet", "timm-vit", "timm-deit-two-heads", "timm-convnext"}
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in STUDENTS]
 
 
 def aligned_model(name: str, text_embed_dim: int = 12, **kwargs) -> AlignedImageClassification:

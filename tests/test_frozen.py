@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
 from doors import TWO_PROCESSES, succeed
 from drawings import STUDENT, draw_folder
-from students import ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
+from students import EACH, ID2LABEL, TWO_HEADS, aligned_model
 
 from g4i_hf import AlignedImageClassification, LabelModel, View
 from g4i_hf.training.head import fit_head
@@ -135,7 +135,7 @@ def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", EACH)
 def test_logits_and_embeddings_follow_from_the_feature(name):
     """Of every student that says so; others have two heads, or a norm within the last layer."""
     model = aligned_model(name).eval()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from make import unit
 from timm.loss import BinaryCrossEntropy
 
 from g4i_hf.losses.classification import classification_loss, soft_label_loss
@@ -29,26 +30,22 @@ CASES = {
     "same captions and classes": ("captions", "classes", "nulls"),
     "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer"),
 }
-
-
-def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    vectors = rng.normal(size=shape)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+KINDS = pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
 
 
 def random_batch(case: str, seed: int, n: int = 8) -> reference.Batch:
     rng = np.random.default_rng(seed)
     what = CASES[case]
     k = 3 if "several" in what else 1
-    image_embeds, text_embeds = unit(rng, n, 5), unit(rng, n, k, 5)
+    image_embeds, text_embeds = unit(rng.normal(size=(n, 5))), unit(rng.normal(size=(n, k, 5)))
     weights = rng.uniform(0.1, 1.0, (n, k)) if "weights" in what else np.full((n, k), 1.0 / k)
     if "fewer" in what:
         weights[rng.uniform(size=(n, k)) < 0.3] = 0.0
     if "nulls" in what:
         weights[rng.permutation(n)[: n // 3]] = 0.0
     text_embeds[weights == 0] = 0.0
-    image_keys = rng.integers(0, n // 2, (n, 1)) if "images" in what else np.arange(n)[:, None]
-    caption_keys = rng.integers(0, n, (n, k)) if "captions" in what else np.arange(n * k).reshape(n, k)
+    image_keys = rng.integers(0, max(n // 2, 1), (n, 1)) if "images" in what else np.arange(n)[:, None]
+    caption_keys = rng.integers(0, max(n, 1), (n, k)) if "captions" in what else np.arange(n * k).reshape(n, k)
     keys = [image_keys, np.where(weights > 0, caption_keys, -1)]
     if "classes" in what:
         keys.append(rng.integers(-1, 3, (n, 1)))
@@ -121,6 +118,32 @@ def test_gradient_equals_the_formulas_slope(objective):
         assert image_embeds.grad[index].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("case", [*CASES, "no caption"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_loss_and_gradient_are_finite_and_those_of_any_order(objective, case):
+    """For any number of rows, at any temperature."""
+    for n, temperature, bias in ((0, 1.0, 0.0), (1, 0.005, 5.0), (2, 100.0, 0.0), (7, 0.005, -20.0)):
+        batch = random_batch("plain" if case == "no caption" else case, seed=n, n=n)
+        batch.weights *= case != "no caption"
+        order = np.random.default_rng(0).permutation(n)
+        moved = {name: getattr(batch, name)[order] for name in ("image_embeds", "text_embeds", "weights")}
+        moved = reference.Batch(**moved, keys=[group[order] for group in batch.keys])
+        if batch.partner is not None:
+            moved.partner, moved.share = np.argsort(order)[batch.partner[order]], batch.share[order]
+        found = []
+        for each in (batch, moved):
+            image_embeds = tensor(each.image_embeds.copy()).requires_grad_()
+            pairs = pairs_of(each, image_embeds)
+            loss = loss_of(objective, pairs, reference.Settings(temperature, bias))
+            loss.backward()
+            assert all(map(torch.isfinite, alignment_diagnostics(pairs).values()))
+            assert torch.isfinite(loss) and loss >= -1e-6 and torch.isfinite(image_embeds.grad).all()
+            assert batch.num_captions or (loss == 0 and not image_embeds.grad.any())
+            found.append((loss, image_embeds.grad))
+        torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found[1][1], found[0][1][order], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("keys", [[[0, 0], [1, 0], [2, 0]], [[0, 0], [0, 1], [0, 2]]], ids=["caption", "image"])
 def test_an_image_is_no_negative_of_rows_with_its_image_or_caption(objective, keys):
@@ -140,7 +163,7 @@ def test_an_image_is_no_negative_of_rows_with_its_image_or_caption(objective, ke
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("unlabelled", [[0, 4], list(range(7))], ids=["some unlabelled", "all unlabelled"])
-@pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
+@KINDS
 @pytest.mark.parametrize("weighted", [False, True])
 def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, kind, threshold, weighted):
     rng = np.random.default_rng(0)
@@ -163,6 +186,19 @@ def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, ki
     options = {"kind": kind, "threshold": threshold, "class_weights": class_weights}
     expected = reference.classification(logits, labels, smoothing, **mix, **options)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@KINDS
+@pytest.mark.parametrize("n", [0, 6])
+def test_losses_of_classes_are_finite_for_any_logits_and_zero_without_rows(kind, threshold, n):
+    rng = np.random.default_rng(0)
+    logits = tensor(1e4 * rng.normal(size=(n, 3))).float().requires_grad_()
+    weights, options = torch.tensor([0.0, 0.5, 2.0]), {"kind": kind, "bce_target_threshold": threshold}
+    loss, _ = classification_loss(logits, torch.arange(n) % 3, 1.0, class_weights=weights, **options)
+    soft, rows = soft_label_loss(logits, tensor(rng.dirichlet(np.ones(3), n)))
+    (loss + soft).backward()
+    assert torch.isfinite(loss + soft) and torch.isfinite(logits.grad).all() and rows == n
+    assert (loss > 0) == (soft > 0) == (n > 0)
 
 
 def test_classification_losses_are_those_of_torch_and_timm():

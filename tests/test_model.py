@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from students import ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
+from students import EACH, ID2LABEL, STUDENTS, TWO_HEADS, aligned_model
 from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, ViTConfig
 
@@ -14,7 +14,7 @@ from g4i_hf.modeling.student import classifier_layers
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", EACH)
 def test_feature_is_what_enters_the_classifier(name):
     """
     logits = classifier(feature); of two heads, the feature is the mean of both inputs. And every parameter that is

@@ -53,6 +53,7 @@ def test_the_graph_gives_the_logits_of_the_student(name, tmp_path, capsys):
     assert b".py" not in path.read_bytes() and capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_graph_of_nan_is_refused(tmp_path):
     student = trained("vit")
     with torch.no_grad():
