@@ -47,7 +47,8 @@ def rows(
     given |= {"image_id": lambda row: f"id-{row}"}
     values = {name: [value(row) for row in range(count)] for name, value in given.items() if name not in columns}
     values |= {name: value for name, value in columns.items() if value is not None}
-    return Dataset.from_dict(values, features=Features({name: _feature(name, values[name], classes) for name in values}))
+    features = {name: _feature(name, values[name], classes) for name in values}
+    return Dataset.from_dict(values, features=Features(features))
 
 
 def _feature(name: str, values: list, classes: Iterable[str]):
@@ -59,7 +60,7 @@ def _feature(name: str, values: list, classes: Iterable[str]):
     if name == "text_embeds":
         vector = List(Value("float16"), length=np.shape(first)[-1])
         return List(vector) if np.ndim(first) > 1 else vector
-    text = Value("string") if isinstance(np.ravel(first)[0], str) else Value("int64")
+    text = Value("string") if name == "caption" or isinstance(np.ravel(first)[0], str) else Value("int64")
     return List(text) if np.ndim(first) else text
 
 

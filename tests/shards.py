@@ -5,35 +5,20 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import make
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import Dataset
 
 CLASSES, DIM, SIDE = ["a", "b", "c"], 8, 32
-FEATURES = Features(
-    image=Image(),
-    label=ClassLabel(names=CLASSES),
-    image_id=Value("string"),
-    caption=Value("string"),
-    text_embeds=List(Value("float16"), length=DIM),
-)
 
 
 def example_rows(number: int) -> Dataset:
-    """Random pictures with captions, two rows a caption; each fifth row has none, and each seventh no label."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (number, SIDE, SIDE, 3), dtype=np.uint8)
-    embeds = rng.normal(size=(number, DIM))
-    embeds = (embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16)
-    has_caption = [row % 5 > 0 for row in range(number)]
-    columns = {
-        "image": [PILImage.fromarray(picture) for picture in pictures],
-        "label": [None if row % 7 == 6 else row % len(CLASSES) for row in range(number)],
-        "image_id": [f"id-{row}" for row in range(number)],
-        "caption": [f"caption {row // 2}" if has_caption[row] else None for row in range(number)],
-        "text_embeds": [embeds[row // 2] if has_caption[row] else None for row in range(number)],
-    }
-    return Dataset.from_dict(columns, features=FEATURES)
+    """Images of noise with captions, two rows a caption; each fifth row has none, and each seventh no label."""
+    embeds = make.unit(np.random.default_rng(0).normal(size=(number, DIM)))
+    labels = [None if row % 7 == 6 else row % len(CLASSES) for row in range(number)]
+    columns = {"label": labels, "caption": [f"caption {row // 2}" if row % 5 else None for row in range(number)]}
+    columns["text_embeds"] = [embeds[row // 2] if row % 5 else None for row in range(number)]
+    return make.rows(number, CLASSES, lambda row: make.noise(row, SIDE), **columns)
 
 
 def save_parquet(folder: Path, sizes: Sequence[int]) -> Dataset:
@@ -62,10 +47,8 @@ def save_webdataset(folder: Path, sizes: Sequence[int]) -> Dataset:
 def _archive(path: Path, rows: Dataset) -> None:
     with tarfile.open(path, "w") as archive:
         for row in rows:
-            png = io.BytesIO()
-            row["image"].save(png, "png")
             label = -1 if row["label"] is None else row["label"]
-            parts = {"png": png.getvalue(), "cls": str(label).encode(), "txt": (row["caption"] or "").encode()}
+            parts = {"png": row["image"]["bytes"], "cls": str(label).encode(), "txt": (row["caption"] or "").encode()}
             for suffix, content in parts.items():
                 member = tarfile.TarInfo(f"{row['image_id']}.{suffix}")
                 member.size = len(content)

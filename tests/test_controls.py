@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import controls
 from controls import keep_label_fraction, with_captions, with_label_noise, with_long_tail
 
+pytestmark = pytest.mark.slow  # of benchmarks/
 DIM, UNEVEN, EVEN = 5, (40, 10, 3, 1), (20, 20, 20, 20)
 NAMES = ["animal-bird", "hot_dog", "sky", "elk"]
 CONTROLS = ["class_name", "random", "shuffle_class", "shuffle"]

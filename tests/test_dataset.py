@@ -2,12 +2,12 @@
 
 import random
 
+import make
 import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import Dataset
 from students import aligned_model
 from tiny_training import TEXT_DIM, arguments, rows, train
 from torch import nn
@@ -31,30 +31,13 @@ CAPTIONS = ["same", "same", None, None, *(f"caption {row}" for row in range(4, R
 AUGMENTATION = AugmentationArguments(image_size=SIZE, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
 
 
-def rows_with(captions: list, embeds: list, vector) -> Dataset:
-    rng = np.random.default_rng(0)
-    text = List(Value("string")) if any(isinstance(caption, list) for caption in captions) else Value("string")
-    features = Features(
-        image=Image(decode=False),
-        label=ClassLabel(names=["a", "b"]),
-        image_id=Value("string"),
-        caption=text,
-        text_embeds=vector,
-    )
-    images = [PILImage.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)) for _ in captions]
-    columns = {
-        "image": [Image().encode_example(image) for image in images],
-        "label": [row % 2 for row in range(len(captions))],
-        "image_id": [f"id-{row}" for row in range(len(captions))],
-        "caption": captions,
-        "text_embeds": embeds,
-    }
-    return Dataset.from_dict(columns, features=features)
+def rows_with(captions: list, embeds: list) -> Dataset:
+    return make.rows(len(captions), image=lambda row: make.noise(row, 30, 40), caption=captions, text_embeds=embeds)
 
 
 @pytest.fixture(scope="module")
 def split() -> Dataset:
-    return rows_with(CAPTIONS, [np.eye(4)[row % 4] for row in range(ROWS)], List(Value("float16"), length=4))
+    return rows_with(CAPTIONS, [np.eye(4)[row % 4] for row in range(ROWS)])
 
 
 def augmented(split: Dataset, seed: int = 0) -> CaptionedImages:

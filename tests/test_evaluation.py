@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 
+import make
 import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from processes import ROOT, environment, launched
 from released_runs import a_run
@@ -33,28 +34,24 @@ BROKEN = {"bytes": b"no image", "path": None}
 CPU = Accelerator(cpu=True)
 
 
-def picture(size: int, seed: int = 0) -> torch.Tensor:
-    """A checkerboard with some texture, (3, size, size) uint8."""
+def picture(size: int, seed: int = 0) -> PILImage.Image:
+    """A checkerboard with some texture."""
     rng = np.random.default_rng(seed)
-    board = np.kron(rng.integers(40, 215, (3, 8, 8)), np.ones((size // 8, size // 8)))
-    return torch.from_numpy((board + rng.integers(-8, 8, board.shape)).astype(np.uint8))
+    board = np.kron(rng.integers(40, 215, (8, 8, 3)), np.ones((size // 8, size // 8, 1)))
+    return PILImage.fromarray((board + rng.integers(-8, 8, board.shape)).astype(np.uint8))
 
 
 def images(n: int, unlabelled: tuple[int, ...] = (), captions: bool = True, start: int = 0, label=None) -> Dataset:
     """Row 3 has no caption. `label` gives the classes of images; by default they are 0 to 4 in turn."""
-    pictures = [PILImage.fromarray(picture(48, start + row).permute(1, 2, 0).numpy()) for row in range(n)]
+    pictures = [picture(48, start + row) for row in range(n)]
     labels = [row % 5 for row in range(n)] if label is None else label(pictures)
-    features = {"image": Image(), "label": ClassLabel(names=list(ID2LABEL.values())), "image_id": Value("string")}
-    rows = {
-        "image": pictures,
-        "label": [None if row in unlabelled else labels[row] for row in range(n)],
-        "image_id": [str(row) for row in range(start, start + n)],
-    }
+    columns = {"label": [None if row in unlabelled else labels[row] for row in range(n)]}
+    columns["image_id"] = [str(row) for row in range(start, start + n)]
     if captions:
-        features |= {"caption": Value("string"), "text_embeds": columns.text_embeds_features(384)["text_embeds"]}
-        rows["caption"] = [None if row == 3 else f"a picture of number {row % 7}" for row in range(n)]
-        rows["text_embeds"] = [None if row == 3 else np.eye(384, dtype=np.float16)[row % 7] for row in range(n)]
-    return Dataset.from_dict(rows, features=Features(features))
+        columns["caption"] = [None if row == 3 else f"a picture of number {row % 7}" for row in range(n)]
+        columns["text_embeds"] = [None if row == 3 else np.eye(384)[row % 7] for row in range(n)]
+    split = make.rows(n, ID2LABEL.values(), image=list(map(make.stored, pictures)), **columns)
+    return split.cast_column("image", Image())
 
 
 @pytest.fixture(scope="module")

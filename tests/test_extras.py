@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from loaded import PYTHON
-from minimum_versions import NEWER, lower_bounds
 
 from g4i_hf.extras import require
 
@@ -43,6 +42,7 @@ def run_without(modules: set[str], code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_core_imports_no_extra():
     """Every public name and command, and what they import when they begin."""
     missing = set().union(*(modules for extra, modules in extras().items() if extra not in ("test", "build", "lint")))
@@ -81,17 +81,3 @@ def test_a_command_without_its_extra_is_one_line_and_makes_nothing(tmp_path, ext
     assert done.stdout.strip() == "2" and len(lines) == 1, done.stderr
     assert re.fullmatch(rf"error: .* needs {module}: pip install -e '\.\[{extra}\]' in a clone of g4i_hf\.", lines[0])
     assert not (tmp_path / "out").exists()
-
-
-def test_lowest_versions_leave_out_what_needs_newer_ones(tmp_path):
-    config = configparser.ConfigParser(interpolation=None)
-    config["options"] = {"install_requires": "\nnumpy>=2.0\ntorch>=2.6"}
-    [newer] = NEWER
-    config["options.extras_require"] = {
-        newer: "\ntorch>=2.13\nonnx>=1.23",
-        "hub": "\nsecrets>=1",
-        "test": "\n%(hub)s\npytest>=8",
-    }
-    with (tmp_path / "setup.cfg").open("w") as file:
-        config.write(file)
-    assert lower_bounds(tmp_path / "setup.cfg") == {"numpy": "2.0", "torch": "2.6", "secrets": "1", "pytest": "8"}

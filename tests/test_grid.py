@@ -11,6 +11,8 @@ from statsmodels.stats.multitest import multipletests
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from grid import estimate_difference, holm, paired_summary
 
+pytestmark = pytest.mark.slow
+
 
 def simulated(rng, *, effect=0.0, of_seeds=0.02, of_clusters=0.1, seeds=5, clusters=150, students=1):
     """

@@ -18,6 +18,7 @@ from g4i_hf.modeling.packaged import packaged_student
 
 JOBS = ROOT / "recipes" / "jobs"
 SCRIPTS = sorted(JOBS.glob("*.py"))
+pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 PUSH = """
 import sys
 from datasets import load_dataset
@@ -128,14 +129,12 @@ def captioned(jobs) -> Jobs:
     return jobs
 
 
-@pytest.mark.slow
 def test_a_dataset_of_the_hub_is_captioned(captioned):
     assert captioned.repositories()["datasets/me/photos-captions"] is True
     found = captioned.hub.run(READ, captioned.folder / "reader")
     assert found == {f"{number}.png": f"number {number}" for number in range(12)}
 
 
-@pytest.mark.slow
 def test_a_student_is_trained_on_captions_of_the_hub(captioned):
     words = ["me/photos-captions", "--student", str(packaged_student()), "--push_to", "me/photos-student"]
     before = captioned.repositories()

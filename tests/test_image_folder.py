@@ -8,13 +8,16 @@ import shutil
 from pathlib import Path
 from unicodedata import normalize
 
+import make
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from test_loading import by_id, classes_by_id, one_line, save_pictures
+from test_loading import by_id, classes_by_id, one_line
 
 from g4i_hf import load_images
 
 FILES = ["train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "train/dog/4.png"]
+LABELS = {"cat/1.png": "cat", "cat/2.png": "cat", "dog/3.png": "dog", "dog/4.png": "dog"}
+EITHER = pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 
 
 def write_metadata(folder: Path, lines: list[dict], suffix: str = "jsonl") -> Path:
@@ -32,21 +35,6 @@ def write_metadata(folder: Path, lines: list[dict], suffix: str = "jsonl") -> Pa
     return file
 
 
-def labels_in(folder: Path, split: str = "train") -> dict[str, str | None]:
-    """image_id -> class name, None where there is no label."""
-    rows = load_images(folder)[split]
-    if "label" not in rows.column_names:
-        return dict.fromkeys(rows["image_id"][:])
-    names = rows.features["label"].names
-    return {image_id: None if label is None else names[label] for image_id, label in by_id(rows, "label").items()}
-
-
-def expected_labels(**others: str | None) -> dict[str, str | None]:
-    """Those of the folders of `FILES`, but for others by the number of the image."""
-    ids = [file.removeprefix("train/") for file in FILES]
-    return {each: others.get(f"image_{each[4]}", each[:3]) for each in ids}
-
-
 # --- Labels in metadata ----------------------------------------------------------------------------------------------
 
 
@@ -54,10 +42,10 @@ def expected_labels(**others: str | None) -> dict[str, str | None]:
 @pytest.mark.parametrize("others", [{}, {"label": None}], ids=["no label", "null"])
 def test_a_label_of_a_line_wins_and_other_images_keep_their_folder(tmp_path, caplog, suffix, others):
     """As when a wrong label is corrected by a line: those of all other images stay."""
-    save_pictures(tmp_path, FILES)
+    make.folder(tmp_path, FILES)
     lines = [{"file_name": "cat/1.png", "label": "dog"}, {"file_name": "dog/3.png", "label": "dog"}]
     write_metadata(tmp_path / "train", [*lines, {"file_name": "cat/2.png"} | others], suffix)
-    assert labels_in(tmp_path) == expected_labels(image_1="dog")
+    assert classes_by_id(tmp_path) == LABELS | {"cat/1.png": "dog"}
     told = f"Split 'train': 1 images have a label in the metadata that is not their folder, and counts: {tmp_path}"
     assert f"{told}/train/cat/1.png is 'dog'." in caplog.text
 
@@ -66,44 +54,42 @@ def test_a_label_of_a_line_wins_and_other_images_keep_their_folder(tmp_path, cap
 def test_folders_that_are_no_classes_give_no_label(tmp_path, caplog, folders):
     """Images that only metadata labels may lie in any folders."""
     files = [f"{folder}/{number}.png" for folder in folders for number in range(4)]
-    save_pictures(tmp_path / "train", files)
+    make.folder(tmp_path / "train", files)
     own = [{"label": "cat"}, {"label": "dog"}, {"label": None}, {}] * len(folders)
     write_metadata(tmp_path / "train", [{"file_name": file} | label for file, label in zip(files, own, strict=True)])
-    assert list(labels_in(tmp_path).values()) == ["cat", "dog", None, None] * len(folders)
+    assert list(classes_by_id(tmp_path).values()) == ["cat", "dog", None, None] * len(folders)
     shown = ", ".join(folders)
     told = f"Split 'train': {2 * len(folders)} images are unlabelled, as their folders ({shown}) are none of the"
     assert told in caplog.text
 
 
-def test_a_new_class_of_a_line_beside_folders_that_another_split_knows(tmp_path):
-    save_pictures(tmp_path, [*FILES, "validation/cat/5.png", "validation/dog/6.png"])
-    write_metadata(tmp_path / "train", [{"file_name": "cat/1.png", "label": "elk"}])
-    assert labels_in(tmp_path) == expected_labels(image_1="elk")
-    assert load_images(tmp_path)["train"].features["label"].names == ["cat", "dog", "elk"]
-    assert list(labels_in(tmp_path, "validation").values()) == ["cat", "dog"]
+# Other files, the label of a line -> labels
+LINES = {
+    "a new class": ([], {"cat/1.png": "elk"}, {"cat/1.png": "elk"}),
+    "in unlabelled": (
+        ["unlabelled/5.png", "unlabelled/6.png"],
+        {"unlabelled/5.png": "dog", "unlabelled/6.png": None},
+        {"unlabelled/5.png": "dog", "unlabelled/6.png": None},
+    ),
+    "a number": (["7/5.png", "10/6.png"], {"10/6.png": 7}, {"7/5.png": "7", "10/6.png": "7"}),
+}
 
 
-def test_a_label_of_a_line_for_an_image_in_unlabelled(tmp_path):
-    save_pictures(tmp_path, [*FILES, "train/unlabelled/5.png", "train/unlabelled/6.png"])
-    lines = [{"file_name": "unlabelled/5.png", "label": "dog"}, {"file_name": "unlabelled/6.png", "caption": "a cat"}]
-    write_metadata(tmp_path / "train", lines)
-    assert labels_in(tmp_path) == expected_labels() | {"unlabelled/5.png": "dog", "unlabelled/6.png": None}
-
-
-@pytest.mark.parametrize("folders", [("0", "1"), ("7", "10")])
-def test_numbers_in_lines_are_names_of_folders(tmp_path, folders):
-    one, other = folders
-    save_pictures(tmp_path, [f"train/{one}/1.png", f"train/{other}/2.png", f"train/{other}/3.png"])
-    write_metadata(tmp_path / "train", [{"file_name": f"{other}/2.png", "label": int(one)}])
-    assert labels_in(tmp_path) == {f"{one}/1.png": one, f"{other}/2.png": one, f"{other}/3.png": other}
+@pytest.mark.parametrize("case", LINES)
+def test_a_label_of_a_line_is_one_of_the_classes_or_a_new_one(tmp_path, case):
+    others, given, expected = LINES[case]
+    make.folder(tmp_path, [*FILES, *(f"train/{file}" for file in others), "validation/cat/5.png"])
+    write_metadata(tmp_path / "train", [{"file_name": file, "label": label} for file, label in given.items()])
+    assert classes_by_id(tmp_path) == LABELS | expected
+    assert classes_by_id(tmp_path, "validation") == {"cat/5.png": "cat"}
 
 
 @pytest.mark.parametrize("labels", [("cat", 1), (["cat", "dog"], "cat")])
 def test_labels_of_several_kinds_are_refused(tmp_path, labels):
-    save_pictures(tmp_path, FILES)
+    make.folder(tmp_path, FILES)
     files = ("cat/1.png", "dog/3.png")
     write_metadata(tmp_path / "train", [{"file_name": files[row], "label": labels[row]} for row in (0, 1)])
-    assert re.search(r"of several kinds", one_line(tmp_path))
+    assert "of several kinds" in one_line(tmp_path)
 
 
 # --- Class folders ---------------------------------------------------------------------------------------------------
@@ -111,23 +97,19 @@ def test_labels_of_several_kinds_are_refused(tmp_path, labels):
 
 def test_a_class_folder_that_only_another_split_has(tmp_path, caplog):
     """It is a class beside one that is known. Alone it may be a place for unlabelled images, which is told."""
-    save_pictures(tmp_path, [*FILES, "validation/cat/1.png", "validation/bird/2.png", "test/dogs/3.png"])
-    splits = load_images(tmp_path)
-    assert splits["train"].features["label"].names == ["cat", "dog", "bird"]
-    assert labels_in(tmp_path, "validation") == {"cat/1.png": "cat", "bird/2.png": "bird"}
+    make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/bird/2.png", "test/dogs/3.png"])
+    assert load_images(tmp_path)["train"].features["label"].names == ["cat", "dog", "bird"]
+    assert classes_by_id(tmp_path, "validation") == {"cat/1.png": "cat", "bird/2.png": "bird"}
     assert "Split 'validation': 1 of its classes are none of 'train', such as 'bird'. They are added" in caplog.text
-    assert labels_in(tmp_path, "test") == {"dogs/3.png": None}
-    assert (
-        "Split 'test': 1 images are unlabelled, as their folders (dogs) are none of the classes that are"
-        in caplog.text
-    )
+    assert classes_by_id(tmp_path, "test") == {"dogs/3.png": None}
+    assert "Split 'test': 1 images are unlabelled, as their folders (dogs) are none of the classes" in caplog.text
     assert "known (bird, cat, dog). Did you mean 'dog'? If they are classes" in caplog.text
 
 
 def test_class_folders_in_two_unicode_forms_are_one_and_in_two_cases_are_told(tmp_path, caplog):
     forms = [normalize(form, "café") for form in ("NFC", "NFD")]
-    save_pictures(tmp_path, [f"train/{forms[0]}/1.png", "train/Tree/2.png", f"validation/{forms[1]}/3.png"])
-    save_pictures(tmp_path, ["validation/tree/4.png"])
+    make.folder(tmp_path, [f"train/{forms[0]}/1.png", "train/Tree/2.png", f"validation/{forms[1]}/3.png"])
+    make.folder(tmp_path, ["validation/tree/4.png"])
     splits = load_images(tmp_path)
     assert splits["train"].features["label"].names == ["Tree", "café", "tree"]
     assert splits["train"]["label"][:] == [0, 1] and sorted(splits["validation"]["label"][:]) == [1, 2]
@@ -135,11 +117,11 @@ def test_class_folders_in_two_unicode_forms_are_one_and_in_two_cases_are_told(tm
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
-    save_pictures(tmp_path, [*FILES, "elsewhere/elk/5.png"])
+    make.folder(tmp_path, [*FILES, "elsewhere/elk/5.png"])
     os.symlink(tmp_path / "elsewhere" / "elk", tmp_path / "train" / "elk")
     os.symlink(tmp_path / "train", tmp_path / "train" / "dog" / "loop")
     os.symlink(tmp_path / "nowhere", tmp_path / "train" / "dog" / "6.png")
-    assert labels_in(tmp_path) == expected_labels() | {"elk/5.png": "elk"}
+    assert classes_by_id(tmp_path) == LABELS | {"elk/5.png": "elk"}
 
 
 # --- Images that were moved ------------------------------------------------------------------------------------------
@@ -149,16 +131,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 def test_a_line_finds_its_image_in_another_folder(tmp_path, caplog, suffix):
     """To correct a label, an image is moved into the folder of its class; its line need not be edited."""
     files = [*FILES, f"train/dog/{normalize('NFC', 'é')}.png"]
-    save_pictures(tmp_path, files)
+    make.folder(tmp_path, files)
     lines = [{"file_name": (name := file.removeprefix("train/")), "caption": f"that of {name}"} for file in files]
     write_metadata(tmp_path / "train", lines, suffix)
     moved = {"cat/1.png": "dog/1.png", "dog/é.png": normalize("NFD", "cat/é.png")}
     for old, new in moved.items():
         (tmp_path / "train" / old).rename(tmp_path / "train" / new)
-    train = load_images(tmp_path)["train"]
     captions = {moved.get(file := line["file_name"], file): line["caption"] for line in lines}
-    assert by_id(train, "caption") == captions
-    assert {image_id: image_id[:3] for image_id in captions} == labels_in(tmp_path)
+    assert by_id(load_images(tmp_path)["train"], "caption") == captions
+    assert {image_id: image_id[:3] for image_id in captions} == classes_by_id(tmp_path)
     told = f"metadata.{suffix}: the images of 2 lines were moved, and are found by their file names: the first is "
     assert f"{told}{tmp_path}/train/dog/1.png." in caplog.text
 
@@ -166,7 +147,7 @@ def test_a_line_finds_its_image_in_another_folder(tmp_path, caplog, suffix):
 @pytest.mark.parametrize("name", ["there twice", "a line of its own", "two lines", "another name", "outside"])
 def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name):
     """Nor is it looked for outside of the folder of its metadata."""
-    save_pictures(tmp_path, FILES)
+    make.folder(tmp_path, FILES)
     train = tmp_path / "train"
     lines = [{"file_name": file.removeprefix("train/")} for file in FILES]
     if name == "there twice":
@@ -194,45 +175,40 @@ def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name
 @pytest.mark.parametrize(
     "content", [b"", b"\n \n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"], ids=["0", "lines", "mark", "both"]
 )
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@EITHER
 def test_metadata_without_lines_are_no_metadata(tmp_path, caplog, suffix, content):
-    save_pictures(tmp_path, [*FILES, "train/unlabelled/5.png"])
+    make.folder(tmp_path, [*FILES, "train/unlabelled/5.png"])
     (tmp_path / "train" / f"metadata.{suffix}").write_bytes(content)
-    assert labels_in(tmp_path) == expected_labels() | {"unlabelled/5.png": None}
+    assert classes_by_id(tmp_path) == LABELS | {"unlabelled/5.png": None}
     assert f"{tmp_path}/train/metadata.{suffix} has no lines." in caplog.text
 
 
 @pytest.mark.parametrize("captions", [["NA", "null", "nan", "None"], ["007", "12", "1e3", "-0"], ["2020-01-01"] * 4])
-@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@EITHER
 def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
     """Not missing, nor numbers or dates, whatever they look like."""
-    save_pictures(tmp_path, FILES)
-    lines = [
-        {"file_name": file.removeprefix("train/"), "caption": text} for file, text in zip(FILES, captions, strict=True)
-    ]
+    make.folder(tmp_path, FILES)
+    lines = [{"file_name": file, "caption": text} for file, text in zip(LABELS, captions, strict=True)]
     write_metadata(tmp_path / "train", lines, suffix)
     assert load_images(tmp_path)["train"]["caption"][:] == captions
 
 
-def test_labels_of_a_csv_file_are_texts(tmp_path):
-    save_pictures(tmp_path, ["train/1.png", "train/2.png", "train/3.png"])
-    write_metadata(
-        tmp_path / "train", [{"file_name": f"{number}.png", "label": f"0{number}"} for number in (1, 2)], "csv"
-    )
-    assert set(labels_in(tmp_path).values()) == {"01", "02"}
-    lines = [{"file_name": f"{number}.png", "label": number - 1} for number in (1, 2)]
-    write_metadata(tmp_path / "train", lines, "csv")
-    file = tmp_path / "classes.txt"
-    file.write_text("ant\nbee\n")  # numbers are those of its lines
-    assert load_images(tmp_path, class_names_file=str(file))["train"]["label"][:] == [0, 1]
+def test_labels_of_a_csv_file_are_texts_but_numbers_are_those_of_a_file_of_classes(tmp_path):
+    make.folder(tmp_path, ["train/1.png", "train/2.png"])
+    write_metadata(tmp_path / "train", [{"file_name": f"{n}.png", "label": f"0{n}"} for n in (1, 2)], "csv")
+    assert set(classes_by_id(tmp_path).values()) == {"01", "02"}
+    write_metadata(tmp_path / "train", [{"file_name": f"{n}.png", "label": n - 1} for n in (1, 2)], "csv")
+    (tmp_path / "classes.txt").write_text("ant\nbee\n")
+    named = load_images(tmp_path, class_names_file=str(tmp_path / "classes.txt"))
+    assert named["train"]["label"][:] == [0, 1]
 
 
 def test_class_names_of_parquet_metadata_are_those_of_its_classes(tmp_path):
-    save_pictures(tmp_path, [*FILES, "validation/cat/1.png", "validation/dog/2.png"])
+    make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/dog/2.png"])
     features = Features({"file_name": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
     rows = {"file_name": ["dog/3.png", "dog/4.png"], "label": [1, -1]}
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train" / "metadata.parquet")
-    assert labels_in(tmp_path) == expected_labels(image_3="cat")
+    assert classes_by_id(tmp_path) == LABELS | {"dog/3.png": "cat"}
 
 
 MIXED = b'{"file_name": "cat/1.png", "x": 1}\n{"file_name": "cat/2.png", "x": "a"}'
@@ -253,15 +229,14 @@ FAULTS = [
 
 @pytest.mark.parametrize(("suffix", "content", "says"), FAULTS)
 def test_a_fault_of_metadata_names_its_file(tmp_path, suffix, content, says):
-    save_pictures(tmp_path, FILES)
+    make.folder(tmp_path, FILES)
     file = tmp_path / "train" / f"metadata.{suffix}"
     file.write_bytes(content)
-    said = one_line(tmp_path)
-    assert f"its files cannot be read: {file}{says}" in said
+    assert f"its files cannot be read: {file}{says}" in one_line(tmp_path)
 
 
 def test_the_same_folder_is_the_same_dataset(tmp_path):
     """Nothing of it is random: results that are kept by its fingerprint are found again."""
-    save_pictures(tmp_path, FILES, captions_in="train")
+    make.folder(tmp_path, FILES, captions_in="train")
     first, second = (load_images(tmp_path)["train"] for _ in range(2))
-    assert first._fingerprint == second._fingerprint and classes_by_id(tmp_path) == expected_labels()
+    assert first._fingerprint == second._fingerprint and classes_by_id(tmp_path) == LABELS

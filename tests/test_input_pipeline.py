@@ -3,10 +3,11 @@
 import io
 import random
 
+import make
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
@@ -23,22 +24,18 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHINA = PILImage.fromarray(load_sample_image("china.jpg"))  # 640 x 427
 
 
-def encoded(image: PILImage.Image, kind: str = "JPEG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+def jpeg(image: PILImage.Image, **options) -> bytes:
+    return make.content(image, "JPEG", **options)
 
 
 def oriented_jpeg(image: PILImage.Image, orientation: int = 6) -> bytes:
     exif = PILImage.Exif()
     exif[0x0112] = orientation
-    return encoded(image, exif=exif)
+    return jpeg(image, exif=exif)
 
 
 def split_of(files: list[bytes]) -> Dataset:
-    rows = {"image": [{"bytes": data, "path": None} for data in files]}
-    rows["image_id"] = [str(row) for row in range(len(files))]
-    return Dataset.from_dict(rows, features=Features(image=Image(decode=False), image_id=Value("string")))
+    return make.rows(len(files), image=[{"bytes": data, "path": None} for data in files], label=None)
 
 
 def by_pillow(data: bytes) -> PILImage.Image:
@@ -60,14 +57,14 @@ def difference(data: bytes, size: int, seed: int, interpolation: str = "bicubic"
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_an_upright_jpeg_is_within_a_step_of_pillow(interpolation):
-    found = [difference(encoded(CHINA, quality=92), 224, seed, interpolation) for seed in range(6)]
+    found = [difference(jpeg(CHINA, quality=92), 224, seed, interpolation) for seed in range(6)]
     assert max(each.mean() for each in found) < 0.1 and max(each.max() for each in found) <= 2
     assert any(each.any() for each in found)  # else this is not the way that is meant
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "nearest"])
 def test_a_large_crop_is_decoded_at_a_part_of_its_size_and_still_looks_the_same(interpolation):
-    found = [difference(encoded(CHINA), size, seed, interpolation).mean() for size in (24, 40) for seed in range(12)]
+    found = [difference(jpeg(CHINA), size, seed, interpolation).mean() for size in (24, 40) for seed in range(12)]
     if interpolation == "nearest":
         assert not any(found)
     else:
@@ -82,12 +79,12 @@ def test_a_crop_of_a_part_of_the_size_lies_where_it_should_in_every_orientation(
 
 
 KINDS = {
-    "grey": encoded(CHINA.convert("L")),
-    "CMYK": encoded(CHINA.convert("CMYK")),
+    "grey": jpeg(CHINA.convert("L")),
+    "CMYK": jpeg(CHINA.convert("CMYK")),
     "rotated": oriented_jpeg(CHINA),
-    "tiny": encoded(CHINA.resize((3, 2))),
-    "PNG with alpha": encoded(CHINA.convert("RGBA"), "PNG"),
-    "WebP": encoded(CHINA, "WEBP"),
+    "tiny": jpeg(CHINA.resize((3, 2))),
+    "PNG with alpha": make.content(CHINA.convert("RGBA"), "PNG"),
+    "WebP": make.content(CHINA, "WEBP"),
 }
 
 
@@ -102,7 +99,7 @@ def test_every_kind_of_image_has_the_crops_of_pillow(kind, size):
 
 def test_a_damaged_jpeg_is_refused_in_pillows_words(tmp_path):
     damaged = tmp_path / "china.jpg"
-    damaged.write_bytes(encoded(CHINA)[:20_000])
+    damaged.write_bytes(jpeg(CHINA)[:20_000])
     with pytest.raises(OSError, match="truncated"):
         crop = CropOfStored(RandomResizedCropAndInterpolation(224, scale=(0.9, 1)))
         crop(open_for_crop({"bytes": None, "path": str(damaged)}))
@@ -126,7 +123,7 @@ AUGMENTATIONS = {
     "policy": {"auto_augment": "rand-m9-mstd0.5-inc1"},
     "jitter": {"color_jitter": 0.4, "random_erasing": 0.5},
 }
-SMALL = [encoded(CHINA.resize((48, 48)).rotate(90 * turn), kind) for turn in range(3) for kind in ("PNG", "WEBP")]
+SMALL = [make.content(CHINA.resize((48, 48)).rotate(90 * turn), kind) for turn in range(3) for kind in ("PNG", "WEBP")]
 
 
 def in_floats(args: AugmentationArguments, size: int) -> transforms.Compose:
@@ -179,7 +176,7 @@ def test_mixing_8_bit_pixels_is_mixing_the_floats_that_they_become(mixing, numbe
 
 def test_what_is_kept_in_memory_changes_no_pixel(monkeypatch):
     """Of images decoded whole and of crops decoded at a part of the size."""
-    files = [encoded(CHINA), oriented_jpeg(CHINA), encoded(CHINA.convert("L")), encoded(CHINA.resize((90, 60)))]
+    files = [jpeg(CHINA), oriented_jpeg(CHINA), jpeg(CHINA.convert("L")), jpeg(CHINA.resize((90, 60)))]
     transform = train_transform(AugmentationArguments(image_size=48), 48, MEAN, STD)
     kept = CaptionedImages(split_of(files), transform)
     monkeypatch.setattr(dataset_module, "CACHE_BYTES", 0)

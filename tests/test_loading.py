@@ -1,17 +1,15 @@
 """One name opens every kind of image dataset, with the same columns, ids and class names, or one line says why not."""
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-import numpy as np
+import make
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
+from datasets import Dataset, DatasetDict, Features, Image, Value
 from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
@@ -21,31 +19,13 @@ from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.data.transforms import open_rgb
 
-FEATURES = Features({"image": Image(), "label": ClassLabel(names=["cat", "dög"]), "caption": Value("string")})
 
-
-def picture(seed: int) -> PILImage.Image:
-    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8))
-
-
-def rows(count: int, first: int = 0) -> Dataset:
-    """Different pictures without file names, two classes, a caption each."""
+def rows(count: int, first: int = 0, **columns) -> Dataset:
+    """Different images without ids, two classes, a caption each."""
     seeds = range(first, first + count)
-    columns = {"image": list(map(picture, seeds)), "label": [seed % 2 for seed in seeds]}
-    columns["caption"] = [f"caption {seed}" for seed in seeds]
-    return Dataset.from_dict(columns, features=FEATURES)
-
-
-def save_pictures(folder: Path, files: list[str], captions_in: str | None = None) -> None:
-    """Picture files; with `captions_in`, a metadata.jsonl in that folder whose captions name the file."""
-    for seed, file in enumerate(files):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(folder / file)
-    if captions_in is not None:
-        root = folder / captions_in
-        inside = [(folder / file).relative_to(root).as_posix() for file in files if root in (folder / file).parents]
-        lines = [json.dumps({"file_name": file, "caption": f"that of {file}"}, ensure_ascii=False) for file in inside]
-        (root / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"image": [make.stored(make.noise(seed)) for seed in seeds], "image_id": None} | columns
+    columns = {"label": [seed % 2 for seed in seeds], "caption": [f"caption {seed}" for seed in seeds]} | columns
+    return make.rows(count, classes=("cat", "dög"), **columns)
 
 
 def sizes(splits: DatasetDict) -> dict[str, int]:
@@ -56,13 +36,23 @@ def by_id(split: Dataset, column: str) -> dict:
     return dict(zip(split["image_id"], split[column], strict=True))
 
 
-def classes_by_id(folder: Path, split: str = "train") -> dict[str, str]:
-    """image_id -> class name"""
-    splits, id2label = class_names(open_images(str(folder)))
-    return {image_id: id2label[label] for image_id, label in by_id(splits[split], "label").items()}
+def classes_by_id(folder: Path, split: str = "train") -> dict[str, str | None]:
+    """image_id -> class name, None where there is no label."""
+    found = load_images(folder)[split]
+    if "label" not in found.column_names:
+        return dict.fromkeys(found["image_id"])
+    names = found.features["label"].names
+    return {key: None if label is None else names[label] for key, label in by_id(found, "label").items()}
 
 
-# --- Folders of Parquet, and of save_to_disk -------------------------------------------------------------------------
+def one_line(folder: Path) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load_images(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- Folders of Parquet, archives, and of save_to_disk ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,7 +80,7 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, files, expected):
     splits = open_images(str(tmp_path))
     assert sizes(splits) == expected
     for split in splits.values():
-        assert split.features["label"] == FEATURES["label"] and len(set(split["image_id"][:])) == len(split)
+        assert split.features["label"].names == ["cat", "dög"] and len(set(split["image_id"][:])) == len(split)
 
 
 def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
@@ -112,8 +102,7 @@ def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
 def test_save_to_disk_folders_have_one_split_or_several(tmp_path):
     rows(3).save_to_disk(tmp_path / "one")
     one = open_images(str(tmp_path / "one"))
-    assert sizes(one) == {"train": 3}
-    assert one["train"]["image"][:] == rows(3).cast_column("image", Image(decode=False))["image"][:]
+    assert sizes(one) == {"train": 3} and one["train"]["image"][:] == rows(3)["image"][:]
     DatasetDict(train=rows(3), test_novel=rows(2, first=5)).save_to_disk(tmp_path / "several")
     several = open_images(str(tmp_path / "several"))
     assert sizes(several) == {"train": 3, "test_novel": 2} and class_names(several)[1] == {0: "cat", 1: "dög"}
@@ -125,7 +114,7 @@ def test_save_to_disk_folders_have_one_split_or_several(tmp_path):
 @pytest.mark.parametrize("metadata", [None, "jsonl", "parquet"])
 def test_classes_are_folders_and_captions_come_from_metadata(tmp_path, metadata):
     files, here = ["cat/1.png", "cat/2.png", "dög/1.png", "dög/ß 3.png"], tmp_path / "here"
-    save_pictures(here, files, captions_in="." if metadata == "jsonl" else None)
+    make.folder(here, files, captions_in="." if metadata == "jsonl" else None)
     if metadata == "parquet":
         table = {"file_name": files[::-1], "caption": [f"that of {file}" for file in files[::-1]]}
         Dataset.from_dict(table).to_parquet(here / "metadata.parquet")
@@ -142,63 +131,53 @@ def test_classes_are_folders_and_captions_come_from_metadata(tmp_path, metadata)
 def test_split_folders_share_one_list_of_classes(tmp_path, train, test, captions):
     """Class numbers agree although `test` has one class alone; captions are wanted of the training images alone."""
     files = [f"{train}/{name}/{number}.png" for name in ("cat", "dog", "elk") for number in (1, 2)]
-    save_pictures(tmp_path, files, captions_in=train if captions else None)
-    save_pictures(tmp_path, [f"{test}/elk/1.png", f"{test}/elk/2.png"])
+    make.folder(tmp_path, files, captions_in=train if captions else None)
+    make.folder(tmp_path, [f"{test}/elk/1.png", f"{test}/elk/2.png"])
     splits = load_images(tmp_path)
     assert sizes(splits) == {"train": 6, test: 2} and splits[test].features["label"].names == ["cat", "dog", "elk"]
     assert splits["train"]["label"][:] == [0, 0, 1, 1, 2, 2] and splits[test]["label"][:] == [2, 2]
     assert ("caption" in splits["train"].column_names) == captions and "caption" not in splits[test].column_names
 
 
-def test_a_class_or_file_called_train_is_no_split(tmp_path):
-    """`datasets` would load the pictures of that class, or that one file, and leave out all others."""
-    save_pictures(tmp_path / "flat", ["bus/1.png", "car/a test of brakes.png", "train/1.png"])
-    expected = {"bus/1.png": "bus", "car/a test of brakes.png": "car", "train/1.png": "train"}
-    assert classes_by_id(tmp_path / "flat") == expected
-    save_pictures(tmp_path / "split", ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"])
-    assert classes_by_id(tmp_path / "split") == {"bus/1.png": "bus", "train/2.png": "train"}
-    assert classes_by_id(tmp_path / "split", "test") == {"bus/3.png": "bus", "train/4.png": "train"}
+BUS = {"bus/1.png": "bus", "car/a test of brakes.png": "car", "train/1.png": "train"}
+UNLABELLED = {"cat/1.png": "cat", "dog/2.png": "dog"}
+# What lies in a folder -> image_id and class of `train`
+PLACES = {
+    "class and file called train": (list(BUS), BUS),  # `datasets` would load that class or file alone
+    "class called train in a split": (
+        ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"],
+        {"bus/1.png": "bus", "train/2.png": "train"},
+    ),
+    "beside class folders": (["1.png", "cat/2.png"], {"pets/1.png": None, "cat/2.png": "cat"}),
+    **{
+        name: ([f"train/{each}" for each in UNLABELLED] + [f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"],
+               UNLABELLED | {f"{Path(name).name}/3.png": None})
+        for name in ("unlabelled", "Unlabeled", "unlabelled/batch 1")
+    },
+}  # fmt: skip
 
 
-def test_images_beside_the_class_folders_have_no_class(tmp_path):
-    save_pictures(tmp_path / "pets", ["1.png", "cat/2.png", "dog/3.png"])
-    train = load_images(tmp_path / "pets")["train"]
-    assert train.features["label"].names == ["cat", "dog"]
-    assert by_id(train, "label") == {"pets/1.png": None, "cat/2.png": 0, "dog/3.png": 1}
-
-
-@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled", "unlabelled/batch 1"])
-def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
-    files = ["train/cat/1.png", "train/dog/2.png", f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"]
-    save_pictures(tmp_path, files)
-    train = load_images(tmp_path)["train"]
-    assert train.features["label"].names == ["cat", "dog"]
-    assert by_id(train, "label") == {"cat/1.png": 0, "dog/2.png": 1, f"{Path(name).name}/3.png": None}
+@pytest.mark.parametrize("place", PLACES)
+def test_a_folder_is_a_class_a_split_or_neither(tmp_path, place):
+    files, expected = PLACES[place]
+    assert classes_by_id(make.folder(tmp_path / "pets", files)) == expected
 
 
 def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
-    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
+    make.folder(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
     open_images(str(tmp_path))
     assert "left out" not in caplog.text
     others = ["train/dog/3.png", "train/__MACOSX/4.png", "train/5.png", "train/unlabelled/6.png", "train/owl/7.png"]
-    save_pictures(tmp_path, others)
+    make.folder(tmp_path, others)
     train = load_images(tmp_path)["train"]
     captions = {"cat/1.png": "that of cat/1.png", "dog/2.png": "that of dog/2.png"}
     assert by_id(train, "caption") == captions | {"dog/3.png": None, "owl/7.png": None}
     assert by_id(train, "label") == {"cat/1.png": 0, "dog/2.png": 1, "dog/3.png": 1, "owl/7.png": 2}
     assert "Split 'train': 2 of 6 images have no line in its metadata file. They have the label" in caplog.text
-    assert (
-        "Split 'train': 2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
-    )
+    assert "2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
 
 
-def test_metadata_beside_the_splits_is_no_captions(tmp_path):
-    files = ["train/cat/1.png", "train/dog/2.png", "validation/cat/3.png"]
-    save_pictures(tmp_path, files, captions_in=".")
-    assert re.search(r"metadata\.jsonl is not read, .*\(train, validation\).*within its folder", one_line(tmp_path))
-
-
-# --- Columns ---------------------------------------------------------------------------------------------------------
+# --- Columns and ids -------------------------------------------------------------------------------------------------
 
 
 def test_columns_are_renamed_to_ours_and_the_images_stay_where_they_are(tmp_path):
@@ -214,60 +193,109 @@ def test_columns_are_renamed_to_ours_and_the_images_stay_where_they_are(tmp_path
 
 
 @pytest.mark.parametrize(
-    "column, values, message",
-    [
-        ("pictures", [1, 2], r"Split 'train' has no column 'image'. Its columns: pictures. .*--image_column"),
-        ("image", [1, 2], r"Split 'train', column 'image': .*int64.* is no image. .*--image_column"),
-        ("image", ["nowhere.png"], r"Split 'train', column 'image', row 0: there is no file 'nowhere.png'. Add"),
-        ("image", [{"bytes": b"x", "path": None}, None], "Split 'train', column 'image', row 1: null. Add the image"),
-    ],
-    ids=["another name", "numbers", "no such file", "null"],
-)
-def test_a_column_without_images_is_an_error_that_names_it(tmp_path, column, values, message):
-    Dataset.from_dict({column: values}).save_to_disk(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        open_images(str(tmp_path))
-
-
-# --- Ids -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
     "names",
-    [
-        [None] * 5,
-        ["a.png", "b.png", "c.png", "d.png", "e.png"],
-        ["image.png"] * 5,
-        ["image.png", "image.png", "b.png", None, "no_suffix"],
-    ],
+    [[None] * 5, [f"{name}.png" for name in "abcde"], ["image.png"] * 5, ["a.png", "a.png", "b.png", None, "c"]],
     ids=["nameless", "names", "one name for all", "mixed"],
 )
 def test_made_ids_are_unique_and_stay_with_their_image_under_reordering(tmp_path, names):
-    """Of pictures in a table, with the file names they had."""
-    stored = rows(5).cast_column("image", Image(decode=False))["image"][:]
-    images = [{"bytes": image["bytes"], "path": name} for image, name in zip(stored, names, strict=True)]
-    features = Features({"image": Image(), "seed": Value("int32")})
-    ids = {}
-    for order in ([0, 1, 2, 3, 4], [3, 1, 4, 0, 2]):
+    """Of images in a table, with the file names they had."""
+    images = [image | {"path": name} for image, name in zip(rows(5)["image"], names, strict=True)]
+    features = Features({"image": Image(decode=False), "seed": Value("int32")})
+    ids = []
+    for order in ([0, 1, 2, 3, 4], [3, 1, 4, 0, 2], [0, 0, 1]):  # the same image twice has two ids
         columns = {"image": [images[row] for row in order], "seed": order}
-        Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / str(order[0]))
-        train = open_images(str(tmp_path / str(order[0])))["train"]
-        assert len(set(train["image_id"][:])) == 5
-        ids[order[0]] = dict(zip(train["seed"], train["image_id"], strict=True))
-    assert ids[0] == ids[3]
-    twice = {"image": [images[0], images[0], images[1]], "seed": [0, 0, 1]}  # the same image twice has two ids
-    Dataset.from_dict(twice, features=features).save_to_disk(tmp_path / "twice")
-    assert len(set(open_images(str(tmp_path / "twice"))["train"]["image_id"])) == 3
+        Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / str(len(ids)))
+        train = open_images(str(tmp_path / str(len(ids))))["train"]
+        ids.append(dict(zip(train["image_id"], train["seed"], strict=True)))
+        assert len(ids[-1]) == len(order)
+    assert ids[0] == ids[1]
 
 
 # --- Files at fault --------------------------------------------------------------------------------------------------
 
+CATS = ["train/cat/1.png", "train/dog/2.png"]
 
-def one_line(folder: Path) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        load_images(folder)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+
+def metadata(place: Path, change) -> None:
+    file = make.folder(place, CATS, captions_in="train") / "train" / "metadata.jsonl"
+    file.write_text(change(file.read_text()))
+
+
+def column(name: str, values: list):
+    return lambda place: Dataset.from_dict({name: values}).save_to_disk(place)
+
+
+def archive(place: Path) -> None:
+    shutil.make_archive(str(place / "pictures"), "zip", make.folder(place.with_name("loose"), CATS))
+
+
+def empty_split(place: Path, split: str, other: str) -> None:
+    make.folder(place, [f"{other}/cat/1.png"])
+    (place / split).mkdir()
+    (place / split / "notes.txt").touch()
+
+
+def not_utf_8(place: Path) -> None:
+    make.folder(place, CATS)
+    try:
+        os.rename(place / "train/cat/1.png", os.fsencode(place / "train/cat") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+
+
+def parquet(damage):
+    def write(place: Path) -> None:
+        table = pa.table({"image_id": [f"{row}" for row in range(1000)]})
+        pq.write_table(table, place / "train.parquet")
+        pq.write_table(table.slice(0, 0 if damage is None else 1000), place / "validation.parquet")
+        if damage:
+            content = (place / "validation.parquet").read_bytes()
+            (place / "validation.parquet").write_bytes(damage(content))
+
+    return write
+
+
+FAULTS = {
+    "metadata beside the splits": (
+        lambda place: make.folder(place, [*CATS, "validation/cat/3.png"], captions_in="."),
+        r"metadata\.jsonl is not read, .*\(train, validation\).*within its folder",
+    ),
+    "an image twice": (
+        lambda place: metadata(place, lambda lines: f"{lines}\n{lines.splitlines()[0]}"),
+        r"'train'.* names the image .*cat/1\.png 2 times.*Keep one line",
+    ),
+    "a line cut off": (
+        lambda place: metadata(place, lambda lines: lines.rstrip()[:-3]),
+        r"metadata.jsonl, line 2 is no JSON object\. Correct the line\.",
+    ),
+    "no image column": (column("pictures", [1, 2]), r"no column 'image'. Its columns: pictures. .*--image_column"),
+    "numbers": (column("image", [1, 2]), r"Split 'train', column 'image': .*int64.* is no image. .*--image_column"),
+    "no such file": (column("image", ["nowhere.png"]), r"'image', row 0: there is no file 'nowhere.png'. Add"),
+    "null": (column("image", [{"bytes": b"x", "path": None}, None]), r"'image', row 1: null. Add the image"),
+    "archive": (archive, r"unpack pictures\.zip"),
+    "not UTF-8": (not_utf_8, r"caf\\xe9.png' is not UTF-8. Rename the file"),
+    "empty": (parquet(None), r"/validation.parquet has no rows\. Remove it"),
+    "shortened": (parquet(lambda content: content[:-50]), r"/validation.parquet is damaged \(.*\)\. Make or download"),
+    "overwritten": (parquet(lambda content: content[:4] + bytes(196) + content[200:]), r"parquet is damaged \("),
+    "footer": (parquet(lambda content: content[:-100] + bytes(80) + content[-20:]), r"parquet is damaged \("),
+    "no training images": (
+        lambda place: empty_split(place, "train", "validation"),
+        r"of the split 'train' there\. Add",
+    ),
+    "no validation images": (
+        lambda place: empty_split(place, "validation", "train"),
+        r"neither Parquet nor images of the split 'validation' there\. Add images",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_line_with_its_place_and_the_remedy(tmp_path, fault):
+    place = tmp_path / "data"
+    place.mkdir()
+    prepare, says = FAULTS[fault]
+    prepare(place)
+    assert re.search(says, one_line(place))
 
 
 def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path):
@@ -278,55 +306,3 @@ def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path)
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     assert re.search(r"--dataset_config_name: \['small', 'large'\]\.$", one_line(tmp_path))
     assert len(load_images(tmp_path, dataset_config_name="small")["train"]) == 2
-
-
-def test_archives_are_to_be_unpacked(tmp_path):
-    save_pictures(tmp_path / "loose", ["cat/1.png", "dog/2.png"])
-    shutil.make_archive(str(tmp_path / "archived" / "pictures"), "zip", tmp_path / "loose")
-    assert "unpack pictures.zip" in one_line(tmp_path / "archived")
-
-
-def test_faults_of_metadata_are_named(tmp_path):
-    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
-    metadata = tmp_path / "train" / "metadata.jsonl"
-    lines = metadata.read_text()
-    metadata.write_text(lines + "\n" + lines.splitlines()[0])
-    assert re.search(r"'train'.* names the image .*cat/1\.png 2 times.*Keep one line", one_line(tmp_path))
-    metadata.write_text(lines.rstrip()[:-3])
-    assert f"{metadata}, line 2 is no JSON object. Correct the line." in one_line(tmp_path)
-
-
-def test_a_file_name_that_is_not_utf_8_is_named(tmp_path):
-    save_pictures(tmp_path, ["train/cat/1.png", "train/dog/2.png"])
-    try:
-        os.rename(tmp_path / "train/cat/1.png", os.fsencode(tmp_path / "train/cat") + b"/caf\xe9.png")
-    except OSError:
-        pytest.skip("file names are UTF-8 here")
-    assert r"caf\xe9.png' is not UTF-8. Rename the file" in one_line(tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["shortened", "overwritten", "footer", "empty"])
-def test_a_parquet_file_at_fault_is_named(tmp_path, damage):
-    table = pa.table({"image_id": [f"{row}" for row in range(1000)]})
-    for split in ("train", "validation"):
-        pq.write_table(table, tmp_path / f"{split}.parquet")
-    file = tmp_path / "validation.parquet"
-    content = bytearray(file.read_bytes())
-    if damage == "shortened":
-        file.write_bytes(content[:-50])
-    elif damage == "empty":
-        pq.write_table(table.slice(0, 0), file)
-    else:
-        place = slice(4, 200) if damage == "overwritten" else slice(-100, -20)
-        content[place] = bytes(len(content[place]))
-        file.write_bytes(content)
-    said = r"has no rows\. Remove it" if damage == "empty" else r"is damaged \(.*\)\. Make or download it again"
-    assert re.search(rf"{re.escape(str(file))} {said}", one_line(tmp_path))
-
-
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_without_images_is_named(tmp_path, split):
-    save_pictures(tmp_path, [f"{other}/cat/1.png" for other in ("train", "validation") if other != split])
-    (tmp_path / split).mkdir()
-    (tmp_path / split / "notes.txt").touch()
-    assert f"neither Parquet nor images of the split '{split}' there. Add images" in one_line(tmp_path)

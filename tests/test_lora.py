@@ -4,11 +4,9 @@ import sys
 
 import pytest
 import torch
-from released_runs import training_arguments, training_rows
-from safetensors.torch import load_file
 from students import STUDENTS, aligned_model, lora_model
+from tiny_training import arguments, rows, same
 from torch import nn
-from transformers import TrainerCallback
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
 from g4i_hf.hub import release_student, save_student
@@ -31,14 +29,10 @@ def logits(model, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
         return model.eval()(pixel_values=pixels).logits
 
 
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 def trainer_of(folder, name: str, callbacks=None, lora=None, **options) -> AlignmentTrainer:
     torch.manual_seed(0)
-    model, data = lora_model(name, **(lora or {})), training_rows(8, classes=3)
-    args = training_arguments(folder, **{"learning_rate": 0.01} | options)
+    model, data = lora_model(name, **(lora or {})), rows(8, classes=3)
+    args = arguments(folder, **{"learning_rate": 0.01, "per_device_train_batch_size": 4} | options)
     return AlignmentTrainer(model, args, data, eval_dataset=data[:4], callbacks=callbacks)
 
 
@@ -98,27 +92,6 @@ def test_steps_move_nothing_but_adapters_and_heads(tmp_path, name):
         str(tmp_path / "student"), id2label=labels, text_embed_dim=4, pretrained=True
     ).student
     assert same(plain.state_dict(), merged.state_dict())
-
-
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
-
-
-@pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_weights_and_average(tmp_path):
-    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
-    options["lora"] = {"lora_dropout": 0.3}
-    trainer_of(tmp_path / "whole", "timm-resnet", **options).train()
-    trainer_of(tmp_path / "run", "timm-resnet", [StopAfter(2)], **options).train()
-    resumed = trainer_of(tmp_path / "run", "timm-resnet", **options)
-    torch.manual_seed(5)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
-    for file in ("model.safetensors", "ema.safetensors"):
-        assert same(*(load_file(tmp_path / run / "checkpoint-4" / file) for run in ("whole", "run")))
 
 
 @pytest.mark.parametrize("name", ["timm-vit", "timm-convnext"])

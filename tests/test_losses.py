@@ -83,6 +83,7 @@ def test_every_setting_is_tried_with_another_value_than_its_default():
     defaults = vars(LogitSettings())
     assert vars(SETTINGS).keys() == defaults.keys()
     assert [name for name, value in vars(SETTINGS).items() if value == defaults[name]] == []
+    assert set(reference.OBJECTIVES) == set(OBJECTIVES), "each has a formula"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,6 +15,7 @@ from g4i_hf import load_images
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "photos"
 RNG = np.random.default_rng(0)
+pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 
 
 def picture(width: int, height: int) -> PILImage.Image:

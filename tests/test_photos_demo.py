@@ -18,6 +18,7 @@ sys.path.insert(0, str(DEMO))
 from wrong import write_wrong  # noqa: E402
 
 TRUTH = json.loads((DEMO / "truth.json").read_text())
+pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 
 
 def test_one_photograph_a_class_has_a_label_and_every_training_image_a_caption():
@@ -59,7 +60,6 @@ def test_so_many_labels_are_wrong_and_each_image_keeps_its_caption(tmp_path, wro
     assert len(list((tmp_path / "pictures/test").rglob("*.jpg"))) == 731
 
 
-@pytest.mark.slow
 def test_the_literal_command_trains_with_the_alignment_loss_and_on_labels_only(tmp_path):
     """`accelerate launch recipes/train.py` in a clone, without any options."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")

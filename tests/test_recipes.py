@@ -5,13 +5,14 @@ import math
 import re
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 
 from g4i_hf import AlignedImageClassification, load_images
@@ -152,22 +153,13 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
 # --- First steps -----------------------------------------------------------------------------------------------------
 
 
-def tiny_images(dim: int, rows: int = 16, labels: int = 4) -> DatasetDict:
-    """Random pictures with captions and random unit vectors in place of their embeddings."""
-    rng = np.random.default_rng(0)
-    embeds = rng.normal(size=(rows, dim))
-    columns = {
-        "image": [PILImage.fromarray(rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)) for _ in range(rows)],
-        "label": [row % labels for row in range(rows)],
-        "image_id": [str(row) for row in range(rows)],
-        "caption": [f"picture {row}" for row in range(rows)],
-        "text_embeds": list((embeds / np.linalg.norm(embeds, axis=1, keepdims=True)).astype(np.float16)),
-    }
-    features = {"image": Image(), "label": ClassLabel(names=[str(i) for i in range(labels)])}
-    features |= {"image_id": Value("string"), "caption": Value("string")}
-    features["text_embeds"] = List(Value("float16"), length=dim)
-    split = Dataset.from_dict(columns, features=Features(features))
-    return DatasetDict(train=split.cast_column("image", Image(decode=False)))
+def tiny_images(dim: int) -> DatasetDict:
+    """Images of noise with captions, and random unit vectors in place of their embeddings."""
+    embeds = make.unit(np.random.default_rng(0).normal(size=(16, dim)))
+    captions = [f"picture {row}" for row in range(16)]
+    return DatasetDict(
+        train=make.rows(16, "0123", lambda row: make.noise(row, 52, 40), caption=captions, text_embeds=embeds)
+    )
 
 
 def tiny_weights(folder: Path, name: str, student_args: dict) -> str:
@@ -184,6 +176,7 @@ FIRST_STEPS = [path for path in TRAINING_FILES if path.stem not in ("baseline", 
 FIRST_STEPS += [RECIPES / "shapes" / "baseline.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FIRST_STEPS, ids=of_recipe)
 def test_every_recipe_takes_its_first_steps(path, tmp_path):
     """Made small: what should learn does, the rest stays, and the loss has the terms that it should."""

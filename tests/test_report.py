@@ -1,14 +1,13 @@
 """The page of an evaluation: one file, escaped, with pictures; what is missing is left out."""
 
-import io
 import re
 from html.parser import HTMLParser
 
+import make
 import numpy as np
 import pytest
 from browser import browser_page
-from datasets import Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
+from datasets import Dataset, DatasetDict
 from released_runs import OPTIONS, a_run
 
 from g4i_hf.evaluation.comparison import ALL_MEASURES, ComparisonRow, Measure
@@ -54,25 +53,10 @@ class Page(HTMLParser):
         self.headings += [data] if self._in == "h2" and data.strip() else []
 
 
-def picture(number: int, side: int) -> PILImage.Image:
-    pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    return PILImage.fromarray(pixels)
-
-
-def encoded(image: PILImage.Image) -> dict:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def a_split(side: int = 48, captions: bool = True) -> Dataset:
-    columns = {"image": [encoded(picture(i, side)) for i in range(10)], "image_id": [str(i) for i in range(10)]}
-    features = {"image": Image(decode=False), "image_id": Value("string")}
-    if captions:
-        columns["caption"] = [f"<b>caption</b> {i}" for i in range(10)]
-        features["caption"] = Value("string")
-    split = Dataset.from_dict(columns, features=Features(features))
-    return split.add_column("text_embeds", list(np.eye(10, 384, dtype=np.float32))) if captions else split
+def a_split(captions: bool = True) -> Dataset:
+    columns = {"caption": [f"<b>caption</b> {i}" for i in range(10)], "text_embeds": np.eye(10, 384)}
+    ids = [str(i) for i in range(10)]
+    return make.rows(10, image=lambda i: make.noise(i, 48), label=None, image_id=ids, **columns if captions else {})
 
 
 def a_prediction(predicted: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:

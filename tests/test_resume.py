@@ -18,7 +18,7 @@ import torch
 from datasets import DatasetDict, Image
 from loaded import PYTHON, real
 from processes import ROOT, children_of, launched
-from students import ID2LABEL, STUDENTS
+from students import ID2LABEL, STUDENTS, lora_model
 from test_checkpoint import split_of
 from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
 
@@ -88,33 +88,45 @@ def test_one_process_killed_at_any_moment(folder, tmp_path):
 
 TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_steps": 2}
 TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}
-
-
 NADAMW = {"optim": "timm:nadamw"}  # whose state has more than tensors of the size of the weights
 
 
-@pytest.mark.parametrize(
-    ("options", "workers"), [({}, 2), (TIMMS, 0), (NADAMW, 0)], ids=["workers", "timm's optimizer", "timm:nadamw"]
-)
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, options, workers):
+def with_dropout() -> AlignedImageClassification:
+    name, student_args = STUDENTS["timm-vit"]
+    build = {"id2label": ID2LABEL, "text_embed_dim": TEXT_DIM, "student_args": student_args | {"drop_rate": 0.5}}
+    return AlignedImageClassification.from_student(name, **build)
+
+
+RESUMED = {
+    "workers": (with_dropout, {}, 2),
+    "timm's optimizer": (with_dropout, TIMMS, 0),
+    "timm:nadamw": (with_dropout, NADAMW, 0),
+    "average": (with_dropout, {"ema_decay": 0.5}, 0),
+    "adapters": (lambda: lora_model("timm-resnet", lora_dropout=0.3), {"ema_decay": 0.5}, 0),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, case):
     """
     In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run
     saves at its own steps.
     """
-    name, student_args = STUDENTS["timm-vit"]
-    build = {"id2label": ID2LABEL, "text_embed_dim": TEXT_DIM, "student_args": student_args | {"drop_rate": 0.5}}
+    student, options, workers = RESUMED[case]
     options = options | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
 
-    def trained(run: str, *callbacks, workers: int = workers, resume: bool = False, **more) -> dict:
+    def trained(run: str, *callbacks, workers: int = workers, resume: bool = False, **more) -> list[dict]:
         torch.manual_seed(0)
-        model = AlignedImageClassification.from_student(name, **build)
         args = arguments(tmp_path / run, **options | more, dataloader_num_workers=workers)
-        AlignmentTrainer(model, args, rows(8), callbacks=list(callbacks)).train(resume or None)
-        return model.state_dict()
+        trainer = AlignmentTrainer(student(), args, rows(8, classes=3), callbacks=list(callbacks))
+        trainer.train(resume or None)
+        models = [trainer.model, trainer.ema.averaged] if trainer.ema else [trainer.model]
+        return [model.state_dict() for model in models]
 
     whole = trained("whole", workers=0)
     trained("parts", StopAfter(3))
-    assert same(trained("parts", resume=True, save_steps=5, save_total_limit=3), whole)
+    resumed = trained("parts", resume=True, save_steps=5, save_total_limit=3)
+    assert all(map(same, resumed, whole)) and len(resumed) == len(whole)
     assert (tmp_path / "parts" / "checkpoint-5").is_dir()
 
 

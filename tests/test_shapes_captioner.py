@@ -24,7 +24,7 @@ from g4i_hf.captioning.questions import CLASS, PLAIN
 from g4i_hf.data.loading import open_images
 
 SHAPES = ROOT / "recipes" / "shapes"
-
+pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 
 build = SimpleNamespace(**runpy.run_path(str(SHAPES / "build.py")))
 NEW = {f"unseen-{number}": build.draw(f"unseen-{number}") for number in range(100)}
@@ -111,7 +111,6 @@ def transformers_serve(log: Path):
         process.wait(timeout=30)
 
 
-@pytest.mark.slow
 def test_behind_a_server_it_says_the_same(in_process, tmp_path):
     with transformers_serve(tmp_path / "log.txt") as address:
         found = described(EndpointCaptioner(str(CAPTIONER), address, Decoding(24)), PLAIN)
@@ -120,7 +119,6 @@ def test_behind_a_server_it_says_the_same(in_process, tmp_path):
     assert (tmp_path / "log.txt").read_text().count("POST /v1/chat/completions") >= 100
 
 
-@pytest.mark.slow
 def test_the_captioner_is_trained_by_the_script(tmp_path):
     """Some steps of it; what it saves is a folder like the shipped one, which describes images."""
     build.train_captioner(tmp_path / "captioner", steps=20)

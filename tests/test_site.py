@@ -32,12 +32,14 @@ def pages_of(navigation) -> list[str]:
     return [page for part in parts for page in pages_of(part)]
 
 
+@pytest.mark.slow
 def test_the_navigation_has_every_page(prepared):
     configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     found = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.md")}
     assert set(pages_of(configuration["nav"])) == found
 
 
+@pytest.mark.slow
 def test_every_option_of_every_command_is_in_the_reference(prepared):
     text = (prepared / "reference" / "cli.md").read_text()
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S))
@@ -50,12 +52,14 @@ def test_every_option_of_every_command_is_in_the_reference(prepared):
     assert "; `<captions_dir>.journal`. |" in sections["g4i caption"]
 
 
+@pytest.mark.slow
 def test_links_to_files_that_the_site_lacks_become_their_paths(prepared):
     for page in prepared.rglob("*.md"):
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert "://" in target or (page.parent / target).is_file(), (page, target)
 
 
+@pytest.mark.slow
 def test_links_to_the_reference_of_commands_have_a_heading(prepared):
     headings = re.findall(r"^#+ (.*)$", (prepared / "reference" / "cli.md").read_text(), flags=re.M)
     slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -16,6 +16,7 @@ from g4i_hf.hub import release_student
 
 SPACE = Path(__file__).parent.parent / "recipes" / "space"
 IMAGE = Image.linear_gradient("L").resize((60, 40))
+pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,6 @@ def test_what_a_visitor_can_correct_is_an_error(app, image, names, message):
         app["predict"](image, names)
 
 
-@pytest.mark.slow
 def test_its_page_is_built(app):
     pytest.importorskip("gradio")
     (called,) = [each for each in app["build"]().config["dependencies"] if each["api_name"] == "predict"]

@@ -5,10 +5,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import make
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 from loaded import PYTHON
-from test_loading import rows, save_pictures
+from test_loading import rows
 
 from g4i_hf import load_images
 from g4i_hf.data.loading import open_images, source_of
@@ -100,7 +101,7 @@ def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
 
 
 def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
-    save_pictures(tmp_path, ["cat/1.png"])
+    make.folder(tmp_path, ["cat/1.png"])
     with pytest.raises(ValueError, match="holds other files, which a stage would replace. Choose a folder of its own"):
         write_stage(tmp_path, {"train": Dataset.from_dict({"image_id": ["a"]})}, {})
     assert (tmp_path / "cat" / "1.png").is_file()
@@ -168,7 +169,7 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
 
 def test_a_stage_of_data_with_a_held_out_split_opens_by_itself(tmp_path):
     files = [f"{name}/{number}.png" for name in ("cat", "owl") for number in range(8)]
-    save_pictures(tmp_path / "images", files, captions_in=".")
+    make.folder(tmp_path / "images", files, captions_in=".")
     given = {"dataset_name": str(tmp_path / "images"), "validation_fraction": 0.25}
     splits = load_images(**given)
     columns = {name: split.select_columns(["image_id", "caption"]) for name, split in splits.items()}

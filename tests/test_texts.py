@@ -80,7 +80,7 @@ def split() -> Dataset:
     vectors = np.eye(4, dtype=np.float16)
     captions = [["one", "two", "", "three"], ["two"], None, ["four", None]]
     embeds = [vectors[:3].tolist(), vectors[1:2].tolist(), None, vectors[3:].tolist()]
-    return rows_with(captions, embeds, List(List(Value("float16"), length=4)))
+    return rows_with(captions, embeds)
 
 
 def captioned(split, captions: str) -> CaptionedImages:

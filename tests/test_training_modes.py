@@ -10,7 +10,7 @@ from students import aligned_model
 from test_optimization import arguments, trainer_of
 from tiny_training import GENTLE, StopAfter, rows
 from torch import nn
-from transformers import AutoModelForImageClassification, TrainingArguments
+from transformers import AutoModelForImageClassification
 
 from g4i_hf.hub import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -60,16 +60,6 @@ def test_recomputed_gradients_are_the_same(tmp_path, name):
 def test_what_a_student_cannot_recompute_is_an_error(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, name, activation_checkpointing=True, max_steps=1).train()
-
-
-@pytest.mark.skipif(
-    not hasattr(TrainingArguments, "activation_checkpointing_kwargs"), reason="needs transformers 5.24"
-)
-def test_transformers_recomputes_what_it_was_told(tmp_path):
-    every_second = {"activation_checkpointing_kwargs": {"every_n_layers": 2}}
-    trainer = trainer_of(tmp_path, "vit", max_steps=1, activation_checkpointing=True, **every_second)
-    trainer.train()
-    assert [layer.gradient_checkpointing for layer in trainer.model.student.vit.layers] == [True, False]
 
 
 # --- Compilation, mixed precision ------------------------------------------------------------------------------------

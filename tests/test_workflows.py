@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+import make
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import DatasetDict
 
 from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
@@ -62,12 +62,7 @@ def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys,
 
 
 def save_embedded(folder: Path, embeds: list, labels: np.ndarray) -> None:
-    count = len(labels)
-    rows = {"label": labels, "image_id": [f"id-{row}" for row in range(count)], "text_embeds": embeds}
-    rows["image"] = [PILImage.new("RGB", (8, 8), (row, 0, 0)) for row in range(count)]
-    features = {"label": ClassLabel(names=["a", "b", "c"]), "image_id": Value("string"), "image": Image()}
-    features["text_embeds"] = List(Value("float16"), length=8)
-    DatasetDict(train=Dataset.from_dict(rows, features=Features(features))).save_to_disk(folder)
+    DatasetDict(train=make.rows(len(labels), "abc", label=labels, text_embeds=embeds)).save_to_disk(folder)
 
 
 @pytest.mark.parametrize("tells", [True, False])

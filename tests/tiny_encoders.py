@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
+import make
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import DatasetDict
 from sentence_transformers import SentenceTransformer
 
 try:
@@ -84,15 +83,7 @@ def images_with(captions: list, folder: Path) -> DatasetDict:
     Images of noise with ids bïld-0, ... and these captions, texts or lists of texts, saved to a folder and opened
     from there; the first two rows are the split `test_novel` as well.
     """
-    rng = np.random.default_rng(0)
-    texts = List(Value("string")) if any(isinstance(caption, list) for caption in captions) else Value("string")
-    features = Features(image=Image(), label=ClassLabel(names=["a", "b"]), image_id=Value("string"), caption=texts)
-    columns = {
-        "image": [PILImage.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in captions],
-        "label": [row % 2 for row in range(len(captions))],
-        "image_id": [f"bïld-{row}" for row in range(len(captions))],
-        "caption": captions,
-    }
-    split = Dataset.from_dict(columns, features=features)
+    ids = [f"bïld-{row}" for row in range(len(captions))]
+    split = make.rows(len(captions), image=lambda row: make.noise(row, 48), image_id=ids, caption=captions)
     DatasetDict(train=split, test_novel=split.select(range(2))).save_to_disk(folder)
     return open_images(str(folder))

@@ -18,14 +18,14 @@ GENTLE = {"max_grad_norm": 0.0, "optim": "sgd", "sgd_momentum": 0.0, "learning_r
 ONE_STEP = GENTLE | {"max_steps": 1, "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant"}
 
 
-def rows(n: int = 8, dtype: torch.dtype = torch.float32) -> list[dict]:
-    """Random images of 48 x 48 pixels, each with a caption of its own; the label of row i is i mod 5."""
+def rows(n: int = 8, dtype: torch.dtype = torch.float32, classes: int = len(ID2LABEL)) -> list[dict]:
+    """Random images of 48 x 48 pixels, each with a caption of its own; labels in turn."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(n, 3, 48, 48, generator=generator).to(dtype)
     embeds = nn.functional.normalize(torch.randn(n, TEXT_DIM, generator=generator), dim=1).numpy()
     keys = ("image_key", "caption_keys")
     return [
-        {"pixel_values": pixels[row], "labels": row % len(ID2LABEL), "text_embeds": embeds[row], "caption_weight": 1.0}
+        {"pixel_values": pixels[row], "labels": row % classes, "text_embeds": embeds[row], "caption_weight": 1.0}
         | dict.fromkeys(keys, row)
         for row in range(n)
     ]
