@@ -32,18 +32,18 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 def rows(
-    count: int, classes: Iterable[str] = ("a", "b"), image: Callable[[int], PILImage.Image] = noise, **columns
+    count: int, classes: Iterable[str] = ("a", "b"), draw: Callable[[int], PILImage.Image] = noise, **columns
 ) -> Dataset:
     """
     Images of noise, labels in turn, and the ids `id-0`, `id-1`, ...
 
     Args:
         classes: names of the labels; none for numbers.
-        image: draws the image of a row.
+        draw: makes the image of a row.
         columns: in place of these columns or beside them; None leaves one out. Captions are texts or lists of them,
             text_embeds vectors or lists of them.
     """
-    given = {"image": lambda row: stored(image(row)), "label": lambda row: row % max(len([*classes]), 1)}
+    given = {"image": lambda row: stored(draw(row)), "label": lambda row: row % max(len([*classes]), 1)}
     given |= {"image_id": lambda row: f"id-{row}"}
     values = {name: [value(row) for row in range(count)] for name, value in given.items() if name not in columns}
     values |= {name: value for name, value in columns.items() if value is not None}

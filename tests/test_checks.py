@@ -1,8 +1,8 @@
 """What is wrong with the data is said before the first step; what is only unusual is handled right."""
 
-import io
 import re
 
+import make
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
@@ -22,16 +22,9 @@ FEATURES = {
 }
 
 
-def encoded(image: PILImage.Image, kind: str = "PNG", **options) -> dict:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
 def good_rows() -> dict[str, list]:
-    rng = np.random.default_rng(0)
     return {
-        "image": [encoded(PILImage.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))) for _ in range(6)],
+        "image": [make.stored(make.noise(row)) for row in range(6)],
         "label": [row % 3 for row in range(6)],
         "image_id": [f"ïd-{row}" for row in range(6)],
         "caption": [f"caption {row}" for row in range(6)],
@@ -59,9 +52,9 @@ def check(split: Dataset, **kwargs) -> dict[str, int]:
     return check_split(split, "träin", num_labels=3, **({"text_embed_dim": DIM} | kwargs))
 
 
-PIXELS = np.random.default_rng(1).integers(0, 255, (6, 4, 3), dtype=np.uint8)
-PICTURE = PILImage.fromarray(PIXELS)
-CUT = {"bytes": encoded(PICTURE.resize((99, 99)), "JPEG")["bytes"][:-99], "path": None}
+PICTURE = make.noise(1, 4, 6)
+PIXELS = np.asarray(PICTURE)
+CUT = {"bytes": make.stored(PICTURE.resize((99, 99)), "JPEG")["bytes"][:-99], "path": None}
 ANY = {"label": Value("int64")}
 UNIT = np.eye(DIM).tolist()
 NO_LIST = "is no list of floats of fixed length. Store it as List"
@@ -162,13 +155,13 @@ TURNS |= {6: np.rot90(PIXELS, -1), 7: np.rot90(PIXELS, 2).transpose(1, 0, 2), 8:
 def oriented(orientation: int) -> dict:
     exif = PILImage.Exif()
     exif[0x0112] = orientation
-    return encoded(PICTURE, exif=exif)
+    return make.stored(PICTURE, exif=exif)
 
 
 def with_alpha(mode: str) -> dict:
     image = PICTURE.convert(mode)
     image.putalpha(PILImage.fromarray(np.full((6, 4), 128, dtype=np.uint8)))
-    return encoded(image)
+    return make.stored(image)
 
 
 def as_rgb(values: np.ndarray) -> np.ndarray:
@@ -178,14 +171,14 @@ def as_rgb(values: np.ndarray) -> np.ndarray:
 PALETTE, CMYK = PICTURE.quantize(24, kmeans=1), PICTURE.convert("CMYK")
 # kind -> (the encoded image, the pixels that the student must see)
 IMAGES = {
-    "grey": (encoded(PICTURE.convert("L")), as_rgb(GREY)),
+    "grey": (make.stored(PICTURE.convert("L")), as_rgb(GREY)),
     "grey with alpha": (with_alpha("L"), as_rgb(GREY)),
-    "one bit": (encoded(PILImage.fromarray(PIXELS[..., 0] > 127)), as_rgb((PIXELS[..., 0] > 127) * 255)),
+    "one bit": (make.stored(PILImage.fromarray(PIXELS[..., 0] > 127)), as_rgb((PIXELS[..., 0] > 127) * 255)),
     "RGBA": (with_alpha("RGB"), PIXELS),
-    "palette": (encoded(PALETTE), np.asarray(PALETTE.convert("RGB"))),
-    "CMYK": (encoded(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
-    "16-bit PNG": (encoded(PILImage.fromarray(DEEP)), as_rgb(DEEP >> 8)),
-    "16-bit TIFF": (encoded(PILImage.fromarray(DEEP), "TIFF"), as_rgb(DEEP >> 8)),
+    "palette": (make.stored(PALETTE), np.asarray(PALETTE.convert("RGB"))),
+    "CMYK": (make.stored(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
+    "16-bit PNG": (make.stored(PILImage.fromarray(DEEP)), as_rgb(DEEP >> 8)),
+    "16-bit TIFF": (make.stored(PILImage.fromarray(DEEP), "TIFF"), as_rgb(DEEP >> 8)),
     **{f"orientation {turn}": (oriented(turn), pixels) for turn, pixels in TURNS.items()},
 }
 

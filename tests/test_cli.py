@@ -191,9 +191,10 @@ def test_other_options_of_trainer_pass_through(tmp_path, argv, name, expected):
         assert getattr(args, name) == expected and type(getattr(args, name)) is type(expected)
 
 
-@pytest.mark.parametrize(
-    "text", ["class_weights: many", "adam_beta1: much", "optim: adam", "lr_scheduler_type: cosin", "ddp_timeout: [1]"]
-)
+OF_TRAINER = ["class_weights: many", "adam_beta1: much", "optim: adam", "lr_scheduler_type: cosin", "ddp_timeout: [1]"]
+
+
+@pytest.mark.parametrize("text", OF_TRAINER)
 def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
     (tmp_path / "o.yaml").write_text(BASE + text)
     training = parse_options(TRAIN, ["--config", str(tmp_path / "o.yaml")])[-1]

@@ -32,7 +32,7 @@ AUGMENTATION = AugmentationArguments(image_size=SIZE, auto_augment="rand-m9-mstd
 
 
 def rows_with(captions: list, embeds: list) -> Dataset:
-    return make.rows(len(captions), image=lambda row: make.noise(row, 30, 40), caption=captions, text_embeds=embeds)
+    return make.rows(len(captions), draw=lambda row: make.noise(row, 30, 40), caption=captions, text_embeds=embeds)
 
 
 @pytest.fixture(scope="module")

@@ -166,23 +166,6 @@ def test_figures_that_are_not_taken_again_do_not_stay_nor_need_an_encoder(run, c
     assert json.loads((run / "all_results.json").read_text()) == found
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--splits", "valid"), "no split 'valid' (splits). It has: train, validation"),
-        (("--measures", "prob"), "measures is 'prob'; choose one of"),
-        (("--measures", "none,speed"), "none alone"),
-        (("--weights", "ema"), "trained without ema_decay. Use --weights raw"),
-        (("--validation_fraction", "0.2"), "with 0.2, images that it was trained on would pass for held out"),
-        (("--run", "no/where"), "run is 'no/where', but there is no such folder"),
-    ],
-)
-def test_a_mistake_names_the_option_and_the_remedy(run, capsys, options, said):
-    with pytest.raises(SystemExit):
-        main(["evaluate", "--run", str(run), *options])
-    assert said in capsys.readouterr().err
-
-
 def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     run = tmp_path / "runs" / "one"

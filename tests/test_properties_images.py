@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 
+import make
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
@@ -38,15 +39,12 @@ SAVED = {
 
 
 def file_of(kind: str) -> bytes:
-    rng = np.random.default_rng(0)
-    frames = [PILImage.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(2)]
     mode, options = SAVED[kind]
-    frame = PILImage.fromarray(np.full((24, 24), 40_000, np.uint16)) if mode == "I;16" else frames[0].convert(mode)
+    deep = PILImage.fromarray(np.full((24, 24), 40_000, np.uint16))
+    frame = deep if mode == "I;16" else make.noise(0, 24).convert(mode)
     if options.get("save_all"):
-        options = options | {"append_images": frames[1:]}
-    buffer = io.BytesIO()
-    frame.save(buffer, **{"format": kind.split(",")[0]} | options)
-    return buffer.getvalue()
+        options = options | {"append_images": [make.noise(1, 24)]}
+    return make.content(frame, kind.split(",")[0], **options)
 
 
 FILES = {kind: file_of(kind) for kind in SAVED}
@@ -105,9 +103,7 @@ def test_every_kind_of_image_is_decoded(kind):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
 def test_a_row_of_pixels_is_an_image(size):
-    buffer = io.BytesIO()
-    PILImage.new("L", size).save(buffer, "PNG")
-    assert look(buffer.getvalue())
+    assert look(make.content(PILImage.new("L", size)))
 
 
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])

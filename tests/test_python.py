@@ -6,10 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
@@ -49,11 +50,9 @@ def pictures(tmp_path_factory) -> Path:
 
 def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
     """A dataset as `datasets` makes them, without ids; labels as names, numbers or classes."""
-    kind = label or ClassLabel(names=CLASSES)
-    rows = {"image": [drawing(row) for row in range(count)], "caption": [caption(row) for row in range(count)]}
-    rows["label"] = [CLASSES[row % 3] if kind == Value("string") else row % 3 for row in range(count)]
-    features = {"image": Image(), "label": kind, "caption": Value("string")}
-    data = Dataset.from_dict(rows, features=Features(features))
+    labels = [CLASSES[row % 3] if label == Value("string") else row % 3 for row in range(count)]
+    data = make.rows(count, draw=drawing, label=None, image_id=None, caption=[caption(row) for row in range(count)])
+    data = data.add_column("label", labels, feature=label or ClassLabel(names=CLASSES)).cast_column("image", Image())
     return data if captions else data.remove_columns("caption")
 
 

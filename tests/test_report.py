@@ -56,7 +56,7 @@ class Page(HTMLParser):
 def a_split(captions: bool = True) -> Dataset:
     columns = {"caption": [f"<b>caption</b> {i}" for i in range(10)], "text_embeds": np.eye(10, 384)}
     ids = [str(i) for i in range(10)]
-    return make.rows(10, image=lambda i: make.noise(i, 48), label=None, image_id=ids, **columns if captions else {})
+    return make.rows(10, draw=lambda i: make.noise(i, 48), label=None, image_id=ids, **columns if captions else {})
 
 
 def a_prediction(predicted: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:

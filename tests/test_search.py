@@ -10,7 +10,6 @@ from students import aligned_model
 from test_zero_shot import KnownVectors, pictures, unit
 
 from g4i_hf import ImageSearch
-from g4i_hf.running import main
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
 
@@ -91,22 +90,6 @@ def test_files_that_are_no_images_are_left_out_and_counted(classifier, folder, c
     assert "1 of 7 images cannot be read, such as" in caplog.text
     with pytest.raises(ValueError, match="images is empty"):
         ImageSearch(classifier, [])
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "run is missing"),
-        (["RUN"], "query is missing"),
-        (["RUN", "red"], "images is missing"),
-        (["RUN", "red", "--images", "nowhere"], "images is 'nowhere', but there is no such"),
-        (["nowhere", "red", "--images", "EMPTY"], "nowhere"),
-    ],
-)
-def test_what_is_missing_is_said(words, said, tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(["search", *[str(tmp_path) if word in ("RUN", "EMPTY") else word for word in words]])
-    assert error.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_folder_without_images_is_said(classifier, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 import torch
@@ -51,8 +52,7 @@ def unit(vector: torch.Tensor) -> torch.Tensor:
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
-    draw = np.random.default_rng(0)
-    return [Image.fromarray(draw.integers(0, 255, (48, 48, 3), dtype=np.uint8)) for _ in range(count)]
+    return [make.noise(seed, 48) for seed in range(count)]
 
 
 @pytest.fixture

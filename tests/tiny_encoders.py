@@ -84,6 +84,6 @@ def images_with(captions: list, folder: Path) -> DatasetDict:
     from there; the first two rows are the split `test_novel` as well.
     """
     ids = [f"bïld-{row}" for row in range(len(captions))]
-    split = make.rows(len(captions), image=lambda row: make.noise(row, 48), image_id=ids, caption=captions)
+    split = make.rows(len(captions), draw=lambda row: make.noise(row, 48), image_id=ids, caption=captions)
     DatasetDict(train=split, test_novel=split.select(range(2))).save_to_disk(folder)
     return open_images(str(folder))

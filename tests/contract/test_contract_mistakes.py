@@ -1,16 +1,21 @@
 """A likely mistake ends with code 2 and one line that names it and what to do; nothing is made."""
 
-import io
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import make
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from doors import spelled
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder, drawing
+from released_runs import a_run
 
+from g4i_hf import load_images
+from g4i_hf.data.stage import write_stage
 from g4i_hf.running import main
 
 
@@ -84,21 +89,43 @@ MISTAKES = {
     "run of other classes": Mistake("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
     "evaluate images": Mistake("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
     "evaluate a stage": Mistake("evaluate", {"run": "{captions}"}, ("{captions}", "no run")),
+    "speed and no measure": Mistake("evaluate", {"run": "{aligned}", "measures": "none,speed"}, ("none alone",)),
+    "weights that were not averaged": Mistake("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
+    "another hold-out": Mistake(
+        "evaluate",
+        {"run": "{aligned}", "validation_fraction": 0.2},
+        ("it was trained on would pass for held out",),
+    ),
     "no such baseline": Mistake("evaluate", {"run": "{aligned}", "baseline": "{gone}"}, ("{gone}",)),
     "nothing to release": Mistake("release", {}, ("--run", "--stage")),
     "release a stage as a run": Mistake("release", {"run": "{captions}"}, ("{captions}", "--stage")),
     "release a run as a stage": Mistake("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
     "release both": Mistake("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
+    "search with nothing": Mistake("search", {}, ("run is missing",)),
+    "search for nothing": Mistake("search", {"run": "{aligned}"}, ("query is missing",)),
+    "search in nothing": Mistake("search", {"run": "{aligned}", "query": "red"}, ("images is missing",)),
+    "search in no such folder": Mistake(
+        "search",
+        {"run": "{aligned}", "query": "red", "images": "{gone}"},
+        ("images is '{gone}', but",),
+    ),
+    "search by no such run": Mistake("search", {"run": "{gone}", "query": "red", "images": "{pictures}"}, ("{gone}",)),
     "push without a name": Mistake("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, folders, pictures) -> dict[str, Path]:
+def places(tmp_path_factory, pictures) -> dict[str, Path]:
     """Folders with something wrong, and right ones; `gone` and `out` are not there."""
     root = tmp_path_factory.mktemp("places")
     found = {name: root / name for name in ("gone", "empty", "texts", "labels", "broken.yaml")}
-    found |= {name: folders / name for name in ("aligned", "captions", "embeddings")} | {"pictures": pictures}
+    found |= {"pictures": pictures, "aligned": a_run(root / "aligned", dataset_name=str(pictures))}
+    for name, stage, column in (("captions", "captioning", "caption"), ("embeddings", "embedding", "text_embeds")):
+        found[name], about = (
+            root / name,
+            {"stage": stage, "source": str(pictures), "captioner": {"captioner": "column"}},
+        )
+        write_stage(found[name], {split: beside(rows, column) for split, rows in load_images(pictures).items()}, about)
     found["empty"].mkdir()
     (found["texts"] / "train" / "circle").mkdir(parents=True)
     (found["texts"] / "train" / "circle" / "note.txt").write_text("no image")
@@ -125,23 +152,23 @@ def places(tmp_path_factory, folders, pictures) -> dict[str, Path]:
     return found
 
 
+def beside(rows: Dataset, column: str) -> Dataset:
+    """What a stage holds of the rows."""
+    columns = {"image_id": rows["image_id"][:], "caption": rows["caption"][:], "text_embeds": np.eye(384)[: len(rows)]}
+    return make.rows(len(rows), image=None, label=None, **columns).select_columns(["image_id", column])
+
+
 def labelled(folder: Path, labels: list[int]) -> None:
-    """Parquet of drawings with these numbers as labels."""
+    """Parquet of images with these numbers as labels, of which one may be no class."""
+    split = make.rows(len(labels), CLASSES, caption=[f"caption {row}" for row in range(len(labels))])
+    table = split.data.table.replace_schema_metadata(split.features.arrow_schema.metadata)
+    place = table.column_names.index("label")
     folder.mkdir()
-    images = []
-    for row in range(len(labels)):
-        buffer = io.BytesIO()
-        drawing(row).save(buffer, "PNG")
-        images.append({"bytes": buffer.getvalue(), "path": f"{row}.png"})
-    columns = {"image": images, "label": labels, "caption": [f"caption {row}" for row in range(len(labels))]}
-    features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
-    features["caption"] = {"dtype": "string", "_type": "Value"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, folder / "train.parquet")
+    pq.write_table(table.set_column(place, "label", pa.array(labels)), folder / "train.parquet")
 
 
 def placed(text: object, places: dict[str, Path]) -> str:
-    return next((str(place) for name, place in places.items() if text == f"{{{name}}}"), str(text))
+    return re.sub(r"{([\w.]+)}", lambda name: str(places.get(name[1], name[0])), str(text))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from doors import COMMANDS, HEAVY, ROOT, python, succeed
 from goldens import golden
+from released_runs import a_run
 
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 # Of each command, options that the README or a page of docs/ names
@@ -80,16 +81,17 @@ def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
 # --- Printed configurations ------------------------------------------------------------------------------------------
 
 
-def words_of(command: str, folders) -> tuple:
+def words_of(command: str, folder) -> tuple:
     if command in ("evaluate", "release"):
-        return ({"run": folders / "aligned"},)
+        return ({"run": a_run(folder / "run", model=False)},)
     return (DATA,) if command in ("embed", "check") else ()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_printed_configuration_says_the_same_again(quick, folders, tmp_path, command):
+def test_a_printed_configuration_says_the_same_again(quick, tmp_path, command):
+    words = words_of(command, tmp_path)
     before = set(tmp_path.rglob("*"))
-    first = quick.succeed(command, *words_of(command, folders), "--print_config", cwd=tmp_path)
+    first = quick.succeed(command, *words, "--print_config", cwd=tmp_path)
     assert set(tmp_path.rglob("*")) == before, "nothing is written"
     (tmp_path / "printed.yaml").write_text(first.out, encoding="utf-8")
     values = yaml.safe_load(first.out)
