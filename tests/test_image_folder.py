@@ -63,25 +63,21 @@ def test_folders_that_are_no_classes_give_no_label(tmp_path, caplog, folders):
     assert told in caplog.text
 
 
-# Other files, the label of a line -> labels
+UNKNOWN = {"unlabelled/5.png": "dog", "unlabelled/6.png": None}
+# Files, labels of lines -> labels
 LINES = {
-    "a new class": ([], {"cat/1.png": "elk"}, {"cat/1.png": "elk"}),
-    "in unlabelled": (
-        ["unlabelled/5.png", "unlabelled/6.png"],
-        {"unlabelled/5.png": "dog", "unlabelled/6.png": None},
-        {"unlabelled/5.png": "dog", "unlabelled/6.png": None},
-    ),
-    "a number": (["7/5.png", "10/6.png"], {"10/6.png": 7}, {"7/5.png": "7", "10/6.png": "7"}),
+    "a new class": ([*FILES, "validation/cat/5.png", "validation/dog/6.png"], {"cat/1.png": "elk"}, LABELS),
+    "in unlabelled": ([*FILES, *(f"train/{file}" for file in UNKNOWN)], UNKNOWN, LABELS),
+    "a number": (["train/7/5.png", "train/10/6.png"], {"10/6.png": 7}, {"7/5.png": "7"}),
 }
 
 
 @pytest.mark.parametrize("case", LINES)
 def test_a_label_of_a_line_is_one_of_the_classes_or_a_new_one(tmp_path, case):
-    others, given, expected = LINES[case]
-    make.folder(tmp_path, [*FILES, *(f"train/{file}" for file in others), "validation/cat/5.png"])
+    files, given, others = LINES[case]
+    make.folder(tmp_path, files)
     write_metadata(tmp_path / "train", [{"file_name": file, "label": label} for file, label in given.items()])
-    assert classes_by_id(tmp_path) == LABELS | expected
-    assert classes_by_id(tmp_path, "validation") == {"cat/5.png": "cat"}
+    assert classes_by_id(tmp_path) == others | {file: label and str(label) for file, label in given.items()}
 
 
 @pytest.mark.parametrize("labels", [("cat", 1), (["cat", "dog"], "cat")])

@@ -140,7 +140,7 @@ def test_split_folders_share_one_list_of_classes(tmp_path, train, test, captions
 
 
 BUS = {"bus/1.png": "bus", "car/a test of brakes.png": "car", "train/1.png": "train"}
-UNLABELLED = {"cat/1.png": "cat", "dog/2.png": "dog"}
+PETS = {"cat/1.png": "cat", "dog/2.png": "dog"}
 # What lies in a folder -> image_id and class of `train`
 PLACES = {
     "class and file called train": (list(BUS), BUS),  # `datasets` would load that class or file alone
@@ -148,10 +148,10 @@ PLACES = {
         ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"],
         {"bus/1.png": "bus", "train/2.png": "train"},
     ),
-    "beside class folders": (["1.png", "cat/2.png"], {"pets/1.png": None, "cat/2.png": "cat"}),
+    "beside class folders": (["1.png", *PETS], {"pets/1.png": None} | PETS),
     **{
-        name: ([f"train/{each}" for each in UNLABELLED] + [f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"],
-               UNLABELLED | {f"{Path(name).name}/3.png": None})
+        name: ([f"train/{each}" for each in PETS] + [f"train/{name}/3.png", "test/cat/4.png", "test/dog/5.png"],
+               PETS | {f"{Path(name).name}/3.png": None})
         for name in ("unlabelled", "Unlabeled", "unlabelled/batch 1")
     },
 }  # fmt: skip
