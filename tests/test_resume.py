@@ -106,7 +106,11 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+SLOW = {"timm:nadamw", "average", "adapters"}
+CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in RESUMED]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, case):
     """
     In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run

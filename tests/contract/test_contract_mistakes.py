@@ -77,9 +77,7 @@ MISTAKES = {
     "captioner that is not there": Mistake("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
     # --- Folders
     "run of other options": Mistake(
-        "train",
-        STUDENT | TRAINING | {"dataset_name": "{embeddings}", "output_dir": "{aligned}", "learning_rate": 0.5},
-        ("{aligned}", "learning_rate", "--output_dir", "--overwrite"),
+        "train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run with other options: ", "--overwrite")
     ),
     "captions over the images": Mistake(
         "caption", {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
