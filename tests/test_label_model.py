@@ -12,6 +12,11 @@ from g4i_hf.label_model.regression import ABSENT
 CLASSES, DIM = 5, 16
 
 
+def slowly(*values):
+    """A case that `make test` leaves to the slow suite: fits of thousands of rows take seconds."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @dataclass
 class Clusters:
     """
@@ -157,6 +162,7 @@ def test_a_rows_own_label_is_not_in_its_probabilities():
     assert np.abs(out_of_fold).max() < 0.05 and min(in_fold) > 0.2, (out_of_fold, in_fold)
 
 
+@pytest.mark.slow
 def test_captions_that_name_the_class_and_captions_that_do_not_are_both_calibrated():
     """Where logits tell more the further the largest stands above the others, one temperature is off by 6 points."""
     classes, weight = 20, np.random.default_rng(9).normal(size=(DIM, 20))
@@ -179,7 +185,9 @@ def test_captions_that_name_the_class_and_captions_that_do_not_are_both_calibrat
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("wrong", "number", "width"), [(0.0, 400, 0.02), (0.2, 400, 0.15), (0.5, 1000, 0.2)])
+@pytest.mark.parametrize(
+    ("wrong", "number", "width"), [slowly(0.0, 400, 0.02), (0.2, 400, 0.15), slowly(0.5, 1000, 0.2)]
+)
 def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
     covered, widths = 0, []
     for seed in range(3):
@@ -192,6 +200,7 @@ def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
     assert covered >= 2 and max(widths) < width
 
 
+@pytest.mark.slow
 def test_wrong_labels_do_not_make_it_less_sure_of_the_true_ones():
     data = clusters(2600, wrong=0.2)
     learned = Clusters(data.x[:600], data.truth[:600], data.y[:600])
@@ -218,6 +227,7 @@ def test_the_posterior_is_bayes_rule():
     np.testing.assert_array_equal(some.posterior_[200:], some.probabilities_[200:])
 
 
+@pytest.mark.slow
 def test_labels_that_are_always_wrong_in_the_same_way_are_found():
     data, share = clusters(2000, spread=1.0), 0.2
     wrong = np.random.default_rng(1).random(len(data.y)) < share
@@ -240,6 +250,7 @@ def seen_twice(number: int, *, shared: float, own: float) -> tuple[Clusters, np.
     return Clusters(captions, data.truth, data.y), images
 
 
+@pytest.mark.slow
 def test_labels_that_often_change_places_show_where_caption_and_image_are_sure():
     """Labels and captions alone look the same where captions confuse the two classes."""
     data, images = seen_twice(3000, shared=0.5, own=1.0)
@@ -269,6 +280,7 @@ def test_a_rows_own_label_does_not_decide_where_sure_rows_show_the_wrong_ones():
     assert abs(out_of_fold[1] - out_of_fold[0]) < 0.03 and in_fold[1] - in_fold[0] > 0.2, (out_of_fold, in_fold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 2.0])
 def test_classes_that_captions_confuse_do_not_accuse_right_labels(shared):
     """Nor those that captions and images confuse, in the same way."""
@@ -280,6 +292,7 @@ def test_classes_that_captions_confuse_do_not_accuse_right_labels(shared):
     assert accuracy(model.posterior_, data.truth) > 0.97
 
 
+@pytest.mark.slow
 def test_images_that_say_nothing_do_not_confirm_captions():
     """Captions of which 40% are of the next class, with right labels."""
     data, _ = seen_twice(4000, shared=0.5, own=1.0)
@@ -425,6 +438,7 @@ def two_views(captions: Clusters, images: Clusters, number: int = 500) -> tuple[
     return [*found, accuracy(probabilities, captions.truth[rest])], probabilities
 
 
+@pytest.mark.slow
 def test_two_views_tell_more_than_either_and_one_of_noise_does_little_harm():
     captions, images = (clusters(2000, view=view) for view in range(2))
     (of_captions, of_images, both), _ = two_views(captions, images)
@@ -434,6 +448,7 @@ def test_two_views_tell_more_than_either_and_one_of_noise_does_little_harm():
     assert of_images < 0.3 and both > of_captions - 0.02
 
 
+@pytest.mark.slow
 def test_rare_classes_are_as_probable_as_they_are_with_two_views():
     """The mean probability of each class is its share: the prior counts once, however many views there are."""
     shares = [0.7, 0.2, 0.06, 0.02, 0.02]
@@ -442,7 +457,7 @@ def test_rare_classes_are_as_probable_as_they_are_with_two_views():
     np.testing.assert_allclose(probabilities.mean(0), shares, atol=0.03)
 
 
-@pytest.mark.parametrize("better", [0, 1])
+@pytest.mark.parametrize("better", [0, slowly(1)])
 def test_with_one_label_a_class_two_views_judge_each_other(better):
     """The better view counts more, and nothing is promised that does not hold."""
     good, poor = clusters(2000, spread=1.0, view=0), clusters(2000, spread=4.0, view=1)
@@ -500,6 +515,7 @@ def few_labels(each: int, number: int = 2000) -> tuple[Clusters, Clusters, np.nd
     return captions, images, some_labels(captions.truth, each)
 
 
+@pytest.mark.slow
 def test_image_features_learn_what_captions_tell_of_unlabelled_rows():
     """So both together tell more of them than where labels alone have taught them."""
     captions, images, labels = few_labels(1)
@@ -522,7 +538,7 @@ def uneven(rare: int, spread: float, of_images: float, seed: int = 0) -> tuple[C
     return captions, images, {"labels": labels, "names": names}
 
 
-@pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), (1, 3.0, -0.02)])
+@pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), slowly(1, 3.0, -0.02)])
 def test_image_features_do_not_rule_out_a_class_that_has_a_name_and_no_label_or_one(rare, of_images, gain):
     """They learn it from captions, as far as these tell it; poor image features leave it to them."""
     gained = []
@@ -589,7 +605,7 @@ def three_views(number: int = 1500, spread: float = 2.5) -> list[Clusters]:
     return [clusters(number, spread=spread, view=view) for view in range(3)]
 
 
-@pytest.mark.parametrize("labelled", [1, None])
+@pytest.mark.parametrize("labelled", [1, slowly(None)])
 def test_a_third_view_tells_more_than_two(labelled):
     views = three_views()
     labels = views[0].y if labelled is None else some_labels(views[0].truth, labelled)
@@ -603,7 +619,7 @@ def test_a_third_view_tells_more_than_two(labelled):
     assert sum(line["weight"] for line in found.report_.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("labelled", [0, 4, None])
+@pytest.mark.parametrize("labelled", [0, slowly(4), slowly(None)])
 def test_a_view_that_is_given_twice_counts_once(labelled):
     """Accuracy and calibration stay where they are: two copies must not prove each other."""
     captions, images = clusters(1500), clusters(1500, view=1)
@@ -716,6 +732,7 @@ def test_labels_that_people_get_wrong_are_found():
     assert wrong[suspicious].mean() > 0.7 and suspicious[wrong].mean() > 0.6
 
 
+@pytest.mark.slow
 def test_image_features_that_err_together_do_not_accuse_right_labels():
     """Two encoders take the same images for others, and captions do not."""
     data, images = seen_twice(3000, shared=0.5, own=1.0)

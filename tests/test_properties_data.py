@@ -3,20 +3,16 @@ Captions joined to images by ids of any Unicode, in any order, with some missing
 whatever the batch: odd or of one row, with any number of captions, mixed or not.
 """
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from g4i_hf.captioning.existing import existing_captions
 from g4i_hf.data.dataset import AlignmentCollator
-from g4i_hf.data.joining import join_captions, made_unique
+from g4i_hf.data.joining import join_captions
 from g4i_hf.losses.pairs import make_pairs
-from g4i_hf.options import ExistingCaptionsArguments
 
 # All that a string of Arrow can hold: no halves of characters
 ids_of = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), unique=True, min_size=1, max_size=6)
@@ -46,30 +42,6 @@ def test_every_image_gets_its_own_caption_or_none(ids, others, random):
     assert joined["image_id"][:] == ids
     assert [image["bytes"] for image in joined["image"]] == [f"{row}".encode() for row in range(len(ids))]
     assert joined["caption"][:] == [f"of {image_id}" if image_id in theirs else None for image_id in ids]
-
-
-@given(ids_of, st.integers(0, 5))
-def test_an_id_twice_is_named(ids, place):
-    twice = [*ids, ids[place % len(ids)]]
-    with pytest.raises(ValueError) as error:
-        join_captions(images_of(ids), {"train": captions_of(twice)}, "captions")
-    assert repr(twice[-1]) in str(error.value) and f"row {len(ids)}" in str(error.value)
-
-
-@given(ids_of, st.randoms(use_true_random=False))
-def test_a_file_of_captions_names_images_by_any_id(tmp_path, ids, random):
-    assume(all(ids))  # an empty key names nothing
-    path = tmp_path / "captions.jsonl"
-    rows = [{"image_id": key, "caption": f"of {key}"} for key in random.sample(ids, len(ids))]
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=random.random() < 0.5) for row in rows), encoding="utf-8")
-    found = existing_captions(images_of(ids), ExistingCaptionsArguments(captions_file=str(path)))
-    assert found["train"] == [f"of {image_id}" for image_id in ids]
-
-
-@given(st.lists(st.sampled_from(["a/1.png", "1.png", "a/#.png"]), max_size=8), st.integers(1, 2))
-def test_ids_that_are_told_apart_are_unique(ids, kinds):
-    found = made_unique(ids, lambda row: f"{row % kinds:024}")
-    assert len(set(found)) == len(found) == len(ids)
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------
