@@ -77,7 +77,9 @@ MISTAKES = {
     "captioner that is not there": Mistake("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
     # --- Folders
     "run of other options": Mistake(
-        "train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run with other options: ", "--overwrite")
+        "train",
+        TRAIN | {"dataset_name": "{embeddings}", "output_dir": "{aligned}"},
+        ("{aligned} holds a run with other options: ", "--overwrite"),
     ),
     "captions over the images": Mistake(
         "caption", {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
