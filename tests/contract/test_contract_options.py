@@ -83,7 +83,7 @@ def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
 
 def words_of(command: str, folder) -> tuple:
     if command in ("evaluate", "release"):
-        return ({"run": a_run(folder / "run", model=False)},)
+        return ({"run": a_run(folder / "run", model=False, dataset_name="them/photos")},)
     return (DATA,) if command in ("embed", "check") else ()
 
 
