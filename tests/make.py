@@ -57,6 +57,8 @@ def _feature(name: str, values: list, classes: Iterable[str]):
     first = next((value for value in values if value is not None and np.size(value)), None)
     if name in known:
         return known[name]
+    if first is None and any(isinstance(value, list) for value in values):
+        return List(Value("string"))
     if name == "text_embeds":
         vector = List(Value("float16"), length=np.shape(first)[-1])
         return List(vector) if np.ndim(first) > 1 else vector

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import make
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, Image
 from sentence_transformers import SentenceTransformer
 
 try:
@@ -85,5 +85,6 @@ def images_with(captions: list, folder: Path) -> DatasetDict:
     """
     ids = [f"bïld-{row}" for row in range(len(captions))]
     split = make.rows(len(captions), draw=lambda row: make.noise(row, 48), image_id=ids, caption=captions)
+    split = split.cast_column("image", Image())
     DatasetDict(train=split, test_novel=split.select(range(2))).save_to_disk(folder)
     return open_images(str(folder))
