@@ -444,11 +444,13 @@ def views_added() -> str:
     settings = ("no labels", "1 a class", "4 a class")
     names = {
         "captions": "captions",
-        "Lite0": "image features: EfficientNet-Lite0, the student",
-        "captions + Lite0": "both",
-        "captions + Lite0-2": "both, and two more image encoders: EfficientNet-Lite1 and 2",
-        "captions + Lite0 + answers": "both, and answers of people (CIFAR-10)",
-        "captions + Lite0 + random": "both, and random numbers",
+        "Lite0": "features of EfficientNet-Lite0, the student",
+        "Lite0-2": "of Lite0, 1 and 2",
+        "captions + Lite0": "captions, Lite0",
+        "captions + Lite0-2": "captions, Lite0 to 2",
+        "captions + Lite0 + answers": "captions, Lite0, answers of people",
+        "captions + Lite0 + random": "captions, Lite0, random numbers",
+        "captions + Lite0 + of other images": "captions, Lite0, features of other images",
     }
     columns = [(data, setting) for data in NAMES for setting in settings]
     lines = [
