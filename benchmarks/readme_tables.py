@@ -53,12 +53,10 @@ TABLES = {
     "photos_long_tail": tables_of_photos.long_tail,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
-    "questions": tables_of_photos.questions,
     "small_students": tables_of_cost.small_students,
     "step_time": tables_of_cost.step_time,
     "uneven_labels": tables_of_photos.uneven_labels,
     "verdicts": tables_of_photos.verdicts,
-    "view_costs": tables_of_cost.view_costs,
     "views_added": tables_of_photos.views_added,
 }
 

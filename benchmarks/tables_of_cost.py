@@ -213,15 +213,6 @@ def small_students() -> str:
     return "\n".join(lines)
 
 
-def view_costs() -> str:
-    found = read_result("view_costs.json")["cpu_seconds_an_image"]
-    lines = ["| view | 10,000 images on one CPU core |", "|---|---:|"]
-    for name, seconds in sorted(found.items(), key=lambda each: each[1]):
-        minutes = seconds * 10_000 / 60
-        lines.append(f"| `{name}` | {f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.1f} h'} |")
-    return "\n".join(lines)
-
-
 def client_rate() -> str:
     lines = ["| server | images a second of one core | cores for 500 a second |", "|---|---:|---:|"]
     for row in read_result("captioner_under_faults.json")["measured"]:

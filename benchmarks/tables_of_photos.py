@@ -465,14 +465,3 @@ def views_added() -> str:
             cells.append(f"{100 * fmean(found):.1f}" if found else "")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def questions() -> str:
-    lines = [
-        "| photographs | question that pays | 64 images choose it | or one within 2 points | points lost, mean |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for row in read_result("questions.json")["rows"]:
-        shares = f"{row['same_choice']:.0%} | {row['as_good']:.0%} | {100 * row['mean_loss']:.1f}"
-        lines.append(f"| {NAMES[row['data']]} | {row['best']} | {shares} |")
-    return "\n".join(lines)
