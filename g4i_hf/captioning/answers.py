@@ -80,9 +80,7 @@ class Captioner(Protocol):
     provenance: dict[str, Any]
     hosts: Sequence[str] = ()  # with ports, that images are sent to
     imported: Mapping[str, Answer] | None = None  # answers by key that are taken in place of asking
-    # After `run`: what it did, in place of counts of answers; why questions have no answer yet, and the remedy
-    said: str = ""
-    why_open: str = ""
+    why_open: str = ""  # after `run`: why questions have no answer yet, and the remedy
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
@@ -90,8 +88,9 @@ class Captioner(Protocol):
 
         Args:
             questions: read only as fast as they are asked.
-            deliver: takes answers as they come, from this thread.
-            allow: called before every request, perhaps from another thread; after False nothing more is sent.
+            deliver: takes answers as they come.
+            allow: called before every request; after False nothing more is sent. All three are perhaps called from
+                other threads.
         """
 
 

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +28,23 @@ class RequestFiles(EndpointCaptioner):
             while chunk := list(itertools.islice(questions, TOGETHER)):
                 for question, line in zip(chunk, pool.map(self._line_of, chunk), strict=True):
                     if isinstance(line, Answer):
-                        deliver([(replace(question, image={}), line)])
+                        deliver([(question, line)])
                     else:
-                        count += 1
-                        file.write(line)
-        if count:
-            self.said = f"{count:,} requests are in {path}."
-            self.why_open = (
-                "Send them with your provider's tool. Then start the same command with --import_answers and the files "
-                "of the answers, in place of --export_requests."
-            )
-        else:
+                        count += file.write(line) > 0
+        if not count:
             path.unlink()
+            return
+        self.why_open = (
+            f"{count:,} requests are in {path}. Send them with your provider's tool. Then start the same command with "
+            "--import_answers and the files of the answers, in place of --export_requests."
+        )
 
     def _line_of(self, question: Question) -> bytes | Answer:
         """The request; the answer for an image that cannot be read."""
         try:
-            uri = data_uri(question.image, self.decoding.max_side)
+            body = self.body_of(question, data_uri(question.image, self.decoding.max_side))
         except UndecodableImage as error:
             return Answer("undecodable", reason=str(error), attempts=0)
-        body = self.body_of(question, uri)
         request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(request).encode() + b"\n"
 
@@ -67,26 +62,25 @@ class AnswerFiles(EndpointCaptioner):
                         result = json.loads(line)
                         key, answer = str(result["custom_id"]), answer_of(result["response"])
                     except (ValueError, LookupError, TypeError, RecursionError) as error:
-                        said = f"{path}, line {number}: not the result of a batch. Download the file again."
-                        raise ValueError(said) from error
+                        message = f"{path}, line {number}: not the result of a batch. Download the file again."
+                        raise ValueError(message) from error
                     if answer is not None and (answer.status == OK or key not in self.imported):
                         self.imported[key] = answer
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]."""
-        light = (replace(question, image={}) for question in questions)
-        statuses, num_open = Counter[str](), 0
-        while chunk := list(itertools.islice(light, TOGETHER)):
-            found = [(asked, self.imported.pop(asked.key)) for asked in chunk if asked.key in self.imported]
-            deliver(found)
-            statuses.update(answer.status for _, answer in found)
-            num_open += len(chunk) - len(found)
-        counts = ", ".join(f"{number:,} {status}" for status, number in statuses.items()) or "none"
-        self.said = f"Imported answers: {counts}. {len(self.imported):,} answers match no open question."
+        questions, num_open = iter(questions), 0
+        while chunk := list(itertools.islice(questions, TOGETHER)):
+            answered = [
+                (question, self.imported.pop(question.key)) for question in chunk if question.key in self.imported
+            ]
+            deliver(answered)
+            num_open += len(chunk) - len(answered)
         if num_open:
             self.why_open = (
-                f"{num_open:,} questions have no answer. Export them with --export_requests, or start the same "
-                "command without --import_answers to ask the server. --partial writes the captions so far."
+                f"{num_open:,} questions have no answer, and {len(self.imported):,} answers match no open question. "
+                "Export the questions with --export_requests, or start the same command without --import_answers to "
+                "ask the server. --partial writes the captions so far."
             )
 
 
@@ -95,9 +89,12 @@ def answer_of(response: Any) -> Answer | None:
     status = response.get("status_code") if isinstance(response, dict) else None
     if not isinstance(status, int) or status >= 500 or status in RETRIED or status in FATAL:
         return None
-    if status != 200:
-        return Answer("rejected", reason=f"{status}: {error_message(json.dumps(response.get('body')))}")
+    body = json.dumps(response.get("body"))
     try:
-        return answer_in(json.dumps(response.get("body")).encode())
+        return (
+            answer_in(body.encode())
+            if status == 200
+            else Answer("rejected", reason=f"{status}: {error_message(body)}")
+        )
     except UselessReply as error:
         return Answer("failed", reason=str(error))

@@ -5,8 +5,7 @@ import contextlib
 import gc
 import logging
 import os
-import queue
-import threading
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,17 +20,18 @@ from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 from .images import UndecodableImage, data_uri
-from .servers import Server, UselessReply, addresses_of, backoff, chat_body, is_unreachable, token_for, wait_asked_for
+from .servers import Server, UselessReply, addresses_of, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
+FIRST_REQUESTS = 8  # in flight until one is answered: enough to see a wrong token
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
 LONGEST_WAIT = 15 * 60.0  # seconds; a server that asks for more is given up
-# Seconds without an answer until a server is given up; longer for one that is loading a model or has worked before
-GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
 MAX_ATTEMPTS = 8  # of a question, by failures of its own
-DRAIN_SECONDS = 30.0  # to wait for requests under way when no server works any more
+PROBES = 0.02  # share of the requests that try a server that is down, while another one works
+WARN_SECONDS = 5.0  # without an answer
+STOP_SECONDS, DRAIN_SECONDS = 5.0, 30.0  # for requests in flight: at an interrupt, and when no server works any more
 PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
-STOP_SECONDS = 5.0  # to wait for requests under way when a run is interrupted
 
 FATAL = {401, 402, 403, 404, 405, 407, 410}  # every request would meet these
 RETRIED = {408, 409, 425, 429}  # tried again, as 500 and above are; all others concern this question alone
@@ -73,125 +73,122 @@ class EndpointCaptioner(Captioner):
         self.options = {"model": model} | {name: value for name, value in sampling.items() if value is not None}
 
     def body_of(self, question: Question, uri: str, with_choices: bool = False) -> dict[str, Any]:
-        """The request; see [`~g4i_hf.captioning.servers.chat_body`]."""
-        options = self.options | {"max_tokens": self.decoding.tokens_for(question.choices)}
-        return chat_body(question, uri, options, with_choices)
+        """The body of a request to `/chat/completions`; `with_choices` with a JSON schema of the possible answers."""
+        body = self.options | {"max_tokens": self.decoding.tokens_for(question.choices)}
+        content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": question.prompt}]
+        if question.choices:  # which come first: servers keep what they computed for the same beginning of a request
+            content.reverse()
+        if question.choices and with_choices:
+            answer = {"type": "string", "enum": list(question.choices)}
+            schema: dict[str, Any] = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
+            form = {"name": "answer", "strict": True, "schema": schema | {"additionalProperties": False}}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        return body | {"messages": [{"role": "user", "content": content}]}
 
     def servers(self) -> list[Server]:
         """One for each address, in its initial state."""
-        key, timeout = self.endpoint.api_key_env, self.endpoint.request_timeout
-        return [Server(address, token_for(address, key), timeout) for address in self.addresses]
+        options = self.endpoint
+        return [
+            Server(address, token_for(address, options.api_key_env), options.request_timeout)
+            for address in self.addresses
+        ]
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in a thread of its own, so that this works in
-        a notebook. `deliver` is called from this thread, `questions` and `allow` from others.
+        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop has a thread of its own, so that this works in a
+        notebook; arguments are called from others.
         """
-        results: queue.SimpleQueue = queue.SimpleQueue()
-        asking = EndpointRun(self, iter(questions), allow, results)
-        thread = threading.Thread(target=asking.run, name="captions", daemon=True)
-        thread.start()
-        waiting: list[tuple[Question, Answer] | None] = []  # None is the end
+        run = EndpointRun(self, iter(questions), deliver, allow)
+        gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
         try:
-            is_last = False
-            while not is_last:
-                waiting.append(results.get())
-                while not results.empty():
-                    waiting.append(results.get())
-                pairs, is_last, waiting = [pair for pair in waiting if pair is not None], None in waiting, []
-                deliver(pairs)
-        except KeyboardInterrupt:
-            asking.stop()
-            thread.join(STOP_SECONDS)  # requests under way are paid for
-            asking.break_off()
-            while not results.empty():
-                waiting.append(results.get())
-            deliver([pair for pair in waiting if pair is not None])
-            raise
-        except BaseException:
-            asking.break_off()
-            raise
-        thread.join()
-        if asking.error is not None:
-            raise asking.error
+            with ThreadPoolExecutor(1) as thread:
+                ending = thread.submit(lambda: asyncio.run(run.run()))
+                try:
+                    ending.result()
+                except KeyboardInterrupt:
+                    run.interrupt()
+                    raise
+        finally:
+            gc.unfreeze()
 
 
 class EndpointRun:
-    """One run, with a task for each question under way. `results` takes question and answer, and None at the end."""
+    """One run, in an event loop with a task for each question in flight."""
 
     def __init__(
         self,
         captioner: EndpointCaptioner,
         questions: Iterator[Question],
+        deliver: Deliver,
         allow: Callable[[], bool],
-        results: queue.SimpleQueue,
     ):
-        self.captioner, self.questions, self.allow, self.results = captioner, questions, allow, results
+        self.captioner, self.questions, self.deliver, self.allow = captioner, questions, deliver, allow
         self.servers = captioner.servers()
+        self.most = captioner.endpoint.max_concurrency * len(self.servers)  # requests in flight
         self.is_stopped = False  # nothing more is sent
-        self.error: BaseException | None = None  # what ended the run
+        self.error: BaseException | None = None  # that ended the run
 
-    def run(self) -> None:
-        gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
-        try:
-            asyncio.run(self._ask_all())
-        except BaseExceptionGroup as errors:
-            self.error = self.error or errors.exceptions[0]
-        except BaseException as error:
-            self.error = self.error or error
-        gc.unfreeze()
-        self.results.put(None)
-
-    def stop(self) -> None:
-        """From another thread: sends nothing more; requests under way go on."""
+    def interrupt(self) -> None:
+        """From another thread: sends nothing more, and ends the run soon; requests in flight are paid for."""
         self.is_stopped = True
         with contextlib.suppress(AttributeError, RuntimeError):  # the loop has not begun, or has ended
-            self.loop.call_soon_threadsafe(self.stopping.set)
+            self.loop.call_soon_threadsafe(self._end, None, STOP_SECONDS)
 
-    def break_off(self) -> None:
-        """From another thread: ends at once."""
-        self.stop()
-        with contextlib.suppress(AttributeError, RuntimeError):
-            self.loop.call_soon_threadsafe(self.main.cancel)
-
-    def _fail(self, error: BaseException) -> None:
-        """Ends the run with this error, once requests under way have come back or DRAIN_SECONDS have passed."""
+    def _end(self, error: BaseException | None, seconds: float = DRAIN_SECONDS) -> None:
+        """Sends nothing more, and ends the run once requests in flight have come back, or after so many seconds."""
         self.error, self.is_stopped = self.error or error, True
         self.stopping.set()
-        self.loop.call_later(DRAIN_SECONDS, self.main.cancel)
+        self.loop.call_later(seconds, self.asking.cancel)
 
-    async def _sleep(self, seconds: float) -> None:
-        """Sleeps, until `stop` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.stopping.wait()
-
-    async def _ask_all(self) -> None:
-        self.loop, self.main, self.stopping = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
-        self.slots = asyncio.Semaphore(self.captioner.endpoint.max_concurrency * len(self.servers))
+    async def run(self) -> None:
+        """Raises the error that ended the run."""
+        self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
+        self.results: asyncio.Queue[tuple[Question, Answer] | None] = asyncio.Queue()
+        self.slots = asyncio.Semaphore(min(FIRST_REQUESTS, self.most))
         for server in self.servers:
             server.open()
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(PREPARING) as self.preparers:
+        with ThreadPoolExecutor(2) as self.helpers, ThreadPoolExecutor(PREPARING) as self.preparers:
+            delivering = self.loop.create_task(self._deliver_all())
+            self.asking = self.loop.create_task(self._ask_all())
+            await asyncio.wait([self.asking])
+            self.results.put_nowait(None)
+            await delivering
+            for server in self.servers:
+                await server.client.close()
+        if self.error is not None:
+            raise self.error
+        self.asking.result()
+
+    async def _ask_all(self) -> None:
+        async with asyncio.TaskGroup() as self.tasks:
+            while question := await self._next_question():
+                task = self.tasks.create_task(self._answer(question))
+                task.add_done_callback(lambda _: self.slots.release())
+        for server in self.servers:
+            if self.error is None:
+                self._release(server)
+
+    async def _next_question(self) -> Question | None:
+        """Once there is a slot for it; None after the last, and when nothing more may be sent."""
+        await self.slots.acquire()
+        try:
+            question = await self.loop.run_in_executor(self.helpers, next, self.questions, None)
+        except Exception as error:  # of the data
+            self._end(error)
+        return None if self.is_stopped else question
+
+    async def _deliver_all(self) -> None:
+        """Delivers answers as they come, until the None at the end."""
+        is_last = False
+        while not is_last:
+            pairs = [await self.results.get()]
+            pairs += [self.results.get_nowait() for _ in range(self.results.qsize())]
+            is_last = pairs[-1] is None
             try:
-                async with asyncio.TaskGroup() as self.tasks:
-                    while True:
-                        await self.slots.acquire()
-                        question = None
-                        try:
-                            question = await self.loop.run_in_executor(reader, next, self.questions, None)
-                        except Exception as error:  # of the data
-                            self._fail(error)
-                        if question is None or self.is_stopped:
-                            break
-                        task = self.tasks.create_task(self._answer(question))
-                        task.add_done_callback(lambda _: self.slots.release())
-                if self.error is None:
-                    for server in self.servers:
-                        if server.alive:
-                            self._release(server)
-            finally:
-                for server in self.servers:
-                    await server.client.close()
+                await self.loop.run_in_executor(self.helpers, self.deliver, pairs[:-1] if is_last else pairs)
+            except Exception as error:
+                self._end(error, 0)
+                return
 
     async def _answer(self, question: Question) -> None:
         """Asks until there is an answer or no attempt is left."""
@@ -202,106 +199,103 @@ class EndpointRun:
             self._put(question, Answer("undecodable", reason=str(error), attempts=0))
             return
         began, attempts, failures = time.monotonic(), 0, 0
-        while (server := await self._server_with_room()) is not None:
+        while (server := self._next_server()) is not None:
             attempts += 1
-            request = object()
-            server.under_way[request] = time.monotonic()
-            try:
-                answer, wait = await self._attempt(server, question, uri)
-            finally:
-                server.under_way.pop(request)
+            answer, wait = await self._attempt(server, question, uri)
+            answer.seconds, answer.attempts = time.monotonic() - began, attempts
             has_failed = answer.status in TRANSIENT
-            # A server that fails on everything, or is busy, says nothing about the question
-            failures += has_failed and not server.fails and server.last_status != 429
-            self._watch(server)
-            answer = replace(answer, seconds=time.monotonic() - began, attempts=attempts)
-            if not has_failed and (answer.status != "rejected" or server.answers):
-                self._put(question, answer)
-                return
-            if server.alive and (not has_failed or failures >= MAX_ATTEMPTS):
+            # A server that fails at everything, or is busy, says nothing about the question
+            failures += has_failed and not server.is_down and server.last_status != 429
+            is_last = not has_failed or failures >= MAX_ATTEMPTS
+            if is_last:
                 server.held.append((question, answer))
+            if server.answers and not has_failed:
+                self._release(server)
+            else:
+                self._watch(server)
+            if is_last:
                 return
-            if has_failed:
-                await self._sleep(wait + backoff(attempts))
+            bound = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempts - 1, 16))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait + random.uniform(0, bound)):
+                    await self.stopping.wait()
+
+    def _next_server(self) -> Server | None:
+        """The least busy one that works; None when nothing more may be sent."""
+        try:
+            if not self.is_stopped and not self.allow():
+                self.is_stopped = True
+                self.stopping.set()
+        except Exception as error:
+            self._end(error)
+        if self.is_stopped:
+            return None
+        alive = [server for server in self.servers if server.alive]
+        probes = random.random() < PROBES
+        return min(alive, key=lambda server: (server.is_down and not probes, server.in_flight))
 
     async def _attempt(self, server: Server, question: Question, uri: str) -> tuple[Answer, float]:
         """One request. Returns the answer or failure, and the seconds that the server asks to wait."""
         with_choices = bool(question.choices) and server.takes_choices is not False
         try:
             answer = await server.ask(self.captioner.body_of(question, uri, with_choices))
-            server.answered()
-            server.takes_choices = with_choices or server.takes_choices
-            self._release(server)
-            return answer, 0.0
         except openai.APIStatusError as error:
-            reason, wait = server.describe(error), wait_asked_for(error.response.headers)
-            if error.status_code < 400 or error.status_code in FATAL:
-                why = server.why_refused(error, self.captioner.model, self.captioner.endpoint.api_key_env)
-                self._give_up(server, await why)
-            elif wait > LONGEST_WAIT:
-                self._give_up(server, server.why_left_alone(wait, reason))
-            elif with_choices and error.status_code in (400, 422) and not server.takes_choices:
-                # Perhaps it knows no schemas, or none of this size: OpenAI's hold 1,000 names, or 15,000 letters of
-                # more than 250 names
-                server.takes_choices = False
-                return Answer("failed", reason=reason), wait
-            elif error.status_code < 500 and error.status_code not in RETRIED:
-                server.reject(reason, error.status_code)
-                return Answer("rejected", reason=reason), wait
-            server.fail(question.key, reason, error.status_code)
-            if not server.answers:
-                server.pause(wait)  # for all questions
-            return Answer("failed", reason=reason), wait
+            return await self._failed(server, question, error, with_choices)
         except (openai.APIConnectionError, UselessReply, TimeoutError) as error:
-            reason = server.describe(error)
-            status = 200 if isinstance(error, UselessReply) else 0
-            server.fail(question.key, reason, status, is_unreachable(error))
+            server.fail(question.key, error)
             is_late = isinstance(error, (TimeoutError, openai.APITimeoutError))
-            return Answer("timeout" if is_late else "failed", reason=reason), 0.0
+            return Answer("timeout" if is_late else "failed", reason=server.last_error), 0.0
+        if not any(server.answers for server in self.servers):
+            for _ in range(FIRST_REQUESTS, self.most):
+                self.slots.release()
+        server.takes_choices = with_choices or server.takes_choices
+        server.answered()
+        return answer, 0.0
+
+    async def _failed(
+        self, server: Server, question: Question, error: openai.APIStatusError, with_choices: bool
+    ) -> tuple[Answer, float]:
+        status, wait = error.status_code, wait_asked_for(error.response.headers)
+        if with_choices and status in (400, 422) and not server.takes_choices:
+            # Perhaps it knows no schemas, or none of this size: OpenAI's hold 1,000 names, or 15,000 letters of
+            # more than 250 names
+            server.takes_choices = False
+            return Answer("failed"), wait
+        if 400 <= status < 500 and status not in FATAL | RETRIED:
+            server.reject(error)
+            return Answer("rejected", reason=server.last_error), wait
+        server.fail(question.key, error)
+        if status < 400 or status in FATAL:
+            why = server.why_refused(error, self.captioner.model, self.captioner.endpoint.api_key_env)
+            self._give_up(server, await why)
+        elif wait > LONGEST_WAIT:
+            self._give_up(server, server.why_lost(f"; it asks to be left alone for {wait / 3600:.1f} hours"))
+        return Answer("failed", reason=server.last_error), wait
 
     def _put(self, question: Question, answer: Answer) -> None:
-        self.results.put((replace(question, image={}), answer))  # the image is large and no longer needed
+        self.results.put_nowait((replace(question, image={}), answer))  # the image is large and no longer needed
 
     def _release(self, server: Server) -> None:
-        """The server works, so the questions held back are failures of their own."""
+        """The server works, so questions that failed or were rejected did so by themselves."""
         while server.held:
             self._put(*server.held.pop())
 
     def _watch(self, server: Server) -> None:
         """Gives up a server that has answered nothing for long."""
-        if server.fails:
-            server.rest()
-        patience = WAIT_SECONDS if server.answers or server.last_status == 503 else GIVE_UP_SECONDS
-        if server.last_status == 200 and not server.answers:  # it runs, but it is no captioning server
-            patience = 0.0
-        if server.alive and (server.rejects_all or (server.fails and server.fails_for() >= patience)):
-            self._give_up(server, server.why_given_up())
-        elif server.fails and not server.has_warned:
+        if server.is_lost:
+            self._give_up(server, server.why_lost())
+        elif server.is_down and not server.has_warned and server.seconds_of_failures > WARN_SECONDS:
             server.has_warned = True
-            logger.warning("%s does not answer (%s). Trying for %.0f s.", server.name, server.last_error, patience)
+            words = "%s does not answer (%s). Trying for %.0f s."
+            logger.warning(words, server.name, server.last_error, server.patience)
 
     def _give_up(self, server: Server, why: str) -> None:
         """Its questions go to the other servers. Without any the run ends, and they stay unanswered."""
         was_alive, server.alive = server.alive, False
         if not any(other.alive for other in self.servers):
-            self._fail(CaptionerError(why))
+            self._end(CaptionerError(why))
         elif was_alive:
             logger.warning("%s The other servers go on.", why)
-            for question, _ in server.held:
-                self.tasks.create_task(self._answer(question))
-
-    async def _server_with_room(self) -> Server | None:
-        """The least busy server with room; None when nothing more may be sent."""
-        while not self.is_stopped:
-            if free := [server for server in self.servers if server.alive and server.has_room]:
-                try:
-                    if self.allow():
-                        return min(free, key=lambda server: len(server.under_way))
-                    self.is_stopped = True
-                    self.stopping.set()
-                except Exception as error:
-                    self._fail(error)
-                return None
-            # At first there is room soon; later a server is failing or asked for a pause
-            await self._sleep(0.25 if any(server.answers for server in self.servers) else 0.05)
-        return None
+        while server.held:
+            question, _ = server.held.pop()
+            self.tasks.create_task(self._answer(question))

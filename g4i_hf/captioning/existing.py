@@ -4,6 +4,7 @@ images goes to none of them.
 """
 
 import csv
+import itertools
 import json
 import logging
 import re
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of keys, in messages
 
-Captions = list[str | list[str] | None]  # of a split, in the order of its rows: all texts, or all lists; None for none
+Captions = list[list[str]]  # of a split, in the order of its rows
 
 
 def existing_captions(
@@ -43,12 +44,6 @@ def existing_captions(
     return _from_file(splits, path, arguments)
 
 
-def _by_split(splits: dict[str, Dataset], texts: list[list[str]], several: bool) -> dict[str, Captions]:
-    """From the texts of all rows, split after split."""
-    rows = iter([(found if several else found[0]) if found else None for found in texts])
-    return {name: [next(rows) for _ in range(len(split))] for name, split in splits.items()}
-
-
 def _from_column(splits: DatasetDict) -> dict[str, Captions]:
     captioned = {name: split for name, split in splits.items() if columns.CAPTION in split.column_names}
     if not captioned:
@@ -57,14 +52,13 @@ def _from_column(splits: DatasetDict) -> dict[str, Captions]:
             f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name one with --caption_column, "
             "or a file with --captions_file."
         )
-    values = {name: split[columns.CAPTION][:] for name, split in captioned.items()}
-    texts = [
-        _texts(caption, f"Split {name!r}, column 'caption', row {row}")
-        for name, of_split in values.items()
-        for row, caption in enumerate(of_split)
-    ]
-    several = any(isinstance(caption, list) for of_split in values.values() for caption in of_split)
-    return _by_split(captioned, texts, several)
+    return {
+        name: [
+            _texts(caption, f"Split {name!r}, column 'caption', row {row}")
+            for row, caption in enumerate(split[columns.CAPTION][:])
+        ]
+        for name, split in captioned.items()
+    }
 
 
 def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, Captions]:
@@ -76,13 +70,14 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
             f"{path.name}: none of its {len(row_of)} keys names one image of the data. The first keys are "
             f"{list(row_of)[:EXAMPLES]}, the first image_ids {image_ids}. Name the field of keys with --file_key."
         )
-    texts: list[list[str]] = [[] for split in splits.values() for _ in range(len(split))]
-    several = arguments.several_captions or any(isinstance(caption, list) for _, caption in pairs)
+    captions: dict[str, Captions] = {name: [[] for _ in range(len(split))] for name, split in splits.items()}
+    of_rows = list(itertools.chain.from_iterable(captions.values()))
+    may_repeat = arguments.several_captions or any(isinstance(caption, list) for _, caption in pairs)
     for key, caption in pairs:
-        found, row = _texts(caption, f"{path.name}, key {key!r}"), row_of[key]
+        texts, row = _texts(caption, f"{path.name}, key {key!r}"), row_of[key]
         if row >= 0:
-            texts[row] = list(dict.fromkeys([*texts[row], *found]))
-            if len(texts[row]) > 1 and not several:
+            of_rows[row][:] = dict.fromkeys([*of_rows[row], *texts])
+            if len(of_rows[row]) > 1 and not may_repeat:
                 raise ValueError(
                     f"{path.name}: {key!r} has another caption in an earlier record. Remove one, or keep several "
                     "captions an image with --several_captions."
@@ -94,7 +89,7 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
             "name a split with --caption_splits, or put it before the key: train/cats/1.jpg.",
             *(path.name, len(unknown), unknown[:EXAMPLES], len(ambiguous), ambiguous[:EXAMPLES]),
         )
-    return _by_split(splits, texts, several)
+    return captions
 
 
 def _texts(caption: Any, where: str) -> list[str]:

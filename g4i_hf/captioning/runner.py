@@ -128,7 +128,7 @@ class Outcome:
         """A line for the terminal."""
         count = sum(self.asked.values())
         if not count:
-            return f"All {self.known:,} answers were there already." if self.known else "Nothing was left to ask."
+            return f"{self.known:,} answers were there already." if self.known else "Nothing was answered."
         text = f"{count:,} answers in {self.seconds:,.0f} s ({self.per_second:,.1f} a second"
         if self.prompt_tokens:
             text += f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import math
 import os
-import random
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,11 +21,10 @@ from huggingface_hub import get_token, is_offline_mode
 from .. import __version__
 from .answers import OK, Answer, Question, whole_characters
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
-# So few requests run at first, until one is answered or FIRST_SECONDS have passed: enough to see a wrong token
-FIRST_REQUESTS, FIRST_SECONDS = 8, 1.0
-IN_A_ROW = 8  # failures, after which a server gets one request at a time
+IN_A_ROW = 8  # questions in a row that failed: the server is the reason
 REJECTIONS = 20  # before any answer: the model is wrong rather than the images
+# Seconds without an answer until a server is given up; longer for one that is loading a model or has worked before
+GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
 POOLS = 32  # pools of connections, see `_Transport`
@@ -115,126 +113,100 @@ class Server:
 
     def __init__(self, address: str, token: str | None, timeout: float):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
-        self.alive, self.has_warned = True, False  # not given up; a warning was logged
-        self.began, self.paused_until, self.resting_until = math.inf, 0.0, 0.0
-        self.under_way: dict[object, float] = {}  # when each request was sent, the oldest first
-        self.answers = self.rejected = 0
-        self.failures, self.failing_since, self.unreachable = 0, 0.0, False  # in a row
-        self.failed_questions: set[str] = set()
+        self.alive = True  # not given up
+        self.in_flight = self.answers = self.rejections = 0
         self.takes_choices: bool | None = None  # a schema of the answers; None: unknown
-        self.last_error, self.last_status = "", 0  # of a failure or rejection; status 0: no reply, 200: a useless one
+        # Since the last answer: failures of each question, the time of the first, the last one; status 0: no reply,
+        # 200: a useless one
+        self.failures: Counter[str] = Counter()
+        self.failing_since, self.has_warned = 0.0, False
+        self.last_error, self.last_status, self.unreachable = "", 0, False
         # Questions that it failed on or rejected, until it answers another one: the server may be the reason
         self.held: list[tuple[Question, Answer]] = []
-        # The client would take these from the environment, whatever the address
-        omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if token else ["Authorization"])]
-        self.headers = dict.fromkeys(omitted, openai.Omit())
 
     def open(self) -> None:
         """Creates the client, inside the event loop that uses it."""
+        # The client would take these from the environment, whatever the address
+        omitted = ["OpenAI-Organization", "OpenAI-Project", *([] if self.token else ["Authorization"])]
+        self.headers = dict.fromkeys(omitted, openai.Omit())
         self.client = openai.AsyncOpenAI(
             base_url=self.address,
             api_key=self.token or "none",
-            max_retries=0,  # by `_answer`, which knows of other servers and of replies that are no completions
+            max_retries=0,  # by the run, which knows of other servers and of replies that are no completions
             timeout=httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS)),
             default_headers={"User-Agent": f"g4i_hf/{__version__}", "Accept-Encoding": "identity"},
             # Images go to the host that was named, and to no other
-            http_client=httpx2.AsyncClient(
-                transport=_Transport(proxy_for(self.address)),
-                follow_redirects=False,
-            ),
+            http_client=httpx2.AsyncClient(transport=_Transport(proxy_for(self.address)), follow_redirects=False),
         )
 
     async def ask(self, body: dict[str, Any]) -> Answer:
         """Sends one request; raises without an answer."""
-        self.began = min(self.began, time.monotonic())
-        async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
-            # What `chat.completions.create` does, without its walk through every part of the request
-            reply = await self.client.post(
-                "/chat/completions",
-                body=body,
-                options={"headers": self.headers},
-                cast_to=httpx2.Response,
-            )
+        self.in_flight += 1
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each chunk
+                # What `chat.completions.create` does, without its walk through every part of the request
+                reply = await self.client.post(
+                    "/chat/completions", body=body, options={"headers": self.headers}, cast_to=httpx2.Response
+                )
+        finally:
+            self.in_flight -= 1
         return answer_in(reply.content, self.token)
 
-    def pause(self, seconds: float) -> None:
-        self.paused_until = max(self.paused_until, time.monotonic() + seconds)
-
-    @property
-    def has_room(self) -> bool:
-        """
-        Whether another request may be sent: few at first, one at a time while it fails or has given nothing but
-        failures, none during a pause.
-        """
-        now = time.monotonic()
-        is_known = self.answers or (now - self.began > FIRST_SECONDS and not self.failures and not self.rejected)
-        is_silent = self.failures >= IN_A_ROW and not self.answers
-        most = 1 if self.fails or is_silent else math.inf if is_known else FIRST_REQUESTS
-        return len(self.under_way) < most and max(self.paused_until, self.resting_until) <= now
+    # --- Whether it works --------------------------------------------------------------------------------------------
 
     def answered(self) -> None:
         self.answers += 1
-        self._end_row()
+        self._works()
 
-    def reject(self, reason: str, status: int) -> None:
+    def reject(self, error: openai.APIStatusError) -> None:
         """The server works, but rejects this question."""
-        self.rejected += 1
-        self.last_error, self.last_status = reason, status
-        self._end_row()
+        self.rejections += 1
+        self.last_error, self.last_status = self.describe(error), error.status_code
+        self._works()
 
-    def fail(self, question: str, reason: str, status: int = 0, unreachable: bool = False) -> None:
+    def _works(self) -> None:
+        self.failures.clear()
+        self.unreachable = self.has_warned = False
+
+    def fail(self, question: str, error: Exception) -> None:
         """The same question may be answered the next time."""
         if not self.failures:
             self.failing_since = time.monotonic()
-        self.failures += 1
-        self.unreachable, self.last_error, self.last_status = unreachable, reason, status
-        self.failed_questions.add(question)
-
-    def rest(self) -> None:
-        """Pauses, the longer the server has been failing."""
-        self.resting_until = time.monotonic() + random.uniform(0.5, 1) * min(15.0, FIRST_BACKOFF + self.fails_for())
-
-    def _end_row(self) -> None:
-        self.failures, self.unreachable, self.has_warned, self.resting_until = 0, False, False, 0.0
-        self.failed_questions.clear()
-
-    def fails_for(self) -> float:
-        """
-        Seconds since failures in a row began; -inf for fewer than IN_A_ROW, or while what was sent before them is
-        under way, as errors arrive faster than answers.
-        """
-        oldest = next(iter(self.under_way.values()), math.inf)
-        if self.failures < IN_A_ROW or (oldest < self.failing_since and not self.unreachable):
-            return -math.inf
-        return time.monotonic() - self.failing_since
+        self.failures[question] += 1
+        self.last_error, self.last_status = self.describe(error), getattr(error, "status_code", 0)
+        self.unreachable = is_unreachable(error)
 
     @property
-    def fails(self) -> bool:
+    def seconds_of_failures(self) -> float:
+        """Since the first one after the last answer."""
+        return time.monotonic() - self.failing_since if self.failures else 0.0
+
+    @property
+    def is_down(self) -> bool:
         """Whether the failures are those of the server and not of some images: they met many different questions."""
-        return self.fails_for() >= 0 and (self.unreachable or len(self.failed_questions) >= IN_A_ROW)
+        return self.unreachable or len(self.failures) >= IN_A_ROW
 
     @property
-    def rejects_all(self) -> bool:
-        return self.rejected >= REJECTIONS and not self.answers
+    def patience(self) -> float:
+        """Seconds without an answer until it is given up: more if it has worked before, or is loading a model."""
+        return WAIT_SECONDS if self.answers or self.last_status == 503 else GIVE_UP_SECONDS
 
-    def why_given_up(self) -> str:
-        hint = "Is it running, and is base_url right?"
-        if self.last_status == 503:
-            hint = "It may still be starting."
-        if self.last_status == 200:
-            hint = "Is base_url right, up to /v1, and is it a server of the OpenAI API?"
-        if not self.answers and self.last_status in (400, 413, 422):
-            hint = "Is captioner_model right, and does that model take images?"
+    @property
+    def is_lost(self) -> bool:
+        if not self.answers:  # it rejects every image, or is no captioning server
+            is_useless = self.last_status == 200 and self.failures.total() >= IN_A_ROW
+            if is_useless or self.rejections >= REJECTIONS:
+                return True
+        return self.is_down and self.seconds_of_failures >= self.patience
+
+    # --- What to do about it -----------------------------------------------------------------------------------------
+
+    def why_lost(self, more: str = "") -> str:
         state = "answers nothing any more" if self.answers else "has answered nothing"
         return (
-            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}. {hint} What has no answer will be "
-            "asked again: start the same command once it works."
-        )
-
-    def why_left_alone(self, seconds: float, reason: str) -> str:
-        return (
-            f"{self.name} asks to be left alone for {seconds / 3600:.1f} hours ({reason}). All answers are kept: "
-            "start the same command again then."
+            f"{self.name} {state}. Its last error: {self.last_error.rstrip('.')}{more}. Is it running, is base_url "
+            "that of an OpenAI-compatible server, up to /v1, and does captioner_model take images? What has no answer "
+            "will be asked again: start the same command once it works."
         )
 
     async def why_refused(self, error: openai.APIStatusError, model: str, api_key_env: str | None) -> str:
@@ -242,11 +214,11 @@ class Server:
         status = error.status_code
         if status < 400:
             remedy = "Give that address as base_url, if images may be sent there."
+        elif status in (401, 407) and self.token is None:
+            remedy = "It wants a token: name the environment variable that holds it in api_key_env."
         elif status in (401, 407):
             where = f"the environment variable {api_key_env}" if api_key_env else "`hf auth login`"
             remedy = f"It does not accept the token: put the right one into {where}."
-            if self.token is None:
-                remedy = "It wants a token: name the environment variable that holds it in api_key_env."
         elif status == 402:
             remedy = "Its account is out of credit."
         elif status == 403:
@@ -257,7 +229,7 @@ class Server:
                 page = await self.client.with_options(timeout=5.0).models.list()
                 has = f"It has {', '.join(str(model.id) for model in page.data[:10])}."
             remedy = f"There is no model {model}, or nothing at {error.request.url.copy_with(query=None)}. {has}"
-        return f"{self.name} refuses to answer ({self.describe(error)}). {redact(remedy, self.token)}"
+        return f"{self.name} refuses to answer ({self.last_error}). {redact(remedy, self.token)}"
 
     def describe(self, error: Exception) -> str:
         """An error in one line, without secrets."""
@@ -270,24 +242,10 @@ class Server:
         if isinstance(error, UselessReply):
             return str(error)
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-            connecting = isinstance(error.__cause__, httpx2.ConnectTimeout)
-            return "no connection in time" if connecting else f"no answer within {self.timeout:g} s"
+            return "no connection in time" if is_unreachable(error) else f"no answer within {self.timeout:g} s"
         kind = "no connection" if is_unreachable(error) else "the connection was lost"
         cause = error.__cause__ or error
         return error_message(f"{kind} ({str(cause) or type(cause).__name__})", self.token)
-
-
-def chat_body(question: Question, uri: str, options: dict[str, Any], with_choices: bool = False) -> dict[str, Any]:
-    """The body of a request to `/chat/completions`; `with_choices` it says by JSON schema what may be answered."""
-    content = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": question.prompt}]
-    if question.choices:  # which come first: servers keep what they computed for the same beginning of a request
-        content.reverse()
-    if question.choices and with_choices:
-        answer = {"type": "string", "enum": list(question.choices)}
-        schema: dict[str, Any] = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
-        form = {"name": "answer", "strict": True, "schema": schema | {"additionalProperties": False}}
-        options = options | {"response_format": {"type": "json_schema", "json_schema": form}}
-    return options | {"messages": [{"role": "user", "content": content}]}
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -295,16 +253,13 @@ def is_unreachable(error: Exception) -> bool:
     return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
 
 
-def backoff(attempt: int) -> float:
-    """Exponential backoff with full jitter: seconds to wait after an attempt, counted from 1."""
-    return random.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt - 1, 16)))
-
-
 # --- Replies: answers, error messages, and how long to wait ----------------------------------------------------------
 
 
 class UselessReply(openai.OpenAIError):  # which the client passes on as it is
     """A reply that holds no answer: too large, no JSON, or no choices."""
+
+    status_code = 200
 
 
 def answer_in(content: bytes, secret: str | None = None) -> Answer:

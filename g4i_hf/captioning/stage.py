@@ -1,7 +1,6 @@
 """The stage of captions: its columns, from stored answers or from existing captions, and its folder."""
 
 import itertools
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -102,30 +101,21 @@ class Layout:
 
     def table(self, split: Dataset, rows: Iterable[dict[str, Any]]) -> Dataset:
         """`image_id` of a split, and the columns of its rows."""
-        rows, text = iter(rows), Value("string")
-        kinds: dict[str, Any] = {}
+        text = Value("string")
+        features: dict[str, Any] = {columns.IMAGE_ID: text}
         if self.describes:
-            kinds = dict.fromkeys((each.name for each in fields(Caption)), List(text) if self.several else text)
+            features |= dict.fromkeys((each.name for each in fields(Caption)), List(text) if self.several else text)
         if self.asks_class:
-            kinds |= dict.fromkeys((each.name for each in fields(ClassAnswer)), text)
-            kinds[columns.ANSWER_IS_NONE] = Value("bool")
-
-        def fill(batch: dict[str, list]) -> dict[str, list]:
-            found = list(itertools.islice(rows, len(batch[columns.IMAGE_ID])))
-            return {name: [row[name] for row in found] for name in kinds}
-
-        return split.select_columns([columns.IMAGE_ID]).map(
-            fill,
-            batched=True,
-            features=Features({columns.IMAGE_ID: text} | kinds),
-            load_from_cache_file=False,
-            new_fingerprint=uuid.uuid4().hex[:16],
-            desc="Captions",
-        )
+            features |= dict.fromkeys((each.name for each in fields(ClassAnswer)), text)
+            features[columns.ANSWER_IS_NONE] = Value("bool")
+        lines = [
+            {columns.IMAGE_ID: image_id} | row for image_id, row in zip(split[columns.IMAGE_ID][:], rows, strict=True)
+        ]
+        return Dataset.from_list(lines, features=Features(features))
 
     def empty(self, split: Dataset) -> Dataset:
         """Of a split that was not asked about."""
-        return self.table(split, itertools.repeat(self.row([])))
+        return self.table(split, itertools.repeat(self.row([]), len(split)))
 
 
 def needs_another_try(cleaning: bool, prompts: Prompts) -> Callable[[Record], bool]:
@@ -151,12 +141,11 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
     return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
 
 
-def given_columns(split: Dataset, captions: list[Any], several: bool, cleaning: bool) -> Dataset:
-    """The columns of a split from captions by row: texts, or with `several` lists of texts; None for none."""
-    texts, layout = ((caption or []) if several else [caption] for caption in captions), Layout(several=several)
-    return layout.table(
-        split, (layout.row([Caption.from_text(text, cleaning) for text in of_row]) for of_row in texts)
-    )
+def given_columns(split: Dataset, captions: Captions, several: bool, cleaning: bool) -> Dataset:
+    """The columns of a split from captions by row."""
+    layout, none = Layout(several=several), [] if several else [None]
+    rows = ([Caption.from_text(text, cleaning) for text in texts or none] for texts in captions)
+    return layout.table(split, map(layout.row, rows))
 
 
 @dataclass
@@ -194,7 +183,7 @@ class Captioned:
         cls, existing: dict[str, Captions], splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
     ) -> "Captioned":
         """From existing captions; `captioner` says where they come from."""
-        several = any(isinstance(caption, list) for rows in existing.values() for caption in rows)
+        several = any(len(texts) > 1 for captions in existing.values() for texts in captions)
         captioned = {
             name: given_columns(split, existing[name], several, cleaning)
             if name in existing

@@ -13,7 +13,7 @@ from .. import columns
 from ..files import did_you_mean
 from .images import bad_image, error_of, why_bad
 from .joining import check_image_ids
-from .texts import Embeddings, is_blank, num_captioned, values_of
+from .texts import Embeddings, captions_in, num_captioned, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _check_captions(split: Dataset, name: str) -> Warned:
         return
     if columns.CAPTION in split.column_names:
         for row, caption in enumerate(values_of(split, columns.CAPTION)):
-            if is_blank(caption):
+            if not captions_in(caption):
                 yield "rows without caption, trained on their label alone", f"column 'caption' (first: row {row})", 1
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from .. import columns
 from .checks import UNLABELLED, labels_of
 from .images import bad_image, error_of, why_bad
-from .texts import Texts, caption_key_table, is_blank, keys_of, values_of
+from .texts import Texts, caption_key_table, captions_in, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # limit of the decoded images in memory
@@ -227,7 +227,7 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def use_one_embedding(self, dim: int, captions: list) -> None:
         """Give all rows with a caption the same vector (`dim`,), to time steps before captions are embedded."""
-        captioned = np.asarray([not is_blank(caption) for caption in captions])
+        captioned = np.asarray([bool(captions_in(caption)) for caption in captions])
         number = int(captioned.sum())
         self.texts = Texts(
             embeds=np.broadcast_to(np.full((1, dim), dim**-0.5, dtype=np.float16), (number, dim)),

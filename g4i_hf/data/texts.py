@@ -171,7 +171,7 @@ def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
 
     def present() -> Iterator[str]:
         for caption in captions:
-            texts = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
+            texts = captions_in(caption)
             counts.append(len(texts))
             yield from texts
 
@@ -179,10 +179,10 @@ def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
     return _table(keys, np.asarray(counts, dtype=np.int64))
 
 
-def is_blank(caption: str | list[str] | None) -> bool:
-    """Whether there is no visible character."""
+def captions_in(caption: str | list[str | None] | None) -> list[str]:
+    """The captions of a row that have a visible character; a text is a list of one."""
     texts = caption if isinstance(caption, list) else [caption]
-    return not any(text and text.translate(INVISIBLE).strip() for text in texts)
+    return [text for text in texts if text and text.translate(INVISIBLE).strip()]
 
 
 def num_captioned(split: Dataset) -> int:
@@ -190,7 +190,7 @@ def num_captioned(split: Dataset) -> int:
     if columns.TEXT_EMBEDS in split.column_names:
         return int((Texts.of(split).counts > 0).sum())
     if columns.CAPTION in split.column_names:
-        return sum(not is_blank(caption) for caption in values_of(split, columns.CAPTION))
+        return sum(map(bool, map(captions_in, values_of(split, columns.CAPTION))))
     return 0
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from .. import columns
 from ..data.record import captions_of_rows
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
-from ..data.texts import caption_key_table, is_blank, values_of
+from ..data.texts import caption_key_table, captions_in, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
 
@@ -155,8 +155,7 @@ def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
 
 def texts_of_rows(split: Dataset) -> Iterator[list[str]]:
     """The captions of each row, without null and blank ones."""
-    for value in values_of(split, columns.CAPTION):
-        yield [text for text in (value if isinstance(value, list) else [value]) if not is_blank(text)]
+    return map(captions_in, values_of(split, columns.CAPTION))
 
 
 def captions_digest(split: Dataset) -> str:

@@ -1,6 +1,6 @@
 """The metrics of a split, and tables of a run and its baseline, for the terminal, the report and cards."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +148,7 @@ def as_markdown(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> 
     return markdown_table(["measure", "split", *names.values(), "difference"], cells, texts=2)
 
 
-def markdown_table(heads: list[str], rows: list[list[str]], texts: int = 1) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
     """The first `texts` columns are left-aligned, the others are numbers."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     lines.insert(1, "|" + "---|" * texts + "---:|" * (len(heads) - texts))

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from .. import columns
 from ..captioning.report import thumbnail
+from ..data.texts import captions_in
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .report import page_template
 
@@ -148,13 +149,12 @@ def _predicted(judged: Judged, row: int, classes: dict[int, str]) -> dict[str, A
 
 
 def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> dict[str, Any]:
-    caption = images[row][columns.CAPTION] if columns.CAPTION in images.column_names else None
-    caption = caption[0] if isinstance(caption, list) and caption else caption
+    captions = captions_in(images[row][columns.CAPTION]) if columns.CAPTION in images.column_names else []
     return {
         "picture": {"uri": thumbnail(images, row), "alt": f"image of which is said: {title}"},
         "title": title,
         "lines": [{"kind": kind, "text": text} for kind, text in lines],
-        "caption": caption or "",
+        "caption": captions[0] if captions else "",
     }
 
 

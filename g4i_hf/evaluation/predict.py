@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor
 
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
-from ..data.texts import Texts, is_blank
+from ..data.texts import Texts, captions_in
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..names import EMA_FILE
@@ -212,5 +212,5 @@ def captions_of(split: Dataset, texts: Texts) -> list[str]:
 
 def _caption_of_text(caption: str | list[str], k: int) -> str:
     """The k-th caption of a row that is not blank; the last one if there are fewer."""
-    several = [text for text in (caption if isinstance(caption, list) else [caption]) if not is_blank(text)]
-    return several[min(k, len(several) - 1)]
+    texts = captions_in(caption)
+    return texts[min(k, len(texts) - 1)]

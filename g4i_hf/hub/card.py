@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..evaluation.comparison import ComparisonRow, as_markdown, shown_names
+from ..evaluation.comparison import ComparisonRow, as_markdown, markdown_table, shown_names
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_hub_id, is_path
@@ -164,15 +164,15 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     left_out = set()
     if not aligns(known):
         left_out = {name for name in known if name.startswith("align_")} - {"align_weight"}
-    lines = ["| option | value |", "|---|---|"]
+    rows = []
     for name in dict.fromkeys((*always, *known)):
         value = _without_paths(known.get(name))
         is_shown = name in always or (about(name) in ("training", "captions") and value != defaults.get(name))
         if name not in left_out and is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-            lines.append(f"| {name} | {code_cell(text)} |")
-    return "\n".join(lines)
+            rows.append([name, code_cell(text)])
+    return markdown_table(["option", "value"], rows, texts=2)
 
 
 def _without_paths(value: Any) -> Any:
@@ -214,8 +214,7 @@ def _origin(lineage: dict[str, Any]) -> str:
     versions = lineage.get("versions") or {}
     if shown := ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions):
         rows.append(("libraries", plain(shown)))
-    lines = [f"| {name} | {text} |" for name, text in rows]
-    return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
+    return markdown_table(["", ""], rows, texts=2) if rows else ""
 
 
 def prompt_rows(prompts: list[str], longest: int = LONGEST) -> list[tuple[str, str]]:

@@ -154,7 +154,7 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.save_strategy = SaveStrategy.NO
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
-    trial.early_stopping_patience, trial.report_to = None, []
+    trial.early_stopping_patience, trial.report_to, trial.disable_tqdm = None, [], True
     trial.stop_on_nan = False  # times alone count
     return trial
 
@@ -181,7 +181,5 @@ def seconds_per_step(trainer: Any) -> float:
     """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
     times = _StepTimes()
     trainer.add_callback(times)
-    if trainer.progress is not None:  # a notebook has its own
-        trainer.remove_callback(trainer.progress)
     trainer.train()
     return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))

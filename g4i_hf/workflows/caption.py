@@ -193,11 +193,9 @@ class Captioning:
             ask_again = self._ask_again(captioner, next(iter(questions.values())).prompts)
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
             self.outcome = asking.run()
-        if share.is_first:
-            self.say(captioner.said or self.outcome.as_text())
         reason = captioner.why_open or budget.reason
-        if share.is_first and reason:
-            self.say(reason)
+        if share.is_first:
+            self.say("\n".join(filter(None, [self.outcome.as_text(), reason])))
         return reason
 
     def _ask_again(self, captioner: Captioner, prompts: Prompts) -> Callable[[Record], bool] | None:

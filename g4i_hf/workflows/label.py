@@ -17,6 +17,7 @@ from ..data.classes import same_form
 from ..data.equal_images import order_of
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
+from ..data.texts import captions_in
 from ..evaluation.report import page_template
 from ..files import printable, replace_text, spreadsheet_text
 from ..label_model import LabelModel
@@ -145,7 +146,7 @@ class Labelling:
         return {
             "row": row,
             "name": self.names[row],
-            "captions": list(filter(None, captions if isinstance(captions, list) else [captions])),
+            "captions": captions_in(captions),
             "classes": [[int(label), round(float(told[label]), 4)] for label in order],
             "label": int(self.labels[row]),
             "examples": examples.tolist(),
