@@ -116,8 +116,8 @@ def ours(split: Dataset, url: str) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder, AnswerStore(folder) as store:
         outcome = Asking(captioner, [questions], store).run()
         texts = {record["text"] for [record] in questions.records(store) if record["status"] == OK}
-    assert len(texts) == outcome.asked[OK], "an answer in another row"
-    return outcome.seconds, outcome.asked[OK]
+    assert len(texts) == outcome.statuses[OK], "an answer in another row"
+    return outcome.seconds, outcome.statuses[OK]
 
 
 def by_map(split: Dataset, url: str, retries: int) -> tuple[float, int]:

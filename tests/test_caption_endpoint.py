@@ -339,7 +339,7 @@ def test_one_of_two_servers_dies_and_the_other_answers_everything(serve, quick, 
 @pytest.mark.parametrize(
     "options, asked, says",
     [
-        (("--always", 401), {}, "wants a token.*api_key_env"),
+        (("--always", 401), {}, "needs a token.*api_key_env"),
         (("--always", 402), {}, "credit"),
         (("--always", 403), {}, "Access to tiny is not allowed"),
         (("--always", 307), {}, "redirects.*Give that address as base_url"),

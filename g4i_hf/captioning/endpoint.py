@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 FIRST_REQUESTS = 8  # in flight until one is answered: enough to see a wrong token
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds; the bound doubles with every attempt
 LONGEST_WAIT = 15 * 60.0  # seconds; a server that asks for more is given up
-MAX_ATTEMPTS = 8  # of a question, by failures of its own
+MAX_ATTEMPTS = 8  # of a question while its server works
 PROBES = 0.02  # share of the requests that try a server that is down, while another one works
 WARN_SECONDS = 5.0  # without an answer
 STOP_SECONDS, DRAIN_SECONDS = 5.0, 30.0  # for requests in flight: at an interrupt, and when no server works any more
@@ -95,8 +95,8 @@ class EndpointCaptioner(Captioner):
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop has a thread of its own, so that this works in a
-        notebook; arguments are called from others.
+        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in another thread, so that this works in a
+        notebook; arguments are called from further ones.
         """
         run = EndpointRun(self, iter(questions), deliver, allow)
         gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
@@ -257,7 +257,7 @@ class EndpointRun:
     ) -> tuple[Answer, float]:
         status, wait = error.status_code, wait_asked_for(error.response.headers)
         if with_choices and status in (400, 422) and not server.takes_choices:
-            # Perhaps it knows no schemas, or none of this size: OpenAI's hold 1,000 names, or 15,000 letters of
+            # Perhaps it supports no schemas, or none of this size: OpenAI's hold 1,000 names, or 15,000 letters of
             # more than 250 names
             server.takes_choices = False
             return Answer("failed"), wait

@@ -115,15 +115,15 @@ _IMAGENET = re.compile(r"((?:n\d{8}|ILSVRC2012_val)_\d+)_(n\d{8})(\.\w+)$")
 
 def _match(keys: Iterable[str], splits: DatasetDict) -> dict[str, int]:
     """
-    Matches keys with rows by one rule for the whole file, the exact `image_id` or one of `RULES`: the one that finds a
-    row for most keys, the strictest of several. For each key the number of its row counted over all splits, `NO_ROW`,
-    or `SEVERAL` where the key names several rows, or another key names its row too.
+    Matches keys with rows by one rule for the whole file, the exact `image_id` or one of `RULES`. It is the one that
+    finds a row for most keys, and of several the strictest. Returns for each key the number of its row counted over
+    all splits, `NO_ROW`, or `SEVERAL` where the key names several rows, or another key names its row too.
     """
     paths = [_in_split(_path(key)) for key in keys]
     files = [file and _in_split(f"{name}/{file}") for name in splits for file in _file_names(splits[name])]
-    found = [_rows(list(keys), [image_id for split in splits.values() for image_id in split[columns.IMAGE_ID]])]
-    found += [_rows([_end(path, n) for path in paths], [file and _end(file, n) for file in files]) for n in RULES]
-    return dict(zip(keys, max(found, key=lambda rows: sum(row >= 0 for row in rows)), strict=True))
+    matches = [_rows(list(keys), [image_id for split in splits.values() for image_id in split[columns.IMAGE_ID]])]
+    matches += [_rows([_end(path, n) for path in paths], [file and _end(file, n) for file in files]) for n in RULES]
+    return dict(zip(keys, max(matches, key=lambda rows: sum(row >= 0 for row in rows)), strict=True))
 
 
 def _rows(keys: list[str], names: list[str | None]) -> list[int]:
@@ -182,8 +182,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(key), record.get(caption_field)
             done += 1
     except (ValueError, csv.Error) as error:
-        said = f"{path.name}, record {done + 1}: {error}. Correct it, or give --file_key and --file_caption."
-        raise ValueError(said) from error
+        message = f"{path.name}, record {done + 1}: {error}. Correct it, or give --file_key and --file_caption."
+        raise ValueError(message) from error
 
 
 def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) -> str:

@@ -113,7 +113,7 @@ class Budget:
 class Outcome:
     """Counts of one process's questions and answers."""
 
-    asked: Counter = field(default_factory=Counter)  # by status
+    statuses: Counter = field(default_factory=Counter)  # of new answers
     known: int = 0  # answered before, or by another row with the same image
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -122,24 +122,25 @@ class Outcome:
 
     @property
     def per_second(self) -> float:
-        return sum(self.asked.values()) / max(self.seconds, 1e-9)
+        return sum(self.statuses.values()) / max(self.seconds, 1e-9)
 
     def as_text(self) -> str:
         """A line for the terminal."""
-        count = sum(self.asked.values())
+        count = sum(self.statuses.values())
         if not count:
             return f"{self.known:,} answers were there already." if self.known else "Nothing was answered."
         text = f"{count:,} answers in {self.seconds:,.0f} s ({self.per_second:,.1f} a second"
         if self.prompt_tokens:
             text += f", {self.prompt_tokens:,} tokens read and {self.completion_tokens:,} written"
-        text += "".join(f"; {number:,} {status}" for status, number in self.asked.items() if status != OK)
+        text += "".join(f"; {number:,} {status}" for status, number in self.statuses.items() if status != OK)
         return f"{text}){f'; {self.known:,} were there already' if self.known else ''}."
 
 
 class Asking:
     """
-    One run over the questions about the rows of this process. `ask_again` says whether a stored answer is asked for
-    once more. `is_trial`, for a dry run, fills `Outcome.answers` and stores no failures that other options may avoid.
+    One run over the questions about the rows of this process. `ask_again`: whether to repeat a question with a stored
+    answer. `is_trial`, for a dry run, fills `Outcome.answers` and stores no failures that other options
+    may avoid.
     """
 
     def __init__(
@@ -187,9 +188,9 @@ class Asking:
             for batch in split.batches():
                 # Rows of other processes are read too where they have no place: the columns need their keys
                 batch = [row for row in batch if self.share.is_mine(row.number) or not all(row.places)]
-                found = self.store.find_many([place for row in batch for place in row.places])
+                stored = self.store.find_many([place for row in batch for place in row.places])
                 for row in batch:
-                    known = [self._is_enough(found.get(place)) for place in row.places]
+                    known = [self._is_enough(stored.get(place)) for place in row.places]
                     if known and all(known):
                         self._were_known(len(known))
                         continue
@@ -220,7 +221,7 @@ class Asking:
     def _deliver(self, pairs: list[tuple[Question, Answer]]) -> None:
         for _, answer in pairs:
             self.budget.spent(answer)
-            self.outcome.asked[answer.status] += 1
+            self.outcome.statuses[answer.status] += 1
             self.outcome.prompt_tokens += answer.prompt_tokens or 0
             self.outcome.completion_tokens += answer.completion_tokens or 0
         kept = pairs
@@ -232,8 +233,8 @@ class Asking:
         except KeyboardInterrupt:  # they are paid for
             self._keep(kept)
             raise
-        self._progress.set_postfix(self.outcome.asked, refresh=False)
-        self._progress.update(len(pairs))  # they are on the disk: only now they count
+        self._progress.set_postfix(self.outcome.statuses, refresh=False)
+        self._progress.update(len(pairs))  # they are on disk: only now they count
 
     def _keep(self, answers: list[tuple[Question, Answer]]) -> None:
         places = [self._places.popleft() for _ in range(len(self._places))]

@@ -132,7 +132,7 @@ class Server:
         self.client = openai.AsyncOpenAI(
             base_url=self.address,
             api_key=self.token or "none",
-            max_retries=0,  # by the run, which knows of other servers and of replies that are no completions
+            max_retries=0,  # by the run, which has other servers and reads replies that are no completions
             timeout=httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS)),
             default_headers={"User-Agent": f"g4i_hf/{__version__}", "Accept-Encoding": "identity"},
             # Images go to the host that was named, and to no other
@@ -215,7 +215,7 @@ class Server:
         if status < 400:
             remedy = "Give that address as base_url, if images may be sent there."
         elif status in (401, 407) and self.token is None:
-            remedy = "It wants a token: name the environment variable that holds it in api_key_env."
+            remedy = "It needs a token: name the environment variable that holds it in api_key_env."
         elif status in (401, 407):
             where = f"the environment variable {api_key_env}" if api_key_env else "`hf auth login`"
             remedy = f"It does not accept the token: put the right one into {where}."
@@ -273,8 +273,8 @@ def answer_in(content: bytes, secret: str | None = None) -> Answer:
             text = "".join(part["text"] for part in text if part.get("type") == "text")
         tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        said = error_message(content, secret) if b'"error"' in content[:1000] else type(error).__name__
-        raise UselessReply(f"a reply that is no chat completion ({said})") from error
+        reason = error_message(content, secret) if b'"error"' in content[:1000] else type(error).__name__
+        raise UselessReply(f"a reply that is no chat completion ({reason})") from error
     text, finish_reason = (
         redact(whole_characters(value), secret) if isinstance(value, str) else None for value in (text, finish_reason)
     )
@@ -305,10 +305,10 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
     text = body[:100_000]
     text = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
     try:
-        found = json.loads(text)
-        while isinstance(found, dict):
-            found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), json.dumps(found))
-        text = found if isinstance(found, str) else json.dumps(found)
+        inner = json.loads(text)
+        while isinstance(inner, dict):
+            inner = next((inner[key] for key in ("error", "message", "detail") if inner.get(key)), json.dumps(inner))
+        text = inner if isinstance(inner, str) else json.dumps(inner)
     except (ValueError, RecursionError):
         pass
     if text.lstrip().startswith("<"):

@@ -73,9 +73,9 @@ class ClassAnswer:
         stored = Caption.from_record(record, cleaning=False)
         if stored.caption is None:
             return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)
-        found = matching(stored.caption)
-        status = {NONE: "none", NO_CLASS: "unmatched"}.get(found, NAMED)
-        return cls(matching.names[found] if found >= 0 else None, found == NONE, stored.caption, status)
+        matched = matching(stored.caption)
+        status = {NONE: "none", NO_CLASS: "unmatched"}.get(matched, NAMED)
+        return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, stored.caption, status)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class Layout:
 
     def row(self, captions: list[Caption], answer: ClassAnswer | None = None) -> dict[str, Any]:
         """The columns of a row; a single caption may be left out."""
-        found: dict[str, Any] = {}
+        cells: dict[str, Any] = {}
         if self.describes and self.several:
-            found = {each.name: [getattr(one, each.name) for one in captions] for each in fields(Caption)}
+            cells = {each.name: [getattr(one, each.name) for one in captions] for each in fields(Caption)}
         elif self.describes:
-            found = {**vars(captions[0] if captions else Caption())}
-        return found | vars(answer or ClassAnswer()) if self.asks_class else found
+            cells = {**vars(captions[0] if captions else Caption())}
+        return cells | vars(answer or ClassAnswer()) if self.asks_class else cells
 
     def table(self, split: Dataset, rows: Iterable[dict[str, Any]]) -> Dataset:
         """`image_id` of a split, and the columns of its rows."""
@@ -212,17 +212,17 @@ class Captioned:
         """Number of captions and answers by status and split."""
         counts = self._counts()
         statuses = sorted(set().union(*counts.values()))
-        return {status: {name: found[status] for name, found in counts.items()} for status in statuses}
+        return {status: {name: of_split[status] for name, of_split in counts.items()} for status in statuses}
 
     def lines(self) -> list[str]:
         """For the terminal: the status counts of each split, and what to do about failures."""
         counts, what = self._counts(), "Captions" if self.describes else "Answers"
         lines = [
-            f"{what} of {name}: " + ", ".join(f"{number:,} {status}" for status, number in found.most_common())
-            for name, found in counts.items()
+            f"{what} of {name}: " + ", ".join(f"{number:,} {status}" for status, number in of_split.most_common())
+            for name, of_split in counts.items()
             if self.asked_about is None or name in self.asked_about
         ]
-        failed = sum(found[status] for found in counts.values() for status in FAILURES)
+        failed = sum(of_split[status] for of_split in counts.values() for status in FAILURES)
         if failed and self.prompts:
             reason = REASON if self.describes else "answer_reason"
             lines.append(f"{failed:,} have none, see {reason}; --retry_failed asks for those again.")
@@ -276,7 +276,7 @@ def write_captions(
 
 
 def _with_digests(split: Dataset, images: Dataset | None, earlier: Path) -> Dataset:
-    """With digests of the images that were captioned; files that an earlier stage knows are not read again."""
+    """With digests of the images that were captioned; files in an earlier stage are not read again."""
     digests: dict[str, list] = dict.fromkeys(MADE_FROM, [None] * len(split))
     if images is not None:
         digests = image_digests(images, known_images(earlier))

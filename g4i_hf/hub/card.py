@@ -40,7 +40,7 @@ class Student:
     image_size: int | None = None  # side of its input in pixels
     classes: list[str] = field(default_factory=list)  # their names, in the order of the logits
     is_timm: bool = False  # whether timm loads it too
-    module: str | None = None  # that registers an architecture of one's own; None for one of timm or transformers
+    module: str | None = None  # that registers a custom architecture; None for one of timm or transformers
     weights: str = "raw"  # or "ema"
     options: dict[str, Any] = field(default_factory=dict)  # the run's `train.yaml`; paths are not shown
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
@@ -88,7 +88,7 @@ def student_card(student: Student) -> ModelCard:
 
 
 def _metadata(student: Student) -> ModelCardData:
-    """Only what there is: the Hub refuses a field that is null or empty."""
+    """Without null and empty fields, which the Hub rejects."""
     lineage, more = student.lineage, dict[str, Any]()
     datasets = [source["id"] for source in lineage.get("sources") or [] if is_hub_id(source.get("id") or "")]
     base = (lineage.get("student") or {}).get("id")
@@ -118,17 +118,17 @@ def _of_training(student: Student) -> dict[str, Any]:
     encoder = TextSide.from_record(recorded if recorded.get("text_encoder") else known)
     trained = (student.lineage.get("rows") or {}).get(known.get("train_split") or "train", FEW_IMAGES)
     best = known.get("metric_for_best_model") if known.get("load_best_model_at_end") else None
-    said, found = [], student.estimates
-    for name, line in (found.get("views") or {}).items():
+    lines, estimates = [], student.estimates
+    for name, line in (estimates.get("views") or {}).items():
         if line["accuracy"] is not None:
-            said.append(view_in_words(name, line["accuracy"]))
-    if "label_noise_estimate" in found:
-        said.append(noise_in_words(found["label_noise_estimate"], found["label_noise_interval"]))
+            lines.append(view_in_words(name, line["accuracy"]))
+    if "label_noise_estimate" in estimates:
+        lines.append(noise_in_words(estimates["label_noise_estimate"], estimates["label_noise_interval"]))
     return {
         "align_weight": float(known.get("align_weight") or 0),
         "supervision": supervision,
-        "softens": bool(found.get("softens_labels")),
-        "estimates": "; ".join(said),
+        "softens": bool(estimates.get("softens_labels")),
+        "estimates": "; ".join(lines),
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
@@ -242,7 +242,7 @@ def license_said(license: str | None) -> str:
 
 # Nobody sees them, and they turn what stands around them: control characters, halves of characters, marks of direction
 _UNSEEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-# A pipe ends a cell; the others begin a tag, an entity, a link, a picture or code
+# A pipe ends a cell; the others begin a tag, an entity, a link, an image or code
 _ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "&": "&amp;", "[": "\\[", "]": "\\]", "`": "\\`"})
 
 

@@ -66,7 +66,7 @@ def build_dataset(
         stage: of captions or embeddings.
         output_dir: where the dataset goes; an earlier one is replaced.
         with_images: publish images and labels too, without the metadata of the images.
-        images_id: Hub id of the images, where the stage knows them as a folder. Their ids must be those of the stage.
+        images_id: Hub id of the images, where the stage has them as a folder. Their ids must be those of the stage.
         license: identifier of the Hub, as in `cc-by-4.0`; `other` by default.
         repo_id: of the card's snippets.
 
@@ -118,8 +118,8 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
             "Give it an id of its own, with its namespace, as in me/my-captions."
         )
     if public.get("source_name") and not public["with_images"]:
-        said = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
-        logger.warning(said, public["source_name"])
+        words = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
+        logger.warning(words, public["source_name"])
 
 
 def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
@@ -173,11 +173,11 @@ def _texts(folder: Path) -> DatasetDict:
 
 
 def _common_features(splits: DatasetDict) -> Features:
-    """All splits get the same columns, as `load_dataset` wants it; what one has not is null there."""
+    """The columns of all splits, as `load_dataset` needs them; one that a split has not is null there."""
     features = {}
     for column in COLUMNS:
-        found = [split.features[column] for split in splits.values() if column in split.features]
-        known = [feature for feature in found if feature != Value("null")]
+        present = [split.features[column] for split in splits.values() if column in split.features]
+        known = [feature for feature in present if feature != Value("null")]
         if known:
             features[column] = Image() if column == columns.IMAGE else known[0]
     if not set(features) & set(TEXTS):

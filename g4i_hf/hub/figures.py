@@ -39,14 +39,14 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
 
 def figures(run: str | Path, weights: str) -> dict[str, Any]:
     """What a card shows of `all_results.json`: not of splits that were evaluated with other weights than released."""
-    found = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
-    for split in _splits(found):
-        if found.get(f"{split}_weights", "raw") != weights:
-            said = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."
-            logger.warning(said, run, split, weights)
+    results = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
+    for split in _splits(results):
+        if results.get(f"{split}_weights", "raw") != weights:
+            message = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."
+            logger.warning(message, run, split, weights)
             others = {f"{split}_{name}" for name in (*CARD_MEASURES, "samples")}
-            found = {key: value for key, value in found.items() if key not in others}
-    return found
+            results = {key: value for key, value in results.items() if key not in others}
+    return results
 
 
 def read_results(run: str | Path) -> dict[str, Any]:
@@ -61,21 +61,21 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     `estimates` before training, by name; `intervals`: for each split its images, the 95% interval of the accuracy, and
     how many of its labels captions contradict.
     """
-    found = read_results(args.run)
-    accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(found)}
+    results = read_results(args.run)
+    accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(results)}
     names = ("supervision", "softens_labels", "views")
     names += ("label_noise_estimate", "label_noise_interval")
     return {
-        "speed": speed_text(found),
-        "judgement": found.get("judgement", ""),
-        "taught_by": found.get("taught_by"),
-        "estimates": {name: found[name] for name in names if found.get(name) is not None},
+        "speed": speed_text(results),
+        "judgement": results.get("judgement", ""),
+        "taught_by": results.get("taught_by"),
+        "estimates": {name: results[name] for name in names if results.get(name) is not None},
         "intervals": [
             {
                 "split": split,
-                "images": (labelled := found.get(f"{split}_labelled", found[f"{split}_samples"])),
+                "images": (labelled := results.get(f"{split}_labelled", results[f"{split}_samples"])),
                 "interval": interval_text(accuracies[split], labelled),
-                "suspicious": found.get(f"{split}_suspicious_labels"),
+                "suspicious": results.get(f"{split}_suspicious_labels"),
             }
             for split in _in_order(list(accuracies), args.run)
             if accuracies[split] is not None
@@ -99,8 +99,8 @@ def _check_data(run: str, other: str) -> None:
     if None in records:
         return
     shared = set(records[0].splits) & set(records[1].splits)
-    found = differences(*(record.of_splits(shared).labelled() for record in records))
-    words = [found[kind] for kind in OTHER_FIGURES if kind in found]
+    changes = differences(*(record.of_splits(shared).labelled() for record in records))
+    words = [changes[kind] for kind in OTHER_FIGURES if kind in changes]
     if words:
         raise ValueError(
             f"{other} was trained or evaluated on other data than {run}. What differs: {', '.join(words)}. Train it "
@@ -145,10 +145,10 @@ def evaluated_data(lineage: dict[str, Any]) -> dict[str, str | None] | None:
     For `model-index`, from a run's `lineage.json`: the images, by their Hub id where they have one, or else by a bare
     name, which names no other dataset of the Hub. None where nothing is known.
     """
-    found = [source for source in lineage.get("sources") or [] if source.get("images")]
-    if not found:
+    sources = [source for source in lineage.get("sources") or [] if source.get("images")]
+    if not sources:
         return None
-    chosen = ([source for source in found if source.get("id")] or found)[-1]
+    chosen = ([source for source in sources if source.get("id")] or sources)[-1]
     name = chosen.get("id") or bare_name(chosen["name"])
     bare = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:96].strip("-") or "local"
     where = {f"dataset_{part}": chosen.get(part) for part in ("config", "revision")}

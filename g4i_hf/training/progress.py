@@ -45,7 +45,7 @@ class LogLines(TrainerCallback):
                 print(self._line(logs, state), flush=True)
 
     def close(self) -> None:
-        """Ends the bars, so that an error stands on a line of its own."""
+        """Ends the bars, so that an error stands on a new line."""
 
     def _line(self, logs: dict[str, Any], state: TrainerState) -> str:
         place = f"epoch {state.epoch or 0:.1f}/{state.num_train_epochs}  step {state.global_step}/{state.max_steps}"
