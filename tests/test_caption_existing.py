@@ -49,7 +49,7 @@ def test_ways_to_name_an_image(tmp_path, key):
     lines = [(key.format(folder=folder, stem=stem), f"caption {stem}") for folder, stem in names]
     random.Random(0).shuffle(lines)
     result = joined(tmp_path, splits(train=[f"{folder}/{stem}.JPEG" for folder, stem in names]), lines)
-    assert result == {"train": [f"caption {stem}" for _, stem in names]}
+    assert result == {"train": [[f"caption {stem}"] for _, stem in names]}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_ways_to_name_an_image(tmp_path, key):
     ],
 )
 def test_a_key_that_fits_several_rows_or_none_goes_to_none(tmp_path, caplog, ids, lines, captions, ambiguous, unknown):
-    assert joined(tmp_path, splits(train=ids), lines) == {"train": captions}
+    assert joined(tmp_path, splits(train=ids), lines) == {"train": [[text] if text else [] for text in captions]}
     assert f"c.jsonl: {unknown} keys name no image" in caplog.text and f"and {ambiguous} fit several" in caplog.text
 
 
@@ -76,12 +76,12 @@ def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
     data = splits(train=["a/1.jpg", "a/2.jpg"], validation=["a/1.jpg"], test_novel=["a/1.jpg"])
     lines = [("x/val/a/1.jpg", "v1"), ("train/a/1.jpg", "t1"), ("train/a/2.jpg", "t2"), ("test_novel/a/1.jpg", "n1")]
     assert joined(tmp_path, data, lines) == {
-        "train": ["t1", "t2"],
-        "validation": ["v1"],
-        "test_novel": ["n1"],
+        "train": [["t1"], ["t2"]],
+        "validation": [["v1"]],
+        "test_novel": [["n1"]],
     }
     result = joined(tmp_path, data, [("a/1.jpg", "which?"), ("a/2.jpg", "t2")])
-    assert result == {"train": [None, "t2"], "validation": [None], "test_novel": [None]}
+    assert result == {"train": [[], ["t2"]], "validation": [[]], "test_novel": [[]]}
 
 
 def test_a_file_of_other_images_is_refused(tmp_path):
@@ -92,11 +92,11 @@ def test_a_file_of_other_images_is_refused(tmp_path):
 def test_repeated_lines_count_once_and_several_captions_are_asked_for(tmp_path):
     data = splits(train=["1.jpg", "2.jpg", "3.jpg"])
     lines = [("1.jpg", "a"), ("2.jpg", ""), ("1.jpg", "a"), ("2.jpg", "b"), ("3.jpg", None)]
-    assert joined(tmp_path, data, lines)["train"] == ["a", "b", None]
+    assert joined(tmp_path, data, lines)["train"] == [["a"], ["b"], []]
     with pytest.raises(ValueError, match=r"c.jsonl: '1.jpg' has another caption .*--several_captions"):
         joined(tmp_path, data, [*lines, ("1.jpg", "A")])
     several = joined(tmp_path, data, [*lines, ("1.jpg", "A")], several_captions=True)
-    assert several["train"] == [["a", "A"], ["b"], None]
+    assert several["train"] == [["a", "A"], ["b"], []]
 
 
 def test_captions_of_a_column():
@@ -104,9 +104,9 @@ def test_captions_of_a_column():
     with pytest.raises(ValueError, match="No column 'caption' in the data. Its columns: image_id"):
         existing_captions(data, arguments)
     data["train"] = data["train"].add_column("caption", ["a", " "])
-    assert existing_captions(data, arguments) == {"train": ["a", None]}
+    assert existing_captions(data, arguments) == {"train": [["a"], []]}
     data["test"] = data["test"].add_column("caption", [["b", "c"]], feature=List(Value("string")))
-    assert existing_captions(data, arguments) == {"train": [["a"], None], "test": [["b", "c"]]}
+    assert existing_captions(data, arguments) == {"train": [["a"], []], "test": [["b", "c"]]}
 
 
 # --- Files with keys -------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_captions_of_a_column():
 )
 def test_layouts_are_told_from_the_file(tmp_path, name, text):
     result = from_file(splits(train=["a/1.jpg", "b/2.jpg"]), written(tmp_path, name, text))
-    assert result["train"] == ["a cat", "a dog"]
+    assert result["train"] == [["a cat"], ["a dog"]]
 
 
 @pytest.mark.parametrize(

@@ -55,4 +55,6 @@ def test_a_list_is_in_the_order_of_its_images_or_is_refused(tmp_path, monkeypatc
     data = open_images(str(tmp_path))
     found = existing_captions(data, ExistingCaptionsArguments(captions_file=str(tmp_path / "captions.jsonl")))
     names = [f"class{number // 10}/{number:02}.png" for number in range(len(COLOURS))]
-    assert dict(zip(data["train"]["image_id"], found["train"], strict=True)) == dict(zip(names, captions, strict=True))
+    assert dict(zip(data["train"]["image_id"], found["train"], strict=True)) == {
+        name: [caption] for name, caption in zip(names, captions, strict=True)
+    }

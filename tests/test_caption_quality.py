@@ -65,7 +65,8 @@ def stage_of(captions: list, several: bool = False) -> tuple[Captioned, dict]:
     features = Features({"image_id": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
     rows = {"image_id": [str(row) for row in range(len(captions))], "label": [0, 1] * (len(captions) // 2)}
     images = Dataset.from_dict(rows, features=features)
-    return Captioned({"train": given_columns(images, captions, several, True)}, {}), {"train": images}
+    texts = [[caption] if isinstance(caption, str) else caption or [] for caption in captions]
+    return Captioned({"train": given_columns(images, texts, several, True)}, {}), {"train": images}
 
 
 def test_each_of_several_captions_is_judged():
