@@ -145,14 +145,14 @@ def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[
 
 
 def _lines_of(splits: DatasetDict, answers: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """`labels.jsonl` of the images as they are published: by `image_id`, with the digest of what is left of them."""
+    """`labels.jsonl` of the images as they are published: by `image_id`, with the digest of their bytes."""
     lines = []
     for name, of_rows in answers.items():
         rows = splits[name].select(list(of_rows))
         for row, given in zip(rows, of_rows.values(), strict=True):
             digest = content_digest(without_metadata(row[columns.IMAGE])["bytes"])
-            said = {name: given[name] for name in ("label", "none", "pick", "time") if name in given}
-            lines.append({columns.IMAGE_ID: row[columns.IMAGE_ID], "digest": digest} | said | {"by": "person"})
+            answer = {name: given[name] for name in ("label", "none", "pick", "time") if name in given}
+            lines.append({columns.IMAGE_ID: row[columns.IMAGE_ID], "digest": digest} | answer | {"by": "person"})
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
