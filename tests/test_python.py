@@ -102,8 +102,8 @@ def test_worker_processes_can_be_started_by_spawn(pictures, tmp_path):
     trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL)
     for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader()):
         dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
-        batch = collate([dataset[0], dataset[1]])
-        assert batch["pixel_values"].shape[0] == 2 and len(dataset) == len(loader.dataset)
+        rows = next(iter(loader.batch_sampler))
+        assert len(collate(dataset.__getitems__(rows))["pixel_values"]) == len(rows) > 1
 
 
 def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):

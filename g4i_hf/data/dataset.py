@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from .. import columns
 from .checks import UNLABELLED, labels_of
 from .images import bad_image, error_of, why_bad
-from .texts import Texts, caption_key_table, captions_in, keys_of, values_of
+from .texts import Texts, caption_key_table, captions_in, column_alone, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # limit of the decoded images in memory
@@ -178,9 +178,9 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     def __init__(self, split: Dataset, transform: Callable, seed: int = 0, captions: str = "sample"):
         self.split = split
-        self.images = split.select_columns([columns.IMAGE])
+        self.images = column_alone(split, columns.IMAGE)
         self.open_stored = getattr(transform, "open_stored", open_rgb)
-        self.image_ids = split.select_columns([columns.IMAGE_ID])
+        self.image_ids = column_alone(split, columns.IMAGE_ID)
         self.prepare = getattr(transform, "fixed", lambda image: image)
         self.normalization = transform.normalization if isinstance(transform, TrainTransform) else None
         self.transform = getattr(transform, "drawn", transform)
@@ -198,7 +198,7 @@ class CaptionedImages(torch.utils.data.Dataset):
             self.caption_keys = self.image_keys[:, None]
         self.soft_labels = None
         if columns.SOFT_LABELS in split.column_names:
-            self.soft_labels = split.select_columns([columns.SOFT_LABELS]).with_format("numpy")
+            self.soft_labels = column_alone(split, columns.SOFT_LABELS).with_format("numpy")
         self.features: np.ndarray | None = None
         self._decoded: dict[int, Any] = {}
         self._decoded_bytes = 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from datasets.table import ConcatenationTable
 
 from .. import columns
 
@@ -18,11 +19,23 @@ NO_TEXT = -1
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # no whitespace for `str.strip`
 
 
+def column_alone(split: Dataset, name: str) -> Dataset:
+    """
+    One column. Workers that are started by `spawn` get it pickled, and a block of a table without columns loses its
+    rows in a pickle.
+    """
+    chosen = split.select_columns([name])
+    if isinstance(chosen.data, ConcatenationTable):
+        blocks = [[block for block in row if block.num_columns] for row in chosen.data.blocks]
+        chosen._data = ConcatenationTable.from_blocks(blocks)
+    return chosen
+
+
 def values_of(split: Dataset, column: str) -> Iterator[Any]:
     """The values of a column, row by row."""
-    column_alone = split.select_columns([column])
+    alone = split.select_columns([column])
     for start in range(0, len(split), ROWS):
-        yield from column_alone[start : start + ROWS][column]
+        yield from alone[start : start + ROWS][column]
 
 
 # --- Embeddings ------------------------------------------------------------------------------------------------------
@@ -37,7 +50,7 @@ class Embeddings:
     dtype = np.dtype(np.float16)
 
     def __init__(self, split: Dataset):
-        self._split = split.select_columns([columns.TEXT_EMBEDS])
+        self._split = column_alone(split, columns.TEXT_EMBEDS)
         self._map()
         starts, counts = self._starts_and_counts()
         if self._split._indices is not None:  # a selection of rows, such as those with a label
