@@ -152,6 +152,10 @@ class TrainLoader(DataLoaderShard):
 # --- Examples --------------------------------------------------------------------------------------------------------
 
 
+def _unchanged(image: Any) -> Any:
+    return image  # no lambda: workers that are started by `spawn` get it pickled
+
+
 class CaptionedImages(torch.utils.data.Dataset):
     """
     Decoded and augmented images with their labels and text embeddings.
@@ -181,7 +185,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         self.images = column_alone(split, columns.IMAGE)
         self.open_stored = getattr(transform, "open_stored", open_rgb)
         self.image_ids = column_alone(split, columns.IMAGE_ID)
-        self.prepare = getattr(transform, "fixed", lambda image: image)
+        self.prepare = getattr(transform, "fixed", _unchanged)
         self.normalization = transform.normalization if isinstance(transform, TrainTransform) else None
         self.transform = getattr(transform, "drawn", transform)
         self.seed = seed
