@@ -57,7 +57,7 @@ def test_a_notebook_is_short_and_stored_as_it_ran_and_uses_public_names(notebook
     code = script_of(notebook)
     compile(code, notebook.name, "exec")
     assert not re.findall(r"g4i_hf\.\w+\.|from g4i_hf\.|import g4i_hf\.|\b_\w+\(", code.replace("g4i_hf.__file__", ""))
-    assert not re.findall(r"[\"' (]/(?:home|root|tmp|work|usr|content)\b|[A-Z]:\\", notebook.read_text())
+    assert not re.findall(r"[\"' (]/(?:home|root|tmp|work|usr|content)\b|[A-Z]:\\\\", notebook.read_text())
 
 
 @pytest.mark.slow
