@@ -84,7 +84,9 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
         blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
     found = []
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
-        started = re.search(rf"(?:\brecipes/|\bg4i )({'|'.join(COMMANDS)})(?:\.py\b| )(.*)", line.split(" #")[0])
+        started = re.search(
+            rf"(?:\brecipes/|\bg4i )({'|'.join(COMMANDS)})(?:\.py\b| )(.*)", re.split(" #| > ", line)[0]
+        )
         if started:
             found.append((started[1], shlex.split(started[2])))
     return found
