@@ -2,7 +2,10 @@
 
 import ast
 import functools
+import importlib
 from pathlib import Path
+
+import pytest
 
 import g4i_hf
 
@@ -154,3 +157,13 @@ def test_files_and_functions_are_short():
         long += [f"{module}: {name}, {length} lines" for name, length in lengths.items()
                  if length >= allowed.get(name, MAX_FUNCTION_LINES)]  # fmt: skip
     assert not long
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda script: script.name)
+def test_what_benchmarks_import_is_there(script):
+    """They run rarely; an import inside a function may be of an earlier version."""
+    for node in ast.parse(script.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "g4i_hf":
+            module = importlib.import_module(node.module)
+            missing = [name.name for name in node.names if not hasattr(module, name.name)]
+            assert not missing
