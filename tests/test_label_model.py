@@ -508,6 +508,18 @@ def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     assert right[1] > right[0] - 0.003, right
 
 
+def test_an_image_encoder_with_class_names_teaches_one_without():
+    """As CLIP and the student do, where no image has a label."""
+    clip, student = clusters(1500, spread=2.0), clusters(1500, spread=1.0, view=1)
+    names = np.stack([clip.x[clip.truth == label].mean(0) for label in range(CLASSES)])
+    views = {"clip": View(clip.x, names, learns=True), "student": View(student.x)}
+    right = [
+        accuracy(LabelModel(CLASSES).fit(given, np.full(1500, -1)).probabilities_, clip.truth)
+        for given in ({"clip": views["clip"]}, views)
+    ]
+    assert right[1] > right[0] + 0.05, right
+
+
 def few_labels(each: int, number: int = 2000) -> tuple[Clusters, Clusters, np.ndarray]:
     """Captions that tell most classes, image features of which most say nothing, and `each` labels of a class."""
     captions, images = clusters(number, spread=1.0), clusters(number, spread=1.0, view=1)

@@ -11,7 +11,7 @@ import numpy as np
 COMPONENTS = 256  # principal components to which a wider view is reduced
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
 BLOCK = 8192  # rows processed at once
-LEARNERS = "views that learn"  # the source of all views that learn: image encoders make similar errors
+LEARNERS = "image features"  # the source of all that learn and have no names: image encoders make similar errors
 NEEDS = (
     "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
     "some images; or name the classes, and give --text_encoder, that of the captions."
@@ -28,8 +28,8 @@ class View:
         class_values: (C, D) the names of the classes in the same space, such as class names by the encoder of the
             captions. Each is another labelled example. A row of zeros or NaN is a class without a name.
         source: what made the values, such as the name of a captioner. Views of one source share one vote where views
-            judge each other. None: no other view has this source. Views that learn have one source, whatever is given,
-            as image encoders make similar errors.
+            judge each other. None: no other view has this source. Views that learn, without class_values, have one
+            source whatever is given, as image encoders make similar errors.
         learns: whether the view also learns the predictions of all views for unlabelled rows, as image features do.
             None: if it has no class_values.
     """
@@ -156,7 +156,7 @@ class Values:
             is_named = np.isfinite(class_values).all(1) & class_values.any(1)
             names[is_named] = space(class_values[is_named])
         learns = not is_named.any() if view.learns is None else view.learns
-        source = LEARNERS if learns else view.source or name
+        source = LEARNERS if learns and not is_named.any() else view.source or name
         return cls(name, space, space(view.values)[order], has, names, is_named, source, learns)
 
     @classmethod
