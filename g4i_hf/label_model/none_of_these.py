@@ -68,14 +68,16 @@ def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarr
     maximisation for a shift of the prior: Saerens et al., Neural Computation 14, 2002).
 
     Args:
-        labelled: (m, V) how well each view explains labelled rows, by models that do not know their label.
+        labelled: (m, V) how well each view explains labelled rows, by models that do not know their label; a view that
+            no labelled row has counts nothing.
         hidden: (m, V) the same rows without their class.
         unlabelled: (n, V), by models that know as many labels.
         seed: of the bootstrap samples of the labelled rows.
     """
-    mean, deviation = np.nanmean(labelled, axis=0), np.nanstd(labelled, axis=0) + 1e-6
+    told = np.isfinite(labelled).any(axis=0)
+    mean, deviation = np.nanmean(labelled[:, told], axis=0), np.nanstd(labelled[:, told], axis=0) + 1e-6
     labelled, hidden, unlabelled = (
-        np.nan_to_num((each - mean) / deviation).astype(np.float32) for each in (labelled, hidden, unlabelled)
+        np.nan_to_num((each[:, told] - mean) / deviation).astype(np.float32) for each in (labelled, hidden, unlabelled)
     )
     generator = np.random.default_rng(seed)
     sample = unlabelled[:: -(-len(unlabelled) // MOST_COMPARED)]
