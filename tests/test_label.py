@@ -169,14 +169,19 @@ def test_names_of_classes_are_text_on_the_page(asking):
     assert "<img src=x" not in html and html.count("</script>") == 1 and "onerror=alert(1)" in html
 
 
-def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsys):
+def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsys, monkeypatch):
     pictures = test_fit.with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 0)
     (pictures / "train" / "metadata.jsonl").unlink()
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
     words = ["--class_names_file", str(tmp_path / "names.txt"), "--views", "image:student", "--n", "6", "--list"]
-    main(["label", str(pictures), "-o", str(tmp_path / "out"), "--student", student, *words])
-    found = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    command = ["label", str(pictures), "-o", str(tmp_path / "out"), "--student", student, *words]
+    main(command)
+    first = capsys.readouterr().out
+    found = [line.split("\t") for line in first.splitlines()]
     assert len(found) == 6 and {probability for _, _, probability in found} == {"0.3333"}
+    monkeypatch.delattr("PIL.ImageFile.ImageFile.load")  # another start decodes no image
+    main(command)
+    assert capsys.readouterr().out == first
 
 
 # --- The page --------------------------------------------------------------------------------------------------------

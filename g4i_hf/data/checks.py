@@ -77,7 +77,7 @@ def check_split(
     text_embed_dim: int | None = None,
     training: bool = True,
     require_labels: bool = True,
-    on_bad_images: str = "error",
+    on_bad_images: str | None = "error",
 ) -> dict[str, int]:
     """
     Check ids, labels, text embeddings and images of a split. Raises ValueError for the first error.
@@ -87,7 +87,7 @@ def check_split(
         text_embed_dim: of the model; if given, the split must have text embeddings.
         training: whether to warn of missing examples and captions.
         require_labels: whether an unlabelled row (null or -1) is an error.
-        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`).
+        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`); None decodes no image.
 
     Returns:
         Counts of the warnings.
@@ -101,7 +101,8 @@ def check_split(
     warned = (warning for warning in of_training if training)  # errors are raised in any case
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    for what, place, count in chain(warned, _check_images(split, name, on_bad_images)):
+    bad_images = _check_images(split, name, on_bad_images) if on_bad_images else ()
+    for what, place, count in chain(warned, bad_images):
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,9 +105,12 @@ class FitImages:
         self.with_names += [name for name, view in self.given.items() if view.class_values is not None]
         if ANSWER not in self.views:
             splits["train"] = without_column(self.training, columns.ANSWER)
+        # An earlier run has decoded them, and features are computed of new ones
+        on_bad_images = None if (self.folder / FEATURES).is_dir() else "error"
         for name in splits:
             splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
-            check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
+            only: dict[str, Any] = {"training": False, "require_labels": False, "on_bad_images": on_bad_images}
+            check_split(splits[name], name, num_labels=number, **only)
         check_given(self.given, len(self.training), number)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
