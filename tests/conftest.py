@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread, with caches of its own. Set before any library is imported."""
 
+import gc
 import importlib.util
 import os
 
@@ -28,6 +29,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 def pytest_runtest_setup(item):
     if item.get_closest_marker("onnx") and importlib.util.find_spec("onnxscript") is None:
         pytest.skip("the extra onnx is not installed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Trainer collects garbage when it starts, which takes most of a second if it looks at all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

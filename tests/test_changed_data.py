@@ -1,38 +1,24 @@
 """Changed data never give an old result: what depends on labels, texts, images or features is made anew."""
 
-import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from drawings import STUDENT, TRAINING, draw_folder, drawing
+from fitting import lines_of, write_lines
 from PIL import Image as PILImage
 
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
-from drawings import STUDENT, TRAINING, draw_folder, drawing
-
-from g4i_hf import AlignedImageClassification, fit, load_images
+from g4i_hf import load_images
 from g4i_hf.data.record import Record, differences
-from g4i_hf.hub import save_student
 from g4i_hf.running import main
-from g4i_hf.workflows.fit import Fit
 
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
     """36 drawings of three classes with captions, and a validation split."""
     return draw_folder(tmp_path / "pictures", train=36, validation=9)
-
-
-def lines_of(pictures: Path) -> list[dict]:
-    return [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
-
-
-def write_lines(pictures: Path, lines: list[dict]) -> None:
-    (pictures / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def correct_labels(pictures: Path, number: int = 4) -> None:
@@ -117,126 +103,6 @@ def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_
         assert Record.of(load_images(tmp_path / "table"), names, earlier=before).digest == before.digest
     replace_bytes(pictures)
     assert differences(before, Record.of(saved(), names, earlier=before)) == {"image_digest": "contents of 1 image"}
-
-
-# --- g4i fit ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("student") / "small-resnet"
-    what = {"id2label": {0: "ant", 1: "bee"}, "text_embed_dim": 8, "image_size": 32}
-    args = json.loads(STUDENT["student_args"])
-    save_student(AlignedImageClassification.from_student("resnet18", student_args=args, **what), folder)
-    return str(folder)
-
-
-@pytest.fixture
-def fitted(student, tmp_path, pictures, capsys):
-    """Fits the pictures into `out`: the result, and the lines that were printed."""
-
-    def fitting(out: str = "out", **options):
-        capsys.readouterr()
-        given = {"student": student, "image_size": 32, "output_dir": str(tmp_path / out)}
-        result = fit(pictures, **given | options)
-        return result, capsys.readouterr().out.splitlines()
-
-    return fitting
-
-
-RESULT = ("labels_only", "with_views", "classifier", "report.html", "fit.yaml", "all_results.json")
-
-
-def weights_in(folder: Path) -> dict[str, bytes]:
-    return {run: (folder / run / "model.safetensors").read_bytes() for run in RESULT[:3]}
-
-
-def test_fit_does_its_work_anew_after_a_change_and_keeps_the_earlier_result_aside(pictures, fitted, tmp_path):
-    """With the weights of a folder that never held anything else."""
-    out = tmp_path / "out"
-    fitted()
-    before = weights_in(out)
-    correct_labels(pictures)
-    change_captions(pictures)
-    add_images(pictures)
-    result, said = fitted()
-    words = "labels of 4 images, captions of 3 images, 2 new images"
-    assert said[0] == f"Changed since the last run in {out}: {words}."
-    assert f"The earlier result is kept in {out / 'earlier-1'}." in said
-    fresh, _ = fitted("new")
-    assert weights_in(out) == weights_in(tmp_path / "new") != before == weights_in(out / "earlier-1")
-    assert result.with_views_accuracy == fresh.with_views_accuracy
-    assert all((out / "earlier-1" / name).exists() for name in (*RESULT, "data_record.parquet"))
-
-
-def test_fit_with_nothing_changed_writes_nothing_and_says_the_same(pictures, fitted, tmp_path, capsys):
-    """Files of another time, and a search by the released classifier, are no change."""
-    out = tmp_path / "out"
-    before, told = fitted(release="with_views")
-    for path in pictures.rglob("*.png"):
-        path.touch()
-    released = sorted((out / "classifier").rglob("*"))
-    main(["search", str(out / "classifier"), "a red circle", "--images", str(pictures / "train")])
-    assert sorted((out / "classifier").rglob("*")) == released
-    capsys.readouterr()
-    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    after, said = fitted(release="with_views")
-    assert after == before and said[-4:] == told[-4:]
-    assert said[0] == f"{out} holds this very result: nothing has changed since."
-    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    (out / "with_views" / "model.safetensors").unlink()
-    fitted(release="with_views")
-    assert (out / "with_views" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_fit_by_other_options_is_another_result(fitted, tmp_path):
-    fitted()
-    _, said = fitted(seed=1)
-    assert said[0] == f"Changed since the last run in {tmp_path / 'out'}: the option seed."
-    assert (tmp_path / "out" / "earlier-1" / "classifier").is_dir()
-
-
-@pytest.mark.slow
-def test_fit_killed_between_two_classifiers_compares_none_of_different_data(pictures, fitted, tmp_path, monkeypatch):
-    save = Fit._save
-
-    def killed(self, name, *args):
-        if name == "with_views":
-            raise KeyboardInterrupt
-        save(self, name, *args)
-
-    monkeypatch.setattr(Fit, "_save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fitted()
-    monkeypatch.undo()
-    correct_labels(pictures)
-    _, said = fitted()
-    assert "labels of 4 images" in said[0] and (tmp_path / "out" / "earlier-1" / "labels_only").is_dir()
-    fitted("new")
-    assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
-
-
-@pytest.mark.slow
-def test_fit_overwrites_an_earlier_result(pictures, fitted, tmp_path):
-    fitted()
-    correct_labels(pictures)
-    for _ in range(2):  # also where nothing has changed
-        _, said = fitted(overwrite=True)
-        assert "holds this very result" not in said[0] and not (tmp_path / "out" / "earlier-1").exists()
-    fitted("new")
-    assert weights_in(tmp_path / "out") == weights_in(tmp_path / "new")
-
-
-@pytest.mark.slow
-def test_fit_that_cannot_go_on_has_moved_nothing(pictures, fitted, tmp_path):
-    fitted()
-    (pictures / "train" / lines_of(pictures)[0]["file_name"]).write_bytes(b"no image")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        fitted()
-    assert (tmp_path / "out" / "report.html").is_file() and not (tmp_path / "out" / "earlier-1").exists()
-    fitted(on_bad_images="skip")
-    assert (tmp_path / "out" / "earlier-1" / "report.html").is_file()
 
 
 # --- g4i check -------------------------------------------------------------------------------------------------------

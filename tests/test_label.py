@@ -3,22 +3,19 @@
 import copy
 import dataclasses
 import json
-import sys
 import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import fitting
 import numpy as np
 import pytest
-import test_fit
 from browser import browser_page
 from datasets import Dataset
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
-from drawings import CLASSES, draw_folder
+from drawings import CLASSES
+from fitting import few_labels
 
 from g4i_hf import LabelModel, View
 from g4i_hf.cli import build_options
@@ -30,7 +27,7 @@ from g4i_hf.running import main
 from g4i_hf.workflows.label import Labelling
 from g4i_hf.workflows.label_server import LabelServer
 
-student = test_fit.student
+student = fitting.student
 TRUTH = np.arange(40) % 4
 
 
@@ -100,7 +97,7 @@ def test_images_of_no_class_are_explained_least(labelled):
 def looked(student, tmp_path_factory) -> Labelling:
     """At 60 drawings, 4 a class with a label, of which one is wrong."""
     root = tmp_path_factory.mktemp("label")
-    pictures = test_fit.with_unlabelled(draw_folder(root / "pictures", train=60), 4)
+    pictures = few_labels(root, 4, train=60)
     training = pictures / "train"
     training.joinpath("circle", "0.png").rename(training / "cross" / "0.png")
     lines = (training / "metadata.jsonl").read_text().replace("circle/0.png", "cross/0.png")
@@ -170,7 +167,7 @@ def test_names_of_classes_are_text_on_the_page(asking):
 
 
 def test_without_any_label_or_caption_the_images_differ(student, tmp_path, capsys, monkeypatch):
-    pictures = test_fit.with_unlabelled(draw_folder(tmp_path / "pictures", train=24), 0)
+    pictures = few_labels(tmp_path, 0, train=24)
     (pictures / "train" / "metadata.jsonl").unlink()
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
     words = ["--class_names_file", str(tmp_path / "names.txt"), "--views", "image:student", "--n", "6", "--list"]

@@ -1,5 +1,6 @@
 """Text encoders of random weights, as small as they can be, and images with captions for them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import make
@@ -21,9 +22,10 @@ from g4i_hf.data.loading import open_images
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "car", "owl", "long", "bird", "query", "photo", "of", ":"]
 
 
-def word_tokenizer(**options) -> PreTrainedTokenizerFast:
-    """One token a word, in small letters, and an end token."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+def word_tokenizer(words: Iterable[str] = (), **options) -> PreTrainedTokenizerFast:
+    """One token a word, in small letters, and an end token. Knows `words` too."""
+    known = {word: i for i, word in enumerate(dict.fromkeys([*WORDS, *words]))}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -69,10 +71,10 @@ def save_clip_encoder(folder: Path) -> Path:
     return folder
 
 
-def save_static_encoder(folder: Path) -> Path:
+def save_static_encoder(folder: Path, words: Iterable[str] = (), size: int = 5) -> Path:
     torch.manual_seed(0)
-    words = StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=5)
-    model = SentenceTransformer(modules=[words], prompts={"caption": "a "})
+    vectors = StaticEmbedding(word_tokenizer(words).backend_tokenizer, embedding_dim=size)
+    model = SentenceTransformer(modules=[vectors], prompts={"caption": "a "})
     model.default_prompt_name = "caption"
     model.save(str(folder))
     return folder

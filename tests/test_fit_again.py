@@ -1,0 +1,247 @@
+"""`g4i fit` of a folder that holds a result, or a part of one: nothing twice, and nothing old after a change."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import fitting
+import pyarrow.parquet as pq
+import pytest
+from doors import TWO_PROCESSES, succeed
+from drawings import CLASSES
+from fitting import few_labels, lines_of, results_of
+from loaded import PYTHON, kill
+from test_changed_data import add_images, change_captions, correct_labels
+
+from g4i_hf import load_images
+from g4i_hf.running import main
+from g4i_hf.workflows.fit import Fit
+from g4i_hf.workflows.fit_folder import FitFolder
+
+student, words, fitted = fitting.student, fitting.words, fitting.fitted
+RUNS = ("labels_only", "with_views", "classifier")
+RESULT = (*RUNS, "report.html", "fit.yaml", "all_results.json", "data_record.parquet")
+
+
+@pytest.fixture(scope="module")
+def finished(fitted, tmp_path_factory) -> tuple[Path, Path]:
+    """A folder with `pictures`, 15 of 36 drawings with a label and a validation split, and `out`; and its copy."""
+    root = tmp_path_factory.mktemp("again") / "place"
+    few_labels(root, 5, train=36, validation=9)
+    fitted(root / "pictures", root / "out", release="with_views")
+    return root, shutil.copytree(root, root.with_name("copy"))
+
+
+@pytest.fixture
+def place(finished) -> Path:
+    """As it was, at the same path for every test."""
+    root, copy = finished
+    shutil.rmtree(root)
+    return shutil.copytree(copy, root)
+
+
+@pytest.fixture
+def again(fitted, place, capsys):
+    """Fits the pictures into `out`: the result, and the lines that were printed."""
+
+    def fitting(out: str = "out", **options):
+        capsys.readouterr()
+        result = fitted(place / "pictures", place / out, **{"release": "with_views"} | options)
+        return result, capsys.readouterr().out.splitlines()
+
+    return fitting
+
+
+def weights_in(folder: Path) -> dict[str, bytes]:
+    return {run: (folder / run / "model.safetensors").read_bytes() for run in RUNS}
+
+
+def rows_of_features(out: Path) -> list[int]:
+    return sorted(pq.read_metadata(file).num_rows for file in (out / "features").glob("*/*.parquet"))
+
+
+def test_nothing_changed_writes_nothing_and_says_the_same(again, place, words):
+    """Files of another time, and a search by the released classifier, are no change."""
+    out = place / "out"
+    for path in (place / "pictures").rglob("*.png"):
+        path.touch()
+    released = sorted((out / "classifier").rglob("*"))
+    images = str(place / "pictures" / "train")
+    main(["search", str(out / "classifier"), "a red circle", "--images", images, "--text_encoder", words])
+    assert sorted((out / "classifier").rglob("*")) == released
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    results = results_of(out)
+    result, said = again()
+    assert said[0] == f"{out} holds this very result: nothing has changed since."
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert result.with_views_accuracy == results["with_views_accuracy"] and result.verdict_in_words() in said
+
+
+def test_another_classifier_is_released_without_fitting_again(again, place):
+    out = place / "out"
+    before = weights_in(out)
+    result, said = again(release="labels_only")
+    assert result.released == "labels_only" and "holds this very result" in said[0]
+    assert weights_in(out) == before | {"classifier": weights_in(out)["classifier"]} != before, "the other runs stay"
+    assert not (out / "earlier-1").exists() and again()[0].released == "with_views" and weights_in(out) == before
+
+
+def test_a_change_is_new_work_beside_the_earlier_result(again, place):
+    """
+    With the weights of a folder that never held anything else. A new label computes no features, a new image its own,
+    and equal images are one.
+    """
+    pictures, out = place / "pictures", place / "out"
+    before = weights_in(out)
+    assert rows_of_features(out) == [9, 36]
+    (out / "with_views" / "model.safetensors").unlink()
+    correct_labels(pictures)
+    change_captions(pictures)
+    add_images(pictures)
+    shutil.copy(pictures / "train" / "circle" / "90.png", pictures / "train" / "circle" / "90 again.png")
+    result, said = again()
+    changed = "labels of 4 images, captions of 3 images, 3 new images"
+    assert said[0] == f"Changed since the last run in {out}: {changed}."
+    assert f"The earlier result is kept in {out / 'earlier-1'}." in said
+    assert rows_of_features(out) == [2, 9, 36]
+    fresh, _ = again("new")
+    assert weights_in(out) == weights_in(place / "new") != before
+    assert result.with_views_accuracy == fresh.with_views_accuracy
+    assert all((out / "earlier-1" / name).exists() for name in RESULT)
+
+
+def test_what_is_missing_is_made_again(again, place):
+    before = weights_in(place / "out")
+    (place / "out" / "with_views" / "model.safetensors").unlink()
+    again()
+    assert weights_in(place / "out") == before
+
+
+@pytest.mark.slow
+def test_other_options_are_another_result_also_of_features(again, place):
+    _, said = again(seed=1, image_size=48)
+    assert said[0] == f"Changed since the last run in {place / 'out'}: the option image_size, the option seed."
+    assert (place / "out" / "earlier-1" / "classifier").is_dir() and rows_of_features(place / "out") == [9, 9, 36, 36]
+    again("new", seed=1, image_size=48)
+    assert weights_in(place / "out") == weights_in(place / "new")
+
+
+@pytest.mark.slow
+def test_a_fit_killed_between_two_classifiers_compares_none_of_different_data(again, place, monkeypatch):
+    save = Fit._save
+
+    def killed(self, name, *args):
+        if name == "with_views":
+            raise KeyboardInterrupt
+        save(self, name, *args)
+
+    monkeypatch.setattr(Fit, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again("killed")
+    monkeypatch.undo()
+    correct_labels(place / "pictures")
+    _, said = again("killed")
+    assert "labels of 4 images" in said[0] and (place / "killed" / "earlier-1" / "labels_only").is_dir()
+    again("new")
+    assert weights_in(place / "killed") == weights_in(place / "new")
+
+
+@pytest.mark.slow
+def test_an_earlier_result_is_overwritten_on_request(again, place):
+    correct_labels(place / "pictures")
+    for _ in range(2):  # also where nothing has changed
+        _, said = again(overwrite=True)
+        assert "holds this very result" not in said[0] and not (place / "out" / "earlier-1").exists()
+    again("new")
+    assert weights_in(place / "out") == weights_in(place / "new")
+
+
+@pytest.mark.slow
+def test_a_fit_that_cannot_go_on_has_moved_nothing(again, place):
+    (place / "pictures" / "train" / lines_of(place / "pictures")[0]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        again()
+    assert (place / "out" / "report.html").is_file() and not (place / "out" / "earlier-1").exists()
+    again(on_bad_images="skip")
+    assert (place / "out" / "earlier-1" / "report.html").is_file()
+
+
+def test_what_was_decided_holds_for_a_resume_and_not_for_other_options_or_after_overwriting(tmp_path):
+    first = FitFolder(tmp_path, {"seed": 0}, print)
+    first.note({})
+    first.note({}, epochs=3.5)
+    first.note({})  # the start of the next process
+    assert first.noted()["epochs"] == 3.5
+    other = FitFolder(tmp_path, {"seed": 1}, print)
+    other.note({})
+    assert "epochs" not in other.noted()
+    other.note({}, epochs=2.0)
+    other.clear()
+    assert other.noted() == {}
+
+
+@pytest.mark.slow
+def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
+    """Gold images judge, and nothing learns from them; those picked by the label model train."""
+    pictures, out = few_labels(tmp_path, 3, train=90), tmp_path / "out"
+    first = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
+    assert said.splitlines()[-1].startswith("Next: ") and f"g4i label {pictures} -o {out} --pick" in said
+    truth = {name: CLASSES[int(Path(name).stem) % 3] for name in load_images(pictures)["train"]["image_id"]}
+    names = sorted(name for name in truth if name.startswith("unlabelled/"))
+    lines = [{"file_name": f"train/{name}", "label": truth[name], "pick": "gold"} for name in names[:30]]
+    lines += [{"file_name": f"train/{name}", "label": truth[name], "pick": "next"} for name in names[30:50]]
+    lines.append({"file_name": f"train/{names[50]}", "none": True, "pick": "none"})
+    (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert "Changed since the last run" in said and "labels of 50 images" in said and "1 image removed" in said
+    assert "Since the last run: labels 9 -> 29; accuracy " in said
+    assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 59, 29)
+    card = (found.classifier / "README.md").read_text()
+    for page in (said, (out / "report.html").read_text()):
+        assert "Reviewed on 30 images" in page
+    assert "reviewed on 30 images that a person labelled" in card and "nreviewed" not in said + card
+    assert fitted(pictures, out).judged_images == 30 and "holds this very result" in capsys.readouterr().out
+
+
+# --- Interruptions and processes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(fitted, tmp_path_factory) -> tuple[Path, Path]:
+    """153 drawings, 3 a class with a label, and their fit. Read only."""
+    root = tmp_path_factory.mktemp("drawn")
+    pictures = few_labels(root, 3, train=153)
+    return pictures, fitted(pictures, root / "out").classifier.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["features/*/*.parquet", "labels_only/model.safetensors", "with_views/train.yaml"])
+def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_path, file):
+    pictures, plain = drawn
+    options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": words}
+    out, given = tmp_path / "out", [f"--{name}={value}" for name, value in options.items()]
+    with subprocess.Popen([PYTHON, "-m", "g4i_hf", "fit", pictures, "-o", out, *given]) as process:
+        while process.poll() is None and not list(out.glob(file)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.01)
+        kill(process)
+    assert not (out / "all_results.json").exists()
+    succeed("fit", pictures, "-o", out, options)
+    assert weights_in(out) == weights_in(plain) and results_of(out) == results_of(plain)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_what_one_does(drawn, student, words, tmp_path):
+    pictures, plain = drawn
+    given = {"student": student, "image_size": 32, "text_encoder": words, "finetune": "true", "finetune_epochs": 1}
+    said = succeed("fit", pictures, "-o", tmp_path / "two", given, launcher=TWO_PROCESSES).out
+    assert said.count("the classifier is right for about") == 1 and said.count("All layers, ") == 2
+    one, two = results_of(plain), results_of(tmp_path / "two")
+    for name in ("labels_only_accuracy", "with_views_accuracy"):
+        assert two[name] >= one[name] - 1e-3
+    assert two["label_noise_estimate"] == one["label_noise_estimate"]
