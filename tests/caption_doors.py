@@ -1,6 +1,7 @@
 """What the tests of captioning share: servers in processes of their own, pictures of numbers, the command."""
 
 import contextlib
+import gc
 import io
 import json
 import sqlite3
@@ -104,6 +105,7 @@ def rows_of(stage: Path, split: str = "train") -> list[dict]:
 def caption(folder: Path, *options: object, fails: bool = False) -> str:
     """What `caption` prints, run in this process: starting one takes longer than most of the work."""
     printed = io.StringIO()
+    gc.freeze()  # see conftest.py
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             main(["caption", *map(str, options)])

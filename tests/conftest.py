@@ -31,11 +31,15 @@ def pytest_runtest_setup(item):
         pytest.skip("the extra onnx is not installed")
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def frozen():
-    """Trainer collects garbage when it starts, which takes most of a second if it looks at all that is imported."""
-    gc.collect()
-    gc.freeze()
+    """
+    Trainer and each command collect garbage, which takes most of a second if they look at all that is imported. The
+    endpoint captioner thaws it.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

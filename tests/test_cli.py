@@ -19,7 +19,6 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from g4i_hf import __version__, cli, options
 from g4i_hf.cli import parse_options
-from g4i_hf.files import did_you_mean
 from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.modeling.configuration_aligned import PROJECTOR_NORMS, PROJECTOR_TYPES
 from g4i_hf.modeling.processing import INTERPOLATIONS
@@ -294,13 +293,6 @@ def test_what_is_wrong_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, a
     assert ended == code and re.search(said, out + err), (ended, out, err)
     if code and argv:
         assert err.startswith("error: ") and err.count("\n") == 1 and err[:-1].isprintable() and not out
-
-
-def test_a_mistyped_name_finds_the_right_one():
-    names = ["adalomo", "adamw_torch", "sgd"]
-    assert did_you_mean("adamw_torc", names) == " Did you mean 'adamw_torch'?"
-    assert did_you_mean("SGDD", names, "--") == " Did you mean '--sgd'?"
-    assert did_you_mean("lion_8bit_paged", names) == ""
 
 
 # --- Help and print_config -------------------------------------------------------------------------------------------

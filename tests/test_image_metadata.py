@@ -199,6 +199,7 @@ def test_a_truncated_image_is_an_error(kind):
             without_metadata({"bytes": content[: int(len(content) * part)], "path": "x"})
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_broken_bits_raise_nothing_else_and_publish_nothing(kind):
     """Any damage is either an error or a picture that is what `datasets` decodes."""

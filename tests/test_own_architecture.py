@@ -28,6 +28,7 @@ PAGE = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
 MODULES = r"^<!-- test: my_student with \w+ -->\n```python\n(.*?)^```$"
 OF_TIMM, OF_TRANSFORMERS = re.findall(MODULES, PAGE, flags=re.M | re.S)
 BUILD = {"id2label": ID2LABEL, "text_embed_dim": 8, "image_size": 24}
+pytestmark = pytest.mark.filterwarnings("ignore:Overwriting tiny_net in registry")
 FIXED = '{"tiny_net": {"input_size": (3, 24, 24), "fixed_input_size": True}}'
 
 

@@ -3,17 +3,14 @@
 import json
 import pickle
 import re
-import sys
 from pathlib import Path
 
+import fitting
 import make
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 from test_docs import block
@@ -28,6 +25,7 @@ from g4i_hf import (
     release_student,
 )
 
+words = fitting.words
 PIPELINE = """
 import json, sys
 from transformers import pipeline
@@ -124,12 +122,18 @@ def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):
 # --- Datasets --------------------------------------------------------------------------------------------------------
 
 
-def built(model, folder: Path, training, **options) -> AlignmentTrainer:
-    return AlignmentTrainer(model, short(folder), training, **SMALL | options)
+@pytest.fixture(scope="module")
+def built(words):
+    """Makes a trainer, with a small text encoder."""
+
+    def make_trainer(model, folder: Path, training, **options) -> AlignmentTrainer:
+        return AlignmentTrainer(model, short(folder), training, **{"text_encoder": words} | SMALL | options)
+
+    return make_trainer
 
 
 @pytest.mark.parametrize("label", [None, Value("string"), Value("int64")], ids=["classes", "names", "numbers"])
-def test_a_raw_dataset_is_embedded_and_its_classes_are_those_of_the_student(tmp_path, label):
+def test_a_raw_dataset_is_embedded_and_its_classes_are_those_of_the_student(built, tmp_path, label):
     trainer = built("resnet18", tmp_path, raw(label=label), eval_dataset={"one": raw(6, label=label)})
     names = ["0", "1", "2"] if label == Value("int64") else sorted(CLASSES)
     assert list(trainer.model.config.id2label.values()) == names
@@ -138,7 +142,7 @@ def test_a_raw_dataset_is_embedded_and_its_classes_are_those_of_the_student(tmp_
     assert "eval_one_accuracy" in trainer.evaluate()
 
 
-def test_columns_that_are_embedded_are_used_as_they_are(tmp_path, clip_folder):
+def test_columns_that_are_embedded_are_used_as_they_are(built, tmp_path, clip_folder):
     """By an encoder of 6 dimensions, which is not looked for."""
     split = embed_captions(DatasetDict(train=load_images_of(raw())), str(clip_folder), tmp_path / "embeds")["train"]
     trainer = built("resnet18", tmp_path, split, text_encoder="nobody/nothing")
@@ -197,13 +201,13 @@ def test_items_that_are_prepared_already_stay_as_they_are(tmp_path):
         (lambda data: None, "one split.*NoneType"),
     ],
 )
-def test_what_a_dataset_lacks_is_said_with_the_remedy(tmp_path, change, says):
+def test_what_a_dataset_lacks_is_said_with_the_remedy(built, tmp_path, change, says):
     with pytest.raises(ValueError, match=says):
         built("resnet18", tmp_path, change(raw()))
     assert not (tmp_path / "run").exists()
 
 
-def test_captions_of_the_evaluation_split_alone_are_said(tmp_path):
+def test_captions_of_the_evaluation_split_alone_are_said(built, tmp_path):
     with pytest.raises(ValueError, match="no captions; they are in eval_dataset alone"):
         built("resnet18", tmp_path, raw(captions=False), eval_dataset=raw(6))
 
@@ -216,7 +220,7 @@ def test_a_baseline_needs_no_captions(tmp_path, align_center):
     assert "loss_align" not in trainer.state.log_history[0]
 
 
-def test_supervision_is_chosen_as_by_the_command(tmp_path, capsys):
+def test_supervision_is_chosen_as_by_the_command(built, tmp_path, capsys):
     """Captions name the class, and two thirds of the images have no label."""
     data = raw(90)
     data = data.remove_columns("caption").add_column("caption", [f"a {CLASSES[row % 3]}" for row in range(90)])
@@ -231,7 +235,6 @@ def test_supervision_is_chosen_as_by_the_command(tmp_path, capsys):
 @pytest.mark.parametrize("label", [None, Value("string"), Value("int64")], ids=["classes", "names", "numbers"])
 def test_evaluation_and_prediction_take_raw_datasets_as_training_does(tmp_path, label):
     trainer = AlignmentTrainer("resnet18", short(tmp_path, align_weight=0), raw(), **SMALL)
-    trainer.train()
     test = raw(9, label, captions=False)
     predicted = trainer.predict(test)
     assert predicted.metrics["test_accuracy"] == trainer.evaluate(test)["eval_accuracy"]

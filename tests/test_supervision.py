@@ -12,6 +12,7 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from processes import environment, launched
+from tiny_encoders import save_static_encoder
 
 from g4i_hf import LabelModel, View
 from g4i_hf.cli import parse_options
@@ -329,6 +330,7 @@ def test_processes_without_a_folder_have_the_labels_of_the_first(tmp_path):
     assert np.array_equal(first, second) and (first.argmax(1) == TRUTH).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_the_weight_of_many_soft_labels_is_finite():
     """Their sum is more than float16 holds."""
     truth = np.arange(70_000) % len(CLASSES)
@@ -338,45 +340,50 @@ def test_the_weight_of_many_soft_labels_is_finite():
     assert found.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
 
 
-def test_class_names_tell_what_captions_say(tmp_path):
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> str:
+    """A text encoder that tells the names of the classes."""
+    return str(save_static_encoder(tmp_path_factory.mktemp("encoder") / "words", CLASSES, 16))
+
+
+def test_class_names_tell_what_captions_say(words, tmp_path):
     """The captions of the labelled images say nothing: only the names of the classes tell the others."""
     truth, places = TRUTH[:60], ["in a garden", "on a table", "at night"]
-    captions = [f"a photo of {CLASSES[label]}s {places[row % 3]}" for row, label in enumerate(truth)]
+    captions = [f"a photo of a {CLASSES[label]} {places[row % 3]}" for row, label in enumerate(truth)]
     captions[: len(CLASSES)] = ["a photo"] * len(CLASSES)
     rows = captioned(few(len(CLASSES), truth), GOOD[:60]).remove_columns("text_embeds")
     with_pictures(rows.add_column("caption", captions)).to_parquet(tmp_path / "data" / "train.parquet")
-    run = run_of(tmp_path / "data", tmp_path / "run", "--supervision", "auto", "--text_encoder", "all-MiniLM-L6-v2")
+    run = run_of(tmp_path / "data", tmp_path / "run", "--supervision", "auto", "--text_encoder", words)
     run.load()
     soft = soft_of(run.splits["train"])[len(CLASSES) :]
     assert (soft.argmax(1) == truth[len(CLASSES) :]).mean() > 0.9
 
 
-def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys, caplog):
+def test_without_any_label_class_names_stand_for_labels(words, tmp_path, capsys, caplog):
     """The names come from the labels of `validation`, or from a file."""
     truth = TRUTH[:60]
-    captions = [f"a photo of {CLASSES[label]}s, number {row}" for row, label in enumerate(truth)]
+    captions = [f"a photo of a {CLASSES[label]}, number {row}" for row, label in enumerate(truth)]
     rows = with_pictures(captioned(truth, GOOD[:60]).remove_columns("text_embeds").add_column("caption", captions))
     rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
-    words = ("--supervision", "auto", "--text_encoder", "all-MiniLM-L6-v2", "--require_labels", "false")
+    options = ("--supervision", "auto", "--text_encoder", words, "--require_labels", "false")
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     of_check = ("--class_names_file", str(tmp_path / "classes.txt"), "--check_dir", str(tmp_path / "check"))
-    main(["check", str(tmp_path / "data"), *of_check, *words[2:4]])
+    main(["check", str(tmp_path / "data"), *of_check, *options[2:4]])
     assert "No image has a label: nothing has checked this." in capsys.readouterr().out
     for names in (["--class_names_file", str(tmp_path / "classes.txt")], []):
         if not names:  # a column of nulls, as all splits of Parquet have the same columns
             rows.to_parquet(tmp_path / "data" / "validation.parquet")
             with_labels(rows, few(0, truth)).to_parquet(tmp_path / "data" / "train.parquet")
-        run = run_of(tmp_path / "data", tmp_path / "run", *words, *names)
+        run = run_of(tmp_path / "data", tmp_path / "run", *options, *names)
         run.load()
         assert (soft_of(run.splits["train"]).argmax(1) == truth).mean() > 0.9
         assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
         first, second = run.supervised.plan.reasons
         assert "names of the classes" in first and "no image with a caption has a label: all learn soft" in second
     (tmp_path / "classes.txt").write_text("\n".join([*CLASSES[:-1], "LABEL_4"]))
-    words = (*words, "--class_names_file", str(tmp_path / "classes.txt"))
     (tmp_path / "data" / "validation.parquet").unlink()
     rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
-    run_of(tmp_path / "data", tmp_path / "run", *words).load()
+    run_of(tmp_path / "data", tmp_path / "run", *options, *of_check[:2]).load()
     assert "Names that tell nothing of a class: LABEL_4." in caplog.text
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,10 +79,3 @@ def test_killed_and_run_again_tasks_write_what_one_process_does(place):
     assert 0 < len(parts(place, "killed")) < TASKS
     finish(start(place, "killed", *SCALE, "local", "--tasks", 3, *of_executor))
     check_as_alone(place, "killed")
-
-
-@pytest.mark.slow
-def test_on_ray(place):
-    by_ray = [sys.executable, *SCALE[1:], "ray", "--tasks", 2]  # Ray starts Python by itself
-    finish(start(place, "ray", *by_ray, "--executor_options", '{"cpus_per_task": 1}'))
-    check_as_alone(place, "ray")

@@ -2,7 +2,7 @@
 Weights and logged numbers of tiny runs, compared with the fixture: fixtures/bits.safetensors and fixtures/bits.json.
 
 In the environment that wrote the fixture, every bit must be the same. Another CPU, torch or transformers rounds
-differently. There the numbers are compared within tolerances, and a warning says so. A transformers older than that
+differently. There the numbers are compared within tolerances, and a failure says so. A transformers older than that
 of the fixture draws other first weights from the same seed, so there is nothing to compare, and the tests are skipped.
 To accept the present numbers:
 
