@@ -1,15 +1,11 @@
 """What the tests of `g4i fit` share: a small student and text encoder, folders in which few images have a label."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from tiny_encoders import save_static_encoder
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from drawings import CLASSES, COLOURS, draw_folder
+from tiny_encoders import save_static_encoder
 
 from g4i_hf import AlignedImageClassification, fit
 from g4i_hf.hub import save_student

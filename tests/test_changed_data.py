@@ -119,9 +119,8 @@ def test_check_after_a_change_says_what_and_leaves_no_page_of_the_data_before(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"Changed since the last check in {tmp_path / 'check'}: labels of 4 images."
     assert not page.exists() and not page.with_suffix(".csv").exists()
-    for _ in range(2):
-        main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
-        assert "Changed since" not in capsys.readouterr().out and page.is_file()
+    main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
+    assert "Changed since" not in capsys.readouterr().out and page.is_file()
 
 
 # --- Captions and embeddings of a stage ------------------------------------------------------------------------------
@@ -194,60 +193,65 @@ def test_captions_that_have_changed_are_used_without_the_embeddings_of_those_bef
 # --- g4i train -------------------------------------------------------------------------------------------------------
 
 
-def train(pictures: Path, tmp_path: Path, capsys, **options) -> str:
+@pytest.fixture
+def train(static_folder, tmp_path, capsys):
     """What `g4i train` prints, of two steps into `run`; after a mistake the line that ends it."""
-    given = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": tmp_path / "run", "align_weight": 0}
-    given |= {"supervision": "none", "save_strategy": "steps", "save_steps": 1} | options
+
+    def training(pictures: Path, **options) -> str:
+        given = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": tmp_path / "run", "align_weight": 0}
+        given |= {"text_encoder": static_folder, "supervision": "none", "save_strategy": "steps", "save_steps": 1}
+        words = [word for name, value in (given | options).items() for word in (f"--{name}", value)]
+        return said_by(capsys, "train", *words)
+
+    return training
+
+
+def said_by(capsys, *words) -> str:
+    """What a command prints, or the line that ends it."""
     capsys.readouterr()
     try:
-        main(["train", *(str(word) for name, value in given.items() for word in (f"--{name}", value))])
+        main([str(word) for word in words])
     except SystemExit as ended:
         assert ended.code == 2
         return capsys.readouterr().err.splitlines()[-1]
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("state", ["finished", "stopped"])
-def test_a_run_of_other_data_is_refused_with_what_differs(pictures, tmp_path, capsys, state):
-    train(pictures, tmp_path, capsys)
-    if state == "stopped":
-        (tmp_path / "run" / "all_results.json").unlink()
-    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
-    for words in ("captions of 3 images", "2 new images, class names (new: 'oval')"):
+def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_path):
+    """Finished or stopped; one that was killed before its first checkpoint begins anew."""
+    run = tmp_path / "run"
+    train(pictures)
+    weights = (run / "model.safetensors").read_bytes()
+    for told in ("holds this very run, finished", "Resuming from"):
+        for words in ("captions of 3 images", "2 new images, class names (new: 'oval')"):
+            shutil.rmtree(pictures)
+            CHANGES[words](draw_folder(pictures, train=36, validation=9))
+            assert train(pictures) == (
+                f"error: The data is not what {run} was trained on. What differs: {words}. Bring back that "
+                "data, or train afresh, into another --output_dir or with --overwrite true."
+            )
+        assert (run / "model.safetensors").read_bytes() == weights
         shutil.rmtree(pictures)
-        CHANGES[words](draw_folder(pictures, train=36, validation=9))
-        assert train(pictures, tmp_path, capsys) == (
-            f"error: The data is not what {tmp_path / 'run'} was trained on. What differs: {words}. Bring back that "
-            "data, or train afresh, into another --output_dir or with --overwrite true."
-        )
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
-    shutil.rmtree(pictures)
-    draw_folder(pictures, train=36, validation=9)
-    told = "holds this very run, finished" if state == "finished" else "Resuming from"
-    assert told in train(pictures, tmp_path, capsys)
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_on_other_data(pictures, tmp_path, capsys):
-    train(pictures, tmp_path, capsys)
-    (tmp_path / "run" / "all_results.json").unlink()
-    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        draw_folder(pictures, train=36, validation=9)
+        assert told in train(pictures)
+        (run / "all_results.json").unlink()
+    for checkpoint in run.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     correct_labels(pictures)
-    train(pictures, tmp_path, capsys)
-    assert differences(Record.read(tmp_path / "run"), record_of(pictures)) == {}
-    assert "finished" in train(pictures, tmp_path, capsys)
+    train(pictures)
+    assert differences(Record.read(run), record_of(pictures)) == {} and "finished" in train(pictures)
 
 
-def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, tmp_path, capsys, static_folder):
+def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, train, tmp_path, static_folder):
     encoder = shutil.copytree(static_folder, tmp_path / "encoder")
-    train(pictures, tmp_path, capsys, text_encoder=encoder, align_weight=0.3)
+    train(pictures, text_encoder=encoder, align_weight=0.3)
     (encoder / "more.txt").write_text("another vocabulary")
-    said = train(pictures, tmp_path, capsys, text_encoder=encoder, align_weight=0.3)
+    said = train(pictures, text_encoder=encoder, align_weight=0.3)
     assert "What differs: the text encoder." in said
 
 
 @pytest.mark.slow
-def test_estimates_of_captions_are_made_anew_for_other_image_features(tmp_path, capsys):
+def test_estimates_of_captions_are_made_anew_for_other_image_features(train, tmp_path):
     """Killed after the estimates, before a checkpoint; then the features were corrected."""
     rng, number = np.random.default_rng(0), 60
     labels = np.arange(number) % 3
@@ -266,35 +270,24 @@ def test_estimates_of_captions_are_made_anew_for_other_image_features(tmp_path, 
     options = {"supervision": "auto", "require_labels": "false", "image_features": "features", "align_weight": 0.3}
     options["save_strategy"] = "no"
     save(rng.normal(size=(number, 3)))
-    train(tmp_path / "data", tmp_path, capsys, **options)
+    train(tmp_path / "data", **options)
     (tmp_path / "run" / "all_results.json").unlink()
     estimated = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
     save(np.eye(3)[labels])
-    train(tmp_path / "data", tmp_path, capsys, **options)
+    train(tmp_path / "data", **options)
     again = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
     (tmp_path / "run").rename(tmp_path / "first")
-    train(tmp_path / "data", tmp_path, capsys, **options)
+    train(tmp_path / "data", **options)
     assert (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes() == again != estimated
 
 
 # --- g4i evaluate and g4i release ------------------------------------------------------------------------------------
 
 
-def said_by(capsys, *words) -> str:
-    """What a command prints, or the line that ends it."""
-    capsys.readouterr()
-    try:
-        main([str(word) for word in words])
-    except SystemExit as ended:
-        assert ended.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-    return capsys.readouterr().out
-
-
 @pytest.mark.slow
-def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_their_own(tmp_path, capsys):
+def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_their_own(train, tmp_path, capsys):
     pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
-    train(pictures, tmp_path, capsys)
+    train(pictures)
     evaluate = ("evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits")
     said_by(capsys, *evaluate, "validation", "test")
     figures = (tmp_path / "run" / "all_results.json").read_text()
@@ -317,9 +310,9 @@ def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_release_compares_no_figures_of_other_labels(tmp_path, capsys, split):
+def test_a_release_compares_no_figures_of_other_labels(train, tmp_path, capsys, split):
     pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
-    train(pictures, tmp_path, capsys)
+    train(pictures)
     if split == "test":
         said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
     (tmp_path / "run").rename(tmp_path / "baseline")
@@ -328,7 +321,7 @@ def test_a_release_compares_no_figures_of_other_labels(tmp_path, capsys, split):
     lines = (pictures / split / "metadata.jsonl").read_text()
     (pictures / split / "metadata.jsonl").write_text(lines.replace(f"circle/{file.name}", f"square/{file.name}"))
     assert moved.is_file()
-    train(pictures, tmp_path, capsys)
+    train(pictures)
     said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
     said = said_by(capsys, "release", "--run", tmp_path / "run", "--baseline", tmp_path / "baseline")
     assert said == (

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from doors import TWO_PROCESSES, succeed
 from hub_client import serving
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
@@ -45,10 +46,6 @@ from g4i_hf.running import main
 from g4i_hf.training import features
 from g4i_hf.views.image_text import WORDINGS
 from g4i_hf.views.stages import read_view
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
-from doors import TWO_PROCESSES, succeed
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 VISION |= {"intermediate_size": 48, "projection_dim": 16}

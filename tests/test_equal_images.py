@@ -2,14 +2,10 @@
 
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import DatasetDict
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from drawings import CLASSES, draw_folder, drawing
 
 from g4i_hf import fit, load_images

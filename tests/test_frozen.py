@@ -1,18 +1,14 @@
 """A frozen backbone: its features are computed once, and its last layer is fitted on them."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from doors import TWO_PROCESSES, succeed
 from drawings import STUDENT, draw_folder
+from sklearn.linear_model import LogisticRegression
 from students import EACH, ID2LABEL, TWO_HEADS, aligned_model
 
 from g4i_hf import AlignedImageClassification, LabelModel, View

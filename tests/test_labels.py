@@ -3,14 +3,10 @@
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
-
 from drawings import draw_folder
 
 from g4i_hf.data.labels import answers_to, line_of, read_answers

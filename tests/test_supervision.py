@@ -343,7 +343,7 @@ def test_the_weight_of_many_soft_labels_is_finite():
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> str:
     """A text encoder that tells the names of the classes."""
-    return str(save_static_encoder(tmp_path_factory.mktemp("encoder") / "words", CLASSES, 16))
+    return str(save_static_encoder(tmp_path_factory.mktemp("encoder") / "words", CLASSES, 128))
 
 
 def test_class_names_tell_what_captions_say(words, tmp_path):

@@ -14,7 +14,6 @@ from students import aligned_model
 from tiny_training import ONE_STEP, TEXT_DIM, Rows, first_log, one_step, rows
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent / "contract"))
 sys.path.append(str(Path(__file__).parent.parent / "recipes" / "text_teacher"))
 
 import text_teacher
