@@ -38,7 +38,6 @@ def frozen():
     endpoint captioner thaws it.
     """
     if not gc.get_freeze_count():
-        gc.collect()
         gc.freeze()
 
 
