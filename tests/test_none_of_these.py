@@ -1,26 +1,35 @@
 """Unlabelled images that belong to none of the classes: how many there are, which, and that they count less."""
 
+import dataclasses
 from functools import cache
 
 import numpy as np
 import pytest
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.plan import Estimates, estimates_in_words
+from g4i_hf.label_model.plan import Estimates, doubtful_labels, estimates_in_words
 from g4i_hf.training.judged_heads import Known, judge_in_training
+from g4i_hf.workflows.fit_result import FitResult
 
 CLASSES, OTHERS, DIM = 8, 6, 24
 
 
 @cache
-def fitted(others: int, labelled: int = 6) -> tuple[LabelModel, np.ndarray, dict[str, View]]:
-    """Two views of 60 images a class and so many of other classes; the truth (N,) is -1 for these."""
-    rng = np.random.default_rng(0)
+def fitted(
+    others: int, labelled: int = 6, in_pairs: bool = False, seed: int = 0
+) -> tuple[LabelModel, np.ndarray, dict[str, View]]:
+    """
+    Two views of 60 images a class, perhaps of classes in pairs that are alike, and so many of other classes; the truth
+    (N,) is -1 for these.
+    """
+    rng = np.random.default_rng(seed)
     truth = np.concatenate([np.repeat(np.arange(CLASSES), 60), np.full(others, -1)])
     shown = np.where(truth < 0, CLASSES + rng.integers(OTHERS, size=len(truth)), truth)
     views = {}
     for name, spread in (("caption", 0.4), ("image", 0.6)):
         centres = rng.normal(size=(CLASSES + OTHERS, DIM))
+        if in_pairs:
+            centres[1:CLASSES:2] = centres[0:CLASSES:2] + 0.4 * rng.normal(size=(CLASSES // 2, DIM))
         views[name] = View((centres[shown] + spread * rng.normal(size=(len(truth), DIM))).astype(np.float32))
     labels = np.where(np.arange(len(truth)) % 60 < labelled, truth, -1)
     return LabelModel(CLASSES).fit(views, labels), truth, views
@@ -34,6 +43,12 @@ def test_the_share_of_unlabelled_images_of_no_class_is_told(others, share):
     if others:
         assert model.none_[truth < 0].mean() > 0.6
     assert model.none_[truth >= 0].mean() < 0.1
+
+
+def test_no_more_is_claimed_where_classes_are_alike():
+    """A hidden class looks explained by its twin, so that all of the class counts as one observation."""
+    model, truth, _ = fitted(150, labelled=4, in_pairs=True, seed=1)
+    assert 0.1 < model.none_share_.interval[0] <= 150 / (len(truth) - 4 * CLASSES)
 
 
 def test_a_labelled_image_belongs_to_a_class():
@@ -71,3 +86,22 @@ def test_it_is_said_where_it_is_sure():
     ]
     assert line.startswith(f"{with_others.none_share_.interval[0]:.0%} or more")
     assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480]), 480))
+
+
+def test_fit_says_it_and_which_labels_are_worth_a_look():
+    result = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
+    result |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
+    found = FitResult(**result | {"none_of_these_interval": [0.25, 0.4]})
+    assert found.said()[-1].startswith("25% or more of the images without a label")
+    assert "(14): g4i label pictures --pick wrong" in found.next_command("pictures")
+    found = FitResult(**result | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
+    assert len(found.said()) == 1 and found.next_command("pictures").endswith("--pick next")
+
+
+def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():
+    few, truth, _ = fitted(0)
+    labels = np.where(np.arange(len(truth)) % 60 < 6, truth, -1)
+    labels[[0, 60]] = 1, 0
+    assert few.label_noise_interval_[1] > 0.05 and doubtful_labels(few, labels) >= 2
+    many, truth, _ = fitted(0, labelled=60)
+    assert many.label_noise_interval_[1] < 0.05 and not doubtful_labels(many, 0 * truth)

@@ -420,7 +420,9 @@ class LabelModel:
             hidden.append(explained(logits, rows.labels[judged]))
             blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
             unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
-        return none_of_these(np.stack(labelled, 1), np.stack(hidden, 1), np.stack(unknown, 1), self.seed)
+        shown = (np.stack(each, 1) for each in (labelled, hidden, unknown))
+        in_view, without_class, of_unlabelled = shown
+        return none_of_these(in_view, without_class, rows.labels[judged], of_unlabelled, self.seed)
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}

@@ -61,7 +61,9 @@ def explained_by_all(explained: np.ndarray) -> np.ndarray:
     return (from_mean / np.maximum(deviation, 1e-9)).sum(1)
 
 
-def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarray, seed: int) -> NoneOfThese:
+def none_of_these(
+    labelled: np.ndarray, hidden: np.ndarray, classes: np.ndarray, unlabelled: np.ndarray, seed: int
+) -> NoneOfThese:
     """
     What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these
     from the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
@@ -71,6 +73,7 @@ def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarr
         labelled: (m, V) how well each view explains labelled rows, by models that do not know their label; a view that
             no labelled row has counts nothing.
         hidden: (m, V) the same rows without their class.
+        classes: (m,) that class. Classes are sampled, as rows of some look explained by another class that is like it.
         unlabelled: (n, V), by models that know as many labels.
         seed: of the bootstrap samples of the labelled rows.
     """
@@ -83,7 +86,7 @@ def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarr
     sample = unlabelled[:: -(-len(unlabelled) // MOST_COMPARED)]
     shares = []
     for drawn in range(SAMPLES + 1):
-        rows = np.arange(len(labelled)) if not drawn else generator.integers(len(labelled), size=len(labelled))
+        rows = np.arange(len(labelled)) if not drawn else _of_some_classes(classes, generator)
         log_odds = _told_apart(labelled[rows[:MOST_COMPARED]], hidden[rows[:MOST_COMPARED]])
         shares.append(_share(log_odds(sample)))
         if not drawn:
@@ -92,6 +95,13 @@ def none_of_these(labelled: np.ndarray, hidden: np.ndarray, unlabelled: np.ndarr
     share = float(np.clip(shares[0], low, high))
     found = _posterior(of_all, share) if low > 0.5 / len(unlabelled) else np.zeros(len(unlabelled))
     return NoneOfThese(found, share, (float(low), float(high)))
+
+
+def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A bootstrap sample of the classes, and in each one of its rows."""
+    of_class = [np.flatnonzero(classes == label) for label in np.unique(classes)]
+    chosen = [of_class[place] for place in generator.integers(len(of_class), size=len(of_class))]
+    return np.concatenate([generator.choice(rows, len(rows)) for rows in chosen])
 
 
 def _told_apart(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

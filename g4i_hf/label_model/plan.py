@@ -12,6 +12,7 @@ from .model import LabelModel
 
 # Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
+MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
@@ -125,7 +126,7 @@ def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
         lines.append("No image has a label: nothing has checked this.")
     else:
         lines.append("No class has two labels, so that none could be held out to check this.")
-    return lines + none_in_words(estimates)
+    return lines + none_in_words(estimates.none_interval)
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
@@ -133,12 +134,22 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 
 
-def none_in_words(estimates: Estimates) -> list[str]:
+def none_in_words(interval: Sequence[float] | None) -> list[str]:
     """A line if some images clearly belong to no class."""
-    if estimates.none_interval is None or estimates.none_interval[0] < CLEARLY_NONE:
+    if interval is None or interval[0] < CLEARLY_NONE:
         return []
-    share = f"{estimates.none_interval[0]:.0%} or more"
+    share = f"{interval[0]:.0%} or more"
     return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
+
+
+def doubtful_labels(model: LabelModel, labels: np.ndarray) -> int:
+    """
+    How many labels (N,) are not the likeliest class by the views without the label, which may be wrong. 0 if hardly any
+    label can be wrong.
+    """
+    if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
+        return 0
+    return int(((labels >= 0) & (model.probabilities_.argmax(1) != labels)).sum())
 
 
 def _described(estimates: Estimates) -> str:

@@ -52,6 +52,11 @@ class Known:
         return self.model.num_labels
 
     @property
+    def unreviewed(self) -> np.ndarray:
+        """(N,) labels that no person has reviewed, -1 for others."""
+        return np.where(self.reviews == "", self.labels, -1)
+
+    @property
     def weights(self) -> np.ndarray:
         """(N, 1) the weight of each row: the more likely it belongs to no class, the less."""
         of_unlabelled = self.unlabelled_weight * weights_of_unlabelled(self.model.none_)

@@ -1,5 +1,6 @@
 """`g4i check`: what is in the data, what captions and image features are worth, and labels that they contradict."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..data.texts import captions_in, num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
-from ..label_model.plan import Estimates, estimates_in_words
+from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
 from ..label_model.views import has_value
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
@@ -179,9 +180,8 @@ def check_labels(
         ]
     if not (labels >= 0).any() and all(view.class_values is None for view in views.values()):
         return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
-    model = LabelModel(len(id2label), 0).fit(
-        views, labels, ids=digests, groups=order, reviewed=reviews_of(split) != ""
-    )
+    reviewed = reviews_of(split) != ""
+    model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
     lines = estimates_in_words(Estimates.of(model, labels), len(labels))
     guessed = 1 / len(id2label)
     lines += [
@@ -196,6 +196,10 @@ def check_labels(
         return lines
     table = suspicious(model, labels)
     lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
+    doubtful = doubtful_labels(model, np.where(reviewed, -1, labels))
+    if doubtful > len(table):
+        what = f"The views contradict {doubtful:,}, too unsure of themselves to call these wrong"
+        lines.append(f"{what}. Look at them: g4i label {shlex.quote(data.dataset_name)} --pick wrong")
     _write_labels(args, split, _described(table, split, id2label), list(views), lines)
     record.write(args.check_dir)
     out = Path(args.check_dir)

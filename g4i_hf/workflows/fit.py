@@ -34,7 +34,7 @@ from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..label_model import LabelModel, View
-from ..label_model.plan import Estimates, choose
+from ..label_model.plan import Estimates, choose, doubtful_labels
 from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
@@ -228,6 +228,7 @@ class Fit:
             "labels": int((known.labels >= 0).sum()),
             "num_labels": known.number,
             "suspicious_labels": len(suspicious_rows(known.labels, known.model.posterior_)),
+            "doubtful_labels": doubtful_labels(known.model, known.unreviewed),
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
         for name in names:
@@ -272,12 +273,7 @@ class Fit:
         """The page, with pictures of the images that judged and of suspicious labels."""
         known, images = self.known, self.images
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
-        cards = suspicious_cards(
-            images.training,
-            np.where(known.reviews == "", known.labels, -1),
-            known.model.probabilities_,
-            images.id2label,
-        )
+        cards = suspicious_cards(images.training, known.unreviewed, known.model.probabilities_, images.id2label)
         names = {name: result.words(name) for name in judge.logits}
         of_page = f"{Path(images.data.dataset_name).name}: what g4i fit found", result.said(), vars(result), names
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
@@ -392,8 +388,8 @@ def fit(
     Returns:
         Its fields are `classifier`, the folder to ship, `released`, which of both classifiers it holds, `verdict`, and
         `labels_only_accuracy`, `with_views_accuracy` and `difference`, each with an `..._interval`; `judged_on` and
-        `judged_images`; `views`, `suspicious_labels` and `label_noise_estimate`. `lines()` has them in words. None
-        after a dry run.
+        `judged_images`; `views`, `suspicious_labels`, `doubtful_labels` and `label_noise_estimate`. `lines()` has them
+        in words. None after a dry run.
 
     Raises:
         ValueError: for data that cannot be trained on.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.labels import GOLD
+from ..label_model.plan import none_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
@@ -37,9 +38,11 @@ class FitResult:
     images: int  # for training
     labels: int  # of them
     suspicious_labels: int  # labels that all views together contradict
+    doubtful_labels: int  # see [`~g4i_hf.label_model.plan.doubtful_labels`]
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
     label_noise_estimate: float | None = None  # share of wrong labels
+    none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
 
     @classmethod
     def read(cls, folder: Path) -> "FitResult":
@@ -65,7 +68,8 @@ class FitResult:
         """The same without what is released."""
         how = self._how_judged()
         unreviewed = " Unreviewed: no random sample was labelled by a person."
-        return [self.verdict_in_words(), *([] if not how else [how if self.judged_on == GOLD else how + unreviewed])]
+        judged = [how if self.judged_on == GOLD else how + unreviewed] if how else []
+        return [self.verdict_in_words(), *judged, *none_in_words(self.none_of_these_interval)]
 
     def of_card(self, name: str) -> str:
         """A sentence for the card of a classifier, whose reader has other images."""
@@ -143,9 +147,11 @@ class FitResult:
     def next_command(self, data: str) -> str:
         """What is worth most now, as a command."""
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
-        pick = "wrong" if self.suspicious_labels else "next" if few else "gold" if self.judged_on != GOLD else None
+        wrong = self.suspicious_labels or self.doubtful_labels
+        pick = "wrong" if wrong else "next" if few else "gold" if self.judged_on != GOLD else None
+        what = "look wrong" if self.suspicious_labels else "the views contradict"
         why = {
-            "wrong": f"look at the labels that look wrong ({self.suspicious_labels:,})",
+            "wrong": f"look at the labels that {what} ({wrong:,})",
             "next": "label the images that teach most",
             "gold": "label a random sample, which alone tells the true accuracy",
         }
