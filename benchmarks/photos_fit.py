@@ -16,6 +16,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,16 @@ def drawn(training: Dataset, setting: str, seed: int) -> Dataset:
     return with_labels(training, labels_with(training, "at random" if setting == "uneven" else setting, seed))
 
 
-def measured(photos: DatasetDict, setting: str, with_validation: bool, seed: int, cache: Path) -> dict:
+def measured(
+    photos: DatasetDict,
+    setting: str,
+    with_validation: bool,
+    seed: int,
+    cache: Path,
+    encoder: str = ENCODER,
+    **options: Any,
+) -> dict:
+    """What `fit` with these options says of its classifiers, and how many of the `test` images they get right."""
     folder = cache / "run"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -66,11 +76,11 @@ def measured(photos: DatasetDict, setting: str, with_validation: bool, seed: int
     if with_validation:
         splits["validation"] = photos["validation"].remove_columns("caption")
     start = time.process_time()
-    result = fit(splits, output_dir=str(folder), text_encoder=ENCODER, seed=seed)
+    result = fit(splits, output_dir=str(folder), text_encoder=encoder, seed=seed, **options)
     seconds = time.process_time() - start
     row = {"seconds_of_cpu": round(seconds, 1), "judged_on": result.judged_on, "judged_images": result.judged_images}
     row["image_size"] = yaml.safe_load((folder / "fit.yaml").read_text())["image_size"]
-    test, accelerator = photos["test"], Accelerator(cpu=True)
+    test, accelerator = photos["test"], Accelerator(cpu=not torch.accelerator.is_available())
     for name, estimate in (
         ("labels_only", result.labels_only_accuracy),
         ("with_views", result.with_views_accuracy),

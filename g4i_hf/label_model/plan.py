@@ -144,8 +144,8 @@ def none_in_words(interval: Sequence[float] | None) -> list[str]:
 
 def doubtful_labels(model: LabelModel, labels: np.ndarray) -> int:
     """
-    How many labels (N,) are not the likeliest class by the views without the label, which may be wrong. 0 if hardly any
-    label can be wrong.
+    How many labels (N,) are not the likeliest class by the views without the label, which may be wrong. 0 if hardly
+    any label can be wrong.
     """
     if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
         return 0
