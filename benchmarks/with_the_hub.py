@@ -5,7 +5,7 @@ describes each training image and is asked for its class. For a machine with the
     pip install -e '.[demo]'
     python benchmarks/with_the_hub.py PHOTOS
 
-PHOTOS, training rows, draws of labels and settings are those of photos_fit.py, without wrong labels. Captions in PHOTOS
+PHOTOS, training rows, draws of labels and settings are those of photos_fit.py, without wrong labels; its captions
 are not used. Every set of views has the features of the student too, EfficientNet-Lite0. Rows have the
 accuracy of the classifiers on `test`, and what `fit` says of them. Stages in `--cache` are kept, finished rows are not
 computed again. Writes results/with_the_hub.json.
