@@ -33,7 +33,7 @@ from scipy.special import softmax
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import EncoderArguments, load_encoder
 from g4i_hf.label_model.supervise import CAPTION
-from g4i_hf.training.build import class_name_examples
+from g4i_hf.training.prepare import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

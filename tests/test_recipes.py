@@ -193,13 +193,13 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     if student.pretrained:  # no network
         student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
     dim = EMBED_DIMS[run.encoder.text_encoder]
-    run.splits, run.text_embed_dim = tiny_images(dim), dim
-    run.id2label = dict(enumerate(run.splits["train"].features["label"].names))
-    run.opened = run.splits, run.id2label
+    images = tiny_images(dim)
+    run.opened = images, dict(enumerate(images["train"].features["label"].names))
+    run.encoder.text_encoder = None  # they are embedded
     run.run.supervision, run.run.labels_only = "none", False  # what captions teach is tested elsewhere
-    run.prepared = run.prepare()
+    run.load()
 
-    trainer, model = run.build_trainer(), run.built.model
+    trainer, model = run.build_trainer(), run.prepared.built.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     trainer.train()

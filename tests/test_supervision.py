@@ -303,7 +303,7 @@ def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data
     for weights in ("balanced", "[1, 1, 4, 1, 1]"):
         run = run_of(data["few"], tmp_path / weights, *words, weights)
         run.load()
-        soft[weights] = soft_of(run.splits["train"]).sum(0)
+        soft[weights] = soft_of(run.prepared.embedded.splits["train"]).sum(0)
     np.testing.assert_allclose(soft["balanced"], soft["balanced"].mean(), rtol=2e-3)
     assert soft["[1, 1, 4, 1, 1]"][2] > 3.5 * soft["[1, 1, 4, 1, 1]"][[0, 1, 3, 4]].max()
     with pytest.raises(ValueError, match="class_weights has 2 weights for 5 classes"):
@@ -355,7 +355,7 @@ def test_class_names_tell_what_captions_say(words, tmp_path):
     with_pictures(rows.add_column("caption", captions)).to_parquet(tmp_path / "data" / "train.parquet")
     run = run_of(tmp_path / "data", tmp_path / "run", "--supervision", "auto", "--text_encoder", words)
     run.load()
-    soft = soft_of(run.splits["train"])[len(CLASSES) :]
+    soft = soft_of(run.prepared.embedded.splits["train"])[len(CLASSES) :]
     assert (soft.argmax(1) == truth[len(CLASSES) :]).mean() > 0.9
 
 
@@ -376,7 +376,7 @@ def test_without_any_label_class_names_stand_for_labels(words, tmp_path, capsys,
             with_labels(rows, few(0, truth)).to_parquet(tmp_path / "data" / "train.parquet")
         run = run_of(tmp_path / "data", tmp_path / "run", *options, *names)
         run.load()
-        assert (soft_of(run.splits["train"]).argmax(1) == truth).mean() > 0.9
+        assert (soft_of(run.prepared.embedded.splits["train"]).argmax(1) == truth).mean() > 0.9
         assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
         first, second = run.supervised.plan.reasons
         assert "names of the classes" in first and "no image with a caption has a label: all learn soft" in second
@@ -452,7 +452,7 @@ def test_a_column_or_a_pretrained_student_is_the_second_view(data, tmp_path):
     run = run_of(data["one"], tmp_path / "a", *auto, "seen")
     run.load()
     assert run.supervised.plan.unlabelled_weight == 1 and "judge each other" in run.reasons[0]
-    assert (soft_of(run.splits["train"]).argmax(1) == TRUTH[:90]).all()
+    assert (soft_of(run.prepared.embedded.splits["train"]).argmax(1) == TRUTH[:90]).all()
     with pytest.raises(ValueError, match="image_features is 'sen', but the data has no such column"):
         run_of(data["whole"], tmp_path / "b", *auto, "sen").load()
     with pytest.raises(ValueError, match="image_features is 'student', but pretrained is false"):
@@ -464,7 +464,7 @@ def test_a_column_or_a_pretrained_student_is_the_second_view(data, tmp_path):
     run.student.student_args = None
     run.load()
     assert list(run.supervised.facts["views"]) == ["caption", "image"]
-    assert run.built.model.training
+    assert run.prepared.built.model.training
 
 
 # --- Labels that captions contradict, listed -------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import Prepared, images_to_evaluate, is_raw, prepare_in_memory, processor_of
+from .build import processor_of
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -41,6 +41,7 @@ from .checkpoint import (
 )
 from .features import FEATURES, student_features
 from .lineage import write_lineage
+from .prepare import Prepared, images_to_evaluate, is_raw, prepare_in_memory
 from .progress import progress_of
 from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
 
@@ -62,7 +63,7 @@ class AlignmentTrainer(Trainer):
 
     Args:
         model: the aligned model; or the name of the student (timm name, folder or Hub id, or transformers model type),
-            which is built for the classes of `train_dataset`; or the result of [`~g4i_hf.training.build.prepare`].
+            which is built for the classes of `train_dataset`; or the result of [`~g4i_hf.training.prepare.prepare`].
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
             augmented and captions embedded here, unless there is a column `text_embeds`. With an aligned model also

@@ -12,8 +12,8 @@ from ..data.texts import values_of
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, CaptionedRows
 from ..options import EncoderArguments
-from ..training.build import class_name_examples
 from ..training.head import Scale
+from ..training.prepare import class_name_examples
 
 NOT_ONE = 0.01  # by which the sum of probabilities may differ from 1
 

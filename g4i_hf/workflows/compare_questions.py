@@ -18,7 +18,7 @@ from ..embedding.encoders import encoder_from
 from ..label_model import LabelModel, View
 from ..label_model.estimates import Estimate
 from ..options import CaptionArguments, EncoderArguments
-from ..training.build import class_name_examples
+from ..training.prepare import class_name_examples
 
 SHORT = 40  # characters of a prompt in its title
 
