@@ -19,7 +19,7 @@ from datasets.table import embed_table_storage
 from g4i_hf import columns, load_images
 from g4i_hf.data.checks import UNLABELLED, labels_of, with_labels
 from g4i_hf.data.joining import NO_ROW, side_by_side
-from g4i_hf.data.texts import Texts, captions_in, numbered
+from g4i_hf.data.texts import Texts, caption_lists, numbered
 from g4i_hf.embedding.embed import name_as_text
 
 CAPTIONS = ("as they are", "class_name", "random", "shuffle_class", "shuffle")
@@ -166,7 +166,7 @@ def with_captions(split: Dataset, control: str, seed: int, class_names: list[str
     texts, labels = Texts.of(split), labels_of(split)
     if control == "random":
         return _with_random_vectors(split, texts, seed)
-    is_there = texts.counts > 0 if texts else np.array([bool(captions_in(text)) for text in split[columns.CAPTION]])
+    is_there = texts.counts > 0 if texts else np.array(list(map(bool, caption_lists(split))))
     if control == "class_name":
         named = [name_as_text(class_names[label]) if label >= 0 else None for label in np.where(is_there, labels, -1)]
         gone = [name for name in (columns.CAPTION, *columns.OF_CAPTION) if name in split.column_names]

@@ -18,7 +18,6 @@ from ..names import without_private
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Captioner
 from .cleaning import clean
-from .existing import Captions
 from .questions import Prompts, Questions, check_leak
 from .store import AnswerStore, Keys, Record
 
@@ -141,7 +140,7 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
     return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
 
 
-def given_columns(split: Dataset, captions: Captions, several: bool, cleaning: bool) -> Dataset:
+def given_columns(split: Dataset, captions: list[list[str]], several: bool, cleaning: bool) -> Dataset:
     """The columns of a split from captions by row."""
     layout, none = Layout(several=several), [] if several else [None]
     rows = ([Caption.from_text(text, cleaning) for text in texts or none] for texts in captions)
@@ -159,38 +158,17 @@ class Captioned:
     asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
 
     @classmethod
-    def from_store(
+    def of(
         cls,
-        questions: Mapping[str, Questions],
-        store: AnswerStore,
-        splits: Mapping[str, Any],
+        tables: dict[str, Dataset],
+        splits: Mapping[str, Dataset],
+        layout: Layout,
         captioner: dict[str, Any],
-        cleaning: bool,
-        partial: bool = False,
+        prompts: Iterable[str] = (),
     ) -> "Captioned":
-        """From stored answers. Splits that were not asked about have no captions."""
-        prompts = next(iter(questions.values())).prompts
-        captioned = {
-            name: answered_columns(questions[name], store, cleaning, look_closer=not partial)
-            if name in questions
-            else Layout.of(prompts).empty(split)
-            for name, split in splits.items()
-        }
-        return cls(captioned, captioner, prompts.templates, asked_about=list(questions))
-
-    @classmethod
-    def from_existing(
-        cls, existing: dict[str, Captions], splits: DatasetDict, captioner: dict[str, Any], cleaning: bool
-    ) -> "Captioned":
-        """From existing captions; `captioner` says where they come from."""
-        several = any(len(texts) > 1 for captions in existing.values() for texts in captions)
-        captioned = {
-            name: given_columns(split, existing[name], several, cleaning)
-            if name in existing
-            else Layout(several=several).empty(split)
-            for name, split in splits.items()
-        }
-        return cls(captioned, captioner, asked_about=list(existing))
+        """From the columns of some splits. The others were not asked about, and have no captions."""
+        every = {name: tables[name] if name in tables else layout.empty(split) for name, split in splits.items()}
+        return cls(every, captioner, list(prompts), asked_about=list(tables))
 
     def _counts(self) -> dict[str, Counter]:
         """How often each status is in each split; lists are taken apart."""

@@ -13,7 +13,7 @@ from .. import columns
 from ..files import did_you_mean
 from .images import bad_image, error_of, why_bad
 from .joining import check_image_ids
-from .texts import Embeddings, captions_in, num_captioned, values_of
+from .texts import Embeddings, caption_lists, num_captioned, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +159,8 @@ def _check_captions(split: Dataset, name: str) -> Warned:
     if columns.TEXT_EMBEDS not in split.column_names:
         return
     if columns.CAPTION in split.column_names:
-        for row, caption in enumerate(values_of(split, columns.CAPTION)):
-            if not captions_in(caption):
+        for row, captions in enumerate(caption_lists(split)):
+            if not captions:
                 yield "rows without caption, trained on their label alone", f"column 'caption' (first: row {row})", 1
 
 

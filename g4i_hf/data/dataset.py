@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from .. import columns
 from .checks import UNLABELLED, labels_of
 from .images import bad_image, error_of, why_bad
-from .texts import Texts, caption_key_table, captions_in, column_alone, keys_of, values_of
+from .texts import Texts, caption_keys, column_alone, keys_of, values_of
 from .transforms import Normalization, StoredJpeg, TrainTransform, open_rgb
 
 CACHE_BYTES = 1 << 30  # limit of the decoded images in memory
@@ -197,7 +197,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         if self.texts is not None:
             self.caption_keys = self.texts.caption_keys
         elif columns.CAPTION in split.column_names:
-            self.caption_keys = caption_key_table(values_of(split, columns.CAPTION))
+            self.caption_keys = caption_keys(split)
         else:
             self.caption_keys = self.image_keys[:, None]
         self.soft_labels = None
@@ -229,9 +229,9 @@ class CaptionedImages(torch.utils.data.Dataset):
     def images_with_ids(self) -> Dataset:
         return concatenate_datasets([self.images, self.image_ids], axis=1)
 
-    def use_one_embedding(self, dim: int, captions: list) -> None:
+    def use_one_embedding(self, dim: int) -> None:
         """Give all rows with a caption the same vector (`dim`,), to time steps before captions are embedded."""
-        captioned = np.asarray([bool(captions_in(caption)) for caption in captions])
+        captioned = (self.caption_keys >= 0).any(1)
         number = int(captioned.sum())
         self.texts = Texts(
             embeds=np.broadcast_to(np.full((1, dim), dim**-0.5, dtype=np.float16), (number, dim)),

@@ -18,7 +18,6 @@ from datasets.table import InMemoryTable
 from .. import columns
 from .images import IMAGE_SUFFIXES, content_of, file_columns, image_paths
 from .record import captions_of_rows, image_digests
-from .texts import caption_key_table, values_of
 
 NO_ROW = -1
 CONTENT_ID = re.compile("[0-9a-f]{24}")
@@ -273,7 +272,7 @@ def _made_from_now(images: Dataset, stage: Dataset, column: str) -> list[str | N
         return image_digests(images, known.with_format("arrow")[:])[column]
     if columns.CAPTION not in images.column_names:
         return [None] * len(images)
-    return list(captions_of_rows(caption_key_table(values_of(images, columns.CAPTION))))
+    return list(captions_of_rows(images))
 
 
 def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], what: str) -> str:

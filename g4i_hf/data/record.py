@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .. import columns
 from .images import content_of
-from .texts import Embeddings, caption_key_table, values_of
+from .texts import Embeddings, caption_keys, values_of
 
 RECORD_FILE = "data_record.parquet"
 SPLIT, DIGEST, STAT = "split", columns.IMAGE_DIGEST, columns.IMAGE_STAT
@@ -201,7 +201,7 @@ def _values(split: Dataset, column: str, class_names: list[str]) -> Iterator[Any
     if column == columns.LABEL:
         return _label_names(split, class_names)
     if column == columns.CAPTION:
-        return captions_of_rows(caption_key_table(values_of(split, column)))
+        return captions_of_rows(split)
     if column == columns.TEXT_EMBEDS and columns.text_embed_dim_of(split.features[column]) is not None:
         embeds = Embeddings(split)
         return vectors_of_rows(embeds, embeds.counts)
@@ -218,9 +218,9 @@ def _label_names(split: Dataset, class_names: list[str]) -> Iterator[str | None]
             yield None if label is None else str(label)
 
 
-def captions_of_rows(caption_keys: np.ndarray) -> Iterator[str | None]:
-    """The captions of each row, from their keys (rows, C); see [`~g4i_hf.data.texts.caption_key_table`]."""
-    for keys in caption_keys.tolist():
+def captions_of_rows(split: Dataset) -> Iterator[str | None]:
+    """A digest of the captions of each row; None without one."""
+    for keys in caption_keys(split).tolist():
         yield ",".join(f"{key:x}" for key in keys if key >= 0) or None
 
 

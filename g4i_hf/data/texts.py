@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -178,33 +179,27 @@ def numbered(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def caption_key_table(captions: Iterable[Any]) -> np.ndarray:
+def caption_lists(split: Dataset) -> Iterator[list[str]]:
+    """
+    The captions of each row that have a visible character; none without the column. A column of texts has one each.
+    """
+    for caption in values_of(split, columns.CAPTION) if columns.CAPTION in split.column_names else [None] * len(split):
+        texts = caption if isinstance(caption, list) else [caption]
+        yield [text for text in texts if text and text.translate(INVISIBLE).strip()]
+
+
+def caption_keys(split: Dataset) -> np.ndarray:
     """(rows, C) integers, equal for equal captions, -1 if a row has fewer than C."""
-    counts: list[int] = []
-
-    def present() -> Iterator[str]:
-        for caption in captions:
-            texts = captions_in(caption)
-            counts.append(len(texts))
-            yield from texts
-
-    keys = keys_of(present())
-    return _table(keys, np.asarray(counts, dtype=np.int64))
-
-
-def captions_in(caption: str | list[str | None] | None) -> list[str]:
-    """The captions of a row that have a visible character; a text is a list of one."""
-    texts = caption if isinstance(caption, list) else [caption]
-    return [text for text in texts if text and text.translate(INVISIBLE).strip()]
+    captions = list(caption_lists(split))
+    counts = np.asarray(list(map(len, captions)), dtype=np.int64)
+    return _table(keys_of(itertools.chain.from_iterable(captions)), counts)
 
 
 def num_captioned(split: Dataset) -> int:
     """Number of rows with a caption or an embedding."""
     if columns.TEXT_EMBEDS in split.column_names:
         return int((Texts.of(split).counts > 0).sum())
-    if columns.CAPTION in split.column_names:
-        return sum(map(bool, map(captions_in, values_of(split, columns.CAPTION))))
-    return 0
+    return sum(map(bool, caption_lists(split)))
 
 
 def _keys_of_vectors(embeds: Embeddings) -> np.ndarray:
@@ -240,23 +235,23 @@ class Texts:
         """
         if columns.TEXT_EMBEDS not in split.column_names:
             return None
-        embeds, caption_keys, text_keys = Embeddings(split), None, None
+        embeds, text_keys, table = Embeddings(split), None, None
         counts = embeds.counts
         if columns.CAPTION in split.column_names:
-            caption_keys = caption_key_table(values_of(split, columns.CAPTION))
-            captions = (caption_keys >= 0).sum(1)
+            table = caption_keys(split)
+            captions = (table >= 0).sum(1)
             embeds, counts = embeds.select(np.repeat(captions > 0, counts)), np.where(captions > 0, counts, 0)
             has_texts = counts > 0
             if np.array_equal(captions[has_texts], counts[has_texts]):  # otherwise no vector belongs to one caption
-                text_keys = caption_keys[has_texts][caption_keys[has_texts] >= 0]
+                text_keys = table[has_texts][table[has_texts] >= 0]
         if text_keys is None:
             text_keys = _keys_of_vectors(embeds)
-        if caption_keys is None:
-            caption_keys = _table(text_keys, counts)
+        if table is None:
+            table = _table(text_keys, counts)
         if choice == "mean" and counts.max(initial=0) > 1:
             embeds, counts = embeds.means(counts[counts > 0]), (counts > 0).astype(np.int64)
             text_keys = _keys_of_vectors(embeds)
-        return cls(embeds, np.concatenate([[0], np.cumsum(counts)]), text_keys, caption_keys)
+        return cls(embeds, np.concatenate([[0], np.cumsum(counts)]), text_keys, table)
 
     @property
     def counts(self) -> np.ndarray:

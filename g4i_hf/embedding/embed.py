@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from .. import columns
 from ..data.record import captions_of_rows
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
-from ..data.texts import caption_key_table, captions_in, values_of
+from ..data.texts import caption_lists, values_of
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
 
@@ -153,14 +152,9 @@ def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
     return captioned, several
 
 
-def texts_of_rows(split: Dataset) -> Iterator[list[str]]:
-    """The captions of each row, without null and blank ones."""
-    return map(captions_in, values_of(split, columns.CAPTION))
-
-
 def captions_digest(split: Dataset) -> str:
     """Digest of the texts and of the row of each."""
-    return ids_digest("\2".join(texts) or "\1" for texts in texts_of_rows(split))
+    return ids_digest("\2".join(texts) or "\1" for texts in caption_lists(split))
 
 
 def encode_captions(
@@ -310,7 +304,7 @@ class EmbeddingStage:
         """Distinct captions that [`write`] would embed, 0 if they exist."""
         if self.existing() is not None:
             return 0
-        return len({text for split in self.splits.values() for texts in texts_of_rows(split) for text in texts})
+        return len({text for split in self.splits.values() for texts in caption_lists(split) for text in texts})
 
     def write(self) -> dict[str, Any]:
         """Embed the captions, unless they exist (`reused`). Returns the `stage.json`."""
@@ -319,7 +313,7 @@ class EmbeddingStage:
         present = broadcast_object_list([self.existing()])[0]
         if present is not None:
             return {**present, "reused": True}
-        texts = {name: list(texts_of_rows(split)) for name, split in self.splits.items()}
+        texts = {name: list(caption_lists(split)) for name, split in self.splits.items()}
         counts = {name: np.asarray(list(map(len, rows)), dtype=np.int64) for name, rows in texts.items()}
         captions = [text for rows in texts.values() for row in rows for text in row]
         vectors, tokens = encode_captions(captions, self.encoder, self.args, state)
@@ -351,5 +345,5 @@ class EmbeddingStage:
         table = pa.table([ids, text_embeds_column(vectors, counts, self.several)], schema=features.arrow_schema)
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
-        made_from = captions_of_rows(caption_key_table(values_of(split, columns.CAPTION)))
+        made_from = captions_of_rows(split)
         return added.add_column(columns.CAPTION_DIGEST, list(made_from), feature=Value("string"))

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .. import columns
 from ..captioning.report import thumbnail
-from ..data.texts import captions_in
+from ..data.texts import caption_lists
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .report import page_template
 
@@ -149,7 +148,7 @@ def _predicted(judged: Judged, row: int, classes: dict[int, str]) -> dict[str, A
 
 
 def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> dict[str, Any]:
-    captions = captions_in(images[row][columns.CAPTION]) if columns.CAPTION in images.column_names else []
+    captions = next(caption_lists(images.select([row])))
     return {
         "picture": {"uri": thumbnail(images, row), "alt": f"image of which is said: {title}"},
         "title": title,

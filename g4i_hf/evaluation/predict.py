@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor
 
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
-from ..data.texts import Texts, captions_in
+from ..data.texts import Texts, caption_lists
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..names import EMA_FILE
@@ -199,18 +199,17 @@ def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | No
             nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
             best[images] = np.where(is_nearer, cosines.max(1), best[images])
     owners = np.searchsorted(texts.starts, nearest, side="right") - 1
-    captions = split.select_columns([columns.CAPTION])[owners.tolist()][columns.CAPTION] if len(owners) else []
+    captions = caption_lists(split.select(owners))
     places = (nearest - texts.starts[owners]).tolist()
-    return [_caption_of_text(caption, place) for caption, place in zip(captions, places, strict=True)]
+    return [_caption_of_text(*each) for each in zip(captions, places, strict=True)]
 
 
 def captions_of(split: Dataset, texts: Texts) -> list[str]:
     """The caption of each text of a split."""
-    rows = zip(split[columns.CAPTION][:], texts.counts, strict=True)
-    return [_caption_of_text(caption, k) for caption, count in rows for k in range(count)]
+    rows = zip(caption_lists(split), texts.counts, strict=True)
+    return [_caption_of_text(captions, k) for captions, count in rows for k in range(count)]
 
 
-def _caption_of_text(caption: str | list[str], k: int) -> str:
-    """The k-th caption of a row that is not blank; the last one if there are fewer."""
-    texts = captions_in(caption)
-    return texts[min(k, len(texts) - 1)]
+def _caption_of_text(captions: list[str], k: int) -> str:
+    """The k-th caption of a row; the last one if there are fewer."""
+    return captions[min(k, len(captions) - 1)]

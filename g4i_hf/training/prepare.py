@@ -108,10 +108,11 @@ def prepare(
         check_captioned(splits, run.train_split)
     embedded = _embedded(splits, run, encoder, stage)
     _check_rows(embedded, len(id2label), student, run, args, evaluated)
-    built, is_pretrained = student, run.image_features == "student"
-    if isinstance(student, StudentArguments):
-        is_pretrained = student.pretrained
+    if isinstance(student, BuiltStudent):
+        built, is_pretrained = student, run.image_features == "student"
+    else:
         built = build_student(student, augmentation, args.seed, id2label, embedded.dim)
+        is_pretrained = student.pretrained
     split, eval_images, supervised = embedded.splits[run.train_split], {}, None
     if not embedded.num_missing:  # otherwise nothing can be estimated
         names = partial(class_name_examples, id2label, encoder, PartialState().device, embedded.dim)
@@ -121,7 +122,7 @@ def prepare(
         eval_images = {name: built.eval_images(embedded.splits[name]) for name in evaluated}
     images = CaptionedImages(split, built.train_transform(augmentation), args.seed, args.align_captions)
     if embedded.num_missing:  # any embedding is enough to time steps
-        images.use_one_embedding(embedded.dim, split[columns.CAPTION][:])
+        images.use_one_embedding(embedded.dim)
     return Prepared(embedded, built, images, eval_images, supervised)
 
 
@@ -155,7 +156,7 @@ def _check_rows(
     evaluated: list[str],
 ) -> None:
     """Leave out unreadable images, and raise ValueError for other invalid rows."""
-    splits, labels = embedded.splits, {"num_labels": num_labels, "require_labels": run.require_labels}
+    splits, labels = embedded.splits, dict[str, Any](num_labels=num_labels, require_labels=run.require_labels)
     for name in (run.train_split, *evaluated):
         splits[name] = rows_to_use(splits[name], name, run.on_bad_images)
     dim = embedded.dim or (1 if args.aligns else None)
@@ -302,6 +303,7 @@ def prepare_in_memory(
     with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
         splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
         splits, id2label = class_names(splits)
+    student: StudentArguments | BuiltStudent
     if isinstance(model, str):
         student = StudentArguments(student=model, **of_student)
     else:
@@ -319,7 +321,7 @@ def prepare_in_memory(
     for name in eval_splits:  # evaluation reads no captions
         texts = {columns.CAPTION, columns.TEXT_EMBEDS} & set(splits[name].column_names)
         splits[name] = splits[name].remove_columns(list(texts))
-    stage = {"embeddings_dir": CACHE, "source": "images", "shared": True}
+    stage: dict[str, Any] = {"embeddings_dir": CACHE, "source": "images", "shared": True}
     augmentation = AugmentationArguments(**of_images)
     prepared = prepare(splits, id2label, student, run, encoder, augmentation, args, evaluated=eval_splits, **stage)
     for line in prepared.supervised.plan.reasons:
@@ -327,7 +329,9 @@ def prepare_in_memory(
     by_name |= prepared.eval_images
     of_trainer[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
     rows = {NAMES.get(name, name): split for name, split in prepared.embedded.splits.items()}
-    lineage = lineage_of(rows, None, student if isinstance(model, str) else None, prepared.embedded.folder)
+    lineage = lineage_of(
+        rows, None, student if isinstance(student, StudentArguments) else None, prepared.embedded.folder
+    )
     return prepared, of_trainer, lineage
 
 

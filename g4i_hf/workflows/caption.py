@@ -20,8 +20,11 @@ from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
     Captioned,
+    Layout,
+    answered_columns,
     check_places,
     check_same,
+    given_columns,
     needs_another_try,
     questions_of,
     write_captions,
@@ -159,9 +162,13 @@ class Captioning:
                     "--max_requests 0 --partial writes what there is."
                 )
             return None
-        made = (captioner.provenance, self.quality.clean, reason is not None)
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
-            return Captioned.from_store(questions, store, splits, *made)
+            tables = {
+                name: answered_columns(each, store, self.quality.clean, look_closer=reason is None)
+                for name, each in questions.items()
+            }
+        layout = Layout.of(first.prompts)
+        return Captioned.of(tables, splits, layout, captioner.provenance, first.prompts.templates)
 
     def ask(self, share: Share) -> None:
         """
@@ -257,7 +264,12 @@ class Captioning:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
-        return Captioned.from_existing(found, splits, origin, self.quality.clean)
+        layout = Layout(several=any(len(texts) > 1 for captions in found.values() for texts in captions))
+        tables = {
+            name: given_columns(splits[name], captions, layout.several, self.quality.clean)
+            for name, captions in found.items()
+        }
+        return Captioned.of(tables, splits, layout, origin)
 
     # --- The stage ---------------------------------------------------------------------------------------------------
 

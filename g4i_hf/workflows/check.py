@@ -18,7 +18,7 @@ from ..data.equal_images import describe_equal_images, order_of
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, differences
-from ..data.texts import captions_in, num_captioned
+from ..data.texts import caption_lists, num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
@@ -209,8 +209,7 @@ def check_labels(
 def _described(table: pd.DataFrame, split: Dataset, id2label: dict[int, str]) -> pd.DataFrame:
     """With the names of the classes, the caption and the id of each row."""
     rows = split.select(table["row"])
-    captions = rows[columns.CAPTION][:] if columns.CAPTION in split.column_names else [""] * len(rows)
-    texts = [" / ".join(captions_in(caption)) for caption in captions]
+    texts = list(map(" / ".join, caption_lists(rows)))
     names = {name: [id2label[int(label)] for label in table[name]] for name in ("label", "suggested")}
     return table.assign(caption=texts, image_id=rows[columns.IMAGE_ID][:], **names)
 

@@ -17,7 +17,7 @@ from ..data.classes import same_form
 from ..data.equal_images import order_of
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
-from ..data.texts import captions_in
+from ..data.texts import caption_lists
 from ..evaluation.report import page_template
 from ..files import printable, replace_text, spreadsheet_text
 from ..label_model import LabelModel
@@ -140,13 +140,12 @@ class Labelling:
     def _item(self, row: int) -> dict[str, Any]:
         told = self.probabilities[row]
         order = np.argsort(-told, kind="stable")[:LIKELIEST]
-        captions = self.images[row][columns.CAPTION] if columns.CAPTION in self.images.column_names else None
         of_class = np.setdiff1d(np.flatnonzero(self.labels == order[0]), row)
         examples = of_class[np.argsort(-self.probabilities[of_class, order[0]], kind="stable")][:EXAMPLES]
         return {
             "row": row,
             "name": self.names[row],
-            "captions": captions_in(captions),
+            "captions": next(caption_lists(self.images.select([row]))),
             "classes": [[int(label), round(float(told[label]), 4)] for label in order],
             "label": int(self.labels[row]),
             "examples": examples.tolist(),
