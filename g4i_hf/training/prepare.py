@@ -71,7 +71,7 @@ class Prepared:
 
     @property
     def soft_label_weight(self) -> float | None:
-        return self.supervised and (self.supervised.plan.soft_label_weight or None)
+        return None if self.supervised is None else self.supervised.plan.soft_label_weight or None
 
 
 def prepare(
