@@ -30,8 +30,8 @@ from transformers import PreTrainedModel
 from g4i_hf import evaluate_run, load_images
 from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from g4i_hf.data.images import open_image, to_rgb, why_bad
+from g4i_hf.evaluation.metrics import multiply_adds, size_metrics
 from g4i_hf.evaluation.predict import for_prediction, load_run
-from g4i_hf.evaluation.speed import multiply_adds, size_metrics
 from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.modeling.lora import plain_student
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings

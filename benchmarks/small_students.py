@@ -17,7 +17,7 @@ import torch
 from provenance import RESULTS, provenance
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-from g4i_hf.evaluation.speed import size_metrics
+from g4i_hf.evaluation.metrics import size_metrics
 
 STUDENTS = (
     "resnet18.a1_in1k",

@@ -286,7 +286,7 @@ class Evaluate(Command):
 
     def run(self, args, data, encoder) -> None:
         from .evaluation.comparison import as_text
-        from .evaluation.speed import speed_text
+        from .evaluation.metrics import speed_text
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
 
@@ -368,7 +368,7 @@ class Release(Command):
             require("detect_secrets", "hub", "The search for secrets before a push")
 
     def run(self, args) -> None:
-        from .hub.privacy import check_publishable
+        from .hub.push import check_publishable
         from .workflows.release import Release
 
         quiet_libraries(True)

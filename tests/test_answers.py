@@ -2,7 +2,7 @@
 
 import pytest
 
-from g4i_hf.data.answers import NO_CLASS, NONE, matched_answers
+from g4i_hf.data.classes import NO_CLASS, NONE, matched_answers
 
 NAMES = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench, Tinca tinca", "Straße"]
 

@@ -17,7 +17,7 @@ from students import ID2LABEL
 
 from g4i_hf.evaluation.comparison import compare
 from g4i_hf.hub import Student, release_student, student_card
-from g4i_hf.hub.privacy import check_publishable
+from g4i_hf.hub.push import check_publishable
 from g4i_hf.hub.release import release_with_card, write_card
 from g4i_hf.modeling.processing import ImageSettings
 from g4i_hf.options import ReleaseArguments

@@ -24,7 +24,7 @@ from g4i_hf.data.record import content_digest
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub.dataset import build_dataset
-from g4i_hf.hub.privacy import check_publishable
+from g4i_hf.hub.push import check_publishable
 from g4i_hf.options import OPTIONS_OF, DataArguments
 
 EMBEDS = List(Value("float16"), length=5)

@@ -44,7 +44,7 @@ from transformers import (
 from g4i_hf import View, embed_view
 from g4i_hf.running import main
 from g4i_hf.training import features
-from g4i_hf.views.image_text import WORDINGS
+from g4i_hf.views.encoders import WORDINGS
 from g4i_hf.views.stages import read_view
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}

@@ -22,8 +22,8 @@ from transformers import AutoModelForImageClassification, TimmWrapperConfig
 from g4i_hf import columns, evaluate_run
 from g4i_hf.evaluation.comparison import ALL_MEASURES, FIGURES
 from g4i_hf.evaluation.evaluate import results_folder
+from g4i_hf.evaluation.metrics import size_metrics
 from g4i_hf.evaluation.predict import load_run, predict
-from g4i_hf.evaluation.speed import size_metrics
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
 from g4i_hf.options import MEASURES
 from g4i_hf.running import main

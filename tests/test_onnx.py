@@ -7,7 +7,7 @@ import torch
 from students import STUDENTS, aligned_model
 
 from g4i_hf.hub.onnx import export_onnx
-from g4i_hf.hub.privacy import check_publishable
+from g4i_hf.hub.push import check_publishable
 
 onnx, onnxruntime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
 pytestmark = pytest.mark.onnx

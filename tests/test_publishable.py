@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
-from g4i_hf.hub.privacy import check_publishable, list_files
+from g4i_hf.hub.push import check_publishable, list_files
 from g4i_hf.names import bare_name
 
 HOST = "gpu-box-17.corp"

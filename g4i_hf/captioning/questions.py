@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
-from ..data.answers import NONE_OF_THESE
-from ..data.classes import terms_of
+from ..data.classes import NONE_OF_THESE, terms_of
 from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import why_unreadable
 from ..files import did_you_mean

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from .. import columns
-from ..data.answers import Matching
 from ..data.checks import labels_of
+from ..data.classes import Matching
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
 from .images import UndecodableImage, data_uri

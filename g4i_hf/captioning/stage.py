@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from .. import columns
-from ..data.answers import NO_CLASS, NONE, Matching
+from ..data.classes import NO_CLASS, NONE, Matching
 from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage

@@ -13,8 +13,8 @@ from ..captioning.report import thumbnail
 from ..options import aligns, learned_from_captions
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text, shown_names
+from .metrics import speed_text
 from .predict import Predictions, captions_of, texts_of
-from .speed import speed_text
 
 # At most as many are shown
 CAPTIONED, NEAREST, DIFFERING, MISTAKES = 6, 3, 18, 6

@@ -12,7 +12,7 @@ from .. import columns
 from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text, shown_results
 from ..evaluation.evaluate import RESULTS_FILE
-from ..evaluation.speed import speed_text
+from ..evaluation.metrics import speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.lineage import read_lineage

@@ -29,8 +29,7 @@ from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
 from .card import NONCOMMERCIAL, Student, student_card
 from .figures import comparison, measured
 from .onnx import export_onnx
-from .privacy import SECRETS
-from .push import check_replaceable, clear_errors, last_push, push_folder, write_manifest
+from .push import SECRETS, check_replaceable, clear_errors, last_push, push_folder, write_manifest
 
 logger = logging.getLogger(__name__)
 

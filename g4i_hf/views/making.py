@@ -10,21 +10,22 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.classes import class_names
+from ..data.classes import class_names, matched_answers
 from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
 from ..data.record import content_digest
 from ..data.stage import Source
+from ..data.texts import values_of
 from ..embedding import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
 from ..training.features import FEATURES, features_folder, image_features
-from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, view_name
-from .image_text import is_image_text, named_in_its_space
-from .of_columns import answers_of, captions_view, scores_of
+from ..training.head import Scale
+from ..training.prepare import class_name_examples
+from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
 from .stages import VIEWS, NewView, place_of, read_view, values_in, view_stage, write_view
 
 OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
@@ -236,3 +237,79 @@ def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[i
     if not view.startswith("image:") or any(columns.LABEL in split.column_names for split in splits.values()):
         splits, id2label = class_names(splits)
     return splits["train"], id2label
+
+
+# --- Views of columns ------------------------------------------------------------------------------------------------
+
+
+NOT_ONE = 0.01  # by which the sum of probabilities may differ from 1
+
+
+def views_of(
+    split: Dataset,
+    features: Mapping[str, np.ndarray],
+    id2label: dict[int, str],
+    encoder: EncoderArguments | None,
+    device: torch.device,
+) -> dict[str, View]:
+    """
+    Args:
+        split: with `text_embeds`, where captions are embedded, and `answer`, where a model was asked for the class.
+        features: (N, F) of its images, by name of the view.
+        encoder: of the captions, for the names of the classes; None: it is not known.
+    """
+    views = {}
+    captions = captions_view(split, id2label, encoder, device) if columns.TEXT_EMBEDS in split.column_names else None
+    if captions is not None:
+        views[CAPTION] = captions
+    answers = answers_of(split, id2label)
+    if answers is not None and len(np.unique(answers[answers >= 0])) > 1:  # else they predict nothing
+        views[ANSWER] = View.answers(answers, len(id2label))
+    return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
+
+
+def captions_view(
+    split: Dataset, id2label: dict[int, str], encoder: EncoderArguments | None, device: torch.device
+) -> View | None:
+    """Of rows with `text_embeds`; None where all captions are equal, so that they predict nothing."""
+    captioned, names = CaptionedRows.of(split), None
+    texts = captioned.text_embeds()
+    if encoder is not None:
+        names = class_name_examples(id2label, encoder, device, texts.shape[1])
+    embeds = np.full((len(split), texts.shape[1]), np.nan, dtype=texts.dtype)
+    embeds[captioned.rows] = texts
+    return View(embeds, names, learns=False) if (texts != texts[:1]).any() else None
+
+
+def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
+    """(N,) class indices, negative without one; None where no answer names a class."""
+    if columns.ANSWER not in split.column_names:
+        return None
+    names = [id2label[index] for index in sorted(id2label)]
+    answers = matched_answers(split[columns.ANSWER], names)
+    return answers if (answers >= 0).any() else None
+
+
+def scores_of(split: Dataset, column: str, num_labels: int) -> View:
+    """
+    What another model says of each image, by a column of probabilities or logits (C,) in the order of the classes;
+    null or NaN where it says nothing. A ValueError for a column that holds something else.
+    """
+    what = f"View 'scores:{column}' (views)"
+    if column not in split.column_names:
+        raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")
+    rows = [[np.nan] * num_labels if row is None else row for row in values_of(split, column)]
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != num_labels:
+            given = f"{len(row)} numbers" if isinstance(row, list) else repr(row)[:40]
+            wanted = f"a list of {num_labels} numbers is wanted, one a class in the order of the classes"
+            raise ValueError(f"{what}, row {number}: {given}; {wanted}.")
+    scores = np.array(rows, dtype=np.float64)
+    has = np.isfinite(scores).all(1)
+    if not np.isnan(scores[~has]).all():
+        raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
+    known = scores[has]
+    if (known < 0).any() or (abs(known.sum(1) - 1) > NOT_ONE).any():  # logits
+        known = np.exp(known - known.max(1, keepdims=True))
+    scores[has] = known / known.sum(1, keepdims=True)
+    return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)

@@ -28,8 +28,7 @@ from ..label_model.views import has_value
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..training.features import FEATURES, image_features
 from ..views.encoders import STUDENT_VIEW, encoder_of_fit
-from ..views.making import other_views
-from ..views.of_columns import views_of
+from ..views.making import other_views, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]

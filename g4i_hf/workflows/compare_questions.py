@@ -11,8 +11,8 @@ from ..captioning.questions import NAMED, Questions
 from ..captioning.runner import MILLION
 from ..captioning.stage import Caption
 from ..captioning.store import AnswerStore, Record
-from ..data.answers import matched_answers
 from ..data.checks import labels_of
+from ..data.classes import matched_answers
 from ..embedding.embed import encode_captions
 from ..embedding.encoders import encoder_from
 from ..label_model import LabelModel, View

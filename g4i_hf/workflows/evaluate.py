@@ -22,9 +22,9 @@ from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names, shown_results
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
+from ..evaluation.metrics import size_metrics, speed_metrics
 from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
-from ..evaluation.speed import size_metrics, speed_metrics
 from ..files import replace_text
 from ..modeling.lora import plain_student
 from ..modeling.processing import ImageSettings

@@ -2,16 +2,21 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
+from ..captioning.answers import Captioner
+from ..captioning.runner import MILLION
+from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of
 from ..data.equal_images import describe_equal_images
 from ..data.images import rows_to_use
@@ -24,15 +29,23 @@ from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
-from ..options import AugmentationArguments, DataArguments, EncoderArguments, FitArguments
+from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
 from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, student_features
 from ..training.judged_heads import BELIEVED
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
-from ..views.making import OWN_VIEWS, check_given, checked_view, default_views, digests_of, other_views
-from ..views.of_columns import answers_of, views_of
+from ..views.making import (
+    OWN_VIEWS,
+    answers_of,
+    check_given,
+    checked_view,
+    default_views,
+    digests_of,
+    other_views,
+    views_of,
+)
+from .caption import Captioning
 from .fit_folder import by_first, default_folder
-from .fit_questions import ask_about
 
 
 class FitImages:
@@ -207,3 +220,69 @@ class FitImages:
 
 def without_column(split: Dataset, name: str) -> Dataset:
     return split.remove_columns(name) if name in split.column_names else split
+
+
+# --- Questions to a captioner ----------------------------------------------------------------------------------------
+
+
+QUESTIONS = {"describe": ("captions", "plain"), "choose": ("answers", "choose")}  # folder of the stage, and prompt
+MOST_UNASKED = 1000  # requests to a server without confirmation
+
+Say = Callable[[str], object]
+
+
+def ask_about(training: Dataset, args: FitArguments, data: DataArguments, folder: Path, say: Say) -> DataArguments:
+    """
+    Send the open questions about training images to the captioner, or read its stored answers: a stage for each
+    question. Returns the data with them; after a dry run, which only prints the questions, the data unchanged. Raises
+    ValueError for many requests without confirmation.
+    """
+    has = {"describe": num_captioned(training) > 0, "choose": columns.ANSWER in training.column_names}
+    runs = [_asking(question, args, data, folder, say) for question in args.questions if not has[question]]
+    if args.dry_run and runs:
+        prompts = ", ".join(run.args.prompt[0] for run in runs)
+        say(f"Would ask {args.captioner} about {len(training):,} training images: {prompts}.")
+    if args.dry_run or not runs:
+        return data
+    for run in runs:
+        run.captioner = runs[0].captioner  # one model for both
+    by_first(lambda: _agree({run.args.prompt[0]: run.ahead() for run in runs}, runs[0].captioner, args, say))
+    stage = runs[0].data
+    for run in runs:
+        run.data = stage
+        run.run()
+        PartialState().wait_for_everyone()
+        stage = DataArguments(run.args.captions_dir, class_names_file=data.class_names_file)
+    return replace(stage, validation_fraction=data.validation_fraction, labels_file=data.labels_file)
+
+
+def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path, say: Say) -> Captioning:
+    place, prompt = QUESTIONS[question]
+    options = vars(data) | {"captions_dir": str(folder / place), "prompt": [prompt], "caption_splits": ["train"]}
+    options |= {"captioner_model": args.captioner, "validation_fraction": None}
+    if is_address(args.captioner):
+        of_server = {"captioner_model": args.captioner_model, "api_key_env": args.api_key_env}
+        options |= {"base_url": args.captioner} | of_server
+    return Captioning(*build_options(OPTIONS_OF["caption"], options), say=say)
+
+
+def _agree(ahead: dict[str, np.ndarray], captioner: Captioner, args: FitArguments, say: Say) -> None:
+    """
+    Print the cost of the questions. Raises ValueError for many requests to a server, unless the user confirms them.
+    """
+    requests, read, written = sum(ahead.values())
+    if not requests:
+        return
+    where, cost = ", ".join(captioner.hosts), ""
+    if args.price_input is not None and args.price_output is not None:
+        cost = f", a cost of {(read * args.price_input + written * args.price_output) / MILLION:,.2f}"
+    by_prompt = ", ".join(f"{prompt} {counts[0]:,.0f}" for prompt, counts in ahead.items())
+    tokens = f"{read / MILLION:,.1f} million tokens read and {written / MILLION:,.1f} written"
+    say(f"Questions to {where or args.captioner}: {requests:,.0f} ({by_prompt}), at most about {tokens}{cost}.")
+    if not where or requests <= MOST_UNASKED or args.yes:
+        return
+    if not (sys.stdin.isatty() and input("Send them? [y/N] ").strip().lower() in ("y", "yes")):
+        raise ValueError(
+            f"{requests:,.0f} requests with images would go to {where}. Send them with --yes, or try a few first: "
+            "g4i caption --prompt plain choose --dry_run 64."
+        )

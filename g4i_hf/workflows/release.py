@@ -9,8 +9,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import as_text
 from ..evaluation.predict import check_run
 from ..hub import dataset, release
-from ..hub.privacy import list_files
-from ..hub.push import check_replaceable, push_folder
+from ..hub.push import check_replaceable, list_files, push_folder
 from ..options import ReleaseArguments
 
 
