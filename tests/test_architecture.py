@@ -33,8 +33,7 @@ ORDER = {
     "hub": 9,
     "views": 10,
     "workflows": 11,
-    "captioning.scale": 12,
-    "views.scale": 12,
+    "scale": 12,
     "commands": 12,
     "running": 13,
     "recipes": 14,
@@ -49,7 +48,7 @@ KNOWS |= {
     "cli": {"files", "names", "options"},
     "modeling": {"extras", "files", "names"},
     "label_model": {"columns", "data", "embedding", "files", "options"},
-    "recipes": {"captioning.scale", "cli", "losses", "modeling", "options", "running", "views.scale", "zero_shot"},
+    "recipes": {"cli", "losses", "modeling", "options", "running", "scale", "zero_shot"},
     "__main__": {"running"},
 }
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py"}

@@ -10,7 +10,7 @@ import pytest
 from caption_doors import png
 from PIL import Image, PngImagePlugin
 
-from g4i_hf.captioning.images import UndecodableImage, clean_jpeg, data_uri, decode
+from g4i_hf.data.images import UndecodableImage, clean_jpeg, data_uri, decode
 
 CANARY = b"canary-of-somebody"
 

@@ -20,7 +20,7 @@ from clusters import (
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.regression import ABSENT
+from g4i_hf.label_model.view_model import ABSENT
 
 # --- A second view ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from test_caption_kills import FORK, environment, finish, wait_until
 from test_encoders_as_views import images_of, saved
 
 from g4i_hf import embed_view
-from g4i_hf.views.scale import EmbedShare, WriteView
+from g4i_hf.scale import EmbedShare, WriteView
 
 IMAGES, TASKS = 60, 6
 SCALE = [PYTHON, "recipes/scale/embed.py", "--executor"]

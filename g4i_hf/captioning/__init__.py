@@ -3,10 +3,7 @@ Captions of images, new or existing, as a stage of Parquet.
 
 - `questions`: from the rows of a split to questions with prompts and keys
 - `answers`: questions, answers and the interface of captioners; `local`, `endpoint` and `batch_files` implement it
-- `servers`, `images`: what the latter two send and receive
-- `runner`, `store`: ask what has no stored answer, within limits, and store every answer
-- `servers`, `images`: requests to servers, and images for captioners
+- `servers`: requests to servers, and their replies
 - `runner`, `store`: request missing answers, within limits, and store every answer
 - `report`: the report, and the page and projected costs of a dry run
-- `scale`: many machines
 """

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..data.images import UndecodableImage, data_uri
 from .answers import OK, Answer, Deliver, Question
 from .endpoint import FATAL, PREPARING, RETRIED, EndpointCaptioner
-from .images import UndecodableImage, data_uri
 from .servers import UselessReply, answer_in, error_message
 
 TOGETHER = 100  # questions that are read, and answers that are stored, at a time

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import openai
 
+from ..data.images import UndecodableImage, data_uri
 from ..names import folder_digest
 from ..options import EndpointArguments
 from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
-from .images import UndecodableImage, data_uri
 from .servers import Server, UselessReply, addresses_of, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
+from ..data.images import UndecodableImage, decode
 from ..names import commit_of, folder_digest, why_not_loaded
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
-from .images import UndecodableImage, decode
 
 if TYPE_CHECKING:
     import torch

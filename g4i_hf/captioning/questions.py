@@ -14,10 +14,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from .. import columns
 from ..data.classes import NONE_OF_THESE, terms_of
 from ..data.image_folder import SPLIT_FOLDERS
-from ..data.images import why_unreadable
+from ..data.images import content_of, why_unreadable
 from ..files import did_you_mean
 from .answers import Question
-from .images import content_of
 from .store import AnswerStore, Keys, Record, image_digest
 
 logger = logging.getLogger(__name__)

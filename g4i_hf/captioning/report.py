@@ -15,9 +15,9 @@ import pandas as pd
 from .. import columns
 from ..data.checks import labels_of
 from ..data.classes import Matching
+from ..data.images import UndecodableImage, data_uri
 from ..options import CaptionArguments
 from .answers import OK, Answer, Captioner, CaptionerError
-from .images import UndecodableImage, data_uri
 from .quality import judge
 from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of

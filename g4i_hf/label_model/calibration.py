@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 
-from .regression import ABSENT
+from .view_model import ABSENT, margins_of
 
 MOST_NOISE = 0.95
 
@@ -124,13 +124,6 @@ class Calibration:
             by_chance = (probabilities @ self.confusions)[places]
         noise = np.where(reviewed, 0, min(share / max((wrong * ~reviewed).mean(), 1e-6), MOST_NOISE))
         return (1 - noise) * probabilities[places] + noise * by_chance, np.broadcast_to(1 - noise, len(predicted))
-
-
-def margins_of(logits: np.ndarray) -> np.ndarray:
-    """(n,) the largest logit minus the mean over the classes with examples; 0 where all are 0."""
-    seen = logits > ABSENT / 2
-    margins = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
-    return np.where(logits.any(1), margins, 0)
 
 
 def inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .calibration import Calibration, inverse_temperature, margins_of
+from .calibration import Calibration, inverse_temperature
 from .estimates import Estimate, HeldOut, accuracy_of
 from .likelihood import calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
-from .regression import ABSENT, logistic_regression
 from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
-from .view_model import TAUGHT, ViewModel
+from .view_model import ABSENT, TAUGHT, ViewModel, logistic_regression, margins_of
 from .views import BLOCK, NEEDS, Values, View, check_views, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 

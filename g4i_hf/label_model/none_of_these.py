@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .regression import ABSENT, logistic_regression
+from .view_model import ABSENT, logistic_regression
 
 STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share

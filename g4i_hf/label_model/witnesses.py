@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from .likelihood import calibrate
-from .regression import logistic_regression
 from .rows import Rows
+from .view_model import logistic_regression
 from .views import Values
 
 LEARNED_STRENGTH = 1.0  # C of a view that learns the predictions of another, or labels that another confirms

@@ -14,10 +14,9 @@ from .. import columns
 from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.classes import class_names
-from ..data.equal_images import describe_equal_images, order_of
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
-from ..data.record import RECORD_FILE, Record, differences
+from ..data.record import RECORD_FILE, Record, describe_equal_images, differences, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding import with_text_embeds
 from ..files import replace_text, spreadsheet_text

@@ -25,9 +25,9 @@ from .. import columns
 from ..cli import build_options, say
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
-from ..data.equal_images import order_of
 from ..data.labels import reviews_of
 from ..data.loading import class_names, standardise
+from ..data.record import order_of
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..evaluation.predict import Predictions

@@ -18,10 +18,9 @@ from ..captioning.answers import Captioner
 from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of
-from ..data.equal_images import describe_equal_images
 from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
-from ..data.record import Record
+from ..data.record import Record, describe_equal_images
 from ..data.texts import num_captioned
 from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder

@@ -14,9 +14,9 @@ from ..captioning.report import thumbnail
 from ..cli import say
 from ..data.checks import labels_of
 from ..data.classes import same_form
-from ..data.equal_images import order_of
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
+from ..data.record import order_of
 from ..data.texts import caption_lists
 from ..evaluation.report import page_template
 from ..files import printable, replace_text, spreadsheet_text

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from .. import columns
-from ..captioning.images import UndecodableImage, clean_jpeg
+from ..data.images import UndecodableImage, clean_jpeg
 from ..data.labels import answers_to
 from .label import Labelling
 

@@ -10,7 +10,7 @@ what is missing.
 
 from tasks import run
 
-from g4i_hf.captioning.scale import AskForCaptions, WriteCaptions
+from g4i_hf.scale import AskForCaptions, WriteCaptions
 
 if __name__ == "__main__":
     run(__doc__, "caption", "captions_dir", AskForCaptions, WriteCaptions)

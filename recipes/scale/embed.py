@@ -10,7 +10,7 @@ what is missing.
 
 from tasks import run
 
-from g4i_hf.views.scale import EmbedShare, WriteView
+from g4i_hf.scale import EmbedShare, WriteView
 
 if __name__ == "__main__":
     run(__doc__, "embed", "embeddings_dir", EmbedShare, WriteView)
