@@ -426,8 +426,7 @@ class AlignmentTrainer(Trainer):
         saved = type(self.model).from_pretrained(checkpoint, trust_remote_code=False, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
-    # --- Pushing: a release instead of the run folder
-    # --------------------------------------------------------------------
+    # --- Pushing: a release instead of the run folder ----------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Called before training, so that a token without write access fails early."""
