@@ -46,10 +46,10 @@ def line_of(
 
 def read_answers(file: Path) -> dict[str, dict[str, Any]]:
     """
-    The last line of each image, by its name, with its `line` number; without images whose answer was undone. A
-    ValueError for a line that is none; a last one that a killed process has not finished is left out.
+    The last line of each image, by its name, with its `line` number; without images whose answer was undone. Raises
+    ValueError for an invalid line; an unfinished last line of a killed process is left out.
     """
-    found: dict[str, dict[str, Any]] = {}
+    answers: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(_whole_lines(file), 1):
         try:
             line = json.loads(text)
@@ -60,8 +60,8 @@ def read_answers(file: Path) -> dict[str, dict[str, Any]]:
             is_known = False
         if not is_known:
             raise ValueError(f"{file}, line {number}: {brief(text)} is no answer of g4i label. Correct or remove it.")
-        found[name] = line | {"line": number, "pick": pick or MANUAL}
-    return {name: line for name, line in found.items() if line.get("label") is not None or line.get("none")}
+        answers[name] = line | {"line": number, "pick": pick or MANUAL}
+    return {name: line for name, line in answers.items() if line.get("label") is not None or line.get("none")}
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -72,7 +72,7 @@ def _whole_lines(file: Path) -> list[str]:
 
 
 def _is_whole(text: str | bytes) -> bool:
-    """Whether what stands behind the last line break is a line of an editor that ends none."""
+    """Whether the text after the last line break is a whole line, as of an editor that writes no final line break."""
     try:
         json.loads(text)
         return True
@@ -82,7 +82,7 @@ def _is_whole(text: str | bytes) -> bool:
 
 @contextmanager
 def answers_to(file: Path) -> Iterator[Callable[[str], None]]:
-    """A function that appends a line, which is on disk when it returns. A ValueError while another process writes."""
+    """A function that appends a line, on disk when it returns. Raises ValueError while another process writes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(file.with_name(f".{file.name}.lock"), blocking=False)
     try:
@@ -122,16 +122,16 @@ def file_names(split: Dataset, root: Path | None) -> list[str]:
 def with_answers(splits: DatasetDict, file: Path, root: Path | None) -> DatasetDict:
     """
     The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Images that belong
-    to no class are left out. Gold images of `train` become the split `gold`, and copies of them are left out. What was
-    changed is logged. A ValueError for a label that is no class.
+    to no class are left out. Gold images of `train` become the split `gold`, and copies of them are left out. The
+    changes are logged. Raises ValueError for a label that is not a class.
     """
-    found, answered = with_labels_of(splits, file, root)
+    labelled, answered = with_labels_of(splits, file, root)
     for name, rows in answered.items():
         if of_none := {row for row, answer in rows.items() if answer.get("none")}:
-            found[name] = found[name].select([row for row in range(len(found[name])) if row not in of_none])
+            labelled[name] = labelled[name].select([row for row in range(len(labelled[name])) if row not in of_none])
     if "train" in answered:
-        found |= _without_gold(found["train"])
-    return found
+        labelled |= _without_gold(labelled["train"])
+    return labelled
 
 
 def with_labels_of(
@@ -142,27 +142,27 @@ def with_labels_of(
     if not answers:
         return splits, {}
     splits, names = _with_classes_of(splits, answers, file)
-    told: list[str] = []
-    found, answered, matched = DatasetDict(splits), {}, set[str]()
+    messages: list[str] = []
+    labelled, answered, matched = DatasetDict(splits), {}, set[str]()
     for name, split in splits.items():
         rows = _rows_of(split, file_names(split, root), answers, matched)
         if rows:
-            found[name], changes = _answered(split, rows, names)
+            labelled[name], changes = _answered(split, rows, names)
             answered[name] = rows
-            told.append(f"labels of {name}: {changes}")
+            messages.append(f"labels of {name}: {changes}")
     if others := [name for name in answers if name not in matched]:
         what = (
             "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
         )
-        told.append(f"{what.format(len(others))} not there or another one now ({others[0]!r})")
-    logger.info("%s: %s.", file, "; ".join(told))
-    return found, answered
+        messages.append(f"{what.format(len(others))} not there or another one now ({others[0]!r})")
+    logger.info("%s: %s.", file, "; ".join(messages))
+    return labelled, answered
 
 
 def _with_classes_of(
     splits: DatasetDict, answers: Mapping[str, dict[str, Any]], file: Path
 ) -> tuple[DatasetDict, list[str]]:
-    """The splits with the classes of the data and the new ones, and their names. A ValueError for any other label."""
+    """The splits with the classes of the data and new ones, and their names. Raises ValueError for any other label."""
     splits, id2label = class_names(splits)
     known = {same_form(name): name for name in id2label.values()}
     for line in answers.values():
@@ -184,13 +184,13 @@ def _rows_of(
     """The answer of each row that has one, if the image is the one that was answered; `matched` gets their names."""
     named = [row for row, name in enumerate(names) if name in answers]
     digests = image_digests(split.select(named))[columns.IMAGE_DIGEST]
-    found = {}
+    of_rows = {}
     for row, digest in zip(named, digests, strict=True):
         answer = answers[names[row]]
         if answer.get("digest") in (None, digest):
-            found[row] = answer
+            of_rows[row] = answer
             matched.add(names[row])
-    return found
+    return of_rows
 
 
 def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list[str]) -> tuple[Dataset, str]:

@@ -36,8 +36,8 @@ def weights_of_unlabelled(none: np.ndarray) -> np.ndarray:
 
 def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarray:
     """
-    (n,) how well the most probable class explains a row: by how much its logit exceeds the mean of those that the view
-    knows. NaN for a row without a value, of which all logits are 0.
+    (n,) how well the most probable class explains a row: by how much its logit exceeds the mean of all classes in the
+    view. NaN for a row without a value, of which all logits are 0.
 
     Args:
         logits: (n, C) of a view.
@@ -48,8 +48,8 @@ def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarr
     if without is not None:
         known[np.arange(len(logits)), without] = False
     highest = np.where(known, logits, -np.inf).max(1)
-    found = highest - np.where(known, logits, 0).sum(1) / np.maximum(known.sum(1), 1)
-    return np.where(has_value & np.isfinite(highest), found, np.nan)
+    excess = highest - np.where(known, logits, 0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.where(has_value & np.isfinite(highest), excess, np.nan)
 
 
 def explained_by_all(explained: np.ndarray) -> np.ndarray:
@@ -65,22 +65,23 @@ def none_of_these(
     labelled: np.ndarray, hidden: np.ndarray, classes: np.ndarray, unlabelled: np.ndarray, seed: int
 ) -> NoneOfThese:
     """
-    What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression tells these
+    What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression separates these
     from the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
     maximisation for a shift of the prior: Saerens et al., Neural Computation 14, 2002).
 
     Args:
-        labelled: (m, V) how well each view explains labelled rows, by models that do not know their label; a view that
-            no labelled row has counts nothing.
+        labelled: (m, V) how well each view explains labelled rows, by models that were not fitted on their label; a
+            view that no labelled row has is ignored.
         hidden: (m, V) the same rows without their class.
         classes: (m,) that class. Classes are sampled, as rows of some look explained by another class that is like it.
-        unlabelled: (n, V), by models that know as many labels.
+        unlabelled: (n, V), by models that were fitted on as many labels.
         seed: of the bootstrap samples of the labelled rows.
     """
-    told = np.isfinite(labelled).any(axis=0)
-    mean, deviation = np.nanmean(labelled[:, told], axis=0), np.nanstd(labelled[:, told], axis=0) + 1e-6
+    has_view = np.isfinite(labelled).any(axis=0)
+    mean, deviation = np.nanmean(labelled[:, has_view], axis=0), np.nanstd(labelled[:, has_view], axis=0) + 1e-6
     labelled, hidden, unlabelled = (
-        np.nan_to_num((each[:, told] - mean) / deviation).astype(np.float32) for each in (labelled, hidden, unlabelled)
+        np.nan_to_num((each[:, has_view] - mean) / deviation).astype(np.float32)
+        for each in (labelled, hidden, unlabelled)
     )
     generator = np.random.default_rng(seed)
     sample = unlabelled[:: -(-len(unlabelled) // MOST_COMPARED)]
@@ -93,8 +94,8 @@ def none_of_these(
             of_all = log_odds(unlabelled)
     low, high = np.quantile(shares[1:], [0.025, 0.975])
     share = float(np.clip(shares[0], low, high))
-    found = _posterior(of_all, share) if low > 0.5 / len(unlabelled) else np.zeros(len(unlabelled))
-    return NoneOfThese(found, share, (float(low), float(high)))
+    probabilities = _posterior(of_all, share) if low > 0.5 / len(unlabelled) else np.zeros(len(unlabelled))
+    return NoneOfThese(probabilities, share, (float(low), float(high)))
 
 
 def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:

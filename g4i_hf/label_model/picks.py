@@ -26,15 +26,15 @@ def pick_wrong(probabilities: np.ndarray, labels: np.ndarray, contents: np.ndarr
         contents: (N,) numbers, the same for equal images.
     """
     rows = np.flatnonzero(labels >= 0)
-    told = probabilities[rows].astype(np.float32)
-    given = told[np.arange(len(rows)), labels[rows]]
-    doubt = told.max(1) - given
+    of_rows = probabilities[rows].astype(np.float32)
+    given = of_rows[np.arange(len(rows)), labels[rows]]
+    doubt = of_rows.max(1) - given
     if contents is not None:
         pairs = np.unique(np.stack([contents[rows], labels[rows]]), axis=1)
         images, numbers = np.unique(pairs[0], return_counts=True)
         doubt[np.isin(contents[rows], images[numbers > 1])] += 1
-    found = np.lexsort((given, -doubt))
-    return rows[found[doubt[found] > 0]]
+    order = np.lexsort((given, -doubt))
+    return rows[order[doubt[order] > 0]]
 
 
 def pick_next(
@@ -50,15 +50,15 @@ def pick_next(
         values: (N, D) each, such as image features and embedded captions; a row of NaN has none.
     """
     rows = np.flatnonzero(labels < 0)
-    told = probabilities[rows].astype(np.float32)
-    likeliest, share = told.argmax(1), told.max(1)
+    of_rows = probabilities[rows].astype(np.float32)
+    likeliest, share = of_rows.argmax(1), of_rows.max(1)
     first = []
     for label in np.setdiff1d(np.unique(likeliest), labels):
         of_class = np.flatnonzero(likeliest == label)
         first.append(of_class[share[of_class].argmax()])
     first = sorted(first, key=lambda place: -share[place])[:number]
     rest = np.setdiff1d(np.arange(len(rows)), first)
-    second, largest = np.partition(told[rest], -2, axis=1)[:, -2:].T
+    second, largest = np.partition(of_rows[rest], -2, axis=1)[:, -2:].T
     most = min(max(len(rest) // UNCERTAIN, number), MOST_CLUSTERED)
     uncertain = rest[np.argsort(largest - second, kind="stable")[:most]]
     wanted = min(number - len(first), len(uncertain))
@@ -79,8 +79,8 @@ def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     sample = rows[has_value(values[rows])][:MOST_SAMPLED]
     if len(sample) < 2 or np.ptp(values[sample], axis=0).max() == 0:
         return np.zeros((len(rows), 1), dtype=np.float32)
-    found = Space.of(np.asarray(values[sample], dtype=np.float32))(values[rows])
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    directions = Space.of(np.asarray(values[sample], dtype=np.float32))(values[rows])
+    return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
 
 
 def pick_gold(contents: np.ndarray, number: int, seed: int = 0) -> np.ndarray:

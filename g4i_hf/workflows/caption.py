@@ -206,7 +206,7 @@ class Captioning:
         return reason
 
     def _ask_again(self, captioner: Captioner, prompts: Prompts) -> Callable[[Record], bool] | None:
-        """Whether a stored answer is asked for once more: a failure, on request or where another one is imported."""
+        """Whether to repeat a question with a stored answer: a failure, on request or if another one is imported."""
         has_failed = needs_another_try(self.quality.clean, prompts)
         if captioner.imported is not None:
             return lambda record: has_failed(record) and record["key"] in captioner.imported
@@ -258,16 +258,16 @@ class Captioning:
             return None
         args, existing = self.args, self.existing
         chosen = DatasetDict({name: splits[name] for name in splits if name in (args.caption_splits or splits)})
-        found = existing_captions(chosen, existing, self.kind)
+        captions_of = existing_captions(chosen, existing, self.kind)
         origin = {"captioner": self.kind}
         if existing.captions_file:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
-        layout = Layout(several=any(len(texts) > 1 for captions in found.values() for texts in captions))
+        layout = Layout(several=any(len(texts) > 1 for captions in captions_of.values() for texts in captions))
         tables = {
             name: given_columns(splits[name], captions, layout.several, self.quality.clean)
-            for name, captions in found.items()
+            for name, captions in captions_of.items()
         }
         return Captioned.of(tables, splits, layout, origin)
 
@@ -322,7 +322,7 @@ def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options
         ValueError: when no captions were written, as after `dry_run` or at a limit; says why.
     """
     given = {"dataset_name": str(dataset_name), "captions_dir": str(captions_dir)} | options
-    said: list[str] = []
-    if not Captioning(*build_options(OPTIONS_OF["caption"], given), say=said.append).run():
-        raise ValueError("\n".join(said))
+    messages: list[str] = []
+    if not Captioning(*build_options(OPTIONS_OF["caption"], given), say=messages.append).run():
+        raise ValueError("\n".join(messages))
     return load_images(str(captions_dir))

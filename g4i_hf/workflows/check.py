@@ -1,4 +1,4 @@
-"""`g4i check`: what is in the data, what captions and image features are worth, and labels that they contradict."""
+"""`g4i check`: the content of the data, the accuracy of each view, and labels that the views contradict."""
 
 import shlex
 from dataclasses import replace
@@ -19,6 +19,7 @@ from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, describe_equal_images, differences, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding import with_text_embeds
+from ..evaluation.fit_report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
@@ -51,9 +52,8 @@ def suspicious_labels(
 
 def suspicious(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
     """The table of [`suspicious_labels`], of a model that was fitted on these labels."""
-    suggested = model.posterior_.argmax(1)
-    rows = np.flatnonzero((labels >= 0) & (suggested != labels))
-    found = pd.DataFrame(
+    rows, suggested = suspicious_rows(labels, model.posterior_), model.posterior_.argmax(1)
+    return pd.DataFrame(
         {
             "row": rows,
             "label": labels[rows],
@@ -62,7 +62,6 @@ def suspicious(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
             "probability_of_suggested": model.posterior_[rows, suggested[rows]].astype(np.float32),
         }
     )
-    return found.sort_values(["probability", "row"], ignore_index=True)
 
 
 def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
@@ -83,14 +82,17 @@ def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) ->
     own, every = len(labels[0]), np.concatenate(labels)
     if own == 0 or len(np.unique(every)) < 2:
         return None
-    found, _ = suspicious_labels(np.concatenate(text_embeds), every, num_labels)
-    return int((found["row"] < own).sum())
+    table, _ = suspicious_labels(np.concatenate(text_embeds), every, num_labels)
+    return int((table["row"] < own).sum())
 
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Looks at every image, label and caption. Returns the splits, what has changed since the last check and a table with
-    a line for each split, and why the data cannot be trained on: nothing where it can.
+    Read every image, label and caption.
+
+    Returns:
+        The splits; lines on changes since the last check, and a table with a line for each split; and why the data
+        cannot be trained on, empty if it can.
     """
     splits = load_reviewed(data)
     faults: list[str] = []
@@ -114,8 +116,8 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             faults.append(f"No image of the split {name!r} has a label or a caption.")
         if unreadable:
             faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
-        found = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
-        table.append((name, *(f"{number:,}" for number in found)))
+        counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
+        table.append((name, *(f"{number:,}" for number in counted)))
     changed = _changed(args, splits, id2label)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
@@ -130,12 +132,12 @@ def _changed(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]
     earlier, folder = Record.read(args.check_dir), Path(args.check_dir)
     if earlier is None or args.split not in splits:
         return []
-    found = differences(earlier, _record_of(args, splits, id2label))
-    if not found:
+    changes = differences(earlier, _record_of(args, splits, id2label))
+    if not changes:
         return []
     for name in (PAGE, TABLE, RECORD_FILE):
         (folder / name).unlink(missing_ok=True)
-    return [f"Changed since the last check in {folder}: {', '.join(found.values())}."]
+    return [f"Changed since the last check in {folder}: {', '.join(changes.values())}."]
 
 
 def _record_of(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]) -> Record:

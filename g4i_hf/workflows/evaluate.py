@@ -84,18 +84,18 @@ class Evaluation:
                 continue
             paired = right["aligned"] - right["baseline"]
             half = 1.96 * paired.std() / np.sqrt(len(paired))
-            found = {
+            shares = {
                 "images": len(paired),
                 "labels_only_accuracy": right["baseline"].mean(),
                 "with_views_accuracy": right["aligned"].mean(),
                 "difference": paired.mean(),
                 "difference_interval": [paired.mean() - half, paired.mean() + half],
             }
-            replace_text(self.fit / f"{name}_results.json", json.dumps(found, indent=2) + "\n")
-            low, high = (100 * end for end in found["difference_interval"])
+            replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
+            low, high = (100 * end for end in shares["difference_interval"])
             self.verdicts.append(
-                f"{name}, {len(paired):,} images: labels only {found['labels_only_accuracy']:.1%} -> "
-                f"{self.names['aligned']} {found['with_views_accuracy']:.1%}, {100 * found['difference']:+.1f} points "
+                f"{name}, {len(paired):,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
+                f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {100 * shares['difference']:+.1f} points "
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit()}"
             )
 

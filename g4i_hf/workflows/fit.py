@@ -1,5 +1,5 @@
 """
-`g4i fit`: from images with captions to a classifier, what its captions are worth, and a report.
+`g4i fit`: from images with captions to a classifier, the gain from its captions, and a report.
 
 Features of a frozen pretrained student are computed once. What captions, features and labels say together becomes
 class probabilities, on which the last layer is fitted; the same layer on the given labels alone stands beside it.
@@ -131,7 +131,7 @@ class Fit:
         return self._told(result)
 
     def _same_again(self) -> FitResult:
-        """The finished result; `classifier/` as `--release` wants it now."""
+        """The finished result, with `classifier/` by the present `--release`."""
         self.say(f"{self.folder} holds this very result: nothing has changed since.")
         before = FitResult.read(self.folder)
         result = by_first(self._release)
@@ -270,7 +270,7 @@ class Fit:
         return FitResult.read(self.folder)
 
     def _report(self, result: FitResult, judge: Judge) -> None:
-        """The page, with pictures of the images that judged and of suspicious labels."""
+        """The page, with the images that judged and those with suspicious labels."""
         known, images = self.known, self.images
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
         cards = suspicious_cards(images.training, known.unreviewed, known.model.probabilities_, images.id2label)

@@ -14,7 +14,7 @@ from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
 
 CONFIG, RESULTS, CLASSIFIER = "fit.yaml", "all_results.json", "classifier"
-FEW_LABELS = 10  # a class: more of them are worth more than anything else
+FEW_LABELS = 10  # a class: with fewer, more labels help most
 Interval = tuple[float, float] | list[float] | None
 
 
@@ -76,11 +76,11 @@ class FitResult:
         share, interval = getattr(self, f"{name}_accuracy"), getattr(self, f"{name}_interval")
         if share is None:
             return ""
-        told = [*taught_by(self.views), "image features"]
+        by_views = [*taught_by(self.views), "image features"]
         how = {
             GOLD: f"reviewed on {self.judged_images:,} images that a person labelled and it did not learn from",
             VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
-            KEPT: f"estimated without true labels, by what {listed([*told, 'the given labels'])} tell",
+            KEPT: f"estimated without true labels, by what {listed([*by_views, 'the given labels'])} tell",
             IN_TURN: "estimated by labels that were left out in turn",
         }
         right = f"It is right for about {_percent(share)} of images like those that it was made for"
@@ -91,14 +91,15 @@ class FitResult:
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
             return "Its accuracy is unknown: there is no image to judge by."
-        said = (
+        sentence = (
             f"With {self.of_views} the classifier is right for about "
             f"{_percent(self.with_views_accuracy)} of images like yours {_range(self.with_views_interval)}"
         )
         if self.labels_only_accuracy is None:
-            return f"{said}."
+            return f"{sentence}."
         labels_only = f"{_percent(self.labels_only_accuracy)} {_range(self.labels_only_interval)}"
-        return f"{said}, with your {self.labels:,} labels alone for about {labels_only}. {self._difference_in_words()}"
+        sentence += f", with your {self.labels:,} labels alone for about {labels_only}."
+        return f"{sentence} {self._difference_in_words()}"
 
     def _difference_in_words(self) -> str:
         points, ends = 100 * self.difference, [100 * end for end in self.difference_interval]
@@ -107,11 +108,11 @@ class FitResult:
         if self.labels < self.images and kinds:
             what = listed([*kinds, "unlabelled images"])
         if self.verdict == CANNOT_TELL:
-            told = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
-            return f"It is unclear whether {what} helped: {told}."
+            points_in_words = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
+            return f"It is unclear whether {what} helped: {points_in_words}."
         low, high = ends if self.verdict == HELPED else (-ends[1], -ends[0])
-        told = f"{abs(points):.{digits}f} points ({low:.{digits}f} to {high:.{digits}f})"
-        return f"{what[0].upper()}{what[1:]} {self.verdict} by {told}."
+        points_in_words = f"{abs(points):.{digits}f} points ({low:.{digits}f} to {high:.{digits}f})"
+        return f"{what[0].upper()}{what[1:]} {self.verdict} by {points_in_words}."
 
     def _how_judged(self) -> str:
         number = f"{self.judged_images:,}"
@@ -128,12 +129,12 @@ class FitResult:
             return f"Judged on {number} validation images."
         kinds = taught_by(self.views)
         by = listed([*kinds, "features"]) if kinds else "image features"
-        said = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
+        sentence = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
         if self.finetuned:
-            return f"{said}. As they also chose to keep all layers, the estimate is a little too good."
+            return f"{sentence}. As they also chose to keep all layers, the estimate is a little too good."
         has_labels = any(line["interval"] for line in self.views.values())
         corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
-        return f"{said}. {corrected}."
+        return f"{sentence}. {corrected}."
 
     def since(self, before: "FitResult") -> str:
         """What has changed since an earlier result."""
@@ -145,7 +146,7 @@ class FitResult:
         return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
 
     def next_command(self, data: str) -> str:
-        """What is worth most now, as a command."""
+        """The command that helps most now."""
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
         wrong = self.suspicious_labels or self.doubtful_labels
         pick = "wrong" if wrong else "next" if few else "gold" if self.judged_on != GOLD else None
@@ -168,11 +169,11 @@ def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What tells classes beside image features, in words."""
     kinds = {name: name.partition(":")[0] if ":" in name else name for name in views}
     own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores", IMAGE: ""}
-    found = [own.get(kind, "views of your own") for kind in kinds.values()]
+    words_of = [own.get(kind, "views of your own") for kind in kinds.values()]
     if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
-        found.append("class names")
+        words_of.append("class names")
     order = ("captions", "answers", "scores", "class names", "views of your own")
-    return [words for words in order if words in found]
+    return [words for words in order if words in words_of]
 
 
 def listed(words: Sequence[str]) -> str:
@@ -180,15 +181,15 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def judgement_in_results(found: Judgement) -> dict[str, Any]:
+def judgement_in_results(judgement: Judgement) -> dict[str, Any]:
     """For `all_results.json`."""
     results: dict[str, Any] = {}
     for name in (LABELS_ONLY, WITH_VIEWS):
-        of_name = found.accuracies.get(name)
+        of_name = judgement.accuracies.get(name)
         results |= {f"{name}_accuracy": of_name and of_name.share, f"{name}_interval": of_name and of_name.interval}
-    difference = found.difference and found.difference.share
-    interval = found.difference and found.difference.interval
-    return results | {"difference": difference, "difference_interval": interval, "verdict": found.verdict}
+    difference = judgement.difference and judgement.difference.share
+    interval = judgement.difference and judgement.difference.interval
+    return results | {"difference": difference, "difference_interval": interval, "verdict": judgement.verdict}
 
 
 def _percent(share: float | None) -> str:

@@ -94,7 +94,7 @@ class Labelling:
         return shlex.join(["g4i", "fit", self.data.dataset_name, *out])
 
     def nothing(self) -> str:
-        """Why there is no image to look at."""
+        """Why the list of images is empty."""
         return {
             "wrong": "No label looks wrong.",
             "next": "Every image has a label.",
@@ -108,18 +108,18 @@ class Labelling:
         """Up to so many rows, which were not shown before."""
         pick, is_open = self.args.pick, ~self.shown & (self.reviews == "")
         if pick == GOLD:
-            found = pick_gold(self.contents, len(self.labels))
-            found = found[~self.shown[found]]
+            picked = pick_gold(self.contents, len(self.labels))
+            picked = picked[~self.shown[picked]]
         elif pick == "wrong":
-            found = pick_wrong(self.probabilities, self.labels, self.contents)
-            found = found[is_open[found]]
+            picked = pick_wrong(self.probabilities, self.labels, self.contents)
+            picked = picked[is_open[picked]]
         elif pick == NONE:
             rows = np.flatnonzero(is_open)
-            found = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
+            picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
         else:
             labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
-            found = pick_next(self.probabilities, labels, [view.values for view in self.views.values()], number)
-        return found[: max(number, 0)]
+            picked = pick_next(self.probabilities, labels, [view.values for view in self.views.values()], number)
+        return picked[: max(number, 0)]
 
     def items(self) -> list[dict[str, Any]]:
         """The next images for the page; of `next` a round, after what was answered is learned."""
@@ -132,21 +132,21 @@ class Labelling:
         return [self._item(int(row)) for row in rows]
 
     def reopen(self) -> None:
-        """For a page that is loaded anew: what was shown and not answered is asked again."""
+        """For a page that is loaded anew: images without an answer are shown again."""
         again = self.shown & (self.reviews == "")
         self.shown &= ~again
         self.left += int(again.sum())
 
     def _item(self, row: int) -> dict[str, Any]:
-        told = self.probabilities[row]
-        order = np.argsort(-told, kind="stable")[:LIKELIEST]
+        probabilities = self.probabilities[row]
+        order = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
         of_class = np.setdiff1d(np.flatnonzero(self.labels == order[0]), row)
         examples = of_class[np.argsort(-self.probabilities[of_class, order[0]], kind="stable")][:EXAMPLES]
         return {
             "row": row,
             "name": self.names[row],
             "captions": next(caption_lists(self.images.select([row]))),
-            "classes": [[int(label), round(float(told[label]), 4)] for label in order],
+            "classes": [[int(label), round(float(probabilities[label]), 4)] for label in order],
             "label": int(self.labels[row]),
             "examples": examples.tolist(),
         }
@@ -181,11 +181,11 @@ class Labelling:
 
     def listed(self) -> list[str]:
         """`file_name`, suggestion and its probability, separated by tabs."""
-        found = []
+        lines = []
         for row in self.picked(self.left):
-            told = self.probabilities[row]
-            found.append(f"{printable(self.names[row])}\t{printable(self.classes[told.argmax()])}\t{told.max():.4f}")
-        return found
+            share, suggested = self.probabilities[row].max(), self.classes[self.probabilities[row].argmax()]
+            lines.append(f"{printable(self.names[row])}\t{printable(suggested)}\t{share:.4f}")
+        return lines
 
     def export(self) -> Path:
         """All answers as `labels.csv` beside `labels.jsonl`."""
@@ -213,7 +213,7 @@ class Labelling:
         return page_template("label.html.j2").render(data=data, nonce=nonce)
 
     def write_page(self, page: str) -> str:
-        """One file with its pictures, which downloads the answers. Returns what to say."""
+        """Write one file with its images, which downloads the answers. Returns a message."""
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
         items = [self._item(int(row)) for row in self.picked(min(self.left, MOST_STATIC))]
         if not items:

@@ -15,7 +15,7 @@ from ..data.images import UndecodableImage, clean_jpeg
 from ..data.labels import answers_to
 from .label import Labelling
 
-SIDE = 640  # pixels of a picture
+SIDE = 640  # pixels of an image
 LARGEST = 10_000  # bytes of a request
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -57,7 +57,7 @@ class LabelServer(ThreadingHTTPServer):
         return {"label": label}
 
     def handle_error(self, *request: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # of a browser that waits for a picture no longer
+        if not isinstance(sys.exception(), ConnectionError):  # of a browser that no longer waits for an image
             super().handle_error(*request)
 
     def more(self) -> dict[str, Any]:
@@ -91,10 +91,10 @@ class Handler(BaseHTTPRequestHandler):
         if called is None or not is_json or not length.isdecimal() or int(length) > LARGEST:
             return self._reply(403)
         try:
-            found = called(**json.loads(self.rfile.read(int(length))))
+            reply = called(**json.loads(self.rfile.read(int(length))))
         except (TypeError, ValueError):
             return self._reply(400)
-        self._reply(200, json.dumps(found).encode(), "application/json")
+        self._reply(200, json.dumps(reply).encode(), "application/json")
 
     def _place(self) -> str | None:
         """The path below the token; None for a request that is not from the page or the browser's address bar."""
