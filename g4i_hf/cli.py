@@ -89,7 +89,6 @@ class Parser(ArgumentParser):
                 self.add_argument(f"--{name}", nargs="*")
 
     def command_line(self, argv: list[str]) -> dict[str, Any]:
-        """The given options, by name."""
         first = []
         for name in first_words(self.hints):
             if argv and not argv[0].startswith("-"):
@@ -116,7 +115,6 @@ class Parser(ArgumentParser):
         return values
 
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
-        """The message for an unknown option."""
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
         if alias in self.hints:
@@ -322,7 +320,6 @@ def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Group
 
 
 def rare_page(groups: Groups) -> Iterator[str]:
-    """Names only, by group."""
     if groups:
         yield "\nMore, described by `--help all` and `--help WORD`"
     for title, group in groups.items():

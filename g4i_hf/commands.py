@@ -369,7 +369,7 @@ class Release(Command):
 
     def run(self, args) -> None:
         from .hub.push import check_publishable
-        from .workflows.release import Release
+        from .hub.release import Release
 
         quiet_libraries(True)
         if args.dry_run:

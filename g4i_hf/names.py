@@ -26,7 +26,6 @@ def is_path(value: object) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id."""
     from huggingface_hub import errors, utils
 
     try:
@@ -34,6 +33,11 @@ def is_hub_id(name: str) -> bool:
     except errors.HFValidationError:
         return False
     return not name.startswith(".") and not os.path.isabs(name)
+
+
+def folder_or_id(name: str) -> str:
+    """The name of a folder without its place; a Hub id unchanged."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def is_bare(name: str | None) -> bool:

@@ -26,7 +26,6 @@ LAUNCHER_OPTIONS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`g4i COMMAND [options]`."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in ([], ["-h"], ["--help"]):
         lines = [f"  {name:10}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]

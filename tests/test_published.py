@@ -16,9 +16,9 @@ from test_captions_name import IDS, captions_of, save_images
 from g4i_hf.data.loading import open_images, standardise
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
+from g4i_hf.hub.release import Release
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
-from g4i_hf.workflows.release import Release
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
 

@@ -17,12 +17,11 @@ from g4i_hf import AlignedImageClassification
 from g4i_hf.data.stage import write_stage
 from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub.push import write_manifest
-from g4i_hf.hub.release import release_student, release_with_card
+from g4i_hf.hub.release import Release, release_student, release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
-from g4i_hf.workflows.release import Release
 
 LABELS = {0: "elk", 1: "bee", 2: "ant", 3: "dog", 4: "cat"}  # in no order but their own
 WITH_ALIGNED = ("vit", "timm-resnet")

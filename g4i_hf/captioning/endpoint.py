@@ -191,7 +191,6 @@ class EndpointRun:
                 return
 
     async def _answer(self, question: Question) -> None:
-        """Asks until there is an answer or no attempt is left."""
         max_side = self.captioner.decoding.max_side
         try:
             uri = await self.loop.run_in_executor(self.preparers, data_uri, question.image, max_side)

@@ -221,11 +221,9 @@ class Questions:
         return len(self.split) * len(self.prompts.templates)
 
     def part(self, rows: list[int]) -> "Questions":
-        """The questions about some of the rows."""
         return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
 
     def image_ids(self) -> Dataset:
-        """The column `image_id` only."""
         return self.split.select_columns([columns.IMAGE_ID])
 
     def rows(self) -> Iterator[Row]:

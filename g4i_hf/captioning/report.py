@@ -97,7 +97,6 @@ def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lines of a table, with None for NaN."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 

@@ -125,7 +125,6 @@ class Outcome:
         return sum(self.statuses.values()) / max(self.seconds, 1e-9)
 
     def as_text(self) -> str:
-        """A line for the terminal."""
         count = sum(self.statuses.values())
         if not count:
             return f"{self.known:,} answers were there already." if self.known else "Nothing was answered."

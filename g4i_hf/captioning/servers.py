@@ -249,7 +249,6 @@ class Server:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether no connection was made."""
     return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout))
 
 

@@ -40,7 +40,6 @@ class Caption:
 
     @classmethod
     def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
-        """From a stored answer."""
         if record is None:
             return cls(caption_reason="was not asked")
         if record["status"] != OK:
@@ -68,7 +67,6 @@ class ClassAnswer:
 
     @classmethod
     def from_record(cls, record: Record | None, matching: Matching) -> "ClassAnswer":
-        """From a stored answer."""
         stored = Caption.from_record(record, cleaning=False)
         if stored.caption is None:
             return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)

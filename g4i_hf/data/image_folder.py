@@ -238,7 +238,6 @@ def _dataset(split: Split, known: set[str]) -> Dataset:
 
 
 def _log_folders(split: Split, known: set[str], by_folder: bool) -> None:
-    """Log labels that differ from the class folders."""
     pairs = list(zip(split.labels, split.folders, strict=True))
     if by_folder:
         logger.info("Split %s: %d class names taken from the folders.", split.name, len(split.class_folders))
@@ -260,7 +259,6 @@ def _log_folders(split: Split, known: set[str], by_folder: bool) -> None:
 
 
 def _warn_of_unlisted(split: Split, num_kept: int) -> None:
-    """Warn of images without a line in the metadata."""
     number = len(split.paths)
     if not split.num_listed:
         return

@@ -35,8 +35,6 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     pixels; the first frame of any other format becomes a PNG. Raises ValueError for an image that is null, missing,
     damaged or of a mode that PNG lacks.
     """
-    if image is None or (image["bytes"] is None and not image["path"]):
-        raise ValueError("null")
     try:
         content = content_of(image)
     except OSError as error:

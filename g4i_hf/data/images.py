@@ -145,7 +145,6 @@ def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, An
 
 
 def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
-    """All rows, or those of [`readable_rows`] for `skip`."""
     return readable_rows(split, name)[0] if on_bad_images == "skip" else split
 
 

@@ -113,7 +113,6 @@ def id_form(image_id: str) -> str:
 
 
 def content_id(image: dict[str, Any]) -> str:
-    """Digest of the bytes of an image."""
     return hashlib.blake2b(content_of(image), digest_size=12).hexdigest()
 
 

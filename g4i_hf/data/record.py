@@ -107,7 +107,6 @@ class Record:
         return Record(rows, self.class_names, self.inputs)
 
     def write(self, folder: str | Path) -> None:
-        """Write into a folder, in one step."""
         place = Path(folder) / RECORD_FILE
         staging = place.with_name(f".{place.name}.tmp-{os.getpid()}")
         facts = json.dumps({"class_names": self.class_names, "inputs": self.inputs})

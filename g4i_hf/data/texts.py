@@ -33,7 +33,6 @@ def column_alone(split: Dataset, name: str) -> Dataset:
 
 
 def values_of(split: Dataset, column: str) -> Iterator[Any]:
-    """The values of a column, row by row."""
     alone = split.select_columns([column])
     for start in range(0, len(split), ROWS):
         yield from alone[start : start + ROWS][column]
@@ -255,7 +254,6 @@ class Texts:
 
     @property
     def counts(self) -> np.ndarray:
-        """(rows,) number of texts."""
         return np.diff(self.starts)
 
     def select(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:

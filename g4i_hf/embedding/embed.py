@@ -27,6 +27,7 @@ from .. import columns
 from ..data.record import captions_of_rows
 from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
 from ..data.texts import caption_lists, values_of
+from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
 
@@ -115,7 +116,7 @@ def _check_encoder(source: Source, text_encoder: str) -> None:
         made_by = (find_stage(name, revision) or {}).get("text_encoder")
         if made_by is None:
             continue
-        if made_by != (Path(text_encoder).resolve().name if Path(text_encoder).is_dir() else text_encoder):
+        if made_by != folder_or_id(text_encoder):
             raise ValueError(
                 f"{name} was embedded by {made_by}, but text_encoder is {text_encoder}. Leave text_encoder out to "
                 "train with what is there, or name the captions as dataset_name to embed them anew."
@@ -285,9 +286,7 @@ class EmbeddingStage:
         }
         if shared:
             digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
-            name = self.source.name
-            names = [Path(name).resolve().name if Path(name).is_dir() else name]
-            names.append(self.settings["text_encoder"].split("/")[-1])
+            names = [folder_or_id(self.source.name), self.settings["text_encoder"].split("/")[-1]]
             names = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
             self.folder /= "-".join([*names, digest])
             check_replaceable(self.folder)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..files import did_you_mean
-from ..names import commit_of, folder_digest, loading, why_missing
+from ..names import commit_of, folder_digest, folder_or_id, loading, why_missing
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def load_encoder(
         encoder = tower(place, revision, str(device), prompt)
     digest, commit = _identity(place, revision)
     encoder.provenance = {
-        "text_encoder": name if not Path(name).is_dir() else Path(name).resolve().name,
+        "text_encoder": folder_or_id(name),
         "text_encoder_revision": commit,
         "text_encoder_digest": digest,
         "text_encoder_prompt": encoder.prompt or None,
@@ -113,7 +113,6 @@ def load_encoder(
 
 
 def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEncoder:
-    """[`load_encoder`] by options."""
     return load_encoder(args.text_encoder, args.text_encoder_revision, device, prompt=args.text_encoder_prompt)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import softmax
 
 from ..captioning.report import thumbnail
 from ..data.texts import caption_lists
@@ -112,7 +113,7 @@ def _doubts(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
     """Images where the most probable class is another one, sorted by the confidence of the classifier."""
     if not len(judged.images):
         return []
-    predicted, score = judged.logits.argmax(1), _scores(judged.logits).max(1)
+    predicted, score = judged.logits.argmax(1), softmax(judged.logits, axis=1).max(1)
     differ = np.flatnonzero(judged.probabilities.argmax(1) != predicted)
     doubt = score * judged.probabilities.max(1)
     rows = differ[np.argsort(-doubt[differ], kind="stable")][:DOUBTS]
@@ -137,7 +138,7 @@ def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]
 
 
 def _predicted(judged: Judged, row: int, classes: dict[int, str]) -> dict[str, Any]:
-    predicted, score = int(judged.logits[row].argmax()), float(_scores(judged.logits[row : row + 1]).max())
+    predicted, score = int(judged.logits[row].argmax()), float(softmax(judged.logits[row]).max())
     other, is_other = int(judged.probabilities[row].argmax()), judged.probabilities[row].argmax() != predicted
     lines = [("soft", f"{100 * score:.0f}% sure")]
     if judged.has_labels:
@@ -155,9 +156,3 @@ def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -
         "lines": [{"kind": kind, "text": text} for kind, text in lines],
         "caption": captions[0] if captions else "",
     }
-
-
-def _scores(logits: np.ndarray) -> np.ndarray:
-    """(n, C) probabilities."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)

@@ -205,7 +205,6 @@ def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | No
 
 
 def captions_of(split: Dataset, texts: Texts) -> list[str]:
-    """The caption of each text of a split."""
     rows = zip(caption_lists(split), texts.counts, strict=True)
     return [_caption_of_text(captions, k) for captions, count in rows for k in range(count)]
 

@@ -111,7 +111,6 @@ def _metadata(student: Student) -> ModelCardData:
 
 
 def _of_training(student: Student) -> dict[str, Any]:
-    """What the template says of the run."""
     known = {name: value for name, value in student.options.items() if not is_path(value)}
     supervision = student.estimates.get("supervision") or known.get("supervision") or "none"
     recorded = student.lineage.get("text_encoder") or {}
@@ -144,7 +143,6 @@ def _of_training(student: Student) -> dict[str, Any]:
 
 
 def _of_figures(student: Student) -> dict[str, Any]:
-    """What the template says of the figures."""
     rows = student.rows
     return {
         "results": as_markdown(rows, shown_names(student.options)) if rows else "",

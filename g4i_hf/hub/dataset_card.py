@@ -149,6 +149,5 @@ def _number(value: Any) -> str:
 
 
 def write_card(folder: str | Path, stage: dict[str, Any], *, license: str | None = None) -> None:
-    """Write the card of a stage into its folder."""
     card = captions_card(stage, date=datetime.now(UTC).date().isoformat(), license=license)
     card.save(Path(folder) / "README.md")

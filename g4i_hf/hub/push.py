@@ -235,7 +235,6 @@ def local_patterns() -> dict[str, re.Pattern[bytes]]:
 
 
 def _kind(text: bytes, patterns: dict[str, re.Pattern[bytes]]) -> str | None:
-    """The kind of the first match in a text."""
     for kind, pattern in patterns.items():
         if pattern.search(text):
             return kind

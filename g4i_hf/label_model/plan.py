@@ -46,7 +46,6 @@ class Estimates:
         return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled, *none)
 
     def facts(self) -> dict[str, Any]:
-        """For `all_results.json`."""
         return {
             "views": self.views,
             "views_accuracy_estimate": self.together,

@@ -46,7 +46,6 @@ def save(model: LabelModel, folder: str | Path) -> None:
 
 
 def load(model: LabelModel, folder: str | Path) -> None:
-    """Load into a new model."""
     metadata = json.loads((Path(folder) / METADATA).read_text(encoding="utf-8"))
     for name in PLAIN:
         setattr(model, name, metadata[name])

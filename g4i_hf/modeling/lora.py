@@ -49,7 +49,6 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether the parameter of this name belongs to an adapter."""
     return ".lora_A." in name or ".lora_B." in name
 
 

@@ -13,9 +13,17 @@ from .captioning import (
     QualityArguments,
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, check_view, full_name
-from .evaluation import CHEAP_MEASURES, MEASURES, CheckArguments, EvaluateArguments, SearchArguments
+from .evaluation import (
+    CHEAP_MEASURES,
+    MEASURES,
+    CheckArguments,
+    EvaluateArguments,
+    ReleaseArguments,
+    ReleasedDatasetOptions,
+    ReleasedStudentOptions,
+    SearchArguments,
+)
 from .fields import OWN_MODULE, OptionError, about_of, choices_of, is_secret, names_of, option
-from .release import ReleaseArguments, ReleasedDatasetOptions, ReleasedStudentOptions
 from .training import (
     OF_TRAINER,
     AugmentationArguments,

@@ -1,6 +1,6 @@
-"""Options of `g4i evaluate`, `check` and `search`."""
+"""Options of `g4i evaluate`, `check`, `search` and `release`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..files import wrong_choice
@@ -76,3 +76,84 @@ class EvaluateArguments:
         if "none" in words and len(words) > 1:
             raise ValueError("measures has none beside others: give none alone, or leave it out.")
         self.measures = [measure for measure in MEASURES if measure in words or "all" in words]
+
+
+# --- Release ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ReleasedStudentOptions:
+    """Student"""
+
+    student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
+    weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
+    aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
+    onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
+
+
+@dataclass
+class ReleasedDatasetOptions:
+    """Dataset"""
+
+    dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
+    with_images: bool = option(False, "Publish the images too, without EXIF; otherwise users join them by image_id.")
+    images_id: str | None = option(None, "Hub id of the images, if the stage has them from a local folder.")
+
+
+@dataclass
+class PushOptions:
+    """Card and Hub"""
+
+    license: str | None = option(None, "License by its identifier on the Hub, such as apache-2.0; `other` by default.")
+    repo_id: str | None = option(None, "Hub id, such as me/my-student.")
+    push_to_hub: bool = option(False, "Push to repo_id.")
+    private: bool = option(True, "Make a new repository private.")
+    replace: bool = option(False, "Push over commits of others.")
+    dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.", about="call")
+
+
+@dataclass
+class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptions):
+    """Release"""
+
+    run: str | None = option(None, "Run folder of the student to release.")
+    baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
+    stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
+
+    def __post_init__(self):
+        if self.stage and self.run:
+            raise ValueError(f"run is {self.run} and stage is {self.stage}: one is released at a time. Leave one out.")
+        if not self.stage and not self.run:
+            raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
+        self._check_kind()
+        check_values(self)
+        for name in ("repo_id", "images_id"):
+            if getattr(self, name) is not None:
+                check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` is readable
+        if self.push_to_hub and not self.repo_id:
+            raise ValueError("push_to_hub needs repo_id: give the Hub id with --repo_id, as in me/my-student.")
+
+    def _check_kind(self) -> None:
+        """Raise ValueError for options of the other kind, which would have no effect."""
+        of_student = {"baseline"} | {field.name for field in fields(ReleasedStudentOptions)}
+        of_dataset = {field.name for field in fields(ReleasedDatasetOptions)}
+        unsupported, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
+        what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
+        for field in fields(self):
+            if field.name in unsupported and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {field.name} "
+                    f"out, or give --{other} in place of --{kind}."
+                )
+
+
+def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:
+    """Raise ValueError for anything but a Hub id, such as the URL of a page, as cards contain the id."""
+    from huggingface_hub.utils import validate_repo_id
+
+    parts = repo_id.split("/")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(f"{name} is {repo_id}, which is an address or a path, no Hub id: write it as me/my-student.")
+    if with_namespace and len(parts) < 2:
+        raise ValueError(f"{name} is {repo_id}, without its user or organisation: write it as NAME/{repo_id}.")
+    validate_repo_id(repo_id)

@@ -71,14 +71,12 @@ def members_of(hint: Any) -> set[Any]:
 
 
 def wanted(hint: Any) -> str:
-    """The expected value, for a message."""
     if choices := choices_of(hint):
         return f"one of {', '.join(choices)}"
     return WANTED[_kind(members_of(hint))]
 
 
 def _kind(members: set[Any]) -> type:
-    """The type to which a single word is converted."""
     return next((kind for kind in (str, bool, int, float) if kind in members), str)
 
 

@@ -144,7 +144,6 @@ def _cached_commit(repository: str | None, revision: str | None, kind: str = "mo
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python and the installed libraries."""
     installed = {"g4i_hf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

@@ -69,140 +69,147 @@ class Prepared:
     eval_images: dict[str, CaptionedImages]
     supervised: Supervised | None = None
 
-    @property
-    def soft_label_weight(self) -> float | None:
-        return None if self.supervised is None else self.supervised.plan.soft_label_weight or None
 
-
-def prepare(
-    splits: DatasetDict,
-    id2label: dict[int, str],
-    student: StudentArguments | BuiltStudent,
-    run: RunArguments,
-    encoder: EncoderArguments,
-    augmentation: AugmentationArguments,
-    args: AlignmentArguments,
-    *,
-    evaluated: list[str],
-    folder: Path | None = None,
-    made_with: str = "",
-    **stage: Any,
-) -> Prepared:
+@dataclass
+class Preparation:
     """
-    From opened splits to what the trainer needs: embed captions, check the rows, build the student, and add soft
-    labels (see [`~g4i_hf.label_model.supervise.supervise`]).
+    From opened splits to what the trainer needs.
 
-    Args:
+    Attributes:
         student: options, or a student that exists.
         encoder: of the captions; without a `text_encoder` they are not embedded.
         evaluated: splits to evaluate.
-        folder: stores estimates, which another call with the same `made_with` reads.
         stage: `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`].
-
-    Raises:
-        ValueError: for invalid data, and for options that contradict each other or the data.
+        folder: stores estimates, which another preparation with the same `made_with` reads.
     """
-    if isinstance(student, StudentArguments):
-        _check_options(student, args)  # before captions are embedded, which can take long
-    if args.aligns:
-        check_captioned(splits, run.train_split)
-    embedded = _embedded(splits, run, encoder, stage)
-    _check_rows(embedded, len(id2label), student, run, args, evaluated)
-    if isinstance(student, BuiltStudent):
-        built, is_pretrained = student, run.image_features == "student"
-    else:
-        built = build_student(student, augmentation, args.seed, id2label, embedded.dim)
-        is_pretrained = student.pretrained
-    split, eval_images, supervised = embedded.splits[run.train_split], {}, None
-    if not embedded.num_missing:  # otherwise nothing can be estimated
-        names = partial(class_name_examples, id2label, encoder, PartialState().device, embedded.dim)
-        features = _image_features(split, run, args, is_pretrained, built)
-        supervised = _supervised(split, run, args, len(id2label), features, names, folder, made_with)
-        split = embedded.splits[run.train_split] = supervised.split
-        eval_images = {name: built.eval_images(embedded.splits[name]) for name in evaluated}
-    images = CaptionedImages(split, built.train_transform(augmentation), args.seed, args.align_captions)
-    if embedded.num_missing:  # any embedding is enough to time steps
-        images.use_one_embedding(embedded.dim)
-    return Prepared(embedded, built, images, eval_images, supervised)
 
+    splits: DatasetDict
+    id2label: dict[int, str]
+    student: StudentArguments | BuiltStudent
+    run: RunArguments
+    encoder: EncoderArguments
+    augmentation: AugmentationArguments
+    args: AlignmentArguments
+    evaluated: list[str]
+    stage: dict[str, Any]
+    folder: Path | None = None
+    made_with: str = ""
 
-def _check_options(student: StudentArguments, args: AlignmentArguments) -> None:
-    check_student(student)
-    if student.use_peft:
-        if args.freeze_backbone:
-            raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
-        require_peft()
+    def prepared(self) -> Prepared:
+        """
+        Embed captions, check the rows, build the student, and add soft labels.
 
+        Raises:
+            ValueError: for invalid data, and for options that contradict each other or the data.
+        """
+        name, args = self.run.train_split, self.args
+        self._check_options()  # before captions are embedded, which can take long
+        embedded = self._embedded()
+        self._check_rows(embedded)
+        built = self.student
+        if isinstance(built, StudentArguments):
+            built = build_student(built, self.augmentation, args.seed, self.id2label, embedded.dim)
+        eval_images: dict[str, CaptionedImages] = {}
+        supervised = None
+        if not embedded.num_missing:  # otherwise nothing can be estimated
+            supervised = self._supervised(embedded, built)
+            embedded.splits[name] = supervised.split
+            eval_images = {name: built.eval_images(embedded.splits[name]) for name in self.evaluated}
+        transform = built.train_transform(self.augmentation)
+        images = CaptionedImages(embedded.splits[name], transform, args.seed, args.align_captions)
+        if embedded.num_missing:  # any embedding is enough to time steps
+            images.use_one_embedding(embedded.dim)
+        return Prepared(embedded, built, images, eval_images, supervised)
 
-def _embedded(splits: DatasetDict, run: RunArguments, encoder: EncoderArguments, where: dict[str, Any]) -> Embedded:
-    has_embeds = any(columns.TEXT_EMBEDS in names for names in splits.column_names.values())
-    if run.dry_run and encoder.text_encoder and not has_embeds:
-        stage = EmbeddingStage(splits, encoder, **where)
-        if number := stage.num_to_embed():
-            return Embedded(splits, stage.encoder.dim, num_missing=number)
-    folder = text_embeds_folder(splits, encoder, **where)
-    if folder is not None:
-        splits = join_stage(splits, folder, read_stage(folder))
-    dim = columns.text_embed_dim_of(splits[run.train_split].features.get(columns.TEXT_EMBEDS))
-    return Embedded(DatasetDict(splits), dim, folder)
+    def _check_options(self) -> None:
+        if isinstance(self.student, StudentArguments):
+            check_student(self.student)
+            if self.student.use_peft and self.args.freeze_backbone:
+                raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
+            if self.student.use_peft:
+                require_peft()
+        if self.args.aligns:
+            check_captioned(self.splits, self.run.train_split)
 
+    def _embedded(self) -> Embedded:
+        splits, encoder = self.splits, self.encoder
+        has_embeds = any(columns.TEXT_EMBEDS in names for names in splits.column_names.values())
+        if self.run.dry_run and encoder.text_encoder and not has_embeds:
+            stage = EmbeddingStage(splits, encoder, **self.stage)
+            if number := stage.num_to_embed():
+                return Embedded(splits, stage.encoder.dim, num_missing=number)
+        folder = text_embeds_folder(splits, encoder, **self.stage)
+        if folder is not None:
+            splits = join_stage(splits, folder, read_stage(folder))
+        dim = columns.text_embed_dim_of(splits[self.run.train_split].features.get(columns.TEXT_EMBEDS))
+        return Embedded(DatasetDict(splits), dim, folder)
 
-def _check_rows(
-    embedded: Embedded,
-    num_labels: int,
-    student: StudentArguments | BuiltStudent,
-    run: RunArguments,
-    args: AlignmentArguments,
-    evaluated: list[str],
-) -> None:
-    """Leave out unreadable images, and raise ValueError for other invalid rows."""
-    splits, labels = embedded.splits, dict[str, Any](num_labels=num_labels, require_labels=run.require_labels)
-    for name in (run.train_split, *evaluated):
-        splits[name] = rows_to_use(splits[name], name, run.on_bad_images)
-    dim = embedded.dim or (1 if args.aligns else None)
-    if embedded.num_missing:
-        dim = None
-    elif embedded.dim and isinstance(student, BuiltStudent):
-        dim = student.model.config.text_embed_dim
-    check_split(splits[run.train_split], run.train_split, text_embed_dim=dim, **labels)
-    for name in evaluated:
-        check_split(splits[name], name, training=False, **labels)
-    if isinstance(args.class_weights, list):
-        class_weights_of(args.class_weights, num_labels, splits[run.train_split])  # raises for invalid weights
+    def _check_rows(self, embedded: Embedded) -> None:
+        """Leave out unreadable images, and raise ValueError for other invalid rows."""
+        splits, run, training, number = embedded.splits, self.run, self.run.train_split, len(self.id2label)
+        for name in (training, *self.evaluated):
+            splits[name] = rows_to_use(splits[name], name, run.on_bad_images)
+        dim = embedded.dim or (1 if self.args.aligns else None)
+        if embedded.num_missing:
+            dim = None
+        elif embedded.dim and isinstance(self.student, BuiltStudent):
+            dim = self.student.model.config.text_embed_dim
+        labels = dict[str, Any](num_labels=number, require_labels=run.require_labels)
+        check_split(splits[training], training, text_embed_dim=dim, **labels)
+        for name in self.evaluated:
+            check_split(splits[name], name, training=False, **labels)
+        if isinstance(self.args.class_weights, list):
+            class_weights_of(self.args.class_weights, number, splits[training])  # raises for invalid weights
 
+    def _supervised(self, embedded: Embedded, built: BuiltStudent) -> Supervised:
+        """See [`~g4i_hf.label_model.supervise.supervise`]."""
+        split, run, args = embedded.splits[self.run.train_split], self.run, self.args
+        if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
+            warn_of_unused_captions(split)
+        supervised = supervise(
+            split,
+            run,
+            num_labels=len(self.id2label),
+            seed=args.seed,
+            soft_label_weight=args.soft_label_weight,
+            image_features=self._image_features(split, built),
+            class_embeds=partial(
+                class_name_examples, self.id2label, self.encoder, PartialState().device, embedded.dim
+            ),
+            class_weights=args.class_weights,
+            folder=self.folder,
+            made_with=self.made_with,
+        )
+        if supervised.plan.soft_label_weight and args.classification_loss != "cross_entropy":
+            raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
+        if args.aligns and args.align_mask == "class" and not (labels_of(supervised.split) >= 0).any():
+            logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
+        return supervised
 
-def _supervised(
-    split: Dataset,
-    run: RunArguments,
-    args: AlignmentArguments,
-    num_labels: int,
-    image_features: Callable[[], np.ndarray | None] | None,
-    class_embeds: Callable[[], np.ndarray | None],
-    folder: Path | None,
-    made_with: str,
-) -> Supervised:
-    if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
-        warn_of_unused_captions(split)
-    supervised = supervise(
-        split,
-        run,
-        num_labels=num_labels,
-        seed=args.seed,
-        soft_label_weight=args.soft_label_weight,
-        image_features=image_features,
-        class_embeds=class_embeds,
-        class_weights=args.class_weights,
-        folder=folder,
-        made_with=made_with,
-    )
-    if supervised.plan.soft_label_weight and args.classification_loss != "cross_entropy":
-        raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")
-    if args.aligns and args.align_mask == "class" and not (labels_of(supervised.split) >= 0).any():
-        logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
-    return supervised
+    def _image_features(self, split: Dataset, built: BuiltStudent) -> Callable[[], np.ndarray | None] | None:
+        """The function that computes image features (N, F) in the main process; None without them."""
+        name = self.run.image_features
+        is_pretrained = self.student.pretrained if isinstance(self.student, StudentArguments) else name == "student"
+        if name == "student" and not is_pretrained:
+            raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
+        if name == "student" or (name is None and self.run.supervision == "auto" and is_pretrained):
+            return lambda: self._features_of_student(split, built)
+        if name is None:
+            return None
+        if name not in split.column_names:
+            present = ", ".join(split.column_names)
+            raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
+        return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
 
-
-# --- Views of the training rows --------------------------------------------------------------------------------------
+    def _features_of_student(self, split: Dataset, built: BuiltStudent) -> np.ndarray | None:
+        accelerator, model, processor = Accelerator(cpu=self.args.use_cpu), built.model, built.processor
+        if self.args.freeze_backbone and model.takes_features and not self.run.dry_run:  # training uses them too
+            images, folder = split.select_columns([columns.IMAGE, columns.IMAGE_ID]), Path(self.args.output_dir)
+            return student_features(model, processor, images, folder / FEATURES, accelerator)
+        what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
+        predictions = predict(model.eval(), processor, split, accelerator, **what)
+        model.train()
+        return predictions and predictions.features
 
 
 def class_name_examples(
@@ -223,36 +230,6 @@ def class_name_examples(
             names = ", ".join(id2label[index] for index in unnamed[:3])
             logger.warning("Names that tell nothing of a class: %s. It is learned from labels alone.", names)
     return embeds
-
-
-def _image_features(
-    split: Dataset, run: RunArguments, args: AlignmentArguments, is_pretrained: bool, built: BuiltStudent
-) -> Callable[[], np.ndarray | None] | None:
-    """The function that computes image features (N, F) in the main process; None without them."""
-    name = run.image_features
-    if name == "student" and not is_pretrained:
-        raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
-    if name == "student" or (name is None and run.supervision == "auto" and is_pretrained):
-        return lambda: _features_of_student(built, split, args, run.dry_run)
-    if name is not None and name not in split.column_names:
-        present = ", ".join(split.column_names)
-        raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
-    if name is None:
-        return None
-    return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
-
-
-def _features_of_student(
-    built: BuiltStudent, split: Dataset, args: AlignmentArguments, dry_run: bool
-) -> np.ndarray | None:
-    accelerator = Accelerator(cpu=args.use_cpu)
-    if args.freeze_backbone and built.model.takes_features and not dry_run:  # training uses the same features
-        images = split.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        return student_features(built.model, built.processor, images, Path(args.output_dir) / FEATURES, accelerator)
-    what = {"description": "Image features", "output_features": True, "output_image_embeds": False}
-    predictions = predict(built.model.eval(), built.processor, split, accelerator, **what)
-    built.model.train()
-    return predictions and predictions.features
 
 
 # --- Datasets in memory ----------------------------------------------------------------------------------------------
@@ -286,7 +263,7 @@ def prepare_in_memory(
     options: Mapping[str, Any],
 ) -> tuple[Prepared, dict[str, Any], dict[str, Any]]:
     """
-    [`prepare`] for an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or
+    [`Preparation`] for an aligned model, or the name of its student, and rows with `image`, `label` and `caption` or
     `text_embeds`. The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
     Also returns those of `Trainer`, and the lineage as far as it is known. Raises ValueError for invalid data.
     """
@@ -323,7 +300,8 @@ def prepare_in_memory(
         splits[name] = splits[name].remove_columns(list(texts))
     stage: dict[str, Any] = {"embeddings_dir": CACHE, "source": "images", "shared": True}
     augmentation = AugmentationArguments(**of_images)
-    prepared = prepare(splits, id2label, student, run, encoder, augmentation, args, evaluated=eval_splits, **stage)
+    preparation = Preparation(splits, id2label, student, run, encoder, augmentation, args, eval_splits, stage)
+    prepared = preparation.prepared()
     for line in prepared.supervised.plan.reasons:
         say(line)
     by_name |= prepared.eval_images

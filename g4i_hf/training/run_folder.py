@@ -161,7 +161,6 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Remove the files of an earlier run, and no others."""
     # First, so that an interruption does not leave half a run
     (Path(output_dir) / OPTIONS_FILE).unlink(missing_ok=True)
     for path in _written(Path(output_dir)):

@@ -63,7 +63,7 @@ class AlignmentTrainer(Trainer):
 
     Args:
         model: the aligned model; or the name of the student (timm name, folder or Hub id, or transformers model type),
-            which is built for the classes of `train_dataset`; or the result of [`~g4i_hf.training.prepare.prepare`].
+            which is built for the classes of `train_dataset`; or a [`~g4i_hf.training.prepare.Prepared`].
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
             augmented and captions embedded here, unless there is a column `text_embeds`. With an aligned model also
@@ -94,7 +94,7 @@ class AlignmentTrainer(Trainer):
             model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
         weight = args.soft_label_weight
         if isinstance(model, Prepared):
-            weight = model.soft_label_weight or weight
+            weight = (model.supervised and model.supervised.plan.soft_label_weight) or weight
             kwargs = model.built.trainer_options() | kwargs
             model, train_dataset = model.built.model, model.images
         # Trainer has one collator for everything, but images are mixed in training only

@@ -24,7 +24,7 @@ from ..hub.push import MANIFEST
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import image_size_of
 from ..modeling.student import student_config_from
-from ..names import loading
+from ..names import folder_or_id, loading
 from ..options import AugmentationArguments, StudentArguments
 from ..training.build import build_student, check_student
 from ..training.features import ImageEncoder, encoder_digest
@@ -87,9 +87,8 @@ def check_encoder_of(view: str) -> None:
 
 
 def view_name(view: str) -> str:
-    """A folder's place is nobody's business."""
-    name = view.removeprefix("image:")
-    return f"image:{Path(name).name}" if Path(name).is_dir() else view
+    """Without the place of a folder, which is private."""
+    return f"image:{folder_or_id(view.removeprefix('image:'))}"
 
 
 def encoder_by_student(name: str | None, image_size: int | None = None) -> ImageEncoder:

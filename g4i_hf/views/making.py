@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
+from scipy.special import softmax
 
 from .. import columns
 from ..data.classes import class_names, matched_answers
@@ -310,6 +311,6 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
         raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
     known = scores[has]
     if (known < 0).any() or (abs(known.sum(1) - 1) > NOT_ONE).any():  # logits
-        known = np.exp(known - known.max(1, keepdims=True))
+        known = softmax(known, axis=1)
     scores[has] = known / known.sum(1, keepdims=True)
     return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)

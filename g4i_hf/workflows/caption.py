@@ -114,7 +114,6 @@ class Captioning:
 
     @cached_property
     def captioner(self) -> Captioner:
-        """ValueError where there is none."""
         args = self.args
         if not args.captioner_model:
             raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")

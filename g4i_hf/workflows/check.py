@@ -217,7 +217,6 @@ def _described(table: pd.DataFrame, split: Dataset, id2label: dict[int, str]) ->
 def _write_labels(
     args: CheckArguments, split: Dataset, table: pd.DataFrame, views: list[str], lines: list[str]
 ) -> None:
-    """The page with images, and the table."""
     out = Path(args.check_dir)
     out.mkdir(parents=True, exist_ok=True)
     cells = table[TABLE_COLUMNS].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)

@@ -92,10 +92,10 @@ class Evaluation:
                 "difference_interval": [paired.mean() - half, paired.mean() + half],
             }
             replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
-            low, high = (100 * end for end in shares["difference_interval"])
+            points, low, high = (100 * end for end in (shares["difference"], *shares["difference_interval"]))
             self.verdicts.append(
                 f"{name}, {len(paired):,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
-                f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {100 * shares['difference']:+.1f} points "
+                f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {points:+.1f} points "
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit()}"
             )
 
@@ -109,12 +109,10 @@ class Evaluation:
 
     @property
     def names(self) -> dict[str, str]:
-        """Names of the runs for users."""
         return shown_names(read_options(self.runs["aligned"]))
 
     @property
     def rows(self) -> list[ComparisonRow]:
-        """The metrics of the run and of its baseline."""
         shown = {name: shown_results(self.results[name], read_options(run)) for name, run in self.runs.items()}
         return compare(shown["aligned"], shown.get("baseline"), list(self.splits), ALL_MEASURES)
 
@@ -189,7 +187,6 @@ class Evaluation:
     # --- Predictions and metrics -------------------------------------------------------------------------------------
 
     def _predict(self, name: str) -> dict[str, Predictions]:
-        """Predict every split, and write the predictions."""
         run, args, by_split = self.runs[name], self.args, {}
         model, processor = load_run(run, args.weights)
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
@@ -254,7 +251,6 @@ class Evaluation:
         return results
 
     def _speed(self, name: str) -> dict[str, float]:
-        """Size and speed of the released student."""
         model, processor = load_run(self.runs[name], self.args.weights)
         student, size = plain_student(model).float(), ImageSettings.from_processor(processor).size
         return size_metrics(student, size) | speed_metrics(student, size)

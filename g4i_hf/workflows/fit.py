@@ -33,6 +33,7 @@ from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, w
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
+from ..hub.release import Release
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, choose, doubtful_labels
 from ..modeling.processing import EvalTransform
@@ -76,7 +77,6 @@ from .fit_folder import (
 )
 from .fit_images import FitImages
 from .fit_result import FitResult, in_words, judgement_in_results, taught_by
-from .release import Release
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,6 @@ class Fit:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def _finished(self, names: list[str], judge: Judge) -> FitResult:
-        """Releases the better classifier, and writes the results."""
         known = self.known
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,

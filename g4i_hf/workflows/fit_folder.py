@@ -78,13 +78,11 @@ class FitFolder:
         return bool(changes)
 
     def _earlier(self) -> list[Path]:
-        """Files and folders of an earlier result."""
         places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
         others = [*self.folder.glob(f"{FINETUNED}*"), *self.folder.glob("*_results.json")]  # and of g4i evaluate
         return [place for place in dict.fromkeys([*places, *others]) if place.exists()]
 
     def clear(self) -> None:
-        """Remove an earlier result."""
         (self.folder / NOTE).unlink(missing_ok=True)
         for path in self._earlier():
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -103,7 +103,6 @@ class FitImages:
             self.record = self._record()
 
     def _record(self) -> Record:
-        """What a result is made from, by content."""
         answers = self.training[columns.ANSWER][:] if columns.ANSWER in self.training.column_names else []
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}

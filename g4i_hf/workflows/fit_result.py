@@ -55,7 +55,6 @@ class FitResult:
         return self.words(WITH_VIEWS).removeprefix("with ")
 
     def words(self, name: str) -> str:
-        """What a user calls a classifier."""
         return in_words(name, self.views)
 
     def lines(self) -> list[str]:
@@ -137,7 +136,6 @@ class FitResult:
         return f"{sentence}. {corrected}."
 
     def since(self, before: "FitResult") -> str:
-        """What has changed since an earlier result."""
         accuracies, noises = (
             " -> ".join(_percent(getattr(each, name)) for each in (before, self))
             for name in (f"{self.released}_accuracy", "label_noise_estimate")
@@ -146,7 +144,6 @@ class FitResult:
         return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
 
     def next_command(self, data: str) -> str:
-        """The command that helps most now."""
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
         wrong = self.suspicious_labels or self.doubtful_labels
         pick = "wrong" if wrong else "next" if few else "gold" if self.judged_on != GOLD else None
@@ -160,7 +157,6 @@ class FitResult:
 
 
 def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a user calls a classifier, by the `views` of its result."""
     with_views = listed(taught_by(views)) or "image features of all images"
     return {LABELS_ONLY: "labels only", WITH_VIEWS: f"with {with_views}"}[name]
 
@@ -182,7 +178,6 @@ def listed(words: Sequence[str]) -> str:
 
 
 def judgement_in_results(judgement: Judgement) -> dict[str, Any]:
-    """For `all_results.json`."""
     results: dict[str, Any] = {}
     for name in (LABELS_ONLY, WITH_VIEWS):
         of_name = judgement.accuracies.get(name)

@@ -63,7 +63,6 @@ class Labelling:
         self.begin()
 
     def begin(self) -> None:
-        """With the answers that are in the file."""
         self.earlier = read_answers(self.file)
         self.labels, self.reviews = self.given.copy(), reviews_of(self.images)
         self.new = {line["label"] for line in self.earlier.values() if line.get("new_class") is True}
@@ -89,7 +88,6 @@ class Labelling:
 
     @property
     def following(self) -> str:
-        """The command that learns from the answers."""
         out = ["-o", self.args.output_dir] if self.args.output_dir else []
         return shlex.join(["g4i", "fit", self.data.dataset_name, *out])
 

@@ -31,7 +31,7 @@ from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import inputs_of
 from ..training.checkpoint import check_same_data
 from ..training.lineage import lineage_of, student_source, write_lineage
-from ..training.prepare import Prepared, prepare
+from ..training.prepare import Preparation, Prepared
 from ..training.progress import as_block, describe_training, plan_of, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
 
@@ -111,25 +111,24 @@ class TrainingRun:
             text = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
             logger.warning(text, run.eval_split)
         made_with = (self.student, self.augmentation, self.encoder, run.image_features)
-        self.prepared = prepare(
+        embeddings_dir = self.encoder.embeddings_dir
+        stage = {
+            "embeddings_dir": embeddings_dir or output_dir.parent / "embeddings",
+            "source": source_of(self.data),
+            "shared": embeddings_dir is None,
+        }
+        self.prepared = Preparation(
             splits,
             id2label,
-            self.student,
-            run,
-            self.encoder,
-            self.augmentation,
-            self.args,
+            *(self.student, run, self.encoder, self.augmentation, self.args),
             evaluated=[run.eval_split] if run.eval_split in splits else [],
-            embeddings_dir=Path(self.encoder.embeddings_dir or output_dir.parent / "embeddings"),
-            source=source_of(self.data),
-            shared=self.encoder.embeddings_dir is None,
+            stage=stage,
             folder=None if run.dry_run else Path(output_dir) / "supervision",
             made_with="" if run.dry_run else repr((*made_with, student_source(self.student), self.record.digest)),
-        )
+        ).prepared()
 
     @property
     def supervised(self) -> Supervised | None:
-        """The soft labels from captions, and how they were chosen."""
         return self.prepared.supervised
 
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
@@ -167,7 +166,6 @@ class TrainingRun:
         return metrics
 
     def summary(self, metrics: dict[str, Any]) -> str:
-        """See [`~g4i_hf.training.progress.summary_of_run`]."""
         return summary_of_run(self.trainer, self._described(self.trainer), metrics)
 
     def publish(self) -> str:

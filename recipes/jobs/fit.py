@@ -52,7 +52,7 @@ def check_push(repo_id: str) -> None:
     """Before anything is paid for: whether that is a Hub id, and whether the Hub knows the token."""
     from huggingface_hub import whoami
 
-    from g4i_hf.options.release import check_repo_id
+    from g4i_hf.options.evaluation import check_repo_id
 
     try:
         check_repo_id("push_to", repo_id, with_namespace=True)
