@@ -25,7 +25,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from g4i_hf.captioning.answers import OK, Answer, Question
-from g4i_hf.captioning.store import AnswerStore, Keys, image_digest
+from g4i_hf.captioning.store import AnswerStore, Keys
+from g4i_hf.data.record import content_digest
 
 ROWS = 1_281_167
 UNANSWERED = 1000  # the last rows
@@ -60,7 +61,7 @@ def question_of(image_id: str, size: int, mtime: int) -> Question:
         image_id=image_id,
         image={"bytes": None, "path": f"train/{image_id}"},
         prompt=PROMPT,
-        key=KEYS.key(image_digest(image_id.encode()), PROMPT),  # in place of the bytes
+        key=KEYS.key(content_digest(image_id.encode()), PROMPT),  # in place of the bytes
         place=KEYS.place(image_id, size, mtime, PROMPT, "train"),
     )
 

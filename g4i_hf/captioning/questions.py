@@ -15,9 +15,10 @@ from .. import columns
 from ..data.classes import NONE_OF_THESE, terms_of
 from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import content_of, why_unreadable
+from ..data.record import content_digest
 from ..files import did_you_mean
 from .answers import Question
-from .store import AnswerStore, Keys, Record, image_digest
+from .store import AnswerStore, Keys, Record
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ class Questions:
         image = row.image()
         try:
             image = {"bytes": content_of(image), "path": (image or {}).get("path")}
-            digest = image_digest(image["bytes"])
+            digest = content_digest(image["bytes"])
         except (OSError, ValueError) as error:  # the captioner will answer `undecodable`
             image, digest = {"bytes": None, "path": None, "why": why_unreadable(error)}, f"unreadable {row.image_id}"
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]

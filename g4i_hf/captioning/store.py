@@ -52,7 +52,7 @@ class Keys:
         )
 
     def key(self, image_digest: str, prompt: str) -> str:
-        """32 hex digits of the bytes of the image (see [`image_digest`]) and the prompt with its columns filled in."""
+        """32 hex digits of an image, by the digest of its bytes, and the prompt with its columns filled in."""
         return _digest(self._key, [image_digest, prompt])
 
     def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
@@ -64,11 +64,6 @@ class Keys:
         if mtime is None and table is None:
             return ""
         return _digest(self._place, [image_id, size, mtime, table, prompt])
-
-
-def image_digest(content: bytes) -> str:
-    """32 hex digits."""
-    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _digest(state: Any, parts: list) -> str:
