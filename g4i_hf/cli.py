@@ -214,9 +214,7 @@ def with_underscores(word: str) -> str:
 
 
 def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
-    """
-    [`parse_options`] for keyword arguments in Python. Raises TypeError for an unknown one, with the nearest name.
-    """
+    """[`parse_options`] for keyword arguments. Raises TypeError for an unknown one, with the nearest name."""
     parser = Parser(classes)
     for name in given:
         if name not in parser.hints or hasattr(CommonOptions, name):

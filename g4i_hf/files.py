@@ -121,10 +121,7 @@ _NOT_SHOWN = re.compile(rf"[{INVISIBLE}\t\n\x0b-\x0d\x1c-\x1f\x85\u2028\u2029]")
 
 
 def printable(text: object) -> str:
-    """
-    Untrusted text (a file name, a class name, a message) for the terminal: in one line, with escapes for characters
-    that move the cursor or hide text.
-    """
+    """Untrusted text for the terminal, in one line; characters that move the cursor or hide text are escaped."""
     return _NOT_SHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 

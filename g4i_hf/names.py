@@ -85,10 +85,7 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
 
 
 def check_dataset_exists(name: str, option: str = "dataset_name", revision: str | None = None) -> None:
-    """
-    Raise FileNotFoundError if neither a folder nor a dataset on the Hub has the name. Sends one request to the Hub,
-    for at most two seconds.
-    """
+    """Raise FileNotFoundError if neither a folder nor the Hub has the name. At most one request, of two seconds."""
     check_dataset_name(name, option)
     if Path(name).is_dir():
         return

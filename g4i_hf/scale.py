@@ -20,10 +20,7 @@ from .workflows.caption import Captioning
 
 
 class AskForCaptions(PipelineStep):
-    """
-    Captions every `world_size`-th image, with the options of `g4i caption`. `captions_dir` must be on a disk that all
-    tasks share.
-    """
+    """Captions every `world_size`-th image, by options of `g4i caption`; all tasks share `captions_dir`."""
 
     name, type = "Ask for captions", "Captions"
 

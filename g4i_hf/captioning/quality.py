@@ -15,9 +15,7 @@ from .stage import CLEANED, RAW, REASON, STATUS, Captioned
 
 
 def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[str, pd.DataFrame]:
-    """
-    Judge all captions, as [`judge`] does those of a split, and add the metrics to `captioned`. `splits`: the rows.
-    """
+    """Judge the captions of each split by [`judge`], and add the metrics to `captioned`. `splits`: the rows."""
     if not captioned.describes:
         return {}
     judged = {name: judge(*caption_table(split, splits[name])) for name, split in captioned.splits.items()}
@@ -27,9 +25,7 @@ def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[
 
 
 def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """
-    One line per caption of a split, with the `row` of its image and its `label`, -1 without one; and class names.
-    """
+    """A line for each caption, with the `row` of its image and its `label` (-1 without); and the class names."""
     table = pd.DataFrame(split.to_dict(), dtype=object)
     table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
     table = table.astype(object).where(table.notna(), None)
@@ -43,10 +39,7 @@ def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame,
 
 
 def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """
-    The table of N captions, see [`caption_table`], with `class`, `named` (see [`names_class`]) and `doubts`, separated
-    by commas.
-    """
+    """The table of [`caption_table`] with `class`, `named` (see [`names_class`]) and `doubts`, with commas."""
     table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
     class_of = dict(enumerate(names or ()))
     table["class"] = [class_of.get(label, "") for label in labels]

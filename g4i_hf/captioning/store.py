@@ -161,10 +161,7 @@ class AnswerStore:
         return rows
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
-        """
-        Write answers, and further pairs of place and key, in one transaction, which survives a power cut. Raises
-        OSError if they cannot be written; then nothing is.
-        """
+        """Write answers, and more pairs of place and key, in one transaction. Raises OSError if it fails."""
         rows, places, now = [], list(places), time.time()
         for question, answer in answers:
             about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}

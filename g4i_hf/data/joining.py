@@ -174,9 +174,7 @@ def side_by_side(split: Dataset, added: Dataset, positions: np.ndarray) -> Datas
 
 
 def without_replaced(split: Dataset, added: Iterable[str]) -> Dataset:
-    """
-    The split without the columns that will be added; captions also replace embeddings and statuses of earlier ones.
-    """
+    """Without the columns that are replaced; new captions also replace embeddings and statuses of earlier ones."""
     replaced = set(added)
     replaced |= set(columns.OF_CAPTION) if columns.CAPTION in replaced else set()
     return split.remove_columns([column for column in split.column_names if column in replaced])

@@ -37,10 +37,7 @@ class OtherClassesError(ValueError):
 
 
 def open_data(name: str, config: str | None, revision: str | None, label: str = columns.LABEL) -> DatasetDict:
-    """
-    Open a dataset with labels in the column `label`. Raises ValueError, with the first invalid file or the cause, for
-    files that `datasets` cannot read.
-    """
+    """Open a dataset. Raises ValueError, with the first invalid file or the cause, for unreadable files."""
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if is_image_folder(name):
@@ -128,10 +125,7 @@ def load_parquet(files: list[Path], split: str) -> Dataset:
 
 @contextmanager
 def one_line_errors(what: str, files: Iterable[Path]) -> Iterator[None]:
-    """
-    Turn the long errors of `datasets` into a ValueError of one line, with the first invalid file and a remedy, or the
-    first cause.
-    """
+    """Turn errors of `datasets` into a ValueError of one line: the first invalid file, or the first cause."""
     try:
         yield
     except (DatasetsError, RuntimeError, ValueError) as error:

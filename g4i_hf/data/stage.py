@@ -80,9 +80,7 @@ class Source:
 
     @classmethod
     def read(cls, stage: dict[str, Any], folder: str | Path) -> "Source | None":
-        """
-        The source in a `stage.json`; None for a published one without images. Raises an error for a missing folder.
-        """
+        """The source in a `stage.json`; None for a published one without images. Raises for a missing folder."""
         name, captions, held_out = (stage.get(key) for key in ("source", "captions_name", "validation_fraction"))
         is_published = bool(stage.get("published")) or not Path(folder).is_dir()
         if name is None or (is_published and is_path(name)):  # a path on another machine

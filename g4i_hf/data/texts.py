@@ -21,10 +21,7 @@ INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # n
 
 
 def column_alone(split: Dataset, name: str) -> Dataset:
-    """
-    One column. Workers that are started by `spawn` get it pickled, and a block of a table without columns loses its
-    rows in a pickle.
-    """
+    """One column. A block of a table without columns would lose its rows in a pickle, as `spawn` makes one."""
     chosen = split.select_columns([name])
     if isinstance(chosen.data, ConcatenationTable):
         blocks = [[block for block in row if block.num_columns] for row in chosen.data.blocks]
@@ -179,9 +176,7 @@ def numbered(keys: np.ndarray) -> np.ndarray:
 
 
 def caption_lists(split: Dataset) -> Iterator[list[str]]:
-    """
-    The captions of each row that have a visible character; none without the column. A column of texts has one each.
-    """
+    """The captions of each row that have a visible character. A text is a list of one; no column, no captions."""
     for caption in values_of(split, columns.CAPTION) if columns.CAPTION in split.column_names else [None] * len(split):
         texts = caption if isinstance(caption, list) else [caption]
         yield [text for text in texts if text and text.translate(INVISIBLE).strip()]

@@ -217,9 +217,7 @@ class SentenceEncoder(TextEncoder):
 
 
 def load_tower(model_class: str, name: str, revision: str | None, kind: str) -> torch.nn.Module:
-    """
-    The `text` or `image` tower of a model, float32. Raises ValueError for missing weights, which would be random.
-    """
+    """The `text` or `image` tower, float32. Raises ValueError for missing weights, which would be random."""
     import transformers
 
     level = transformers.logging.get_verbosity()
@@ -268,10 +266,7 @@ class ClipTextEncoder(TextEncoder):
 
 
 class SiglipTextEncoder(ClipTextEncoder):
-    """
-    The text tower of a SigLIP model, pooled at the last position of captions padded to the whole window, as in its
-    training.
-    """
+    """The text tower of SigLIP, pooled at the last position of padded captions, as in its training."""
 
     model_class = "SiglipTextModel"
     output = "pooler_output"

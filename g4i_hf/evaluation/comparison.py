@@ -94,10 +94,7 @@ class ComparisonRow:
 
 
 def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """
-    The part of `all_results.json` that tables show: without retrieval and zero-shot accuracy if the run was not
-    aligned, as its projector is random.
-    """
+    """The metrics that tables show: those of the projector are left out if it was not trained."""
     if aligns(options) is not False:
         return results
     return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}

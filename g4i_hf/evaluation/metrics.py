@@ -149,10 +149,7 @@ SECONDS = 1.0  # duration of the timing
 
 
 def size_metrics(student: PreTrainedModel, image_size: int) -> dict[str, float]:
-    """
-    `parameters`, and `macs`: multiply-adds of an image in convolutions and matrix products, half of the FLOPs that
-    PyTorch counts.
-    """
+    """`parameters`, and `macs`: multiply-adds of an image, half of the FLOPs that PyTorch counts."""
     macs = multiply_adds(student, image_size)
     return {"parameters": sum(p.numel() for p in student.parameters()), "macs": sum(macs.values())}
 

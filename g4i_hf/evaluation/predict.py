@@ -182,10 +182,7 @@ TEXTS = 16_384  # compared with a block of images at once
 
 
 def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
-    """
-    The nearest caption of a split for each image of the predictions. None for a split without captions, or with
-    embeddings of another size.
-    """
+    """The nearest caption of a split for each image; None without captions, or with embeddings of another size."""
     texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
     if texts is None:
         return None

@@ -135,9 +135,7 @@ def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
 
 
 def differing_cards(shown: ShownSplit) -> dict[str, Any]:
-    """
-    Images that exactly one of the runs classifies correctly: their number, and cards of both kinds in proportion.
-    """
+    """The number of images that exactly one run classifies correctly, and cards of both kinds in proportion."""
     aligned, baseline = shown.right("aligned"), shown.right("baseline")
     mended, broken = np.flatnonzero(aligned & ~baseline), np.flatnonzero(baseline & ~aligned)
     number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))

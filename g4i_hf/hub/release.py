@@ -246,9 +246,7 @@ class StudentPublisher:
         self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
 
     def start(self) -> str:
-        """
-        Create the repository; returns its full id. Raises ImportError without detect-secrets; PushError as any push.
-        """
+        """Create the repository; returns its full id. Raises ImportError without detect-secrets, and PushError."""
         require("detect_secrets", "hub", SECRETS)
         check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
         api = HfApi(token=self.args.hub_token)
@@ -280,10 +278,7 @@ class StudentPublisher:
 
 
 class Release:
-    """
-    Builds and pushes a student or a dataset; the command prints `lines`. In a dry run, files are written into
-    `scratch`, an empty folder.
-    """
+    """Builds and pushes a student or a dataset; the command prints `lines`. A dry run writes into `scratch`."""
 
     def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
         self.args, self.scratch = args, scratch

@@ -89,10 +89,7 @@ def calibrate(
 def recalibrate_without(
     left_out: np.ndarray, full: Calibration, views: list[np.ndarray], labels: np.ndarray, **kwargs: Any
 ) -> Calibration:
-    """
-    Fit the temperatures again without the rows `left_out` (n,), starting from `full`; `kwargs` are those of
-    [`calibrate`].
-    """
+    """Fit the temperatures again without rows (n,), starting from `full`; `kwargs` are those of [`calibrate`]."""
     kept = ~left_out
     if not kept.any() or full.confusions is not None:
         return full

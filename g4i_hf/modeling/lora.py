@@ -53,10 +53,7 @@ def is_adapter(name: str) -> bool:
 
 
 def keep_statistics(student: PreTrainedModel) -> None:
-    """
-    Freeze the running statistics of batch norms, and use them in training: an adapter cannot store others, with which
-    its base would give other logits.
-    """
+    """Freeze the running statistics of batch norms, as an adapter cannot store others for its base."""
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -26,9 +26,7 @@ Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> sum over local r
 
 
 class TermSums:
-    """
-    Sums of the loss terms and of their rows since the last log, on the device to avoid a synchronisation each step.
-    """
+    """Sums of the loss terms and their rows since the last log, on the device to avoid synchronisation."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}  # name -> (2,) float32
@@ -92,10 +90,7 @@ class AlignmentTerm:
         inputs: dict[str, torch.Tensor],
         state: TrainerState,
     ) -> tuple[torch.Tensor, Terms]:
-        """
-        The 0-d `loss` of the classifier plus the alignment loss, and the terms to log. A baseline only measures the
-        alignment, outside the graph.
-        """
+        """The 0-d `loss` plus the alignment loss, and the terms to log. A baseline only measures the alignment."""
         args, weight = self.args, self.weight_at(state)
         # Cosines and their exponentials need more than the 8 bits of bfloat16
         with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):

@@ -94,9 +94,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     @classmethod
     def from_options(cls, options: TrainingOptions) -> "AlignmentArguments":
-        """
-        From the options of a command; those of Trainer in `others` may be strings. Raises ValueError for wrong types.
-        """
+        """From the options of a command; those in `others` may be strings. Raises ValueError for wrong types."""
         values = {name: getattr(options, name) for name in names_of(TrainingOptions)}
         hints = get_type_hints(TrainingArguments)
         try:

@@ -90,10 +90,7 @@ def build_student(
 
 
 def check_student(student: StudentArguments) -> None:
-    """
-    Raise OSError for a checkpoint or pretrained weights that are neither in the cache nor on the Hub. This takes one
-    request to the Hub, within seconds.
-    """
+    """Raise OSError, after one request, for a checkpoint or weights neither in the cache nor on the Hub."""
     name = student.student
     check_is_there(name, student.student_revision)
     if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):

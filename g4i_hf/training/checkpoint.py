@@ -79,10 +79,7 @@ def remaining_checkpoint_named(what: str, run: Path) -> Iterator[None]:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """
-    Whether this is a truncated file of `torch.save`, a ZIP archive: torch 2.6 does not notice if the last bytes do not
-    fit on disk.
-    """
+    """Whether a file of `torch.save`, a ZIP archive, is truncated, which torch 2.6 does not notice."""
     with path.open("rb") as file:
         is_archive = file.read(4) == b"PK\3\4"
     return is_archive and not zipfile.is_zipfile(path)
@@ -170,9 +167,7 @@ def order_of(args: Any) -> dict[str, Any]:
 
 
 def check_same_data(run: str | Path, data: Record, digest: str | None = None) -> None:
-    """
-    Raise OtherDataError, with the differences, unless the data is that of the run, or has the checkpoint's `digest`.
-    """
+    """Raise OtherDataError, with the differences, for other data than the run's, or than the `digest`."""
     if digest == data.digest:
         return
     earlier = Record.read(run)

@@ -121,9 +121,7 @@ class Judge:
         return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
 
     def replaced_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
-        """
-        The accuracies by the previous logits of a classifier and by these, which replace them if they are better.
-        """
+        """The accuracies by the previous logits of a classifier and by these, which replace them if better."""
         before, earlier = self.accuracy(name), self.logits[name]
         self.logits[name] = np.asarray(logits)
         after = self.accuracy(name)

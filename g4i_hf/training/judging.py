@@ -121,9 +121,7 @@ def judged_by_probabilities(
 
 
 def _make_consistent(judgement: Judgement) -> None:
-    """
-    Move both accuracies until their difference is the estimated one, in proportion to the width of their intervals.
-    """
+    """Move both accuracies, in proportion to their intervals, until their difference is the estimated one."""
     ends = {name: np.array(judgement.accuracies[name].interval) for name in (LABELS_ONLY, WITH_VIEWS)}
     widths = {name: float(np.diff(interval)[0]) ** 2 for name, interval in ends.items()}
     one, other = (judgement.accuracies[name] for name in (WITH_VIEWS, LABELS_ONLY))

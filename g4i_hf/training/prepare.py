@@ -243,9 +243,7 @@ def is_raw(data: Any) -> bool:
 def images_to_evaluate(
     data: Dataset, model: AlignedImageClassification, saved: BaseImageProcessor | None
 ) -> CaptionedImages:
-    """
-    Items of rows with `image`, and perhaps `label` by name or number, with the transform and classes of the model.
-    """
+    """Items of rows with `image`, and perhaps `label`, with the transform and classes of the model."""
     config = model.config.student_config
     processor = student_processor(config, saved or processor_of(config, warn=False))
     split = standardise(data, "the dataset", {})

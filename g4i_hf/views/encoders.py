@@ -152,9 +152,7 @@ class ImageTower(torch.nn.Module):
 
 @dataclass
 class TowerTransform:
-    """
-    An image -> (3, H, W); of NaFlex (patches, P + 3), each patch with its mask and the shape of the image in patches.
-    """
+    """An image -> (3, H, W); of NaFlex (patches, P + 3), each patch with its mask and the shape in patches."""
 
     processor: BaseImageProcessor
 

@@ -120,9 +120,7 @@ def other_views(
     accelerator: Accelerator,
     given: Mapping[str, View] | None = None,
 ) -> dict[str, View]:
-    """
-    By name, those that are not `OWN_VIEWS`: of a folder, made, or `given`. Class names are there in the first process.
-    """
+    """By name, the views that are not `OWN_VIEWS`. Class names are there in the first process."""
     made = dict(given or {})
     for view in views:
         if view in OWN_VIEWS:

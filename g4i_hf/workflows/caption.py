@@ -170,10 +170,7 @@ class Captioning:
         return Captioned.of(tables, splits, layout, captioner.provenance, first.prompts.templates)
 
     def ask(self, share: Share) -> None:
-        """
-        Asks about the rows of one of many tasks, and saves the answers alone. When all tasks have ended, [`run`]
-        writes the stage from them.
-        """
+        """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""
         self.share = share
         self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner))
 

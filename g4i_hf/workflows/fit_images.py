@@ -265,9 +265,7 @@ def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path
 
 
 def _agree(ahead: dict[str, np.ndarray], captioner: Captioner, args: FitArguments, say: Say) -> None:
-    """
-    Print the cost of the questions. Raises ValueError for many requests to a server, unless the user confirms them.
-    """
+    """Print the cost of the questions. Raises ValueError for many requests to a server without consent."""
     requests, read, written = sum(ahead.values())
     if not requests:
         return

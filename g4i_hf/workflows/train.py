@@ -39,10 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
-    """
-    Loads the data, builds the student, trains and evaluates it. Checks all options and data before it writes to the
-    run folder.
-    """
+    """Loads, trains and evaluates. Checks all options and data before it writes to the run folder."""
 
     def __init__(self, run, data, encoder, student, augmentation, training: TrainingOptions):
         self.run: RunArguments = run
