@@ -324,7 +324,7 @@ class Search(Command):
         check_paths(images=args.images)
 
     def run(self, args) -> None:
-        from .captioning.report import Shown, thumbnail, write_page
+        from .pages import Shown, thumbnail, write_page
         from .zero_shot.search import CACHE, ImageSearch
 
         quiet_libraries(True)

@@ -21,6 +21,7 @@ ORDER = {
     "names": 1,
     "cli": 2,
     "data": 2,
+    "pages": 2.5,
     "captioning": 3,
     "embedding": 4,
     "label_model": 5,

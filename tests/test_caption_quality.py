@@ -13,8 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image as PILImage
 
 from g4i_hf.captioning.quality import judge, judge_captions, names_class
-from g4i_hf.captioning.report import HTML, Shown, thumbnail, write_page, write_report
+from g4i_hf.captioning.report import HTML, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
+from g4i_hf.pages import Shown, thumbnail, write_page
 
 # --- Class names in the text -----------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from g4i_hf.captioning.report import thumbnail
 from g4i_hf.data.checks import check_split
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata
 from g4i_hf.data.images import UndecodableImage, clean_jpeg, decode
+from g4i_hf.pages import thumbnail
 
 ID = "cats/1.jpg"
 FEATURES = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})

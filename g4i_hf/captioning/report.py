@@ -1,22 +1,17 @@
-"""
-Pages to look at before and after paying: that of a dry run, and `caption_report.html`. Text of a model or a user is
-escaped.
-"""
+"""Pages to look at before and after paying: that of a dry run, and `caption_report.html`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
 from .. import columns
 from ..data.checks import labels_of
 from ..data.classes import Matching
-from ..data.images import UndecodableImage, data_uri
 from ..options import CaptionArguments
+from ..pages import Shown, thumbnail, write_page
 from .answers import OK, Answer, Captioner, CaptionerError
 from .quality import judge
 from .questions import Questions
@@ -28,37 +23,6 @@ HTML = "caption_report.html"
 PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
 MOST_LINES = 60  # of a table
-SIDE = 240  # pixels of an image on a page
-
-
-@dataclass
-class Shown:
-    """A card of a page: one image with its caption."""
-
-    picture: str | None  # a data URI; None for an image that cannot be read
-    caption: str | None
-    title: str = ""
-    notes: Sequence[str] = ()
-    doubts: Sequence[str] = ()  # in red
-    raw: str | None = None  # the unedited answer, if it differs
-
-
-def thumbnail(images: Any, row: int) -> str | None:
-    """The `image` of a row, upright and small, as a data URI; None if it is unreadable."""
-    try:
-        return data_uri(images[row][columns.IMAGE], SIDE)
-    except UndecodableImage:
-        return None
-
-
-def write_page(path: str | Path, title: str, **values: Any) -> None:
-    """Write an HTML page with its images. `values` are shown by report.html.j2."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(title=title, **values)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 def write_report(

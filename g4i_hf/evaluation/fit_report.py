@@ -9,10 +9,9 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import softmax
 
-from ..captioning.report import thumbnail
 from ..data.texts import caption_lists
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .report import page_template
+from ..pages import thumbnail, write_page
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
@@ -61,8 +60,10 @@ def write_fit_report(
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
     about = "Drawn at random from the images that judged." if len(judged.images) else ""
     reason = "Their label is another class" if judged.has_labels else "The views think of another class"
-    page = page_template("fit_report.html.j2").render(
-        title=title,
+    write_page(
+        path,
+        title,
+        "fit_report.html.j2",
         verdict=verdict,
         bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
         views=results["views"],
@@ -76,7 +77,6 @@ def write_fit_report(
         estimated=not judged.has_labels,
         settings=settings,
     )
-    Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
 BARS = (LABELS_ONLY, WITH_VIEWS)

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..captioning.report import thumbnail
 from ..options import aligns, learned_from_captions
+from ..pages import thumbnail, write_page
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text, shown_names
 from .metrics import speed_text
@@ -43,9 +42,12 @@ def write_report(
     both = "baseline" in runs and bool(labelled)
     names = shown_names(options)
     compared = f"{names['aligned'].capitalize()}, and on labels only"
-    page = page_template("report.html.j2").render(
+    write_page(
+        path,
+        compared if "baseline" in runs else f"The student {runs['aligned'].name}",
+        "report.html.j2",
         names=names,
-        title=compared if "baseline" in runs else f"The student {runs['aligned'].name}",
+        interval=interval_text,
         rows=rows,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
@@ -63,18 +65,6 @@ def write_report(
         weights=weights,
         seed=options.get("seed", 42),
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page, encoding="utf-8", errors="replace")
-
-
-def page_template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("g4i_hf", "evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-    environment.filters["interval"] = interval_text
-    environment.filters["cosine"] = lambda value: "" if value is None else f"{value:z.2f}"
-    return environment.get_template(name)
 
 
 # --- The content of the sections, as plain values for the template ---------------------------------------------------

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..captioning.report import Shown, thumbnail, write_page
 from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
 from ..data.classes import class_names
 from ..data.labels import reviews_of
@@ -26,6 +25,7 @@ from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
 from ..label_model.views import has_value
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
+from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES, image_features
 from ..views.encoders import STUDENT_VIEW, encoder_of_fit
 from ..views.making import other_views, views_of

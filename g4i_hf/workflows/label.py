@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .. import columns
-from ..captioning.report import thumbnail
 from ..cli import say
 from ..data.checks import labels_of
 from ..data.classes import same_form
@@ -18,12 +17,12 @@ from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import caption_lists
-from ..evaluation.report import page_template
 from ..files import printable, replace_text, spreadsheet_text
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS
 from ..options import DataArguments, FitArguments, LabelArguments
+from ..pages import page, thumbnail
 from .fit_images import FitImages
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
@@ -208,9 +207,9 @@ class Labelling:
             "hides": self.args.pick == GOLD,
             "then": self.following,
         }
-        return page_template("label.html.j2").render(data=data, nonce=nonce)
+        return page("label.html.j2", data=data, nonce=nonce)
 
-    def write_page(self, page: str) -> str:
+    def write_page(self, file: str) -> str:
         """Write one file with its images, which downloads the answers. Returns a message."""
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
         items = [self._item(int(row)) for row in self.picked(min(self.left, MOST_STATIC))]
@@ -221,7 +220,7 @@ class Labelling:
             item["line"] = {by_name: self.names[row], "digest": self.digests[row]}
             item["picture"] = thumbnail(self.images, row)
             item["examples"] = [thumbnail(self.images, other) for other in item["examples"]]
-        Path(page).parent.mkdir(parents=True, exist_ok=True)
-        Path(page).write_text(self.page(items), encoding="utf-8", errors="replace")
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(self.page(items), encoding="utf-8", errors="replace")
         few = f" of {self.left:,}, as a page without a server holds no more" if self.left > MOST_STATIC else ""
-        return f"Page: {page}, {len(items):,} images{few}. Append the labels.jsonl that it downloads to {self.file}."
+        return f"Page: {file}, {len(items):,} images{few}. Append the labels.jsonl that it downloads to {self.file}."
