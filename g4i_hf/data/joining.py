@@ -153,15 +153,10 @@ def join_captions(
         logger.warning("%s: no captions of the splits %s; they are kept without.", what, ", ".join(kept))
     present = {column for split in added.values() for column in split.column_names}
     replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in present and columns.TEXT_EMBEDS not in present else []
-    joined = DatasetDict()
-    for name, split in images.items():
-        if name in added:
-            joined[name] = side_by_side(split, added[name], positions[name])
-        else:
-            joined[name] = without_replaced(split, replaced)
-    columns_lost = {name: {*split.column_names} - {*joined[name].column_names} for name, split in images.items()}
-    lost = [name for name in images if columns.TEXT_EMBEDS in columns_lost[name]]
-    if lost:
+    joined = DatasetDict({name: without_replaced(split, replaced) for name, split in images.items()})
+    joined |= {name: side_by_side(images[name], split, positions[name]) for name, split in added.items()}
+    embedded = [name for name, split in images.items() if columns.TEXT_EMBEDS in split.column_names]
+    if lost := [name for name in embedded if columns.TEXT_EMBEDS not in joined[name].column_names]:
         text = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
         logger.warning(text, what, ", ".join(lost))
     return joined
@@ -267,8 +262,6 @@ def _made_from_now(images: Dataset, stage: Dataset, column: str) -> list[str | N
     if column == columns.IMAGE_DIGEST:
         known = stage.select_columns([columns.IMAGE_ID, columns.IMAGE_DIGEST, columns.IMAGE_STAT])
         return image_digests(images, known.with_format("arrow")[:])[column]
-    if columns.CAPTION not in images.column_names:
-        return [None] * len(images)
     return list(captions_of_rows(images))
 
 

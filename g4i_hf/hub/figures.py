@@ -117,16 +117,13 @@ def _check_baseline(run: str, baseline: str) -> None:
             "and --supervision none, or leave baseline out."
         )
     options, others = (_options_of_images(each) for each in (run, baseline))
-    if differing := _differing(options, others):
+    names = sorted(options.keys() | others.keys())
+    if differing := [name for name in names if options.get(name) != others.get(name)]:
         shown = ", ".join(f"{name} ({others.get(name)!r}, not {options.get(name)!r})" for name in differing[:3])
         raise ValueError(
             f"{baseline} is no baseline of {run}: it was trained with another {shown}. Only what belongs to the "
             "captions may differ: train one with --align_weight 0 and --supervision none, or leave baseline out."
         )
-
-
-def _differing(options: dict[str, Any], others: dict[str, Any]) -> list[str]:
-    return sorted(name for name in options.keys() | others.keys() if options.get(name) != others.get(name))
 
 
 def _options_of_images(run: str) -> dict[str, Any]:
