@@ -12,8 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image as PILImage
 
-from g4i_hf.captioning.quality import judge, judge_captions, names_class
-from g4i_hf.captioning.report import HTML, write_report
+from g4i_hf.captioning.report import HTML, judge, judge_captions, names_class, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 from g4i_hf.pages import Shown, thumbnail, write_page
 

@@ -14,8 +14,7 @@ from PIL import Image as PILImage
 
 from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
-from g4i_hf.captioning.quality import judge
-from g4i_hf.captioning.report import write_report
+from g4i_hf.captioning.report import judge, write_report
 from g4i_hf.hub.card import Student, student_card
 from g4i_hf.hub.dataset_card import captions_card
 from g4i_hf.names import is_path

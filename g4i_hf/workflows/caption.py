@@ -13,9 +13,8 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, Captioner, Decoding
 from ..captioning.existing import existing_captions
-from ..captioning.quality import judge_captions
 from ..captioning.questions import Prompts, Questions
-from ..captioning.report import PAGE, dry_run, write_report
+from ..captioning.report import PAGE, dry_run, judge_captions, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
