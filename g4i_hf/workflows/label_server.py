@@ -36,7 +36,8 @@ class LabelServer(ThreadingHTTPServer):
 
     def __init__(self, labelling: Labelling, append: Callable[[str], None]):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.labelling, self.append, self.token, self.nonce = labelling, append, *map(_secret, range(2))
+        self.labelling, self.append = labelling, append
+        self.token, self.nonce = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self.host, self.lock, self.answered = f"127.0.0.1:{self.server_port}", threading.Lock(), 0
         self.address = f"http://{self.host}/{self.token}/"
 
@@ -63,10 +64,6 @@ class LabelServer(ThreadingHTTPServer):
     def more(self) -> dict[str, Any]:
         with self.lock:
             return {"items": self.labelling.items()}
-
-
-def _secret(_: int) -> str:
-    return secrets.token_urlsafe(16)
 
 
 class Handler(BaseHTTPRequestHandler):
