@@ -63,8 +63,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
     results = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(results)}
-    names = ("supervision", "softens_labels", "views")
-    names += ("label_noise_estimate", "label_noise_interval")
+    names = ("supervision", "softens_labels", "views", "label_noise_estimate", "label_noise_interval")
     return {
         "speed": speed_text(results),
         "judgement": results.get("judgement", ""),

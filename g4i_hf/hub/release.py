@@ -5,7 +5,7 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
@@ -43,7 +43,7 @@ ONNX_FILE = "onnx/model.onnx"
 def release_student(
     run: str | Path,
     output_dir: str | Path | None = None,
-    weights: str = "raw",
+    weights: Literal["raw", "ema"] = "raw",
     *,
     aligned: bool = True,
     onnx: bool = False,
