@@ -329,7 +329,7 @@ PRIVATE_LINEAGE = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("vit", marks=pytest.mark.onnx), "timm-resnet"])
+@pytest.mark.parametrize("name", [pytest.param("vit", marks=[pytest.mark.onnx, pytest.mark.slow]), "timm-resnet"])
 def test_nothing_of_the_machine_is_released(tmp_path, name):
     """A run from a checkpoint in a home folder, whose options and lineage are full of what nobody else should read."""
     base = a_run(tmp_path / "base", name)
