@@ -1,0 +1,204 @@
+"""What `g4i fit` takes: datasets of any form, captions that are written first; and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import caption_doors
+import datasets
+import fitting
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from drawings import CLASSES, caption, draw_folder, drawing
+from fitting import few_labels, results_of
+from hub_client import serving
+from PIL import Image
+
+from g4i_hf import fit
+from g4i_hf.running import main
+from g4i_hf.training.run_folder import read_options
+
+serve = caption_doors.serve
+student, words, fitted = fitting.student, fitting.words, fitting.fitted
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """60 drawings with captions, 3 a class with a label."""
+    return few_labels(tmp_path_factory.mktemp("fit"), 3, train=60)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
+def test_other_forms_of_a_dataset_are_read(fitted, tmp_path, capsys, kind):
+    rows = {"photo": [drawing(number) for number in range(30)], "species": [CLASSES[n % 3] for n in range(30)]}
+    split = Dataset.from_dict(rows | {"text": [[caption(number)] for number in range(30)]})
+    split = split.cast_column("photo", datasets.Image())
+    if kind == "parquet":
+        (tmp_path / "data").mkdir()
+        split.to_parquet(tmp_path / "data" / "train.parquet")
+    else:
+        DatasetDict(train=split).save_to_disk(tmp_path / "data")
+    fitted(tmp_path / "data", image="photo", label="species", caption="text", dry_run=True)
+    assert "30 training images of 3 classes, 30 with a label, 30 with a caption" in capsys.readouterr().out
+
+
+def test_images_of_pillow_splits_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):
+    def split(numbers) -> Dataset:
+        rows = {"image": [drawing(number) for number in numbers], "label": [CLASSES[number % 3] for number in numbers]}
+        return Dataset.from_dict(rows | {"caption": [caption(number) for number in numbers]})
+
+    splits = DatasetDict(train=split(range(30)), validation=split(range(30, 39)))
+    assert fitted(splits, tmp_path / "out").judged_images == 9
+    with pytest.raises(ValueError, match="foto"):
+        fitted(splits, tmp_path / "other", image="foto")
+    with pytest.raises(TypeError, match="studnt.*student"):
+        fitted(splits, tmp_path / "other", studnt="x")
+
+
+PUSHED = """
+import json, os, sys
+
+sys.path.insert(0, sys.argv[1])
+import datasets
+from datasets import ClassLabel, Dataset, Features, Value
+from drawings import CLASSES, caption, drawing
+from huggingface_hub import HfApi
+
+from g4i_hf import fit
+from g4i_hf.options import DEFAULT_TEXT_ENCODER
+from g4i_hf.running import main
+
+features = Features(image=datasets.Image(), label=ClassLabel(names=CLASSES), caption=Value("string"))
+rows = [{"image": drawing(n), "label": n % 3, "caption": caption(n)} for n in range(30)]
+Dataset.from_list(rows, features=features).push_to_hub("me/drawings")
+os.chdir(sys.argv[2])
+options = json.loads(sys.argv[3])
+main(["fit", "me/drawings", *(f"--{name}={value}" for name, value in options.items())])
+fit("me/drawings", output_dir="by-python", **options)
+print(json.dumps(HfApi().dataset_info("me/drawings").sha))
+"""
+
+
+@pytest.mark.slow
+def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
+    """The record names the id and the commit."""
+    options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": str(static_folder)}
+    with serving() as hub:
+        place = Path(__file__).parent / "contract"
+        commit = hub.run(PUSHED, tmp_path / "home", place, tmp_path, json.dumps(options))
+    for out in (tmp_path / "runs" / "me--drawings", tmp_path / "by-python"):
+        assert results_of(out)["judged_images"] == 30
+        assert yaml.safe_load((out / "fit.yaml").read_text())["dataset_name"] == "me/drawings"
+        for name in ("labels_only", "with_views"):
+            (source,) = json.loads((out / name / "lineage.json").read_text())["sources"]
+            assert (source["id"], source["revision"]) == ("me/drawings", commit)
+            assert read_options(out / name)["dataset_name"] == "me/drawings"
+
+
+# --- Captions that are written first ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys, monkeypatch):
+    pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, test=3)
+    out, server = tmp_path / "out", serve("--token", "sk-right")
+    monkeypatch.setenv("SERVER_TOKEN", "sk-right")
+    asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny", "api_key_env": "SERVER_TOKEN"}
+    fitted(pictures, out, **asked, questions=["describe"])
+    assert server.stats()["requests"] == 24 and not (out / "answers").exists()
+    found = fitted(pictures, out, **asked, price_input=10, price_output=100)
+    said = capsys.readouterr().out
+    # 24 questions of some 752 tokens of the image and 27 of the prompt, and answers of 32 tokens
+    assert "24 (plain 0, choose 24), at most about 0.0 million tokens read and 0.0 written, a cost of 0.26" in said
+    assert server.stats()["requests"] == 48 and {"caption", "answer"} <= set(found.views)
+    answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
+    assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
+    # The captions say which folder the result belongs to
+    assert (fit(out / "captions", dry_run=True, student=str(found.classifier)) is None) and not (
+        tmp_path / "runs"
+    ).exists()
+
+
+def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):
+    image = {"bytes": caption_doors.png(Image.new("RGB", (8, 8))), "path": None}
+    kinds = Features({"image": datasets.Image(), "label": ClassLabel(names=["cat", "dog"])})
+    (tmp_path / "data").mkdir()
+    rows = {"image": [image] * 501, "label": [0] * 501}
+    Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
+        fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
+
+
+# --- Mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, tmp_path, capsys):
+    before = sorted(pictures.rglob("*"))
+    assert fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True) is None
+    said = capsys.readouterr().out
+    assert "60 training images of 3 classes, 9 with a label, 60 with a caption" in said
+    assert "Nothing was written" in said and not (tmp_path / "out").exists()
+    assert sorted(pictures.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"captioner": "http://127.0.0.1:9/v1"}, "captioner_model"),
+        ({"captioner_model": "vlm"}, "give its address with captioner"),
+        ({"questions": ["chose"]}, "questions is 'chose'.*Did you mean 'choose'"),
+        ({"finetune": "maybe"}, "finetune is 'maybe'"),
+        ({"learning_rate": -1}, "learning_rate is -1"),
+        ({"pretrained": False, "student": None}, "pretrained is false: name a student"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_written(fitted, pictures, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(pictures, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_there_or_cannot_be_read_is_said_by_a_dry_run(pictures, student, tmp_path):
+    with pytest.raises(OSError, match=r"text encoder .*nowhere/encoder.* cannot be loaded"):
+        fit(pictures, text_encoder=str(tmp_path / "nowhere" / "encoder"), student=student, dry_run=True)
+    with pytest.raises(OSError, match="no-such-student"):
+        fit(pictures, student="no-such-student", dry_run=True)
+    broken = shutil.copytree(pictures, tmp_path / "pictures")
+    next((broken / "train" / "unlabelled").iterdir()).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="--on_bad_images skip"):
+        fit(broken, student=student, dry_run=True)
+    assert fit(broken, student=student, on_bad_images="skip", dry_run=True) is None
+
+
+def test_something_else_in_the_place_of_the_classifier_is_said_before_training(pictures, student, tmp_path):
+    classifier = tmp_path / "out" / "classifier"
+    classifier.mkdir(parents=True)
+    (classifier / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no student that was released"):
+        fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True)
+
+
+def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=18, validation=6)
+    next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
+    fitted(pictures, dry_run=True, on_bad_images="skip")
+    assert "; 5 validation images." in capsys.readouterr().out
+
+
+def test_minus_o_is_the_folder(pictures, student, words, tmp_path, capsys):
+    main(["fit", str(pictures), "-o", f"{tmp_path}/there", "--student", student, "--text_encoder", words, "--dry_run"])
+    assert f"Would write {tmp_path / 'there'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "-o, --output_dir" in capsys.readouterr().out
+
+
+def test_images_are_enlarged_to_128_pixels_at_least_and_shrunk_to_the_size_of_the_student(words, tmp_path, capsys):
+    for side, size in ((32, 128), (150, 144), (300, 224)):
+        pictures = draw_folder(tmp_path / f"{side}", train=12)
+        for path in pictures.rglob("*.png"):
+            with Image.open(path) as image:
+                image.resize((side, side)).save(path)
+        fit(pictures, text_encoder=words, output_dir=str(tmp_path / "out"), dry_run=True)
+        assert f"Image size: {size} px" in capsys.readouterr().out
