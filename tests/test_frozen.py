@@ -154,58 +154,64 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return AlignedImageClassification.from_pretrained(run).state_dict()
 
 
-def trained(pictures: Path, out: Path, launcher: tuple | None = None, **options) -> str:
-    given = {"dataset_name": pictures, "output_dir": out, "text_encoder": "all-MiniLM-L6-v2"}
-    return succeed("train", given, STUDENT, FROZEN, options, launcher=launcher).said
+@pytest.fixture(scope="module")
+def trained(pictures, static_folder):
+    """Trains into a folder: what the command says."""
+
+    def training(out: Path, launcher: tuple | None = None, **options) -> str:
+        given = {"dataset_name": pictures, "output_dir": out, "text_encoder": static_folder}
+        return succeed("train", given, STUDENT, FROZEN, options, launcher=launcher).said
+
+    return training
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def cached(pictures, tmp_path_factory) -> tuple[Path, str]:
+def cached(trained, tmp_path_factory) -> tuple[Path, str]:
     """A run on cached features, with its checkpoints, and what it said."""
     run = tmp_path_factory.mktemp("cached") / "run"
-    return run, trained(pictures, run, **SAVING)
+    return run, trained(run, **SAVING)
 
 
-def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(pictures, cached, tmp_path):
+def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(trained, cached, tmp_path):
     run, said = cached
     assert "reads cached features" in said and list((run / "features").glob("*/*.parquet"))
-    trained(pictures, tmp_path / "again")
+    trained(tmp_path / "again")
     expected = weights_of(run)
     assert all((tensor == expected[name]).all() for name, tensor in weights_of(tmp_path / "again").items())
-    said = trained(pictures, tmp_path / "augmented", train_crop="pad")
+    said = trained(tmp_path / "augmented", train_crop="pad")
     assert "runs in every step, as images are augmented (--train_crop none" in said
 
 
-def test_cached_features_teach_what_the_backbone_would(pictures, cached, tmp_path):
+def test_cached_features_teach_what_the_backbone_would(trained, cached, tmp_path):
     without = {"module": tmp_path / "uncached.py"}
     (tmp_path / "uncached.py").write_text(
         "from g4i_hf import AlignmentTrainer\nAlignmentTrainer._cache_features = lambda self: None\n"
     )
-    trained(pictures, tmp_path / "images", **without)
+    trained(tmp_path / "images", **without)
     expected = weights_of(tmp_path / "images")
     for name, tensor in weights_of(cached[0]).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(pictures, cached, tmp_path):
+def test_a_killed_run_on_cached_features_resumes_to_the_same_bits(trained, cached, tmp_path):
     stopped = shutil.copytree(cached[0], tmp_path / "stopped")
     for file in ("model.safetensors", "all_results.json"):
         (stopped / file).unlink()
     shutil.rmtree(stopped / "checkpoint-4")
-    assert "checkpoint-2" in trained(pictures, stopped, **SAVING)
+    assert "checkpoint-2" in trained(stopped, **SAVING)
     expected = weights_of(cached[0])
     assert all((tensor == expected[name]).all() for name, tensor in weights_of(stopped).items())
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_features_and_train_as_one(pictures, tmp_path):
-    trained(pictures, tmp_path / "one", optim="sgd")
+def test_two_processes_share_the_features_and_train_as_one(trained, tmp_path):
+    trained(tmp_path / "one", optim="sgd")
     two = {"per_device_train_batch_size": 3, "optim": "sgd"}
-    trained(pictures, tmp_path / "two", launcher=TWO_PROCESSES, **two)
+    trained(tmp_path / "two", launcher=TWO_PROCESSES, **two)
     expected = weights_of(tmp_path / "one")
     for name, tensor in weights_of(tmp_path / "two").items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)

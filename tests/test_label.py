@@ -27,7 +27,7 @@ from g4i_hf.running import main
 from g4i_hf.workflows.label import Labelling
 from g4i_hf.workflows.label_server import LabelServer
 
-student = fitting.student
+student, words = fitting.student, fitting.words
 TRUTH = np.arange(40) % 4
 
 
@@ -94,7 +94,7 @@ def test_images_of_no_class_are_explained_least(labelled):
 
 
 @pytest.fixture(scope="module")
-def looked(student, tmp_path_factory) -> Labelling:
+def looked(student, words, tmp_path_factory) -> Labelling:
     """At 60 drawings, 4 a class with a label, of which one is wrong."""
     root = tmp_path_factory.mktemp("label")
     pictures = few_labels(root, 4, train=60)
@@ -102,7 +102,8 @@ def looked(student, tmp_path_factory) -> Labelling:
     training.joinpath("circle", "0.png").rename(training / "cross" / "0.png")
     lines = (training / "metadata.jsonl").read_text().replace("circle/0.png", "cross/0.png")
     (training / "metadata.jsonl").write_text(lines)
-    given = {"dataset_name": str(pictures), "output_dir": str(root / "out"), "student": student, "views": ["caption"]}
+    given = {"dataset_name": str(pictures), "output_dir": str(root / "out"), "views": ["caption"]}
+    given |= {"student": student, "text_encoder": words}
     found = Labelling(*build_options(OPTIONS_OF["label"], given), say=lambda text: None)
     found.look()
     return found
@@ -126,9 +127,10 @@ def trained(asked: Labelling) -> Dataset:
     return load_reviewed(DataArguments(asked.data.dataset_name, labels_file=str(asked.file)))["train"]
 
 
-def test_it_lists_what_to_look_at(looked, asking, student, capsys):
+def test_it_lists_what_to_look_at(looked, asking, student, words, capsys):
     pictures, out = looked.data.dataset_name, looked.args.output_dir
-    main(["label", pictures, "-o", out, "--student", student, "--views", "caption", "--list", "--pick", "wrong"])
+    encoders = ["--student", student, "--text_encoder", words]
+    main(["label", pictures, "-o", out, *encoders, "--views", "caption", "--list", "--pick", "wrong"])
     name, suggested, probability = capsys.readouterr().out.splitlines()[0].split("\t")
     assert name == "train/cross/0.png" and suggested in ("circle", "square") and 0.5 < float(probability) <= 1
     for pick in ("next", "none"):
