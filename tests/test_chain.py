@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from g4i_hf import load_images
 from g4i_hf.data.stage import Source, write_stage
 from g4i_hf.hub.dataset import build_dataset
-from g4i_hf.names import bare_name, folder_digest, is_path
+from g4i_hf.names import folder_digest, is_path
 from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import lineage_of
 
@@ -88,12 +88,6 @@ OTHERS = ["me/x", "x", "x-1.5", "Is it a cat/dog?", "... and then?", "~5 words",
 def test_paths_are_known_by_their_form_alone(name, here):
     (here / "me" / "x").mkdir(parents=True)
     assert is_path(name) == (name in PATHS)
-
-
-@pytest.mark.parametrize("name", ["cosine", "org/model", "hf-hub:timm/vit.a1", "~/x", "models/ann/x", "/x/y/"])
-def test_every_card_says_bare_names(name, here):
-    (here / "org" / "model").mkdir(parents=True)
-    assert bare_name(name) == (name if not is_path(name) and name.count("/") < 2 else name.strip("/").split("/")[-1])
 
 
 def test_a_model_in_a_folder_is_another_when_what_its_outputs_depend_on_changes(here):

@@ -11,7 +11,6 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from g4i_hf.data.stage import write_stage
-from g4i_hf.names import is_hub_id
 from g4i_hf.options import DataArguments, StudentArguments
 from g4i_hf.training.lineage import lineage_of
 
@@ -119,8 +118,3 @@ def test_no_local_path_is_kept(tmp_path, monkeypatch):
         assert "secret" not in text and "hidden" not in text and os.sep + "photos" not in text
         assert [source["name"] for source in found["sources"]] == ["captions", "photos"]
         assert found["student"]["name"] == "weights"
-
-
-def test_hub_ids():
-    assert all(map(is_hub_id, ("me/photos", "cifar10", "me/a.b-c_d")))
-    assert not any(map(is_hub_id, ("/home/me", "./photos", "../x", "a/b/c", "~/x", "me/", "C:\\data")))

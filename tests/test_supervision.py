@@ -18,7 +18,6 @@ from tiny_encoders import save_static_encoder
 from g4i_hf import LabelModel, View
 from g4i_hf.cli import parse_options
 from g4i_hf.data.checks import labels_of, with_labels
-from g4i_hf.label_model.plan import Estimates, choose
 from g4i_hf.label_model.supervise import Supervised, supervise
 from g4i_hf.options import OPTIONS_OF, RunArguments, learned_from_captions
 from g4i_hf.running import main
@@ -100,22 +99,6 @@ def test_auto_chooses_by_estimates_and_says_why(case):
     learns = softens or (labels < 0).any()
     assert ("soft_labels" in found.split.column_names) == learns
     assert learns or found.split is split
-
-
-SURE = {"views": {}, "together": 0.9, "noise": 0.0, "noise_interval": (0.0, 0.01), "unlabelled": 0.8}
-
-
-@pytest.mark.parametrize(
-    ("below", "above", "weights"),
-    [
-        ({"together": 0.49}, {"together": 0.51}, (0.25, 1)),
-        ({"together": None}, {"together": 0.6, "noise": None, "noise_interval": None}, (0.25, 1)),
-        ({"together": 0.1, "unlabelled": 0.6}, {"together": 0.1, "unlabelled": 0.1}, (2 / 3, 1)),
-    ],
-)
-def test_auto_weighs_unlabelled_rows_by_what_captions_tell(below, above, weights):
-    found = [choose(Estimates(**SURE | each)).unlabelled_weight for each in (below, above)]
-    assert found == pytest.approx(weights)
 
 
 def test_auto_believes_a_label_that_a_person_gave():
