@@ -31,14 +31,11 @@ def pytest_runtest_setup(item):
         pytest.skip("the extra onnx is not installed")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def frozen():
-    """
-    Trainer and each command collect garbage, which takes most of a second if they look at all that is imported. The
-    endpoint captioner thaws it.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
+    """Trainer and each command collect garbage, which takes most of a second if they look at all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
