@@ -384,14 +384,14 @@ def verdicts() -> str:
     return "\n".join(lines)
 
 
-def caption_classifier() -> str:
+def label_model() -> str:
     """A row a setting; means over the seeds."""
     lines = [
         "| captions of | labels | wrong | accuracy (estimated) | ECE (least) | estimated wrong | in the interval "
         "| precision / recall of suspicions | cleanlab's |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in read_result("caption_classifier.json")["measured"]:
+    for row in read_result("label_model.json")["measured"]:
         found = row["summary"]
         means = {
             name: f"{100 * value['mean']:.1f}"
@@ -464,4 +464,16 @@ def views_added() -> str:
             found = [row["accuracy"] for row in rows if (row["data"], row["setting"], row["views"]) == cell]
             cells.append(f"{100 * fmean(found):.1f}" if found else "")
         lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def questions() -> str:
+    """A row a dataset."""
+    lines = [
+        "| photographs | question that pays | 64 images choose it | or one within 2 points | points lost, mean |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in read_result("questions.json")["rows"]:
+        shares = f"{row['same_choice']:.0%} | {row['as_good']:.0%} | {100 * row['mean_loss']:.1f}"
+        lines.append(f"| {NAMES[row['data']]} | {row['best']} | {shares} |")
     return "\n".join(lines)

@@ -32,8 +32,7 @@ from transformers import (
 from g4i_hf.embedding import load_encoder
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.training.features import ImageEncoder, image_features
-from g4i_hf.views.encoders import encoder_by_student
-from g4i_hf.views.image_text import TowerTransform
+from g4i_hf.views.encoders import TowerTransform, encoder_by_student
 
 SQUARE = {"shortest_edge": 256}
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14, "image_size": 518}
