@@ -105,3 +105,11 @@ def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong()
     assert few.label_noise_interval_[1] > 0.05 and doubtful_labels(few, labels) >= 2
     many, truth, _ = fitted(0, labelled=60)
     assert many.label_noise_interval_[1] < 0.05 and not doubtful_labels(many, 0 * truth)
+
+
+def test_views_of_noise_leave_every_image_its_weight():
+    """Hidden classes look like the others, so that none of the images or all of them could belong to no class."""
+    rng, truth = np.random.default_rng(0), np.repeat(np.arange(CLASSES), 60)
+    views = {name: View(rng.normal(size=(len(truth), DIM)).astype(np.float32)) for name in ("caption", "image")}
+    model = LabelModel(CLASSES).fit(views, np.where(np.arange(len(truth)) % 60 < 3, truth, -1))
+    assert model.none_share_.interval[1] > 0.9 and model.none_.mean() < 0.2

@@ -19,7 +19,8 @@ MOST_COMPARED = 20_000  # rows of each kind
 class NoneOfThese:
     """
     Attributes:
-        probabilities: (n,) that no class explains an unlabelled row; all 0 where it is not sure that there are any.
+        probabilities: (n,) that no class explains an unlabelled row, if there are as few as the interval allows: with
+            views of noise it allows none to all.
         share: of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is
             hidden has still taught the others to keep away from it.
     """
@@ -94,8 +95,7 @@ def none_of_these(
             of_all = log_odds(unlabelled)
     low, high = np.quantile(shares[1:], [0.025, 0.975])
     share = float(np.clip(shares[0], low, high))
-    probabilities = _posterior(of_all, share) if low > 0.5 / len(unlabelled) else np.zeros(len(unlabelled))
-    return NoneOfThese(probabilities, share, (float(low), float(high)))
+    return NoneOfThese(_posterior(of_all, low), share, (float(low), float(high)))
 
 
 def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
