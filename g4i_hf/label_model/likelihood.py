@@ -36,6 +36,7 @@ def calibrate(
     reviewed: np.ndarray | None = None,
     *,
     as_people_err: bool = False,
+    alone: bool = False,
     with_interval: bool = False,
     quick: bool = False,
 ) -> Calibration:
@@ -55,6 +56,8 @@ def calibrate(
         reviewed: (n,) whether a label is known to be right; None: no label is.
         as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
             another view must contradict the labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
+        alone: whether no other view tells. Of k rows of a class the last is of a new kind with a probability of about
+            1 / k (Good and Turing), and then looks wrong: the interval allows for so many.
         with_interval, quick: see [`_Kind`].
     """
     number = len(views)
@@ -65,6 +68,10 @@ def calibrate(
     task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
     kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
     best = task.solved(replace(kind, with_interval=with_interval and known is None))
+    if alone:
+        look_wrong = best.probabilities(views).argmax(1) != labels
+        of_new_kind = float((look_wrong / np.bincount(labels)[labels]).mean())
+        best.interval = max(0.0, best.interval[0] - of_new_kind), best.interval[1]
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)

@@ -243,6 +243,7 @@ class LabelModel:
             "copies": self._copies(),
             "reviewed": rows.reviewed[judged],
             "as_people_err": self._as_people_err is True,
+            "alone": len(self.models_) == 1,
         }
         calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
         if self._known_noise is None and len(judged) and calibration.share < LITTLE_NOISE:
