@@ -72,6 +72,7 @@ ENCODERS = {
     ),
     "vit": (lambda: ViTModel(ViTConfig(**VISION)), ViTImageProcessor(size=SQUARE), lambda hidden: hidden[:, 0]),
 }
+HERE = Path(__file__).parent
 CLASSES = ["red_car", "LABEL_3", "owl, blue bird"]
 
 
@@ -228,7 +229,7 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
 
 INTERRUPTED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from g4i_hf import View, embed_view
 from g4i_hf.training import features
 from test_encoders_as_views import images_of
@@ -246,7 +247,7 @@ embed_view(images_of(60), "image:{encoder}", "out")
 def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same(tmp_path):
     encoder, images = saved("vit", tmp_path / "vit"), images_of(60)
     whole = stored(embed_view(images, f"image:{encoder}", tmp_path / "whole"))
-    script = INTERRUPTED.format(tests=str(Path(__file__).parent), encoder=encoder)
+    script = INTERRUPTED.format(tests=[str(HERE), str(HERE / "contract")], encoder=encoder)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("out/views/*"))
     assert len(list(tmp_path.glob("out/features/*/*.parquet"))) == 2

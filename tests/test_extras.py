@@ -49,7 +49,7 @@ def test_the_core_imports_no_extra():
     assert {"openai", "httpx2", "detect_secrets", "onnxruntime", "peft", "matplotlib"} <= missing
     missing.discard("httpx2")  # huggingface_hub 2 brings and imports it
     rooms = ["captioning.runner", "evaluation.report", "hub.push", "training.run_folder"]
-    rooms += [f"workflows.{name}" for name in ("caption", "check", "evaluate", "fit", "release", "train")]
+    rooms += [f"workflows.{name}" for name in ("caption", "check", "evaluate", "fit", "train")]
     names = [f"g4i_hf.{room}" for room in [*rooms, "commands"]]
     code = "import g4i_hf\nfor name in g4i_hf.__all__: getattr(g4i_hf, name)\n"
     run_without(missing, f"{code}for name in {names}: import_module(name)")

@@ -16,6 +16,7 @@ from hub_client import serving
 from PIL import Image
 
 from g4i_hf import fit
+from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
 
@@ -105,6 +106,7 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
     out, server = tmp_path / "out", serve("--token", "sk-right")
     monkeypatch.setenv("SERVER_TOKEN", "sk-right")
     asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny", "api_key_env": "SERVER_TOKEN"}
+    asked["text_encoder"] = DEFAULT_TEXT_ENCODER  # the words of a random model are not those of drawings
     fitted(pictures, out, **asked, questions=["describe"])
     assert server.stats()["requests"] == 24 and not (out / "answers").exists()
     found = fitted(pictures, out, **asked, price_input=10, price_output=100)

@@ -340,7 +340,7 @@ def test_without_any_label_captions_are_compared_with_names():
 
 
 def test_one_view_alone_does_not_take_images_of_a_new_kind_for_wrong_labels():
-    """Three kinds in each class and three labels a class, all right: many rows are unlike the others of their class."""
+    """Three kinds in each class and three labels a class, all right: many rows are unlike the rest of their class."""
     rng, truth = np.random.default_rng(0), np.repeat(np.arange(30), 20)
     kind, kinds = rng.integers(3, size=len(truth)), rng.normal(size=(30, 3, 16))
     values = kinds[truth, kind] + 0.3 * rng.normal(size=(len(truth), 16))

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -13,6 +13,7 @@ from .. import columns
 from ..files import did_you_mean
 from .images import bad_image, error_of, why_bad
 from .joining import check_image_ids
+from .record import image_digests
 from .texts import Embeddings, caption_lists, num_captioned, values_of
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def check_split(
     text_embed_dim: int | None = None,
     training: bool = True,
     require_labels: bool = True,
-    on_bad_images: str | None = "error",
+    on_bad_images: str = "error",
+    decoded: Collection[str] = (),
 ) -> dict[str, int]:
     """
     Check ids, labels, text embeddings and images of a split. Raises ValueError for the first error.
@@ -87,7 +89,8 @@ def check_split(
         text_embed_dim: of the model; if given, the split must have text embeddings.
         training: whether to warn of missing examples and captions.
         require_labels: whether an unlabelled row (null or -1) is an error.
-        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`); None decodes no image.
+        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`).
+        decoded: digests of images that need not be decoded again.
 
     Returns:
         Counts of the warnings.
@@ -101,8 +104,7 @@ def check_split(
     warned = (warning for warning in of_training if training)  # errors are raised in any case
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    bad_images = _check_images(split, name, on_bad_images) if on_bad_images else ()
-    for what, place, count in chain(warned, bad_images):
+    for what, place, count in chain(warned, _check_images(split, name, on_bad_images, decoded)):
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):
@@ -209,9 +211,12 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
         yield what, f"column 'text_embeds' (first: row {empty[0]})", len(empty)
 
 
-def _check_images(split: Dataset, name: str, on_bad_images: str) -> Warned:
-    images = split.select_columns([columns.IMAGE])
-    rows = np.linspace(0, len(split) - 1, min(len(split), CHECK_ALL_BELOW)).astype(int).tolist()
+def _check_images(split: Dataset, name: str, on_bad_images: str, decoded: Collection[str]) -> Warned:
+    images, new = split.select_columns([columns.IMAGE]), np.arange(len(split))
+    if decoded:
+        digests = image_digests(split)[columns.IMAGE_DIGEST]
+        new = np.array([row for row, digest in enumerate(digests) if digest not in decoded], dtype=int)
+    rows = new[np.linspace(0, len(new) - 1, min(len(new), CHECK_ALL_BELOW)).astype(int)].tolist()
     for row in tqdm(rows, desc=f"Checking images of {name}", unit="image", leave=False, disable=len(rows) < 1000):
         why = why_bad(images[row][columns.IMAGE])
         if why is None:

@@ -140,6 +140,12 @@ def _read(folder: Path) -> dict[str, np.ndarray]:
     return features
 
 
+def images_with_features(folder: Path) -> set[str]:
+    """Digests of the images whose features by any encoder are in a folder."""
+    tables = (pq.read_table(path, columns=["image"]) for path in folder.glob("*/*.parquet"))
+    return {digest for table in tables for digest in table["image"].to_pylist()}
+
+
 @torch.no_grad()
 def _compute(
     encoder: ImageEncoder,

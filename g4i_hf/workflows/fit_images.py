@@ -30,7 +30,7 @@ from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
 from ..training.build import BuiltStudent, build_student, inputs_of
-from ..training.features import FEATURES, student_features
+from ..training.features import FEATURES, images_with_features, student_features
 from ..training.judged_heads import BELIEVED
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
 from ..views.making import (
@@ -116,12 +116,11 @@ class FitImages:
         self.with_names += [name for name, view in self.given.items() if view.class_values is not None]
         if ANSWER not in self.views:
             splits["train"] = without_column(self.training, columns.ANSWER)
-        # An earlier run has decoded them, and features are computed of new ones
-        on_bad_images = None if (self.folder / FEATURES).is_dir() else "error"
+        decoded = images_with_features(self.folder / FEATURES)
         for name in splits:
             splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
-            only: dict[str, Any] = {"training": False, "require_labels": False, "on_bad_images": on_bad_images}
-            check_split(splits[name], name, num_labels=number, **only)
+            needed: dict[str, Any] = {"training": False, "require_labels": False, "decoded": decoded}
+            check_split(splits[name], name, num_labels=number, **needed)
         check_given(self.given, len(self.training), number)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
