@@ -56,8 +56,7 @@ def calibrate(
         reviewed: (n,) whether a label is known to be right; None: no label is.
         as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
             another view must contradict the labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
-        alone: whether no other view tells. Of k rows of a class the last is of a new kind with a probability of about
-            1 / k (Good and Turing), and then looks wrong: the interval allows for so many.
+        alone: whether no other view tells, so that the interval allows for [`_of_new_kind`].
         with_interval, quick: see [`_Kind`].
     """
     number = len(views)
@@ -69,9 +68,7 @@ def calibrate(
     kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
     best = task.solved(replace(kind, with_interval=with_interval and known is None))
     if alone:
-        look_wrong = best.probabilities(views).argmax(1) != labels
-        of_new_kind = float((look_wrong / np.bincount(labels)[labels]).mean())
-        best.interval = max(0.0, best.interval[0] - of_new_kind), best.interval[1]
+        best.interval = max(0.0, best.interval[0] - _of_new_kind(best, views, labels)), best.interval[1]
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
@@ -91,6 +88,15 @@ def calibrate(
     if with_interval:
         with_pattern = task.solved(replace(pattern, with_interval=True), with_pattern)
     return replace(with_pattern, confusions=confusions)
+
+
+def _of_new_kind(calibration: Calibration, views: list[np.ndarray], labels: np.ndarray) -> float:
+    """
+    The share of labels that may look wrong as their rows are unlike the rest of their class: of k rows the last one is
+    of a new kind with a probability of about 1 / k (Good and Turing).
+    """
+    look_wrong = calibration.probabilities(views).argmax(1) != labels
+    return float((look_wrong / np.bincount(labels)[labels]).mean())
 
 
 def recalibrate_without(
