@@ -92,7 +92,7 @@ def calibrate(
 
 def _of_new_kind(calibration: Calibration, views: list[np.ndarray], labels: np.ndarray) -> float:
     """
-    The share of labels that may look wrong as their rows are unlike the rest of their class: of k rows the last one is
+    The share of labels that may look wrong as their rows are unlike the rest of their class. Of k rows the last one is
     of a new kind with a probability of about 1 / k (Good and Turing).
     """
     look_wrong = calibration.probabilities(views).argmax(1) != labels
