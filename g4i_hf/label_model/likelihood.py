@@ -72,12 +72,8 @@ def calibrate(
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
-    if_wrong = np.empty((len(labels), len(log_prior)))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        if_wrong[inside] = _confusions(likely[~inside], labels[~inside], len(log_prior))[:, labels[inside]].T
     confusions = _confusions(likely, labels, len(log_prior))
-    given_if_wrong = torch.from_numpy(if_wrong[:, task.judged]).float()
+    given_if_wrong = torch.from_numpy(_given_if_wrong(likely, labels, folds, len(log_prior))[:, task.judged]).float()
     pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
@@ -124,6 +120,15 @@ def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.n
     differ = likely != labels
     np.add.at(wrong, (likely[differ], labels[differ]), 1)
     return wrong / wrong.sum(1, keepdims=True)
+
+
+def _given_if_wrong(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_labels: int) -> np.ndarray:
+    """(n, C) P(label | true class, the label is wrong) of each row, by the rows of other folds."""
+    found = np.empty((len(labels), num_labels))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        found[inside] = _confusions(likely[~inside], labels[~inside], num_labels)[:, labels[inside]].T
+    return found
 
 
 @dataclass
