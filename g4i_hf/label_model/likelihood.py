@@ -124,11 +124,11 @@ def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.n
 
 def _given_if_wrong(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_labels: int) -> np.ndarray:
     """(n, C) P(label | true class, the label is wrong) of each row, by the rows of other folds."""
-    found = np.empty((len(labels), num_labels))
+    probabilities = np.empty((len(labels), num_labels))
     for fold in np.unique(folds):
         inside = folds == fold
-        found[inside] = _confusions(likely[~inside], labels[~inside], num_labels)[:, labels[inside]].T
-    return found
+        probabilities[inside] = _confusions(likely[~inside], labels[~inside], num_labels)[:, labels[inside]].T
+    return probabilities
 
 
 @dataclass
