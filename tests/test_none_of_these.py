@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.plan import Estimates, doubtful_labels, estimates_in_words
+from g4i_hf.label_model.plan import Estimates, doubtful_labels, estimates_in_words, noise_in_words
 from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.workflows.fit_result import FitResult
 
@@ -113,3 +113,8 @@ def test_views_of_noise_leave_every_image_its_weight():
     views = {name: View(rng.normal(size=(len(truth), DIM)).astype(np.float32)) for name in ("caption", "image")}
     model = LabelModel(CLASSES).fit(views, np.where(np.arange(len(truth)) % 60 < 3, truth, -1))
     assert model.none_share_.interval[1] > 0.9 and model.none_.mean() < 0.2
+
+
+def test_where_few_labels_tell_little_their_interval_is_said_alone():
+    assert noise_in_words(0.33, (0.0, 0.5)).startswith("0% to 50% of the labels are wrong")
+    assert noise_in_words(0.05, (0.03, 0.5)).startswith("5%") and noise_in_words(0.01, (0.0, 0.04)).startswith("1%")

@@ -13,6 +13,7 @@ from .model import LabelModel
 # Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
 MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
+LOW_END, UNKNOWN = 0.005, 0.1  # below the one and above the other, the likeliest share of wrong labels says little
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
@@ -130,6 +131,8 @@ def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
+    if low < LOW_END and high > UNKNOWN:
+        return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval; more labels would tell)"
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 
 
