@@ -49,6 +49,7 @@ def test_wrong_labels_are_picked_by_doubt_and_equal_images_that_differ_first():
     probabilities[5] = told(share=0.6)[5]
     labels[8] = -1
     assert pick_wrong(probabilities, labels).tolist() == [3, 5]
+    assert pick_wrong(probabilities, labels, has_view=np.arange(40) != 3).tolist() == [5]
     contents = np.arange(40)
     contents[21] = contents[20]  # of classes 1 and 0
     assert set(pick_wrong(probabilities, labels, contents)[:2]) == {20, 21}

@@ -93,18 +93,23 @@ def test_fit_says_it_and_which_labels_are_worth_a_look():
     result |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
     found = FitResult(**result | {"none_of_these_interval": [0.25, 0.4]})
     assert found.said()[-1].startswith("25% or more of the images without a label")
-    assert "(14): g4i label pictures --pick wrong" in found.next_command("pictures")
+    assert found.next_command("pictures").startswith(
+        "Next: label the images that teach most: g4i label pictures --pick next; or"
+    )
+    assert found.next_command("pictures").endswith("(14): g4i label pictures --pick wrong")
     found = FitResult(**result | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
     assert len(found.said()) == 1 and found.next_command("pictures").endswith("--pick next")
 
 
 def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():
-    few, truth, _ = fitted(0)
+    few, truth, views = fitted(0)
     labels = np.where(np.arange(len(truth)) % 60 < 6, truth, -1)
     labels[[0, 60]] = 1, 0
-    assert few.label_noise_interval_[1] > 0.05 and doubtful_labels(few, labels) >= 2
-    many, truth, _ = fitted(0, labelled=60)
-    assert many.label_noise_interval_[1] < 0.05 and not doubtful_labels(many, 0 * truth)
+    without = {name: View(np.full_like(view.values, np.nan)) for name, view in views.items()}
+    assert not doubtful_labels(few, without, labels)  # nothing contradicts them
+    assert few.label_noise_interval_[1] > 0.05 and doubtful_labels(few, views, labels) >= 2
+    many, truth, views = fitted(0, labelled=60)
+    assert many.label_noise_interval_[1] < 0.05 and not doubtful_labels(many, views, 0 * truth)
 
 
 def test_views_of_noise_leave_every_image_its_weight():

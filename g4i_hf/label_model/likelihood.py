@@ -36,7 +36,6 @@ def calibrate(
     reviewed: np.ndarray | None = None,
     *,
     as_people_err: bool = False,
-    alone: bool = False,
     with_interval: bool = False,
     quick: bool = False,
 ) -> Calibration:
@@ -56,7 +55,6 @@ def calibrate(
         reviewed: (n,) whether a label is known to be right; None: no label is.
         as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
             another view must contradict the labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
-        alone: whether no other view tells, so that the interval allows for [`_of_new_kind`].
         with_interval, quick: see [`_Kind`].
     """
     number = len(views)
@@ -67,8 +65,6 @@ def calibrate(
     task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
     kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
     best = task.solved(replace(kind, with_interval=with_interval and known is None))
-    if alone:
-        best.interval = max(0.0, best.interval[0] - _of_new_kind(best, views, labels)), best.interval[1]
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
@@ -86,13 +82,16 @@ def calibrate(
     return replace(with_pattern, confusions=confusions)
 
 
-def _of_new_kind(calibration: Calibration, views: list[np.ndarray], labels: np.ndarray) -> float:
+def allow_for_new_kinds(
+    calibration: Calibration, logits: np.ndarray, labels: np.ndarray, reviewed: np.ndarray
+) -> None:
     """
-    The share of labels that may look wrong as their rows are unlike the rest of their class. Of k rows the last one is
-    of a new kind with a probability of about 1 / k (Good and Turing).
+    Lower the interval of wrong labels by those that may look wrong to the only view (n, C), as their rows are unlike
+    the rest of their class. Of k rows about one in k is, as Good and Turing estimate the probability of a new kind.
     """
-    look_wrong = calibration.probabilities(views).argmax(1) != labels
-    return float((look_wrong / np.bincount(labels)[labels]).mean())
+    look_wrong = (calibration.probabilities([logits]).argmax(1) != labels) & (margins_of(logits) > 0) & ~reviewed
+    low, high = calibration.interval
+    calibration.interval = max(0.0, low - float((look_wrong / np.bincount(labels)[labels]).mean())), high
 
 
 def recalibrate_without(

@@ -11,7 +11,7 @@ import numpy as np
 
 from .calibration import Calibration, inverse_temperature
 from .estimates import Estimate, HeldOut, accuracy_of
-from .likelihood import calibrate, recalibrate_without
+from .likelihood import allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
 from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
@@ -243,7 +243,6 @@ class LabelModel:
             "copies": self._copies(),
             "reviewed": rows.reviewed[judged],
             "as_people_err": self._as_people_err is True,
-            "alone": len(self.models_) == 1,
         }
         calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
         if self._known_noise is None and len(judged) and calibration.share < LITTLE_NOISE:
@@ -253,6 +252,8 @@ class LabelModel:
         if self._as_people_err is None and with_interval:
             low, high = calibrate(held_out, with_interval=True, **kwargs | {"as_people_err": True}).interval
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
+        if len(held_out) == 1 and len(judged):
+            allow_for_new_kinds(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
         self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
             int(fold): recalibrate_without(folds == fold, calibration, held_out, **kwargs)
@@ -420,9 +421,8 @@ class LabelModel:
             hidden.append(explained(logits, rows.labels[judged]))
             blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
             unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
-        shown = (np.stack(each, 1) for each in (labelled, hidden, unknown))
-        in_view, without_class, of_unlabelled = shown
-        return none_of_these(in_view, without_class, rows.labels[judged], of_unlabelled, self.seed)
+        kinds = np.stack(labelled, 1), np.stack(hidden, 1), rows.labels[judged], np.stack(unknown, 1)
+        return none_of_these(*kinds, self.seed)
 
     def _line(self, values: dict[str, Values], name: str) -> dict:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}

@@ -19,8 +19,7 @@ MOST_COMPARED = 20_000  # rows of each kind
 class NoneOfThese:
     """
     Attributes:
-        probabilities: (n,) that no class explains an unlabelled row, if there are as few as the interval allows: with
-            views of noise it allows none to all.
+        probabilities: (n,) that no class explains an unlabelled row, by the lower end of `interval`.
         share: of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is
             hidden has still taught the others to keep away from it.
     """
@@ -99,7 +98,7 @@ def none_of_these(
 
 
 def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A bootstrap sample of the classes, and in each one of its rows."""
+    """A bootstrap sample of the classes, and of the rows in each."""
     of_class = [np.flatnonzero(classes == label) for label in np.unique(classes)]
     chosen = [of_class[place] for place in generator.integers(len(of_class), size=len(of_class))]
     return np.concatenate([generator.choice(rows, len(rows)) for rows in chosen])

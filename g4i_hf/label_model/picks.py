@@ -15,7 +15,12 @@ UNCERTAIN = 4  # one of so many candidates is uncertain
 MOST_CLUSTERED = 20_000
 
 
-def pick_wrong(probabilities: np.ndarray, labels: np.ndarray, contents: np.ndarray | None = None) -> np.ndarray:
+def pick_wrong(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    contents: np.ndarray | None = None,
+    has_view: np.ndarray | None = None,
+) -> np.ndarray:
     """
     Labelled rows whose label is not the likeliest class, the most suspicious first; before them equal images with
     different labels.
@@ -24,11 +29,14 @@ def pick_wrong(probabilities: np.ndarray, labels: np.ndarray, contents: np.ndarr
         probabilities: (N, C), estimated without the label of the row.
         labels: (N,) class indices, negative without one.
         contents: (N,) numbers, the same for equal images.
+        has_view: (N,) of which rows a view says something; None: of all.
     """
     rows = np.flatnonzero(labels >= 0)
     of_rows = probabilities[rows].astype(np.float32)
     given = of_rows[np.arange(len(rows)), labels[rows]]
     doubt = of_rows.max(1) - given
+    if has_view is not None:
+        doubt[~has_view[rows]] = 0
     if contents is not None:
         pairs = np.unique(np.stack([contents[rows], labels[rows]]), axis=1)
         images, numbers = np.unique(pairs[0], return_counts=True)

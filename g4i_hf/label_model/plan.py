@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .model import LabelModel
+from .views import View, told_by
 
 # Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
@@ -132,7 +133,7 @@ def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
     if low < LOW_END and high > UNKNOWN:
-        return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval; more labels would tell)"
+        return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 
 
@@ -144,14 +145,14 @@ def none_in_words(interval: Sequence[float] | None) -> list[str]:
     return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
 
 
-def doubtful_labels(model: LabelModel, labels: np.ndarray) -> int:
+def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.ndarray) -> int:
     """
     How many labels (N,) are not the likeliest class by the views without the label, which may be wrong. 0 if hardly
     any label can be wrong.
     """
     if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
         return 0
-    return int(((labels >= 0) & (model.probabilities_.argmax(1) != labels)).sum())
+    return int(((labels >= 0) & told_by(views) & (model.probabilities_.argmax(1) != labels)).sum())
 
 
 def _described(estimates: Estimates) -> str:

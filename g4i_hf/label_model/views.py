@@ -182,6 +182,11 @@ def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     return copies
 
 
+def told_by(views: Mapping[str, View]) -> np.ndarray:
+    """(N,) of which rows any view says something."""
+    return np.any([has_value(view.values) for view in views.values()], axis=0)
+
+
 def has_value(values: np.ndarray) -> np.ndarray:
     """(N,) which rows are not NaN. Raises ValueError for a row that is partly NaN or infinite."""
     has_values = np.zeros(len(values), dtype=bool)

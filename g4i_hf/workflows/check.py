@@ -23,7 +23,7 @@ from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
-from ..label_model.views import has_value
+from ..label_model.views import told_by
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES, image_features
@@ -191,14 +191,14 @@ def check_labels(
     ]
     if list(views) == [CAPTION]:
         lines.append("By captions alone; g4i fit uses image features too: --views caption image:student.")
-    known = int(np.any([has_value(view.values) & (labels >= 0) for view in views.values()], axis=0).sum())
+    known = int((told_by(views) & (labels >= 0)).sum())
     if not known:
         return lines
     table = suspicious(model, labels)
     lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
-    doubtful = doubtful_labels(model, np.where(reviewed, -1, labels))
-    if doubtful > len(table):
-        what = f"The views contradict {doubtful:,}, too unsure of themselves to call these wrong"
+    doubtful = doubtful_labels(model, views, np.where(reviewed, -1, labels)) - len(table)
+    if doubtful > 0 and args.split == "train":
+        what = f"{doubtful:,} more labels differ from the likeliest class, but may be right"
         lines.append(f"{what}. Look at them: g4i label {shlex.quote(data.dataset_name)} --pick wrong")
     _write_labels(args, split, _described(table, split, id2label), list(views), lines)
     record.write(args.check_dir)

@@ -227,7 +227,7 @@ class Fit:
             "labels": int((known.labels >= 0).sum()),
             "num_labels": known.number,
             "suspicious_labels": len(suspicious_rows(known.labels, known.model.posterior_)),
-            "doubtful_labels": doubtful_labels(known.model, known.unreviewed),
+            "doubtful_labels": doubtful_labels(known.model, known.views, known.unreviewed),
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
         for name in names:
@@ -289,7 +289,7 @@ class Fit:
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         there = [self.images.data.dataset_name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
         if self.images.in_memory is None and (following := result.next_command(shlex.join(there))):
-            self.say(following)
+            self.say(f"Next: {following}")
         return result
 
     # --- What is written ---------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class FitResult:
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
     label_noise_estimate: float | None = None  # share of wrong labels
+    label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
 
     @classmethod
@@ -136,24 +137,24 @@ class FitResult:
         return f"{sentence}. {corrected}."
 
     def since(self, before: "FitResult") -> str:
-        accuracies, noises = (
-            " -> ".join(_percent(getattr(each, name)) for each in (before, self))
-            for name in (f"{self.released}_accuracy", "label_noise_estimate")
-        )
+        accuracies = " -> ".join(_percent(getattr(each, f"{self.released}_accuracy")) for each in (before, self))
+        noises = " -> ".join(_range(each.label_noise_interval, "%") for each in (before, self))
         labels = f"labels {before.labels:,} -> {self.labels:,}"
         return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
 
     def next_command(self, data: str) -> str:
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
-        wrong = self.suspicious_labels or self.doubtful_labels
-        pick = "wrong" if wrong else "next" if few else "gold" if self.judged_on != GOLD else None
-        what = "look wrong" if self.suspicious_labels else "the views contradict"
-        why = {
-            "wrong": f"look at the labels that {what} ({wrong:,})",
-            "next": "label the images that teach most",
-            "gold": "label a random sample, which alone tells the true accuracy",
-        }
-        return f"Next: {why[pick]}: g4i label {data} --pick {pick}" if pick else ""
+        why = {}
+        if self.suspicious_labels:
+            why["wrong"] = f"look at the labels that look wrong ({self.suspicious_labels:,})"
+        elif few:
+            why["next"] = "label the images that teach most"
+        elif self.judged_on != GOLD:
+            why["gold"] = "label a random sample, which alone tells the true accuracy"
+        if self.doubtful_labels and "wrong" not in why:
+            why["wrong"] = f"look at labels that differ from the likeliest class ({self.doubtful_labels:,})"
+        commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()]
+        return f"Next: {'; or '.join(commands)}" if commands else ""
 
 
 def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
@@ -191,6 +192,7 @@ def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{100 * share:.0f}%"
 
 
-def _range(interval: Interval) -> str:
+def _range(interval: Interval, unit: str = "") -> str:
     low, high = interval or (0, 1)
-    return f"({100 * low:.0f} to {100 * high:.0f})"
+    ends = f"{100 * low:.0f} to {100 * high:.0f}{unit}"
+    return ends if unit else f"({ends})"
