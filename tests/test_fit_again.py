@@ -189,7 +189,7 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     first = fitted(pictures, out)
     said = capsys.readouterr().out
     assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
-    assert said.splitlines()[-1].startswith("Next: ") and f"g4i label {pictures} -o {out} --pick" in said
+    assert said.splitlines()[-1].startswith("Next: l") and f"g4i label {pictures} -o {out} --pick" in said
     truth = {name: CLASSES[int(Path(name).stem) % 3] for name in load_images(pictures)["train"]["image_id"]}
     names = sorted(name for name in truth if name.startswith("unlabelled/"))
     lines = [{"file_name": f"train/{name}", "label": truth[name], "pick": "gold"} for name in names[:30]]

@@ -289,7 +289,7 @@ class Fit:
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         there = [self.images.data.dataset_name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
         if self.images.in_memory is None and (following := result.next_command(shlex.join(there))):
-            self.say(f"Next: {following}")
+            self.say(following)
         return result
 
     # --- What is written ---------------------------------------------------------------------------------------------
