@@ -1,4 +1,4 @@
-"""One list of class names for all splits, to which the labels of each split are matched by name."""
+"""One list of class names for all splits, to which labels and answers are matched by name."""
 
 import json
 import logging

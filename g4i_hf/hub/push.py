@@ -1,4 +1,4 @@
-"""Push of a released folder in one commit, which overwrites nothing of others unless requested."""
+"""Push of a released folder in one commit, after a search for secrets. It overwrites nothing of others by itself."""
 
 import functools
 import json

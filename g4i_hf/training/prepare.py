@@ -1,4 +1,4 @@
-"""One road from images, labels and captions to what the trainer needs, for `g4i train` and for Python."""
+"""Prepares images, labels and captions for the trainer, for `g4i train` and for Python."""
 
 import logging
 from collections.abc import Callable, Mapping
