@@ -198,8 +198,9 @@ def check_labels(
     lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
     doubtful = doubtful_labels(model, views, np.where(reviewed, -1, labels)) - len(table)
     if doubtful > 0 and args.split == "train":
-        what = f"{doubtful:,} more labels differ from the likeliest class, but may be right"
-        lines.append(f"{what}. Look at them: g4i label {shlex.quote(data.dataset_name)} --pick wrong")
+        what = "1 more label differs" if doubtful == 1 else f"{doubtful:,} more labels differ"
+        command = f"g4i label {shlex.quote(data.dataset_name)} --pick wrong"
+        lines.append(f"{what} from the likeliest class, but may be right. To look: {command}")
     _write_labels(args, split, _described(table, split, id2label), list(views), lines)
     record.write(args.check_dir)
     out = Path(args.check_dir)
