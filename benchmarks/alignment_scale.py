@@ -199,7 +199,7 @@ def official_loss(_: Path) -> dict:
 
 def received_bytes(local: int, processes: int, dim: int = DIM) -> dict[str, int]:
     """
-    A process and step, `local` images each and texts of `dim` numbers, as tests/test_alignment_scale.py counts them:
+    A process and step, `local` images each and texts of `dim` numbers, as they were counted:
     integers of keys, captions and rows; texts in float16; three sums a text for the softmax over images.
     """
     others, total = (processes - 1) * local, processes * local

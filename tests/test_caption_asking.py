@@ -4,21 +4,17 @@ import hashlib
 import itertools
 import os
 import random
-import subprocess
 from pathlib import Path
 
 import caption_doors
-import pyarrow as pa
 import pytest
-from caption_doors import ROOT, answers_in, draw_numbers
-from datasets import Dataset, DatasetInfo, Features, Image, Value
-from datasets.table import InMemoryTable
-from loaded import PYTHON
+from caption_doors import draw_numbers
+from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from g4i_hf import columns
 from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.questions import Prompts, Questions, sizes_and_times
+from g4i_hf.captioning.questions import Prompts, Questions
 from g4i_hf.captioning.report import project
 from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
@@ -167,54 +163,6 @@ def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_ne
     rest = ask(split, tmp_path / "journal")  # alone: any number of processes may go on
     assert len(rest.asked) == 4 and not set(rest.asked) & set(first.asked)
     assert_captions_are_of_their_images(split, tmp_path / "journal")
-
-
-def test_tables_of_large_images_are_not_copied():
-    """Ten thousand rows of 220 KB would not even fit into one array of bytes."""
-    chunk = pa.array([{"bytes": b"x" * 220_000, "path": "a.png"}] * 1000)
-    features = Features({"image": Image(decode=False)})
-    table = pa.table({"image": pa.chunked_array([chunk] * 10)}).cast(features.arrow_schema)
-    split = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint="large")
-    assert sizes_and_times(split.with_format("arrow")[:]["image"]) == [(220_000, None)] * 10_000
-
-
-ASKING = """
-import sys, time
-from pathlib import Path
-from test_caption_asking import Digesting, ask, opened
-
-class Slow(Digesting):
-    def run(self, questions, deliver, allow):
-        def slowly(pairs):
-            deliver(pairs)
-            print("answered", flush=True)
-            time.sleep(0.2)
-        super().run(questions, slowly, allow)
-
-split, journal = opened(Path(sys.argv[1])), Path(sys.argv[2])
-ask(split, journal, Slow())
-"""
-
-
-@pytest.mark.slow
-def test_sigterm_keeps_what_was_answered_and_another_process_knows_the_table(folder, tmp_path):
-    """The place of bytes in a table holds the fingerprint of the split, which has to be the same."""
-    (tmp_path / "data").mkdir()
-    in_a_table(opened(folder)).to_parquet(tmp_path / "data" / "train.parquet")
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    for _ in range(2):
-        process = subprocess.Popen(
-            [PYTHON, "-c", ASKING, tmp_path / "data", tmp_path / "journal"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | path,
-        )  # fmt: skip
-        for _ in range(4):
-            assert process.stdout.readline() == "answered\n"
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
-        assert "KeyboardInterrupt" in errors and process.returncode != 0
-    kept = answers_in(tmp_path / "journal")
-    assert 8 <= kept < 12
-    assert len(ask(opened(tmp_path / "data"), tmp_path / "journal").asked) == 12 - kept
 
 
 # --- Limits and projection -------------------------------------------------------------------------------------------

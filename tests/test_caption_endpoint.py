@@ -2,15 +2,10 @@
 
 import asyncio
 import contextlib
-import gc
 import gzip
 import json
 import logging
-import os
-import signal
-import subprocess
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import fields
@@ -18,8 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import caption_doors
 import pytest
-from caption_doors import ROOT, Worker, picture_of
-from loaded import PYTHON
+from caption_doors import Worker, picture_of
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
@@ -203,13 +197,6 @@ def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serv
     assert max(answer.attempts for _, answer in found) > 1
 
 
-def test_a_wait_that_is_asked_for_is_honoured(serve, quick):
-    options = ("--fault_rate", 0.5, "--faults", "429-wait", "--retry_after", 0.5, "--seed", 1)
-    server, start = serve(*options), time.monotonic()
-    assert_all_right(ask(captioner(server, max_concurrency=1), questions(4)), 4)
-    assert time.monotonic() - start > 0.5, "back-off alone would be over in a moment"
-
-
 def test_a_server_that_asks_for_hours_ends_the_run(serve):
     with pytest.raises(CaptionerError, match=r"left alone for 24\.0 hours.*start the same command"):
         ask(captioner(serve("--always", 429, "--retry_after", 86400)), questions(50))
@@ -361,54 +348,6 @@ def test_errors_that_all_questions_would_meet_end_the_run_at_once(serve, options
 def test_an_error_of_the_store_ends_the_run(serve):
     with pytest.raises(ZeroDivisionError):
         captioner(serve()).run(questions(50), lambda pairs: 1 / 0, lambda: True)
-
-
-INTERRUPTED = """
-import json, signal, sys, types
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
-from test_caption_endpoint import captioner, questions
-found = []
-try:
-    print("ready", flush=True)
-    deliver = lambda pairs: found.extend(question.image_id for question, _ in pairs)
-    captioner(types.SimpleNamespace(url=sys.argv[1]), request_timeout=60).run(questions(60000), deliver, lambda: True)
-except KeyboardInterrupt:
-    print(json.dumps(found), flush=True)
-"""
-
-
-def test_ctrl_c_ends_the_run_and_what_came_is_delivered(serve):
-    server = serve("--latency", 0.1)
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    client = subprocess.Popen(
-        [PYTHON, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE, text=True, env=os.environ | path
-    )
-    assert client.stdout.readline() == "ready\n"
-    while server.stats()["whole"] < 20:
-        time.sleep(0.1)
-    client.send_signal(signal.SIGINT)
-    delivered = json.loads(client.communicate(timeout=120)[0])  # all of the questions would take six minutes
-    assert client.returncode == 0 and len(set(delivered)) == len(delivered)
-    assert server.stats()["whole"] - len(delivered) <= 16, "at most what was just on its way"
-
-
-@pytest.mark.slow
-def test_faults_do_not_slow_the_other_requests(serve):
-    """
-    With the latency and the waits of real life. A client that halves the number under way at a failure has a handful
-    of them here; how fast it is, benchmarks/captioner_under_faults.py measures.
-    """
-    server = serve("--latency", 0.5, "--capacity", 64, "--fault_rate", 0.1, "--faults", "500", "cut")
-    assert_all_right(ask(captioner(server, request_timeout=60), questions(1000)), 1000)
-    stats = server.stats()
-    assert (stats["whole"], stats["asked_again"]) == (1000, 0)
-    assert stats["mean_in_flight"] > 2 * 64, "the server always has more than it can work on"
-
-
-def test_garbage_collections_pass_over_loaded_libraries_until_a_run_ends(serve):
-    frozen = []
-    assert_all_right(ask(captioner(serve()), questions(3), lambda: not frozen.append(gc.get_freeze_count())), 3)
-    assert min(frozen) > 10_000 and gc.get_freeze_count() == 0
 
 
 # --- Secrets --------------------------------------------------------------------------------------------------------

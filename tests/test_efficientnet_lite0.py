@@ -11,10 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
-from transformers import AutoModelForImageClassification, pipeline
 
-from g4i_hf import AlignedImageClassification
-from g4i_hf.hub.release import save_student
 from g4i_hf.modeling import packaged as convert
 from g4i_hf.modeling.processing import ImageSettings
 
@@ -70,16 +67,6 @@ def test_logits_are_those_of_an_independent_implementation(name, folder, origina
     assert (settings.interpolation, settings.crop_pct) == ("bicubic", 0.875)
 
 
-@torch.no_grad()
-def test_timm_and_transformers_load_the_folder(folder):
-    by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    by_transformers = AutoModelForImageClassification.from_pretrained(folder).eval()
-    image = pixels("flower.jpg", by_timm.pretrained_cfg)
-    torch.testing.assert_close(by_timm(image), by_transformers(image).logits, rtol=0, atol=1e-6)
-    assert by_transformers.config.num_labels == 1000
-    assert pipeline("image-classification", model=str(folder))(photograph("flower.jpg"))[0]["label"] == "daisy"
-
-
 class Payload:
     def __reduce__(self):
         return exec, ("raise SystemExit('executed')",)
@@ -95,23 +82,3 @@ def test_nothing_but_tensors_is_read_from_the_pickle(monkeypatch, tmp_path):
     with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
         convert.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@torch.no_grad()
-def test_a_student_starts_from_it_and_keeps_its_own_classes(folder, tmp_path):
-    id2label = {0: "bird", 1: "coin", 2: "fish"}
-    model = AlignedImageClassification.from_student(
-        str(folder), id2label=id2label, text_embed_dim=12, pretrained=True, image_size=64
-    ).eval()
-    weights, tensors = load_file(folder / "model.safetensors"), model.student.timm_model.state_dict()
-    differing = {name for name in weights if not torch.equal(weights[name], tensors[name])}
-    assert differing == {"classifier.weight", "classifier.bias"}
-    assert tensors["classifier.weight"].shape == (3, 1280)
-    assert model.student.config.pretrained_cfg["input_size"] == [3, 64, 64]
-    assert model.student.config.pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
-
-    save_student(model, tmp_path / "student")
-    released = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
-    image = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(released(image), model(pixel_values=image).logits, rtol=0, atol=1e-6)
-    assert AutoModelForImageClassification.from_pretrained(tmp_path / "student").config.id2label == id2label

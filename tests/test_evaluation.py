@@ -234,17 +234,3 @@ def test_speed_is_in_results_terminal_report_and_card(run, capsys):
     card, page = ((run / file).read_text() for file in ("student/README.md", "report.html"))
     assert said in capsys.readouterr().out and said in page and said in card
     assert "latency_ms" not in evaluated(run, "--measures", "none", "--splits", "validation"), "of earlier weights"
-
-
-@pytest.mark.slow
-@pytest.mark.onnx
-def test_the_benchmark_of_shipped_students_times_graphs_and_quantises(run, monkeypatch):
-    """benchmarks/photos_shipped.py has int8, whose accuracy hangs on images for the ranges of activations."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from photos_shipped import engine_metrics
-
-    splits = DatasetDict.load_from_disk(run.parent / "broken")
-    found = engine_metrics(run, splits["train"], splits["validation"])
-    for engine in ("pytorch", "onnx", "int8"):
-        assert found[f"{engine}_latency_ms"] > 0 and found[f"{engine}_images_per_second"] > 0
-    assert found["onnx_megabytes"] > found["int8_megabytes"] > 0 and 0.6 <= found["test_int8_accuracy"] <= 1

@@ -14,8 +14,8 @@ WORKER = Path(__file__).parent / "workers" / "one_step.py"
 TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
 OPTIONAL = ["loss_soft_labels", "logit_scale", "logit_bias"]
-pytestmark = pytest.mark.slow  # test_alignment_scale.py has a fast one of gradients
-PROCESSES = 4  # tests/contract has two
+pytestmark = pytest.mark.slow
+PROCESSES = 4  # tests/contract has two, fast
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,17 @@
 """
-Training killed by SIGKILL, one process or two, between steps and while a checkpoint is written: the same command goes
+Training killed by SIGKILL, between steps and while a checkpoint is written: the same command goes
 on from the newest whole checkpoint and ends, bit for bit, as if nothing had happened.
 """
 
 import json
-import os
-import random
-import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict, Image
-from loaded import PYTHON, real
-from processes import ROOT, children_of, launched
+from loaded import PYTHON
 from students import ID2LABEL, STUDENTS, lora_model
 from test_checkpoint import split_of
 from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
@@ -25,34 +19,8 @@ from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.training import AlignmentTrainer
-from g4i_hf.training.checkpoint import STAGING, missing_of, newest_checkpoint
 
 WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
-WAIT = 600  # seconds until something hangs
-STEPS = 60  # 12 rows in batches of 4: 3 steps an epoch, a checkpoint every 2, in the middle of an epoch or not
-OPTIONS = {
-    "student": "vit_tiny_patch16_224",
-    "student_args": '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1}',
-    "image_size": 32,
-    "max_steps": STEPS,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "logging_steps": 5,
-    "learning_rate": "1e-3",
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 10,
-    "color_jitter": 0.3,
-    "mixup_alpha": 0.2,
-    "ema_decay": 0.9,
-    "align_schedule": "cosine",
-    "align_warmup_epochs": 3,
-    "align_off_epochs": 2,
-    "align_loss": "siglip",  # with a temperature that is learned
-    "supervision": "auto",
-    "require_labels": "false",
-    "use_cpu": "true",
-    "per_device_train_batch_size": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -135,76 +103,3 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, case):
 
 
 # --- Two processes, at random moments --------------------------------------------------------------------------------
-
-
-def start(folder: Path, run: Path) -> subprocess.Popen:
-    options = OPTIONS | {"dataset_name": folder / "data", "output_dir": run}
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    log = run.with_suffix(".log").open("a")
-    return subprocess.Popen(launched("recipes/train.py", *words, processes=2), cwd=ROOT, stdout=log, stderr=log)
-
-
-def finish(process: subprocess.Popen, run: Path) -> None:
-    assert process.wait(timeout=WAIT) == 0, run.with_suffix(".log").read_text()[-4000:]
-
-
-def number_of(run: Path) -> int:
-    newest = newest_checkpoint(run)
-    return int(newest.rsplit("-", 1)[1]) if newest else 0
-
-
-def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not happened():
-        assert process.poll() is None and time.monotonic() < deadline, "training ended before it could be killed"
-        time.sleep(0.001)
-
-
-def two_checkpoints_more(run: Path) -> Callable[[], bool]:
-    wanted = number_of(run) + 4
-    return lambda: any(int(path.name.rsplit("-", 1)[1]) >= wanted for path in run.glob("checkpoint-*"))
-
-
-def is_running(number: int) -> bool:
-    """A process that is dead but not yet waited for does not run."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.slow
-def test_two_processes_killed_again_and_again(folder, tmp_path):
-    undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
-    finish(start(folder, undisturbed), undisturbed)
-
-    # One of two: the other does not wait for it for ever, and the launcher says that it failed
-    process = start(folder, run)
-    wait_for(process, two_checkpoints_more(run))
-    workers = children_of(process.pid)
-    assert len(workers) == 2
-    os.kill(random.choice(workers), signal.SIGKILL)
-    assert process.wait(timeout=120) != 0 and not any(map(is_running, workers))
-
-    # Both, while a checkpoint is written
-    for _ in range(6):
-        process = start(folder, run)
-        wait_for(process, two_checkpoints_more(run))
-        everyone = [*children_of(process.pid), real(process.pid)]  # looked for before, as that takes a while
-        wait_for(process, (run / STAGING).exists)
-        for number in everyone:
-            os.kill(number, signal.SIGKILL)
-        process.wait(timeout=WAIT)
-        if (run / STAGING).exists():  # else it was renamed in the last moment
-            break
-    assert (run / STAGING).exists()
-    whole = [path for path in run.glob("checkpoint-*") if missing_of(path) is None]
-    assert str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) == newest_checkpoint(run)
-
-    before = number_of(run)
-    assert 0 < before < STEPS
-    finish(start(folder, run), run)
-    assert f"Resuming from {run}/checkpoint-{before}\n" in run.with_suffix(".log").read_text()
-    assert not (run / STAGING).exists()
-    for name in ("model.safetensors", "ema.safetensors"):
-        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
