@@ -298,19 +298,6 @@ def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_serv
     assert len(server.asked) <= 16, "those of the beginning"
 
 
-def test_a_server_that_dies_in_the_middle_ends_the_run_and_marks_no_row(serve, quick):
-    server, found = serve("--latency", 0.02), []
-
-    def deliver(pairs: list[tuple[Question, Answer]]) -> None:
-        found.extend(pairs)
-        if len(found) >= 50:
-            server.stop()
-
-    with pytest.raises(CaptionerError, match="answers nothing any more"):
-        captioner(server).run(questions(5000), deliver, lambda: True)
-    assert len(found) >= 50 and {answer.status for _, answer in found} == {"ok"}
-
-
 def test_one_of_two_servers_dies_and_the_other_answers_everything(serve, quick, monkeypatch):
     """It fails faster than the other one answers, and must not use up the attempts of all questions."""
     monkeypatch.setattr("g4i_hf.captioning.servers.WAIT_SECONDS", 3.0)

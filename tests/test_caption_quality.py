@@ -14,7 +14,6 @@ from PIL import Image as PILImage
 
 from g4i_hf.captioning.report import HTML, judge, judge_captions, names_class, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
-from g4i_hf.pages import Shown, thumbnail, write_page
 
 # --- Class names in the text -----------------------------------------------------------------------------------------
 
@@ -143,16 +142,3 @@ def test_the_page_tells_what_was_dropped_and_why_and_nothing_in_it_runs(report):
     assert "http://" not in source and "https://" not in source, "nothing is fetched when it is opened"
     assert source.count("data:image/jpeg;base64,") > 20
     assert "given to other classes" not in text.split("Split test ")[1], "its images have no labels"
-
-
-def test_a_page_of_a_dry_run_has_each_caption_beside_its_image(tmp_path):
-    shown = [Shown(thumbnail(Images(), row), f"caption {row}", f"id {row}") for row in range(3)]
-    broken = [Shown(thumbnail(Images(), 7), None, "broken", doubts=["undecodable"]), Shown(None, EVIL, raw=EVIL)]
-    page = tmp_path / "new" / "page.html"
-    write_page(page, f"Dry run {EVIL}", shown=shown + broken, paragraphs=[f"Images go to {EVIL}"])
-    source = page.read_text(encoding="utf-8")
-    assert "<script" not in source and "Images go to &lt;script&gt;" in source
-    for row, one in enumerate(shown):
-        place = source.index(one.picture) + len(one.picture)
-        assert f"caption {row}" in source[place : place + 200]
-    assert "no caption undecodable" in text_of(page) and "cannot be shown" in source

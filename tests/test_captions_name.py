@@ -4,16 +4,16 @@ import logging
 from pathlib import Path
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from g4i_hf.data import joining
-from g4i_hf.data.loading import load_data, open_images, source_of
+from g4i_hf.data.loading import load_data, source_of
 from g4i_hf.data.stage import Source, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_stage, with_text_embeds
+from g4i_hf.embedding import EncoderArguments, with_text_embeds
 from g4i_hf.options import DataArguments
 
 IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
@@ -116,21 +116,6 @@ def test_data_without_ids_captions_or_folders_is_an_error(images, tmp_path):
         joined(images, "./c")
 
 
-def test_images_and_labels_are_those_of_the_images_and_are_not_written_again(images, tmp_path, monkeypatch):
-    """Captions may come with images and labels, of another size and in another order of classes."""
-    monkeypatch.setattr(joining, "IN_MEMORY", 0)
-    more = {
-        "image": ([PILImage.new("RGB", (2, 2)) for _ in IDS], Image()),
-        "label": ([0] * 4, ClassLabel(names=["dog"])),
-    }
-    train = joined(images, save_captions(tmp_path / "captions", IDS[::-1], **more))["train"]
-    assert train.features["label"].names == ["cat", "dog"] and train["label"][:] == [0, 0, 1, 1]
-    assert PILImage.open(train[0]["image"]["path"]).size == (8, 8)
-    files = {file["filename"] for file in train.cache_files}
-    written = files - {file["filename"] for file in open_images(images)["train"].cache_files}
-    assert written and all("image" not in Dataset.from_file(file).column_names for file in written)
-
-
 # --- Other captions of data that has embeddings ----------------------------------------------------------------------
 
 NEW = [f"new {i}" for i in range(4)]
@@ -172,27 +157,6 @@ def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, encode
 
 
 # --- Stages and runs of such data ------------------------------------------------------------------------------------
-
-
-def test_embeddings_of_joined_captions_are_joined_right_again_where_all_was_moved(
-    images, tmp_path, encoder, monkeypatch
-):
-    (tmp_path / "captions").mkdir()
-    captions_of(IDS[:0:-1]).remove_columns("text_embeds").to_parquet(tmp_path / "captions" / "train.parquet")
-    data = DataArguments(dataset_name=images, captions_name=str(tmp_path / "captions"))
-    splits = load_data(data)
-    stage = embed_stage(splits, encoder, tmp_path / "embeddings", source=source_of(data))
-    assert (stage["source"], stage["captions_name"]) == ("../pictures", "../captions")
-    assert stage["num_rows"] == {"train": 4} and stage["captions"] == {"train": 3}
-    (tmp_path / "moved").mkdir()
-    for name in ("pictures", "captions", "embeddings"):
-        (tmp_path / name).rename(tmp_path / "moved" / name)
-    monkeypatch.chdir(tmp_path / "moved")
-    opened = open_images("embeddings")
-    assert opened["train"]["caption"][:] == [None, *(f"of {i}" for i in IDS[1:])]
-    expected = with_text_embeds(splits, encoder, tmp_path / "again", source="x")["train"]
-    assert opened["train"]["text_embeds"][:] == expected["text_embeds"][:]
-    assert sorted(opened["test"].column_names) == ["image", "image_id", "label"]
 
 
 def test_a_stage_of_the_hub_names_no_folder_of_this_machine():

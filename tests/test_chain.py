@@ -1,6 +1,5 @@
 """Where images, captions and models come from: stages that name other stages, names and paths, models in folders."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from g4i_hf import load_images
-from g4i_hf.data.stage import Source, write_stage
+from g4i_hf.data.stage import write_stage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.names import folder_digest, is_path
 from g4i_hf.options import DataArguments, StudentArguments
@@ -52,32 +51,6 @@ def test_a_ring_in_which_one_holds_images_ends_there():
     assert splits["train"]["caption"][:] == CAPTIONS
     found = lineage_of(splits, DataArguments("me/whole"), StudentArguments())
     assert [source["images"] for source in found["sources"]] == [True]
-
-
-def test_images_of_the_hub_are_called_so_whatever_lies_in_the_current_folder(here):
-    stage = captions_stage("s", "me/images", source_revision="v1")
-    first = build_dataset(stage, "out", repo_id="me/captions")
-    captions_stage("me/images", None, images=True)
-    again = build_dataset(stage, "again", repo_id="me/captions")
-    said, repeated = (
-        [(folder / name).read_text() for name in ("README.md", "stage.json")] for folder in (first, again)
-    )
-    assert repeated == said and "[`me/images`]" in said[0] and json.loads(said[1])["source"] == "me/images"
-    assert Source("me/images").recorded(here)["source"] == "./me/images"  # of a stage beside them it is a path
-
-
-def test_captions_that_were_joined_come_before_those_that_were_there():
-    """Those of embedded data are gone then, and their encoder too."""
-    old = {"stage": "embedding", "text_encoder": "org/old", "published": True}
-    old["captions_stage"] = {"stage": "captioning", "captioner": {"captioner": "local", "model": "org/old"}}
-    captions_stage("emb", None, images=True, **old)
-    captions_stage("cap", None, captioner={"captioner": "local", "model": "org/new"})
-    splits = {"train": load_images("emb")["train"]}
-    found = lineage_of(splits, DataArguments("emb", captions_name="cap"), StudentArguments())
-    assert found["captions"]["model"] == "org/new" and found["text_encoder"] is None
-    assert [source["name"] for source in found["sources"]] == ["emb", "cap"]
-    found = lineage_of(splits, DataArguments("emb"), StudentArguments())
-    assert found["captions"]["model"] == "org/old" and found["text_encoder"]["text_encoder"] == "org/old"
 
 
 PATHS = ["/home/x", "~/x", "~ann/x", "./x", "../x", ".cache/x", ".", "..", "~", "C:\\x", "D:/x", "file:///x"]

@@ -24,10 +24,10 @@ from transformers import TrainerCallback
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.record import differences
 from g4i_hf.data.transforms import train_transform
-from g4i_hf.options import AugmentationArguments, DataArguments
+from g4i_hf.options import AugmentationArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
-from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, missing_of, newest_checkpoint, record_of
+from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, newest_checkpoint, record_of
 from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
@@ -205,23 +205,6 @@ def test_one_that_is_named_must_be_whole_and_there(trained, tmp_path):
         trainer.train(resume_from_checkpoint=True)
 
 
-class WriteBeside(AlignmentTrainer):
-    """Writes a part of its checkpoints into a folder of them, as FSDP and DeepSpeed do."""
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        (Path(output_dir) / "global_step").mkdir()
-        (Path(output_dir) / "global_step" / "states.pt").write_bytes(bytes(2**20))
-
-
-def test_files_in_folders_of_a_checkpoint_count(trained, tmp_path):
-    args = arguments(tmp_path, **SAVED | {"max_steps": 2})
-    WriteBeside(aligned_model("vit"), args, images(trained / "images")).train()
-    assert missing_of(tmp_path / "checkpoint-2") is None
-    shutil.rmtree(tmp_path / "checkpoint-2" / "global_step")
-    assert missing_of(tmp_path / "checkpoint-2") == "global_step/states.pt is missing"
-
-
 # --- A full disk -----------------------------------------------------------------------------------------------------
 
 
@@ -297,13 +280,6 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
-
-
-def test_the_file_of_class_names_is_found_from_the_run(tmp_path):
-    (tmp_path / "classes.txt").write_text("a\nb\n")
-    data = DataArguments("me/pictures", class_names_file=str(tmp_path / "classes.txt"))
-    options = resolved_options((data, AlignmentArguments(str(tmp_path / "run"))), tmp_path / "run")
-    assert options["class_names_file"] == "../classes.txt"
 
 
 def test_clearing_leaves_files_that_a_run_does_not_write(tmp_path):

@@ -10,8 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from g4i_hf import load_images
-from g4i_hf.data.checks import labelled_rows, labels_of
-from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.checks import labels_of
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import controls
@@ -71,12 +70,6 @@ def turned(split: Dataset) -> Dataset:
 # --- Few labels ------------------------------------------------------------------------------------------------------
 
 
-def kept_ids(split: Dataset, fraction: float, seed: int = 0) -> set[str]:
-    kept = keep_label_fraction(split, fraction, seed)
-    assert kept.features == split.features and kept["image_id"][:] == split["image_id"][:]
-    return {row["image_id"] for row in kept if row["label"] is not None}
-
-
 @pytest.mark.parametrize(
     ("fraction", "expected"),
     [(0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))],
@@ -84,17 +77,6 @@ def kept_ids(split: Dataset, fraction: float, seed: int = 0) -> set[str]:
 def test_each_class_keeps_its_share_of_labels_and_one_at_least(uneven, fraction, expected):
     labels, truth = labels_of(keep_label_fraction(uneven, fraction, seed=0)), labels_of(uneven)
     assert counts(labels) == expected and (labels[labels >= 0] == truth[labels >= 0]).all()
-
-
-def test_labels_of_smaller_fractions_are_among_those_of_larger_ones(uneven):
-    shares = [kept_ids(uneven, fraction) for fraction in (0.05, 0.1, 0.3, 0.31, 0.9)]
-    assert all(smaller <= larger for smaller, larger in zip(shares, shares[1:], strict=False))
-    assert kept_ids(turned(uneven), 0.3) == shares[2] != kept_ids(uneven, 0.3, seed=1)
-    # Those of a seed stay the same: results of other versions could not be compared
-    assert shares[1] == {"id-0", "id-12", "id-20", "id-29", "id-48", "id-51", "id-53"}
-    assert sorted(labelled_rows(keep_label_fraction(uneven, 0.1, seed=0))["image_id"][:]) == sorted(shares[1])
-    with pytest.raises(ValueError, match="unlabelled is 'drop', but no row .* has a label"):
-        labelled_rows(uneven.remove_columns("label"))
 
 
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
@@ -114,23 +96,6 @@ def test_of_each_class_that_share_of_labels_is_wrong(even, rate, expected, kind)
     rates = [noisy(even, each, kind=kind) for each in (0.1, 0.3, 0.8)]
     for fewer, more in zip(rates, rates[1:], strict=False):  # of a lower rate among those of a higher one
         assert (more == fewer)[fewer != truth].all()
-
-
-def test_confusable_labels_are_the_class_whose_captions_are_most_alike():
-    """Means of captions: class 1 is between 0 and 2, nearer to 0; class 3 is opposite to all."""
-    split = sorted_rows((4, 4, 4, 4))
-    vectors, angles = np.zeros((16, DIM)), np.radians([0, 20, 60, 200])
-    vectors[:, 0], vectors[:, 1] = np.cos(angles).repeat(4), np.sin(angles).repeat(4)
-    vectors[[0, 1], 1] += [0.3, -0.3]  # their mean is what counts
-    feature = split.features["text_embeds"]
-    split = split.remove_columns("text_embeds").add_column("text_embeds", vectors.tolist(), feature=feature)
-    truth, found = labels_of(split), noisy(split, 0.5, kind="confusable")
-    assert [set(found[(truth == label) & (found != truth)].tolist()) for label in range(4)] == [{1}, {0}, {1}, {2}]
-    # A class without captions has no mean: it is never the nearest
-    opposite = split.select([*range(4), *range(12, 16)])
-    assert counts(noisy(opposite, 0.5, kind="confusable")) == [4, 0, 0, 4]
-    with pytest.raises(ValueError, match="label_noise_kind is 'confusable', which needs captions that are embedded"):
-        noisy(split.remove_columns("text_embeds"), 0.5, kind="confusable")
 
 
 def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail(even):
@@ -184,13 +149,6 @@ def assert_vectors_belong_to_captions(split: Dataset, vector=vector_of) -> None:
             np.testing.assert_allclose(found, vector(caption), atol=1e-3)
 
 
-def test_class_names_take_the_place_of_captions_where_the_class_is_known():
-    after = controlled(captioned(), "class_name")
-    words = ["animal bird", "hot dog", "sky"]
-    assert after["caption"][:] == [None, None, "sky", *(words[row % 3] for row in range(3, 36))]
-    assert "text_embeds" not in after.column_names, "those were of the captions"
-
-
 def test_captions_are_shuffled_within_their_class():
     split = captioned()
     after = controlled(split, "shuffle_class")
@@ -199,19 +157,6 @@ def test_captions_are_shuffled_within_their_class():
         assert before == now
     assert_vectors_belong_to_captions(after)
     assert after["caption"][:] != split["caption"][:] and after["caption"][1] is None  # whose class is not known
-
-
-def test_captions_are_shuffled_over_all_rows_so_that_neither_class_nor_text_is_left():
-    """600 rows of 9 captions: after it the caption of a row says nothing of the one it had."""
-    split = captioned(600)
-    after = controlled(split, "shuffle")
-    before, now = split["caption"][1:], after["caption"][1:]
-    assert Counter(before) == Counter(now) and after["caption"][0] is None
-    assert_vectors_belong_to_captions(after)
-    pairs, expected = Counter(zip(before, now, strict=True)), 599 / 81
-    # 64 degrees of freedom: above 105 in one of a thousand
-    assert len(pairs) == 81 and sum((count - expected) ** 2 / expected for count in pairs.values()) < 105
-    assert (same(CaptionedImages(after, lambda image: image).caption_keys[1:, 0]) == same(now)).all()
 
 
 # --- As a copy of a dataset ------------------------------------------------------------------------------------------

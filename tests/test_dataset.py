@@ -6,13 +6,9 @@ import make
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from students import aligned_model
-from tiny_training import TEXT_DIM, arguments, rows, train
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
+from tiny_training import TEXT_DIM, arguments, rows
 
 from g4i_hf.data.dataset import (
     AlignmentCollator,
@@ -102,28 +98,6 @@ def test_global_random_states_neither_matter_nor_change_also_after_an_error(spli
         assert random_states() == states
 
 
-def epochs_through_loader(split: Dataset, workers: int, persistent: bool = False) -> list[torch.Tensor]:
-    sampler = GlobalBatchSampler(ROWS, 4, seed=5)
-    loader = DataLoader(
-        DrawnRows(augmented(split)),
-        batch_sampler=sampler,
-        collate_fn=AlignmentCollator(mixup_alpha=0.8),
-        num_workers=workers,
-        persistent_workers=persistent,
-    )
-    found = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        torch.manual_seed(workers)  # whatever the global state is
-        found.append(torch.cat([batch["pixel_values"] for batch in loader]))
-    return found
-
-
-def test_workers_change_nothing(split):
-    """Two epochs, mixup included; persistent workers get no word of the next epoch but through the draws."""
-    assert all_equal(epochs_through_loader(split, workers=0), epochs_through_loader(split, workers=2, persistent=True))
-
-
 # --- Items -----------------------------------------------------------------------------------------------------------
 
 
@@ -142,25 +116,7 @@ def test_an_item_holds_label_keys_and_embedding_of_its_own_row(split, order):
         assert item["caption_weight"].tolist() == [CAPTIONS[row] is not None]
 
 
-def test_without_captions_equal_embeddings_are_equal_texts_and_without_labels_an_item_says_so(split):
-    keys = CaptionedImages(split.remove_columns("caption"), np.asarray).caption_keys
-    assert keys[0] == keys[4] == keys[8] and len(set(keys.flatten().tolist())) == 4
-    item = CaptionedImages(split.select_columns(["image", "image_id"]), np.asarray)[0]
-    assert item["labels"] == -100 and "text_embeds" not in item
-
-
 # --- Sampler ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 7), (42, 1)])
-def test_on_one_process_the_order_is_that_of_accelerate(seed, epoch):
-    stock = SeedableRandomSampler(range(ROWS), data_seed=seed)
-    stock.set_epoch(epoch)
-    ours = GlobalBatchSampler(ROWS, 4, seed=seed)
-    ours.set_epoch(epoch)
-    order = [Draw(row, epoch) for row in stock]
-    assert list(ours) == [order[:4], order[4:8], order[8:]]
-    assert [[draw.row for draw in batch] for batch in GlobalBatchSampler(5, 2, shuffle=False)] == [[0, 1], [2, 3], [4]]
 
 
 def epoch_of(num_rows: int, batch_size: int, processes: int, epoch: int = 0, **kwargs) -> list[list[list[Draw]]]:
@@ -206,23 +162,6 @@ def test_batches_of_any_length_train_the_small_resnet(tmp_path, size):
         model.zero_grad()
         trainer.compute_loss(model.train(), trainer.train_collator(data[:length])).backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_a_batch_norm_with_a_single_value_per_channel_uses_its_running_statistics(tmp_path):
-    """One image of 32 px: the maps of the last stage are single pixels, those before it are larger."""
-    model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    seen: dict[nn.Module, list[torch.Tensor]] = {}
-    for module in norms.values():
-        module.running_mean.uniform_(-1, 1)
-        module.register_forward_hook(lambda module, args, output: seen.update({module: [args[0], output.clone()]}))
-    data = [{**row, "pixel_values": torch.rand(3, 32, 32)} for row in rows(1)]
-    train(tmp_path, model, data, max_steps=1, learning_rate=0.0)
-    single = {name for name, module in norms.items() if module.num_batches_tracked == 0}
-    assert single == {name for name in norms if "layer4" in name or "projector" in name}
-    for module in map(norms.get, single):
-        values, normalized = seen[module]
-        assert torch.equal(normalized, module.eval()(values))
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------

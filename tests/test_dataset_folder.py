@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, List, Value, load_dataset
-from huggingface_hub import DatasetCard
 from PIL import ExifTags
 from PIL import Image as PILImage
 from test_card import snippets
@@ -189,21 +188,6 @@ def test_reviewed_labels_are_published_with_the_images(stages, tmp_path):
     assert not (build_dataset(stage, folder) / "labels.jsonl").exists()  # labels go with images
 
 
-def test_large_splits_become_several_files_in_order_and_the_same_stage_the_same_bytes(tmp_path, monkeypatch):
-    stage = captions_stage(tmp_path / "s", [f"id-{number}" for number in range(1000)])
-    whole = build_dataset(stage, tmp_path / "whole")
-    size = sum(len(content) for content in contents(whole / "data").values())
-    with monkeypatch.context() as patched:
-        patched.setattr("g4i_hf.hub.dataset.SHARD_BYTES", size // 4)
-        folder = build_dataset(stage, tmp_path / "parts")
-    files = contents(folder / "data")
-    assert len(files) >= 4 and max(map(len, files.values())) < size // 3
-    assert sorted(files) == [f"train-{number:05d}-of-{len(files):05d}.parquet" for number in range(len(files))]
-    assert load_dataset(str(folder), split="train")["image_id"][:] == [f"id-{number}" for number in range(1000)]
-    before = contents(whole)
-    assert contents(build_dataset(stage, tmp_path / "whole")) == before
-
-
 # --- What is not there -----------------------------------------------------------------------------------------------
 
 
@@ -228,30 +212,6 @@ def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded
     for name, split in load_data(DataArguments(str(stages / "pictures"), captions_name=str(embedded))).items():
         for column in (*COLUMNS, "image", "label"):
             assert split[column][:] == expected[name][column][:], column
-
-
-def test_published_captions_are_joined_by_name_embedded_and_published_again(
-    stages, tmp_path, monkeypatch, static_folder
-):
-    """A folder `me/pictures` stands for the one on the Hub; there is one image less by now, and a new one."""
-    monkeypatch.chdir(tmp_path)
-    build_dataset(stages / "runs" / "captions", tmp_path / "me" / "captions", images_id="me/pictures")
-    shutil.copytree(stages / "pictures", tmp_path / "me" / "pictures")
-    gone = next((tmp_path / "me" / "pictures" / "train").rglob("*.png"))
-    new = gone.rename(gone.with_name("new.png"))
-    split = open_images("me/captions")["train"]
-    captions = {row["image_id"]: row["caption"] for row in load_dataset("me/captions", split="train")}
-    assert len(split) == 12 and split["caption"][:].count(None) == 1
-    assert all(row["caption"] == captions.get(row["image_id"]) for row in split)
-    new.rename(gone)
-    for number, data in enumerate(
-        (DataArguments("me/captions"), DataArguments("me/pictures", captions_name="me/captions"))
-    ):
-        place = embedded_stage(data, static_folder, Path(f"e{number}"))
-        folder = build_dataset(place, f"out{number}", images_id="me/pictures")
-        stage = read_stage(folder)
-        assert stage["source"] == "me/pictures" and stage["captions_stage"]["captioner"]["model"] == "captioner"
-        assert len(load_dataset(str(folder), split="train")) == 12
 
 
 # --- Refused ---------------------------------------------------------------------------------------------------------
@@ -345,13 +305,3 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     joined = load_data(data)["train"]
     assert joined["image_id"][:] == opened["image_id"][:]
     assert joined["text_embeds"][:] == [expected[image_id]["text_embeds"] for image_id in joined["image_id"]]
-
-
-def test_images_in_a_folder_are_said_to_be_out_of_reach(tmp_path, caplog):
-    (tmp_path / "photos").mkdir()
-    stage = captions_stage(tmp_path / "stage", ["a"], source="../photos")
-    build_dataset(stage, tmp_path / "out", images_id="me/pictures")
-    assert "--images_id" not in caplog.text
-    build_dataset(stage, tmp_path / "out", license="cc-by-4.0")
-    assert "The images are a local folder (photos)" in caplog.text and "--images_id" in caplog.text
-    assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-4.0"

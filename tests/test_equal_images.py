@@ -97,13 +97,6 @@ def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_
     assert "'circle/again.png' ('circle/0.png' there)" in line and "Remove them from 'validation'" in line
 
 
-def test_copies_within_a_split_are_counted(pictures, tmp_path, capsys):
-    for name in ("a", "b"):
-        copy_of(pictures, "train/circle/0.png", f"train/circle/{name}.png")
-    (line,) = said_by_fit(pictures, tmp_path, capsys)
-    assert "2 of 38 images of 'train' are copies of others in it, such as " in line and "Remove" not in line
-
-
 def test_equal_images_with_different_labels_are_said(pictures, tmp_path, capsys):
     copy_of(pictures, "train/circle/0.png", "train/square/0 again.png")
     copy_of(pictures, "train/circle/3.png", "validation/cross/3 again.png")

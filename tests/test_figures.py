@@ -5,7 +5,7 @@ import json
 import pytest
 from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
 
-from g4i_hf.hub.figures import comparison, evaluated_data, measured, model_index_results
+from g4i_hf.hub.figures import comparison, measured, model_index_results
 from g4i_hf.options import ReleaseArguments
 
 PHOTOS = {"dataset_name": "them/photos", "dataset_type": "them/photos", "dataset_revision": COMMIT}
@@ -92,17 +92,3 @@ def test_model_index_has_the_numbers_of_the_table(runs):
     for row in rows:
         own = index[f"{row.measure.title} ({row.split})"]
         assert own.metric_value == pytest.approx(row.aligned) and own.metric_args == {"weights": "raw"}
-
-
-@pytest.mark.parametrize(
-    ("sources", "expected"),
-    [
-        (LINEAGE["sources"], PHOTOS),
-        ([{"name": "Bilder, ä", "images": True}], {"dataset_name": "Bilder, ä", "dataset_type": "Bilder"}),
-        ([{"id": "me/all", "images": True}, {"name": "x", "images": True}], {"dataset_name": "me/all"}),
-        ([{"id": "me/captions", "images": False}, {"name": "x", "images": True}], {"dataset_name": "x"}),
-    ],
-)
-def test_the_evaluated_data_is_that_of_the_images(sources, expected):
-    assert evaluated_data({"sources": sources}).items() >= expected.items()
-    assert evaluated_data({"sources": []}) is None

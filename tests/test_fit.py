@@ -1,6 +1,5 @@
 """`g4i fit`: one command from images with captions to a classifier, and what the captions are worth."""
 
-import itertools
 import json
 import re
 import shutil
@@ -21,7 +20,6 @@ from g4i_hf.data.checks import labels_of
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
-from g4i_hf.training.judged_heads import Judge
 from g4i_hf.training.run_folder import read_options
 
 student, words, fitted = fitting.student, fitting.words, fitting.fitted
@@ -310,29 +308,12 @@ def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_two_classifiers_with_all_layers_trained_are_compared(fitted, pictures, tmp_path, monkeypatch):
-    """One learned from 9 images, the other from 81."""
-    rising = itertools.count()
-    monkeypatch.setattr(Judge, "accuracy", lambda self, name: next(rising) / 100)
-    found = fitted(pictures, tmp_path / "out", finetune="true", finetune_epochs=1, release="with_views")
-    assert found.finetuned and found.released == "with_views" and found.difference_interval is not None
-
-
-@pytest.mark.slow
 def test_auto_trains_no_layers_on_a_cpu_unless_minutes_are_given(fitted, tmp_path, capsys):
     pictures = few_labels(tmp_path, 3, train=110)
     fitted(pictures, finetune="auto")
     fitted(pictures, finetune="auto", minutes=0.001)
     said = capsys.readouterr().out
     assert said.count("All layers") == 1 and "0.001 minutes are too few; --finetune true" in said
-
-
-@pytest.mark.slow
-def test_a_student_from_scratch_learns_all_its_layers(fitted, tmp_path):
-    pictures = draw_folder(tmp_path / "pictures", train=60, validation=12)
-    found = fitted(pictures, student="resnet18", pretrained=False, finetune="auto", finetune_epochs=2)
-    assert read_options(found.classifier.parent / found.released)["pretrained"] is False
-    assert found.with_views_accuracy is not None
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------

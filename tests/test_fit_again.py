@@ -18,7 +18,6 @@ from test_changed_data import add_images, change_captions, correct_labels
 from g4i_hf import load_images
 from g4i_hf.running import main
 from g4i_hf.workflows.fit import Fit
-from g4i_hf.workflows.fit_folder import FitFolder
 
 student, words, fitted = fitting.student, fitting.words, fitting.fitted
 RUNS = ("labels_only", "with_views", "classifier")
@@ -166,20 +165,6 @@ def test_a_fit_that_cannot_go_on_has_moved_nothing(again, place):
     assert (place / "out" / "report.html").is_file() and not (place / "out" / "earlier-1").exists()
     again(on_bad_images="skip")
     assert (place / "out" / "earlier-1" / "report.html").is_file()
-
-
-def test_what_was_decided_holds_for_a_resume_and_not_for_other_options_or_after_overwriting(tmp_path):
-    first = FitFolder(tmp_path, {"seed": 0}, print)
-    first.note({})
-    first.note({}, epochs=3.5)
-    first.note({})  # the start of the next process
-    assert first.noted()["epochs"] == 3.5
-    other = FitFolder(tmp_path, {"seed": 1}, print)
-    other.note({})
-    assert "epochs" not in other.noted()
-    other.note({}, epochs=2.0)
-    other.clear()
-    assert other.noted() == {}
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from PIL import Image
 
 from g4i_hf import fit
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
-from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
 
 serve = caption_doors.serve
@@ -186,21 +185,3 @@ def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_
     next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
     fitted(pictures, dry_run=True, on_bad_images="skip")
     assert "; 5 validation images." in capsys.readouterr().out
-
-
-def test_minus_o_is_the_folder(pictures, student, words, tmp_path, capsys):
-    main(["fit", str(pictures), "-o", f"{tmp_path}/there", "--student", student, "--text_encoder", words, "--dry_run"])
-    assert f"Would write {tmp_path / 'there'}" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    assert "-o, --output_dir" in capsys.readouterr().out
-
-
-def test_images_are_enlarged_to_128_pixels_at_least_and_shrunk_to_the_size_of_the_student(words, tmp_path, capsys):
-    for side, size in ((32, 128), (150, 144), (300, 224)):
-        pictures = draw_folder(tmp_path / f"{side}", train=12)
-        for path in pictures.rglob("*.png"):
-            with Image.open(path) as image:
-                image.resize((side, side)).save(path)
-        fit(pictures, text_encoder=words, output_dir=str(tmp_path / "out"), dry_run=True)
-        assert f"Image size: {size} px" in capsys.readouterr().out

@@ -43,25 +43,6 @@ def test_it_is_the_logistic_regression_of_scikit_learn_on_standardised_features(
     np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), expected, atol=5e-3)
 
 
-def test_soft_targets_count_as_so_many_labels(blobs):
-    features, labels = blobs
-    both = np.concatenate([np.eye(3)[labels], np.eye(3)[(labels + 1) % 3]])
-    doubled = fit_head(np.concatenate([features, features]), both, strength=1e-2)
-    soft = fit_head(features, (np.eye(3)[labels] + np.eye(3)[(labels + 1) % 3]) / 2, strength=1e-2)
-    np.testing.assert_allclose(doubled.logits(features), soft.logits(features), atol=1e-2)
-
-
-def test_noise_is_regularised_more_than_what_tells_the_classes(blobs):
-    features, labels = blobs
-    folds = np.arange(300) % 5
-    told = fit_head(features, np.eye(3)[labels], folds=folds)
-    drawn = np.random.default_rng(1).normal(0, 1, (300, 50)).astype(np.float32)
-    chance = fit_head(drawn, np.eye(3)[labels], folds=folds)
-    assert told.strength < chance.strength
-    few = drawn[:9], np.eye(3)[labels[:9]]
-    assert fit_head(*few, folds=folds[:9]).strength == fit_head(*few).strength, "too few rows choose nothing"
-
-
 def known_of(features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray) -> tuple[Known, Judge]:
     """What a label model says of captions and image features, and what judges."""
     views = {"caption": View(captions, learns=False), "image": View(features)}
@@ -105,16 +86,6 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
         told = judge.of_held_out
         agree = {name: (each == judge.held_out.labels).mean() for name, each in told.items()}
         assert len(judge.held_out.labels) == 150 and all(least < share < most for share in agree.values()), agree
-
-
-def test_of_much_data_a_fifth_of_the_labels_corrects_where_that_has_all_classes(blobs, monkeypatch):
-    features, labels = blobs
-    monkeypatch.setattr("g4i_hf.training.judged_heads.QUICK", 0)
-    rank = np.array([np.count_nonzero(labels[:row] == labels[row]) for row in range(300)])
-    for each, judged in ((40, 24), (3, 9)):  # labels of a class
-        known, judge = known_of(features, np.where(rank < each, labels, -1), features, np.arange(300))
-        judged_heads(known, features, judge)
-        assert len(judge.held_out.labels) == judged and judge.held_out.judged > 0.99
 
 
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):

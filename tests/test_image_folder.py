@@ -189,16 +189,6 @@ def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
     assert load_images(tmp_path)["train"]["caption"][:] == captions
 
 
-def test_labels_of_a_csv_file_are_texts_but_numbers_are_those_of_a_file_of_classes(tmp_path):
-    make.folder(tmp_path, ["train/1.png", "train/2.png"])
-    write_metadata(tmp_path / "train", [{"file_name": f"{n}.png", "label": f"0{n}"} for n in (1, 2)], "csv")
-    assert set(classes_by_id(tmp_path).values()) == {"01", "02"}
-    write_metadata(tmp_path / "train", [{"file_name": f"{n}.png", "label": n - 1} for n in (1, 2)], "csv")
-    (tmp_path / "classes.txt").write_text("ant\nbee\n")
-    named = load_images(tmp_path, class_names_file=str(tmp_path / "classes.txt"))
-    assert named["train"]["label"][:] == [0, 1]
-
-
 def test_class_names_of_parquet_metadata_are_those_of_its_classes(tmp_path):
     make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/dog/2.png"])
     features = Features({"file_name": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
@@ -229,10 +219,3 @@ def test_a_fault_of_metadata_names_its_file(tmp_path, suffix, content, says):
     file = tmp_path / "train" / f"metadata.{suffix}"
     file.write_bytes(content)
     assert f"its files cannot be read: {file}{says}" in one_line(tmp_path)
-
-
-def test_the_same_folder_is_the_same_dataset(tmp_path):
-    """Nothing of it is random: results that are kept by its fingerprint are found again."""
-    make.folder(tmp_path, FILES, captions_in="train")
-    first, second = (load_images(tmp_path)["train"] for _ in range(2))
-    assert first._fingerprint == second._fingerprint and classes_by_id(tmp_path) == LABELS

@@ -300,31 +300,6 @@ def test_gold_images_hide_what_is_known_until_they_are_answered(asking):
 
 
 @pytest.mark.slow
-def test_an_image_that_cannot_be_shown_is_skipped_and_two_tabs_answer_one_folder(asking):
-    asked = asking("next")
-    image = Path(asked.images[int(asked.picked(20)[0])]["image"]["path"])
-    content = image.read_bytes()
-    image.write_bytes(content[:20])
-    try:
-        with served(asked) as server, browser_page() as (page, _):
-            page.goto(server.address)
-            page.locator("#picture[alt='This image cannot be read: skip it.']").wait_for()
-            page.keyboard.press(" ")
-            page.locator("#picture[alt='The image to label']").wait_for()
-            tab = page.context.browser.new_page()
-            tab.goto(server.address)
-            tab.get_by_text("20 left").wait_for()
-            for each in (tab, page):
-                each.keyboard.press("2")
-                each.get_by_text("1 answered").wait_for()
-    finally:
-        image.write_bytes(content)
-    first, second = read_answers(asked.file).values()
-    assert [image.name in each["file_name"] for each in (first, second)] == [True, False]
-    assert sum(label is not None for label in trained(asked)["label"]) == 14
-
-
-@pytest.mark.slow
 def test_a_static_page_downloads_what_is_answered(asking, tmp_path):
     asked = asking("wrong")
     assert f"Append the labels.jsonl that it downloads to {asked.file}" in asked.write_page(tmp_path / "page.html")
@@ -341,28 +316,6 @@ def test_a_static_page_downloads_what_is_answered(asking, tmp_path):
         assert not outside
     training, row = trained(asked), asked.names.index("train/cross/0.png")
     assert training["label"][training["image_id"][:].index("cross/0.png")] == asked.probabilities[row].argmax() != 1
-
-
-@pytest.mark.slow
-def test_a_static_page_goes_on_with_the_new_class_when_it_is_loaded_again(asking, tmp_path):
-    asked = asking("next", 3)
-    asked.write_page(tmp_path / "page.html")
-    with browser_page() as (page, _):
-        place = "http://127.0.0.1:1/page.html"
-        page.route(place, lambda route: route.fulfill(path=tmp_path / "page.html"))
-        page.goto(place)
-        for key in ("Enter", "Star", "Enter", "Enter"):
-            page.keyboard.press(key) if key == "Enter" else page.keyboard.type(key)
-        page.get_by_text("2 answered, 1 left").wait_for()
-        page.reload()
-        page.get_by_text("0 answered, 1 left").wait_for()
-        page.keyboard.type("sta")
-        page.keyboard.press("Enter")
-        with page.expect_download() as download:
-            page.locator("#download").click()
-        download.value.save_as(asked.file)
-    training = trained(asked)
-    assert training.features["label"].names[3:] == ["Star"] and training["label"][:].count(3) == 2
 
 
 def test_a_request_without_the_token_or_from_elsewhere_is_refused(asking):

@@ -53,14 +53,6 @@ def test_it_predicts_other_rows_as_well_as_it_says_and_is_calibrated(medium):
     assert (other.probabilities_ != model.probabilities_).any()
 
 
-def test_rows_without_a_label_have_the_plain_probabilities(medium):
-    learned, _, model = medium
-    assert model.probabilities_.shape == (600, CLASSES) and model.probabilities_.dtype == np.float16
-    plain = model.predict(views_of(learned.x))
-    np.testing.assert_allclose(model.probabilities_[::3], plain[::3], atol=1e-3)
-    assert np.abs(model.probabilities_ - plain)[learned.y >= 0].max() > 0.02
-
-
 @pytest.mark.slow
 def test_with_few_labels_it_is_no_surer_than_it_may_be():
     """Of all labels it learns to be surer than the models are that the temperature is fitted to: here by 3 points."""
@@ -92,26 +84,6 @@ def test_a_rows_own_label_is_not_in_its_probabilities():
     assert np.abs(out_of_fold).max() < 0.05 and min(in_fold) > 0.2, (out_of_fold, in_fold)
 
 
-@pytest.mark.slow
-def test_captions_that_name_the_class_and_captions_that_do_not_are_both_calibrated():
-    """Where logits tell more the further the largest stands above the others, one temperature is off by 6 points."""
-    classes, weight = 20, np.random.default_rng(9).normal(size=(DIM, 20))
-
-    def drawn(number: int, seed: int) -> Clusters:
-        rng = np.random.default_rng(seed)
-        x = rng.normal(size=(number, DIM))
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        margin = (x @ weight).max(1) - (x @ weight).mean(1)
-        logits = 1.5 * ((margin / margin.mean()) ** 3)[:, None] * (x @ weight)
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        truth = (shares.cumsum(1) > rng.random((number, 1)) * shares.sum(1, keepdims=True)).argmax(1)
-        return Clusters(x, truth, truth)
-
-    learned, held_out = drawn(1500, seed=0), drawn(5000, seed=1)
-    found = LabelModel(classes).fit(views_of(learned.x), learned.y).predict(views_of(held_out.x))
-    assert calibration_error(found, held_out.truth) < 0.035
-
-
 # --- Wrong labels ----------------------------------------------------------------------------------------------------
 
 
@@ -128,13 +100,6 @@ def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
         widths.append(high - low)
         assert found.label_noise_ == pytest.approx(wrong, abs=0.05)
     assert covered >= 2 and max(widths) < width
-
-
-@pytest.mark.slow
-def test_wrong_labels_do_not_make_it_less_sure_of_the_true_ones():
-    data = clusters(2600, wrong=0.2)
-    learned = Clusters(data.x[:600], data.truth[:600], data.y[:600])
-    assert calibration_error(fitted(learned).predict(views_of(data.x[600:])), data.truth[600:]) < 0.04
 
 
 def test_captions_that_say_nothing_do_not_accuse_the_labels():
@@ -248,16 +213,6 @@ def test_a_class_without_a_label_is_never_predicted_unless_it_has_a_name():
     names = means_of(data)
     named = fitted(data, labels, names=names).probabilities_
     assert accuracy(named[~rest], data.truth[~rest]) > 0.5
-
-
-def test_the_only_label_of_a_class_beside_others_with_many_is_left_as_it_is():
-    data = clusters(300, spread=1.0)
-    labels = data.y.copy()
-    only, *others = np.flatnonzero(data.truth == 2)
-    labels[others] = -100
-    found = fitted(data, labels)
-    assert (found.probabilities_[only] == np.eye(CLASSES)[2]).all() and found.label_noise_interval_[0] < 0.05
-    assert accuracy(found.probabilities_[data.truth != 2], data.truth[data.truth != 2]) > 0.85
 
 
 SIX = [0, 1, 2, 0, 1, 2]

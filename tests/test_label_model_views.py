@@ -41,16 +41,6 @@ def two_views(captions: Clusters, images: Clusters, number: int = 500) -> tuple[
 
 
 @pytest.mark.slow
-def test_two_views_tell_more_than_either_and_one_of_noise_does_little_harm():
-    captions, images = (clusters(2000, view=view) for view in range(2))
-    (of_captions, of_images, both), _ = two_views(captions, images)
-    assert both > max(of_captions, of_images) + 0.05
-    images.x = np.random.default_rng(0).permutation(images.x)
-    (of_captions, of_images, both), _ = two_views(captions, images)
-    assert of_images < 0.3 and both > of_captions - 0.02
-
-
-@pytest.mark.slow
 def test_rare_classes_are_as_probable_as_they_are_with_two_views():
     """The mean probability of each class is its share: the prior counts once, however many views there are."""
     shares = [0.7, 0.2, 0.06, 0.02, 0.02]
@@ -394,16 +384,6 @@ def test_a_copy_of_a_view_is_named_and_predicts_alone():
     model = LabelModel(CLASSES).fit({"first": View(data.x), "again": View(data.x)}, data.y)
     assert model.report_["again"]["copy_of"] == "first" and model.report_["again"]["weight"] == 0
     np.testing.assert_array_equal(model.predict({"again": data.x}), model.predict({"first": data.x}))
-
-
-def test_models_of_a_fold_predict_other_rows_without_its_labels():
-    data = clusters(600, spread=2.5)
-    model = fitted(data)
-    for fold in range(5):
-        rows = model.folds_ == fold
-        told = model.predict(views_of(data.x[rows]), fold=fold)
-        # Its temperatures know none of these labels either, those of probabilities_ do
-        np.testing.assert_allclose(told, model.probabilities_[rows].astype(float), atol=0.06)
 
 
 def test_kept_rows_teach_nothing_and_are_predicted():

@@ -4,11 +4,9 @@ import json
 import os
 from pathlib import Path
 
-import pytest
 import timm
 from datasets import Dataset, DatasetDict
 from huggingface_hub.constants import HF_HUB_CACHE
-from PIL import Image
 
 from g4i_hf.data.stage import write_stage
 from g4i_hf.options import DataArguments, StudentArguments
@@ -56,15 +54,6 @@ def test_embeddings_of_captions_of_images_on_the_hub(tmp_path):
     assert {"g4i_hf", "torch", "transformers", "timm", "datasets", "python"} <= set(found["versions"])
 
 
-def test_captions_that_the_run_has_embedded_itself(tmp_path):
-    """The encoder is that of the embeddings, which are no source of the data."""
-    captions(tmp_path / "captions", "../photos", with_images=True)
-    embeddings(tmp_path / "embeddings", "../captions")
-    found = lineage(tmp_path / "captions", embedded=tmp_path / "embeddings")
-    assert found["text_encoder"]["text_encoder"] == "me/encoder"
-    assert found["sources"] == [CAPTIONS | {"images": True}, PHOTOS]
-
-
 def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
     captions(tmp_path / "captions", "../elsewhere")
     (tmp_path / "photos").mkdir()
@@ -78,15 +67,6 @@ def test_a_published_stage_knows_its_captioner_and_the_name_of_its_images(tmp_pa
     found = lineage(tmp_path / "published")
     assert found["sources"] == [{"name": "published", "stage": "embedding", "images": False}, PHOTOS]
     assert found["captions"] == CAPTIONER | {"prompts": []} and found["text_encoder"] == ENCODER
-
-
-@pytest.mark.parametrize("caption", [None, "a cat"])
-def test_a_plain_folder_with_and_without_captions_of_its_own(tmp_path, caption):
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "a.png")
-    found = lineage(tmp_path / "photos", DatasetDict(rows(caption=caption) if caption else rows()))
-    assert found["sources"] == [PHOTOS] and found["text_encoder"] is None
-    assert found["captions"] == ({"captioner": "column", "prompts": []} if caption else None)
 
 
 def test_branches_become_the_commits_that_were_downloaded():

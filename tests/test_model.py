@@ -97,18 +97,6 @@ def test_without_text_it_is_an_image_classifier():
     assert isinstance(model(PIXELS, labels=labels, return_dict=False), tuple)
 
 
-def test_pretrained_checkpoint_gets_a_head_that_fits(tmp_path):
-    """The body's weights are the checkpoint's; the head has our classes."""
-    source = aligned_model("vit").student
-    source.save_pretrained(tmp_path)
-    build = {"id2label": {0: "x", 1: "y"}, "text_embed_dim": 4, "pretrained": True}
-    model = AlignedImageClassification.from_student(str(tmp_path), **build)
-    assert model.student.classifier.out_features == 2 and model.config.num_labels == 2
-    for key, tensor in source.state_dict().items():
-        if not key.startswith("classifier"):
-            assert torch.equal(model.student.state_dict()[key], tensor)
-
-
 @pytest.mark.parametrize(
     "name, student_args",
     [

@@ -18,7 +18,7 @@ from test_card import snippets
 from transformers import RegNetConfig, TimmWrapperConfig
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.hub.release import release_student, release_with_card
+from g4i_hf.hub.release import release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import new_student, own_module
 from g4i_hf.options import ReleaseArguments
@@ -29,7 +29,6 @@ MODULES = r"^<!-- test: my_student with \w+ -->\n```python\n(.*?)^```$"
 OF_TIMM, OF_TRANSFORMERS = re.findall(MODULES, PAGE, flags=re.M | re.S)
 BUILD = {"id2label": ID2LABEL, "text_embed_dim": 8, "image_size": 24}
 pytestmark = pytest.mark.filterwarnings("ignore:Overwriting tiny_net in registry")
-FIXED = '{"tiny_net": {"input_size": (3, 24, 24), "fixed_input_size": True}}'
 
 
 @pytest.fixture
@@ -63,17 +62,6 @@ def test_a_model_registered_with_timm_is_a_student(module):
         new_student(config)
 
 
-def test_a_model_that_must_know_the_size_of_images_is_told_it_as_a_number(module):
-    text = OF_TIMM.replace("super().__init__()", "super().__init__()\n        self.size = img_size // 8")
-    text = text.replace("width: int = 32)", "width: int = 32, img_size: int = 0)")
-    text = text.replace("build_model_with_cfg, register", "build_model_with_cfg, generate_default_cfgs, register")
-    module(text.replace("@register_model", f"default_cfgs = generate_default_cfgs({FIXED})\n\n\n@register_model"))
-    for size in (24, 32):
-        model = AlignedImageClassification.from_student("tiny_net", **BUILD | {"image_size": size})
-        assert model.student.timm_model.size == size // 8
-        assert model.config.student_config.model_args == {"img_size": size}
-
-
 def test_a_model_registered_with_transformers_is_a_student(module):
     mine = module(OF_TRANSFORMERS.replace('"tiny-net"', '"tiny-net-2"'))  # registered once in a process
     model = AlignedImageClassification.from_student("tiny-net-2", **BUILD, student_args={"width": 16})
@@ -84,18 +72,6 @@ def test_a_model_registered_with_transformers_is_a_student(module):
     # configuration and model in two files: what is imported is what registers
     mine.TinyNetForImageClassification.__module__ = "other_file"
     assert own_module(model.config.student_config) == "other_file"
-
-
-def test_what_was_released_is_a_student_to_start_from(module, tmp_path):
-    """Of a size that timm does not expect, which the released folder knows."""
-    module(OF_TIMM.replace("self.fc(", "self.fc(0 * float(x.shape[-1] != 16) + "))
-    first = AlignedImageClassification.from_student("tiny_net", **BUILD | {"image_size": 16})
-    first.save_pretrained(tmp_path / "run")
-    student = str(release_student(tmp_path / "run", aligned=False))
-    build = {"id2label": {0: "a", 1: "b"}, "text_embed_dim": 8, "pretrained": True}
-    again = AlignedImageClassification.from_student(student, **build)
-    assert torch.equal(again.student.timm_model.stem[0].weight, first.student.timm_model.stem[0].weight)
-    assert again.config.student_config.pretrained_cfg["input_size"] == [3, 16, 16]
 
 
 def test_a_script_is_no_module_to_publish(module, tmp_path, monkeypatch):

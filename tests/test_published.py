@@ -198,19 +198,3 @@ def test_a_dataset_lies_beside_its_stage_and_has_a_license_or_none(tmp_path, mon
     release.build()
     assert (release.folder, release.repo_type) == (Path("captions-dataset"), "dataset")
     assert release.lines[1] == "license   none: give one with --license"
-
-
-@pytest.mark.parametrize(
-    ("ids", "ids_from"),
-    [
-        (["a/0.png", "0.png#b0e04e15e40be1d99e4bd2b5"], None),
-        (["a/0.png", "b0e04e15e40be1d99e4bd2b5"], None),
-        (["a/0.png", "b.JPEG"], "file"),
-        (["b0e04e15e40be1d99e4bd2b5"], "content"),
-        (["a/0.png", "4711"], "column"),
-    ],
-)
-def test_the_card_has_a_snippet_where_every_id_can_be_made_by_it(tmp_path, ids, ids_from):
-    folder = build_dataset(stage_of(tmp_path / "s", ids), tmp_path / "out")
-    assert read_stage(folder)["ids_from"] == ids_from
-    assert ("With their images, by `datasets` alone" in (folder / "README.md").read_text()) == (ids_from is not None)

@@ -20,7 +20,6 @@ from g4i_hf import (
     AlignmentArguments,
     AlignmentTrainer,
     __version__,
-    embed_captions,
     load_images,
     release_student,
 )
@@ -142,18 +141,6 @@ def test_a_raw_dataset_is_embedded_and_its_classes_are_those_of_the_student(buil
     assert "eval_one_accuracy" in trainer.evaluate()
 
 
-def test_columns_that_are_embedded_are_used_as_they_are(built, tmp_path, clip_folder):
-    """By an encoder of 6 dimensions, which is not looked for."""
-    split = embed_captions(DatasetDict(train=load_images_of(raw())), str(clip_folder), tmp_path / "embeds")["train"]
-    trainer = built("resnet18", tmp_path, split, text_encoder="nobody/nothing")
-    assert trainer.model.config.text_embed_dim == 6
-    assert built("resnet18", tmp_path, raw(), text_encoder=str(clip_folder)).model.config.text_embed_dim == 6
-
-
-def load_images_of(split: Dataset) -> Dataset:
-    return split.add_column("image_id", [str(row) for row in range(len(split))])
-
-
 def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
     backwards = dict(enumerate(sorted(CLASSES, reverse=True)))
     model = AlignedImageClassification.from_student(
@@ -169,24 +156,6 @@ def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
             "resnet18", id2label={0: "circle", 1: "cross"}, text_embed_dim=384, student_args=SMALL["student_args"]
         )
         AlignmentTrainer(two, short(tmp_path), raw())
-
-
-def test_items_that_are_prepared_already_stay_as_they_are(tmp_path):
-    model = AlignedImageClassification.from_student(
-        "resnet18", id2label=dict(enumerate(CLASSES)), text_embed_dim=384, student_args=SMALL["student_args"]
-    )
-    embeds = np.eye(384, dtype=np.float32)
-
-    def prepared(rows):
-        pixels = [torch.ones(3, 32, 32) * label for label in rows["label"]]
-        keys = {name: list(range(len(pixels))) for name in ("image_key", "caption_keys")}
-        texts = {"text_embeds": list(embeds[: len(pixels)]), "caption_weight": [1.0] * len(pixels)}
-        return {"pixel_values": pixels, "labels": rows["label"]} | texts | keys
-
-    data = raw().with_transform(prepared)
-    trainer = AlignmentTrainer(model, short(tmp_path), train_dataset=data)
-    assert trainer.train_dataset is data
-    trainer.train()
 
 
 @pytest.mark.parametrize(
@@ -205,19 +174,6 @@ def test_what_a_dataset_lacks_is_said_with_the_remedy(built, tmp_path, change, s
     with pytest.raises(ValueError, match=says):
         built("resnet18", tmp_path, change(raw()))
     assert not (tmp_path / "run").exists()
-
-
-def test_captions_of_the_evaluation_split_alone_are_said(built, tmp_path):
-    with pytest.raises(ValueError, match="no captions; they are in eval_dataset alone"):
-        built("resnet18", tmp_path, raw(captions=False), eval_dataset=raw(6))
-
-
-@pytest.mark.parametrize("align_center", [False, True])
-def test_a_baseline_needs_no_captions(tmp_path, align_center):
-    args = short(tmp_path, align_weight=0, align_center=align_center)
-    trainer = AlignmentTrainer("resnet18", args, raw(captions=False), text_encoder="nobody/nothing", **SMALL)
-    trainer.train()
-    assert "loss_align" not in trainer.state.log_history[0]
 
 
 def test_supervision_is_chosen_as_by_the_command(built, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Every recipe is understood, takes its first steps and has its commands on its page; accelerate reads its files."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -12,15 +11,13 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from PIL import Image as PILImage
+from datasets import DatasetDict
 
-from g4i_hf import AlignedImageClassification, load_images
+from g4i_hf import AlignedImageClassification
 from g4i_hf.cli import parse_options
 from g4i_hf.commands import COMMANDS
 from g4i_hf.hub import save_student
 from g4i_hf.options import OPTIONS_OF
-from g4i_hf.running import main
 from g4i_hf.workflows.train import TrainingRun
 
 ROOT = Path(__file__).parent.parent
@@ -98,29 +95,6 @@ def test_every_file_is_understood_by_its_command(path, monkeypatch, tmp_path):
             assert options[name] == value, name
     if written.get("dataset_name", "").startswith("."):
         assert Path(options["dataset_name"]).resolve() == (path.parent / written["dataset_name"]).resolve()
-
-
-ALIGNMENT = {"align_gradient", "align_mask", "align_mix_captions"}
-LORA = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate", "layer_decay"}
-
-
-@pytest.mark.parametrize("path", [path for path in TRAINING_FILES if path.stem != "train"], ids=of_recipe)
-def test_a_variation_of_a_training_differs_in_what_it_is_about_alone(path):
-    other = next(
-        path.with_name(f"{name}.yaml") for name in ("corrected", "train") if path.with_name(f"{name}.yaml") in WRITTEN
-    )
-    ours, theirs = WRITTEN[path], WRITTEN[other]
-    differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} - {"output_dir"}
-    match path.stem:
-        case "baseline":
-            assert differing == {"align_weight"} and ours["align_weight"] == 0 < theirs["align_weight"]
-        case "official":
-            assert differing == ALIGNMENT
-            assert [ours[name] for name in sorted(ALIGNMENT)] == ["official", "none", False]
-        case "lora":
-            assert ours["use_peft"] and {"use_peft"} <= differing <= LORA
-        case name:
-            assert name == "corrected"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -216,42 +190,6 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
 
 
 # --- Captions --------------------------------------------------------------------------------------------------------
-
-
-def caption_command(place: str) -> list[str]:
-    """The options of the command of the page whose captions go to a folder."""
-    page = (RECIPES / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"^g4i (caption .*{place}.*)$", page, flags=re.M)[1].split()
-
-
-def test_captions_are_joined_to_class_folders(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    for number, name in enumerate(("train/n1/a", "train/n2/a", "val/n1/b", "val/n2/b")):
-        path = tmp_path / "imagenet" / f"{name}.JPEG"
-        path.parent.mkdir(parents=True)
-        PILImage.new("RGB", (8, 8), (50 * number, 9, 9)).save(path)
-    Path("captions.jsonl").write_text('{"image_id": "n2/a.JPEG", "caption": "a fish"}\n')
-    main([*caption_command("runs/imagenet/captions"), "--report", "false"])
-    splits = load_images("runs/imagenet/captions")
-    assert splits["train"]["image_id"][:] == ["n1/a.JPEG", "n2/a.JPEG"]
-    assert splits["train"]["caption"][:] == [None, "a fish"] and splits["validation"]["caption"][:] == [None, None]
-    assert splits["train"].features["label"].names == ["n1", "n2"]
-
-
-def test_captions_are_joined_to_the_columns_of_cifar(monkeypatch, tmp_path):
-    """A stand-in for the data set on the Hub, with its columns."""
-    monkeypatch.chdir(tmp_path)
-    pictures = [PILImage.new("RGB", (8, 8), (90 * number, 9, 9)) for number in range(2)]
-    features = Features(img=Image(), fine_label=ClassLabel(names=["apple", "bear"]))
-    Dataset.from_dict({"img": pictures, "fine_label": [1, 0]}, features=features).to_parquet("cifar/train.parquet")
-    image_ids = load_images("cifar", image_column="img", label_column="fine_label")["train"]["image_id"][:]
-    Path("captions.jsonl").write_text(json.dumps({"image_id": image_ids[1], "caption": "an apple"}) + "\n")
-    command = [word.replace("uoft-cs/cifar100", "cifar") for word in caption_command("runs/cifar100/captions")]
-    main([*command, "--report", "false"])
-    recipe = WRITTEN[RECIPES / "cifar100" / "train.yaml"]
-    named = {name: recipe[name] for name in ("image_column", "label_column")}
-    split = load_images(recipe["dataset_name"], **named)["train"]
-    assert split["caption"][:] == [None, "an apple"] and split["label"][:] == [1, 0]
 
 
 # --- Launcher --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A released student is the trained one bit by bit, needs nothing of ours, and replaces only an earlier release."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from datasets import Dataset
 from loaded import PYTHON
 from released_runs import a_run
 from students import STUDENTS, lora_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessor
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.stage import write_stage
-from g4i_hf.evaluation.comparison import ComparisonRow, as_text
 from g4i_hf.hub.push import write_manifest
-from g4i_hf.hub.release import Release, release_student, release_with_card
+from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
@@ -110,20 +108,6 @@ def test_the_released_student_is_the_trained_one(released, name):
         config = json.loads((folder / "config.json").read_text())
         assert set(config) <= {"architecture", "num_classes", "label_names", "pretrained_cfg", "model_args"}
         assert config["label_names"] == list(LABELS.values()) and config["pretrained_cfg"]["input_size"] == [3, 48, 48]
-
-
-@pytest.mark.parametrize("name", WITH_ALIGNED)
-@pytest.mark.parametrize("place", ["subfolder", "directly"])
-def test_the_aligned_model_lies_beside_the_student(released, name, place):
-    model, pixels, folder, _ = released[name]
-    where, options = (folder, {"subfolder": "aligned"}) if place == "subfolder" else (folder / "aligned", {})
-    loaded = AlignedImageClassification.from_pretrained(where, **options).eval()
-    with torch.no_grad():
-        expected, found = (each(pixels, output_image_embeds=True) for each in (model, loaded))
-    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found.image_embeds, expected.image_embeds, rtol=0, atol=1e-6)
-    # AutoImageProcessor looks at the top of a local folder for timm's config.json, whatever the subfolder (5.24)
-    assert ImageSettings.from_processor(BitImageProcessor.from_pretrained(where, **options)).size == 48
 
 
 # --- What a release holds --------------------------------------------------------------------------------------------
@@ -259,16 +243,6 @@ def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_pa
     assert not (link / "stale.bin").exists() and {path.name for path in tmp_path.iterdir()} == {"run", "empty", "link"}
 
 
-def test_a_release_that_cannot_be_made_leaves_the_earlier_one(tmp_path):
-    run, other = (a_plain_run(tmp_path / name) for name in ("run", "other"))
-    student = release_student(run)
-    before = {name: (student / name).read_bytes() for name in files_of(student)}
-    with pytest.raises(ValueError, match="learned from captions too"):
-        Release(ReleaseArguments(run=str(run), baseline=str(other), onnx=True)).build()
-    assert {name: (student / name).read_bytes() for name in files_of(student)} == before
-    assert not list(run.glob(".*"))
-
-
 def test_a_full_disk_leaves_the_earlier_release(tmp_path, monkeypatch):
     run = a_plain_run(tmp_path / "run")
     before, rename = files_of(release_student(run)), Path.rename
@@ -327,12 +301,3 @@ def test_options_that_make_no_sense_are_named(what):
     with pytest.raises(ValueError, match=message):
         ReleaseArguments(**{"dry_run": True} | options)
     assert ReleaseArguments(stage="s", images_id="mnist").images_id == "mnist"  # an old name of the Hub's
-
-
-def test_the_table_of_a_terminal_has_no_empty_columns():
-    rows = [ComparisonRow("test", "accuracy", 0.5), ComparisonRow("test", "recall_at_1", 0.2, chance=0.1)]
-    text = as_text(rows)
-    assert "value" in text and "50.0" in text and "(chance 10.0)" in text
-    assert not re.search("labels only|difference|with captions", text)
-    text = as_text([ComparisonRow("test", "accuracy", 0.5, 0.4)])
-    assert re.search("labels only +with captions +difference\n.* 40.0 +50.0 +[+]10.0$", text)

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import make
 import numpy as np
 import pytest
-from browser import browser_page
 from datasets import Dataset, DatasetDict
 from released_runs import OPTIONS, a_run
 
@@ -133,16 +132,6 @@ def test_the_length_of_a_run_is_that_which_ended_it(runs, tmp_path):
         assert length in text and ("epochs" in text) == (not options)
 
 
-def test_any_measure_is_a_row_of_the_table(page):
-    table = page.split("<h2>Figures</h2>")[1]
-    cells = [re.sub(r"<[^>]*>|\s+", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)]
-    assert ["accuracy", "validation", "40.0", "50.0", "+10.0"] in cells
-    assert ["&lt;Steadiness&gt;"] in cells and cells.count(["&lt;Steadiness&gt;"]) == 1
-    assert ["wobble", "validation", "30.0", "10.0", "-20.0", "20.0"] in cells
-    assert ["blunders", "↓", "validation", "9.500", "7.250", "-2.250"] in cells
-    assert re.search(r'class="number wrong">-20\.0', table) and re.search(r'class="number right">-2\.250', table)
-
-
 def test_the_sections_say_what_the_runs_predict(page):
     text = re.sub(r"\s+", " ", Page(page).text)
     assert "right and the other wrong on 4 images, the reverse on 2" in text
@@ -167,39 +156,3 @@ def test_without_alignment_or_captions_there_are_no_nearest_captions(runs, tmp_p
     assert "Nearest captions" not in Page(page).headings and "No alignment." in page
     text = Page(write(tmp_path, runs, a_split(captions=False))).text
     assert "The split validation has no captions" in text
-
-
-def test_pictures_are_of_a_split_with_labels(runs, tmp_path):
-    splits = DatasetDict(test=a_split(), validation=a_split())
-    unlabelled = {"test": np.full(10, -100), "validation": LABELS}
-    predictions = {
-        run: {name: a_prediction(predicted, labels) for name, labels in unlabelled.items()}
-        for run, predicted in (("aligned", ALIGNED), ("baseline", BASELINE))
-    }
-    write_report(tmp_path / "labelled.html", ROWS, runs, OPTIONS, splits, predictions, NAMES)
-    assert "the split <code>validation</code>" in (tmp_path / "labelled.html").read_text()
-    del splits["validation"]
-    write_report(tmp_path / "none.html", ROWS, runs, OPTIONS, splits, predictions, NAMES)
-    parsed = Page((tmp_path / "none.html").read_text())
-    assert parsed.headings == [HEADINGS[0], "Figures", "The runs"]
-    assert "unlabelled" in parsed.text
-
-
-@pytest.mark.slow
-def test_a_browser_shows_it_without_script_and_network_at_any_width(page):
-    with browser_page(java_script_enabled=False) as (shown, outside):
-        shown.set_content(page)
-        for width in (1180, 700, 360):
-            shown.set_viewport_size({"width": width, "height": 900})
-            for image in shown.locator("img").all():
-                box = image.bounding_box()
-                assert box["width"] > 20 and box["height"] > 20 and box["x"] >= 0
-                assert box["x"] + box["width"] <= width or width < 700  # tables scroll on a phone
-        assert not outside
-        for scheme in ("light", "dark"):
-            shown.emulate_media(color_scheme=scheme)
-            style = shown.evaluate(
-                "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
-            )
-            paper, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in style)
-            assert (min(paper) > 200 and max(ink) < 80) if scheme == "light" else (max(paper) < 80 and min(ink) > 180)

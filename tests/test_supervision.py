@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import make
@@ -12,7 +11,6 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
-from processes import environment, launched
 from tiny_encoders import save_static_encoder
 
 from g4i_hf import LabelModel, View
@@ -155,15 +153,6 @@ def test_rows_learn_by_their_label_or_else_by_their_caption():
     assert dropped["image_id"][:] == [f"id-{row}" for row in labelled]
 
 
-def test_several_captions_count_by_their_mean():
-    """Of each row one is of its class and one of another, but the mean is nearer to its own."""
-    one, other = vectors(TRUTH, 0.1), 0.3 * vectors((TRUTH + 1) % len(CLASSES), 0.1, seed=1)
-    pairs = [[a.tolist(), b.tolist()] for a, b in zip(one, other, strict=True)]
-    split = captioned(few(200), np.zeros((ROWS, DIM))).remove_columns("text_embeds")
-    split = split.add_column("text_embeds", pairs, feature=List(List(Value("float16"), length=DIM)))
-    assert (soft_of(supervised(split, supervision="auto").split).argmax(1) == TRUTH).all()
-
-
 def contradicted() -> tuple[Dataset, np.ndarray, np.ndarray]:
     """An eighth of the labels is wrong, row 0 of them has no caption; captions tell all of them. Row 1 has none."""
     labels, embeds, wrong = TRUTH.copy(), GOOD.copy(), np.arange(0, ROWS, 8)
@@ -286,36 +275,6 @@ def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data
         run_of(data["few"], tmp_path / "two", *words, "[1, 2]").load()
 
 
-def test_what_another_student_saw_is_not_taken_from_the_folder(tmp_path):
-    split = captioned(few(200), vectors(TRUTH, 0.6))
-    found = [
-        supervised(split, features, "auto", folder=tmp_path, made_with=student).facts
-        for features, student in ((SEEN, "resnet18"), (OTHERS, "resnet50"))
-    ]
-    assert found[0]["views"]["image"]["accuracy"] > found[1]["views"]["image"]["accuracy"] + 0.3
-
-
-@pytest.mark.slow
-def test_processes_without_a_folder_have_the_labels_of_the_first(tmp_path):
-    """It alone has the image features."""
-    worker = Path(__file__).parent / "workers" / "supervision_of_processes.py"
-    command = launched(worker, tmp_path, processes=2)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in (0, 1))
-    assert np.array_equal(first, second) and (first.argmax(1) == TRUTH).mean() > 0.95
-
-
-@pytest.mark.slow
-def test_the_weight_of_many_soft_labels_is_finite():
-    """Their sum is more than float16 holds."""
-    truth = np.arange(70_000) % len(CLASSES)
-    found = supervised(
-        captioned(np.where(np.arange(70_000) < 69_000, truth, -100), vectors(truth)), supervision="auto"
-    )
-    assert found.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
-
-
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> str:
     """A text encoder that tells the names of the classes."""
@@ -378,13 +337,6 @@ NOTHING = np.full((ROWS, DIM), np.nan)
 def test_class_names_replace_neither_captions_nor_the_labels_of_an_option(labels, embeds, options, said):
     with pytest.raises(ValueError, match=said):
         supervised(captioned(labels, embeds), class_embeds=lambda: NAMES, **options)
-
-
-def test_names_tell_captioned_images_where_only_images_without_caption_have_a_label():
-    embeds = np.where(np.arange(ROWS)[:, None] < 100, np.nan, GOOD)
-    found = supervised(captioned(few(100), embeds), class_embeds=lambda: NAMES, supervision="auto")
-    assert (soft_of(found.split).argmax(1) == TRUTH).mean() > 0.95
-    assert "no image with a caption has a label" in found.plan.reasons[1]
 
 
 @pytest.mark.parametrize(("name", "silent"), [("none", "90"), ("few", "50"), ("whole", None)])

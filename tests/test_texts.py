@@ -57,14 +57,6 @@ def test_a_split_without_rows_has_no_texts(tmp_path, captions):
     assert len(texts.embeds) == 0 and texts.counts.tolist() == []
 
 
-def test_opening_and_sending_embeddings_copies_none(tmp_path):
-    split = mapped(tmp_path, np.ones((4000, 3)).tolist(), captions=[f"caption {row % 9}" for row in range(4000)])
-    before = pa.total_allocated_bytes()
-    texts = Texts.of(split)
-    assert pa.total_allocated_bytes() == before and len(texts.embeds) == 4000
-    assert np.ones(3, np.float16).tobytes() not in pickle.dumps(Embeddings(split))
-
-
 def test_equal_values_have_equal_numbers_in_the_order_of_their_first():
     keys = keys_of(["b", None, "a", "b", "", "c", None, ""])
     assert numbered(keys).tolist() == [0, -1, 1, 0, 2, 3, -1, 2]
