@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_client import serving
+from hub import serving
 from loaded import PYTHON
 
 ROOT = Path(__file__).parent.parent

@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-import hub_client
 import numpy as np
 import pytest
 import yaml
-from hub_server.cards import check_card
+from hub import check_card, serving
 from huggingface_hub import ModelCard
 from huggingface_hub.constants import HF_HUB_CACHE
 from released_runs import COMMIT, LINEAGE, OPTIONS, RESULTS, a_run, shifted
@@ -275,7 +274,7 @@ def test_every_snippet_runs_on_the_hub(tmp_path):
     """As a stranger copies them from the page of the model."""
     run = a_run(tmp_path / "run")
     student, _ = release_with_card(ReleaseArguments(run=str(run), onnx=True, repo_id="me/student"))
-    with hub_client.serving() as hub:
+    with serving() as hub:
         found = hub.run(RUN_SNIPPETS, tmp_path / "home", student, tmp_path)
     assert found["blocks"] == 5 and len(found["logits"]) == 3  # of transformers, timm and onnxruntime
     for logits in found["logits"][1:]:

@@ -17,7 +17,7 @@ import timm
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from doors import TWO_PROCESSES, succeed
-from hub_client import serving
+from hub import serving
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from tiny_encoders import WORDS, word_tokenizer

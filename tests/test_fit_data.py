@@ -12,7 +12,7 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from drawings import CLASSES, caption, draw_folder, drawing
 from fitting import few_labels, results_of
-from hub_client import serving
+from hub import serving
 from PIL import Image
 
 from g4i_hf import fit

@@ -8,9 +8,9 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
-import hub_client
 import pytest
 from caption_doors import ROOT, Worker, draw_numbers
+from hub import Hub, serving
 from loaded import PYTHON
 
 from g4i_hf.modeling.packaged import packaged_student
@@ -73,7 +73,7 @@ UV = (str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--off
 class Jobs:
     """The scripts, with the package at hand in place of that of the repository; a Hub that holds me/photos."""
 
-    def __init__(self, folder: Path, hub: hub_client.ServedHub):
+    def __init__(self, folder: Path, hub: Hub):
         self.folder, self.hub = folder, hub
         for script in SCRIPTS:
             text = re.sub(r'"g4i_hf\[.*REPOSITORY_URL"', '"g4i_hf"', script.read_text())
@@ -95,7 +95,7 @@ class Jobs:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    with hub_client.serving() as hub:
+    with serving() as hub:
         yield Jobs(tmp_path_factory.mktemp("jobs"), hub)
 
 

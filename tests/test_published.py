@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, Features, Value
 from datasets import Image as DatasetImage
-from hub_client import serving
+from hub import serving
 from PIL import Image
 from test_captions_name import IDS, captions_of, save_images
 
@@ -40,7 +40,7 @@ def found(tmp_path_factory) -> dict:
     stage_of(folder / "stage", IDS[::-1])
     with serving() as hub:
         found = hub.run(WORKER, folder / "home", folder)
-        return found | {"asked": hub.log("/secret.png") + hub.log("/v1/")}
+        return found | {"asked": hub.requests("/secret.png") + hub.requests("/v1/")}
 
 
 def test_captions_of_the_hub_are_joined_to_their_images(found):

@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hub_client import serving
-from hub_server.accounts import ME_READ, ME_WRITE
+from hub import ME_READ, ME_WRITE, serving
 from loaded import PYTHON
 from released_runs import training_arguments, training_rows
 from students import ID2LABEL, aligned_model
@@ -59,9 +58,9 @@ def push(hub, tmp_path_factory):
 @pytest.fixture
 def repo(hub, request):
     """A name of its own for each test, and no fault left over."""
-    hub.clear_log()
+    hub.log.clear()
     yield "me/" + re.sub(r"\W+", "-", request.node.name.replace("_", "-"))[-60:].strip("-")
-    hub.no_faults()
+    hub.faults.clear()
 
 
 @pytest.fixture
@@ -82,9 +81,7 @@ OF_ITS_OWN = {".gitattributes", MANIFEST}
 def files_of(hub, repo: str, kind: str = "model") -> dict[str, int] | None:
     """What a reader of the main branch sees; None without a repository."""
     found = hub.state().get(f"{kind}s/{repo}")
-    return found and {
-        name: size for name, size in found["branches"]["main"]["files"].items() if name not in OF_ITS_OWN
-    }
+    return found and {name: size for name, size in found["files"].items() if name not in OF_ITS_OWN}
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -94,12 +91,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def sent(hub) -> int:
     """Bytes of large files that have gone up."""
-    return sum(line["bytes"] for line in hub.log("PUT "))
-
-
-def make(hub, repo: str, kind: str = "model") -> None:
-    """A repository as its owner makes it."""
-    assert hub.ask("POST", "/api/repos/create", {"name": repo.split("/")[1], "type": kind}, ME_WRITE)[0] == 200
+    return sum(line["bytes"] for line in hub.requests("PUT "))
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -108,8 +100,8 @@ def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none
     assert first["url"].startswith(hub.url) and repo in first["url"]
     state = hub.state()[f"{kind}s/{repo}"]
     assert state["private"] and state["commits"] == 2 and files_of(hub, repo, kind) == sizes(folder)
-    assert MANIFEST in state["branches"]["main"]["files"]
-    hub.clear_log()
+    assert MANIFEST in state["files"]
+    hub.log.clear()
     assert push(folder, repo, kind) == first
     assert hub.state()[f"{kind}s/{repo}"] == state and sent(hub) == 0
 
@@ -135,11 +127,11 @@ COMMITS = {
 @pytest.mark.parametrize("what", COMMITS)
 def test_commits_of_others_are_written_over_with_replace_alone(hub, push, repo, folder, what):
     push(folder, repo)
-    hub.act("commit", repo=repo, files=COMMITS[what])
+    hub.commit(repo, COMMITS[what])
     before = hub.state()[f"models/{repo}"]
-    hub.clear_log()
+    hub.log.clear()
     answer = push(folder, repo)
-    said = f"that no g4i release has pushed, the last is {before['branches']['main']['sha'][:8]}"
+    said = f"that no g4i release has pushed, the last is {before['sha'][:8]}"
     assert answer["error"] == "PushError" and said in answer["message"]
     assert hub.state()[f"models/{repo}"] == before and sent(hub) == 0
     assert "url" in push(folder, repo, replace=True)
@@ -152,9 +144,9 @@ def test_commits_of_others_are_written_over_with_replace_alone(hub, push, repo, 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_nothing(hub, push, repo, folder, kind):
-    make(hub, repo, kind)
+    hub.create(repo, kind)
     theirs = dict.fromkeys(["config.json", "data/a.parquet", "notes.txt"], "theirs")
-    hub.act("commit", repo=repo, type=kind, files=theirs)
+    hub.commit(repo, theirs, kind)
     before = hub.state()[f"{kind}s/{repo}"]
     answer = push(folder, repo, kind)
     words = r"commits that no g4i release has pushed.*--repo_id.*--replace true"
@@ -166,7 +158,7 @@ def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_n
 
 
 def test_a_repository_that_was_only_made_is_empty(hub, push, repo, folder):
-    make(hub, repo)
+    hub.create(repo)
     assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
 
 
@@ -178,7 +170,7 @@ def test_an_id_without_a_namespace_is_that_of_the_token(hub, push, repo, folder)
 def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, folder):
     push(folder, repo)
     (folder / "config.json").write_text('{"ours": true}')
-    hub.fault("POST .*/preupload/", "commit", arguments={"repo": repo, "files": {"aligned/theirs.json": "{}"}})
+    hub.fault("POST .*/preupload/", lambda hub: hub.commit(repo, {"aligned/theirs.json": "{}"}))
     assert "pushed there meanwhile" in push(folder, repo)["message"]
     assert files_of(hub, repo)["config.json"] == 2 and "aligned/theirs.json" in files_of(hub, repo)
 
@@ -202,7 +194,7 @@ def test_a_card_that_the_hub_refuses_is_not_pushed(hub, push, repo, folder):
 def test_what_must_not_be_published_is_found_before_anything_is_requested(hub, push, repo, folder):
     (folder / "config.json").write_text(json.dumps({"path": f"{Path.cwd()}/cats"}))
     answer = push(folder, repo)
-    assert answer["error"] == "ValueError" and "config.json holds a path" in answer["message"] and hub.log() == []
+    assert answer["error"] == "ValueError" and "config.json holds a path" in answer["message"] and hub.log == []
 
 
 # --- Faults: the repository is as it was, the message says what to do, a repetition succeeds -------------------------
@@ -211,7 +203,7 @@ AGAIN = "same command again"
 FAULTS = {
     # what happens, and words of the message
     "conflict": ({"match": "POST .*/commit/", "kind": 409}, f"pushed there meanwhile.*{AGAIN}"),
-    "expired": ({"match": "/commit/", "kind": "expire_token", "token": ME_WRITE}, "hf auth login"),
+    "expired": ({"match": "/commit/", "kind": lambda hub: hub.tokens.pop(ME_WRITE)}, "hf auth login"),
     "forbidden": ({"match": "/preupload/", "kind": 403}, "may not write.*role `write`"),
     "gone": ({"match": "/commit/", "kind": 404}, "no such repository"),
     "too large": (
@@ -230,16 +222,16 @@ def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push
     (folder / "config.json").write_text('{"version": 2}')
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b"2")
     before = hub.state()[f"models/{repo}"]
-    hub.clear_log()
+    hub.log.clear()
     hub.fault(**fault)
     answer = push(folder, repo)
-    hub.no_faults()
-    hub.act("add_token", token=ME_WRITE, user="me")
+    hub.faults.clear()
+    hub.tokens[ME_WRITE] = ("me", "write")
     assert answer["error"] == "PushError" and re.search(words, answer["message"], re.S), answer
     assert ME_WRITE not in answer["message"]
     assert hub.state()[f"models/{repo}"] == before
     arrived = sent(hub)
-    hub.clear_log()
+    hub.log.clear()
     assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
     if "/commit/" in fault["match"]:
         assert arrived > 0 and sent(hub) == 0, "what has arrived is not sent twice"
@@ -334,13 +326,13 @@ except OSError as error:
 
 def test_a_training_does_not_begin_that_would_write_over_changes_on_the_hub(hub, push, repo, folder, tmp_path):
     push(folder, repo)
-    hub.act("commit", repo=repo, files={"README.md": "their own"})
+    hub.commit(repo, {"README.md": "their own"})
     assert "commits that no g4i release has pushed" in hub.run(STARTING, tmp_path / "home", tmp_path / "run", repo)
 
 
 @pytest.mark.slow
 def test_the_end_of_training_is_pushed_as_a_release(trained):
-    main = trained["state"]["branches"]["main"]
-    assert main["title"] == "End of training" and trained["state"]["commits"] == 2
+    main = trained["state"]
+    assert main["title"] == "End of training" and main["commits"] == 2
     assert {"README.md", "config.json", "model.safetensors"} <= set(main["files"])
     assert "48 x 48 pixels" in trained["card"] and trained["answers"] == len(ID2LABEL)

@@ -3,16 +3,14 @@
 private, without paths of this machine; and training that pushes.
 """
 
-import json
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from doors import run, succeed
 from drawings import STUDENT, TRAINING
-from hub_client import FOREIGN, serving
+from hub import FOREIGN, ME_WRITE, serving
 from hub_demo import RECIPE, Demo, demonstrate
-from hub_server.accounts import ME_WRITE
 
 pytestmark = pytest.mark.slow
 # The commands of the demo, made short
@@ -48,7 +46,7 @@ def test_everything_is_private_and_one_commit(hub, pushed):
     for name, repository in state.items():
         assert repository["private"], name
         assert repository["commits"] == 2, f"{name}: the first, which the Hub makes, and the push"
-    captions, embedded, student = (set(state[name]["branches"]["main"]["files"]) for name in sorted(state))
+    captions, embedded, student = (set(state[name]["files"]) for name in sorted(state))
     assert embedded >= {"README.md", "stage.json", "data/train-00000-of-00001.parquet"} <= captions
     assert student >= {"README.md", "config.json", "model.safetensors", "aligned/model.safetensors"}
     assert not [name for name in student if name.endswith((".bin", ".pt", "train.yaml"))]
@@ -56,15 +54,9 @@ def test_everything_is_private_and_one_commit(hub, pushed):
 
 def test_no_path_or_token_was_pushed(hub, pushed):
     folder = pushed[0]
-    for name, repository in hub.state().items():
-        for path in repository["branches"]["main"]["files"]:
-            place = f"/{name.removeprefix('models/')}/resolve/main/{path}"
-            status, headers, body = hub.ask("GET", place, token=ME_WRITE)
-            if status == 302:
-                status, _, body = hub.ask("GET", "/" + headers["Location"].split("/", 3)[3])
-            assert status == 200
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            assert str(folder).encode() not in content and ME_WRITE.encode() not in content, (name, path)
+    for name, repository in hub.repositories.items():
+        for path, file in repository.at("main").files.items():
+            assert str(folder).encode() not in file.content and ME_WRITE.encode() not in file.content, (name, path)
 
 
 def test_captions_joined_by_name_train_the_same_student(pushed):
@@ -103,12 +95,12 @@ def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, p
     folder, commands, _ = pushed
     hub.fault("POST .*/commit/", 403, times=None)
     done = trained(commands, folder, "unlucky")
-    hub.no_faults()
+    hub.faults.clear()
     assert done.code != 0 and "finished and whole" in done.err and "may not write there" in done.err
     assert (folder / "unlucky" / "all_results.json").is_file()
     assert "g4i release --run unlucky --repo_id me/unlucky --push_to_hub true" in done.err
     commands.succeed("release", {"run": "unlucky", "repo_id": "me/unlucky", "push_to_hub": "true"}, cwd=folder)
-    assert "model.safetensors" in hub.state()["models/me/unlucky"]["branches"]["main"]["files"]
+    assert "model.safetensors" in hub.state()["models/me/unlucky"]["files"]
 
 
 def test_a_token_that_may_not_write_is_noticed_before_training(pushed):

@@ -1,0 +1,577 @@
+"""
+A Hub on loopback, in a thread of this process: it answers what unmodified clients ask of huggingface.co. These run in
+processes of their own, as huggingface_hub reads its address when imported.
+
+    with hub.serving() as served:
+        found = served.run(script, tmp_path)
+
+Repositories with one branch, files within commits and through LFS, tokens with roles, private repositories, a
+validation of cards, faults on demand. Not here: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, tags, git.
+"""
+
+import base64
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+import posixpath
+import re
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
+
+import yaml
+from loaded import PYTHON
+
+ROOT = Path(__file__).parent.parent
+ME_WRITE, ME_READ, OTHER_WRITE = "hf_me_write", "hf_me_read", "hf_other_write"
+TOKENS = {ME_WRITE: ("me", "write"), ME_READ: ("me", "read"), OTHER_WRITE: ("other", "write")}
+KINDS = {"models": "model", "datasets": "dataset"}
+LARGE = ["arrow", "bin", "gz", "npy", "npz", "onnx", "parquet", "pickle", "pt", "pth", "safetensors", "tar", "zip"]
+MEDIA = ["bmp", "gif", "png", "tiff", "jpg", "jpeg", "webp"]
+REGULAR_LIMIT = 10 * 1024 * 1024  # bytes; larger files have to be in LFS
+CLIENT = 240  # seconds that a client may take
+# Variables of the test process that would reach into a client
+FOREIGN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+
+# --- Cards -----------------------------------------------------------------------------------------------------------
+
+HEADER = re.compile(r"^\s*---\n(.*?)\n?---[ \t]*(\n|$)", re.DOTALL)
+ID = r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?(?<![-.])"
+# As far as the Hub's rules are public and our cards touch them; where one is not, the stricter reading
+FIELDS = {
+    "license": r"[a-z0-9][a-z0-9.+-]*",
+    "datasets": ID,
+    "base_model": ID,
+    "base_model_relation": "finetune|adapter|merge|quantized",
+    "size_categories": r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|n>10M",
+} | dict.fromkeys(("tags", "library_name", "pipeline_tag", "metrics", "source_datasets"), r"(?s).+")
+
+
+def check_card(content: str) -> list[str]:
+    """Errors for which the Hub refuses the README of a model or dataset."""
+    header = HEADER.search(content)
+    try:
+        metadata = yaml.safe_load(header[1]) or {} if header else {}
+    except yaml.YAMLError:
+        return ["Invalid YAML in the metadata"]
+    errors = [f'"{name}" must not be null or empty' for name, value in metadata.items() if value in (None, "", [], {})]
+    for name in FIELDS.keys() & metadata.keys():
+        values = metadata[name] if isinstance(metadata[name], list) else [metadata[name]]
+        wrong = [value for value in values if not isinstance(value, str) or not re.fullmatch(FIELDS[name], value)]
+        errors += [f'"{name}" with value {value!r} is not valid' for value in wrong]
+    return errors
+
+
+# --- Repositories ----------------------------------------------------------------------------------------------------
+
+
+class Refusal(Exception):
+    """A request that is answered with an error; clients choose their exception by the `code`."""
+
+    def __init__(
+        self, status: int, message: str, code: str = "", headers: dict | None = None, body: dict | None = None
+    ):
+        super().__init__(message)
+        self.status, self.body = status, {"error": message} | (body or {})
+        self.headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {}) | (headers or {})
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a commit; `in_lfs` where the commit holds a pointer to it."""
+
+    content: bytes = field(repr=False)
+    in_lfs: bool = False
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def oid(self) -> str:
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        content = text.encode() if self.in_lfs else self.content
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Commit:
+    oid: str
+    title: str
+    date: str
+    files: dict[str, File]
+
+    def folders(self) -> set[str]:
+        found = set()
+        for path in self.files:
+            while path := posixpath.dirname(path):
+                found.add(path)
+        return found
+
+    def listed(self, path: str) -> dict | None:
+        """A file or a folder, as the Hub lists it."""
+        if path not in self.files:
+            folder = {"type": "directory", "oid": self.oid, "size": 0, "path": path}
+            return folder if path in self.folders() else None
+        file = self.files[path]
+        line = {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
+        lfs = {"oid": file.sha256, "size": len(file.content), "pointerSize": 130}
+        return line | ({"lfs": lfs} if file.in_lfs else {})
+
+
+@dataclass
+class Repository:
+    """`uploaded` is what LFS has received, by its SHA-256; the first commit is made by the Hub."""
+
+    kind: str
+    id: str
+    private: bool
+    history: list[Commit] = field(default_factory=list)
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self):
+        endings = LARGE + MEDIA * (self.kind == "dataset")
+        rules = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings)
+        self.commit({".gitattributes": File(rules.encode())}, "initial commit")
+
+    def commit(self, files: dict[str, File], title: str) -> Commit:
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        text = f"{self.id} {len(self.history)} {title} {date} {sorted(files)}"
+        self.history.append(Commit(hashlib.sha1(text.encode()).hexdigest(), title, date, files))
+        return self.history[-1]
+
+    def at(self, revision: str) -> Commit:
+        if revision == "main":
+            return self.history[-1]
+        found = [commit for commit in self.history if commit.oid == revision]
+        if not found:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return found[0]
+
+    @property
+    def place(self) -> str:
+        return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
+
+
+# --- The server ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fault:
+    """
+    Attributes:
+        match: regular expression, found in "METHOD /path".
+        kind: an HTTP status; "cut": the connection is reset after half of the request's body; or what is done with the
+            Hub just before it answers.
+        times: how often it happens; None for ever.
+        code: of an error, by which clients tell what is wrong, such as GatedRepo.
+    """
+
+    match: str
+    kind: int | str | Callable
+    times: int | None = 1
+    code: str = ""
+
+    def happens(self, line: str) -> bool:
+        """Whether it is the turn of this request; counts it."""
+        if self.times == 0 or not re.search(self.match, line):
+            return False
+        self.times = self.times if self.times is None else self.times - 1
+        return True
+
+
+class Hub(ThreadingHTTPServer):
+    """
+    Attributes:
+        faults: those that are switched on.
+        log: of each request method, path and bytes that were read of it.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self):
+        self.lock, self.tokens = threading.RLock(), dict(TOKENS)
+        self.repositories: dict[str, Repository] = {}
+        self.faults: list[Fault] = []
+        self.log: list[dict] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address):
+        """Clients may go at any time, and some faults make them."""
+
+    def create(self, id: str, kind: str = "model", private: bool = False) -> Repository:
+        self.repositories[f"{kind}s/{id}"] = made = Repository(kind, id, private)
+        return made
+
+    def commit(self, id: str, files: dict[str, str], kind: str = "model") -> None:
+        """Behind the clients' backs, as by somebody else."""
+        repository = self.repositories[f"{kind}s/{id}"]
+        changed = {path: File(text.encode()) for path, text in files.items()}
+        repository.commit(repository.at("main").files | changed, "A commit of somebody else")
+
+    def fault(self, match: str, kind: int | str | Callable, **more) -> None:
+        self.faults.append(Fault(match, kind, **more))
+
+    def state(self) -> dict[str, dict]:
+        """Of each repository its visibility, the number of commits, and the newest one with the sizes of its files."""
+        found = {}
+        for name, each in self.repositories.items():
+            last = each.history[-1]
+            files = {path: len(file.content) for path, file in sorted(last.files.items())}
+            found[name] = {"private": each.private, "commits": len(each.history), "sha": last.oid}
+            found[name] |= {"title": last.title, "files": files}
+        return found
+
+    def requests(self, match: str) -> list[dict]:
+        """Those whose "METHOD /path" has `match` in it."""
+        return [line for line in self.log if match in f"{line['method']} {line['path']}"]
+
+    def environment(self, home: Path, token: str | None = ME_WRITE, **more: str) -> dict[str, str]:
+        """
+        Environment of a client process.
+
+        Args:
+            home: folder of its caches; give each client a fresh one.
+            token: HF_TOKEN; None for a client that has not logged in.
+        """
+        kept = {name: value for name, value in os.environ.items() if name not in (*FOREIGN, "HF_TOKEN")}
+        # no proxy to loopback
+        kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
+        own = {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "contract"))),
+        }
+        return kept | own | ({"HF_TOKEN": token} if token else {}) | more
+
+    def run(self, script: str | Path, home: Path, *words: object):
+        """
+        Runs a client in a process of its own.
+
+        Args:
+            script: file, or Python code; finds `words` in sys.argv[1:].
+            home: folder of its caches.
+
+        Returns:
+            Its last line of output, which is JSON; None without output.
+        """
+        command = [PYTHON, *([str(script)] if isinstance(script, Path) else ["-c", script]), *map(str, words)]
+        environment = self.environment(home)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CLIENT)
+        assert done.returncode == 0, f"the client failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        lines = done.stdout.strip().splitlines()
+        return json.loads(lines[-1]) if lines else None
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Hub]:
+    with Hub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, which may bring several requests."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # without it every reply waits 40 ms for the client's acknowledgement
+    server: Hub
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self) -> None:
+        hub, parts = self.server, urlsplit(self.path)
+        line, record = f"{self.command} {parts.path}", {"method": self.command, "path": parts.path, "bytes": 0}
+        with hub.lock:
+            hub.log.append(record)
+            fault = next((each for each in hub.faults if each.happens(line)), None)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault and fault.kind == "cut":
+            record["bytes"] = len(self.rfile.read(length // 2))
+            return self.hang_up()
+        self.body = self.rfile.read(length) if length else b"".join(self.chunks())
+        record["bytes"] = len(self.body)
+        self.segments = [unquote(segment) for segment in parts.path.strip("/").split("/")]
+        self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.origin = f"http://{self.headers.get('Host') or hub.url}"
+        try:
+            with hub.lock:
+                if fault and isinstance(fault.kind, int):
+                    code = fault.code or ("RepoNotFound" if fault.kind == 404 else "")
+                    raise Refusal(fault.kind, "Injected fault", code, {"Retry-After": "1"})
+                if fault:
+                    fault.kind(hub)
+                reply = self.reply()
+        except Refusal as refusal:
+            reply = refusal.status, refusal.body, refusal.headers
+        except Exception:  # clients would ask again for 23 seconds after a 500
+            traceback.print_exc()
+            reply = 501, {"error": f"A fault of the test server:\n{traceback.format_exc()}"}
+        return self.send(*reply)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def chunks(self):
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+
+    def send(self, status: int, content: object = b"", headers: dict[str, str] | None = None) -> None:
+        """`content` is bytes, or a JSON value."""
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
+        for name, value in ({"Content-Type": kind} | (headers or {})).items():
+            self.send_header(name, " ".join(value.encode("latin-1", "replace").decode("latin-1").split()))
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def hang_up(self) -> None:
+        """Ends the connection with a reset."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):
+            self.rfile.close()  # the socket closes once nobody holds it
+            self.wfile.close()
+        self.connection.close()
+
+    # --- What is asked -----------------------------------------------------------------------------------------------
+
+    def reply(self) -> tuple:
+        """Status, content and headers; 501 for what this server does not know."""
+        given = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
+        self.token = self.server.tokens.get(given)
+        if given and self.token is None:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        match self.command, self.segments:
+            case "GET", ["api", "whoami-v2"]:
+                user, role = self.token or self.refuse_stranger()
+                auth = {"accessToken": {"displayName": "a token", "role": role}}
+                return 200, {"type": "user", "name": user, "orgs": [], "auth": auth}
+            case "POST", ["api", "validate-yaml"]:
+                errors = [{"message": text} for text in check_card(json.loads(self.body).get("content", ""))]
+                return 400 if errors else 200, {"errors": errors, "warnings": []}
+            case "POST", ["api", "repos", "create"]:
+                return self.create()
+            case method, ["api", kind, namespace, name, *rest] if kind in KINDS:
+                return self.of_repository(self.visible(kind, namespace, name), method, rest)
+            case "GET", ["api", kind, _] if kind in KINDS:
+                raise Refusal(404, "Repository not found", "RepoNotFound")
+            case method, ["lfs", kind, namespace, name, oid, *rest] if kind in KINDS:
+                return self.of_lfs(self.server.repositories[f"{kind}/{namespace}/{name}"], method, oid, rest)
+            case method, ["datasets", *segments]:
+                return self.of_files("datasets", method, segments)
+            case method, segments:
+                return self.of_files("models", method, segments)
+
+    def refuse_stranger(self):
+        raise Refusal(401, "Invalid username or password.")
+
+    def unknown(self) -> Refusal:
+        remedy = ": set HF_HUB_DISABLE_XET=1" if "/xet-" in self.path else ""
+        return Refusal(501, f"This test server does not know {self.command} {self.path}{remedy}")
+
+    def visible(self, kind: str, namespace: str, name: str) -> Repository:
+        repository = self.server.repositories.get(f"{kind}/{namespace}/{name}")
+        if repository is None or (repository.private and not (self.token and self.token[0] == namespace)):
+            raise Refusal(404 if self.token else 401, "Repository not found", "RepoNotFound")
+        return repository
+
+    def check_writer(self, namespace: str) -> None:
+        user, role = self.token or self.refuse_stranger()
+        if role != "write" or user != namespace:
+            raise Refusal(403, "Forbidden: you must use a write token of the namespace.", body={"url": None})
+
+    def create(self) -> tuple:
+        body = json.loads(self.body)
+        namespace = body.get("organization") or (self.token[0] if self.token else "")
+        self.check_writer(namespace)
+        kind, id = body.get("type") or "model", f"{namespace}/{body['name']}"
+        exists = f"{kind}s/{id}" in self.server.repositories
+        private = body.get("visibility") == "private" or bool(body.get("private"))
+        repository = Repository(kind, id, private) if exists else self.server.create(id, kind, private)
+        about = {"url": f"{self.origin}/{repository.place}", "name": id, "id": id}
+        if exists:
+            raise Refusal(409, f"You already created this {kind} repo", body=about)
+        return 200, about
+
+    def of_repository(self, repository: Repository, method: str, rest: list[str]) -> tuple:
+        author = repository.id.split("/")[0]
+        match method, rest:
+            case "GET", []:
+                return 200, info(repository, repository.at("main"))
+            case "GET", ["revision", revision]:
+                return 200, info(repository, repository.at(revision))
+            case "GET", ["tree", revision, *path]:
+                return self.tree(repository.at(revision), "/".join(path))
+            case "GET", ["commits", _]:
+                fields = {"message": "", "authors": [{"user": author}]}
+                return 200, [
+                    fields | {"id": each.oid, "title": each.title, "date": each.date}
+                    for each in reversed(repository.history)
+                ]
+            case "POST", ["paths-info", revision]:
+                paths = parse_qs(self.body.decode()).get("paths", [])
+                return 200, list(filter(None, (repository.at(revision).listed(path.strip("/")) for path in paths)))
+        self.check_writer(author)
+        match method, rest:
+            case "POST", ["preupload", "main"]:
+                return self.preupload(repository.at("main"))
+            case "POST", ["commit", "main"]:
+                return self.add_commit(repository)
+        raise self.unknown()
+
+    def tree(self, commit: Commit, path: str) -> tuple:
+        under = f"{path}/" if path else ""
+        inside = sorted(name for name in {*commit.files, *commit.folders()} if name.startswith(under))
+        if path and not inside:
+            raise Refusal(404, f"{path} does not exist", "EntryNotFound", {"X-Repo-Commit": commit.oid})
+        if self.query.get("recursive", "").lower() != "true":
+            inside = [name for name in inside if "/" not in name[len(under) :]]
+        return 200, list(map(commit.listed, inside))
+
+    def of_files(self, kind: str, method: str, segments: list[str]) -> tuple:
+        match method, segments:
+            case "POST", [namespace, name, "info", "lfs", "objects", "batch"]:
+                repository = self.visible(kind, namespace, name.removesuffix(".git"))
+                self.check_writer(namespace)
+                return self.batch(repository)
+            case "GET" | "HEAD", [namespace, name, "resolve", revision, *path] if path:
+                return self.resolve(self.visible(kind, namespace, name), revision, "/".join(path))
+            case "GET" | "HEAD", [_, "resolve", *_]:  # a name without namespace
+                raise Refusal(404, "Repository not found", "RepoNotFound")
+        raise self.unknown()
+
+    def resolve(self, repository: Repository, revision: str, path: str) -> tuple:
+        """The bytes of a file; those of LFS are elsewhere, behind a redirect, as on the Hub."""
+        commit = repository.at(revision)
+        if path not in commit.files:
+            raise Refusal(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": commit.oid})
+        file = commit.files[path]
+        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
+        if not file.in_lfs:
+            return self.ranged(file.content, headers)
+        elsewhere = self.origin.replace("//127.0.0.1:", "//localhost:")  # of its own origin the client would follow
+        headers["Location"] = f"{elsewhere}/lfs/{repository.kind}s/{repository.id}/{file.sha256}/content"
+        return 302, b"", headers | {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+
+    def ranged(self, content: bytes, headers: dict[str, str]) -> tuple:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "").strip())
+        if not asked:
+            return 200, content, headers
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        if first > last:
+            raise Refusal(416, "Range not satisfiable")
+        return 206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+
+    def preupload(self, head: Commit) -> tuple:
+        """Says for each file whether it goes into the commit or to LFS, and what is stored under its path."""
+        attributes = head.files[".gitattributes"].content.decode()
+        rules = [line.split()[0] for line in attributes.splitlines() if "filter=lfs" in line]
+        answers = []
+        for file in json.loads(self.body)["files"]:
+            path, sample = file["path"], base64.b64decode(file.get("sample") or "")
+            in_lfs = file["size"] > REGULAR_LIMIT or b"\0" in sample
+            in_lfs |= any(fnmatch.fnmatchcase(path.split("/")[-1], rule) for rule in rules)
+            mode = "lfs" if in_lfs and file["size"] else "regular"
+            stored = head.files.get(path)
+            known = {"oid": stored.sha256 if stored.in_lfs else stored.oid} if stored else {}
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False} | known)
+        return 200, {"files": answers, "commitOid": head.oid}
+
+    def batch(self, repository: Repository) -> tuple:
+        """The LFS batch of an upload; what this repository has already needs no action."""
+        objects = []
+        for wanted in json.loads(self.body)["objects"]:
+            link = f"{self.origin}/lfs/{repository.kind}s/{repository.id}/{wanted['oid']}"
+            actions = {"upload": {"href": link, "header": {}}}
+            objects.append(wanted | ({} if wanted["oid"] in repository.uploaded else {"actions": actions}))
+        return 200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"}
+
+    def of_lfs(self, repository: Repository, method: str, oid: str, rest: list[str]) -> tuple:
+        """The storage of large files, which asks for no token."""
+        match method, rest:
+            case "PUT", []:
+                if File(self.body).sha256 != oid:
+                    raise Refusal(400, "These bytes are not those that were announced")
+                repository.uploaded[oid] = self.body
+                return 200, b""
+            case "GET" | "HEAD", ["content"]:
+                return self.ranged(repository.uploaded[oid], {"ETag": f'"{oid}"'})
+        raise self.unknown()
+
+    def add_commit(self, repository: Repository) -> tuple:
+        """One commit; where any of it is refused, nothing has changed."""
+        head = repository.at("main")
+        lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
+        header, files = lines[0]["value"], dict(head.files)
+        if header.get("parentCommit") not in (None, head.oid):
+            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        for line in lines[1:]:
+            key, value, path = line["key"], line["value"], line["value"]["path"]
+            if key == "file":
+                files[path] = File(base64.b64decode(value["content"]))
+            elif key == "lfsFile":
+                if value["oid"] not in repository.uploaded:
+                    raise Refusal(400, f"An LFS pointer pointed to a file that does not exist. Offending file: {path}")
+                files[path] = File(repository.uploaded[value["oid"]], in_lfs=True)
+            elif path not in files:
+                raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
+            else:
+                del files[path]
+        if "README.md" in files and (errors := check_card(files["README.md"].content.decode())):
+            raise Refusal(400, "Invalid metadata in README.md: " + "; ".join(errors))
+        made = repository.commit(files, header["summary"])
+        url = f"{self.origin}/{repository.place}/commit/{made.oid}"
+        return 200, {"success": True, "commitOid": made.oid, "commitUrl": url}
+
+
+def info(repository: Repository, commit: Commit) -> dict:
+    return {
+        "_id": commit.oid[:24],
+        "id": repository.id,
+        "sha": commit.oid,
+        "createdAt": commit.date,
+        "lastModified": commit.date,
+        "private": repository.private,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "tags": [],
+        "siblings": [{"rfilename": path} for path in sorted(commit.files)],
+    }
+
+
+if __name__ == "__main__":
+    with serving() as hub:
+        print(hub.url, flush=True)
+        signal.pause()
