@@ -1,6 +1,6 @@
 """
 An OpenAI-compatible server on loopback that describes images by what is in them: fixed latency and capacity, requests
-beyond the capacity queue, faults on demand (see faults.py).
+beyond the capacity queue, faults on demand, by a seed and in the order of their arrival.
 
     python tests/workers/caption_server.py --latency 0.5 --capacity 64 --fault_rate 0.2 --faults 429 cut
 
@@ -11,15 +11,22 @@ Prints `{"port": ...}`; GET /stats gives counts as JSON. Answers are `number N` 
 import argparse
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import json
+import random
+from collections import Counter
+from collections.abc import Awaitable
 
 import numpy as np
-from faults import Connection, Faults, Reply, Request, add_arguments, listen
 from PIL import Image
 
 CELLS = 4  # a side of the picture of a number
+STATUS = {"429": 429, "429-wait": 429, "503": 503, "500": 500}
+CONTENT = {"garbage": b'{"choices": [{"mess\xff'}
+CONTENT["no-choices"] = b'{"id": "1", "object": "chat.completion", "choices": []}'
+FAULTS = (*STATUS, "slow", "cut", "cut-body", *CONTENT)
 
 
 def picture_of(number: int, side: int = 32) -> Image.Image:
@@ -35,70 +42,159 @@ def number_in(picture: Image.Image) -> int:
     return sum(int(bit) << place for place, bit in enumerate(cells.ravel()))
 
 
+class Disconnected(Exception):
+    """The client is gone, or is left."""
+
+
 class CaptionServer:
+    """
+    A reply counts as whole once all of it has left for a client that is still there. `asked_again` counts requests
+    whose body equals that of a request with a whole reply: it must stay 0. Bodies of different questions must differ,
+    so images must.
+    """
+
     def __init__(self, args: argparse.Namespace):
-        self.args, self.faults = args, Faults(args)
+        self.args, self.random = args, random.Random(args.seed)
         self.places = asyncio.Semaphore(args.capacity)
+        self.counts: Counter[str] = Counter()
+        self.replies: Counter[str] = Counter()  # digest of a body -> whole replies
+        self.in_flight = self.peak_in_flight = 0
+        self.authorization: set[str] = set()
 
-    async def handle(self, connection: Connection, request: Request) -> None:
-        if request.path.endswith("/models"):
+    def stats(self) -> dict:
+        return {
+            "requests": self.counts["requests"],
+            "whole": sum(self.replies.values()),
+            "distinct": len(self.replies),
+            "asked_again": self.counts["asked again"],
+            "connections": self.counts["connections"],
+            "peak_in_flight": self.peak_in_flight,
+            "faults": {kind: self.counts[kind] for kind in FAULTS if self.counts[kind]},
+            "authorization": sorted(self.authorization),
+        }
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.counts["connections"] += 1
+        with contextlib.suppress(Disconnected, ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                await self.serve(reader, writer, first.split(" ")[1], headers, body)
+        writer.close()
+
+    async def serve(self, reader, writer, path: str, headers: dict[str, str], body: bytes) -> None:
+        if path == "/stats":
+            return await send(reader, writer, 200, self.stats())
+        if path.endswith("/models"):
             models = [{"id": name} for name in (self.args.model, "another")]
-            await connection.reply(Reply(200, json.dumps({"object": "list", "data": models}).encode()))
-        elif request.path != "/v1/chat/completions":
-            await connection.reply(error(404, f"no {request.path}"))
-        else:
-            await self.faults.serve(connection, request, lambda: self.answer(request))
+            return await send(reader, writer, 200, {"object": "list", "data": models})
+        if path != "/v1/chat/completions":
+            return await send(reader, writer, *error(404, f"no {path}"))
+        self.in_flight += 1
+        try:
+            await self.serve_completion(reader, writer, headers, body)
+        finally:
+            self.in_flight -= 1
 
-    async def answer(self, request: Request) -> Reply:
+    async def serve_completion(self, reader, writer, headers: dict[str, str], body: bytes) -> None:
+        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        self.counts["requests"] += 1
+        self.counts["asked again"] += self.replies[digest] > 0
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        if "authorization" in headers:
+            self.authorization.add(headers["authorization"])
+        fault = self.random.choice(self.args.faults) if self.random.random() < self.args.fault_rate else None
+        self.counts[fault or "none"] += 1
+        if fault == "cut":
+            raise Disconnected
+        if fault == "slow":
+            await until_gone(reader, asyncio.sleep(self.args.slow_seconds))
+        if fault in STATUS:
+            wait = {"retry-after": str(self.args.retry_after)} if fault == "429-wait" else {}
+            reply = error(STATUS[fault], f"fault {fault}", wait)
+        else:
+            reply = (200, CONTENT[fault]) if fault in CONTENT else await until_gone(reader, self.answer(headers, body))
+        await send(reader, writer, *reply, cut=fault == "cut-body")
+        if fault in (None, "slow") and reply[0] == 200:
+            self.replies[digest] += 1
+
+    async def answer(self, headers: dict[str, str], body: bytes) -> tuple:
         if self.args.always:
-            headers = {"retry-after": self.args.retry_after} if self.args.always in (429, 500) else {}
-            return error(self.args.always, self.args.say or "always", headers)
-        if self.args.token and request.headers.get("authorization") != f"Bearer {self.args.token}":
-            return error(401, f"wrong token: {request.headers.get('authorization')}")
-        asked = json.loads(request.body)
+            wait = {"retry-after": self.args.retry_after} if self.args.always in (429, 500) else {}
+            return error(self.args.always, self.args.say or "always", wait)
+        if self.args.token and headers.get("authorization") != f"Bearer {self.args.token}":
+            return error(401, f"wrong token: {headers.get('authorization')}")
+        asked = json.loads(body)
         if asked["model"] != self.args.model:
             return error(404, f"no model {asked['model']}")
         async with self.places:
             await asyncio.sleep(self.args.latency)
-        return self.reply(asked)
+        return self.completion(asked)
 
-    def reply(self, asked: dict) -> Reply:
+    def completion(self, asked: dict) -> tuple:
         content = asked["messages"][0]["content"]
         image, text = content if content[0]["type"] == "image_url" else reversed(content)
         kind, _, code = image["image_url"]["url"].partition(",")
         assert kind == "data:image/jpeg;base64", kind
+        number = number_in(Image.open(io.BytesIO(base64.b64decode(code))))
+        answer = f"number {number}"
         if self.args.answer == "digest":
             answer = hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
-        else:
-            answer = f"number {number_in(Image.open(io.BytesIO(base64.b64decode(code))))}"
         if text["text"].startswith("Which of these"):
             names = text["text"].partition("? ")[2].partition(". Answer")[0].split("; ")
-            number = number_in(Image.open(io.BytesIO(base64.b64decode(code))))
-            number = number if number < 256 else number.bit_count()  # other pictures are mostly white
-            name = [*names, "none of these"][number % (len(names) + 1)]
+            chosen = number if number < 256 else number.bit_count()  # other pictures are mostly white
+            name = [*names, "none of these"][chosen % (len(names) + 1)]
             answer = f"It shows {name}."
             if form := asked.get("response_format"):
                 choices = form["json_schema"]["schema"]["properties"]["answer"]["enum"]
                 if self.args.no_schemas or choices != [*names, "none of these"] or content[0] is not text:
                     return error(400, "response_format is not supported, or the list is not first")
                 answer = json.dumps({"answer": name})
+        if answer.startswith("number") and number in self.args.reject:
+            return error(400, self.args.say or "this picture is not allowed: " + image["image_url"]["url"])
+        if answer.startswith("number") and number in self.args.crash:
+            return error(500, "this picture breaks the model")
         if self.args.echo:
             answer += f" {text['text']} { ({name: asked[name] for name in sorted(asked) if name != 'messages'}) }"
-        number = int(answer.split()[1]) if answer.startswith("number") else -1
-        if number in self.args.reject:
-            return error(400, self.args.say or "this picture is not allowed: " + image["image_url"]["url"])
-        if number in self.args.crash:
-            return error(500, "this picture breaks the model")
         message = {"role": "assistant", "content": answer}
         message |= json.loads(self.args.message) if self.args.message else {}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
-        return Reply(200, json.dumps(reply | {"usage": usage}).encode())
+        return 200, reply | {"usage": usage}
 
 
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> Reply:
-    return Reply(status, json.dumps({"error": {"message": message}}).encode(), headers or {})
+def error(status: int, message: str, headers: dict[str, str] | None = None) -> tuple:
+    return status, {"error": {"message": message}}, headers or {}
+
+
+async def until_gone(reader: asyncio.StreamReader, work: Awaitable) -> object:
+    """Result of some work; HTTP clients say nothing more until they have their reply, so what comes is the end."""
+    gone, working = asyncio.ensure_future(reader.read(1)), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            raise Disconnected
+        return working.result()
+    finally:
+        for task in (gone, working):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await gone
+
+
+async def send(reader, writer, status: int, content: object, headers: dict | None = None, cut: bool = False) -> None:
+    """`content` is bytes, or a JSON value; Disconnected also after a cut, in the middle of it."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    lines = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    head = f"HTTP/1.1 {status} {'OK' if status == 200 else 'No'}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
+    writer.write(head.encode("latin-1") + (body[: len(body) // 2] if cut else body))
+    await writer.drain()
+    if cut or writer.is_closing() or reader.at_eof():
+        raise Disconnected
 
 
 def in_quotes(text: str) -> str:
@@ -108,7 +204,12 @@ def in_quotes(text: str) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--fault_rate", type=float, default=0.0, help="share of the requests that meet a fault")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--retry_after", default="1", help="value of the header of 429-wait")
+    parser.add_argument("--slow_seconds", type=float, default=1.0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--capacity", type=int, default=1024, help="requests that are worked on at the same time")
     parser.add_argument("--answer", choices=("number", "digest"), default="number")
@@ -126,8 +227,11 @@ def arguments() -> argparse.Namespace:
 
 async def main() -> None:
     args = arguments()
-    server = CaptionServer(args)
-    await listen(args.port, server.faults, server.handle)
+    caption_server = CaptionServer(args)
+    server = await asyncio.start_server(caption_server.connected, "127.0.0.1", args.port, limit=1 << 22, backlog=1024)
+    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
+    async with server:
+        await server.serve_forever()
 
 
 if __name__ == "__main__":
