@@ -1,9 +1,10 @@
 """
-Training killed by SIGKILL, between steps and while a checkpoint is written: the same command goes
-on from the newest whole checkpoint and ends, bit for bit, as if nothing had happened.
+Training killed by SIGKILL, between steps and while a checkpoint is written: the same command goes on from the newest
+whole checkpoint and ends, bit for bit, as if nothing had happened.
 """
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -20,8 +21,6 @@ from g4i_hf import AlignedImageClassification
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.training import AlignmentTrainer
 
-WORKER = Path(__file__).parent / "workers" / "kill_and_resume.py"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -32,27 +31,70 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-# --- One process, at chosen moments ----------------------------------------------------------------------------------
+# --- Killed ----------------------------------------------------------------------------------------------------------
 
-# Before the first checkpoint; between two; then the delicate moments of writing one
-MOMENTS = {"step 2": "step:2", "step 7": "step:7", "weights written": "write", "no average yet": "ema"}
-MOMENTS |= {"not yet renamed": "rename"}
+STUDENT_ARGS = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1, "drop_path_rate": 0.1}
+OPTIONS = {"student": "vit_tiny_patch16_224", "student_args": json.dumps(STUDENT_ARGS), "image_size": 32}
+OPTIONS |= {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "learning_rate": "1e-3"}
+OPTIONS |= {"num_train_epochs": 3, "per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 3}
+OPTIONS |= {"save_total_limit": 10, "lr_scheduler_type": "cosine", "align_loss": "siglip", "use_cpu": "true"}
+OPTIONS |= {
+    "align_schedule": "cosine",
+    "align_warmup_epochs": 1,
+    "require_labels": "false",
+    "repeated_augmentation": 2,
+}
+# What is called when the process ends, and at which call: before the first checkpoint; between two; then the
+# delicate moments of writing the second one
+MOMENTS = {"step 2": ("training_step", 3), "step 7": ("training_step", 8), "no average yet": ("save", 2)}
+MOMENTS |= {"weights written": ("_save_optimizer_and_scheduler", 2), "not yet renamed": ("finalize_checkpoint", 2)}
+KILLED = """
+import os, signal, sys
+from g4i_hf.running import main
+from g4i_hf.training import trainer
+from g4i_hf.training.callbacks import EmaCallback
+name, left = sys.argv[1], int(sys.argv[2])
+owner = next(each for each in (EmaCallback, trainer.AlignmentTrainer, trainer) if hasattr(each, name))
+original = getattr(owner, name)
+def deadly(*args, **more):
+    global left
+    left -= 1
+    return original(*args, **more) if left else os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, name, deadly)
+main(sys.argv[3:])
+"""
+
+
+def train(folder: Path, run: Path, *killed: object) -> subprocess.CompletedProcess:
+    options = OPTIONS | {"dataset_name": folder / "data", "output_dir": run}
+    words = ["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    start = ["-c", KILLED, *map(str, killed)] if killed else ["-m", "g4i_hf"]
+    return subprocess.run([PYTHON, *start, *words], capture_output=True, text=True, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder) -> Path:
+    done = train(folder, folder / "undisturbed")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "undisturbed"
 
 
 @pytest.mark.slow
-def test_one_process_killed_at_any_moment(folder, tmp_path):
-    command = [PYTHON, str(WORKER), str(tmp_path), str(folder / "data"), *MOMENTS.values()]
-    command += ["--", "--require_labels", "false", "--per_device_train_batch_size", "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_one_process_killed_at_any_moment(folder, undisturbed, tmp_path, moment):
+    run = tmp_path / "run"
+    assert train(folder, run, *MOMENTS[moment]).returncode == -signal.SIGKILL
+    if not moment.startswith("step"):
+        (whole,) = run.glob("checkpoint-*")
+        assert whole.name == "checkpoint-3" and (whole / "ema.safetensors").is_file()
+    done = train(folder, run)
     assert done.returncode == 0, done.stderr[-3000:]
-    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    for moment, outcome in zip(MOMENTS, outcomes, strict=True):
-        assert outcome["killed"] and outcome["resumed"] == 0, (moment, outcome)
-        assert outcome["went_on_from"] == (moment != "step 2"), moment
-        assert outcome["same"] == {"model.safetensors": True, "ema.safetensors": True}, moment
-        if not moment.startswith("step"):
-            assert outcome["checkpoints"] == ["checkpoint-3"] and outcome["whole"] and not outcome["leftovers"], moment
+    assert ("Resuming from" in done.stdout) == (moment != "step 2") and not list(run.glob(".tmp*"))
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
+
+# --- Stopped ---------------------------------------------------------------------------------------------------------
 
 TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_steps": 2}
 TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}

@@ -1,19 +1,18 @@
 """
-Training steps, a released student and a resumed run have the same bits as in the fixture, see bits.py.
+Training steps and released students have the same bits as in the fixture, see bits.py.
 
 Students and data are tiny and made by formulas: 22 images in two Parquet files, text_embeds of 12 numbers.
 """
 
-import io
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 from bits import Bits
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Dataset, Image
 from doors import TWO_PROCESSES
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -27,12 +26,6 @@ def picture(number: int, width: int = 40, height: int = 36) -> PILImage.Image:
     x, y, channel = np.meshgrid(np.arange(width), np.arange(height), np.arange(3), indexing="xy")
     steps = (3 + channel) * (1 + number % 3) * x + (5 + 2 * channel) * (1 + number % 4) * y
     return PILImage.fromarray(((29 * number + steps) % 256).astype(np.uint8))
-
-
-def encoded(image: PILImage.Image, kind: str) -> dict:
-    file = io.BytesIO()
-    image.save(file, kind)
-    return {"bytes": file.getvalue(), "path": None}
 
 
 def label(number: int) -> int:
@@ -59,18 +52,10 @@ def rows(kind: str = "png", several: bool = False) -> Dataset:
             None if text is None else [text_embed(number + i) for i in range(len(text))]
             for number, text in enumerate(captions)
         ]
-    vector, text = List(Value("float16"), length=DIM), Value("string")
-    features = {"image": Image(), "label": ClassLabel(names=CLASSES), "image_id": Value("string")}
-    features |= {"caption": List(text) if several else text, "text_embeds": List(vector) if several else vector}
     sizes = (90, 70) if kind == "jpeg" else (40, 36)
-    columns = {
-        "image": [encoded(picture(number, *sizes), kind) for number in numbers],
-        "label": [None if number % 7 == 6 else label(number) for number in numbers],
-        "image_id": [f"id-{number}" for number in numbers],
-        "caption": captions,
-        "text_embeds": embeds,
-    }
-    return Dataset.from_dict(columns, features=Features(features))
+    columns = {"image": [make.stored(picture(number, *sizes), kind) for number in numbers], "caption": captions}
+    columns |= {"label": [None if number % 7 == 6 else label(number) for number in numbers], "text_embeds": embeds}
+    return make.rows(ROWS, CLASSES, **columns).cast_column("image", Image())
 
 
 def save(folder: Path, data: Dataset) -> None:
@@ -135,7 +120,7 @@ TWO = {
 }
 # Left to `make test-slow`
 SLOW = {"vit clip", "timm student", "class mask, centred", "accumulation", "moving average", "official gradient"}
-SLOW |= {"several captions, sampled", "head alone", "adapters", "two processes, mixed", "resumed accumulation"}
+SLOW |= {"several captions, sampled", "head alone", "adapters", "two processes, mixed"}
 SLOW |= {"baseline", "vit mixed", "adam", "released vit"}
 SLOW |= {"two processes, official gradient", "released timm", "released average", "released merged adapters"}
 LOGGED = "loss loss_ce loss_align loss_soft_labels align_weight logit_scale logit_bias grad_norm cosine_positive "
@@ -215,36 +200,6 @@ def test_two_processes(bits, quick, words, tmp_path, name):
     log = log_of(tmp_path / "run")
     assert log[0]["epoch"] == 1 / 2, "two processes with 6 images each: two steps an epoch of 22"
     bits.check(name, weights_of(tmp_path / "run"), log)
-
-
-# --- Resuming --------------------------------------------------------------------------------------------------------
-
-# An epoch has four steps, with repeated augmentation eight: step 6 is in the middle of one
-RESUMED = ADAM | {"max_steps": 9, "save_strategy": "steps", "save_steps": 3}
-RESUMED |= {"ema_decay": 0.6, "lr_scheduler_type": "cosine", "mixup_alpha": 0.4}
-RESUMED = {
-    "rows": VIT | RESUMED | {"repeated_augmentation": 2, "color_jitter": 0.3},
-    "accumulation": VIT | RESUMED | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3},
-}
-
-
-@pytest.mark.parametrize("name", marked(RESUMED, "resumed "))
-def test_a_resumed_run(bits, quick, words, tmp_path, name):
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    options = words(RESUMED[name] | {"use_cpu": "true"}, run)
-    quick.succeed("train", options)
-    bits.check(f"resumed {name}", weights_of(run), log_of(run))
-    assert json.loads((run / "checkpoint-6" / "trainer_state.json").read_text())["epoch"] % 1 > 0, "not between epochs"
-    run.rename(whole)
-    run.mkdir()
-    for kept in ("train.yaml", "lineage.json"):
-        shutil.copy(whole / kept, run)
-    shutil.copytree(whole / "checkpoint-6", run / "checkpoint-6")
-    done = quick.succeed("train", options)
-    assert "checkpoint-6" in done.said, "from where it resumes"
-    for file in ("model.safetensors", "ema.safetensors"):
-        assert (run / file).read_bytes() == (whole / file).read_bytes(), file
-    bits.check(f"resumed {name}", weights_of(run), log_of(run))
 
 
 # --- Releasing -------------------------------------------------------------------------------------------------------
