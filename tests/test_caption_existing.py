@@ -29,9 +29,6 @@ def joined(tmp_path, data: DatasetDict, lines: list, **options):
     return from_file(data, written(tmp_path, "c.jsonl", text), **options)
 
 
-# --- Which row a key means -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "key",
     [
@@ -107,9 +104,6 @@ def test_captions_of_a_column():
     assert existing_captions(data, arguments) == {"train": [["a"], []]}
     data["test"] = data["test"].add_column("caption", [["b", "c"]], feature=List(Value("string")))
     assert existing_captions(data, arguments) == {"train": [["a"], []], "test": [["b", "c"]]}
-
-
-# --- Files with keys -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,6 @@ def test_an_address_in_place_of_an_image_is_not_opened(tmp_path):
         server.shutdown()
 
 
-# --- Nothing but pixels ----------------------------------------------------------------------------------------------
-
-
 def png_texts() -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", CANARY.decode())
@@ -79,9 +76,6 @@ def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options, max_s
     sent = clean_jpeg(row(dirty), max_side)
     assert CANARY in dirty and CANARY not in sent and not opened(sent).getexif()
     assert {"comment", "exif", "xmp", "icc_profile", "photoshop"}.isdisjoint(opened(sent).info)
-
-
-# --- The pixels ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (200, (200, 150))])
@@ -111,9 +105,6 @@ def test_orientation_is_applied(orientation, max_side):
         for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
             place = tuple(3 if side == 0 else -4 for side in corner)  # a little inwards, as JPEG rings at edges
             assert (int(np.asarray(upright)[place][0]) > 150) == (corner == red), corner
-
-
-# --- What cannot be read ---------------------------------------------------------------------------------------------
 
 
 def broken_tables() -> bytes:

@@ -65,9 +65,6 @@ def test_empty_values_are_found_before_anything_is_asked():
     prompts("plain").check(data)
 
 
-# --- Leaks -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["validation", "test_novel", "train_extra"])
 def test_class_prompts_are_for_training_splits(name):
     data = Dataset.from_list([ROW, ROW | {"label": 0}], features=FEATURES)

@@ -15,8 +15,6 @@ from PIL import Image as PILImage
 from g4i_hf.captioning.report import HTML, judge, judge_captions, names_class, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
 
-# --- Class names in the text -----------------------------------------------------------------------------------------
-
 NAMED = [
     ("golden_retriever", "Two Golden Retrievers on grass."),
     ("tench, Tinca tinca", "This fish is Tinca  tinca"),
@@ -37,9 +35,6 @@ def test_class_names_are_found_as_whole_words_where_they_mean_anything(pairs, na
     for name, caption in pairs:
         np.testing.assert_equal(names_class([caption], [0], [name]), [named], err_msg=f"{name}: {caption}")
     assert np.isnan(names_class(["dog"], [-1], ["dog"]))
-
-
-# --- Doubts ----------------------------------------------------------------------------------------------------------
 
 
 def judged(captions, labels, names=None, cleaned="") -> pd.DataFrame:
@@ -81,8 +76,6 @@ def test_figures_of_the_stage_against_values_counted_by_hand():
     figures = {"captions": 5, "without_caption": 1, "doubtful": 2, "names_label": 0.4}
     assert json.loads(json.dumps(captioned.quality["train"], allow_nan=False)) == figures
 
-
-# --- Report ----------------------------------------------------------------------------------------------------------
 
 EVIL = "<script>alert('caption')</script>"
 ROWS = 60

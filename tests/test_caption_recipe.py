@@ -19,9 +19,6 @@ def asking(server, *more: object) -> list[object]:
     return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", *more]
 
 
-# --- Mistakes --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -71,9 +68,6 @@ def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
     assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
 
 
-# --- What is written -------------------------------------------------------------------------------------------------
-
-
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
@@ -81,9 +75,6 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == ["a cat \ufffd", None, "a cat \ufffd"]
     assert rows["1"]["caption_reason"] == "400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"
-
-
-# --- Two processes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

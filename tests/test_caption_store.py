@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -66,8 +65,6 @@ def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
     assert texts(tmp_path, 1) == ["a"]
 
 
-# --- Keys ------------------------------------------------------------------------------------------------------------
-
 PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "preprocessing": {"max_side": 768}}
 
 
@@ -99,8 +96,6 @@ def test_keys_are_those_of_every_other_process_and_of_equal_values():
     assert Keys(other).key("s", "p") == key() and Keys(other).place("i", 1, 2, "p") == place("i", 1, 2, "p")
 
 
-# --- Stops -----------------------------------------------------------------------------------------------------------
-
 WRITER = """
 import resource, signal, sys
 from g4i_hf.captioning.answers import OK, Answer
@@ -129,8 +124,7 @@ def writer(folder: Path, limit: int = 0) -> subprocess.Popen:
 def test_killed_at_any_moment_what_counted_is_there(tmp_path):
     for _ in range(2):
         process = writer(tmp_path)
-        first = process.stdout.readline()
-        time.sleep(random.uniform(0, 0.3))
+        first = "".join(process.stdout.readline() for _ in range(random.randint(1, 40)))
         kill(process)
         said = [int(line) for line in (first + process.communicate()[0]).split()]
         assert process.returncode == -signal.SIGKILL and said

@@ -116,8 +116,6 @@ def test_data_without_ids_captions_or_folders_is_an_error(images, tmp_path):
         joined(images, "./c")
 
 
-# --- Other captions of data that has embeddings ----------------------------------------------------------------------
-
 NEW = [f"new {i}" for i in range(4)]
 
 
@@ -154,9 +152,6 @@ def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, encode
     again = DatasetDict(train=Dataset.from_dict({"image_id": IDS, "caption": NEW}))
     expected = with_text_embeds(again, encoder, tmp_path / "again", source="x")["train"]
     assert found["train"]["text_embeds"][:] == expected["text_embeds"][:]
-
-
-# --- Stages and runs of such data ------------------------------------------------------------------------------------
 
 
 def test_a_stage_of_the_hub_names_no_folder_of_this_machine():

@@ -112,8 +112,6 @@ def test_good_rows_give_no_warning(caplog):
     assert check(split_with()) == {} and caplog.text == ""
 
 
-# --- Rows without caption, classes without rows ----------------------------------------------------------------------
-
 UNUSUAL = {
     "null caption": (split_with(row=3, caption=None), "rows without caption, trained on", "'caption' (first: row 3)"),
     "empty caption": (split_with(row=3, caption=" \n"), "rows without caption, trained", "'caption' (first: row 3)"),
@@ -143,8 +141,6 @@ def test_what_training_can_do_without_is_counted_and_told(kind, caplog):
     caplog.clear()
     assert check(split, training=False) == {} and caplog.text == ""
 
-
-# --- Unusual images --------------------------------------------------------------------------------------------------
 
 GREY = np.asarray(PICTURE.convert("L"))
 DEEP = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(6, 4)  # Pillow alone would clip all above 255 to white

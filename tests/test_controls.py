@@ -4,10 +4,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import Dataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import labels_of
@@ -17,46 +17,18 @@ import controls
 from controls import keep_label_fraction, with_captions, with_label_noise, with_long_tail
 
 pytestmark = pytest.mark.slow  # of benchmarks/
-DIM, UNEVEN, EVEN = 5, (40, 10, 3, 1), (20, 20, 20, 20)
+UNEVEN, EVEN = (40, 10, 3, 1), (20, 20, 20, 20)
 NAMES = ["animal-bird", "hot_dog", "sky", "elk"]
-CONTROLS = ["class_name", "random", "shuffle_class", "shuffle"]
-
-
-def vector_of(text: str) -> np.ndarray:
-    vector = np.random.default_rng(list(text.encode())).standard_normal(DIM)
-    return vector / np.linalg.norm(vector)
-
-
-def rows_of(labels: list, captions: list) -> Dataset:
-    """Rows with ids id-0, ...; each caption has a vector of its own."""
-    features = Features(
-        image=Image(decode=False),
-        label=ClassLabel(names=NAMES),
-        image_id=Value("string"),
-        caption=Value("string"),
-        text_embeds=List(Value("float16"), length=DIM),
-    )
-    white = Image().encode_example(PILImage.new("RGB", (8, 8), "white"))
-    columns = {"image": [white] * len(labels), "label": labels, "caption": captions}
-    columns |= {"text_embeds": [caption and vector_of(caption) for caption in captions]}
-    columns |= {"image_id": [f"id-{row}" for row in range(len(labels))]}
-    return Dataset.from_dict(columns, features=features)
 
 
 def sorted_rows(sizes: tuple[int, ...]) -> Dataset:
     """So many rows of each class, one class after the other, with two captions a class in turn."""
     labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
-    return rows_of(labels, [f"{label}, {row % 2}" for row, label in enumerate(labels)])
-
-
-@pytest.fixture(scope="module")
-def uneven() -> Dataset:
-    return sorted_rows(UNEVEN)
-
-
-@pytest.fixture(scope="module")
-def even() -> Dataset:
-    return sorted_rows(EVEN)
+    captions = [f"{label}, {row % 2}" for row, label in enumerate(labels)]
+    vectors = {text: make.unit(np.random.default_rng(list(text.encode())).normal(size=5)) for text in captions}
+    return make.rows(
+        len(labels), NAMES, label=labels, caption=captions, text_embeds=[vectors[text] for text in captions]
+    )
 
 
 def counts(labels: np.ndarray) -> list[int]:
@@ -67,39 +39,29 @@ def turned(split: Dataset) -> Dataset:
     return split.select(range(len(split))[::-1]).flatten_indices()
 
 
-# --- Few labels ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("fraction", "expected"),
     [(0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))],
 )
-def test_each_class_keeps_its_share_of_labels_and_one_at_least(uneven, fraction, expected):
-    labels, truth = labels_of(keep_label_fraction(uneven, fraction, seed=0)), labels_of(uneven)
+def test_each_class_keeps_its_share_of_labels_and_one_at_least(fraction, expected):
+    split = sorted_rows(UNEVEN)
+    labels, truth = labels_of(keep_label_fraction(split, fraction, seed=0)), labels_of(split)
     assert counts(labels) == expected and (labels[labels >= 0] == truth[labels >= 0]).all()
-
-
-# --- Wrong labels ----------------------------------------------------------------------------------------------------
-
-
-def noisy(split: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") -> np.ndarray:
-    found = with_label_noise(split, rate, seed, 4, kind)
-    assert found.features == split.features and found["image_id"][:] == split["image_id"][:]
-    return labels_of(found)
+    more = labels_of(keep_label_fraction(split, fraction / 2, seed=0)) >= 0
+    assert (labels[more] >= 0).all(), "those of a smaller fraction are among them"
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "confusable"])
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.05, 1), (0.24, 5), (0.5, 10), (0.95, 19)])
-def test_of_each_class_that_share_of_labels_is_wrong(even, rate, expected, kind):
-    truth, found = labels_of(even), noisy(even, rate, kind=kind)
+def test_of_each_class_that_share_of_labels_is_wrong(rate, expected, kind):
+    split = sorted_rows(EVEN)
+    truth, found = labels_of(split), labels_of(with_label_noise(split, rate, 0, 4, kind))
     assert counts(truth[found != truth]) == [expected] * 4 and found.min() >= 0 and found.max() < 4
-    rates = [noisy(even, each, kind=kind) for each in (0.1, 0.3, 0.8)]
-    for fewer, more in zip(rates, rates[1:], strict=False):  # of a lower rate among those of a higher one
-        assert (more == fewer)[fewer != truth].all()
 
 
-def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail(even):
+def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail():
     """They are known by their ids."""
+    even = sorted_rows(EVEN)
     for kind in ("symmetric", "confusable"):
         one, other = (with_label_noise(split, 0.4, 1, 4, kind) for split in (even, turned(even)))
         of_ids = [dict(zip(split["image_id"][:], labels_of(split).tolist(), strict=True)) for split in (one, other)]
@@ -107,62 +69,18 @@ def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail(even):
     assert set(with_long_tail(even, 8, 1)["image_id"]) == set(with_long_tail(turned(even), 8, 1)["image_id"])
 
 
-# --- Rare classes ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("control", ["shuffle_class", "shuffle"])
+def test_captions_are_shuffled_with_their_vectors(control):
+    split = sorted_rows(EVEN)
+    after = with_captions(split, control, 0, NAMES)
+    vector_of = dict(zip(split["caption"][:], split["text_embeds"][:], strict=True))
+    assert [vector_of[caption] for caption in after["caption"]] == after["text_embeds"][:]
+    assert after["caption"][:] != split["caption"][:] and Counter(after["caption"]) == Counter(split["caption"])
+    stays = [caption[0] == str(label) for caption, label in zip(after["caption"], split["label"], strict=True)]
+    assert all(stays) == (control == "shuffle_class")
 
 
-@pytest.mark.parametrize(
-    ("factor", "expected"), [(1, [20] * 4), (8, [20, 10, 5, 3]), (20, [20, 7, 3, 1]), (1000, [20, 2, 1, 1])]
-)
-def test_classes_fall_off_exponentially(even, factor, expected):
-    found = with_long_tail(even, factor, seed=0)
-    assert counts(labels_of(found)) == expected and found.features == even.features
-    assert found["image_id"][:] == sorted(found["image_id"][:], key=even["image_id"][:].index)
-
-
-# --- Captions --------------------------------------------------------------------------------------------------------
-
-
-def captioned(rows: int = 36) -> Dataset:
-    """Three classes in turn, each with three captions of several rows. Row 0 has no caption, row 1 no label."""
-    labels = [row % 3 for row in range(rows)]
-    captions = [f"{label}, {row // 3 % 3}" for row, label in enumerate(labels)]
-    captions[0], labels[1] = None, None
-    return rows_of(labels, captions)
-
-
-def controlled(split: Dataset, control: str, seed: int = 0) -> Dataset:
-    after = with_captions(split, control, seed, NAMES)
-    for name in ("image", "image_id", "label"):
-        assert after[name][:] == split[name][:]
-    return after
-
-
-def same(values: list) -> np.ndarray:
-    """(n, n) which are equal."""
-    return np.asarray(values)[:, None] == np.asarray(values)
-
-
-def assert_vectors_belong_to_captions(split: Dataset, vector=vector_of) -> None:
-    for caption, found in zip(split["caption"][:], split["text_embeds"][:], strict=True):
-        assert (caption is None) == (found is None)
-        if caption is not None:
-            np.testing.assert_allclose(found, vector(caption), atol=1e-3)
-
-
-def test_captions_are_shuffled_within_their_class():
-    split = captioned()
-    after = controlled(split, "shuffle_class")
-    for label in range(3):
-        before, now = (Counter(row["caption"] for row in rows if row["label"] == label) for rows in (split, after))
-        assert before == now
-    assert_vectors_belong_to_captions(after)
-    assert after["caption"][:] != split["caption"][:] and after["caption"][1] is None  # whose class is not known
-
-
-# --- As a copy of a dataset ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", ["class_name", "random", "shuffle_class", "shuffle"])
 def test_the_copy_has_another_training_split_labels_first_and_its_images(tmp_path, monkeypatch, control):
     (tmp_path / "data").mkdir()
     sorted_rows(UNEVEN).to_parquet(tmp_path / "data" / "train.parquet")

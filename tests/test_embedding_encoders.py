@@ -161,9 +161,6 @@ def test_a_package_with_other_weights_does_not_stand_for_the_encoder(tmp_path, m
     assert load_encoder(str(weights.parent)).dim == 384
 
 
-# --- Prompts ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_prompt_goes_before_every_caption_and_is_counted(folders):
     for kind, options, prompt in (
         ("bert", {"prompt": "query: "}, "query: "),

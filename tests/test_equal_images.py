@@ -28,9 +28,6 @@ def copied(folder: Path, number: int, times: int, seed: int = 0) -> Path:
     return folder
 
 
-# --- Hold-outs -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("number", "times", "held_out"), [(36, 4, 8), (36, 1, 2), (9, 2, 2), (18, 3, 3)])
 def test_equal_images_are_held_out_together(tmp_path, number, times, held_out):
     splits = load_images(copied(tmp_path, number, times), validation_fraction=0.15)
@@ -67,9 +64,6 @@ def test_copies_of_one_image_leave_nothing_to_hold_out(tmp_path):
     pictures = copied(tmp_path, 3, 4)
     with pytest.raises(ValueError, match="No class .* two labelled images that differ.*Label more images, or"):
         load_images(pictures, validation_fraction=0.15)
-
-
-# --- What is said ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

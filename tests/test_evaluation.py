@@ -19,7 +19,7 @@ from released_runs import a_run
 from students import ID2LABEL, aligned_model
 from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
-from g4i_hf import columns, evaluate_run
+from g4i_hf import evaluate_run
 from g4i_hf.evaluation.comparison import ALL_MEASURES, FIGURES
 from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.evaluation.metrics import size_metrics
@@ -112,29 +112,6 @@ def test_all_measures_of_splits_that_lack_labels_or_captions(run, capsys):
     table = pd.read_parquet(run / "predictions" / "validation.parquet").set_index("image_id")
     assert table["label"].isna().sum() == 1 and (table["label"] == table["prediction"]).sum() == 9
     assert table["nearest_caption"].str.startswith("a picture of number").all()
-
-
-def test_labels_that_captions_contradict_are_counted_with_those_of_training_images(tmp_path):
-    """Ten training images a class, one of a wrong label; two validation images a class, of one a wrong label."""
-    kinds = np.repeat(range(5), 12)
-    texts = np.eye(5, 384)[kinds] + np.random.default_rng(0).normal(0, 0.01, (60, 384))
-    given = kinds.copy()
-    wrong = [*range(0, 60, 12), 34]
-    given[wrong] = (kinds[wrong] + 1) % 5
-
-    def a_split(rows: np.ndarray) -> Dataset:
-        split = images(len(rows), captions=False, start=int(rows[0]), label=lambda pictures: given[rows].tolist())
-        unit = texts[rows] / np.linalg.norm(texts[rows], axis=1, keepdims=True)
-        feature = columns.text_embeds_features(384)["text_embeds"]
-        return split.add_column("text_embeds", list(unit.astype(np.float16)), feature=feature)
-
-    is_training = np.arange(60) % 12 < 10
-    data = {"train": a_split(np.flatnonzero(is_training)), "validation": a_split(np.flatnonzero(~is_training))}
-    DatasetDict(data).save_to_disk(tmp_path / "data")
-    run = a_run(tmp_path / "run", results=None, lineage=None)
-    write_options(run, read_options(run) | {"dataset_name": str(tmp_path / "data"), "text_encoder": None})
-    assert evaluate_run(run, measures=["labels"])["aligned"]["validation_suspicious_labels"] == 1
-    assert "validation_suspicious_labels" not in evaluate_run(run)["aligned"]
 
 
 def test_images_that_cannot_be_read_are_left_out_on_request_and_counted(run):

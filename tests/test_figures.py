@@ -28,9 +28,6 @@ def beside_its_baseline(folder):
     return comparison(arguments(folder))
 
 
-# --- Beside a baseline -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -79,9 +76,6 @@ def test_an_interval_is_over_labelled_images(runs):
     validation, test = measured(arguments(runs))["intervals"]
     assert validation == {"split": "validation", "images": 20, "interval": "30 to 70", "suspicious": 2}
     assert (test["images"], test["interval"], test["suspicious"]) == (1192, "49.2 to 54.8", None)
-
-
-# --- model-index, which the Hub reads -------------------------------------------------------------------------------
 
 
 def test_model_index_has_the_numbers_of_the_table(runs):

@@ -96,9 +96,6 @@ def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
             assert read_options(out / name)["dataset_name"] == "me/drawings"
 
 
-# --- Captions that are written first ---------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys, monkeypatch):
     pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, test=3)
@@ -129,9 +126,6 @@ def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student
     Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
         fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
-
-
-# --- Mistakes --------------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, tmp_path, capsys):

@@ -19,9 +19,6 @@ FROZEN = {"freeze_backbone": "true", "train_crop": "none", "image_size": 32, "us
 FROZEN |= {"per_device_train_batch_size": 6, "disable_tqdm": "true", "supervision": "auto"}
 
 
-# --- The last layer --------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def blobs():
     """300 rows of 6 features in 3 classes, and their labels."""
@@ -96,9 +93,6 @@ def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
         apart = np.setdiff1d(np.arange(300), judge.kept)
         assert not set(order[judge.kept]) & set(order[apart])
     assert judge.name == "folds" and len(judge.rows) == 300
-
-
-# --- Cached features -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

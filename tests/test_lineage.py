@@ -42,31 +42,11 @@ def lineage(name, splits=None, embedded=None, revision=None, captions_name=None,
     return lineage_of(splits or DatasetDict(rows()), data, StudentArguments(**student), embedded)
 
 
-def test_embeddings_of_captions_of_images_on_the_hub(tmp_path):
-    captions(tmp_path / "captions", "them/photos", source_revision=COMMIT)
-    embeddings(tmp_path / "embeddings", "../captions")
-    found = lineage(tmp_path / "embeddings")
-    photos = {"id": "them/photos", "revision": COMMIT, "images": True}
-    assert found["sources"] == [{"name": "embeddings", "stage": "embedding", "images": False}, CAPTIONS, photos]
-    assert found["rows"] == {"train": 3, "test": 1} and found["text_encoder"] == ENCODER
-    assert found["captions"] == CAPTIONER | {"prompts": ["What is it?"]}
-    assert found["student"] == {"name": "resnet50", "pretrained": False, "id": None, "revision": None}
-    assert {"g4i_hf", "torch", "transformers", "timm", "datasets", "python"} <= set(found["versions"])
-
-
 def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
     captions(tmp_path / "captions", "../elsewhere")
     (tmp_path / "photos").mkdir()
     found = lineage(tmp_path / "photos", captions_name=str(tmp_path / "captions"))
     assert found["sources"] == [PHOTOS, CAPTIONS] and found["captions"]["model"] == "me/captioner"
-
-
-def test_a_published_stage_knows_its_captioner_and_the_name_of_its_images(tmp_path):
-    published = {"source_name": "photos", "captions_stage": {"stage": "captioning", "captioner": CAPTIONER}}
-    embeddings(tmp_path / "published", None, source_revision=None, with_images=False, **published)
-    found = lineage(tmp_path / "published")
-    assert found["sources"] == [{"name": "published", "stage": "embedding", "images": False}, PHOTOS]
-    assert found["captions"] == CAPTIONER | {"prompts": []} and found["text_encoder"] == ENCODER
 
 
 def test_branches_become_the_commits_that_were_downloaded():

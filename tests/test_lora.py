@@ -35,9 +35,6 @@ def trainer_of(folder, name: str, callbacks=None, lora=None, **options) -> Align
     return AlignmentTrainer(model, args, data, eval_dataset=data[:4], callbacks=callbacks)
 
 
-# --- Which layers ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_every_linear_and_plain_convolution_is_adapted_and_nothing_else_learns(name):
     model = lora_model(name)
@@ -52,9 +49,6 @@ def test_every_linear_and_plain_convolution_is_adapted_and_nothing_else_learns(n
     for key, parameter in model.named_parameters():
         expected = is_adapter(key) or key.startswith(("projector.", *(f"student.{head}." for head in heads)))
         assert parameter.requires_grad == expected, key
-
-
-# --- Learning --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -102,9 +96,6 @@ def test_every_adapter_learns_where_timm_reads_a_weight_without_calling_its_laye
     found = {key: parameter.grad for key, parameter in model.named_parameters() if ".lora_B." in key}
     assert any(".qkv." in key for key in found)
     assert not [key for key, grad in found.items() if grad is None or not grad.any()]
-
-
-# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_cannot_have_adapters_says_why(tmp_path, monkeypatch):

@@ -41,9 +41,6 @@ def test_training_goes_on_where_that_was_asked_for_and_where_alignment_is_only_m
     assert trainer.state.global_step == 6 and math.isnan(last["loss_align"])
 
 
-# --- Several processes -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_processes_report_the_same_terms_and_end_together(tmp_path):
     command = launched(WORKER, tmp_path, processes=2)

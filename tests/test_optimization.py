@@ -25,9 +25,6 @@ def trainer_of(folder, name: str, callbacks=None, data=None, seed_of_model: int 
     return AlignmentTrainer(model, arguments(folder, **options), data or rows(), callbacks=callbacks)
 
 
-# --- Optimizers ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "options, expected",
     [
@@ -67,9 +64,6 @@ def test_an_optimizer_has_its_own_defaults_and_what_was_changed(tmp_path, option
 def test_what_timm_does_not_have_is_an_error_that_names_the_remedy(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, "vit", **options).create_optimizer()
-
-
-# --- Groups of parameters --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,9 +107,6 @@ def test_layer_decay_is_timms_and_every_parameter_has_one_group(tmp_path, name):
 def test_layer_decay_of_another_student_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="layer_decay is set, but ViTForImageClassification is no student of timm's"):
         trainer_of(tmp_path, "vit", layer_decay=0.5)
-
-
-# --- Frozen backbone -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name, align_weight", [("timm-resnet", 0.3), ("vit", 0.0), ("deit-two-heads", 0.3)])

@@ -11,10 +11,7 @@ import pytest
 import timm
 import torch
 from loaded import BIN, PYTHON
-from PIL import Image
-from released_runs import a_run
 from students import ID2LABEL
-from test_card import snippets
 from transformers import RegNetConfig, TimmWrapperConfig
 
 from g4i_hf import AlignedImageClassification
@@ -89,53 +86,6 @@ def run(place: Path, *command: str, expected: int = 0) -> subprocess.CompletedPr
     done = subprocess.run([PYTHON, *command], cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == expected, done.stdout + done.stderr
     return done
-
-
-RELEASE = """
-import torch
-import my_student
-from g4i_hf import AlignedImageClassification
-from g4i_hf.hub.release import release_with_card
-from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.options import ReleaseArguments
-model = AlignedImageClassification.from_student("tiny_net", **BUILD, student_args={"width": 16}).eval()
-model.save_pretrained("run")
-generic_processor(ImageSettings(24)).save_pretrained("run")
-torch.save(model(torch.ones(2, 3, 24, 24)).logits.detach(), "logits.pt")
-release_with_card(ReleaseArguments(run="run", onnx=True))
-"""
-LOAD = """
-import torch
-import my_student
-from g4i_hf import AlignedImageClassification
-from transformers import AutoModelForImageClassification
-for kind, folder in ((AlignedImageClassification, "run"), (AutoModelForImageClassification, "run/student")):
-    logits = kind.from_pretrained(folder).eval()(torch.ones(2, 3, 24, 24)).logits
-    assert torch.equal(logits, torch.load("logits.pt", weights_only=True))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.onnx
-def test_a_run_is_released_with_the_name_of_its_module_and_loads_after_it_alone(tmp_path):
-    (tmp_path / "my_student.py").write_text(OF_TIMM)
-    a_run(tmp_path / "run", model=False, results=None, lineage=None, student="tiny_net")
-    run(tmp_path, "-c", RELEASE.replace("BUILD", repr(BUILD)))
-    run(tmp_path, "-c", LOAD)
-    student = tmp_path / "run" / "student"
-    card = (student / "README.md").read_text()
-    assert "the module `my_student` registers" in card and "in neither timm nor transformers" in card
-    assert "my_student.py" not in {path.name for path in student.rglob("*")}
-    Image.new("RGB", (30, 40), (200, 30, 30)).save(tmp_path / "picture.png")
-    *blocks, zero_shot = [block.replace("path/to/student", str(student)) for block in snippets(card)]
-    own = [block for block in blocks if "onnxruntime" not in block]
-    assert len(own) == len(blocks) - 1
-    assert all(block.startswith("import my_student\n") for block in [*own, zero_shot])
-    for block in blocks:
-        run(tmp_path, "-c", block)
-    (tmp_path / "my_student.py").rename(tmp_path / "another.py")
-    said = run(tmp_path, "-c", LOAD.replace("import my_student\n", ""), expected=1).stderr
-    assert "knows no architecture 'tiny_net'. If it is your own, import the module" in said
 
 
 @pytest.mark.parametrize("name", ["my_student.py", "evaluate.py"])

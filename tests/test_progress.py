@@ -36,9 +36,6 @@ def trainer_of(folder: Path, model=None, callbacks=None, **options) -> Alignment
     )
 
 
-# --- Lines and bar ---------------------------------------------------------------------------------------------------
-
-
 def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     trainer = trainer_of(tmp_path, logging_steps=3)
     trainer.train()
@@ -76,9 +73,6 @@ def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
     assert bars[-1].startswith("100%|") and " 6/6" in bars[-1]
     lines = [line for line in printed.splitlines() if line.strip()]
     assert len(lines) == 4 and "loss_align" in lines[0] and "evaluation" in lines[1]
-
-
-# --- Trackers --------------------------------------------------------------------------------------------------------
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -155,9 +149,6 @@ def test_trackio_has_every_term(tmp_path, monkeypatch):
     assert run.name == "aligned"
     logged = SQLiteStorage.get_logs("g4i_hf", "aligned")
     assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= {name for entry in logged for name in entry}
-
-
-# --- Summary, dry run ------------------------------------------------------------------------------------------------
 
 
 def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):

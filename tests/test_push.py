@@ -313,23 +313,6 @@ def test_training_makes_a_private_repository_first(trained):
     assert "has commits that no g4i release" in trained["other files"] and "--hub_model_id" in trained["other files"]
 
 
-STARTING = """
-import json, sys
-from released_runs import training_arguments
-from g4i_hf.hub import StudentPublisher
-try:
-    StudentPublisher(training_arguments(sys.argv[1], push_to_hub=True, hub_model_id=sys.argv[2])).start()
-except OSError as error:
-    print(json.dumps(str(error)))
-"""
-
-
-def test_a_training_does_not_begin_that_would_write_over_changes_on_the_hub(hub, push, repo, folder, tmp_path):
-    push(folder, repo)
-    hub.commit(repo, {"README.md": "their own"})
-    assert "commits that no g4i release has pushed" in hub.run(STARTING, tmp_path / "home", tmp_path / "run", repo)
-
-
 @pytest.mark.slow
 def test_the_end_of_training_is_pushed_as_a_release(trained):
     main = trained["state"]

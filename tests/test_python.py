@@ -53,9 +53,6 @@ def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
     return data if captions else data.remove_columns("caption")
 
 
-# --- Six lines -------------------------------------------------------------------------------------------------------
-
-
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
     """Those of the README, with the default arguments and a small student."""
     draw_folder(tmp_path / "pictures", train=18, validation=3)
@@ -116,9 +113,6 @@ def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):
     assert lineage["versions"]["g4i_hf"] == __version__ and str(tmp_path) not in json.dumps(lineage)
     aligned = release_student(tmp_path / "run") / "aligned"  # which then knows its text encoder
     assert json.loads((aligned / "text_encoder.json").read_text())["text_encoder"].endswith("all-MiniLM-L6-v2")
-
-
-# --- Datasets --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ import torch
 from datasets import Dataset
 from loaded import PYTHON
 from released_runs import a_run
-from students import STUDENTS, lora_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from students import STUDENTS
+from transformers import AutoImageProcessor
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.stage import write_stage
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.hub.release import release_student, release_with_card
-from g4i_hf.modeling.lora import is_adapter
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
@@ -259,27 +258,6 @@ def test_a_full_disk_leaves_the_earlier_release(tmp_path, monkeypatch):
 
 
 # --- Adapters -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", WITH_ALIGNED)
-def test_adapters_are_merged_in_student_and_aligned_model(tmp_path, name):
-    model = lora_model(name)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if is_adapter(key):
-                parameter.normal_(0, 0.1)
-    run = a_run(tmp_path / "run", model=False, results=None, lineage=None, use_peft=True)
-    model.save_pretrained(run)
-    generic_processor(ImageSettings(48)).save_pretrained(run)
-    student, pixels = release_student(run), torch.randn(3, 3, 48, 48)
-    aligned = AlignedImageClassification.from_pretrained(student / "aligned").eval()
-    plain = AutoModelForImageClassification.from_pretrained(student).eval()
-    assert aligned.config.lora is None and not any(is_adapter(key) for key in aligned.state_dict())
-    with torch.no_grad():
-        expected, found = (each(pixels, output_image_embeds=True) for each in (model.eval(), aligned))
-        torch.testing.assert_close(plain(pixels).logits, expected.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.image_embeds, expected.image_embeds, rtol=1e-4, atol=1e-5)
 
 
 # --- Options ---------------------------------------------------------------------------------------------------------

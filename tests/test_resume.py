@@ -31,8 +31,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-# --- Killed ----------------------------------------------------------------------------------------------------------
-
 STUDENT_ARGS = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1, "drop_path_rate": 0.1}
 OPTIONS = {"student": "vit_tiny_patch16_224", "student_args": json.dumps(STUDENT_ARGS), "image_size": 32}
 OPTIONS |= {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "learning_rate": "1e-3"}
@@ -93,8 +91,6 @@ def test_one_process_killed_at_any_moment(folder, undisturbed, tmp_path, moment)
     for name in ("model.safetensors", "ema.safetensors"):
         assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
-
-# --- Stopped ---------------------------------------------------------------------------------------------------------
 
 TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_steps": 2}
 TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 build = SimpleNamespace(**runpy.run_path(str(SHAPES / "build.py")))
 NEW = {f"unseen-{number}": build.draw(f"unseen-{number}") for number in range(100)}
 
-# --- Data ------------------------------------------------------------------------------------------------------------
-
-
-# --- Captioner -------------------------------------------------------------------------------------------------------
-
 
 def described(captioner: Captioner, prompt: str) -> dict[str, Answer]:
     questions = [

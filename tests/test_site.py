@@ -74,9 +74,6 @@ def test_the_reference_has_every_public_name():
     assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
 
 
-# --- Prose -----------------------------------------------------------------------------------------------------------
-
-
 def test_prose_that_is_long_or_puzzling_is_found():
     sys.path.insert(0, str(ROOT / "tests"))
     from prose import problems

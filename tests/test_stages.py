@@ -12,10 +12,9 @@ from loaded import PYTHON
 from test_loading import rows
 
 from g4i_hf import load_images
-from g4i_hf.data.loading import open_images, source_of
+from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
-from g4i_hf.options import DataArguments
 
 
 @pytest.fixture
@@ -35,9 +34,6 @@ def stage_of(images: Path, ids: str, **columns) -> Path:
         train = train.add_column(name, values)
     write_stage(images.with_name("stage"), {"train": train}, {"stage": "embedding", "source": "../images"})
     return images.with_name("stage")
-
-
-# --- Joined ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ids", ["0123", "3102", "9031x2"], ids=["same order", "other order", "more rows"])
@@ -107,9 +103,6 @@ def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
     assert (tmp_path / "cat" / "1.png").is_file()
 
 
-# --- Replaced as a whole ---------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def place(tmp_path) -> Path:
     (tmp_path / "made").mkdir()
@@ -165,17 +158,3 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
     assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
     restore_replaced(place)  # as whoever opens it does first
     assert names(place.parent) == ["made", "made/old.txt"]
-
-
-def test_a_stage_of_data_with_a_held_out_split_opens_by_itself(tmp_path):
-    files = [f"{name}/{number}.png" for name in ("cat", "owl") for number in range(8)]
-    make.folder(tmp_path / "images", files, captions_in=".")
-    given = {"dataset_name": str(tmp_path / "images"), "validation_fraction": 0.25}
-    splits = load_images(**given)
-    columns = {name: split.select_columns(["image_id", "caption"]) for name, split in splits.items()}
-    stage = {"stage": "captioning", **source_of(DataArguments(**given)).recorded(tmp_path / "stage")}
-    write_stage(tmp_path / "stage", columns, stage)
-    opened = load_images(tmp_path / "stage")
-    assert {name: len(split) for name, split in opened.items()} == {"train": 12, "validation": 4}
-    assert opened["validation"]["image_id"][:] == splits["validation"]["image_id"][:]
-    assert "caption" in opened["validation"].column_names

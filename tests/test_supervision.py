@@ -17,7 +17,7 @@ from g4i_hf import LabelModel, View
 from g4i_hf.cli import parse_options
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.label_model.supervise import Supervised, supervise
-from g4i_hf.options import OPTIONS_OF, RunArguments, learned_from_captions
+from g4i_hf.options import OPTIONS_OF, RunArguments
 from g4i_hf.running import main
 from g4i_hf.workflows.train import TrainingRun
 
@@ -218,19 +218,6 @@ def with_pictures(split: Dataset) -> Dataset:
 
 
 # --- Options and training --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"align_weight": 0.0, "supervision": "none"}, None),
-        ({"align_weight": 0.0}, None),
-        ({"align_weight": 0.0, "supervision": "auto"}, "supervision auto"),
-        ({"align_weight": 0.3, "supervision": "auto"}, "align_weight 0.3, supervision auto"),
-    ],
-)
-def test_a_run_that_learned_from_captions_is_no_baseline(options, said):
-    assert learned_from_captions(options) == said
 
 
 STUDENT = ["--student", "resnet18", "--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}']

@@ -63,9 +63,6 @@ def test_equal_values_have_equal_numbers_in_the_order_of_their_first():
     assert numbered(keys.reshape(2, 4)).tolist() == [[0, -1, 1, 0], [2, 3, -1, 2]]
 
 
-# --- Several captions of an image, repeated images -------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def split() -> Dataset:
     """Rows with three, one, no and one captions; a caption of row 0 is that of row 1."""

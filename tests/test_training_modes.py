@@ -21,9 +21,6 @@ def losses(trainer: AlignmentTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-# --- Activation checkpointing ----------------------------------------------------------------------------------------
-
-
 def step(folder, model, **options) -> tuple[AlignmentTrainer, int]:
     """One step of a copy; its change is the negative gradient. How often the norms of the student ran, too."""
     model, calls = copy.deepcopy(model), []
@@ -60,9 +57,6 @@ def test_recomputed_gradients_are_the_same(tmp_path, name):
 def test_what_a_student_cannot_recompute_is_an_error(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, name, activation_checkpointing=True, max_steps=1).train()
-
-
-# --- Compilation, mixed precision ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

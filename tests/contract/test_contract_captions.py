@@ -27,9 +27,6 @@ def texts(row: dict) -> list[str]:
     return [caption] if isinstance(caption, str) else list(caption or [])
 
 
-# --- Captions from a server ------------------------------------------------------------------------------------------
-
-
 def asked(bare: Path, server: str, **more) -> dict:
     options = {"dataset_name": bare, "captions_dir": bare.parent / "captions", "captioner_model": "tiny"}
     return options | {"base_url": f"{server}/v1", "report": "false"} | more

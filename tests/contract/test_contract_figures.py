@@ -10,9 +10,6 @@ from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 pytestmark = pytest.mark.slow
 
 
-# --- Figures ---------------------------------------------------------------------------------------------------------
-
-
 def test_all_measures_and_a_page_of_a_run_alone(quick, folders, tmp_path):
     folder = shutil.copytree(folders, tmp_path / "folders")
     alone = {"run": folder / "aligned", "measures": "all", "report": folder / "page.html"}
@@ -32,9 +29,6 @@ def test_figures_of_other_data_do_not_pass_for_the_runs_own(quick, folders, tmp_
     assert (folder / "aligned" / "all_results.json").read_text() == before
     found = list((folder / "aligned" / "evaluations").rglob("all_results.json"))
     assert len(found) == 1 and json.loads(found[0].read_text())["validation_samples"] == 6
-
-
-# --- Releases --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.onnx

@@ -31,9 +31,6 @@ def one_line(done: Done, *says: str) -> None:
     assert all(part in done.errors()[0] for part in says), done.errors()
 
 
-# --- The command -----------------------------------------------------------------------------------------------------
-
-
 def test_it_is_the_script_of_the_same_name(pictures, tmp_path):
     words = ("train", {"dataset_name": pictures, "output_dir": tmp_path / "run"}, STUDENT, "--print_config")
     printed = {g4i(*words, cwd=tmp_path).out, g4i(*words, cwd=tmp_path, start=(sys.executable, "-m", "g4i_hf")).out}
@@ -49,8 +46,6 @@ def test_it_starts_as_many_processes_as_it_is_told(loop, tmp_path):
     assert done.code == 0 and "were not passed to `accelerate launch`" not in done.said, done.err[-3000:]
     assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 3
 
-
-# --- Mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
     "option": ({"learning_rat": 1}, "learning_rat'", "learning_rate"),
@@ -84,9 +79,6 @@ def test_g4i_says_it_once_for_all_its_processes(pictures, tmp_path):
     one_line(done, "'trian'")
     left = subprocess.run(["pgrep", "-f", str(pictures)], capture_output=True, text=True).stdout
     assert done.code == 2 and left == "", "a process was left behind"
-
-
-# --- Python ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_public_names_import_nothing_heavy(quick):

@@ -77,9 +77,6 @@ def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed):
     assert len({row["label"] for row in expected.values()}) > 1, "a student that always says the same proves little"
 
 
-# --- Training that pushes --------------------------------------------------------------------------------------------
-
-
 def trained(commands, folder, name: str, **more):
     data = {
         "dataset_name": "me/shapes-embedded",

@@ -18,9 +18,6 @@ RUN |= {"train.yaml", "predictions/validation.parquet"}
 STUDENT_FILES = {"README.md", "config.json", "model.safetensors", "aligned/config.json", "aligned/model.safetensors"}
 
 
-# --- Folders ---------------------------------------------------------------------------------------------------------
-
-
 def test_captions_are_a_stage_of_rows_without_images(loop):
     assert {"train.parquet", "validation.parquet", "stage.json", "README.md"} <= files_in(loop / "captions")
     rows = pq.read_table(loop / "captions" / "train.parquet").to_pylist()
@@ -96,9 +93,6 @@ def test_no_path_of_this_machine_is_in_what_was_made(loop):
             assert str(loop).encode() not in content and str(ROOT).encode() not in content, name
 
 
-# --- Cards and pages -------------------------------------------------------------------------------------------------
-
-
 def test_the_card_of_a_student(loop):
     card = (loop / "aligned" / "student" / "README.md").read_text()
     assert outline_of_card(card) == golden("card_student", outline_of_card(card))
@@ -125,9 +119,6 @@ def test_the_report_is_one_file_with_its_sections(loop):
 def test_the_report_of_captions_has_its_sections(loop):
     page = (loop / "captions" / "caption_report.html").read_text()
     assert outline_of_page(page) == golden("report_captions", outline_of_page(page))
-
-
-# --- Dry runs --------------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):

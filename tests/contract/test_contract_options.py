@@ -37,9 +37,6 @@ def groups_in(page: str) -> list[str]:
     return [title.partition(":")[0] for title in titles]
 
 
-# --- Help ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_there_at_once_and_names_groups_and_options(command):
     assert len(succeed(command, "--help").out.splitlines()) <= 100, "no more than two screens"
@@ -78,9 +75,6 @@ def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
     assert done.code == 2 and len(done.errors()) == 1 and "align_weight" in done.err
 
 
-# --- Printed configurations ------------------------------------------------------------------------------------------
-
-
 def words_of(command: str, folder) -> tuple:
     if command in ("evaluate", "release"):
         return ({"run": a_run(folder / "run", model=False, dataset_name="them/photos")},)
@@ -104,9 +98,6 @@ def test_a_printed_configuration_says_the_same_again(quick, tmp_path, command):
 def test_secrets_are_not_printed(quick, tmp_path):
     printed = quick.succeed("train", DATA, {"hub_token": "hf_confidential"}, "--print_config", cwd=tmp_path).out
     assert "confidential" not in printed and "hub_token" not in printed
-
-
-# --- Defaults < YAML < command line ----------------------------------------------------------------------------------
 
 
 def printed(quick, folder, *words) -> dict:
