@@ -68,6 +68,15 @@ def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
     assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
 
 
+def test_a_file_of_captions_names_the_images_of_a_table_by_the_names_of_their_files(tmp_path):
+    images = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))), "path": f"{n}.png"} for n in range(3)]
+    split = Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
+    DatasetDict(train=split).save_to_disk(tmp_path / "data")
+    (tmp_path / "captions.jsonl").write_text('{"file": "2.png", "caption": "a cat"}')
+    caption(tmp_path, "--dataset_name", "./data", "--captions_dir", "out", "--captions_file", "captions.jsonl")
+    assert [row["caption"] for row in rows_of(tmp_path / "out")] == [None, None, "a cat"]
+
+
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"

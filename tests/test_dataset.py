@@ -157,7 +157,7 @@ def test_batches_of_any_length_train_the_small_resnet(tmp_path, size):
     """At 32 px its last maps are single pixels, where torch's batch norm raises an error for a batch of one image."""
     data = [{**row, "pixel_values": torch.rand(3, size, size)} for row in rows(25)]
     model = aligned_model("timm-resnet", TEXT_DIM, projector_norm="batch")
-    trainer = AlignmentTrainer(model, arguments(tmp_path), train_dataset=data)
+    trainer = AlignmentTrainer(model, arguments(tmp_path, mixup_alpha=0.8), train_dataset=data)
     for length in (1, 2, 3, 25):
         model.zero_grad()
         trainer.compute_loss(model.train(), trainer.train_collator(data[:length])).backward()
