@@ -50,20 +50,6 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
-@pytest.mark.parametrize(
-    ("labels", "options", "shown"),
-    [(0, {"align_weight": 0}, ["loss_ce"]), (-100, {}, ["loss_align"])],
-    ids=["baseline", "without labels"],
-)
-def test_a_line_has_no_term_that_adds_nothing(tmp_path, capsys, labels, options, shown):
-    trainer = trainer_of(tmp_path, logging_steps=3, **options)
-    trainer.train_dataset = [row | {"labels": labels} for row in rows(10)]
-    trainer.train()
-    line = capsys.readouterr().out.splitlines()[0]
-    assert re.findall("loss_[a-z]+", line) == shown
-    assert {"loss_ce", "loss_align"} <= set(trainer.state.log_history[0])
-
-
 def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TQDM_MININTERVAL", "0")

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset, Features, List, Value
 from test_dataset import rows_with
 
-from g4i_hf.data.dataset import CaptionedImages, Draw, GlobalBatchSampler
-from g4i_hf.data.texts import Embeddings, Texts, keys_of, numbered
+from g4i_hf.data.dataset import CaptionedImages, Draw
+from g4i_hf.data.texts import Embeddings, keys_of, numbered
 
 
 def mapped(tmp_path, vectors: list, kind: str = "float16", captions: list | None = None) -> Dataset:
@@ -49,12 +49,6 @@ def test_embeddings_are_those_of_the_rows(tmp_path, rows, chosen, kind):
         np.testing.assert_array_equal(found[what], expected[what])
         assert found[what].dtype == np.float16
     np.testing.assert_array_equal(embeds.select(order)[1:3], expected[order][1:3])
-
-
-@pytest.mark.parametrize("captions", [None, list("abcdefg")], ids=["embeddings", "captions too"])
-def test_a_split_without_rows_has_no_texts(tmp_path, captions):
-    texts = Texts.of(mapped(tmp_path, ONE, captions=captions).select(range(0)))
-    assert len(texts.embeds) == 0 and texts.counts.tolist() == []
 
 
 def test_equal_values_have_equal_numbers_in_the_order_of_their_first():
@@ -109,15 +103,3 @@ def test_a_caption_is_drawn_each_time_an_image_is(split):
 def test_mean_text_is_the_mean_over_rows(split):
     mean = captioned(split, "all").texts.mean()
     np.testing.assert_allclose(mean, (np.array([1, 1, 1, 0]) / 3 + np.eye(4)[1] + np.eye(4)[3]) / 3, atol=1e-3)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_repeats_of_an_image_come_together(processes):
-    samplers = [
-        GlobalBatchSampler(10, 6 // processes, num_processes=processes, process_index=index, repeats=3)
-        for index in range(processes)
-    ]
-    draws = [draw for step in zip(*samplers, strict=True) for batch in step for draw in batch if not draw.padding]
-    assert len(draws) == 10 and len({draw.row for draw in draws}) == 4
-    assert [draw.repeat for draw in draws] == [0, 1, 2] * 3 + [0]
-    assert all(a.row == b.row for a, b in zip(draws, draws[1:], strict=False) if b.repeat > 0)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import make
 import numpy as np
-import pandas as pd
 import pytest
 from datasets import DatasetDict
 
@@ -73,17 +72,3 @@ def test_check_says_whether_captions_are_better_than_guessing(tmp_path, capsys, 
     save_embedded(tmp_path / "data", embeds.tolist(), labels)
     main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
     assert ("not clearly better than guessing (33%)" in capsys.readouterr().out) != tells
-
-
-def test_suspicious_labels_are_those_of_their_images_also_behind_rows_without_captions(tmp_path):
-    """The first thirty rows have no caption, so that row numbers of captions are not those of the data."""
-    rng, truth = np.random.default_rng(0), np.arange(120) % 3
-    labels = truth.copy()
-    labels[[40, 77]] = (truth[[40, 77]] + 1) % 3
-    embeds = np.eye(8)[truth] + 0.1 * rng.normal(size=(120, 8))
-    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    save_embedded(tmp_path / "data", [None if row < 30 else embeds[row].tolist() for row in range(120)], labels)
-    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
-    found = pd.read_csv(tmp_path / "check" / "suspicious_labels.csv").sort_values("image_id")
-    assert found["image_id"].tolist() == ["id-40", "id-77"]
-    assert found["suggested"].tolist() == [["a", "b", "c"][truth[row]] for row in (40, 77)]

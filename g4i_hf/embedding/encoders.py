@@ -148,9 +148,8 @@ def _packaged_folder(name: str) -> str | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        is_same = hashlib.file_digest(file, "sha256").hexdigest() == SHA256
-    if not is_same:
+    weights = folder / "model.safetensors"
+    if _sha256(weights, weights.stat().st_mtime_ns) != SHA256:
         logger.warning(
             "The installed package %s holds other weights than %s, and does not stand for it. To use them all the "
             "same, name their folder: %s",
@@ -159,6 +158,13 @@ def _packaged_folder(name: str) -> str | None:
         return None
     _log_package(PACKAGE)
     return str(folder)
+
+
+@functools.cache
+def _sha256(file: Path, modified: int) -> str:
+    """Once a process for each state of the file, as the weights have 90 MB."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @functools.cache
