@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
 from PIL import Image
 
 from g4i_hf.running import main
@@ -65,19 +64,6 @@ def draw_numbers(folder: Path, count: int) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         picture_of(number).save(place / f"{number}.png")
     return folder
-
-
-def shapes(folder: Path, count: int) -> Path:
-    """Some of the Shapes as a folder of pictures, with a description in the metadata of each."""
-    split = load_dataset(str(ROOT / "recipes" / "shapes"), split="train").select(range(count))
-    names = split.features["label"].names
-    exif = Image.Exif()
-    exif[0x010E] = "canary-description"
-    for row in split:
-        place = folder / "pictures" / "train" / names[row["label"]]
-        place.mkdir(parents=True, exist_ok=True)
-        row["image"].save(place / f"{row['image_id']}.png", exif=exif)
-    return folder / "pictures"
 
 
 def captions_of_numbers(stage: Path) -> dict[int, str | None]:

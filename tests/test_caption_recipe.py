@@ -5,7 +5,7 @@ from pathlib import Path
 
 import caption_doors
 import pytest
-from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of, shapes
+from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
@@ -55,7 +55,7 @@ def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_p
 
 def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path, serve):
     """The server has the model under another name."""
-    shapes(tmp_path, 4)
+    draw_numbers(tmp_path / "pictures", 4)
     server = serve("--always", 400, "--say", "wrong model")
     message = caption(tmp_path, *asking(server, "--dry_run", 3), fails=True)
     assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
@@ -63,7 +63,7 @@ def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_pat
 
 
 def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
-    shapes(tmp_path, 4)
+    draw_numbers(tmp_path / "pictures", 4)
     server = serve()
     assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
 

@@ -145,22 +145,6 @@ def test_loss_and_gradient_are_finite_and_those_of_any_order(objective, case):
         torch.testing.assert_close(found[1][1], found[0][1][order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("keys", [[[0, 0], [1, 0], [2, 0]], [[0, 0], [0, 1], [0, 2]]], ids=["caption", "image"])
-def test_an_image_is_no_negative_of_rows_with_its_image_or_caption(objective, keys):
-    """The gradient of the first image is as if it were alone."""
-    gradients = []
-    for n in (3, 1):
-        batch = random_batch("plain", seed=3, n=3)
-        batch.keys = [np.array(column)[:, None] for column in zip(*keys, strict=True)]
-        arrays = {name: getattr(batch, name)[:n] for name in ("image_embeds", "text_embeds", "weights")}
-        image_embeds = tensor(arrays["image_embeds"].copy()).requires_grad_()
-        kept = reference.Batch(**arrays, keys=[group[:n] for group in batch.keys])
-        loss_of(objective, pairs_of(kept, image_embeds)).backward()
-        gradients.append(image_embeds.grad[0])
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-15)
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("unlabelled", [[0, 4], list(range(7))], ids=["some unlabelled", "all unlabelled"])

@@ -3,7 +3,6 @@ A run on local data, every stage of it, in processes that are watched: no networ
 outside the folders that were named. See tests/watched/sitecustomize.py.
 """
 
-import json
 import os
 import pickle
 import re
@@ -13,11 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from drawings import draw_folder
 from loaded import PYTHON
-from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SYSTEM = ("/dev/", "/etc/", "/lib", "/opt/", "/proc/", "/sys/", "/usr/", "/var/", "/bin/")
@@ -57,20 +55,10 @@ def watched(folder: Path, *command: str) -> tuple[list[str], str]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Pictures of two classes with captions, and a file beside the folder that nobody has named."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "work"
-    for split, count in (("train", 12), ("validation", 4)):
-        rows = []
-        for number in range(count):
-            name = f"{'red' if number % 2 else 'blue'}/{number}.png"
-            path = folder / "pictures" / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
-            rows.append(json.dumps({"file_name": name, "caption": f"a {name[:3]} picture, number {number}"}))
-        (folder / "pictures" / split / "metadata.jsonl").write_text("\n".join(rows))
+    """Drawings with captions, and a file beside the folder that nobody has named."""
+    draw_folder(tmp_path / "work" / "pictures", train=12, validation=4)
     (tmp_path / "secret.png").write_bytes(b"nobody has named it")
-    return folder
+    return tmp_path / "work"
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path):
