@@ -1,4 +1,4 @@
-"""Captions, names and prompts that try to be something else: in cleaning, keys, pages and cards they stay text."""
+"""Captions, names and prompts that try to be something else: in cleaning and in cards they stay text."""
 
 import ast
 import re
