@@ -33,8 +33,8 @@ from g4i_hf.data.images import open_image, to_rgb, why_bad
 from g4i_hf.evaluation.metrics import multiply_adds, size_metrics
 from g4i_hf.evaluation.predict import for_prediction, load_run
 from g4i_hf.hub.onnx import export_onnx
-from g4i_hf.modeling.lora import plain_student
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings
+from g4i_hf.modeling.student import plain_student
 
 FILE = RESULTS / "photos_shipped.json"
 FROZEN = {"student": CHECKPOINT, "student_args": "{}", "pretrained": True, "freeze_backbone": True, "image_size": 128}

@@ -50,13 +50,9 @@ def its_columns(ours: str, present: Iterable[str]) -> str:
     return f"Its columns: {', '.join(present)}. {name_it(ours, present)}"
 
 
-def text_embeds_features(dim: int, several: bool = False) -> Features:
-    """
-    Columns of the embedding stage: `image_id` and `text_embeds`, float16 of shape (`dim`,); with several captions an
-    image (K, `dim`), where K differs between rows.
-    """
-    vector = List(Value("float16"), length=dim)
-    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(vector) if several else vector})
+def text_embeds_features(dim: int) -> Features:
+    """Columns of the embedding stage: `image_id` and `text_embeds`, float16 (K, `dim`) of the K captions of a row."""
+    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(List(Value("float16"), length=dim))})
 
 
 def text_embed_dim_of(feature: Any) -> int | None:

@@ -67,7 +67,7 @@ def draw_numbers(folder: Path, count: int) -> Path:
 
 
 def captions_of_numbers(stage: Path) -> dict[int, str | None]:
-    return {int(Path(row["image_id"]).stem): row["caption"] for row in rows_of(stage)}
+    return {int(Path(row["image_id"]).stem): caption for row in rows_of(stage) for caption in row["caption"]}
 
 
 def all_right(count: int) -> dict[int, str]:

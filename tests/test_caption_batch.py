@@ -89,7 +89,7 @@ def test_an_answer_that_is_missing_is_exported_again_and_a_rejected_image_has_it
     bring_in(folder)
     assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {6: None}
     [row] = [row for row in rows_of(folder / "captions") if row["image_id"].endswith("/6.png")]
-    assert (row["caption_status"], row["caption_reason"]) == ("rejected", "400: this picture is not allowed")
+    assert (row["caption_status"], row["caption_reason"]) == (["rejected"], ["400: this picture is not allowed"])
 
     (folder / "requests.jsonl").unlink()
     export(folder, "--retry_failed")

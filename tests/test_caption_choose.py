@@ -47,7 +47,7 @@ def test_a_server_is_asked_for_the_class(folder, serve, options):
     caption(folder, *asking(server, "plain", "choose"), "--overwrite")
     assert server.stats()["requests"] == asked + 9, "the answers are there already"
     both = by_number(folder / "answers")[2]
-    assert (both["caption"], both["answer"]) == ("number 2", "tulip")
+    assert (both["caption"], both["answer"]) == (["number 2"], "tulip")
 
 
 def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, serve, static_folder):

@@ -391,7 +391,7 @@ def test_a_token_that_a_server_repeats_in_its_answers_is_in_no_file(tmp_path, od
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".sqlite", ".parquet", ".json", ".html"}
     assert not [path for path in files if b"canary" in path.read_bytes()] and "canary" not in said
-    told = {(row["caption_raw"], row["caption_reason"]) for row in caption_doors.rows_of(tmp_path / "captions")}
+    told = {(*row["caption_raw"], *row["caption_reason"]) for row in caption_doors.rows_of(tmp_path / "captions")}
     assert {("a cat, ***", None), (None, "no, ***"), (None, "422: ***")} <= told
 
 

@@ -55,19 +55,19 @@ def test_a_caption_given_to_other_classes_is_doubted():
     assert (found["doubts"] == "given to other classes too").tolist() == [True] * 4 + [False] * 4
 
 
-def stage_of(captions: list, several: bool = False) -> tuple[Captioned, dict]:
+def stage_of(captions: list) -> tuple[Captioned, dict]:
     features = Features({"image_id": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
     rows = {"image_id": [str(row) for row in range(len(captions))], "label": [0, 1] * (len(captions) // 2)}
     images = Dataset.from_dict(rows, features=features)
     texts = [[caption] if isinstance(caption, str) else caption or [] for caption in captions]
-    return Captioned({"train": given_columns(images, texts, several, True)}, {}), {"train": images}
+    return Captioned({"train": given_columns(images, texts, True)}, {}), {"train": images}
 
 
 def test_each_of_several_captions_is_judged():
-    captioned, splits = stage_of([["A dog.", "Something"], [], ["I'm sorry.", "A hound."], ["Something"]], True)
+    captioned, splits = stage_of([["A dog.", "Something"], [], ["I'm sorry.", "A hound."], ["Something"]])
     table = judge_captions(captioned, splits)["train"]
-    assert (table["doubts"] != "").tolist() == [False, True, False, False, True]
-    assert table["row"].tolist() == [0, 0, 2, 2, 3] and table["class"].tolist() == ["dog"] * 4 + ["cat"]
+    assert (table["doubts"] != "").tolist() == [False, True, False, False, False, True]
+    assert table["row"].tolist() == [0, 0, 1, 2, 2, 3] and table["class"].tolist() == ["dog", "dog", "cat"] * 2
 
 
 def test_figures_of_the_stage_against_values_counted_by_hand():

@@ -82,8 +82,8 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
     caption(tmp_path, *asking(serve("--message", r'{"content": "a cat \ud83d"}', "--reject", 1, "--say", said)))
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
-    assert [rows[name]["caption_raw"] for name in "012"] == ["a cat \ufffd", None, "a cat \ufffd"]
-    assert rows["1"]["caption_reason"] == "400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"
+    assert [rows[name]["caption_raw"] for name in "012"] == [["a cat \ufffd"], [None], ["a cat \ufffd"]]
+    assert rows["1"]["caption_reason"] == ["400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"]
 
 
 @pytest.mark.slow
@@ -102,4 +102,4 @@ def test_a_limit_that_the_second_process_alone_met_leaves_no_captions_that_pass_
     assert "the same command asks for as many more" in said
     assert not (tmp_path / "captions").exists() and answers_in(tmp_path / "captions.journal") == 5
     run("--max_requests", "0", "--partial")
-    assert [row["caption_status"] for row in rows_of(tmp_path / "captions")].count("missing") == 1
+    assert [row["caption_status"] for row in rows_of(tmp_path / "captions")].count(["missing"]) == 1

@@ -26,7 +26,7 @@ from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import check_publishable
 from g4i_hf.options import OPTIONS_OF, DataArguments
 
-EMBEDS = List(Value("float16"), length=5)
+EMBEDS = List(List(Value("float16"), length=5))
 COLUMNS = ["image_id", "caption", "caption_status", "text_embeds"]
 NASTY = {
     "stage": "captioning",

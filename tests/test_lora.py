@@ -10,9 +10,8 @@ from torch import nn
 
 from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
 from g4i_hf.hub import release_student, save_student
-from g4i_hf.modeling.lora import is_adapter, plain_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.modeling.student import classifier_layers
+from g4i_hf.modeling.student import classifier_layers, is_adapter, plain_student
 
 PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 # Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers

@@ -1,8 +1,13 @@
-"""Captions from OpenAI-compatible servers: vLLM, TGI, `transformers serve`, or a hosted provider."""
+"""
+Captions from OpenAI-compatible servers (vLLM, TGI, `transformers serve`, or a hosted provider), and from the files of
+a provider's batch API.
+"""
 
 import asyncio
 import contextlib
 import gc
+import itertools
+import json
 import logging
 import os
 import random
@@ -19,8 +24,8 @@ import openai
 from ..data.images import UndecodableImage, data_uri
 from ..names import folder_digest
 from ..options import EndpointArguments
-from .answers import TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
-from .servers import Server, UselessReply, addresses_of, token_for, wait_asked_for
+from .answers import OK, TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
+from .servers import Server, UselessReply, addresses_of, answer_in, error_message, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -298,3 +303,94 @@ class EndpointRun:
         while server.held:
             question, _ = server.held.pop()
             self.tasks.create_task(self._answer(question))
+
+
+# --- Files for a batch API: requests in OpenAI's form, and the answers to them. Nothing is sent from here ------------
+
+
+TOGETHER = 100  # questions that are read, and answers that are stored, at a time
+
+
+class RequestFiles(EndpointCaptioner):
+    """Writes questions into a file, each with its key as `custom_id`, in place of asking them."""
+
+    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """See [`~g4i_hf.captioning.answers.Captioner`]. ValueError for a file that exists: it may have been sent."""
+        path, count = Path(self.endpoint.export_requests), 0
+        if path.exists():
+            raise ValueError(f"{path} exists. Give another --export_requests, or remove it if it was not sent.")
+        questions = itertools.takewhile(lambda _: allow(), questions)
+        with path.open("xb") as file, ThreadPoolExecutor(PREPARING) as pool:
+            while chunk := list(itertools.islice(questions, TOGETHER)):
+                for question, line in zip(chunk, pool.map(self._line_of, chunk), strict=True):
+                    if isinstance(line, Answer):
+                        deliver([(question, line)])
+                    else:
+                        count += file.write(line) > 0
+        if not count:
+            path.unlink()
+            return
+        self.why_open = (
+            f"{count:,} requests are in {path}. Send them with your provider's tool. Then start the same command with "
+            "--import_answers and the files of the answers, in place of --export_requests."
+        )
+
+    def _line_of(self, question: Question) -> bytes | Answer:
+        """The request; the answer for an image that cannot be read."""
+        try:
+            body = self.body_of(question, data_uri(question.image, self.decoding.max_side))
+        except UndecodableImage as error:
+            return Answer("undecodable", reason=str(error), attempts=0)
+        request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return json.dumps(request).encode() + b"\n"
+
+
+class AnswerFiles(EndpointCaptioner):
+    """Takes answers from files in place of asking. ValueError for a line that is not a result."""
+
+    def __init__(self, *args: Any, **others: Any):
+        super().__init__(*args, **others)
+        self.imported: dict[str, Answer] = {}  # without those that `run` has delivered
+        for path in map(Path, self.endpoint.import_answers):
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        result = json.loads(line)
+                        key, answer = str(result["custom_id"]), answer_of(result["response"])
+                    except (ValueError, LookupError, TypeError, RecursionError) as error:
+                        message = f"{path}, line {number}: not the result of a batch. Download the file again."
+                        raise ValueError(message) from error
+                    if answer is not None and (answer.status == OK or key not in self.imported):
+                        self.imported[key] = answer
+
+    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """See [`~g4i_hf.captioning.answers.Captioner`]."""
+        questions, num_open = iter(questions), 0
+        while chunk := list(itertools.islice(questions, TOGETHER)):
+            answered = [
+                (question, self.imported.pop(question.key)) for question in chunk if question.key in self.imported
+            ]
+            deliver(answered)
+            num_open += len(chunk) - len(answered)
+        if num_open:
+            self.why_open = (
+                f"{num_open:,} questions have no answer, and {len(self.imported):,} answers match no open question. "
+                "Export the questions with --export_requests, or start the same command without --import_answers to "
+                "ask the server. --partial writes the captions so far."
+            )
+
+
+def answer_of(response: Any) -> Answer | None:
+    """The answer in a result; None after a failure that says nothing of the question, which may be asked again."""
+    status = response.get("status_code") if isinstance(response, dict) else None
+    if not isinstance(status, int) or status >= 500 or status in RETRIED or status in FATAL:
+        return None
+    body = json.dumps(response.get("body"))
+    try:
+        return (
+            answer_in(body.encode())
+            if status == 200
+            else Answer("rejected", reason=f"{status}: {error_message(body)}")
+        )
+    except UselessReply as error:
+        return Answer("failed", reason=str(error))

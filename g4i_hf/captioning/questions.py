@@ -63,11 +63,6 @@ class Prompts:
         self.columns = tuple(dict.fromkeys(name for names in named for name in names if name != CLASS_NAMES))
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
-    @property
-    def several(self) -> bool:
-        """Whether an image has a list of captions: one for each template that does not ask for the class."""
-        return self.asks_class.count(False) > 1
-
     def ask_class(self, prompt: str) -> bool:
         """Whether a prompt, with its columns filled in, asks for the class."""
         return bool(self.class_names) and self._in_words in prompt

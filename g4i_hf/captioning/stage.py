@@ -30,7 +30,7 @@ NAMED = "named"  # an answer that names a class
 
 @dataclass(frozen=True)
 class Caption:
-    """The columns of one caption. A row has one for each prompt."""
+    """The columns of one caption. They hold lists, as a row has one for each prompt."""
 
     caption: str | None = None
     caption_raw: str | None = None  # the answer as it came
@@ -80,20 +80,18 @@ class Layout:
     """Which columns a stage has beside `image_id`: those of [`Caption`], of [`ClassAnswer`], or both."""
 
     describes: bool = True
-    several: bool = False  # the columns of captions hold lists
     asks_class: bool = False
 
     @classmethod
     def of(cls, prompts: Prompts) -> "Layout":
-        return cls(not all(prompts.asks_class), prompts.several, any(prompts.asks_class))
+        return cls(not all(prompts.asks_class), any(prompts.asks_class))
 
     def row(self, captions: list[Caption], answer: ClassAnswer | None = None) -> dict[str, Any]:
-        """The columns of a row; a single caption may be left out."""
+        """The columns of a row."""
         cells: dict[str, Any] = {}
-        if self.describes and self.several:
+        if self.describes:
+            captions = captions or [Caption()]
             cells = {each.name: [getattr(one, each.name) for one in captions] for each in fields(Caption)}
-        elif self.describes:
-            cells = {**vars(captions[0] if captions else Caption())}
         return cells | vars(answer or ClassAnswer()) if self.asks_class else cells
 
     def table(self, split: Dataset, rows: Iterable[dict[str, Any]]) -> Dataset:
@@ -101,7 +99,7 @@ class Layout:
         text = Value("string")
         features: dict[str, Any] = {columns.IMAGE_ID: text}
         if self.describes:
-            features |= dict.fromkeys((each.name for each in fields(Caption)), List(text) if self.several else text)
+            features |= dict.fromkeys((each.name for each in fields(Caption)), List(text))
         if self.asks_class:
             features |= dict.fromkeys((each.name for each in fields(ClassAnswer)), text)
             features[columns.ANSWER_IS_NONE] = Value("bool")
@@ -138,11 +136,10 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
     return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
 
 
-def given_columns(split: Dataset, captions: list[list[str]], several: bool, cleaning: bool) -> Dataset:
+def given_columns(split: Dataset, captions: list[list[str]], cleaning: bool) -> Dataset:
     """The columns of a split from captions by row."""
-    layout, none = Layout(several=several), [] if several else [None]
-    rows = ([Caption.from_text(text, cleaning) for text in texts or none] for texts in captions)
-    return layout.table(split, map(layout.row, rows))
+    rows = ([Caption.from_text(text, cleaning) for text in texts or [None]] for texts in captions)
+    return Layout().table(split, map(Layout().row, rows))
 
 
 @dataclass

@@ -64,8 +64,8 @@ def embed_stage(
     images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
 ) -> dict[str, Any]:
     """
-    Write a stage of `image_id` and `text_embeds`: (D,), or (K, D) if the column holds lists of captions. Returns and
-    raises the same as [`EmbeddingStage.write`].
+    Write a stage of `image_id` and `text_embeds`, (K, D) of the K captions of a row. Returns and raises the same as
+    [`EmbeddingStage.write`].
     """
     return EmbeddingStage(images, args, output_dir, source=source).write()
 
@@ -127,15 +127,9 @@ def _check_encoder(source: Source, text_encoder: str) -> None:
 # --- From captions to vectors ----------------------------------------------------------------------------------------
 
 
-def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
-    """
-    The splits with captions, and whether a row can have several.
-
-    Raises:
-        ValueError: if no split has captions, or the column does not hold texts or lists of texts.
-    """
+def captioned_splits(images: DatasetDict) -> dict[str, Dataset]:
+    """The splits with captions. Raises ValueError if there is none, or the column holds no texts or lists of texts."""
     captioned = {name: split for name, split in images.items() if columns.CAPTION in split.column_names}
-    several = False
     for name, split in (captioned or images).items():
         feature = split.features.get(columns.CAPTION)
         if feature is None:
@@ -143,14 +137,12 @@ def captioned_splits(images: DatasetDict) -> tuple[dict[str, Dataset], bool]:
                 f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. "
                 f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption."
             )
-        is_list = isinstance(feature, (List, LargeList))
-        if (feature.feature if is_list else feature) not in TEXT:
+        if (feature.feature if isinstance(feature, (List, LargeList)) else feature) not in TEXT:
             raise ValueError(
                 f"Split {name!r}, column 'caption': {feature} is neither text nor a list of texts. Name the right "
                 "column with --caption_column."
             )
-        several |= is_list
-    return captioned, several
+    return captioned
 
 
 def captions_digest(split: Dataset) -> str:
@@ -208,16 +200,11 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
     return whole
 
 
-def text_embeds_column(vectors: np.ndarray, counts: np.ndarray, several: bool) -> pa.Array:
-    """Vectors (n, D) as a column, `counts` (rows,) of them a row, at most one unless `several`; null for none."""
-    missing, dim = pa.array(counts == 0), vectors.shape[1]
-    if several:
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
-        return pa.ListArray.from_arrays(offsets, values, mask=missing)
-    values = np.zeros((len(counts), dim), dtype=np.float16)
-    values[counts > 0] = vectors
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dim, mask=missing)
+def text_embeds_column(vectors: np.ndarray, counts: np.ndarray) -> pa.Array:
+    """Vectors (n, D) as a column, `counts` (rows,) of them a row; null for none."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(counts == 0))
 
 
 def name_as_text(class_name: str) -> str:
@@ -273,12 +260,11 @@ class EmbeddingStage:
         if not shared:
             check_replaceable(self.folder)
         self.args, self.source = args, Source.of(source)
-        self.splits, self.several = captioned_splits(images)
+        self.splits = captioned_splits(images)
         self.encoder = encoder_from(args, PartialState().device)
         self.settings = {
             **self.encoder.provenance,
             "normalised": True,
-            "several_captions": self.several,
             "image_ids_digest": {
                 name: ids_digest(values_of(split, columns.IMAGE_ID)) for name, split in self.splits.items()
             },
@@ -339,9 +325,9 @@ class EmbeddingStage:
     def _rows(self, name: str, vectors: np.ndarray, counts: np.ndarray) -> Dataset:
         """`image_id`, `text_embeds` and the digest of the captions."""
         split = self.splits[name]
-        features = columns.text_embeds_features(self.encoder.dim, self.several)
+        features = columns.text_embeds_features(self.encoder.dim)
         ids = pa.array(split[columns.IMAGE_ID][:], pa.string())
-        table = pa.table([ids, text_embeds_column(vectors, counts, self.several)], schema=features.arrow_schema)
+        table = pa.table([ids, text_embeds_column(vectors, counts)], schema=features.arrow_schema)
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
         made_from = captions_of_rows(split)

@@ -41,7 +41,7 @@ SHARD_BYTES = 500_000_000  # of a Parquet file, as `push_to_hub` has them
 PUBLISHED = (
     *("format", "captioner", "prompts", "status", "quality", "asked_about"),
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
-    *("text_embed_dim", "max_tokens", "normalised", "several_captions"),
+    *("text_embed_dim", "max_tokens", "normalised"),
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),
 )
 MODELS = {"model", "text_encoder", "file"}  # names, perhaps of folders

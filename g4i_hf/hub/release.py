@@ -19,10 +19,9 @@ from ..evaluation.predict import check_run, load_run
 from ..extras import require
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
-from ..modeling.lora import plain_student
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
-from ..modeling.student import own_module
+from ..modeling.student import own_module, plain_student
 from ..names import bare_name, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments

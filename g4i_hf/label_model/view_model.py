@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,29 +120,39 @@ def logistic_regression(
     )
     y = torch.from_numpy(labels).to(device)
     y, row_weight = (y * share, None) if soft else (y, share[y])
-    scaled, offset = scaled.requires_grad_(), offset.requires_grad_()
+
+    def loss() -> torch.Tensor:
+        weight = scale * scaled
+        losses = nn.functional.cross_entropy(x @ weight + offset + absent, y, reduction="none")
+        losses = losses if row_weight is None else row_weight * losses
+        return (losses.sum() + (weight**2).sum() / (2 * strength)) / len(y)
+
+    minimise(loss, [scaled, offset], MAX_ITER, TOLERANCE)
+    weight = (scale * scaled).detach().cpu().numpy()
+    return weight, (offset.detach() + absent).cpu().numpy()
+
+
+@torch.enable_grad()
+def minimise(
+    loss: Callable[[], torch.Tensor], parameters: list[torch.Tensor], max_iter: int, tolerance: float
+) -> None:
+    """Fit parameters in place by L-BFGS, until the loss changes by less than the tolerance."""
     optimizer = torch.optim.LBFGS(
-        [scaled, offset],
-        max_iter=MAX_ITER,
+        [parameter.requires_grad_() for parameter in parameters],
+        max_iter=max_iter,
         history_size=10,
         tolerance_grad=1e-6,
-        tolerance_change=TOLERANCE,
+        tolerance_change=tolerance,
         line_search_fn="strong_wolfe",
     )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        weight = scale * scaled
-        losses = nn.functional.cross_entropy(x @ weight + offset + absent, y, reduction="none")
-        losses = losses if row_weight is None else row_weight * losses
-        loss = (losses.sum() + (weight**2).sum() / (2 * strength)) / len(y)
-        loss.backward()
-        return loss
+        value = loss()
+        value.backward()
+        return value
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-    weight = (scale * scaled).detach().cpu().numpy()
-    return weight, (offset.detach() + absent).cpu().numpy()
+    optimizer.step(closure)
 
 
 def margins_of(logits: np.ndarray) -> np.ndarray:

@@ -24,13 +24,16 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from .configuration_aligned import AlignedImageClassificationConfig
-from .lora import add_adapters, find_target_modules, keep_statistics, plain_student
 from .processing import timm_pretrained_cfg
 from .student import (
     PRETRAINED_CFG_KEYS,
+    add_adapters,
     classifier_layers,
     feature_size,
+    find_target_modules,
+    keep_statistics,
     new_student,
+    plain_student,
     pretrained_student,
     student_config_from,
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..label_model.view_model import minimise
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
@@ -103,25 +104,12 @@ def _fit(
 ) -> torch.Tensor:
     """(F + 1, C) weight and, in the last row, bias."""
     weight = x.new_zeros(x.shape[1] + 1, y.shape[1]) if start is None else start.clone()
-    weight.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight],
-        max_iter=MAX_ITER,
-        history_size=10,
-        tolerance_grad=1e-6,
-        tolerance_change=tolerance,
-        line_search_fn="strong_wolfe",
-    )
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         log_p = (x @ weight[:-1] + weight[-1]).log_softmax(1)
-        loss = -(y * log_p).sum() / y.sum() + strength * weight[:-1].square().sum()
-        loss.backward()
-        return loss
+        return -(y * log_p).sum() / y.sum() + strength * weight[:-1].square().sum()
 
-    with torch.enable_grad():
-        optimizer.step(closure)
+    minimise(loss, [weight], MAX_ITER, tolerance)
     return weight.detach()
 
 

@@ -26,8 +26,8 @@ from ..embedding.embed import CACHE, embeds_of_class_names
 from ..evaluation.predict import predict
 from ..label_model.supervise import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
-from ..modeling.lora import require_peft
 from ..modeling.processing import EvalTransform, student_processor
+from ..modeling.student import require_peft
 from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
 from .build import BuiltStudent, build_student, check_student, processor_of

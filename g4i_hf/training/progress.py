@@ -19,7 +19,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
-from ..modeling.lora import is_adapter
+from ..modeling.student import is_adapter
 from ..options import OWN_MODULE
 from .arguments import AlignmentArguments
 

@@ -118,14 +118,12 @@ class Captioning:
             raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
         model, revision, decoding = args.captioner_model, args.captioner_revision, self.decoding
         if self.kind == "endpoint":
-            from ..captioning.endpoint import EndpointCaptioner
+            from ..captioning.endpoint import AnswerFiles, EndpointCaptioner, RequestFiles
 
             if not self.endpoint.base_url:
                 raise ValueError("base_url is missing: give the address of the server up to /v1.")
             server = (model, self.endpoint.base_url, decoding)
             if self.by_files:
-                from ..captioning.batch_files import AnswerFiles, RequestFiles
-
                 if self.share.processes > 1:
                     raise ValueError("export_requests and import_answers are for one process. Start one.")
                 if args.max_cost is not None:
@@ -259,12 +257,10 @@ class Captioning:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
-        layout = Layout(several=any(len(texts) > 1 for captions in captions_of.values() for texts in captions))
         tables = {
-            name: given_columns(splits[name], captions, layout.several, self.quality.clean)
-            for name, captions in captions_of.items()
+            name: given_columns(splits[name], captions, self.quality.clean) for name, captions in captions_of.items()
         }
-        return Captioned.of(tables, splits, layout, origin)
+        return Captioned.of(tables, splits, Layout(), origin)
 
     # --- The stage ---------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from ..evaluation.metrics import size_metrics, speed_metrics
 from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
-from ..modeling.lora import plain_student
 from ..modeling.processing import ImageSettings
+from ..modeling.student import plain_student
 from ..names import LABELS_ONLY, WITH_VIEWS, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError

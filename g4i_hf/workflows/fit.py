@@ -63,7 +63,8 @@ from ..training.run_folder import clear_run, locked, resolved_options, write_opt
 from ..training.trainer import AlignmentTrainer
 from ..views.making import named_views
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
-from .fit_folder import (
+from .fit_images import FitImages
+from .fit_result import (
     CLASSIFIER,
     CONFIG,
     FINETUNED,
@@ -73,10 +74,12 @@ from .fit_folder import (
     RESULTS,
     UNFINISHED,
     FitFolder,
+    FitResult,
     by_first,
+    in_words,
+    judgement_in_results,
+    taught_by,
 )
-from .fit_images import FitImages
-from .fit_result import FitResult, in_words, judgement_in_results, taught_by
 
 logger = logging.getLogger(__name__)
 

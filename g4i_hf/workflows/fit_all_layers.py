@@ -15,7 +15,7 @@ from transformers import BaseImageProcessor, set_seed
 
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
-from ..evaluation.predict import Predictions, predict
+from ..evaluation.predict import predict
 from ..label_model.supervise import with_soft_labels
 from ..options import AugmentationArguments, FitArguments
 from ..training.arguments import AlignmentArguments
@@ -24,7 +24,7 @@ from ..training.checkpoint import newest_checkpoint
 from ..training.judged_heads import Judge
 from ..training.progress import seconds_per_step, trial_arguments
 from ..training.trainer import AlignmentTrainer
-from .fit_folder import FitFolder, by_first
+from .fit_result import FitFolder, by_first
 
 BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer are not worth the time
 USUAL_MINUTES = 30  # with a GPU
@@ -97,7 +97,8 @@ def train_all_layers(
         set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
         predictions = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
-        before, after = by_first(partial(_replaced_if_better, judge, name, predictions))
+        logits = predictions and predictions.logits  # of the first process
+        before, after = by_first(partial(judge.replaced_if_better, name, logits))
         if after > before:
             better.append(name)
         place.say(
@@ -105,11 +106,6 @@ def train_all_layers(
             f"{'kept' if name in better else 'left out'}."
         )
     return better
-
-
-def _replaced_if_better(judge: Judge, name: str, predictions: Predictions) -> tuple[float, float]:
-    """In the first process, which has the predictions."""
-    return judge.replaced_if_better(name, predictions.logits)
 
 
 def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:

@@ -44,7 +44,7 @@ from ..views.making import (
     views_of,
 )
 from .caption import Captioning
-from .fit_folder import by_first, default_folder
+from .fit_result import by_first, default_folder
 
 
 class FitImages:
