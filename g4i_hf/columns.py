@@ -64,11 +64,14 @@ def text_embed_dim_of(feature: Any) -> int | None:
 
 @contextlib.contextmanager
 def named_in_python(remedy: str) -> Iterator[None]:
-    """Errors about columns of a dataset in memory: `remedy`, with `{name}`, replaces the option of the command."""
+    """Errors about a dataset in memory: `remedy`, with `{name}`, replaces the option of the command for a column."""
+
+    def in_python(option: re.Match) -> str:
+        return remedy.format(name=option[1]) + (f", perhaps {option[2]}." if option[2] else "")
+
     try:
         yield
     except ValueError as error:
-        words = re.sub(
-            r"[Nn]ame (?:the right one|another) with --(\w+?)_column", lambda m: remedy.format(name=m[1]), str(error)
-        )
+        option = r"(?:[Nn]ame (?:the right one|another) with|Did you mean) --(\w+?)_column(?: (\S+)\?)?"
+        words = re.sub(option, in_python, str(error))
         raise ValueError(re.sub(r"(--|given as )(\w+?)_column", r"\1\2", words).replace("--", "")) from error

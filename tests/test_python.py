@@ -155,7 +155,14 @@ def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: data.remove_columns("caption"), r"no captions.*caption_column.*g4i caption.*align_weight"),
+        (
+            lambda data: data.remove_columns("caption"),
+            r"no captions.*Rename the right one to 'caption', by rename_column\. Write captions with g4i caption",
+        ),
+        (
+            lambda data: data.rename_column("caption", "text"),
+            r"no captions.*Rename the right one to 'caption', by rename_column, perhaps text\. Write",
+        ),
         (lambda data: data.remove_columns("label"), "No column 'label'"),
         (
             lambda data: DatasetDict(train=data),

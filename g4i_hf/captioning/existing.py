@@ -24,15 +24,13 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of keys, in messages
 
-Captions = list[list[str]]  # of a split, in the order of its rows
-
 
 def existing_captions(
     splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
-) -> dict[str, Captions]:
+) -> dict[str, list[list[str]]]:
     """
-    Reads existing captions and matches them with the rows of each split that has any. `captioner` is `column` or
-    `file`, by default the latter where one is given. ValueError when they cannot be read, or matched without guessing.
+    The existing captions of each split that has any, a list for each of its rows. `captioner` is `column` or `file`,
+    by default the latter where one is given. ValueError when they cannot be read, or matched without guessing.
     """
     if captioner == "column" or (captioner is None and arguments.captions_file is None):
         return _from_column(splits)
@@ -44,7 +42,7 @@ def existing_captions(
     return _from_file(splits, path, arguments)
 
 
-def _from_column(splits: DatasetDict) -> dict[str, Captions]:
+def _from_column(splits: DatasetDict) -> dict[str, list[list[str]]]:
     captioned = {name: split for name, split in splits.items() if columns.CAPTION in split.column_names}
     if not captioned:
         available = sorted({column for split in splits.values() for column in split.column_names})
@@ -61,7 +59,7 @@ def _from_column(splits: DatasetDict) -> dict[str, Captions]:
     }
 
 
-def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, Captions]:
+def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, list[list[str]]]:
     pairs = list(_keys_and_captions(path, arguments.file_key, arguments.file_caption))
     row_of = _match(dict.fromkeys(key for key, _ in pairs), splits)
     if max(row_of.values(), default=NO_ROW) < 0:
@@ -70,7 +68,7 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
             f"{path.name}: none of its {len(row_of)} keys names one image of the data. The first keys are "
             f"{list(row_of)[:EXAMPLES]}, the first image_ids {image_ids}. Name the field of keys with --file_key."
         )
-    captions: dict[str, Captions] = {name: [[] for _ in range(len(split))] for name, split in splits.items()}
+    captions: dict[str, list[list[str]]] = {name: [[] for _ in range(len(split))] for name, split in splits.items()}
     of_rows = list(itertools.chain.from_iterable(captions.values()))
     may_repeat = arguments.several_captions or any(isinstance(caption, list) for _, caption in pairs)
     for key, caption in pairs:

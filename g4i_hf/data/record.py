@@ -40,7 +40,7 @@ COMPARED = {
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a newer file may change again without a new time
 SHOWN = 3  # class names
-_READ: dict[tuple[str, str], str] = {}  # digests of the files that this process has read, by path and stat
+_READ: dict[tuple[str, str], str] = {}  # digests of files that this process knows, by path and stat
 
 
 @dataclass
@@ -148,7 +148,10 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
     def digests(image_id: str, image: Any) -> tuple[str, str | None, str | None]:
         try:
             stat = _stat_of(image, table)
-            return image_id, earlier.get((image_id, stat)) or _digest_of_image(image, stat), stat
+            digest = earlier.get((image_id, stat)) or _digest_of_image(image, stat)
+            if stat not in (None, table):
+                _READ[image["path"], stat] = digest
+            return image_id, digest, stat
         except (OSError, ValueError):
             return image_id, None, None
 
@@ -185,11 +188,7 @@ def _digest_of_image(image: Any, stat: str | None) -> str | None:
         return None
     if isinstance(image, PILImage.Image):
         return content_digest(image.tobytes())
-    if image["bytes"] is not None or stat is None:
-        return content_digest(content_of(image))
-    if (image["path"], stat) not in _READ:
-        _READ[image["path"], stat] = content_digest(content_of(image))
-    return _READ[image["path"], stat]
+    return _READ.get((image["path"], stat)) or content_digest(content_of(image))
 
 
 def content_digest(content: bytes) -> str:

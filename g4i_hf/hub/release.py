@@ -22,12 +22,12 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..modeling.student import own_module, plain_student
-from ..names import bare_name, run_of, why_missing
+from ..names import run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
-from ..training.lineage import ENCODER_FACTS, read_lineage
+from ..training.lineage import read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
-from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE
+from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
 from .figures import comparison, measured
@@ -120,8 +120,8 @@ def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) ->
     model.save_pretrained(folder)
     give_usual_permissions(folder)
     saved_processor(run, model.config.student_config).save_pretrained(folder)
-    if known := text_encoder_of(run):
-        text = json.dumps(known, indent=2, ensure_ascii=False)
+    if (encoder := TextSide.of_run(run_of(run))).text_encoder:
+        text = json.dumps(encoder.published(), indent=2, ensure_ascii=False)
         (folder / TEXT_ENCODER_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -139,19 +139,6 @@ def options_of(run: str | Path) -> dict[str, Any]:
     """The options of a run or of one of its checkpoints; empty for any other folder."""
     place = run_of(run)
     return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
-
-
-def text_encoder_of(run: str | Path) -> dict[str, Any] | None:
-    """The text encoder of the captions, by a bare name, and the temperature of the alignment; None if unknown."""
-    options, known = options_of(run), read_lineage(run_of(run)).get("text_encoder")
-    known = known or (options if options.get("text_encoder") else None)
-    if known is None:
-        return None
-    name = bare_name(known["text_encoder"])
-    facts = {fact: known.get(fact) for fact in ENCODER_FACTS} | {"text_encoder": name}
-    if name != known["text_encoder"]:  # a path, which must not be taken for a name on the Hub
-        facts["text_encoder_is_folder"] = True
-    return facts | ({"temperature": options["align_temperature"]} if options.get("align_temperature") else {})
 
 
 def weights_license(lineage: dict[str, Any]) -> str | None:

@@ -46,7 +46,6 @@ def lineage_of(
         `sources`, from the opened dataset to the images, each with Hub `id` and `revision`, or `name` of a folder;
             `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions; `text_encoder`
             and `student`, None if unknown; `versions` of the libraries.
-        `text_encoder` and `student`, None where unknown; `versions` of the libraries.
     """
     sources, stages = ([], []) if data is None else _sources(source_of(data))
     _add_commits(sources, splits)

@@ -275,9 +275,13 @@ def prepare_in_memory(
     several = isinstance(evaluated, Mapping)
     by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
+    run = RunArguments(**of_run, train_split=TRAINING, require_labels=False)
+    uses_captions = args.aligns or run.supervision != "none"
     with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
         splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
         splits, id2label = class_names(splits)
+        if uses_captions:
+            check_captioned(splits, TRAINING)
     student: StudentArguments | BuiltStudent
     if isinstance(model, str):
         student = StudentArguments(student=model, **of_student)
@@ -286,10 +290,6 @@ def prepare_in_memory(
         splits = with_class_names(splits, [id2label[index] for index in range(model.num_labels)], "of the model")
         saved = of_trainer.get("processing_class") or processor_of(config, warn=args.process_index == 0)
         student = BuiltStudent(model, saved, student_processor(config, saved))
-    run = RunArguments(**of_run, train_split=TRAINING, require_labels=False)
-    uses_captions = args.aligns or run.supervision != "none"
-    if uses_captions:
-        check_captioned(splits, TRAINING)
     is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # the encoder is unknown here
     encoder = EncoderArguments(text_encoder if uses_captions and not is_embedded else None)
     eval_splits = [name for name in splits if name != TRAINING]
@@ -305,10 +305,8 @@ def prepare_in_memory(
     by_name |= prepared.eval_images
     of_trainer[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
     rows = {NAMES.get(name, name): split for name, split in prepared.embedded.splits.items()}
-    lineage = lineage_of(
-        rows, None, student if isinstance(student, StudentArguments) else None, prepared.embedded.folder
-    )
-    return prepared, of_trainer, lineage
+    known_student = student if isinstance(student, StudentArguments) else None
+    return prepared, of_trainer, lineage_of(rows, None, known_student, prepared.embedded.folder)
 
 
 def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:

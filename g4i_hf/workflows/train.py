@@ -108,19 +108,13 @@ class TrainingRun:
             text = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
             logger.warning(text, run.eval_split)
         made_with = (self.student, self.augmentation, self.encoder, run.image_features)
-        embeddings_dir = self.encoder.embeddings_dir
-        stage = {
-            "embeddings_dir": embeddings_dir or output_dir.parent / "embeddings",
-            "source": source_of(self.data),
-            "shared": embeddings_dir is None,
-        }
+        folder = self.encoder.embeddings_dir
+        stage = {"embeddings_dir": folder or output_dir.parent / "embeddings", "shared": folder is None}
         self.prepared = Preparation(
-            splits,
-            id2label,
-            *(self.student, run, self.encoder, self.augmentation, self.args),
+            *(splits, id2label, self.student, run, self.encoder, self.augmentation, self.args),
             evaluated=[run.eval_split] if run.eval_split in splits else [],
-            stage=stage,
-            folder=None if run.dry_run else Path(output_dir) / "supervision",
+            stage=stage | {"source": source_of(self.data)},
+            folder=None if run.dry_run else output_dir / "supervision",
             made_with="" if run.dry_run else repr((*made_with, student_source(self.student), self.record.digest)),
         ).prepared()
 

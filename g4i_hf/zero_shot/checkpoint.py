@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from ..embedding.encoders import TextEncoder, load_encoder
 from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
-from ..names import WITH_VIEWS, is_bare, is_path, run_of
+from ..names import WITH_VIEWS, bare_name, is_bare, is_path, run_of
 from ..options import aligns
+from ..training.lineage import read_lineage
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
-RUN_LINEAGE = "lineage.json"
 ALIGNED = "aligned"
 
 logger = logging.getLogger(__name__)
@@ -46,19 +46,21 @@ class TextSide:
         return encoder
 
     @classmethod
-    def from_run(cls, folder: Path) -> "TextSide":
-        """The encoder in the options of a run that was not released; a local path is relative to the run."""
-        options = read_mapping(folder / RUN_OPTIONS)
-        encoder = cls.from_record(options)
+    def of_run(cls, run: Path) -> "TextSide":
+        """By the lineage of a run, else by its options, in which a local path is relative to the run."""
+        options, known = _options_of(run), read_lineage(run).get("text_encoder")
+        encoder = cls.from_record(known or options)
         encoder.temperature = options.get("align_temperature")
-        if encoder.text_encoder and encoder.text_encoder.startswith("."):
-            place, lineage = (folder / encoder.text_encoder).resolve(), folder / RUN_LINEAGE
-            known = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else {}
-            embedded = known.get("text_encoder") or {}
-            if embedded.get("text_encoder") == place.name:
-                encoder.text_encoder_digest = embedded.get("text_encoder_digest")
+        place = (run / (options.get("text_encoder") or "")).resolve()
+        if str(options.get("text_encoder")).startswith(".") and (known is None or known["text_encoder"] == place.name):
             encoder.text_encoder, encoder.text_encoder_is_folder = str(place) if place.is_dir() else place.name, True
         return encoder
+
+    def published(self) -> dict[str, Any]:
+        """The record in a release, without the place of a folder."""
+        name = bare_name(self.text_encoder)
+        is_folder = self.text_encoder_is_folder or name != self.text_encoder
+        return asdict(replace(self, text_encoder=name, text_encoder_is_folder=is_folder))
 
     def moved(self, place: Any) -> "TextSide":
         """The same encoder with another name, or as an object: prompt and digest stay."""
@@ -94,22 +96,21 @@ def open_aligned(
     model = AlignedImageClassification.from_pretrained(inside, trust_remote_code=False, **at).eval()
     saved = AutoImageProcessor.from_pretrained(inside, trust_remote_code=False, **at)
     record = _read(name, TEXT_ENCODER_FILE, inner, place)
-    if record is not None:
-        side = TextSide.from_record(record)
-    else:
-        side = TextSide.from_run(run_of(folder)) if (run_of(folder) / RUN_OPTIONS).is_file() else TextSide()
+    side = TextSide.of_run(run_of(folder)) if record is None else TextSide.from_record(record)
     return model, student_processor(model.config.student_config, saved), side
 
 
 def _check_aligned(folder: Path) -> None:
     """Raise ValueError for a run without alignment, or one of its checkpoints; a folder without options passes."""
-    options = run_of(folder) / RUN_OPTIONS
-    known = read_mapping(options) if options.is_file() else {}
-    if aligns(known) is False:
+    if aligns(_options_of(run_of(folder))) is False:
         raise ValueError(
             f"{folder} is a baseline (align_weight 0), whose scores of texts would be chance. Name a run with "
             "align_weight above 0, or its released student."
         )
+
+
+def _options_of(run: Path) -> dict[str, Any]:
+    return read_mapping(run / RUN_OPTIONS) if (run / RUN_OPTIONS).is_file() else {}
 
 
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
