@@ -81,11 +81,11 @@ def test_it_is_said_where_it_is_sure():
     without, *_ = fitted(0)
     (line,) = [
         line
-        for line in estimates_in_words(Estimates.of(with_others, np.where(truth < 0, -1, 0)), len(truth))
+        for line in estimates_in_words(Estimates.of(with_others, np.where(truth < 0, -1, 0)))
         if "none of the classes" in line
     ]
     assert line.startswith(f"{with_others.none_share_.interval[0]:.0%} or more")
-    assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480]), 480))
+    assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480])))
 
 
 def test_fit_says_it_and_which_labels_are_worth_a_look():

@@ -77,10 +77,17 @@ CHOSEN = {
     "few labels, useless captions": (USELESS, few(100), None, False, 1 / 3, ("Estimates", "together they count as")),
     "half of the labels wrong": (GOOD, noisy(), None, True, 1, ("95% interval", "softened where captions")),
     "all labels right": (GOOD, TRUTH, None, False, 1, ("0% of the labels are wrong", "kept, as it is not sure")),
-    "one label a class": (GOOD, few(5), None, False, 5 / 395, ("no class has two labels", "together")),
+    "one label a class": (GOOD, few(5), None, False, 5 / 395, ("No class has two labels", "together")),
     "one label a class, views agree": (GOOD, few(5), SEEN, False, 1, ("judge each other", "as a label")),
     "one label a class, views differ": (GOOD, few(5), OTHERS, False, 5 / 395, ("judge each other", "together")),
-    "both": (vectors(TRUTH, 0.6), few(200), vectors(TRUTH, 0.9, seed=1), False, 1, ("all together", "as a label")),
+    "both": (
+        vectors(TRUTH, 0.6),
+        few(200),
+        vectors(TRUTH, 0.9, seed=1),
+        False,
+        1,
+        ("All views together", "as a label"),
+    ),
 }
 
 
@@ -301,7 +308,7 @@ def test_without_any_label_class_names_stand_for_labels(words, tmp_path, capsys,
         assert (soft_of(run.prepared.embedded.splits["train"]).argmax(1) == truth).mean() > 0.9
         assert run.supervised.plan.soft_label_weight == pytest.approx(1, rel=1e-3)
         first, second = run.supervised.plan.reasons
-        assert "names of the classes" in first and "no image with a caption has a label: all learn soft" in second
+        assert "No image has a label" in first and "no image with a caption has a label: all learn soft" in second
     (tmp_path / "classes.txt").write_text("\n".join([*CLASSES[:-1], "LABEL_4"]))
     (tmp_path / "data" / "validation.parquet").unlink()
     rows.remove_columns("label").to_parquet(tmp_path / "data" / "train.parquet")
@@ -346,7 +353,7 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "supervision: labels are softened where captions contradict them." in said and "labels softened" in said
     assert "loss_soft_labels" in said and "loss_ce" not in said and "with a label" not in said
-    assert said.index("Estimates: captions tell the class of") < said.index("Trained")
+    assert said.index("Estimates: Captions tell the class of") < said.index("Trained")
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["supervision"] == "auto" and results["views"]["caption"]["accuracy"] > 0.6
     low, high = results["label_noise_interval"]

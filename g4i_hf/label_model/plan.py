@@ -28,7 +28,7 @@ class Estimates:
         views: by name of a view its `accuracy` alone, with an `interval`, and its `weight`, see [`LabelModel`].
         together: accuracy of all views together.
         noise: wrong labels; `noise_interval` its 95% interval.
-        unlabelled: of the training rows with a caption, those without a label.
+        unlabelled: of the training rows with a caption, `rows` of them, those without a label.
         none_of_these: of the unlabelled rows, those that belong to no class; `none_interval` its 95% interval.
     """
 
@@ -37,15 +37,16 @@ class Estimates:
     noise: float | None
     noise_interval: Sequence[float] | None
     unlabelled: float
+    rows: int
     none_of_these: float | None = None
     none_interval: Sequence[float] | None = None
 
     @classmethod
     def of(cls, model: LabelModel, labels: np.ndarray) -> Estimates:
         together = model.accuracy_.share if model.accuracy_ else None
-        unlabelled = float((labels < 0).mean())
+        noise = model.label_noise_, model.label_noise_interval_
         none = (model.none_share_.share, model.none_share_.interval) if model.none_share_ else (None, None)
-        return cls(model.report_, together, model.label_noise_, model.label_noise_interval_, unlabelled, *none)
+        return cls(model.report_, together, *noise, float((labels < 0).mean()), len(labels), *none)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -96,8 +97,7 @@ def choose(estimates: Estimates) -> Plan:
         parts.append("labels are softened where captions contradict them")
     elif estimates.unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
-    reason = "; ".join(parts)
-    plan.reasons = (_described(estimates), f"supervision: {reason}.")
+    plan.reasons = (f"Estimates: {' '.join(estimates_in_words(estimates))}", f"supervision: {'; '.join(parts)}.")
     return plan
 
 
@@ -109,9 +109,9 @@ def view_in_words(name: str, share: float) -> str:
     return f"{subject} the class of {share:.0%} of the images"
 
 
-def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
-    """Lines that report the accuracy of each view on `rows` images, and what is missing."""
-    lines = []
+def estimates_in_words(estimates: Estimates) -> list[str]:
+    """Lines that report the accuracy of each view, and what is missing."""
+    lines, rows, views = [], estimates.rows, estimates.views.values()
     for name, line in estimates.views.items():
         if line["accuracy"] is not None:
             interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
@@ -126,7 +126,8 @@ def estimates_in_words(estimates: Estimates, rows: int) -> list[str]:
     elif estimates.unlabelled == 1:
         lines.append("No image has a label: nothing has checked this.")
     else:
-        lines.append("No class has two labels, so that none could be held out to check this.")
+        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views) > 1 else ""
+        lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
     return lines + none_in_words(estimates.none_interval)
 
 
@@ -153,19 +154,3 @@ def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.nda
     if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
         return 0
     return int(((labels >= 0) & told_by(views) & (model.probabilities_.argmax(1) != labels)).sum())
-
-
-def _described(estimates: Estimates) -> str:
-    parts = []
-    accuracies = {name: line["accuracy"] for name, line in estimates.views.items() if line["accuracy"] is not None}
-    if estimates.unlabelled == 1:
-        parts.append("captions are compared with the names of the classes")
-    elif estimates.noise is None:
-        judged = ": views judge each other" if len(accuracies) > 1 else ""
-        parts.append(f"no class has two labels, so that none could be held out{judged}")
-    parts += [view_in_words(name, share) for name, share in accuracies.items()]
-    if len(accuracies) > 1:
-        parts.append(f"all together of {estimates.together:.0%}")
-    if estimates.noise is not None:
-        parts.append(noise_in_words(estimates.noise, estimates.noise_interval))
-    return f"Estimates: {'; '.join(parts)}."

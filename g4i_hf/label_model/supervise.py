@@ -186,7 +186,7 @@ def _load_or_fit(
         features_of_images = features()
         return broadcast_object_list([fitted(features_of_images) if state.is_main_process else None])[0]
     views = (image_features is not None, class_embeds is not None)
-    settings = repr(("10", model.num_labels, model.seed, views, made_with))
+    settings = repr(("11", model.num_labels, model.seed, views, made_with))
     digest = hashlib.blake2b(settings.encode(), digest_size=16)
     digest.update(captioned.labels.tobytes())
     digest.update(captioned.reviewed.tobytes())

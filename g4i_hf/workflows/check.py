@@ -182,7 +182,7 @@ def check_labels(
         return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
     reviewed = reviews_of(split) != ""
     model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
-    lines = estimates_in_words(Estimates.of(model, labels), len(labels))
+    lines = estimates_in_words(Estimates.of(model, labels))
     guessed = 1 / len(id2label)
     lines += [
         f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."

@@ -127,7 +127,7 @@ def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
     done = quick.succeed("train", data, STUDENT, TRAINING, ENCODER, cwd=tmp_path)
     assert "resnet18" in done.out and "18 images" in done.out and "27" in done.out, "what, on what, what to embed"
     data |= {"dataset_name": loop / "embeddings", "supervision": "auto"}
-    assert "Estimates: captions tell the class of" in quick.succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
+    assert "Estimates: Captions tell the class of" in quick.succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
     assert list(tmp_path.iterdir()) == [] and files_in(loop) == before
 
 
