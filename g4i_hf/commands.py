@@ -20,10 +20,7 @@ TRACKERS = {"tensorboard", "trackio", "wandb"}
 
 
 class Command:
-    """
-    A command has the options of `OPTIONS_OF`. `check` validates them before torch is imported, `run` does the work,
-    and its docstring is the text of `--help`.
-    """
+    """`check` validates options before torch is imported, `run` does the work; the docstring is for `--help`."""
 
     default_config: str | None = None  # in recipes/, for a command line without options
     run_options: str | None = None  # file in the run folder whose options are the defaults

@@ -5,10 +5,7 @@ from types import ModuleType
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """
-    Import a module of an optional package, by its full name. If it is missing, an ImportError names what needs it
-    (`purpose`, the subject of a sentence), and how to install the extra of g4i_hf.
-    """
+    """Import an optional module; an ImportError says what needs it (`purpose`), and how to install the extra."""
     try:
         return import_module(module)
     except ImportError as error:

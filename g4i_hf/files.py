@@ -42,10 +42,7 @@ def replacing(folder: str | Path) -> Iterator[Path]:
 
 
 def restore_replaced(folder: str | Path) -> None:
-    """
-    Clean up after processes of this machine that were killed within [`replacing`]: move an earlier folder back if its
-    place is empty, and remove other leftovers.
-    """
+    """Clean up after killed processes of this machine: move an earlier folder back if its place is empty."""
     place = Path(folder).resolve()
     for kind in ("old", "tmp"):
         for left in place.parent.glob(f"{glob.escape(_temporary_prefix(place, kind))}*"):

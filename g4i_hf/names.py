@@ -94,10 +94,7 @@ def check_dataset_exists(name: str, option: str = "dataset_name", revision: str 
 
 
 def why_missing(name: str, kind: str, revision: str | None = None) -> str | None:
-    """
-    Why neither the cache nor the Hub has a `dataset` or `model`; None if one has, or it is unknown. Sends one request
-    to the Hub, for at most two seconds, where libraries send many.
-    """
+    """Why neither cache nor Hub has a `dataset` or `model`; None if one has. One request, of two seconds."""
     from huggingface_hub import HfApi, constants, errors
 
     if _is_cached(name, kind):
@@ -135,10 +132,7 @@ def loading(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def why_not_loaded(error: Exception, code_option: str | None = None) -> str:
-    """
-    The reason in one line, without a full stop. `code_option` is the option of the command that runs custom code, if
-    any: transformers names an argument of Python.
-    """
+    """The reason, without a full stop. `code_option`: of the command, which runs custom code."""
     if type(error).__name__ == "UnpicklingError":
         return "its weights are a pickle of more than tensors, which is not read; use one with model.safetensors"
     if any(type(each).__name__ == "GatedRepoError" for each in (error, error.__cause__, error.__context__)):
@@ -162,10 +156,7 @@ def _near_folder(name: str) -> str:
 
 
 def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
-    """
-    The commit of a branch or tag on the Hub, from the path of a cached file of the repository, as configurations lack
-    it (transformers 5.24). Raises OSError if it cannot be found.
-    """
+    """The commit of a branch or tag, as configurations lack it (transformers 5.24). OSError without one."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision

@@ -51,10 +51,7 @@ class WriteCaptions(AskForCaptions):
 
 
 class EmbedShare(PipelineStep):
-    """
-    Computes the features of every `world_size`-th image, with the options of `g4i embed --view`. `embeddings_dir` must
-    lie on a disk that all tasks see. Views of columns are left to [`WriteView`].
-    """
+    """Computes the features of every `world_size`-th image into `embeddings_dir`, on a disk that all tasks see."""
 
     name, type = "Embed a share", "Views"
 

@@ -99,10 +99,7 @@ class EndpointCaptioner(Captioner):
         ]
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """
-        See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in another thread, so that this works in a
-        notebook; arguments are called from further ones.
-        """
+        """See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in another thread, for notebooks."""
         run = EndpointRun(self, iter(questions), deliver, allow)
         gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
         try:

@@ -134,10 +134,7 @@ def _rows(keys: list[str], names: list[str | None]) -> list[int]:
 
 
 def _file_names(split: Dataset) -> list[str | None]:
-    """
-    `class/file.jpg`, or `file.jpg`, of each row: from `image_id`, or from the image; None for a row without file name.
-    Images of ILSVRC/imagenet-1k get their names of image-net.org back.
-    """
+    """`class/file.jpg` of each row, from `image_id` or the image, in the names of image-net.org; None without."""
     names = [_path(image_id) for image_id in split[columns.IMAGE_ID]]
     if columns.IMAGE in split.column_names and not any(map(_ENDING.search, names)):
         names = ["/".join(_path(path or "").split("/")[-2:]) for path, _ in image_paths(split)]

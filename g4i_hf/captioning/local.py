@@ -91,10 +91,7 @@ class LocalCaptioner(Captioner):
         return Generator(model, processor, self.decoding)
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """
-        See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described: those of a
-        broken captioner are not delivered, so that these images are captioned again.
-        """
+        """See [`~g4i_hf.captioning.answers.Captioner`]. Failures are held back until an image is described."""
         held: list[tuple[Question, Answer]] = []
         described: Row | None = None
         questions, may_ask = iter(questions), True

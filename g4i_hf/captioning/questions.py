@@ -204,10 +204,7 @@ class Row:
 
 
 class Questions:
-    """
-    The questions about a split: one for each row and prompt. Rows have `image` (not decoded), `image_id` and the
-    columns in the prompts; the keys are those of the captioner.
-    """
+    """One for each row, with `image` (not decoded), `image_id` and the columns in the prompts, and each prompt."""
 
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
@@ -272,10 +269,7 @@ class Questions:
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:
-    """
-    (bytes, time of change in ns) of each image of an Arrow column, None if unknown; no image is read. The time is the
-    later of two, as a file that replaces another keeps the time of its content.
-    """
+    """(bytes, later of the times of change and content in ns) of each image of an Arrow column; None: unknown."""
     lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
     paths = pc.struct_field(images, "path").to_pylist()
     known: list[tuple[int | None, int | None]] = []

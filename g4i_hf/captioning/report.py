@@ -34,10 +34,7 @@ def write_report(
     about: dict[str, Any] | None = None,
     title: str = "Captions",
 ) -> Path:
-    """
-    Write the report of captions, and return its path. `judged` are the tables of each split, see
-    [`~g4i_hf.captioning.report.judge`], `images` its rows, `about` values for the top: model, prompts, decoding.
-    """
+    """Write the report of `judged` tables, by split, see [`judge`], and return its path; `about`: for the top."""
     sections = []
     for name, split in judged.items():
         is_present = split[columns.CAPTION].notna()
@@ -240,10 +237,7 @@ def figures(judged: pd.DataFrame) -> dict[str, Any]:
 
 
 def names_class(captions: Sequence[str | None], labels: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """
-    Whether each of N captions contains its class name as a whole word, perhaps in the plural: (N,) 1, 0, or NaN
-    without caption, label or meaningful name.
-    """
+    """(N,) whether a caption has its class name as a whole word: 1, 0, or NaN without caption, label or name."""
     patterns = [_pattern_of(terms_of(name)) for name in names]
     named = np.full(len(captions), np.nan)
     for row, (caption, label) in enumerate(zip(captions, labels, strict=True)):

@@ -81,10 +81,7 @@ def proxy_for(address: str) -> str | None:
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    """
-    Reads whole replies, up to a limit. Requests take turns over pools: at each request, a pool looks at all its
-    connections (httpcore2 2.16), which with hundreds of them takes longer than the request.
-    """
+    """Reads whole replies, up to a limit. Requests take turns over pools: one of hundreds of connections is slow."""
 
     def __init__(self, proxy: str | None):
         context = httpx2.create_ssl_context()  # one for all: each reads every certificate

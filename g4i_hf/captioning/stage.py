@@ -221,11 +221,7 @@ def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: C
 def write_captions(
     captioned: Captioned, folder: str | Path, *, source: str | Source, images: DatasetDict
 ) -> dict[str, Any]:
-    """
-    Writes the stage: a Parquet file for each split, with the digests of the `images` that were captioned, and
-    `stage.json`, whose content is returned with `num_rows` and `columns`. ValueError when the folder holds something
-    else.
-    """
+    """Write the stage, with digests of the captioned `images`; returns its `stage.json`."""
     splits = {}
     asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():

@@ -186,10 +186,7 @@ _NO_WORDS = re.compile(r"[\W_]+")
 
 
 class Matching:
-    """
-    Finds the class that an answer names, ignoring case, spaces and punctuation, otherwise the only class whose name it
-    contains. An answer may be JSON, `{"answer": "rose"}`.
-    """
+    """Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains."""
 
     def __init__(self, names: Sequence[str]):
         self.names = names

@@ -384,10 +384,7 @@ class AlignmentCollator:
         return batch
 
     def _mix(self, batch: dict[str, torch.Tensor], seed: int | None) -> None:
-        """
-        timm mixes the batch with its reverse. With row numbers as labels, entry (i, i) of its soft labels is the share
-        of image i that remains. The last row of an odd batch is not mixed.
-        """
+        """timm mixes a batch with its reverse. With row numbers as labels, (i, i) is the remaining share of row i."""
         pixels = batch["pixel_values"]
         even = len(pixels) // 2 * 2
         if even == 0:

@@ -66,10 +66,7 @@ class Split:
 
 
 def open_image_folder(folder: Path) -> DatasetDict:
-    """
-    The splits with `image` (not decoded), the columns of the metadata, and `label` if any image of a split has one.
-    Raises ValueError for metadata that cannot be read, names an image twice, or names a file elsewhere.
-    """
+    """The splits with `image` (not decoded), the columns of the metadata, and `label` if an image has one."""
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
         raise ValueError(f"unpack {archives[0]}, images are read from plain files.")
@@ -370,10 +367,7 @@ def _relative(name: str) -> str:
 
 
 def _paths(names: list[str], file: str, files: Collection[str]) -> list[str]:
-    """
-    The path of each image. An image that was moved into another folder is found by its file name, if that is unique
-    below the folder of the metadata and in the rows.
-    """
+    """The path of each image; one that was moved below the folder is found by its file name, if unique."""
     folder = os.path.dirname(file)
     paths = [os.path.join(folder, _relative(name)) for name in names]
     missing = {row: _base(path) for row, path in enumerate(paths) if path not in files}

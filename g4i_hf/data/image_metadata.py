@@ -100,10 +100,7 @@ def _exif(orientation: int) -> bytes:
 
 
 def jpeg_without_metadata(content: bytes) -> bytes:
-    """
-    The file without metadata, and without anything after its end marker (a second image, a video). Raises Malformed,
-    IndexError or struct.error for a file that violates its format.
-    """
+    """The file up to its end marker. Raises Malformed, IndexError or struct.error if it violates its format."""
     kept, place, has_dropped = [b"\xff\xd8"], 2, False
     while True:
         start = place

@@ -36,10 +36,7 @@ SHOWN = 10  # images named in a warning
 
 
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
-    """
-    A PIL image of any mode, not yet decoded, from `{"bytes", "path"}` as in `datasets.Image(decode=False)`, or from a
-    PIL image. Raises ValueError for None.
-    """
+    """A PIL image, not yet decoded, from `{"bytes", "path"}` or a PIL image. Raises ValueError for None."""
     if image is None:
         raise ValueError("null")
     if isinstance(image, PILImage.Image):
@@ -118,10 +115,7 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
 
 
 def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
-    """
-    The rows of a split whose image can be read; every image is decoded once. A warning names the others, see
-    [`bad_image`]; raises BadImageError for too many.
-    """
+    """The readable rows, after decoding every image, and the others; raises BadImageError for too many of these."""
     images, bad = split.select_columns([columns.IMAGE]), {}
     starts = range(0, len(split), DECODED_AT_ONCE)
     with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
@@ -224,10 +218,7 @@ def data_uri(image: dict[str, Any] | None, max_side: int) -> str:
 
 
 def clean_jpeg(image: dict[str, Any] | None, max_side: int) -> bytes:
-    """
-    An upright 8-bit JPEG without EXIF, GPS, XMP, colour profile, comment or thumbnail, shrunk to a longest side of
-    `max_side` pixels. Raises UndecodableImage.
-    """
+    """An upright JPEG of pixels alone, of at most `max_side` pixels a side. Raises UndecodableImage."""
     try:
         opened = open_image({"bytes": content_of(image), "path": None})
         if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:

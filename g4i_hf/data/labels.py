@@ -34,10 +34,7 @@ PICKS = (*PICKED, GOLD, NONE, MANUAL)
 def line_of(
     name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False, is_new: bool = False
 ) -> str:
-    """
-    A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`; `is_new`: whether
-    the label is a new class.
-    """
+    """A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`."""
     line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
     line |= {"new_class": True} if is_new else {}
     line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": "person"}
@@ -45,10 +42,7 @@ def line_of(
 
 
 def read_answers(file: Path) -> dict[str, dict[str, Any]]:
-    """
-    The last line of each image, by its name, with its `line` number; without images whose answer was undone. Raises
-    ValueError for an invalid line; an unfinished last line of a killed process is left out.
-    """
+    """By name, the last line of each image, with its number; not what was undone. ValueError for another line."""
     answers: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(_whole_lines(file), 1):
         try:

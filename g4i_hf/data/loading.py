@@ -192,10 +192,7 @@ def _open_captions(name: str, revision: str | None, names: dict[str, str]) -> Da
 
 
 def standardise(split: Dataset, split_name: str, names: dict[str, str], hub_id: str | None = None) -> Dataset:
-    """
-    The split with our columns, see [`open_images`]. `names` are its names of columns by ours; `hub_id` is the id of a
-    dataset on the Hub, whose rows may not name local files.
-    """
+    """The split with our columns. `names`: its names of them; `hub_id`: whose rows may not name local files."""
     current = our_columns(split.features, split_name, names)
     if fields := [theirs for theirs in current.values() if theirs not in split.features]:
         holders = list({theirs.partition(".")[0] for theirs in fields})
@@ -225,10 +222,7 @@ def _renamed(split: Dataset, named: dict[str, str]) -> Dataset:
 
 
 def our_columns(features: Features, split_name: str, names: dict[str, str]) -> dict[str, str]:
-    """
-    Our columns that the data has, and its name for each: a column, or a field such as `json.caption`. Raises
-    ValueError if one of `names` is missing.
-    """
+    """Our columns that the data has, and its name for each: a column, or a field such as `json.caption`."""
     current = {}
     for ours in columns.ALL:
         theirs = names.get(ours, ours)

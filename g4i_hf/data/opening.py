@@ -70,10 +70,7 @@ def how_to_load(name: str, config: str | None, revision: str | None) -> dict[str
 
 
 def _load(how: dict[str, Any], label: str) -> DatasetDict:
-    """
-    Like `load_dataset`, but each split keeps its classes if Parquet files of several splits differ: `datasets` reads
-    all class numbers as those of the first file.
-    """
+    """Like `load_dataset`, which would read class numbers of all Parquet files by the names in the first one."""
     builder = load_dataset_builder(**how)
     if isinstance(builder, Parquet):
         files = {split: list(map(str, names)) for split, names in builder.config.data_files.items()}
@@ -86,10 +83,7 @@ def _load(how: dict[str, Any], label: str) -> DatasetDict:
 
 
 def _kinds_in(files: dict[str, str], split: str, label: str) -> dict[str, list[str] | str]:
-    """
-    The content of each column of a split: its class names, or names or numbers. Raises ValueError if two of the files
-    (local path -> name) differ.
-    """
+    """The class names, `names` or `numbers` in each column of a split; ValueError if files (path -> name) differ."""
     kinds: dict[str, tuple[list[str] | str, str]] = {}
     for place, name in files.items():
         for column, feature in Features.from_arrow_schema(pq.read_schema(place)).items():
@@ -175,10 +169,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _split_files(folder: Path, suffix: str) -> dict[str, list[str]]:
-    """
-    The files of each split. Its name is the file name without the shard number, or the folder name if files only have
-    numbers. `datasets` would take test_novel.parquet for a part of the split `test`.
-    """
+    """The files of each split, by file name without shard number, else by folder."""
     files: dict[str, list[str]] = {}
     for path in sorted(folder.rglob(f"*{suffix}")):
         inside = path.relative_to(folder)

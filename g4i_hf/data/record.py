@@ -1,7 +1,4 @@
-"""
-A record of what a result was made from, by content: one row an image, stored with the result. Comparing two records
-shows what has changed.
-"""
+"""What a result was made from, by content, a row an image; the comparison of two such records."""
 
 import hashlib
 import itertools
@@ -40,7 +37,7 @@ COMPARED = {
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a newer file may change again without a new time
 SHOWN = 3  # class names
-_READ: dict[tuple[str, str], str] = {}  # digests of files that this process knows, by path and stat
+_READ: dict[tuple[str, str], str] = {}  # digests of files, by path and stat
 
 
 @dataclass

@@ -97,10 +97,7 @@ class Source:
 
 
 def check_names_images(stage: dict[str, Any], folder: str | Path) -> None:
-    """
-    Raise ValueError for a `stage.json` without images that does not name them, or names them by an absolute path,
-    which no stage writes, and which could lead anywhere.
-    """
+    """Raise ValueError for a `stage.json` that does not lead to images, or names them by an absolute path."""
     for name in (stage.get("source"), stage.get("captions_name")):
         if is_path(name) and not name.startswith(".") and not stage.get("published"):
             what = f"{folder}: its stage.json names {name!r} for images or captions, not relative to its folder"
@@ -179,10 +176,7 @@ def _place(source: Source) -> tuple[str, str | None]:
 
 
 def read_stage(folder: str | Path) -> dict[str, Any] | None:
-    """
-    The `stage.json` of a finished stage, None without one. Raises ValueError if it is malformed, names a split by a
-    path, or was written by a later version.
-    """
+    """The `stage.json` of a stage; None without one. Raises ValueError for a malformed or later one."""
     restore_replaced(folder)
     path = Path(folder) / STAGE_FILE
     if not path.is_file():
@@ -207,10 +201,7 @@ def _of_known_format(stage: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def find_stage(name: str, revision: str | None = None) -> dict[str, Any] | None:
-    """
-    The `stage.json` of a folder or a dataset on the Hub; None if there is none, or it cannot be reached. Raises the
-    errors of [`read_stage`].
-    """
+    """The `stage.json` of a folder or a Hub dataset; None if there is none, or it cannot be reached."""
     restore_replaced(name)
     if Path(name).is_dir():
         return read_stage(name)
@@ -229,10 +220,7 @@ def write_stage(
     stage: dict[str, Any],
     tables: dict[str, Dataset] | None = None,
 ) -> None:
-    """
-    Replace the folder as a whole: a Parquet file for each split and each of the further `tables`, and `stage.json`
-        with the given provenance, row counts, columns and versions. Raises the errors of [`check_replaceable`].
-    """
+    """Replace the folder: Parquet files of the splits and further `tables`, and `stage.json`."""
     check_replaceable(folder)
     stage = {
         "format": FORMAT,

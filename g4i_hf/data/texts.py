@@ -153,10 +153,7 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
-    """
-    Equal integers for equal values, -1 for null: 63 bits of a digest. Among two million values, the probability of a
-    collision is one in four million.
-    """
+    """Equal integers for equal values, -1 for null: 63 bits of a digest, which hardly ever collide."""
 
     def key(value: str | bytes | None) -> int:
         if value is None:
@@ -252,10 +249,7 @@ class Texts:
         return np.diff(self.starts)
 
     def select(self, rows: np.ndarray, draw_seeds: np.ndarray, per_row: int) -> np.ndarray:
-        """
-        (n, `per_row`) numbers of the texts of rows (n,), `NO_TEXT` if there are fewer; if there are more, the seed
-        (n,) draws one.
-        """
+        """(n, `per_row`) numbers of the texts of rows (n,), `NO_TEXT` beyond; of more, the seed (n,) draws one."""
         first, counts = self.starts[rows][:, None], (self.starts[rows + 1] - self.starts[rows])[:, None]
         place = np.arange(per_row)
         drawn = draw_seeds[:, None] % np.maximum(counts, 1)

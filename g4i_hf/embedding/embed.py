@@ -63,10 +63,7 @@ def embed_captions(
 def embed_stage(
     images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
 ) -> dict[str, Any]:
-    """
-    Write a stage of `image_id` and `text_embeds`, (K, D) of the K captions of a row. Returns and raises the same as
-    [`EmbeddingStage.write`].
-    """
+    """Write a stage of `image_id` and `text_embeds`, see [`EmbeddingStage.write`]."""
     return EmbeddingStage(images, args, output_dir, source=source).write()
 
 
@@ -215,10 +212,7 @@ def name_as_text(class_name: str) -> str:
 def embeds_of_class_names(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, what: str
 ) -> np.ndarray | None:
-    """
-    (num_labels, D) float32 of unit norm: the class names by the text encoder of the captions. None if that is unknown
-    or cannot be loaded; logs that `what` is unavailable.
-    """
+    """(num_labels, D) float32, by the encoder of the captions. None without one; logs that `what` is missing."""
     if args.text_encoder is None:
         logger.info("No %s: text_encoder, that of the captions, is not given.", what)
         return None

@@ -68,10 +68,7 @@ class Predictions:
 
 
 def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassification, BaseImageProcessor]:
-    """
-    The aligned model of a run folder, in evaluation mode, and the image processor of its student. `weights` are
-    `"raw"` or `"ema"`, the moving average of the student; the projector has none. Raises the errors of [`check_run`].
-    """
+    """The aligned model of a run, in evaluation mode, with `raw` or `ema` weights, and its image processor."""
     check_run(run, weights)
     model = AlignedImageClassification.from_pretrained(run, trust_remote_code=False).eval()
     if weights == "ema":

@@ -123,10 +123,7 @@ def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
 
 
 def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
-    """
-    What is published of every row; with images, the reviewed labels, and the answers that gave them by split and row.
-    The images are not looked for where they are not needed.
-    """
+    """What is published of every row; with images, the answers that gave reviewed labels too, by split and row."""
     answers: dict[str, dict[int, dict[str, Any]]] = {}
     if with_images:
         splits, data = open_images(str(folder)), DataArguments(str(folder))

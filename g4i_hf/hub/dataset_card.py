@@ -34,10 +34,7 @@ SMALL_WINDOW = 0.01  # share of truncated captions from which the card mentions 
 def captions_card(
     stage: dict[str, Any], *, repo_id: str = "path/to/captions", date: str, license: str | None = None
 ) -> DatasetCard:
-    """
-    The card of a stage of captions or of their embeddings, as written, or from [`~g4i_hf.hub.dataset.public_stage`]. A
-    source or model in a local folder is not named. `date` is that of the run.
-    """
+    """The card of a stage of captions or embeddings, without names of local folders. `date`: of the run."""
     splits = stage["num_rows"]
     captions = stage if "captioner" in stage else stage.get("captions_stage") or {}
     captioner = captions.get("captioner") or {"captioner": "column"}

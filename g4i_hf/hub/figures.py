@@ -26,10 +26,7 @@ OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_n
 
 
 def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
-    """
-    Rows of the run's figures, beside the baseline's where one is given; empty before any evaluation. ValueError for a
-    baseline that learned from captions, or differs from the run in more than the captions.
-    """
+    """Rows of the run's figures, beside the baseline's; empty before any evaluation. ValueError for no baseline."""
     if args.baseline:
         _check_baseline(args.run, args.baseline)
     results = figures(args.run, args.weights)

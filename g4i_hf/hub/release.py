@@ -75,10 +75,7 @@ def release_student(
 def release_with_card(
     args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> tuple[Path, list[ComparisonRow]]:
-    """
-    [`release_student`] by options. An earlier release stays until this one is complete. Returns the folder, and the
-    metrics of the card. Arguments and errors include those of [`write_card`].
-    """
+    """[`release_student`] by options. Returns the folder, and the metrics of the card."""
     run, output_dir = Path(args.run), place_of(args)
     check_place(output_dir, run)
     model, processor = load_run(run, args.weights)
@@ -161,10 +158,7 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
 def write_card(
     student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
 ) -> list[ComparisonRow]:
-    """
-    Write README.md into a released student. Returns the metrics, with those of the baseline, if given. `options` are
-    those of the run, by default from its `train.yaml`. Raises ValueError for runs that cannot be compared.
-    """
+    """Write README.md into a released student; returns its metrics. `options`: by default of `train.yaml`."""
     student_dir, run = Path(student_dir), Path(args.run)
     lineage, rows = read_lineage(run_of(run)), comparison(args)
     student = Student(

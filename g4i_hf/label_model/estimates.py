@@ -96,10 +96,7 @@ class HeldOut:
         return max(1 / (self.weights**2).sum() - 1, 1)
 
     def residuals(self, predicted: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """
-        (m,) how much more often the predicted class (m,) is right than its probability says, if `share` of the labels
-        is wrong; and the probability that the label is this class.
-        """
+        """(m,) how much more often a predicted class is right than its probability says; and its probability."""
         expected, slope = self.calibration.agreement(self.probabilities, predicted, share, self.reviewed)
         return ((predicted == self.labels) - expected) / slope, expected
 

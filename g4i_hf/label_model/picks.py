@@ -92,10 +92,7 @@ def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def pick_gold(contents: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
-    """
-    A random sample of all images, each once: by a hash of their contents (N,), so that it stays where images are added
-    and grows with the number.
-    """
+    """A random sample of images, each once, by a hash of their contents (N,): it stays where images are added."""
     _, first = np.unique(contents, return_index=True)
     digests = [hashlib.blake2b(f"{seed} {contents[row]}".encode(), digest_size=8).hexdigest() for row in first]
     return first[np.argsort(digests)][:number]

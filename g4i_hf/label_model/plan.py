@@ -147,10 +147,7 @@ def none_in_words(interval: Sequence[float] | None) -> list[str]:
 
 
 def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.ndarray) -> int:
-    """
-    How many labels (N,) are not the likeliest class by the views without the label, which may be wrong. 0 if hardly
-    any label can be wrong.
-    """
+    """Number of labels (N,) that are not the likeliest class without them; 0 if hardly any can be wrong."""
     if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
         return 0
     return int(((labels >= 0) & told_by(views) & (model.probabilities_.argmax(1) != labels)).sum())

@@ -82,10 +82,7 @@ def make_pairs(
 def _slots(
     image_embeds: torch.Tensor, mix_partner: torch.Tensor | None, mix_share: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The S rows that an image shows: its row and, if images are mixed, its partner's. Returns local rows (n, S) and
-    shares (n, S).
-    """
+    """(n, S) local rows that an image shows, its own and, if mixed, its partner's; and their shares (n, S)."""
     own = torch.arange(len(image_embeds), device=image_embeds.device)
     if mix_partner is None or mix_share is None:
         return own.unsqueeze(1), image_embeds.new_ones(len(own), 1)

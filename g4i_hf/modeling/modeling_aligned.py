@@ -344,10 +344,7 @@ class AlignedImageClassification(PreTrainedModel):
         return self
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
-        """
-        The student recomputes its activations in the backward pass instead of storing them. Raises ValueError if it
-        cannot, and for a student with batch norms, which would see each batch twice.
-        """
+        """Raises ValueError for a student that cannot, or whose batch norms would see each batch twice."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
             what = "The student has batch norms, which would count a batch twice where it is computed again"
             raise ValueError(f"{what}: leave activation_checkpointing out.")

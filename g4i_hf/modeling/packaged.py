@@ -131,10 +131,7 @@ def published_name(student: str) -> str:
 
 
 def available_student(name: str) -> str:
-    """
-    The name; for the default student, if the Hub is unavailable, the folder of the same weights from a package. Raises
-    OSError if there is neither.
-    """
+    """The name; of the default student without the Hub, the folder of its weights. Raises OSError without both."""
     if name != DEFAULT_STUDENT or (why := why_missing(name, "model")) is None:
         return name
     if (folder := packaged_student()) is None:

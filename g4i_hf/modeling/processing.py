@@ -141,10 +141,7 @@ def generic_processor(settings: ImageSettings) -> BaseImageProcessor:
 def timm_pretrained_cfg(
     student: TimmWrapperForImageClassification, image_size: int | None, settings: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """
-    The entries of `pretrained_cfg` that the image processor of a timm student reads: size (by default that of the
-    student), normalisation and others, such as `crop_pct`.
-    """
+    """The entries of `pretrained_cfg` that an image processor reads; the size is by default the student's."""
     known = getattr(student.config, "pretrained_cfg", None) or {}
     usual = known or getattr(student.timm_model, "pretrained_cfg", None) or {}
     own_size = image_size or (student.config.model_args or {}).get("img_size")
@@ -156,10 +153,7 @@ def timm_pretrained_cfg(
 
 @dataclass
 class EvalTransform:
-    """
-    PIL image -> (3, H, W): a single image, as in a pipeline, for bit-for-bit equal predictions. A class, since data
-    loader workers pickle it.
-    """
+    """PIL image -> (3, H, W), one at a time as in a pipeline, for equal bits. Workers pickle it."""
 
     processor: BaseImageProcessor
 

@@ -277,10 +277,7 @@ def keep_statistics(student: PreTrainedModel) -> None:
 
 
 def plain_student(model: Any) -> PreTrainedModel:
-    """
-    The student of an [`AlignedImageClassification`], as transformers or timm would build it from its configuration.
-    Adapters are merged into the weights of a copy.
-    """
+    """The student as transformers or timm would build it; adapters are merged into the weights of a copy."""
     if model.config.lora is None:
         return model.student
     student = copy.deepcopy(model.student)

@@ -81,10 +81,7 @@ def _kind(members: set[Any]) -> type:
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:
-    """
-    Convert a value to the type of its option: a word of the command line or a list of them; from YAML also None or a
-    mapping. `where` is the name of the option in an OptionError.
-    """
+    """A word, a list of words, or a value of YAML as the type of its option; `where` names it in an OptionError."""
     members = members_of(hint)
     if value is None or hint is Any:
         if value is None and type(None) not in members and hint is not Any:

@@ -29,10 +29,7 @@ class StepsOfOptions(TrainerCallback):
 
 
 class EmaCallback(TrainerCallback):
-    """
-    Moving average of the student's parameters and buffers with timm's ModelEmaV3. It is updated after every optimizer
-    step, saved in each checkpoint and loaded on resume.
-    """
+    """Moving average of the student by timm's ModelEmaV3, saved in each checkpoint and loaded on resume."""
 
     def __init__(self, student: nn.Module, decay: float):
         self.student = student

@@ -168,10 +168,7 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
 
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
-    """
-    The last layers by name; the one on labels only needs labels of two classes. Sets the logits of the judge. At the
-    end, the layer with views is fitted on the images that were kept for the judge too.
-    """
+    """The last layers by name, at the end also fitted on the kept images. Sets the logits of the judge."""
     heads, scale, targets = {}, Scale.of(features), known.targets()
     labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:

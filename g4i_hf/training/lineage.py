@@ -89,10 +89,7 @@ def _described(
 
 
 def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """
-    All sources from the opened dataset to the images, including captions joined on the way; and the stages among
-    them, the latest first, as joined captions replace earlier ones.
-    """
+    """All sources from the opened dataset to the images, with joined captions; the stages, the latest first."""
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     chain = known_chain(source)

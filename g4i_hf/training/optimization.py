@@ -23,10 +23,7 @@ TIMM = "timm:"
 
 
 def timm_optimizer(args: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
-    """
-    The class of `optim: timm:NAME` and its arguments, for Trainer's `optimizer_cls_and_kwargs`: timm's defaults and
-    `optim_args`. None for an optimizer of Trainer; raises ValueError for one that timm lacks.
-    """
+    """Class and arguments of `optim: timm:NAME`, for Trainer; None for one of Trainer's. ValueError for another."""
     if not args.optim.startswith(TIMM):
         return None
     name = args.optim.removeprefix(TIMM)
@@ -63,10 +60,7 @@ EXEMPT_IN_TRANSFORMERS = (
 
 
 def decayed_names(model: nn.Module, rule: str, stock: list[str]) -> list[str]:
-    """
-    Names of the parameters with weight decay, by the `rule` of `weight_decay_on`, or the `stock` names of Trainer for
-    `trainer`. Temperature and bias of the objective have none.
-    """
+    """Names of the parameters with weight decay, by `weight_decay_on`; of `trainer` those of Trainer (`stock`)."""
     if rule == "trainer":
         names = stock
     elif rule == "all":
@@ -109,10 +103,7 @@ def scale_learning_rates(
 
 
 def class_weights_of(option: list[float] | str | None, num_labels: int, train_dataset: Any) -> torch.Tensor | None:
-    """
-    (num_labels,) float64 by the option `class_weights`, or None. `balanced` weights are inversely proportional to the
-    number of images of a class in `train_dataset.labels`, with a mean of 1 over the labelled images.
-    """
+    """(num_labels,) float64 by the option `class_weights`, or None; `balanced`: with a mean of 1 over the images."""
     if option is None or train_dataset is None:
         return None
     if option != "balanced":

@@ -215,10 +215,7 @@ class Preparation:
 def class_name_examples(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, dim: int
 ) -> np.ndarray | None:
-    """
-    [`~g4i_hf.embedding.embed.embeds_of_class_names`], with zeros for a name without meaning, such as `LABEL_3`. Also
-    None if captions have not `dim` dimensions, as another encoder has embedded them.
-    """
+    """[`embeds_of_class_names`] of `dim` dimensions, or None; zeros for a name without meaning."""
     embeds = embeds_of_class_names(id2label, args, device, "class names beside the captions")
     if embeds is not None and embeds.shape[1] != dim:
         logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)

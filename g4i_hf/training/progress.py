@@ -109,10 +109,7 @@ def describe_training(
 
 
 def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) -> str:
-    """
-    A block on what an [`~g4i_hf.AlignmentTrainer`] has trained, as [`describe_training`] says it: its metrics (those
-    of `all_results.json`), time and folder, and the next commands.
-    """
+    """A block on what a trainer has `described`, its metrics, time and folder, and the next commands."""
     args, state = trainer.args, trainer.state
     results = []
     for name in (key.removesuffix("_samples") for key in metrics if key.endswith("_samples")):
@@ -160,10 +157,7 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
 
 
 def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
-    """
-    Times some steps with a trainer of [`trial_arguments`], whose weights change, and counts those of the training by
-    `args`. Returns lines for a user: `Steps`, `Time` and `Run`.
-    """
+    """Lines on a training by `args`, whose steps are timed by a trainer of [`trial_arguments`]."""
     per_epoch = max(1, math.ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps))
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     seconds = seconds_per_step(trainer)

@@ -72,10 +72,7 @@ def locked(output_dir: str | Path) -> Iterator[None]:
 
 
 def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[str, Any]:
-    """
-    All our options of a run, and those of Trainer that differ from their default. Paths of local folders are relative
-    to the run, so that its `train.yaml` is a valid `--config` from anywhere.
-    """
+    """All our options of a run, and changed ones of Trainer; paths of folders are relative to the run."""
     ours = {name for cls in OPTIONS_OF["train"] for name in names_of(cls)}
     options: dict[str, Any] = {}
     for arguments in parsed:

@@ -342,10 +342,7 @@ class AlignmentTrainer(Trainer):
             self.save_state()
 
     def save_student(self, folder: str | Path) -> None:
-        """
-        Write the student as a plain checkpoint with its image processor, which `pipeline("image-classification")`
-        loads without this package. [`~g4i_hf.release_student`] also writes a card. Not for sharded weights.
-        """
+        """Write the student and its image processor, for `pipeline("image-classification")`; without a card."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("save_student needs whole weights; of sharded ones use save_run and release_student.")
         if self.processing_class is None:

@@ -43,10 +43,7 @@ def student_named(name: str | None, pretrained: bool = True) -> StudentArguments
 
 
 def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
-    """
-    The shorter side of the median image, not above what the student was trained for, and a line that says so. None for
-    a transformers checkpoint, which has its image processor.
-    """
+    """The shorter side of the median image, at most the usual one, and a line on it; None where it is fixed."""
     config = student_config_from(student)
     if not isinstance(config, TimmWrapperConfig):
         return None, ""

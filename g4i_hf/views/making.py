@@ -86,10 +86,7 @@ def default_views(output_dir: str | Path) -> list[str]:
 
 
 def checked_view(view: str) -> bool:
-    """
-    Whether a view says something of a class that no image is labelled with, without loading it. A ValueError for one
-    that is not there, or may have learned the labels.
-    """
+    """Whether a view has class names. A ValueError for one that is not there, or may have learned the labels."""
     if view.startswith("scores:"):
         return True
     if not view.startswith("image:"):
@@ -137,10 +134,7 @@ def other_views(
 
 
 def named_views(views: Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
-    """
-    Names and folders, and by name the views themselves: their `source`, or `view 1` for the first. A ValueError for
-    two of one name, and a TypeError for what is no view.
-    """
+    """Names and folders, and by name the views. ValueError for two of one name, TypeError for what is no view."""
     names: list[str] = []
     given: dict[str, View] = {}
     for number, view in enumerate(views, 1):
@@ -290,10 +284,7 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
 
 
 def scores_of(split: Dataset, column: str, num_labels: int) -> View:
-    """
-    What another model says of each image, by a column of probabilities or logits (C,) in the order of the classes;
-    null or NaN where it says nothing. A ValueError for a column that holds something else.
-    """
+    """A view of a column of probabilities or logits (C,); null or NaN: unknown. ValueError for another column."""
     what = f"View 'scores:{column}' (views)"
     if column not in split.column_names:
         raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")

@@ -125,10 +125,7 @@ def _table(texts: dict[str, list], values: np.ndarray) -> Dataset:
 
 
 def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> tuple[str, View]:
-    """
-    Name and view of a stage, in the order of these images. A ValueError when it is no view, lacks one of the images as
-    it is now, or was made for other classes.
-    """
+    """Name and view of a stage, in the order of these images. ValueError for one of other images or classes."""
     stage = view_stage(folder)
     again = f"Run it again: g4i embed DATASET_NAME --view {stage['view']} -o {Path(folder).parent.parent}"
     there = pq.read_table(Path(folder) / "train.parquet")

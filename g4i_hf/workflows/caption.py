@@ -206,10 +206,7 @@ class Captioning:
         return has_failed if self.args.retry_failed else None
 
     def _reason_of_any(self, reason: str | None) -> str | None:
-        """
-        Why some process stopped early; None when all have asked everything. Waits until all have asked; the launcher
-        ends all of them when one fails.
-        """
+        """Why some process stopped early; None when all have asked everything. Waits for all."""
         from accelerate import PartialState
         from accelerate.utils import gather_object
 

@@ -193,10 +193,7 @@ class Fit:
         return None
 
     def _judged_heads(self, judge: Judge | None) -> tuple[dict[str, Head], Judge]:
-        """
-        The last layers, and the rows that judge them: those of `judge`, or training images. What is known of them, and
-        what they say, stays in this process.
-        """
+        """The last layers and their judge, `judge` or some training images; all processes get its rows alone."""
         features, labels = self.images.features, labels_of(self.images.training)
         digests, order = order_of(self.images.training)
         kept = np.arange(0) if judge else rows_to_keep(labels, order)

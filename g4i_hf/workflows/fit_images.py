@@ -170,10 +170,7 @@ class FitImages:
     # --- What is known of each image ---------------------------------------------------------------------------------
 
     def look(self, trains: bool = True) -> None:
-        """
-        Embeds captions, and computes the features of the student and other views of the training images. Without
-        training, the features only where they are a view.
-        """
+        """Embeds captions and computes views; the student's features only to train, or where they are a view."""
         self._embed_captions()
         self.text_embed_dim = columns.text_embed_dim_of(self.training.features.get(columns.TEXT_EMBEDS))
         self.built = self.build()

@@ -48,10 +48,7 @@ class FitFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def note(self, result: dict[str, str], **decided: float) -> None:
-        """
-        Record the options, the decisions, and digests of the files of a finished result. Earlier decisions stay while
-        the options are the same.
-        """
+        """Record options, decisions and digests of the result. Earlier decisions stay while the options do."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
         kept = earlier if earlier.get("asked") == self.options else {}

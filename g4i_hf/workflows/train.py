@@ -64,10 +64,7 @@ class TrainingRun:
         return locked(self.args.output_dir) if locks else nullcontext()
 
     def open(self) -> tuple[str, str | None]:
-        """
-        The state of the run folder and its newest checkpoint, see [`~g4i_hf.training.run_folder.open_run`]. Raises
-        OtherDataError for a run with other data.
-        """
+        """The state of the run folder and its newest checkpoint. Raises OtherDataError for a run with other data."""
         folder = self.args.output_dir
         state, checkpoint = open_run(folder, self.resolved, self.run.overwrite)
         if state != "fresh":

@@ -72,10 +72,7 @@ class TextSide:
 def open_aligned(
     name: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[AlignedImageClassification, BaseImageProcessor, TextSide]:
-    """
-    The model in evaluation mode, the image processor of its student, and the record of the text encoder. Arguments and
-    errors are those of [`~g4i_hf.ZeroShotImageClassifier`].
-    """
+    """The model, its image processor and the record of its text encoder, as [`~g4i_hf.ZeroShotImageClassifier`]."""
     if (is_path(name) or name.count("/") > 1) and not Path(name).is_dir():
         raise FileNotFoundError(f"No such folder: {name}. Name a run, a released student, or its Hub id.")
     place = {"revision": revision, "token": token}

@@ -102,10 +102,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         return encoder
 
     def embed_texts(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
-        """
-        (n, D) of unit norm, float32 on the CPU, to compare with image embeddings. With several templates, the mean of
-        the vectors of a label, as in CLIP (arXiv 2103.00020, section 3.1.4).
-        """
+        """(n, D) of unit norm; of several templates the mean, as in CLIP (arXiv 2103.00020, section 3.1.4)."""
         key = (tuple(labels), tuple(templates))
         if key not in self._kept:
             texts = [template.replace(PLACE_OF_LABEL, label) for template in templates for label in labels]
