@@ -42,23 +42,14 @@ SHOWN = 3  # names in a message
 
 @dataclass
 class Split:
-    """
-    The images of a split.
-
-    Attributes:
-        paths: of the images; those with a line of metadata come first.
-        folders: the class folder of each image, None without one.
-        lines: metadata of the first images, without `file_name` and `label`.
-        num_listed: number of images with a line.
-        labels: the label in the line of each image, None without one.
-    """
+    """The images of a split."""
 
     name: str
-    paths: list[str]
-    folders: list[str | None]
-    lines: Dataset
-    num_listed: int
-    labels: list[Any]
+    paths: list[str]  # of the images; those with a line of metadata come first
+    folders: list[str | None]  # the class folder of each image, None without one
+    lines: Dataset  # metadata of the first images, without `file_name` and `label`
+    num_listed: int  # number of images with a line
+    labels: list[Any]  # the label in the line of each image, None without one
 
     @property
     def class_folders(self) -> set[str]:

@@ -42,16 +42,11 @@ _READ: dict[tuple[str, str], str] = {}  # digests of files, by path and stat
 
 @dataclass
 class Record:
-    """
-    Attributes:
-        rows: text columns: `split`, `image_id`, `image_digest`, `image_stat`, the label by name, and a digest of each
-            other value.
-        class_names: in their order.
-        inputs: other inputs, such as a text encoder, by their name in messages; None: unknown.
-    """
-
+    # text columns: `split`, `image_id`, `image_digest`, `image_stat`, the label by name, and a digest of each other
+    # value
     rows: pa.Table
-    class_names: list[str]
+    class_names: list[str]  # in their order
+    # other inputs, such as a text encoder, by their name in messages; None: unknown
     inputs: dict[str, str | int | None] = field(default_factory=dict)
 
     @classmethod

@@ -40,18 +40,10 @@ COUNTED_AT_ONCE = 4096  # captions, as tokenizers return much more than the toke
 
 
 class TextEncoder:
-    """
-    Attributes:
-        dim: D, the size of the embeddings.
-        max_tokens: the window, including special tokens; longer captions are truncated. None: no window.
-        prompt: text before every caption; it counts towards the window.
-        provenance: recorded in stage.json.
-    """
-
-    dim: int
-    max_tokens: int | None
-    prompt: str
-    provenance: dict[str, Any]
+    dim: int  # D, the size of the embeddings
+    max_tokens: int | None  # the window, including special tokens; longer captions are truncated. None: no window
+    prompt: str  # text before every caption; it counts towards the window
+    provenance: dict[str, Any]  # recorded in stage.json
     tokenizer: Any
 
     def count_tokens(self, captions: list[str]) -> list[int]:

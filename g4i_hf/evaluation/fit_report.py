@@ -19,20 +19,12 @@ RARELY = 0.02  # share of confusions from which they are shown
 
 @dataclass
 class Judged:
-    """
-    Images that judged, and the predictions of the released classifier for them.
+    """Images that judged, and the predictions of the released classifier for them."""
 
-    Attributes:
-        images: n rows.
-        logits: (n, C).
-        probabilities: (n, C) of the classes; one-hot for labels.
-        has_labels: whether these are labels.
-    """
-
-    images: Dataset
-    logits: np.ndarray
-    probabilities: np.ndarray
-    has_labels: bool
+    images: Dataset  # n rows
+    logits: np.ndarray  # (n, C)
+    probabilities: np.ndarray  # (n, C) of the classes; one-hot for labels
+    has_labels: bool  # whether these are labels
 
 
 def write_fit_report(

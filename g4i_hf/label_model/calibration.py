@@ -15,30 +15,19 @@ MOST_NOISE = 0.95
 
 @dataclass
 class Calibration:
-    """
-    From the logits of V views to probabilities, and the share of wrong labels.
+    """From the logits of V views to probabilities, and the share of wrong labels."""
 
-    Attributes:
-        inverse_temperatures, powers, margins: (V,) T, g and M of each view, see [`LabelModel`].
-        log_prior: (C,).
-        share: of wrong labels, `interval` its 95% interval, where it is needed.
-        noise: e, share of labels that are given without the certainty of p: some of them are right.
-        flatness: k, how much such labels depend on p.
-        loss: mean negative log-likelihood, including the priors.
-        confusions: (C, C) R, if labels are wrong in a pattern, else None.
-        trusts: (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`].
-    """
-
-    inverse_temperatures: np.ndarray
+    inverse_temperatures: np.ndarray  # (V,) T, g and M of each view, see [`LabelModel`]
     powers: np.ndarray
     margins: np.ndarray
-    log_prior: np.ndarray
-    share: float
+    log_prior: np.ndarray  # (C,)
+    share: float  # of wrong labels, `interval` its 95% interval, where it is needed
     interval: tuple[float, float]
-    noise: float
-    flatness: float
-    loss: float
-    confusions: np.ndarray | None = None
+    noise: float  # e, share of labels that are given without the certainty of p: some of them are right
+    flatness: float  # k, how much such labels depend on p
+    loss: float  # mean negative log-likelihood, including the priors
+    confusions: np.ndarray | None = None  # (C, C) R, if labels are wrong in a pattern, else None
+    # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
     trusts: np.ndarray | None = None
 
     def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:

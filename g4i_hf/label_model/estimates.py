@@ -24,29 +24,18 @@ class Estimate:
 
 @dataclass
 class HeldOut:
-    """
-    Labelled rows, with probabilities by models that were not fitted on their label, to measure calibration.
+    """Labelled rows, with probabilities by models that were not fitted on their label, to measure calibration."""
 
-    Attributes:
-        probabilities: (m, C).
-        labels: (m,) class indices.
-        reviewed: (m,) whether a label is known to be right.
-        weights: (m,), whose sum is 1. Each row counts in proportion to the frequency of its class in all rows, since k
-            labels of each class are not a random sample.
-        single: share of all rows whose class has a single label, which cannot be held out.
-        unknown: share of all rows whose class has no label.
-        calibration: how labels are wrong.
-        shares: of wrong labels: the estimate and the ends of its interval.
-    """
-
-    probabilities: np.ndarray
-    labels: np.ndarray
-    reviewed: np.ndarray
+    probabilities: np.ndarray  # (m, C)
+    labels: np.ndarray  # (m,) class indices
+    reviewed: np.ndarray  # (m,) whether a label is known to be right
+    # (m,), whose sum is 1. Each row counts in proportion to the frequency of its class in all rows, since k labels of
+    # each class are not a random sample
     weights: np.ndarray
-    single: float
-    unknown: float
-    calibration: Calibration
-    shares: tuple[float, float, float]
+    single: float  # share of all rows whose class has a single label, which cannot be held out
+    unknown: float  # share of all rows whose class has no label
+    calibration: Calibration  # how labels are wrong
+    shares: tuple[float, float, float]  # of wrong labels: the estimate and the ends of its interval
 
     @classmethod
     def of(

@@ -132,22 +132,15 @@ def _given_if_wrong(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, n
 
 @dataclass
 class _Kind:
-    """
-    The kind of errors that labels have.
+    """The kind of errors that labels have."""
 
-    Attributes:
-        right_by_chance: share of the noisy labels that are right nonetheless.
-        given_if_wrong: (n, C) probability of the label for each true class, if labels are wrong in a pattern.
-        as_people_err: whether wrong labels may prefer likely classes.
-        with_interval: whether to compute the interval of the share of wrong labels, which takes most of the time.
-        quick: a single start, for a calibration that selects between models.
-    """
-
-    right_by_chance: float
+    right_by_chance: float  # share of the noisy labels that are right nonetheless
+    # (n, C) probability of the label for each true class, if labels are wrong in a pattern
     given_if_wrong: torch.Tensor | None = None
-    as_people_err: bool = False
+    as_people_err: bool = False  # whether wrong labels may prefer likely classes
+    # whether to compute the interval of the share of wrong labels, which takes most of the time
     with_interval: bool = False
-    quick: bool = False
+    quick: bool = False  # a single start, for a calibration that selects between models
 
     def if_wrong(
         self, task: _Task, total: torch.Tensor, p: torch.Tensor, of_p: torch.Tensor, flatness: float
@@ -185,27 +178,18 @@ class _Kind:
 
 @dataclass
 class _Task:
-    """
-    Held-out rows and the classes of their labels, ready for optimisation.
-
-    Attributes:
-        ratios: (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,).
-        logits: (V, n, J) of the J classes that have labels.
-        given: (n, 1) the label, as an index into `judged`, the (J,) class indices.
-        given_logits: (V, n) logits of the label.
-        may_be_wrong: (n,) 1, or 0 for reviewed labels.
-    """
+    """Held-out rows and the classes of their labels, ready for optimisation."""
 
     log_prior: np.ndarray
     copies: np.ndarray
     judged: np.ndarray
     usual_margins: np.ndarray
-    ratios: np.ndarray
-    logits: torch.Tensor
+    ratios: np.ndarray  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
+    logits: torch.Tensor  # (V, n, J) of the J classes that have labels
     prior_logits: torch.Tensor
-    given: torch.Tensor
-    given_logits: torch.Tensor
-    may_be_wrong: np.ndarray
+    given: torch.Tensor  # (n, 1) the label, as an index into `judged`, the (J,) class indices
+    given_logits: torch.Tensor  # (V, n) logits of the label
+    may_be_wrong: np.ndarray  # (n,) 1, or 0 for reviewed labels
     trusts: np.ndarray | None
 
     @classmethod

@@ -17,14 +17,9 @@ MOST_COMPARED = 20_000  # rows of each kind
 
 @dataclass
 class NoneOfThese:
-    """
-    Attributes:
-        probabilities: (n,) that no class explains an unlabelled row, by the lower end of `interval`.
-        share: of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is
-            hidden has still taught the others to keep away from it.
-    """
-
-    probabilities: np.ndarray
+    probabilities: np.ndarray  # (n,) that no class explains an unlabelled row, by the lower end of `interval`
+    # of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is hidden
+    # has still taught the others to keep away from it
     share: float
     interval: tuple[float, float]
 

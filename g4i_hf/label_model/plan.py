@@ -21,23 +21,16 @@ SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval 
 
 @dataclass
 class Estimates:
-    """
-    Shares in [0, 1]; None where it could not be estimated.
+    """Shares in [0, 1]; None where it could not be estimated."""
 
-    Attributes:
-        views: by name of a view its `accuracy` alone, with an `interval`, and its `weight`, see [`LabelModel`].
-        together: accuracy of all views together.
-        noise: wrong labels; `noise_interval` its 95% interval.
-        unlabelled: of the training rows with a caption, `rows` of them, those without a label.
-        none_of_these: of the unlabelled rows, those that belong to no class; `none_interval` its 95% interval.
-    """
-
+    # by name of a view its `accuracy` alone, with an `interval`, and its `weight`, see [`LabelModel`]
     views: dict[str, dict]
-    together: float | None
-    noise: float | None
+    together: float | None  # accuracy of all views together
+    noise: float | None  # wrong labels; `noise_interval` its 95% interval
     noise_interval: Sequence[float] | None
-    unlabelled: float
+    unlabelled: float  # of the training rows with a caption, `rows` of them, those without a label
     rows: int
+    # of the unlabelled rows, those that belong to no class; `none_interval` its 95% interval
     none_of_these: float | None = None
     none_interval: Sequence[float] | None = None
 
@@ -61,18 +54,10 @@ class Estimates:
 
 @dataclass
 class Plan:
-    """
-    Attributes:
-        softens: whether labels become probabilities of the true class, given label and caption.
-        unlabelled_weight: of an unlabelled row, which learns from class probabilities; a label has 1.
-        soft_label_weight: 0 without soft labels.
-        reasons: lines for the user.
-    """
-
-    softens: bool = False
-    unlabelled_weight: float = 1.0
-    soft_label_weight: float = 0.0
-    reasons: tuple[str, ...] = ()
+    softens: bool = False  # whether labels become probabilities of the true class, given label and caption
+    unlabelled_weight: float = 1.0  # of an unlabelled row, which learns from class probabilities; a label has 1
+    soft_label_weight: float = 0.0  # 0 without soft labels
+    reasons: tuple[str, ...] = ()  # lines for the user
 
 
 def choose(estimates: Estimates) -> Plan:

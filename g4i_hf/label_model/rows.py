@@ -19,24 +19,14 @@ ALONE = -2  # fold of the only labelled row of a class, which is never held out
 
 @dataclass
 class Rows:
-    """
-    N rows, in an order that depends on their ids alone.
+    """N rows, in an order that depends on their ids alone."""
 
-    Attributes:
-        order: (N,) number of each row in the caller's order.
-        labels: (N,) class indices; negative without a label.
-        folds: (N,) stratified by class, or `ALONE`. Unlabelled rows have other folds, from `FOLDS` on.
-        judged: numbers of the rows whose label is held out for calibration.
-        reviewed: (N,) whether the label is known to be right.
-        groups: (N,) equal for rows that are held out together.
-    """
-
-    order: np.ndarray
-    labels: np.ndarray
-    folds: np.ndarray
-    judged: np.ndarray
-    reviewed: np.ndarray
-    groups: np.ndarray
+    order: np.ndarray  # (N,) number of each row in the caller's order
+    labels: np.ndarray  # (N,) class indices; negative without a label
+    folds: np.ndarray  # (N,) stratified by class, or `ALONE`. Unlabelled rows have other folds, from `FOLDS` on
+    judged: np.ndarray  # numbers of the rows whose label is held out for calibration
+    reviewed: np.ndarray  # (N,) whether the label is known to be right
+    groups: np.ndarray  # (N,) equal for rows that are held out together
 
     @classmethod
     def of(

@@ -33,20 +33,12 @@ CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
 
 @dataclass
 class CaptionedRows:
-    """
-    Rows whose caption is embedded.
+    """Rows whose caption is embedded."""
 
-    Attributes:
-        rows: (n,) their numbers in the split.
-        labels: (n,) class indices, negative without a label.
-        reviewed: (n,) whether a person gave or confirmed the label.
-        texts: of the whole split, one text a row: the mean of its captions.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    reviewed: np.ndarray
-    texts: Texts
+    rows: np.ndarray  # (n,) their numbers in the split
+    labels: np.ndarray  # (n,) class indices, negative without a label
+    reviewed: np.ndarray  # (n,) whether a person gave or confirmed the label
+    texts: Texts  # of the whole split, one text a row: the mean of its captions
 
     @classmethod
     def of(cls, split: Dataset) -> "CaptionedRows":
@@ -62,16 +54,9 @@ class CaptionedRows:
 
 @dataclass
 class Supervised:
-    """
-    Attributes:
-        split: the training rows, perhaps with `soft_labels`.
-        plan: how captions are used.
-        facts: the plan and its estimates, for `all_results.json`.
-    """
-
-    split: Dataset
-    plan: Plan = field(default_factory=Plan)
-    facts: dict[str, Any] = field(default_factory=dict)
+    split: Dataset  # the training rows, perhaps with `soft_labels`
+    plan: Plan = field(default_factory=Plan)  # how captions are used
+    facts: dict[str, Any] = field(default_factory=dict)  # the plan and its estimates, for `all_results.json`
 
 
 def supervise(
@@ -150,17 +135,12 @@ def warn_of_unused_captions(training: Dataset) -> None:
 
 @dataclass
 class Posteriors:
-    """
-    The predictions of a [`~g4i_hf.LabelModel`] for n captioned rows.
+    """The predictions of a [`~g4i_hf.LabelModel`] for n captioned rows."""
 
-    Attributes:
-        posterior: (n, C) float16, given the caption, and the label where there is one. An unlabelled row is scaled by
-            its weight, which is small where no class explains it.
-        estimates: of all rows.
-    """
-
+    # (n, C) float16, given the caption, and the label where there is one. An unlabelled row is scaled by its weight,
+    # which is small where no class explains it
     posterior: np.ndarray
-    estimates: Estimates
+    estimates: Estimates  # of all rows
 
 
 def _load_or_fit(

@@ -17,21 +17,15 @@ TAUGHT = ""  # name of the model that learns what the views predict
 
 @dataclass
 class ViewModel:
-    """
-    Models of one view, or of several views whose values are concatenated.
+    """Models of one view, or of several views whose values are concatenated."""
 
-    Attributes:
-        inputs: names of the views; `widths` the dimensions of their values.
-        models: weight and bias by fold, of the model that was not fitted on it; `WHOLE` was fitted on all rows, and
-            serves all other folds.
-        taught: whether it learned predictions of the views.
-    """
-
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # names of the views; `widths` the dimensions of their values
     widths: tuple[int, ...]
+    # weight and bias by fold, of the model that was not fitted on it; `WHOLE` was fitted on all rows, and serves all
+    # other folds
     models: dict[int, tuple[np.ndarray, np.ndarray]]
     num_labels: int
-    taught: bool = False
+    taught: bool = False  # whether it learned predictions of the views
 
     @property
     def name(self) -> str:

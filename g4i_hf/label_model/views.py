@@ -74,16 +74,11 @@ class Space:
     """
     Values minus their mean, divided by their root mean square length, along their principal components. This is a
     rotation for views of up to `COMPONENTS` dimensions, to which logistic regression is invariant.
-
-    Attributes:
-        mean: (D,).
-        rotation: (D, K), divided by the length.
-        variances: (K,) along the components.
     """
 
-    mean: np.ndarray
-    rotation: np.ndarray
-    variances: np.ndarray
+    mean: np.ndarray  # (D,)
+    rotation: np.ndarray  # (D, K), divided by the length
+    variances: np.ndarray  # (K,) along the components
 
     @classmethod
     def of(cls, sample: np.ndarray, most: int = COMPONENTS) -> Space:
@@ -118,25 +113,16 @@ class Space:
 
 @dataclass
 class Values:
-    """
-    The values of one view, as a label model reads them.
-
-    Attributes:
-        x: (N, K) float32, zeros for a row without a value.
-        has: (N,) whether a row has a value.
-        names: (C, K), zeros for a class without a name; `is_named` (C,) says which have one.
-        source: of the view.
-        learns: whether it learns the predictions of all views.
-    """
+    """The values of one view, as a label model reads them."""
 
     name: str
     space: Space
-    x: np.ndarray
-    has: np.ndarray
-    names: np.ndarray
+    x: np.ndarray  # (N, K) float32, zeros for a row without a value
+    has: np.ndarray  # (N,) whether a row has a value
+    names: np.ndarray  # (C, K), zeros for a class without a name; `is_named` (C,) says which have one
     is_named: np.ndarray
-    source: str
-    learns: bool = False
+    source: str  # of the view
+    learns: bool = False  # whether it learns the predictions of all views
 
     @classmethod
     def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:

@@ -33,20 +33,11 @@ FEATURES = "features"  # their folder in a run folder
 
 @dataclass
 class ImageEncoder:
-    """
-    Attributes:
-        module: holds the weights.
-        transform: an image -> its pixels, a tensor.
-        features: pixels (B, ...) -> (B, F).
-        digest: of everything except the image that features depend on.
-        is_exact: whether it computes in float32 on a GPU too, if a last layer is fitted on the features.
-    """
-
-    module: nn.Module
-    transform: Callable[[Any], torch.Tensor]
-    features: Callable[[torch.Tensor], torch.Tensor]
-    digest: str
-    is_exact: bool = False
+    module: nn.Module  # holds the weights
+    transform: Callable[[Any], torch.Tensor]  # an image -> its pixels, a tensor
+    features: Callable[[torch.Tensor], torch.Tensor]  # pixels (B, ...) -> (B, F)
+    digest: str  # of everything except the image that features depend on
+    is_exact: bool = False  # whether it computes in float32 on a GPU too, if a last layer is fitted on the features
 
     @classmethod
     def of_student(

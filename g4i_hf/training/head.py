@@ -21,16 +21,9 @@ QUICK = 2e7  # rows x features x classes, above which a single fold is held out
 
 @dataclass
 class Head:
-    """
-    Attributes:
-        weight: (C, F), for features that are not standardised.
-        bias: (C,).
-        strength: of the regularisation, a factor of the squared weights of standardised features.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    strength: float
+    weight: np.ndarray  # (C, F), for features that are not standardised
+    bias: np.ndarray  # (C,)
+    strength: float  # of the regularisation, a factor of the squared weights of standardised features
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, C) float32."""

@@ -22,25 +22,15 @@ BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available 
 
 @dataclass
 class Known:
-    """
-    Labels, views and label model of N training rows.
+    """Labels, views and label model of N training rows."""
 
-    Attributes:
-        labels: (N,) class indices; negative without a label.
-        views: of all rows; `model` was fitted on them and the labels.
-        order: (N,) numbers from the content of the images, the same for equal images.
-        unlabelled_weight: of a row without a label; a labelled row has 1.
-        facts: estimates for `all_results.json`.
-        reviews: (N,) how an image with a reviewed label was selected, "" for others.
-    """
-
-    labels: np.ndarray
-    views: Mapping[str, View]
+    labels: np.ndarray  # (N,) class indices; negative without a label
+    views: Mapping[str, View]  # of all rows; `model` was fitted on them and the labels
     model: LabelModel
-    order: np.ndarray
-    unlabelled_weight: float = 1.0
-    facts: dict[str, Any] = field(default_factory=dict)
-    reviews: np.ndarray | None = None
+    order: np.ndarray  # (N,) numbers from the content of the images, the same for equal images
+    unlabelled_weight: float = 1.0  # of a row without a label; a labelled row has 1
+    facts: dict[str, Any] = field(default_factory=dict)  # estimates for `all_results.json`
+    reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
 
     def __post_init__(self):
         if self.reviews is None:
@@ -88,25 +78,17 @@ class Known:
 
 @dataclass
 class Judge:
-    """
-    Images on which neither classifier is fitted.
+    """Images on which neither classifier is fitted."""
 
-    Attributes:
-        name: `gold` (reviewed images), `validation`, `kept` (unlabelled training images) or `folds` (labelled ones,
-            held out in turn).
-        rows: (n,) of the split `gold` or `validation`, else of `train`.
-        features: (n, F).
-        probabilities: (n, C) of their classes; one-hot for labelled images.
-        logits: (n, C) by name of the classifier, once it is fitted.
-        held_out: labelled rows that were held out in turn, and the classes (m,) `of_held_out` by name of the
-            classifier. They judge, or correct the estimates from the kept rows.
-    """
-
+    # `gold` (reviewed images), `validation`, `kept` (unlabelled training images) or `folds` (labelled ones, held out
+    # in turn)
     name: str
-    rows: np.ndarray
-    features: np.ndarray
-    probabilities: np.ndarray
-    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: np.ndarray  # (n,) of the split `gold` or `validation`, else of `train`
+    features: np.ndarray  # (n, F)
+    probabilities: np.ndarray  # (n, C) of their classes; one-hot for labelled images
+    logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
+    # labelled rows that were held out in turn, and the classes (m,) `of_held_out` by name of the classifier. They
+    # judge, or correct the estimates from the kept rows
     held_out: HeldOut | None = None
     of_held_out: dict[str, np.ndarray] = field(default_factory=dict)
 

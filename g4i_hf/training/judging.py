@@ -18,20 +18,14 @@ LEAST_DOUBT = 0.02  # minimum expected error, however confident the probabilitie
 
 @dataclass(frozen=True)
 class Prior:
-    """
-    Errors of the estimates on other datasets (benchmarks/coverage.py).
+    """Errors of the estimates on other datasets (benchmarks/coverage.py)."""
 
-    Attributes:
-        low: by how much the accuracy is underestimated, relative to the estimated error; `spread` its standard
-            deviation.
-        of_difference: standard deviation of an estimated difference, relative to the share of differing predictions.
-        freedom: degrees of freedom of Student's distribution.
-    """
-
+    # by how much the accuracy is underestimated, relative to the estimated error; `spread` its standard deviation
     low: float = 0.0
     spread: float = 0.2
+    # standard deviation of an estimated difference, relative to the share of differing predictions
     of_difference: float = 0.095
-    freedom: int = 20
+    freedom: int = 20  # degrees of freedom of Student's distribution
 
     def of(self, low: float, spread: float, doubt: float) -> tuple[float, float, int]:
         doubt = max(doubt, LEAST_DOUBT)
@@ -43,14 +37,8 @@ PRIOR = Prior()
 
 @dataclass
 class Judgement:
-    """
-    Attributes:
-        accuracies: by name of the classifier.
-        difference: accuracy with views minus accuracy on labels only; None without both.
-    """
-
-    accuracies: dict[str, Estimate]
-    difference: Estimate | None = None
+    accuracies: dict[str, Estimate]  # by name of the classifier
+    difference: Estimate | None = None  # accuracy with views minus accuracy on labels only; None without both
 
     @property
     def verdict(self) -> str | None:
@@ -171,19 +159,13 @@ def _clipped(share: float, low: float, high: float, is_difference: bool) -> Esti
 
 @dataclass
 class _Residuals:
-    """
-    How (m,) held-out labels differ from the probabilities of a classifier.
+    """How (m,) held-out labels differ from the probabilities of a classifier."""
 
-    Attributes:
-        residuals: (m,) each, how much more often a prediction is right than its probability says, for the estimated
-            share of wrong labels and the ends of its interval.
-        doubt: (m,) variance of the first, by the probabilities.
-        predicted: (m,) classes.
-    """
-
+    # (m,) each, how much more often a prediction is right than its probability says, for the estimated share of wrong
+    # labels and the ends of its interval
     residuals: list[np.ndarray]
-    doubt: np.ndarray
-    predicted: np.ndarray
+    doubt: np.ndarray  # (m,) variance of the first, by the probabilities
+    predicted: np.ndarray  # (m,) classes
 
     @classmethod
     def of(cls, held_out: HeldOut, predicted: np.ndarray) -> _Residuals:

@@ -53,46 +53,29 @@ class Embedded:
 
 @dataclass
 class Prepared:
-    """
-    What the trainer needs, and where it is from.
+    """What the trainer needs, and where it is from."""
 
-    Attributes:
-        embedded: the splits in use, without unreadable images; training rows perhaps with `soft_labels`.
-        images: to train on.
-        eval_images: by split.
-        supervised: soft labels from captions; None in a dry run without embeddings.
-    """
-
-    embedded: Embedded
+    embedded: Embedded  # the splits in use, without unreadable images; training rows perhaps with `soft_labels`
     built: BuiltStudent
-    images: CaptionedImages
-    eval_images: dict[str, CaptionedImages]
-    supervised: Supervised | None = None
+    images: CaptionedImages  # to train on
+    eval_images: dict[str, CaptionedImages]  # by split
+    supervised: Supervised | None = None  # soft labels from captions; None in a dry run without embeddings
 
 
 @dataclass
 class Preparation:
-    """
-    From opened splits to what the trainer needs.
-
-    Attributes:
-        student: options, or a student that exists.
-        encoder: of the captions; without a `text_encoder` they are not embedded.
-        evaluated: splits to evaluate.
-        stage: `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`].
-        folder: stores estimates, which another preparation with the same `made_with` reads.
-    """
+    """From opened splits to what the trainer needs."""
 
     splits: DatasetDict
     id2label: dict[int, str]
-    student: StudentArguments | BuiltStudent
+    student: StudentArguments | BuiltStudent  # options, or a student that exists
     run: RunArguments
-    encoder: EncoderArguments
+    encoder: EncoderArguments  # of the captions; without a `text_encoder` they are not embedded
     augmentation: AugmentationArguments
     args: AlignmentArguments
-    evaluated: list[str]
-    stage: dict[str, Any]
-    folder: Path | None = None
+    evaluated: list[str]  # splits to evaluate
+    stage: dict[str, Any]  # `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`]
+    folder: Path | None = None  # stores estimates, which another preparation with the same `made_with` reads
     made_with: str = ""
 
     def prepared(self) -> Prepared:

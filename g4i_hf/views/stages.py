@@ -35,24 +35,14 @@ VALUES, CLASS_NAME, CLASSES = "values", "class_name", "classes"
 
 @dataclass
 class NewView:
-    """
-    A view that is to be made of N images.
+    """A view that is to be made of N images."""
 
-    Attributes:
-        name: without the place of a folder.
-        knows_classes: whether it has values of the class names, or a column a class.
-        depends_on: for `stage.json`; a stage of the same is the same view.
-        values: called by all processes, (N, D).
-        class_values: called by the first process, (C, D); None without any.
-        parts: folder of values so far, which a whole stage needs no more.
-    """
-
-    name: str
-    knows_classes: bool
-    depends_on: dict[str, Any]
-    values: Callable[[], np.ndarray]
-    class_values: Callable[[], np.ndarray | None]
-    parts: Path | None = None
+    name: str  # without the place of a folder
+    knows_classes: bool  # whether it has values of the class names, or a column a class
+    depends_on: dict[str, Any]  # for `stage.json`; a stage of the same is the same view
+    values: Callable[[], np.ndarray]  # called by all processes, (N, D)
+    class_values: Callable[[], np.ndarray | None]  # called by the first process, (C, D); None without any
+    parts: Path | None = None  # folder of values so far, which a whole stage needs no more
 
     @classmethod
     def of(cls, name: str, view: View) -> "NewView":
