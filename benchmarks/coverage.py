@@ -26,8 +26,7 @@ from photos_frozen import Photos, load_photos
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.rows import WHOLE
-from g4i_hf.label_model.views import Values
+from g4i_hf.label_model.views import WHOLE, Values
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads, rows_to_keep
 from g4i_hf.training.judging import PRIOR, Prior

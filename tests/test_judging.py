@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from g4i_hf.label_model import LabelModel, View
-from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.estimates import HeldOut
+from g4i_hf.label_model.calibration import Calibration, HeldOut
 from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .calibration import Calibration, inverse_temperature
-from .estimates import Estimate, HeldOut, accuracy_of
+from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
 from .likelihood import allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
-from .rows import ALONE, FOLDS, WHOLE, Rows
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, logistic_regression, margins_of
-from .views import BLOCK, NEEDS, Values, View, check_views, copies_among
+from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_views, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
@@ -63,8 +61,8 @@ class LabelModel:
             reports and suspicious labels. The only label of a class is left as it is.
         posterior_: (N, C) float16, with the row's own label where there is one: what a student learns from.
         folds_: (N,) the fold in which a row was held out, -2 for the only label of a class.
-        accuracy_: [`~g4i_hf.label_model.estimates.Estimate`] of the share of all rows whose most probable class is the
-            true one. None where no label can be held out and no views judge each other.
+        accuracy_: [`~g4i_hf.label_model.calibration.Estimate`] of the share of all rows whose most probable class is
+            the true one. None where no label can be held out and no views judge each other.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
             can be held out.
         none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones.

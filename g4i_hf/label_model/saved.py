@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import replace_text
-from .calibration import Calibration
-from .estimates import Estimate
+from .calibration import Calibration, Estimate
 from .view_model import ViewModel
 from .views import Space
 

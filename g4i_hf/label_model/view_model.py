@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .rows import WHOLE
-from .views import Values
+from .views import WHOLE, Values
 
 TAUGHT = ""  # name of the model that learns what the views predict
 

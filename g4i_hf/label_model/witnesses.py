@@ -9,9 +9,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from .likelihood import calibrate
-from .rows import Rows
 from .view_model import logistic_regression
-from .views import Values
+from .views import Rows, Values
 
 LEARNED_STRENGTH = 1.0  # C of a view that learns the predictions of another, or labels that another confirms
 MIN_ANCHORS = 100  # rows that two views are sure of, needed to estimate the share of wrong labels from them

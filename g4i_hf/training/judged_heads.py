@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
-from ..label_model.estimates import HeldOut
+from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import QUICK, Head, Scale, fit_head

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-from ..label_model.estimates import NONE_TOO_HIGH, ONE_TOO_HIGH, Estimate, HeldOut
+from ..label_model.calibration import NONE_TOO_HIGH, ONE_TOO_HIGH, Estimate, HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"

@@ -16,7 +16,7 @@ from ..data.classes import matched_answers
 from ..embedding.embed import encode_captions
 from ..embedding.encoders import encoder_from
 from ..label_model import LabelModel, View
-from ..label_model.estimates import Estimate
+from ..label_model.calibration import Estimate
 from ..options import CaptionArguments, EncoderArguments
 from ..training.prepare import class_name_examples
 
