@@ -84,13 +84,9 @@ class Captioner(Protocol):
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
-        Answers questions in any order. A question that fails gets an answer that says so.
-
-        Args:
-            questions: read only as fast as they are asked.
-            deliver: takes answers as they come.
-            allow: called before every request; after False nothing more is sent. All three are perhaps called from
-                other threads.
+        Answers questions in any order, read only as fast as they are asked. One that fails gets an answer that says
+        so. `allow` is called before every request; after False nothing more is sent. `deliver` takes answers as they
+        come. All three are perhaps called from other threads.
         """
 
 

@@ -44,12 +44,8 @@ RETRIED = {408, 409, 425, 429}  # tried again, as 500 and above are; all others 
 
 class EndpointCaptioner(Captioner):
     """
-    Asks servers over HTTP, with `openai.AsyncOpenAI`. ValueError for an invalid address or a missing token.
-
-    Args:
-        model: the server's name for it.
-        base_url: address up to `/v1`; several, separated by commas, share the questions.
-        revision: of the model; it is not sent, but part of every key.
+    Asks servers over HTTP, with `openai.AsyncOpenAI`. Several in `base_url`, separated by commas, share the questions;
+    `revision` is not sent, but part of every key. ValueError for an invalid address or a missing token.
     """
 
     def __init__(

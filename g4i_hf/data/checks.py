@@ -82,18 +82,9 @@ def check_split(
     decoded: Collection[str] = (),
 ) -> dict[str, int]:
     """
-    Check ids, labels, text embeddings and images of a split. Raises ValueError for the first error.
-
-    Args:
-        num_labels: number of classes.
-        text_embed_dim: of the model; if given, the split must have text embeddings.
-        training: whether to warn of missing examples and captions.
-        require_labels: whether an unlabelled row (null or -1) is an error.
-        on_bad_images: whether an unreadable image is an `error`, or is counted (`skip`).
-        decoded: digests of images that need not be decoded again.
-
-    Returns:
-        Counts of the warnings.
+    Check ids, labels, text embeddings and images of a split; returns counts of the warnings. Raises ValueError for the
+    first error. With `text_embed_dim`, that of the model, the split must have text embeddings. `training` warns of
+    missing examples and captions. Images whose digest is in `decoded` need not be decoded again.
     """
     check_image_ids(split, name)
     of_training = chain(

@@ -130,8 +130,6 @@ def join_captions(
     warning.
 
     Args:
-        images: with `image_id`.
-        captions: splits with `image_id` and the columns to add.
         what: name of the captions in messages.
         complete: whether an image without a row raises an error; otherwise it gets nulls, with a warning.
 

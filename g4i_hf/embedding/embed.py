@@ -151,10 +151,8 @@ def encode_captions(
     captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Encode n captions, equal ones once, sorted by length to reduce padding, shared among the processes of `state`.
-
-    Returns:
-        (n, D) float16 of unit norm, and (n,) the tokens of each caption before truncation.
+    Encode n captions, equal ones once, sorted by length to reduce padding: (n, D) float16 of unit norm, and (n,) the
+    tokens of each before truncation. The processes of `state` share the captions.
     """
     distinct = list(dict.fromkeys(captions))
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))

@@ -78,14 +78,8 @@ def load_encoder(
     prompt: str | None = None,
 ) -> TextEncoder:
     """
-    Args:
-        name: Hub id or folder of a sentence-transformers model, or of a CLIP, SigLIP or SigLIP 2 model.
-        revision: branch, tag or commit on the Hub.
-        device: where it runs.
-        prompt: text before every caption. None: the default of the encoder, if any.
-
-    Raises:
-        OSError: if it cannot be found; the message has the remedy.
+    Load a sentence-transformers model, or that of CLIP, SigLIP or SigLIP 2, from the Hub or a folder. `prompt` stands
+    before every caption; None: the default of the encoder, if any. OSError, with the remedy, if it cannot be found.
     """
     name, place = full_name(name), check_encoder(name, revision)
     model_type = model_type_of(place, revision)

@@ -39,14 +39,8 @@ def write_fit_report(
     settings: dict[str, Any],
 ) -> None:
     """
-    Write the page, a single HTML file with its images.
-
-    Args:
-        verdict: its lines.
-        results: the fields of `FitResult`.
-        names: name of each classifier for users.
-        suspicious: cards, see [`suspicious_cards`].
-        settings: shown in a folded section.
+    Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `suspicious` cards of
+    [`suspicious_cards`], `settings` are shown in a folded section.
     """
     accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]

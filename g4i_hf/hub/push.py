@@ -70,9 +70,7 @@ def push_folder(
     Push a released folder in one commit, which also deletes files of the last push that this release lacks.
 
     Args:
-        folder: written by `g4i release`.
         repo_id: Hub id; without a namespace, in that of the token.
-        repo_type: `"model"` or `"dataset"`.
         private: visibility of a new repository; an existing one keeps its visibility.
         replace: push over commits of others, see [`last_push`].
 
@@ -197,12 +195,9 @@ def list_files(folder: str | Path) -> list[tuple[str, int]]:
 def check_publishable(folder: str | Path) -> None:
     """
     Search every file that is published: all bytes, or the header of safetensors, and texts and bytes of Parquet in
-    columns of any type. Other encodings (UTF-16, base64, escapes, compression) are not searched. Raises ImportError
-    without detect-secrets.
-
-    Raises:
-        ValueError: if a file holds the home or working folder, the name of this machine or a secret, or has the suffix
-            of a pickle. The message names file and kind, without the secret.
+    columns of any type. Other encodings (UTF-16, base64, escapes, compression) are not searched. Raises ValueError,
+    with file and kind but without the secret, for the home or working folder, the name of this machine, a secret, or
+    the suffix of a pickle; ImportError without detect-secrets.
     """
     patterns = local_patterns()
     for name, _ in list_files(folder):

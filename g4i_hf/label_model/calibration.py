@@ -70,16 +70,9 @@ class Calibration:
         self, probabilities: np.ndarray, labels: np.ndarray, reviewed: np.ndarray | None = None
     ) -> np.ndarray:
         """
-        Probabilities of the true class, given the label y too, by Bayes' rule: proportional to p_c ((1 - e) [c = y] +
-        e q_y), or with R_cy for q_y. Rows without a label keep theirs; a reviewed label is right.
-
-        Args:
-            probabilities: (n, C), out of fold.
-            labels: (n,) class indices; negative for rows without a label.
-            reviewed: (n,) whether a person confirmed the label.
-
-        Returns:
-            (n, C) float32.
+        (n, C) float32 probabilities of the true class, given the label y too, by Bayes' rule: proportional to
+        p_c ((1 - e) [c = y] + e q_y), or with R_cy for q_y. The `probabilities` p (n, C) are out of fold. Rows without
+        a label, negative, keep theirs; a `reviewed` label (n,), which a person confirmed, is right.
         """
         posterior = np.asarray(probabilities, dtype=np.float32).copy()
         known = np.flatnonzero(labels >= 0)

@@ -147,10 +147,8 @@ class _Kind:
     ) -> tuple[torch.Tensor, ...]:
         """
         Probability of a noisy label, with its derivatives with respect to the factors and to the flatness; and the
-        same three of the probability that a noisy label is right.
-
-        Args:
-            total, p: (n, J) scaled logits and probabilities; of_p: (V, n) mean of the logits by p.
+        same three of the probability that a noisy label is right. `total` and `p` are (n, J) scaled logits and
+        probabilities, `of_p` (V, n) the mean of the logits by p.
         """
         level = torch.full((len(p),), self.right_by_chance)
         none, none_by = torch.zeros_like(level), torch.zeros_like(of_p)
@@ -230,10 +228,8 @@ class _Task:
 
     def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
         """
-        Args:
-            kind: of errors that labels have.
-            start: where to start; None: from several points, as there may be local minima.
-            known: share of wrong labels, if it is not to be fitted.
+        Fitted for this kind of errors from a `start`, or from several points, as there may be local minima; `known` is
+        the share of wrong labels, if it is not to be fitted.
         """
         number, usual = len(self.logits), self._usual
         # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong

@@ -31,12 +31,9 @@ def weights_of_unlabelled(none: np.ndarray) -> np.ndarray:
 
 def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarray:
     """
-    (n,) how well the most probable class explains a row: by how much its logit exceeds the mean of all classes in the
-    view. NaN for a row without a value, of which all logits are 0.
-
-    Args:
-        logits: (n, C) of a view.
-        without: (n,) a class of each row that is left out, as if it were not known.
+    (n,) how well the most probable class explains a row: by how much its logit (n, C) of a view exceeds the mean of
+    all classes. `without` (n,) is a class of each row that is left out. NaN for a row without a value, of which all
+    logits are 0.
     """
     known = logits > ABSENT / 2
     has_value = logits.any(1)

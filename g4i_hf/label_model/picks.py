@@ -22,14 +22,9 @@ def pick_wrong(
     has_view: np.ndarray | None = None,
 ) -> np.ndarray:
     """
-    Labelled rows whose label is not the likeliest class, the most suspicious first; before them equal images with
-    different labels.
-
-    Args:
-        probabilities: (N, C), estimated without the label of the row.
-        labels: (N,) class indices, negative without one.
-        contents: (N,) numbers, the same for equal images.
-        has_view: (N,) of which rows a view says something; None: of all.
+    Labelled rows whose label is not the likeliest class by probabilities (N, C) that were estimated without it, the
+    most suspicious first. Before them images of equal `contents` (N,) with different labels. Rows of which no view
+    says anything (`has_view`, (N,)) are left out.
     """
     rows = np.flatnonzero(labels >= 0)
     of_rows = probabilities[rows].astype(np.float32)
@@ -50,12 +45,8 @@ def pick_next(
 ) -> np.ndarray:
     """
     Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
-    each of as many clusters. Before them the surest row of each class without a label.
-
-    Args:
-        probabilities: (N, C), the same everywhere where nothing is known.
-        labels: (N,) class indices, negative without one.
-        values: (N, D) each, such as image features and embedded captions; a row of NaN has none.
+    each of as many clusters. Before them the surest row of each class without a label. `values` are (N, D) each, such
+    as image features; a row of NaN has none.
     """
     rows = np.flatnonzero(labels < 0)
     of_rows = probabilities[rows].astype(np.float32)
@@ -100,13 +91,8 @@ def pick_gold(contents: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
 
 def pick_none(none: np.ndarray, explained: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    Unlabelled rows, or where there are none all rows: by `none_` of a label model, and where that is the same the ones
-    that the classes explain least (`explained_`) first.
-
-    Args:
-        none: (N,) probabilities that no class explains a row.
-        explained: (N,) how well the classes explain it.
-        labels: (N,) class indices, negative without one.
+    Unlabelled rows, or where there are none all rows, by the probability `none` (N,) that no class explains them;
+    where that is the same, the ones that the classes explain least by `explained` (N,) first.
     """
     rows = np.flatnonzero(labels < 0) if (labels < 0).any() else np.arange(len(labels))
     return rows[np.lexsort((explained[rows], -none[rows]))]

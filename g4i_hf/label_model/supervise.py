@@ -78,8 +78,6 @@ def supervise(
     Args:
         training: rows with `text_embeds`, and perhaps `label`.
         run: `supervision` and `unlabelled`.
-        num_labels: C.
-        seed: of the folds.
         soft_label_weight: None for the default of the plan.
         image_features: gives (rows, F), a second view, in the main process; all processes call it.
         class_embeds: gives (C, D), the class names by the encoder of the captions; the main process calls it.

@@ -86,16 +86,10 @@ def logistic_regression(
     start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Args:
-        values: (n, D) float32, along principal components.
-        labels: class indices (n,), or float32 probabilities (n, C), zeros for a class that is left out.
-        num_labels: C.
-        strength: C of scikit-learn's LogisticRegression.
-        variances: (D,) of all values; they precondition the weights, so that few iterations are needed.
-        start: weight and bias to begin with; None: zeros.
-
-    Returns:
-        Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows.
+    Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows. Values (n, D) are along principal
+    components; labels are class indices (n,), or probabilities (n, C), zeros for a class that is left out. `strength`
+    is C of scikit-learn's LogisticRegression; `variances` (D,) of all values precondition the weights, so that few
+    iterations are needed, from `start` or zeros.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     soft = labels.ndim == 2

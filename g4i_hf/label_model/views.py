@@ -83,12 +83,8 @@ class Space:
     @classmethod
     def of(cls, sample: np.ndarray, most: int = COMPONENTS) -> Space:
         """
-        Args:
-            sample: (n, D) float32.
-            most: number of components.
-
-        Raises:
-            ValueError: for values that are infinite, partly NaN, or the same in all rows.
+        The space of a sample (n, D) float32, with at most `most` components. Raises ValueError for values that are
+        infinite, partly NaN, or the same in all rows.
         """
         if not len(sample):
             raise ValueError("has no value in any row.")

@@ -366,10 +366,8 @@ def save_student(
     model: AlignedImageClassification, folder: str | Path, processor: BaseImageProcessor | None = None
 ) -> None:
     """
-    Write the student without projector and adapters; transformers and timm load it without this package.
-
-    Args:
-        processor: the image processor to save; not needed for a timm student, whose configuration replaces it.
+    Write the student without projector and adapters, and its image processor, which a timm student does not need;
+    transformers and timm load it without this package.
     """
     student, config, folder = plain_student(model), model.config.student_config, Path(folder)
     if not isinstance(config, TimmWrapperConfig):

@@ -97,11 +97,8 @@ def packaged_weights() -> Path | None:
 
 def save(folder: str | Path) -> None:
     """
-    Write `model.safetensors` and `config.json`, the layout of both timm and transformers.
-
-    Raises:
-        ImportError: if the package is not installed.
-        ValueError: if its weights have another digest.
+    Write `model.safetensors` and `config.json`, the layout of both timm and transformers. Raises ImportError if the
+    package is not installed, ValueError if its weights have another digest.
     """
     source = packaged_weights()
     if source is None:

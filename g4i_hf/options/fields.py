@@ -34,7 +34,6 @@ def option(default: Any, help: str, *, about: About | None = None, path: bool = 
 
     Args:
         default: a list or dict is copied for each instance.
-        help: the text of `--help`.
         about: "training", what a run learns; "captions", in which a baseline may differ; "data", compared by content;
             "running", which a resumed run may change; "call", which no file records. By default, the attribute `about`
             of its class, otherwise "training".
@@ -117,10 +116,8 @@ def from_json(name: str, text: str) -> Any:
 
 def check_values(options: Any) -> None:
     """
-    Check the fields of a dataclass against the choices and intervals of their types. None passes, as it means unset.
-
-    Raises:
-        ValueError: names the field, its value and the valid values.
+    Raise ValueError for a field, with its name, value and the valid values, that is outside of the choices or interval
+    of its type. None passes, as it means unset.
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         value = getattr(options, name, None)

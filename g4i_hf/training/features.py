@@ -89,15 +89,9 @@ def image_features(
     known: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """
-    Compute the features that `folder` lacks, on all processes, and store them every `ROWS_A_FILE` images.
-
-    Args:
-        images: n rows with `image` and `image_id`.
-        folder: of features, with a subfolder for each encoder and preprocessing; another call resumes, or adds images.
-        known: digest of an image -> (F,), not to be computed again.
-
-    Returns:
-        (n, F) float32, on every process.
+    (n, F) float32 features of images, on every process. Those that `folder` lacks are computed on all processes and
+    stored every `ROWS_A_FILE` images, in a subfolder for each encoder and preprocessing: another call resumes, or adds
+    images. `known` has features by digest of the image.
     """
     folder = features_folder(encoder, folder, accelerator)
     digests, given = image_digests(images)[columns.IMAGE_DIGEST], dict(known or {})

@@ -39,13 +39,10 @@ def lineage_of(
     embeddings: str | Path | None = None,
 ) -> dict[str, Any]:
     """
-    The lineage of a run: its data, its student (None if unknown), and the stage of the embeddings that it made or
-    found (None if the data has them).
-
-    Returns:
-        `sources`, from the opened dataset to the images, each with Hub `id` and `revision`, or `name` of a folder;
-            `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions; `text_encoder`
-            and `student`, None if unknown; `versions` of the libraries.
+    The lineage of a run: `sources`, from the opened dataset to the images, each with Hub `id` and `revision`, or
+    `name` of a folder; `rows` by split; `captions`: captioner, its settings and `prompts`, None without captions;
+    `text_encoder` of the stage of the embeddings that it made or found, and `student`, None if unknown; `versions` of
+    the libraries.
     """
     sources, stages = ([], []) if data is None else _sources(source_of(data))
     _add_commits(sources, splits)

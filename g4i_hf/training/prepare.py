@@ -80,10 +80,8 @@ class Preparation:
 
     def prepared(self) -> Prepared:
         """
-        Embed captions, check the rows, build the student, and add soft labels.
-
-        Raises:
-            ValueError: for invalid data, and for options that contradict each other or the data.
+        Embed captions, check the rows, build the student, and add soft labels. Raises ValueError for invalid data or
+        options.
         """
         name, args = self.run.train_split, self.args
         self._check_options()  # before captions are embedded, which can take long

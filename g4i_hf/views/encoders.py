@@ -125,12 +125,7 @@ def is_image_text(name: str) -> bool:
 
 
 class ImageTower(torch.nn.Module):
-    """
-    Pixels of [`TowerTransform`] -> (B, D) of unit norm.
-
-    Raises:
-        OSError: when it cannot be loaded; the message says why.
-    """
+    """Pixels of [`TowerTransform`] -> (B, D) of unit norm. Raises OSError, with the reason, if it cannot be loaded."""
 
     def __init__(self, name: str):
         super().__init__()

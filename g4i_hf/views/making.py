@@ -42,16 +42,10 @@ def new_view(
     share: slice = slice(None),
 ) -> NewView:
     """
-    A view `image:NAME` or `scores:COLUMN` of rows with `image` and `image_id`, or that column.
-
-    Args:
-        id2label: names of the classes; empty where they are not known.
-        output_dir: keeps features of images, so that another call resumes, or adds images.
-        student: of `image:student`; None: that of `g4i fit`.
-        share: of the rows, those of which features are computed.
-
-    Raises:
-        ValueError, OSError: for an encoder that cannot be loaded, or a column that holds no scores.
+    A view `image:NAME` or `scores:COLUMN` of rows with `image` and `image_id`, or that column. Class names are empty
+    where they are not known; `output_dir` keeps features, so that another call resumes, or adds images; `student` is
+    that of `image:student`, by default that of `g4i fit`; features are computed of a `share` of the rows. Raises
+    ValueError or OSError for an encoder that cannot be loaded, or a column that holds no scores.
     """
     kind, _, what = view.partition(":")
     if kind == "scores":

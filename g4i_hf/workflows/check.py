@@ -88,11 +88,8 @@ def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) ->
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Read every image, label and caption.
-
-    Returns:
-        The splits; lines on changes since the last check, and a table with a line for each split; and why the data
-        cannot be trained on, empty if it can.
+    Read every image, label and caption. Returns the splits; lines on changes since the last check, and a table with a
+    line for each split; and why the data cannot be trained on, empty if it can.
     """
     splits = load_reviewed(data)
     faults: list[str] = []

@@ -32,12 +32,8 @@ def compared_questions(
     images: int,
 ) -> Iterator[str]:
     """
-    A line for each question, with the accuracy of its view, tokens and cost, and a line for the best pair.
-
-    Args:
-        parts: the rows with answers.
-        names: of the classes.
-        images: number of images to be captioned.
+    A line for each question, with the accuracy of its view on rows with answers, tokens and cost for all `images`, and
+    a line for the best pair.
     """
     parts = list(parts)
     prompts, labels = parts[0].prompts, np.concatenate([labels_of(part.split) for part in parts])

@@ -81,11 +81,7 @@ def train_all_layers(
 ) -> list[str]:
     """
     Train for at most `minutes`, or resume. Returns the names of the classifiers that are better than before; the judge
-    then has their logits.
-
-    Args:
-        images: those of the judge.
-        words: name of each classifier for users.
+    then has their logits. `images` are those of the judge, `words` the name of each classifier for users.
     """
     epochs = _epochs_within(minutes, list(trainers.values()), place)
     if epochs == 0:
