@@ -92,13 +92,13 @@ def test_fit_says_it_and_which_labels_are_worth_a_look():
     result = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
     result |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
     found = FitResult(**result | {"none_of_these_interval": [0.25, 0.4]})
-    assert found.said()[-1].startswith("25% or more of the images without a label")
+    assert found.judgement_lines()[-1].startswith("25% or more of the images without a label")
     assert found.next_command("pictures").startswith(
         "Next: label the images that teach most: g4i label pictures --pick next; or"
     )
     assert found.next_command("pictures").endswith("(14): g4i label pictures --pick wrong")
     found = FitResult(**result | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
-    assert len(found.said()) == 1 and found.next_command("pictures").endswith("--pick next")
+    assert len(found.judgement_lines()) == 1 and found.next_command("pictures").endswith("--pick next")
 
 
 def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():

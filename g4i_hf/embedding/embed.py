@@ -228,15 +228,8 @@ def embeds_of_class_names(
 
 class EmbeddingStage:
     """
-    Embeddings of the captions of images, read or written.
-
-    Attributes:
-        splits: those with captions.
-        settings: all inputs of the vectors, part of `stage.json`.
-        folder: of the stage; within a `shared` one, `<dataset>-<encoder>-<digest of the settings>`.
-
-    Raises:
-        ValueError: if no split has captions, or the folder holds something else.
+    Embeddings of the captions of images, read or written; within a `shared` folder in one that is named after dataset,
+    encoder and settings. Raises ValueError if no split has captions, or the folder holds something else.
     """
 
     def __init__(
@@ -252,9 +245,9 @@ class EmbeddingStage:
         if not shared:
             check_replaceable(self.folder)
         self.args, self.source = args, Source.of(source)
-        self.splits = captioned_splits(images)
+        self.splits = captioned_splits(images)  # those with captions
         self.encoder = encoder_from(args, PartialState().device)
-        self.settings = {
+        self.settings = {  # all inputs of the vectors, part of `stage.json`
             **self.encoder.provenance,
             "normalised": True,
             "image_ids_digest": {

@@ -75,7 +75,7 @@ def student_card(student: Student) -> ModelCard:
         "is_average": student.weights == "ema",
         "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
-        "license_said": license_said(student.license),
+        "license_in_words": license_in_words(student.license),
         "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),
         "weights_license": code(student.weights_license) if student.weights_license else "",
         "is_noncommercial": bool(NONCOMMERCIAL.search(student.weights_license or "")),
@@ -229,7 +229,7 @@ def _named(name: Any, revision: Any) -> str:
 NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-license", re.IGNORECASE)
 
 
-def license_said(license: str | None) -> str:
+def license_in_words(license: str | None) -> str:
     """The first sentence of the terms of a student or a dataset."""
     if license is None:
         return "Its maker has not chosen a license: ask before you use it for more than looking at it."

@@ -277,9 +277,15 @@ def public_stage(folder: str | Path, *, with_images: bool = False, images_id: st
         of_images = (columns.IMAGE, columns.LABEL, columns.IMAGE_ID)
         named = {ours: theirs for ours, theirs in images.columns.items() if ours in of_images and ours != theirs}
         where |= {"source_columns": named} if named else {}
-    public = {"stage": stage.get("stage"), "published": True, **where, "with_images": with_images, **_said_of(stage)}
+    public = {
+        "stage": stage.get("stage"),
+        "published": True,
+        **where,
+        "with_images": with_images,
+        **_facts_of(stage),
+    }
     if captions is not None and stage.get("stage") != "captioning":
-        public["captions_stage"] = {"stage": "captioning", **_said_of(captions)}
+        public["captions_stage"] = {"stage": "captioning", **_facts_of(captions)}
     return public
 
 
@@ -297,7 +303,7 @@ def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, A
     return (replace(last.source, columns=named) if len(chain) > 1 and holds_images else None), captions
 
 
-def _said_of(stage: dict[str, Any]) -> dict[str, Any]:
+def _facts_of(stage: dict[str, Any]) -> dict[str, Any]:
     return {name: _public(stage[name], name) for name in PUBLISHED if name in stage}
 
 

@@ -10,7 +10,7 @@ from .. import __version__, columns
 from ..evaluation.comparison import markdown_table
 from ..names import is_bare, is_hub_id
 from ..options import ASKING
-from .card import ORIGINS, TEMPLATES, code, code_cell, license_said, plain, prompt_rows
+from .card import ORIGINS, TEMPLATES, code, code_cell, license_in_words, plain, prompt_rows
 
 FIGURES = {
     "captions": "captions",
@@ -53,7 +53,7 @@ def captions_card(
         columns=stage["columns"],
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=[(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None],
-        license_said=license_said(license),
+        license_in_words=license_in_words(license),
         is_licensed=license is not None,
         captioner=code(captioner.get("model")),
         status_table=_statuses(captions.get("status") or {}),

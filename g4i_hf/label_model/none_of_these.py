@@ -80,7 +80,7 @@ def none_of_these(
     shares = []
     for drawn in range(SAMPLES + 1):
         rows = np.arange(len(labelled)) if not drawn else _of_some_classes(classes, generator)
-        log_odds = _told_apart(labelled[rows[:MOST_COMPARED]], hidden[rows[:MOST_COMPARED]])
+        log_odds = _log_odds_of_none(labelled[rows[:MOST_COMPARED]], hidden[rows[:MOST_COMPARED]])
         shares.append(_share(log_odds(sample)))
         if not drawn:
             of_all = log_odds(unlabelled)
@@ -96,7 +96,7 @@ def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.
     return np.concatenate([generator.choice(rows, len(rows)) for rows in chosen])
 
 
-def _told_apart(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _log_odds_of_none(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """(n, V) -> (n,) log odds that a row is of no class, where as many are as are not."""
     x, y = np.concatenate([labelled, hidden]), np.repeat([0, 1], len(labelled))
     weight, bias = logistic_regression(x, y, 2, STRENGTH, np.ones(x.shape[1], dtype=np.float32))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .model import LabelModel
-from .views import View, told_by
+from .views import View, rows_with_a_view
 
 # Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
@@ -135,4 +135,4 @@ def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.nda
     """Number of labels (N,) that are not the likeliest class without them; 0 if hardly any can be wrong."""
     if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
         return 0
-    return int(((labels >= 0) & told_by(views) & (model.probabilities_.argmax(1) != labels)).sum())
+    return int(((labels >= 0) & rows_with_a_view(views) & (model.probabilities_.argmax(1) != labels)).sum())

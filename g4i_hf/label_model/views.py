@@ -164,7 +164,7 @@ def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     return copies
 
 
-def told_by(views: Mapping[str, View]) -> np.ndarray:
+def rows_with_a_view(views: Mapping[str, View]) -> np.ndarray:
     """(N,) of which rows any view says something."""
     return np.any([has_value(view.values) for view in views.values()], axis=0)
 

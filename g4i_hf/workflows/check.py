@@ -23,7 +23,7 @@ from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
-from ..label_model.views import told_by
+from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES, image_features
@@ -188,7 +188,7 @@ def check_labels(
     ]
     if list(views) == [CAPTION]:
         lines.append("By captions alone; g4i fit uses image features too: --views caption image:student.")
-    known = int((told_by(views) & (labels >= 0)).sum())
+    known = int((rows_with_a_view(views) & (labels >= 0)).sum())
     if not known:
         return lines
     table = suspicious(model, labels)

@@ -117,12 +117,12 @@ class Fit:
         images = self.images
         check_replaceable(self.folder / CLASSIFIER, "model")
         images.open()
-        self.place = FitFolder(self.folder, self._asked(), self.say)
+        self.place = FitFolder(self.folder, self._recorded_options(), self.say)
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(images.record))
         if holds == FINISHED:
-            return self._told(self._same_again())
+            return self._say_result(self._same_again())
         images.check()
-        images.check_classes_are_told()
+        images.check_classes_are_known()
         images.prepare()
         if self.args.dry_run:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
@@ -131,7 +131,7 @@ class Fit:
             by_first(lambda: self._begin(holds))
             result = self._fitted()
             by_first(lambda: self.place.note(self.place.result_files()))
-        return self._told(result)
+        return self._say_result(result)
 
     def _same_again(self) -> FitResult:
         """The finished result, with `classifier/` by the present `--release`."""
@@ -143,7 +143,7 @@ class Fit:
             self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
         return result
 
-    def _asked(self) -> dict[str, Any]:
+    def _recorded_options(self) -> dict[str, Any]:
         """The options that the result depends on."""
         given = vars(self.args) | vars(self.images.data)
         given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.images.names_of_views]
@@ -274,12 +274,13 @@ class Fit:
         judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
         cards = suspicious_cards(images.training, known.unreviewed, known.model.probabilities_, images.id2label)
         names = {name: result.words(name) for name in judge.logits}
-        of_page = f"{Path(images.data.dataset_name).name}: what g4i fit found", result.said(), vars(result), names
+        title = f"{Path(images.data.dataset_name).name}: what g4i fit found"
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
         settings = {name: value for name, value in chosen.items() if name in SETTINGS}
-        write_fit_report(self.folder / REPORT, *of_page, judged, cards, images.id2label, settings)
+        shown = vars(result), names, judged, cards, images.id2label, settings
+        write_fit_report(self.folder / REPORT, title, result.judgement_lines(), *shown)
 
-    def _told(self, result: FitResult) -> FitResult:
+    def _say_result(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))
         if self.before is not None:
             self.say(result.since(self.before))

@@ -137,7 +137,7 @@ class FitImages:
         if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
             raise ValueError("release is labels_only, but fewer than two classes have a label.")
 
-    def check_classes_are_told(self) -> None:
+    def check_classes_are_known(self) -> None:
         """A ValueError where neither labels nor a view tell a class."""
         labels, answers = labels_of(self.training), answers_of(self.training, self.id2label)
         if answers is not None:

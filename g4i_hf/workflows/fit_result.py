@@ -51,8 +51,8 @@ class FitFolder:
         """Record options, decisions and digests of the result. Earlier decisions stay while the options do."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
-        kept = earlier if earlier.get("asked") == self.options else {}
-        noted = kept | {"asked": self.options, "result": result} | decided
+        kept = earlier if earlier.get("options") == self.options else {}
+        noted = kept | {"options": self.options, "result": result} | decided
         replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
     def holds(self, record: Record) -> str:
@@ -63,7 +63,7 @@ class FitFolder:
         if self._is_other(record):
             return OTHER
         noted, files = self.noted(), self.result_files()
-        is_finished = files and noted.get("asked") == self.options and noted.get("result") == files
+        is_finished = files and noted.get("options") == self.options and noted.get("result") == files
         return FINISHED if is_finished else UNFINISHED
 
     def _is_other(self, record: Record) -> bool:
@@ -74,7 +74,7 @@ class FitFolder:
             self.say(f"{self.folder} holds results, and it is not known of what data.")
             return True
         options = self.options
-        names = [name for name in options if options[name] != noted["asked"].get(name)]
+        names = [name for name in options if options[name] != noted["options"].get(name)]
         changes = [*differences(earlier, record).values(), *(f"the option {name}" for name in names)]
         if changes:
             self.say(f"Changed since the last run in {self.folder}: {', '.join(changes)}.")
@@ -168,10 +168,10 @@ class FitResult:
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
         released = f"with {self.of_views}" if self.released == WITH_VIEWS else "that learned from labels only"
-        first, *rest = self.said()
+        first, *rest = self.judgement_lines()
         return [first, f"{CLASSIFIER}/ holds the one {released}.", *rest]
 
-    def said(self) -> list[str]:
+    def judgement_lines(self) -> list[str]:
         """The same without what is released."""
         how = self._how_judged()
         unreviewed = " Unreviewed: no random sample was labelled by a person."

@@ -20,7 +20,7 @@ from ..data.texts import caption_lists
 from ..files import printable, replace_text, spreadsheet_text
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
-from ..label_model.views import NEEDS, told_by
+from ..label_model.views import NEEDS, rows_with_a_view
 from ..options import DataArguments, FitArguments, LabelArguments
 from ..pages import page, thumbnail
 from .fit_images import FitImages
@@ -108,7 +108,7 @@ class Labelling:
             picked = pick_gold(self.contents, len(self.labels))
             picked = picked[~self.shown[picked]]
         elif pick == "wrong":
-            picked = pick_wrong(self.probabilities, self.labels, self.contents, told_by(self.views))
+            picked = pick_wrong(self.probabilities, self.labels, self.contents, rows_with_a_view(self.views))
             picked = picked[is_open[picked]]
         elif pick == NONE:
             rows = np.flatnonzero(is_open)
