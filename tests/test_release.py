@@ -17,7 +17,6 @@ from g4i_hf.data.stage import write_stage
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.modeling.student import is_adapter
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
 
