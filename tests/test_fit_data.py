@@ -29,20 +29,6 @@ def pictures(tmp_path_factory) -> Path:
     return few_labels(tmp_path_factory.mktemp("fit"), 3, train=60)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
-def test_other_forms_of_a_dataset_are_read(fitted, tmp_path, capsys, kind):
-    rows = {"photo": [drawing(number) for number in range(30)], "species": [CLASSES[n % 3] for n in range(30)]}
-    split = Dataset.from_dict(rows | {"text": [[caption(number)] for number in range(30)]})
-    split = split.cast_column("photo", datasets.Image())
-    if kind == "parquet":
-        (tmp_path / "data").mkdir()
-        split.to_parquet(tmp_path / "data" / "train.parquet")
-    else:
-        DatasetDict(train=split).save_to_disk(tmp_path / "data")
-    fitted(tmp_path / "data", image="photo", label="species", caption="text", dry_run=True)
-    assert "30 training images of 3 classes, 30 with a label, 30 with a caption" in capsys.readouterr().out
-
-
 def test_images_of_pillow_splits_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):
     def split(numbers) -> Dataset:
         rows = {"image": [drawing(number) for number in numbers], "label": [CLASSES[number % 3] for number in numbers]}

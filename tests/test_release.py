@@ -242,6 +242,21 @@ def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_pa
     assert not (link / "stale.bin").exists() and {path.name for path in tmp_path.iterdir()} == {"run", "empty", "link"}
 
 
+def test_a_full_disk_leaves_the_earlier_release(tmp_path, monkeypatch):
+    run = a_plain_run(tmp_path / "run")
+    before, rename = files_of(release_student(run)), Path.rename
+
+    def full(path, target):
+        if ".tmp-" in path.name:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        release_student(run, aligned=False)
+    assert files_of(run / "student") == before and not list(run.glob(".*"))
+
+
 # --- Adapters -------------------------------------------------------------------------------------------------------
 
 
