@@ -119,7 +119,7 @@ def captioned(jobs) -> Jobs:
 def test_a_dataset_of_the_hub_is_captioned(captioned):
     assert captioned.repositories()["datasets/me/photos-captions"] is True
     found = captioned.hub.run(READ, captioned.folder / "reader")
-    assert found == {f"{number}.png": f"number {number}" for number in range(12)}
+    assert found == {f"{number}.png": [f"number {number}"] for number in range(12)}
 
 
 def test_a_student_is_trained_on_captions_of_the_hub(captioned):
