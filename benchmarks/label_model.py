@@ -32,6 +32,7 @@ from scipy.special import softmax
 
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import EncoderArguments, load_encoder
+from g4i_hf.label_model import LabelModel, View
 from g4i_hf.label_model.supervise import CAPTION
 from g4i_hf.training.prepare import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels
@@ -91,7 +92,8 @@ def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: flo
     embeds, others = (
         np.asarray(part.with_format("numpy")["text_embeds"][:], dtype=np.float32) for part in (learned, held_out)
     )
-    table, model = suspicious_labels(embeds, given, num_labels, seed, class_embeds)
+    model = LabelModel(num_labels, seed).fit({CAPTION: View(embeds, class_embeds)}, given)
+    table = suspicious_labels(model, given)
     others = np.concatenate([others, embeds[given < 0]])
     others_truth = np.concatenate([labels_of(held_out), truth[given < 0]])
     probabilities = model.predict({CAPTION: others})

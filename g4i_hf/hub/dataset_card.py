@@ -145,6 +145,6 @@ def _number(value: Any) -> str:
     return "" if value is None else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
-def write_card(folder: str | Path, stage: dict[str, Any], *, license: str | None = None) -> None:
-    card = captions_card(stage, date=datetime.now(UTC).date().isoformat(), license=license)
+def write_card(folder: str | Path, stage: dict[str, Any]) -> None:
+    card = captions_card(stage, date=datetime.now(UTC).date().isoformat())
     card.save(Path(folder) / "README.md")

@@ -261,7 +261,7 @@ class Release:
     """Builds and pushes a student or a dataset; the command prints `lines`. A dry run writes into `scratch`."""
 
     def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
-        self.args, self.scratch = args, scratch
+        self.args = args
         self.repo_type = "dataset" if args.stage else "model"
         self.place = dataset_place(args) if args.stage else place_of(args)
         self.folder = scratch / self.place.resolve().name if scratch else self.place  # where it is written

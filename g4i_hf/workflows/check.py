@@ -35,23 +35,12 @@ TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_o
 SHOWN = 100  # labels on the page, the most suspicious first
 
 
-def suspicious_labels(
-    text_embeds: np.ndarray, labels: np.ndarray, num_labels: int, seed: int = 0, class_embeds: np.ndarray | None = None
-) -> tuple[pd.DataFrame, LabelModel]:
+def suspicious_labels(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
     """
-    Finds labels (N,) that are not the most probable class given the label and the caption (N, D). Caption
-    probabilities are out of fold; `class_embeds` (C, D) are those of the class names.
-
-    Returns:
-        A table with the columns `row`, `label` and `suggested` (class indices), `probability` (of the label being
-        right) and `probability_of_suggested`, the most suspicious first; and the label model.
+    A table of labels (N,) that are not the most probable class given the label and all views, the most suspicious
+    first. `model` was fitted on them. Columns: `row`, `label` and `suggested` (class indices), `probability` (of the
+    label being right) and `probability_of_suggested`.
     """
-    model = LabelModel(num_labels, seed).fit({CAPTION: View(text_embeds, class_embeds)}, labels)
-    return suspicious(model, labels), model
-
-
-def suspicious(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
-    """The table of [`suspicious_labels`], of a model that was fitted on these labels."""
     rows, suggested = suspicious_rows(labels, model.posterior_), model.posterior_.argmax(1)
     return pd.DataFrame(
         {
@@ -66,8 +55,8 @@ def suspicious(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
 
 def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
     """
-    How many labels of a split captions contradict, as [`suspicious_labels`] finds them among those of both splits.
-    None where it has no labelled rows with embeddings, or these are of one class.
+    How many labels of a split captions contradict, where those of both splits are compared. None where it has no
+    labelled rows with embeddings, or these are of one class.
     """
     if columns.TEXT_EMBEDS not in split.column_names:
         return None
@@ -82,8 +71,8 @@ def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) ->
     own, every = len(labels[0]), np.concatenate(labels)
     if own == 0 or len(np.unique(every)) < 2:
         return None
-    table, _ = suspicious_labels(np.concatenate(text_embeds), every, num_labels)
-    return int((table["row"] < own).sum())
+    model = LabelModel(num_labels).fit({CAPTION: View(np.concatenate(text_embeds))}, every)
+    return int((suspicious_rows(every, model.posterior_) < own).sum())
 
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
@@ -191,7 +180,7 @@ def check_labels(
     known = int((rows_with_a_view(views) & (labels >= 0)).sum())
     if not known:
         return lines
-    table = suspicious(model, labels)
+    table = suspicious_labels(model, labels)
     lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
     doubtful = doubtful_labels(model, views, np.where(reviewed, -1, labels)) - len(table)
     if doubtful > 0 and args.split == "train":
