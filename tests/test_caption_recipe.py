@@ -74,7 +74,7 @@ def test_a_file_of_captions_names_the_images_of_a_table_by_the_names_of_their_fi
     DatasetDict(train=split).save_to_disk(tmp_path / "data")
     (tmp_path / "captions.jsonl").write_text('{"file": "2.png", "caption": "a cat"}')
     caption(tmp_path, "--dataset_name", "./data", "--captions_dir", "out", "--captions_file", "captions.jsonl")
-    assert [row["caption"] for row in rows_of(tmp_path / "out")] == [[], [], ["a cat"]]
+    assert [row["caption"] for row in rows_of(tmp_path / "out")] == [[None], [None], ["a cat"]]
 
 
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
