@@ -1,5 +1,6 @@
 """`caption` as people start it, where a mistake would cost answers, images or trust."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, pn
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from test_caption_kills import CAPTION, environment
+
+from g4i_hf import load_images
 
 serve = caption_doors.serve
 LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
@@ -68,11 +71,14 @@ def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
     assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
 
 
-def test_a_file_of_captions_names_the_images_of_a_table_by_the_names_of_their_files(tmp_path):
-    images = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))), "path": f"{n}.png"} for n in range(3)]
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_of_captions_names_the_images_of_a_table_by_their_files_or_ids(tmp_path, named):
+    pictures = [png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))) for n in range(3)]
+    images = [{"bytes": data, "path": f"{n}.png" if named else None} for n, data in enumerate(pictures)]
     split = Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
     DatasetDict(train=split).save_to_disk(tmp_path / "data")
-    (tmp_path / "captions.jsonl").write_text('{"file": "2.png", "caption": "a cat"}')
+    key = "2.png" if named else load_images(tmp_path / "data")["train"]["image_id"][2]
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"file": key, "caption": "a cat"}))
     caption(tmp_path, "--dataset_name", "./data", "--captions_dir", "out", "--captions_file", "captions.jsonl")
     assert [row["caption"] for row in rows_of(tmp_path / "out")] == [[None], [None], ["a cat"]]
 

@@ -111,10 +111,11 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
     assert all((out / "earlier-1" / name).exists() for name in RESULT)
 
 
-def test_what_is_missing_is_made_again(again, place):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_missing_is_made_again(again, place, overwrite):
     before = weights_in(place / "out")
     (place / "out" / "with_views" / "model.safetensors").unlink()
-    again()
+    again(overwrite=overwrite)
     assert weights_in(place / "out") == before
 
 
