@@ -24,8 +24,8 @@ import readme_tables  # noqa: E402
 
 
 def tracked(pattern: str) -> list[Path]:
-    listed = subprocess.check_output(["git", "ls-files", pattern], cwd=ROOT, text=True).split()
-    return [ROOT / name for name in listed if (ROOT / name).exists()]
+    listed = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True)  # none in a copy
+    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).exists()]
 
 
 def relative(path: Path) -> str:
