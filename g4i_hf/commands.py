@@ -12,7 +12,7 @@ from typing import Any
 from .cli import OptionError, check_data, check_paths, is_first_process, quiet_libraries, say
 from .extras import require
 from .files import printable
-from .names import LABELS_ONLY
+from .names import LABELS_ONLY, check_run, is_of_fit
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -361,6 +361,8 @@ class Release(Command):
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
             )
         check_paths(baseline=args.baseline)
+        if args.run and not is_of_fit(args.run) and not (Path(args.run) / "stage.json").is_file():
+            check_run(args.run, args.weights)
         if args.push_to_hub or args.dry_run:  # before anything is written
             require("detect_secrets", "hub", "The search for secrets before a push")
 

@@ -152,6 +152,16 @@ def _near_folder(name: str) -> str:
     return "" if near is None else f" Did you mean {folders[near]!r}?"
 
 
+def check_run(run: str | Path, weights: str = "raw") -> None:
+    """Raise FileNotFoundError for a folder without a finished run, or without an average."""
+    if not Path(run).is_dir():
+        raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
+    if not (Path(run) / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{run} holds no trained model. Train one with g4i train --output_dir {run}.")
+    if weights == "ema" and not (Path(run) / EMA_FILE).is_file():
+        raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
+
+
 # --- Identity --------------------------------------------------------------------------------------------------------
 
 
@@ -162,10 +172,15 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
     return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
 
 
+def is_of_fit(folder: str | Path) -> bool:
+    """Whether a folder is one of `g4i fit`, which holds two runs."""
+    return (Path(folder) / WITH_VIEWS / "train.yaml").is_file()
+
+
 def run_of(folder: str | Path) -> Path:
     """The run that a checkpoint belongs to; the run with views in a folder of `g4i fit`; otherwise the folder."""
     folder = Path(folder)
-    if (folder / WITH_VIEWS / "train.yaml").is_file():
+    if is_of_fit(folder):
         return folder / WITH_VIEWS
     is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / "train.yaml").is_file()
     return folder.parent if is_checkpoint else folder

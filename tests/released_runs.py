@@ -43,6 +43,7 @@ LINEAGE = {
         "text_encoder_prompt": "passage: ",
     },
     "student": {"name": "resnet18", "pretrained": True, "id": "timm/resnet18.a1_in1k", "revision": COMMIT},
+    "processes": 2,
     "versions": {"g4i_hf": "0.1.0", "torch": "2.13.0", "python": "3.12"},
 }
 RESULTS = {

@@ -30,7 +30,9 @@ EVERYTHING = NOTHING | {
     "lineage": LINEAGE,
     "aligned": True,
     "onnx": True,
-    "intervals": [{"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2}],
+    "intervals": [
+        {"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2} | {"difference": "-1 to +5"}
+    ],
     "is_timm": True,
     "model_id": "me/student",
     "weights": "ema",
@@ -89,8 +91,10 @@ SAID = {
             f"| images | `them/photos` at `{COMMIT}` |",
             "each caption after `passage:`",
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",
+            "The 95% interval of its difference from labels only is -1 to +5 points.",
             "Captions contradict 2 of these labels.",
             "trained on few images (2,897)",
+            "| processes | `2` |",
             "captions were written by a machine, which can describe what is not there",
             "under `apache-2.0`. The terms of the images, the pretrained weights that it starts from and the",
             'ZeroShotImageClassifier("me/student")',
@@ -123,10 +127,27 @@ SAID = {
         {
             "options": OPTIONS | {"align_weight": 0, "freeze_backbone": True},
             "judgement": "It is right.",
+            "labels_said": "Of its 1,692 training images, 30 had a label.",
             "taught_by": ["answers", "scores"],
         },
-        (", taught by answers and scores", "the given labels, answers, scores and image features tell together"),
-        ("resnet18, labels only", "on labels only, without", "Its captions were written"),
+        (
+            *(", taught by answers and scores", "the given labels, answers, scores and image features tell together"),
+            *("1,692 training images, 30 had a label.", "has no learning rate, batches or epochs"),
+        ),
+        (
+            *("resnet18, labels only", "on labels only, without", "Its captions were written"),
+            *("hflip", "| learning_rate", "single runs", "one run each", "projector was trained"),
+            "It is right",  # an estimate, beside figures of labelled images
+        ),
+    ),
+    "fitted with captions": (
+        {
+            "options": OPTIONS | {"freeze_backbone": True, "max_steps": 180, "per_device_train_batch_size": 256},
+            "judgement": "It is right.",
+            "rows": [],
+        },
+        ("It is right.", "trained in 180 steps of 256 images with a learning rate of 0.001"),
+        ("hflip",),
     ),
     "chosen": (
         {"options": OPTIONS | {"supervision": "auto"}, "estimates": CHOSEN},

@@ -4,6 +4,7 @@ alone: nothing in it is lost without `--overwrite true`, and no two trainings sh
 """
 
 import contextlib
+import json
 import os
 import random
 import resource
@@ -191,6 +192,17 @@ def test_the_command_resumes_from_the_newest_whole_one(trained, interrupted, cap
     main(command(trained, interrupted))
     assert f"Resuming from {interrupted}/checkpoint-2\n" in capsys.readouterr().out
     assert (interrupted / "model.safetensors").read_bytes() == (trained / "run" / "model.safetensors").read_bytes()
+
+
+def test_a_resume_under_other_versions_says_which_and_records_both(trained, interrupted, caplog):
+    file = interrupted / "lineage.json"
+    known = json.loads(file.read_text())
+    now = known["versions"]["pillow"]
+    known["versions"]["pillow"] = "1.1.7"
+    file.write_text(json.dumps(known))
+    main(command(trained, interrupted))
+    assert f"resumes under other versions: pillow (1.1.7 before, {now} now). Its weights can differ" in caplog.text
+    assert json.loads(file.read_text())["versions"] == known["versions"] | {"pillow": f"1.1.7, {now}"}
 
 
 def test_one_that_is_named_must_be_whole_and_there(trained, tmp_path):

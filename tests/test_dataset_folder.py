@@ -8,10 +8,13 @@ import shutil
 from pathlib import Path
 
 import datasets
+import fitting
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, List, Value, load_dataset
+from drawings import STUDENT, TRAINING, draw_folder
+from fitting import few_labels
 from PIL import ExifTags
 from PIL import Image as PILImage
 from test_card import snippets
@@ -25,7 +28,9 @@ from g4i_hf.embedding import EncoderArguments, embed_stage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import check_publishable
 from g4i_hf.options import OPTIONS_OF, DataArguments
+from g4i_hf.running import main
 
+words = fitting.words
 EMBEDS = List(List(Value("float16"), length=5))
 COLUMNS = ["image_id", "caption", "caption_status", "text_embeds"]
 NASTY = {
@@ -265,6 +270,12 @@ def test_a_broken_image_is_named_and_an_earlier_dataset_stays(stages, tmp_path):
         build_dataset(stage, tmp_path / "out", with_images=True)
 
 
+def test_a_folder_of_stages_is_no_stage_and_they_are_named(tmp_path):
+    stage = captions_stage(tmp_path / "embeddings" / "pictures-words", ["a"])
+    with pytest.raises(ValueError, match=f"is no stage: it holds no stage.json. Name one of those in it: {stage}"):
+        build_dataset(tmp_path / "embeddings", tmp_path / "out")
+
+
 # --- The card --------------------------------------------------------------------------------------------------------
 
 
@@ -305,3 +316,24 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     joined = load_data(data)["train"]
     assert joined["image_id"][:] == opened["image_id"][:]
     assert joined["text_embeds"][:] == [expected[image_id]["text_embeds"] for image_id in joined["image_id"]]
+
+
+def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, monkeypatch, capsys):
+    """Images with captions of their own, most of them without a label; `test`, which comes first, has no captions."""
+    monkeypatch.chdir(tmp_path)
+    few_labels(tmp_path, 1, train=9)
+    draw_folder(Path("pictures"), captions=False, test=3)
+    main(["caption", "pictures", "--captioner", "column", "--caption_column", "caption", "--captions_dir", "captions"])
+    where = ["--dataset_dir", "me/pictures", "--repo_id", "me/pictures"]
+    main(["release", "--stage", "captions", "--with_images", *where])
+    card = Path("me/pictures/README.md").read_text()
+    assert "| `label` | the class; null in 6 of 9 rows of `train` |" in card
+    assert "null where there is none: in 3 of 3 rows of `test` |" in card
+    assert "The images have other terms" not in card and "## Limits" not in card
+    capsys.readouterr()
+    exec(snippets(card)[0], {})
+    assert "a red" in capsys.readouterr().out
+    (command,) = snippets(card, "sh")
+    small = {"text_encoder": words} | STUDENT | TRAINING
+    main([*shlex.split(command.replace("\\\n", " "))[1:], *(f"--{name}={value}" for name, value in small.items())])
+    assert json.loads(Path("runs/aligned/all_results.json").read_text())["train_loss"] > 0

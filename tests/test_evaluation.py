@@ -128,8 +128,11 @@ def test_retrieval_is_shown_of_an_aligned_run_alone(run, tmp_path, capsys):
     write_options(baseline, read_options(baseline) | options)
     for runs, values in ((["--run", run, "--baseline", baseline], 1), (["--run", baseline], None)):
         main(["evaluate", *map(str, runs), "--splits", "validation"])
-        shown = re.search(r"^caption retrieval R@1 +validation((?: +[\d.]+)+)", capsys.readouterr().out, flags=re.M)
+        printed = capsys.readouterr().out
+        shown = re.search(r"^caption retrieval R@1 +validation((?: +[\d.]+)+)", printed, flags=re.M)
         assert (shown and len(shown[1].split())) == values
+        paired = "validation, 10 images: labels only 90.0% -> with captions 90.0%, +0.0 points (95% interval +0.0 to"
+        assert (paired in printed) == bool(values)
 
 
 def test_figures_that_are_not_taken_again_do_not_stay_nor_need_an_encoder(run, caplog):

@@ -74,7 +74,13 @@ def test_an_interval_is_over_labelled_images(runs):
     more = {"validation_labelled": 20, "validation_suspicious_labels": 2, "validation_accuracy": 0.5}
     (runs / "aligned0" / "all_results.json").write_text(json.dumps(RESULTS | more))
     validation, test = measured(arguments(runs))["intervals"]
-    assert validation == {"split": "validation", "images": 20, "interval": "30 to 70", "suspicious": 2}
+    assert validation == {
+        "split": "validation",
+        "images": 20,
+        "interval": "30 to 70",
+        "difference": "",
+        "suspicious": 2,
+    }
     assert (test["images"], test["interval"], test["suspicious"]) == (1192, "49.2 to 54.8", None)
 
 

@@ -115,15 +115,20 @@ def test_the_released_classifier_predicts_what_was_fitted(result):
 
 
 @pytest.mark.slow
-def test_evaluate_takes_the_folder_and_writes_both_accuracies(fitted, tmp_path):
+def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     pictures = few_labels(tmp_path, 4, train=24, test=9)
-    out = fitted(pictures).classifier.parent
+    out = fitted(pictures, release="with_views").classifier.parent
     succeed("evaluate", out, {"splits": "test"})
     found = json.loads((out / "test_results.json").read_text())
     low, high = found["difference_interval"]
     assert low <= found["with_views_accuracy"] - found["labels_only_accuracy"] <= high and found["images"] == 9
     for key, name in (("labels_only_accuracy", "labels_only"), ("with_views_accuracy", "with_views")):
         assert results_of(out / name)["test_accuracy"] == pytest.approx(found[key])
+    succeed("release", "--run", out, {"license": "mit"})
+    (out / "classifier" / "README.md").rename(tmp_path / "card.md")
+    card = " ".join((tmp_path / "card.md").read_text().split())
+    assert "license: mit" in card and "| accuracy | test |" in card and "its difference from labels only is" in card
+    assert "Of its 24 training images, 12 had a label." in card and "hflip" not in card and "estimated" not in card
 
 
 def test_captions_make_the_better_classifier_which_is_released(result):

@@ -141,10 +141,13 @@ def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):
     trainer = trainer_of(tmp_path / "my run", save_strategy="epoch")
     result = trainer.train()
     said = summary_of_run(trainer, ["vit"], result.metrics)
-    assert f"g4i evaluate --run '{tmp_path}/my run'\n" in said and "6 steps, 2 epochs" in said
+    assert f"g4i evaluate --run '{tmp_path}/my run'\n" in said
+    assert "6 steps, 2 epochs, 4 images a step, in one process\n" in said
     assert re.search(r"Time +\d\d:\d\d\n", said)
     found = {"validation_samples": 10, "validation_accuracy": 0.5, "validation_recall_at_5": 0.7}
-    assert "accuracy 50.0%, caption retrieval R@5 70.0%" in summary_of_run(trainer, ["vit"], result.metrics | found)
+    said = summary_of_run(trainer, ["vit"], result.metrics | found)
+    assert "accuracy 50.0%, caption retrieval R@5 70.0%" in said
+    assert f"g4i evaluate --run '{tmp_path}/my run' --splits validation\n" in said  # `test` is for the end
     trainer.args.align_weight = 0.0  # a projector that learned nothing
     assert "R@5" not in summary_of_run(trainer, ["vit"], result.metrics | found)
 
@@ -163,7 +166,7 @@ def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsy
     trial = trial_arguments(args, str(tmp_path / "trial"))
     trainer = AlignmentTrainer(aligned_model("vit"), trial, train_dataset=rows(10))
     plan = plan_of(trainer, args)
-    assert plan["Steps"][0].startswith(f"{steps}: ") and plan["Steps"][0].endswith(" images a step")
+    assert plan["Steps"][0].startswith(f"{steps}: ") and plan["Steps"][0].endswith(" images a step, in one process")
     assert plan["Run"] == [f"{tmp_path}/run"] and " s a step" in plan["Time"][0]
     assert trainer.state.global_step == TIMED_STEPS
     assert not (tmp_path / "run").exists() and list((tmp_path / "trial").iterdir()) == []

@@ -110,7 +110,11 @@ def test_the_run_folder_has_the_lineage_that_is_known(pictures, tmp_path):
     assert lineage["rows"] == {"train": 18, "validation": 6} and lineage["captions"]["captioner"] == "column"
     assert lineage["student"]["name"] == "resnet18" and not lineage["student"]["pretrained"]
     assert lineage["text_encoder"]["text_encoder"] == "sentence-transformers/all-MiniLM-L6-v2"
-    assert lineage["versions"]["g4i_hf"] == __version__ and str(tmp_path) not in json.dumps(lineage)
+    assert (
+        lineage["processes"] == 1
+        and lineage["versions"]["g4i_hf"] == __version__
+        and str(tmp_path) not in json.dumps(lineage)
+    )
     aligned = release_student(tmp_path / "run") / "aligned"  # which then knows its text encoder
     assert json.loads((aligned / "text_encoder.json").read_text())["text_encoder"].endswith("all-MiniLM-L6-v2")
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..options import aligns, learned_from_captions
 
 
@@ -160,8 +162,18 @@ def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def difference_interval(difference: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images."""
+    half = 1.96 * difference.std() / np.sqrt(len(difference))
+    return float(difference.mean() - half), float(difference.mean() + half)
+
+
 def interval_text(accuracy: float, images: int) -> str:
     """The 95% interval over images, in percent: `24 to 76`."""
-    low, high = accuracy_interval(accuracy, images)
-    digits = 0 if high - low > 0.1 else 1
-    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
+    return ends_in_words(accuracy_interval(accuracy, images))
+
+
+def ends_in_words(ends: tuple[float, float], sign: str = "") -> str:
+    """Both ends in percent; `sign` is `+` for differences."""
+    digits = 0 if ends[1] - ends[0] > 0.1 else 1
+    return " to ".join(f"{100 * end:{sign}z.{digits}f}" for end in ends)

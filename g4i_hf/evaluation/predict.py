@@ -21,7 +21,7 @@ from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
 from ..data.texts import Texts, caption_lists
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
-from ..names import EMA_FILE
+from ..names import EMA_FILE, check_run
 
 BLOCK = 1024  # rows processed at once, so that memory does not grow with the split
 
@@ -75,16 +75,6 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
         model.student.load_state_dict(load_file(Path(run) / EMA_FILE))
     config = model.config.student_config
     return model, student_processor(config, saved_processor(run, config))
-
-
-def check_run(run: str | Path, weights: str = "raw") -> None:
-    """Raise FileNotFoundError for a folder without a finished run, or without an average."""
-    if not Path(run).is_dir():
-        raise FileNotFoundError(f"There is no run {str(run)!r}: no such folder.")
-    if not (Path(run) / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{run} holds no trained model. Train one with g4i train --output_dir {run}.")
-    if weights == "ema" and not (Path(run) / EMA_FILE).is_file():
-        raise FileNotFoundError(f"{run} holds no {EMA_FILE}: it was trained without ema_decay. Use --weights raw.")
 
 
 def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:

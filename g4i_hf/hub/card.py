@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ FEW_IMAGES = 10_000
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image"}
 # Of a captioner's provenance, beside its name, revision and prompts
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype")
+BATCH = "per_device_train_batch_size"
+OF_FIT = ("student", "pretrained", "image_size", "text_encoder", "seed")  # the other options are the projector's
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
 
 
@@ -46,9 +49,10 @@ class Student:
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
-    judgement: str = ""  # of `g4i fit`, in words
+    judgement: str = ""  # of `g4i fit`, in words; left out beside figures of labelled images
+    labels_said: str = ""  # of `g4i fit`: how many images had a label, in words
     taught_by: list[str] | None = None  # beside labels and image features, such as captions; None: see `options`
-    intervals: list[dict[str, Any]] = field(default_factory=list)  # of accuracies, see `figures.measured`
+    intervals: list[dict[str, Any]] = field(default_factory=list)  # see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model
     onnx: bool = False
@@ -73,7 +77,6 @@ def student_card(student: Student) -> ModelCard:
         "timm_id": f"{'local-dir' if student.is_local else 'hf-hub'}:{student.model_id}",
         "number_of_parameters": f"{student.num_parameters / 1e6:.1f}",
         "is_average": student.weights == "ema",
-        "training": options_table(student.options, student.image_size),
         "origin": _origin(student.lineage),
         "license_in_words": license_in_words(student.license),
         "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),
@@ -82,6 +85,9 @@ def student_card(student: Student) -> ModelCard:
         "version": __version__,
     }
     shown |= _of_training(student) | _of_figures(student)
+    shown["training"] = options_table(student.options, student.image_size, student.lineage.get("processes"))
+    if shown["of_fit"]:
+        shown["training"] = options_table(student.options, student.image_size, only=OF_FIT)
     card = ModelCard.from_template(_metadata(student), template_path=str(TEMPLATES / "student.md.j2"), **shown)
     # Conditions of the template leave runs of blank lines
     return ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
@@ -132,6 +138,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
         "of_fit": bool(student.judgement) and bool(known.get("freeze_backbone")),
+        "projector": {name: plain(known.get(name)) for name in ("max_steps", BATCH, "learning_rate")},
         "is_baseline": aligns(known) is False and learned_from_captions(known) is None and student.taught_by is None,
         "best_by": plain(best) if best else None,
         "chosen_on": next((row.split for row in student.rows if row.split == known.get("eval_split")), None),
@@ -148,12 +155,21 @@ def _of_figures(student: Student) -> dict[str, Any]:
         "results": as_markdown(rows, shown_names(student.options)) if rows else "",
         "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
+        "judgement": "" if any(row.figure == "accuracy" for row in rows) else student.judgement,
         "retrieval": any(row.figure != "accuracy" for row in rows),
     }
 
 
-def options_table(run_options: dict[str, Any], image_size: int | None = None) -> str:
-    """Options that it takes to repeat a run, without paths. `image_size`: of the student, where they leave it open."""
+def options_table(
+    run_options: dict[str, Any],
+    image_size: int | None = None,
+    processes: int | None = None,
+    only: Collection[str] = (),
+) -> str:
+    """
+    Options that it takes to repeat a run, without paths, and its number of processes; with `only`, no others.
+    `image_size`: of the student, where they leave it open.
+    """
     if not run_options:
         return ""
     defaults, always = with_defaults({}), marked("in_card")
@@ -166,10 +182,12 @@ def options_table(run_options: dict[str, Any], image_size: int | None = None) ->
     for name in dict.fromkeys((*always, *known)):
         value = _without_paths(known.get(name))
         is_shown = name in always or (about(name) in ("training", "captions") and value != defaults.get(name))
-        if name not in left_out and is_shown and value not in (None, "", [], {}):
+        is_shown = is_shown and name not in left_out and (not only or name in only)
+        if is_shown and value not in (None, "", [], {}):
             value = int(value) if isinstance(value, float) and value.is_integer() else value
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
             rows.append([name, code_cell(text)])
+    rows += [["processes", code_cell(processes)]] if processes else []
     return markdown_table(["option", "value"], rows, texts=2)
 
 

@@ -86,6 +86,8 @@ def build_dataset(
     public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
     _check_source(public, repo_id)
     public["ids_from"] = _ids_from(splits)
+    shown = [column for column in (columns.LABEL, columns.CAPTION) if column in features]
+    public["nulls"] = {column: {name: _nulls(split, column) for name, split in splits.items()} for column in shown}
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
     card = captions_card(public, repo_id=repo_id or "path/to/captions", date=date, license=license)
     with replacing(output_dir) as folder:
@@ -102,7 +104,9 @@ def build_dataset(
 
 def _check_stage(folder: Path) -> None:
     if (made := read_stage(folder)) is None:
-        raise ValueError(f"{folder} is no stage: it holds no {STAGE_FILE}. Name a folder of captions or embeddings.")
+        stages = sorted(str(file.parent) for file in folder.rglob(STAGE_FILE))
+        remedy = f"one of those in it: {', '.join(stages[:3])}" if stages else "a folder of captions or embeddings"
+        raise ValueError(f"{folder} is no stage: it holds no {STAGE_FILE}. Name {remedy}.")
     if made.get("stage") == "view":
         raise ValueError(f"{folder} is a view for g4i fit. Name a folder of captions or embeddings.")
     if made.get("published"):
@@ -205,6 +209,13 @@ def _ids_from(splits: DatasetDict) -> str | None:
     if "column" in forms:  # made ids are of the other forms
         return "column"
     return forms.pop() if len(forms) == 1 and not any("#" in image_id for image_id in ids) else None
+
+
+def _nulls(split: Dataset, column: str) -> int:
+    """Rows without a label, or without a caption."""
+    if column not in split.column_names:
+        return len(split)
+    return sum(value in (None, -1, []) for value in split[column][:])
 
 
 def _write_split(split: Dataset, name: str, features: Features, folder: Path) -> None:

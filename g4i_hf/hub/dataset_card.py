@@ -40,6 +40,8 @@ def captions_card(
     captioner = captions.get("captioner") or {"captioner": "column"}
     machine_made = captioner["captioner"] in ASKING
     embedded = columns.TEXT_EMBEDS in stage["columns"]
+    without = stage.get("nulls", {}).get(columns.CAPTION, {})
+    captioned = [split for split in splits if without.get(split, 0) < splits[split]]
     images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
     return DatasetCard.from_template(
         _metadata(stage, images_id, machine_made, license),
@@ -51,6 +53,8 @@ def captions_card(
         num_rows=", ".join(f"{count:,} in {code(split)}" for split, count in splits.items()),
         with_images=bool(stage.get("with_images")),
         columns=stage["columns"],
+        missing={column: _missing(stage, column) for column in stage["columns"]},
+        unlabelled=bool(stage.get("nulls", {}).get(columns.LABEL, {}).get("train")),
         facts=_facts(captions, captioner, date) if captions else [("date", date)],
         encoder=[(title, code_cell(stage[name])) for name, title in ENCODER.items() if stage.get(name) is not None],
         license_in_words=license_in_words(license),
@@ -67,7 +71,7 @@ def captions_card(
         named=stage.get("source_columns") or {},
         ids_from=stage.get("ids_from"),
         repo_id=repo_id,
-        first_split=next(iter(splits)),
+        first_split=next(iter(captioned or splits)),
         version=__version__,
         date=date,
     )
@@ -123,6 +127,15 @@ def _cut(stage: dict[str, Any]) -> str:
     over = {split: counts["share"] for split, counts in (stage.get("captions_over_window") or {}).items()}
     cut = {split: share for split, share in over.items() if share >= SMALL_WINDOW}
     return ", ".join(f"{share:.0%} of {code(split)}" for split, share in cut.items())
+
+
+def _missing(stage: dict[str, Any], column: str) -> str:
+    """In how many rows of each split a column is null."""
+    nulls = {split: count for split, count in stage.get("nulls", {}).get(column, {}).items() if count}
+    rows = [
+        f"in {count:,} of {stage['num_rows'][split]:,} rows of {code_cell(split)}" for split, count in nulls.items()
+    ]
+    return ("; null " if column == columns.LABEL else ": ") * bool(rows) + ", ".join(rows)
 
 
 def _statuses(counts: dict[str, dict[str, int]]) -> str:

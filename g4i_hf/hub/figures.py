@@ -6,11 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from huggingface_hub import EvalResult
 
 from .. import columns
 from ..data.record import SPLIT, Record, differences
-from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text, shown_results
+from ..evaluation.comparison import (
+    CARD_MEASURES,
+    ComparisonRow,
+    compare,
+    difference_interval,
+    ends_in_words,
+    interval_text,
+    shown_results,
+)
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.metrics import speed_text
 from ..names import bare_name, run_of
@@ -55,8 +65,9 @@ def read_results(run: str | Path) -> dict[str, Any]:
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
     `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; what it was `taught_by`;
-    `estimates` before training, by name; `intervals`: for each split its images, the 95% interval of the accuracy, and
-    how many of its labels captions contradict.
+    `labels_said`: how many images had a label; `estimates` before training, by name; `intervals`: for each split its
+    images, the 95% intervals of the accuracy and of its difference from the baseline's, and how many of its labels
+    captions contradict.
     """
     results = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(results)}
@@ -64,6 +75,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     return {
         "speed": speed_text(results),
         "judgement": results.get("judgement", ""),
+        "labels_said": results.get("labels_said", ""),
         "taught_by": results.get("taught_by"),
         "estimates": {name: results[name] for name in names if results.get(name) is not None},
         "intervals": [
@@ -71,12 +83,25 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
                 "split": split,
                 "images": (labelled := results.get(f"{split}_labelled", results[f"{split}_samples"])),
                 "interval": interval_text(accuracies[split], labelled),
+                "difference": _difference_in_words(args, split),
                 "suspicious": results.get(f"{split}_suspicious_labels"),
             }
             for split in _in_order(list(accuracies), args.run)
             if accuracies[split] is not None
         ],
     }
+
+
+def _difference_in_words(args: ReleaseArguments, split: str) -> str:
+    """The paired interval in percentage points, from the predictions of both runs; empty where one has none."""
+    files = [Path(run) / "predictions" / f"{split}.parquet" for run in (args.run, args.baseline) if run]
+    if len(files) < 2 or not all(file.is_file() for file in files):
+        return ""
+    one, other = (pq.read_table(file, columns=["image_id", "label", "prediction"]) for file in files)
+    if one.select(["image_id", "label"]) != other.select(["image_id", "label"]):
+        return ""
+    right = [pc.drop_null(pc.equal(table["label"], table["prediction"])).to_numpy() for table in (one, other)]
+    return ends_in_words(difference_interval(right[0].astype(float) - right[1]), "+")
 
 
 def _splits(results: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,14 @@ from transformers import TimmWrapperConfig
 
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
-from ..evaluation.predict import check_run, load_run
+from ..evaluation.predict import load_run
 from ..extras import require
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor, student_processor
 from ..modeling.student import own_module, plain_student
-from ..names import run_of, why_missing
+from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.lineage import read_lineage
@@ -30,7 +31,7 @@ from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
-from .figures import comparison, measured
+from .figures import comparison, measured, read_results
 from .onnx import export_onnx
 from .push import SECRETS, check_replaceable, clear_errors, last_push, list_files, push_folder, write_manifest
 
@@ -52,8 +53,9 @@ def release_student(
     `timm.create_model("local-dir:...")` load it with exactly the weights of the run. The folder is complete or absent.
 
     Args:
-        run: run folder, or one of its checkpoints.
-        output_dir: folder of the student; `<run>/student` by default. Only an earlier release in it is replaced.
+        run: run folder, one of its checkpoints, or a folder of `g4i fit`.
+        output_dir: folder of the student; by default `<run>/student`, and `classifier` in a folder of `g4i fit`. Only
+            an earlier release in it is replaced.
         weights: `"raw"`, or `"ema"` for their moving average.
         aligned: add the aligned model with the same weights in `aligned/`, and the record of the text encoder. Omitted
             for a run without alignment, whose projector is random.
@@ -69,7 +71,7 @@ def release_student(
     """
     place = str(output_dir) if output_dir else None
     args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx)
-    return release_with_card(args)[0]
+    return release_with_card(with_run_of_fit(args))[0]
 
 
 def release_with_card(
@@ -92,6 +94,27 @@ def release_with_card(
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         write_manifest(folder)
     return output_dir, rows
+
+
+def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
+    """
+    A folder of `g4i fit` stands for the run in its `classifier`, beside its baseline. Raises FileNotFoundError if that
+    fit is not finished.
+    """
+    if not args.run or not is_of_fit(args.run):
+        return args
+    folder, results = Path(args.run), read_results(args.run)
+    if not (released := results.get("released")):
+        raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
+    baseline = args.baseline or baseline_of_fit(folder, released, results["finetuned_runs"])
+    place = args.student_dir or str(folder / "classifier")
+    return replace(args, run=str(folder / released), baseline=baseline, student_dir=place)
+
+
+def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> str | None:
+    """The other run, where both differ in captions alone; `finetuned` are those with all layers trained."""
+    alike = (folder / LABELS_ONLY).is_dir() and (LABELS_ONLY in finetuned) == (WITH_VIEWS in finetuned)
+    return str(folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
 
 
 def place_of(args: ReleaseArguments) -> Path:
@@ -261,7 +284,7 @@ class Release:
     """Builds and pushes a student or a dataset; the command prints `lines`. A dry run writes into `scratch`."""
 
     def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
-        self.args = args
+        self.args = args = with_run_of_fit(args)
         self.repo_type = "dataset" if args.stage else "model"
         self.place = dataset_place(args) if args.stage else place_of(args)
         self.folder = scratch / self.place.resolve().name if scratch else self.place  # where it is written

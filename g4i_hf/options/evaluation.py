@@ -85,7 +85,7 @@ class EvaluateArguments:
 class ReleasedStudentOptions:
     """Student"""
 
-    student_dir: str | None = option(None, "Folder for the student; <run>/student by default.")
+    student_dir: str | None = option(None, "Folder for the student; <run>/student by default, classifier of g4i fit.")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
@@ -116,7 +116,7 @@ class PushOptions:
 class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptions):
     """Release"""
 
-    run: str | None = option(None, "Run folder of the student to release.")
+    run: str | None = option(None, "Run folder of the student to release, or the folder of g4i fit.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
 

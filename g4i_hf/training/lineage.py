@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -21,6 +22,8 @@ from ..files import replace_text
 from ..modeling.packaged import published_name
 from ..names import is_hub_id
 from ..options import DataArguments, StudentArguments
+
+logger = logging.getLogger(__name__)
 
 LINEAGE_FILE = "lineage.json"
 PACKAGES = (
@@ -64,7 +67,10 @@ def lineage_of(
     }
 
 
-def write_lineage(run: str | Path, lineage: dict[str, Any]) -> None:
+def write_lineage(run: str | Path, lineage: dict[str, Any], resumed: bool = False) -> None:
+    """A run that is `resumed` keeps the versions that it had before; a warning names those that differ."""
+    if resumed:
+        lineage = lineage | {"versions": _with_earlier_versions(run, lineage["versions"])}
     replace_text(Path(run) / LINEAGE_FILE, json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -72,6 +78,17 @@ def read_lineage(run: str | Path) -> dict[str, Any]:
     """The lineage of a run, empty if it has none."""
     path = Path(run) / LINEAGE_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _with_earlier_versions(run: str | Path, now: dict[str, str]) -> dict[str, str]:
+    earlier = read_lineage(run).get("versions", {})
+    before = {name: known.split(", ")[-1] for name, known in earlier.items()}
+    changed = [name for name in before if before[name] != now.get(name)]
+    if changed:
+        words = ", ".join(f"{name} ({before[name]} before, {now.get(name, 'none')} now)" for name in changed)
+        text = "%s resumes under other versions: %s. Its weights can differ from those of an uninterrupted run."
+        logger.warning(text, run, words)
+    return now | {name: f"{earlier[name]}, {now.get(name, 'none')}" for name in changed}
 
 
 def _described(

@@ -284,7 +284,8 @@ def prepare_in_memory(
     of_trainer[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
     rows = {NAMES.get(name, name): split for name, split in prepared.embedded.splits.items()}
     known_student = student if isinstance(student, StudentArguments) else None
-    return prepared, of_trainer, lineage_of(rows, None, known_student, prepared.embedded.folder)
+    lineage = lineage_of(rows, None, known_student, prepared.embedded.folder)
+    return prepared, of_trainer, lineage | {"processes": args.world_size}
 
 
 def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:

@@ -111,8 +111,8 @@ def describe_training(
 def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) -> str:
     """A block on what a trainer has `described`, its metrics, time and folder, and the next commands."""
     args, state = trainer.args, trainer.state
-    results = []
-    for name in (key.removesuffix("_samples") for key in metrics if key.endswith("_samples")):
+    results, splits = [], [key.removesuffix("_samples") for key in metrics if key.endswith("_samples")]
+    for name in splits:
         shares = {"accuracy": "accuracy"} | ({"recall_at_5": "caption retrieval R@5"} if args.aligns else {})
         parts = [
             f"{what} {metrics[f'{name}_{key}']:.1%}" for key, what in shares.items() if f"{name}_{key}" in metrics
@@ -122,13 +122,22 @@ def summary_of_run(trainer: Any, described: list[str], metrics: dict[str, Any]) 
     module = os.environ.get(OWN_MODULE)
     words = shlex.join(["--run", args.output_dir, *(["--module", module] if module else [])])
     rows = {
-        "Trained": [*described, f"{state.global_step:,} steps, {state.epoch or 0:.3g} epochs"],
+        "Trained": [*described, f"{state.global_step:,} steps, {state.epoch or 0:.3g} epochs, {batch_in_words(args)}"],
         "Result": results or [f"mean loss {metrics['train_loss']:.4g}"],
         "Time": [f"{tqdm.format_interval(metrics['train_runtime'])}{since}"],
         "Run": [args.output_dir],
-        "Next": [f"g4i {command} {words}" for command in ("evaluate", "release")],
+        "Next": [
+            " ".join(["g4i evaluate", words, *(["--splits", *splits] if splits else [])]),
+            f"g4i release {words}",
+        ],
     }
     return as_block(rows)
+
+
+def batch_in_words(args: AlignmentArguments) -> str:
+    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    processes = "one process" if args.world_size == 1 else f"{args.world_size} processes"
+    return f"{images} images a step, in {processes}"
 
 
 # --- Dry run ---------------------------------------------------------------------------------------------------------
@@ -162,10 +171,9 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     seconds = seconds_per_step(trainer)
     epochs = f"{max_steps / per_epoch:.3g} epochs of {per_epoch:,} steps"
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     total = tqdm.format_interval(max_steps * seconds)
     return {
-        "Steps": [f"{max_steps:,}: {epochs}, {batch} images a step"],
+        "Steps": [f"{max_steps:,}: {epochs}, {batch_in_words(args)}"],
         "Time": [f"about {total} ({seconds:.3g} s a step here), and what evaluation and saving take"],
         "Run": [args.output_dir],
     }

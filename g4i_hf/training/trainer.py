@@ -321,7 +321,7 @@ class AlignmentTrainer(Trainer):
                 check_resumable(resume_from_checkpoint, self.data_record, order_of(self.args))
             self._cache_features()
             if self.lineage is not None and self.args.should_save:  # `g4i train` writes a more complete one
-                write_lineage(self.args.output_dir, self.lineage)
+                write_lineage(self.args.output_dir, self.lineage, resumed=bool(resume_from_checkpoint))
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:

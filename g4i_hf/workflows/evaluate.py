@@ -20,15 +20,22 @@ from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding import with_text_embeds
 from ..embedding.embed import embeds_of_class_names
-from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names, shown_results
+from ..evaluation.comparison import (
+    ALL_MEASURES,
+    ComparisonRow,
+    compare,
+    difference_interval,
+    shown_names,
+    shown_results,
+)
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
 from ..evaluation.metrics import size_metrics, speed_metrics
-from ..evaluation.predict import Predictions, check_run, load_run, nearest_captions, predict
+from ..evaluation.predict import Predictions, load_run, nearest_captions, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
-from ..names import LABELS_ONLY, WITH_VIEWS, run_of
+from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
@@ -45,7 +52,7 @@ class Evaluation:
     def __init__(self, args: EvaluateArguments, data: DataArguments, encoder: EncoderArguments):
         self.args, self.data, self.encoder = args, data, encoder
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        self.fit = Path(args.run) if run_of(args.run).parent == Path(args.run) else None  # a folder of `g4i fit`
+        self.fit = Path(args.run) if is_of_fit(args.run) else None
         labels_only = Path(args.run) / LABELS_ONLY
         if self.fit is not None and args.baseline is None and labels_only.is_dir():
             args.baseline = str(labels_only)
@@ -58,7 +65,7 @@ class Evaluation:
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.predictions: dict[str, dict[str, Predictions]] = {}  # by run and split
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
-        self.verdicts: list[str] = []  # of a folder of `g4i fit`, a line a split
+        self.verdicts: list[str] = []  # of a run and its baseline, a line a split
 
     def evaluate(self) -> None:
         """Raise ValueError or OSError for a missing run, split or dataset, or classes other than those of the run."""
@@ -70,12 +77,15 @@ class Evaluation:
         self.predictions = {name: self._predict(name) for name in self.runs}
         if self.accelerator.is_main_process:
             self.results = {name: self._metrics(name) for name in self.runs}
-            of_fit = self.fit is not None and self.runs.get("baseline") == self.fit / LABELS_ONLY
-            if of_fit and self.folders["aligned"] == self.runs["aligned"]:  # otherwise it is other data
-                self._write_differences()
+            if "baseline" in self.runs:
+                self._compare_predictions()
 
-    def _write_differences(self) -> None:
-        """`SPLIT_results.json` in a folder of `g4i fit`: both accuracies, and the interval of their difference."""
+    def _compare_predictions(self) -> None:
+        """
+        Both accuracies, and the interval of their difference; also as `SPLIT_results.json` in a folder of `g4i fit`.
+        """
+        is_of_fit = self.fit is not None and self.runs["baseline"] == self.fit / LABELS_ONLY
+        is_of_fit = is_of_fit and self.folders["aligned"] == self.runs["aligned"]  # otherwise it is other data
         for name in self.splits:
             both = {run: by_split[name] for run, by_split in self.predictions.items()}
             labels = both["aligned"].labels
@@ -83,20 +93,20 @@ class Evaluation:
             if not len(right["aligned"]):
                 continue
             paired = right["aligned"] - right["baseline"]
-            half = 1.96 * paired.std() / np.sqrt(len(paired))
             shares = {
                 "images": len(paired),
                 "labels_only_accuracy": right["baseline"].mean(),
                 "with_views_accuracy": right["aligned"].mean(),
                 "difference": paired.mean(),
-                "difference_interval": [paired.mean() - half, paired.mean() + half],
+                "difference_interval": difference_interval(paired),
             }
-            replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
+            if is_of_fit:
+                replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
             points, low, high = (100 * end for end in (shares["difference"], *shares["difference_interval"]))
             self.verdicts.append(
                 f"{name}, {len(paired):,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
                 f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {points:+.1f} points "
-                f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit()}"
+                f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit() if is_of_fit else ''}"
             )
 
     def _estimate_of_fit(self) -> str:

@@ -33,7 +33,7 @@ from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, w
 from ..evaluation.predict import Predictions
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
-from ..hub.release import Release
+from ..hub.release import Release, baseline_of_fit
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, choose, doubtful_labels
 from ..modeling.processing import EvalTransform
@@ -230,8 +230,9 @@ class Fit:
             "doubtful_labels": doubtful_labels(known.model, known.views, known.unreviewed),
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
+        result = FitResult.read(self.folder)
         for name in names:
-            of_name: dict[str, Any] = {"judgement": FitResult.read(self.folder).of_card(name)}
+            of_name: dict[str, Any] = {"judgement": result.of_card(name), "labels_said": result.labels_in_words()}
             of_name |= {"taught_by": taught_by(known.facts["views"])} if name == WITH_VIEWS else {}
             if judge.name in BELIEVED:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
@@ -254,9 +255,7 @@ class Fit:
         released = better if self.args.release == "auto" else self.args.release
         if results.get("released") != released:
             finetuned = results["finetuned_runs"]
-            # A card compares trainings that differ in captions alone
-            alike = (self.folder / LABELS_ONLY).is_dir() and (LABELS_ONLY in finetuned) == (WITH_VIEWS in finetuned)
-            baseline = str(self.folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
+            baseline = baseline_of_fit(self.folder, released, finetuned)
             run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
             Release(ReleaseArguments(run=run, baseline=baseline, student_dir=student)).build()
             results |= {"released": released, "finetuned": released in finetuned}

@@ -18,7 +18,6 @@ from ..data.labels import GOLD
 from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..files import replace_text
-from ..hub.push import MANIFEST
 from ..label_model.plan import none_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..names import LABELS_ONLY, WITH_VIEWS, file_digest
@@ -104,8 +103,8 @@ class FitFolder:
     def result_files(self) -> dict[str, str]:
         """Digests of the files of a finished result; empty if one is missing."""
         runs = [path for path in (self.folder / LABELS_ONLY, self.folder / WITH_VIEWS) if path.exists()]
-        files = [self.folder / RESULTS, self.folder / CONFIG, self.folder / CLASSIFIER / MANIFEST]
-        files += [run / "model.safetensors" for run in runs]
+        files = [self.folder / RESULTS, self.folder / CONFIG]
+        files += [place / "model.safetensors" for place in (self.folder / CLASSIFIER, *runs)]
         if not runs or not all(file.is_file() for file in files):
             return {}
         return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
@@ -194,6 +193,9 @@ class FitResult:
         unreviewed = "" if self.judged_on == GOLD else " (unreviewed)"
         ends = f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
         return f"{right}, 95% interval {ends}, {how[self.judged_on]}{unreviewed}."
+
+    def labels_in_words(self) -> str:
+        return f"Of its {self.images:,} training images, {self.labels:,} had a label."
 
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
