@@ -17,7 +17,7 @@ OUT := $(if $(WRONG),runs/photos_demo_wrong,runs/photos_demo)
 venv: $(VENV)/.test
 
 # `.venv/.demo` is there when the extra `demo` is, and so on
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: setup.cfg pyproject.toml
+$(VENV)/.demo $(VENV)/.docs $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=...") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing g4i_hf and what '$*' needs into $(VENV) (some minutes the first time)"
@@ -48,7 +48,7 @@ hub-demo: $(VENV)/.demo
 	$(BIN)/python tests/hub_demo.py
 
 # The documentation, site/index.html; a link that leads nowhere is an error
-docs: venv
+docs: $(VENV)/.docs
 	$(BIN)/python docs/build.py build/docs
 	$(BIN)/zensical build --strict --config-file mkdocs.yml
 

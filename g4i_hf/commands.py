@@ -303,6 +303,8 @@ class Evaluate(Command):
             evaluation.write_report()
             say(f"report: {args.report}")
         say("\n".join(evaluation.verdicts))
+        if evaluation.fit is not None:
+            say(f"For these figures in the card of its classifier: g4i release --run {evaluation.fit}")
 
 
 class Search(Command):

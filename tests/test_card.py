@@ -159,6 +159,11 @@ SAID = {
         ),
         (),
     ),
+    "no label is wrong": (
+        {"estimates": {"label_noise_estimate": 0.001, "label_noise_interval": [0.0, 0.004]}},
+        ("fewer than 1% of the labels are wrong",),
+        ("0% to 0%",),
+    ),
     # its bare name would be that of another encoder on the Hub, so the reader has to give it
     "encoder in a folder": (
         {"lineage": LINEAGE | {"text_encoder": FOLDER}},

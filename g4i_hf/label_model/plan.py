@@ -118,6 +118,8 @@ def estimates_in_words(estimates: Estimates) -> list[str]:
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
+    if high < LOW_END:
+        return "fewer than 1% of the labels are wrong"
     if low < LOW_END and high > UNKNOWN:
         return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"

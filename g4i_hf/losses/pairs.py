@@ -13,7 +13,8 @@ class Pairs:
     """
     The input of every objective: local images and the texts of all processes. This process has n images and m = n K
     texts of D dimensions, K an image; all processes have N images and M = N K texts. An image has P = K texts, or 2 K
-    if images are mixed.
+    if images are mixed. Embeddings have unit norm. `own_texts` (n, P) are the texts of an image, as rows of
+    `text_embeds`; `own_weights` (n, P) are their weights, zero for missing texts.
     """
 
     image_embeds: torch.Tensor  # (n, D) local images, unit norm, with gradient

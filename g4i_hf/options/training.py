@@ -382,7 +382,7 @@ def check_training(options: TrainingOptions) -> None:
     """Raise ValueError for an invalid value, or options that contradict each other."""
     check_values(options)
     if options.align_loss not in (names := [*ALIGN_LOSSES, *OWN_OBJECTIVES]):
-        raise ValueError(wrong_choice("align_loss", options.align_loss, names))
+        raise ValueError(f"{wrong_choice('align_loss', options.align_loss, names)} One of yours needs its --module.")
     if isinstance(options.lr_scheduler_kwargs, str):
         from_json("lr_scheduler_kwargs", options.lr_scheduler_kwargs)
     if options.bce_target_threshold == 0 and options.label_smoothing_factor > 0:

@@ -19,7 +19,7 @@ from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.stage import Source, find_stage, known_chain
 from ..files import replace_text
-from ..modeling.packaged import published_name
+from ..modeling.packaged import PACKAGE, published_name
 from ..names import is_hub_id
 from ..options import DataArguments, StudentArguments
 
@@ -136,13 +136,15 @@ def _first(stages: list[dict[str, Any]], *kinds: str) -> dict[str, Any] | None:
 
 
 def student_source(student: StudentArguments) -> dict[str, Any]:
-    """`id` and `revision` are those of pretrained weights on the Hub."""
+    """`id` and `revision` are those of pretrained weights on the Hub; a `package` had the same weights."""
     name = published_name(student.student)
     facts: dict[str, Any] = {"pretrained": student.pretrained, "id": None, "revision": None}
     if Path(name).is_dir():
         return {"name": Path(name).resolve().name} | facts
     if student.pretrained:
         facts["id"] = timm.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else name
+        if name != student.student:
+            facts["package"] = PACKAGE.replace("_", "-")
         facts["revision"] = _cached_commit(facts["id"], student.student_revision) or student.student_revision
     return {"name": name} | facts
 

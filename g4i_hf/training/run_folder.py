@@ -48,15 +48,22 @@ def locked(output_dir: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     # A singleton, as the command and its trainer both take it
     lock = filelock.FileLock(folder / LOCK_FILE, blocking=False, is_singleton=True)
+    holder = ""
+    with contextlib.suppress(OSError):
+        holder = (folder / LOCK_FILE).read_text()
     try:
         lock.acquire()
         while not (folder / LOCK_FILE).exists():  # another process removed the locked file when it ended
             lock.release(force=True)
             lock.acquire()
     except filelock.Timeout:
+        process = f" (process {holder})" if holder else ""
         raise OSError(
-            f"Another training writes to {output_dir}. Wait until it has ended, or choose another --output_dir."
+            f"Another training writes to {output_dir}{process}. "
+            "Wait until it has ended, or choose another --output_dir."
         ) from None
+    with contextlib.suppress(OSError):  # Windows locks the content too
+        (folder / LOCK_FILE).write_text(str(os.getpid()))
     try:
         yield
     finally:

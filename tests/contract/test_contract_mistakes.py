@@ -68,6 +68,7 @@ MISTAKES = {
     "no label": Mistake("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
     "unreadable image": Mistake("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     # --- Models
+    "an objective of nobody": Mistake("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
     "student": Mistake("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": Mistake("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
     "no text encoder": Mistake("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
