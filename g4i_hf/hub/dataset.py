@@ -215,7 +215,7 @@ def _nulls(split: Dataset, column: str) -> int:
     """Rows without a label, or without a caption."""
     if column not in split.column_names:
         return len(split)
-    return sum(value in (None, -1, []) for value in split[column][:])
+    return sum(value in (None, -1, [], [None]) for value in split[column][:])
 
 
 def _write_split(split: Dataset, name: str, features: Features, folder: Path) -> None:
