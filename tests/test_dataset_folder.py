@@ -328,7 +328,7 @@ def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, m
     main(["release", "--stage", "captions", "--with_images", *where])
     card = Path("me/pictures/README.md").read_text()
     assert "| `label` | the class; null in 6 of 9 rows of `train` |" in card
-    assert "null where there is none: in 3 of 3 rows of `test` |" in card
+    assert "null in place of one that is missing: in 3 of 3 rows of `test` |" in card
     assert "The images have other terms" not in card and "## Limits" not in card
     capsys.readouterr()
     exec(snippets(card)[0], {})
