@@ -10,6 +10,7 @@ from timm.loss import BinaryCrossEntropy
 from g4i_hf.losses.classification import classification_loss, soft_label_loss
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
 from g4i_hf.losses.pairs import make_pairs
+from g4i_hf.options.training import ALIGN_LOSSES
 
 SETTINGS = reference.Settings()
 CASES = {
@@ -83,7 +84,11 @@ def test_every_setting_is_tried_with_another_value_than_its_default():
     defaults = vars(LogitSettings())
     assert vars(SETTINGS).keys() == defaults.keys()
     assert [name for name, value in vars(SETTINGS).items() if value == defaults[name]] == []
-    assert set(reference.OBJECTIVES) == set(OBJECTIVES), "each has a formula"
+
+
+def test_every_objective_can_be_chosen_and_has_a_formula():
+    assert tuple(OBJECTIVES) == ALIGN_LOSSES, "name it in ALIGN_LOSSES (options/training.py), in the same order"
+    assert tuple(reference.OBJECTIVES) == tuple(OBJECTIVES), "write its formula in OBJECTIVES of tests/reference.py"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,7 +16,7 @@ from transformers import EvalPrediction
 
 from g4i_hf.evaluation.comparison import (
     ALL_MEASURES,
-    FIGURES,
+    METRICS_OF_A_SPLIT,
     accuracy_interval,
     as_markdown,
     as_text,
@@ -210,7 +210,7 @@ def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):
     labelled = predictions(EYE, [0, 1, 2, -100])
     found = split_metrics(labelled, rows, "test", CHEAP_MEASURES, name_embeds=EYE)
     figures = {name.removeprefix("test_") for name in found}
-    assert figures <= set(FIGURES) and {"accuracy", "recall_at_1", "nll"} < figures
+    assert figures <= set(METRICS_OF_A_SPLIT) and {"accuracy", "recall_at_1", "nll"} < figures
     assert found["test_ece"] == pytest.approx(1 / 3 - 1 / 4)  # unlabelled rows do not count
     update_results(tmp_path, found | {"test_novel_ece": 0.1, "train_loss": 1.0})
     kept = update_results(tmp_path, {"test_accuracy": 0.9}, splits=["test"])  # this time without captions

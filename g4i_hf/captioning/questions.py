@@ -43,7 +43,7 @@ class MissingValue(ValueError):
 
 class Prompts:
     """
-    Templates: `plain`, `class`, `choose`, or text with columns in braces such as `A {label}, by {artist}.` A
+    Templates: a name in [`NAMED`], or text with columns in braces such as `A {label}, by {artist}.` A
     ClassLabel is filled in by its name, with spaces for underscores. `{class_names}` stands for the names of all
     classes: such a template asks for the class. `{{` is a literal brace. Raises ValueError for anything but a column
     of text in braces, and for a repeated template.
@@ -97,7 +97,7 @@ class Prompts:
 
 
 def resolve(templates: Iterable[str]) -> list[str]:
-    """Templates with the names `plain` and `class` replaced by their text; raises ValueError for a mistyped name."""
+    """Templates with the names in [`NAMED`] replaced by their text; raises ValueError for a mistyped name."""
     templates = list(templates)
     for template in templates:
         if template not in NAMED and " " not in template.strip() and (hint := did_you_mean(template, NAMED)):

@@ -49,7 +49,7 @@ ALL_MEASURES = {
 OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
 SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 # All metrics of a split, including those that no table shows
-FIGURES = (
+METRICS_OF_A_SPLIT = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
     *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..files import replace_text
-from .comparison import FIGURES, SPEED
+from .comparison import METRICS_OF_A_SPLIT, SPEED
 from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
 from .predict import Predictions, centred, texts_of
 
@@ -108,7 +108,7 @@ def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[st
     path = Path(run) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.is_file() else {}
-    dropped = {f"{split}_{figure}" for split in splits for figure in FIGURES} | {*(SPEED if splits else ())}
+    dropped = {f"{split}_{figure}" for split in splits for figure in METRICS_OF_A_SPLIT} | {*(SPEED if splits else ())}
     results = {name: value for name, value in results.items() if name not in dropped} | metrics
     replace_text(path, json.dumps(results, indent=4, sort_keys=True) + "\n")
     return results

@@ -8,7 +8,9 @@ def test_every_break_changes_a_line_that_is_there_and_names_a_test_that_is_there
     breaks = read_breaks(text)
     assert len(breaks) == text.count("\n- **"), "an entry that cannot be read"
     for change in breaks:
-        assert (ROOT / change.file).read_text(encoding="utf-8").count(change.before) == 1, change.title
+        count = (ROOT / change.file).read_text(encoding="utf-8").count(change.before)
+        remedy = "update `is:` and `broken:` in tests/contract/BREAKS.md"
+        assert count == 1, f"{change.title}: {change.file} has {change.before!r} {count} times, not once; {remedy}"
         file, *names = change.test.split("::")
         test = (ROOT / file).read_text(encoding="utf-8")
         assert all(f" {name.partition('[')[0]}" in test for name in names), change.test
