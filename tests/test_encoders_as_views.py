@@ -305,7 +305,9 @@ def test_mistakes_end_in_one_line(tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     for view, words in {
-        "clicks": "There is no view 'clicks'",
+        "clicks": "There is no view 'clicks'.*caption, answer, image:student, .*scores:COLUMN",
+        "scores:": "There is no view 'scores:'",
+        "caption:two": "There is no view 'caption:two'",
         "caption": "no column 'caption'",
         "answer": "View 'answer' .*no training image has one that tells a class",
         "scores:none": "View 'scores:none' .*the data has no such column. Its columns: ",

@@ -9,6 +9,14 @@ from typing import Annotated
 from .fields import Count, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# What views can be, by the kind before the colon, as users write them
+VIEW_KINDS = {
+    "caption": "caption",
+    "answer": "answer",
+    "image": "image:student, image:NAME of an encoder",
+    "scores": "scores:COLUMN",
+}
+VIEW_FORMS = ", ".join(VIEW_KINDS.values())
 # Models of transformers without a namespace on the Hub
 WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
@@ -61,8 +69,8 @@ class ViewArguments:
 
     view: str | None = option(
         None,
-        "Make a view for g4i fit --views: caption, answer, image:student, image:NAME of an encoder, scores:COLUMN. It "
-        "is a folder in embeddings_dir/views. Without it, embeddings of captions alone.",
+        f"Make a view for g4i fit --views: {VIEW_FORMS}. It is a folder in embeddings_dir/views. Without it, "
+        "embeddings of captions alone.",
     )
 
     student: str | None = option(None, "Pretrained timm or transformers model of image:student; that of g4i fit.")
@@ -74,10 +82,10 @@ class ViewArguments:
 
 def check_view(view: str) -> None:
     """Raise ValueError for anything but the name of a view."""
-    kind, _, what = view.partition(":")
-    if not (view in ("caption", "answer") or (kind in ("image", "scores") and what)):
-        known = "caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, or the folder of one"
-        raise ValueError(f"There is no view {view!r} (views): {known}.")
+    kind, colon, what = view.partition(":")
+    takes_name = ":" in VIEW_KINDS.get(kind, "")
+    if kind not in VIEW_KINDS or (not what if takes_name else colon):
+        raise ValueError(f"There is no view {view!r} (views): {VIEW_FORMS}, or the folder of one.")
 
 
 def check_views(views: list[str] | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..files import wrong_choice
-from .data import DEFAULT_TEXT_ENCODER, check_views
+from .data import DEFAULT_TEXT_ENCODER, VIEW_FORMS, check_views
 from .fields import (
     BadImages,
     BelowOne,
@@ -52,8 +52,8 @@ class FitArguments:
     image_size: Count | None = option(None, "Image size in pixels; chosen by the images by default.")
     views: list[str] | None = option(
         None,
-        "What tells the class: caption, answer, image:student, image:NAME of an encoder, scores:COLUMN, folders of "
-        "g4i embed; by default the first three, and those in output_dir/views.",
+        f"What tells the class: {VIEW_FORMS}, folders of g4i embed; by default the first three, and those in "
+        "output_dir/views.",
     )
     finetune: Literal["auto", "true", "false"] = option(
         "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."

@@ -174,7 +174,7 @@ def embed_view(
 
     Args:
         images: rows with `image` and, where classes are known, `label`; or splits, of which `train` is embedded.
-        view: `caption`, `answer`, `image:student`, `image:NAME` of an encoder, or `scores:COLUMN`.
+        view: such as `caption` or `image:student`; `g4i embed --help` lists all forms.
         output_dir: the stage is a folder in its `views`.
         text_encoder: of captions.
         student: of `image:student`; None: that of `g4i fit`.
