@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos_frozen import Photos, load_photos
+from photos import Photos, load_photos
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View

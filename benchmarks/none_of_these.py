@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos_frozen import Photos, load_photos
+from photos import Photos, load_photos
 from provenance import RESULTS, provenance, write_rows
 from sklearn.metrics import roc_auc_score, roc_curve
 

@@ -26,30 +26,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from label_model import by_cleanlab, precision_and_recall
-from photos_frozen import Photos, load_photos
+from photos import PEOPLE, Photos, load_photos
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View
 
 KEY = ("data", "kind", "views", "label_fraction", "draw")
 BOTH, CAPTIONS = "captions and image features", "captions"
-OF_PEOPLE = ("a person", "worst of three")
 FRACTIONS = (1.0, 0.1)
 AT_RANDOM = 0.1
-PEOPLE = 3
-
-
-def by_a_person(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(N,) one answer of the (N, C) counts, drawn for each row."""
-    shares = counts.cumsum(1) / counts.sum(1, keepdims=True)
-    return (shares <= generator.random((len(counts), 1))).sum(1)
-
-
-def worst_of_three(counts: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    labels = truth.copy()
-    for _ in range(PEOPLE):
-        labels = np.where(labels == truth, by_a_person(counts, generator), labels)
-    return labels
 
 
 def at_random(truth: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -63,8 +48,8 @@ def kinds_of(photos: Photos, counts: np.ndarray | None) -> dict[str, tuple[int, 
     truth, kinds = photos.truth, {}
     if photos.name == "cifar10" and counts is not None:
         answers = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
-        kinds[OF_PEOPLE[0]] = (5, lambda generator: by_a_person(answers, generator))
-        kinds[OF_PEOPLE[1]] = (5, lambda generator: worst_of_three(answers, truth, generator))
+        for kind, labels_of in PEOPLE.items():
+            kinds[kind] = (5, lambda generator, labels_of=labels_of: labels_of(answers, truth, generator))
     kinds["right"] = (2, lambda _: truth)
     kinds["10% at random"] = (2, lambda generator: at_random(truth, generator))
     return kinds
@@ -144,7 +129,7 @@ def main() -> None:
     for data in args.data:
         photos = load_photos(args.photos, data, args.cache)
         for kind, (draws, label) in kinds_of(photos, counts).items():
-            kinds_of_views = (BOTH, CAPTIONS) if kind in OF_PEOPLE else (BOTH,)
+            kinds_of_views = (BOTH, CAPTIONS) if kind in PEOPLE else (BOTH,)
             for views, draw, fraction in product(kinds_of_views, range(draws), FRACTIONS):
                 key = (data, kind, views, fraction, draw)
                 if key in done:

@@ -23,7 +23,7 @@ import torch
 from controls import keep_label_fraction
 from datasets import Dataset, List, Value, load_dataset
 from photo_results import PhotoResults
-from photos_frozen import CHECKPOINT, cached, labels_with, text_embeds
+from photos import CHECKPOINT, cached, labels_with, text_embeds
 from provenance import ROOT
 
 from g4i_hf.data.checks import labels_of, with_labels

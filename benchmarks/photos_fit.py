@@ -24,7 +24,7 @@ import yaml
 from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, DatasetDict, load_dataset
-from photos_frozen import ENCODER, labels_with
+from photos import ENCODER, labels_with
 from provenance import RESULTS, provenance
 
 from g4i_hf import fit

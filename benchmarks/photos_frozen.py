@@ -4,14 +4,14 @@ rare classes and all labels, beside methods without captions, on CIFAR-10, Calte
 
     python recipes/efficientnet_lite0/convert.py
     pip install cleanlab
-    python benchmarks/photos_frozen.py PHOTOS
+    python benchmarks/photos_frozen.py PHOTOS --counts cifar10h-counts.npy
 
-PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from).
-Image features at 128 pixels and caption embeddings are computed once, and kept in `--cache`. The last layer is a
-logistic regression on 256 principal components of the standardised features, fitted with L-BFGS; its regularisation
-is the best one on `validation`, chosen for each variant by itself. Aligning features is impossible here, as the
-features are frozen; a caption can only change labels. Caltech-101 has no `validation`: a tenth of each class of its
-training split is taken.
+PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from),
+`--counts` is that of people_labels.py. Image features at 128 pixels and caption embeddings are computed once, and kept
+in `--cache`. Both last layers of `g4i fit`, on labels only and with captions, are those that `fit` would leave: from
+the same label model, by the same functions, without `validation`. The rivals are logistic regressions on 256 principal
+components of the standardised features; their regularisation, and whatever else they choose, is the best on
+`validation`. Caltech-101 has no `validation`: a tenth of each class of its training split is taken.
 
 Finished rows are not computed again. Writes results/photos_*.json, where rows of other students stay as they are.
 """
@@ -22,29 +22,24 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from controls import keep_label_fraction, with_label_noise, with_long_tail
-from datasets import Dataset, load_dataset
+from controls import with_long_tail
 from photo_results import PhotoResults
+from photos import ENCODER, PEOPLE, Photos, encoded, labels_with, load_photos, with_rows
+from scipy.sparse import csr_array, diags_array
 from torch import nn
 
 from g4i_hf import LabelModel, View
-from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
-from g4i_hf.embedding.embed import name_as_text
-from g4i_hf.evaluation.predict import predict
-from g4i_hf.label_model.supervise import supervise
-from g4i_hf.options import AugmentationArguments, RunArguments, StudentArguments
-from g4i_hf.training.build import build_student
+from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
+from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads, rows_to_keep
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 STUDENT = "efficientnet_lite0, last layer"
-CHECKPOINT = "runs/efficientnet_lite0"
 SYNONYMS = {
     "airplane": ["plane", "aeroplane", "aircraft", "jet"],
     "automobile": ["car", "sedan", "vehicle"],
@@ -58,105 +53,7 @@ SYNONYMS = {
     "truck": ["lorry", "lorries"],
 }
 STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # C of scikit-learn's LogisticRegression
-COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
 FOLDS = 5
-
-
-@dataclass
-class Photos:
-    """
-    Attributes:
-        training: rows with `image_id`, `label`, `text_embeds`.
-        features: (N, F) of the training rows; `validation` and `test` are pairs of features and labels.
-        captions: the first one of each training row, "" where there is none.
-        class_embeds: (C, D) of the names.
-        test_text_embeds: (M, D), None where test images have no captions.
-        folder: for what captions say of these rows.
-    """
-
-    name: str
-    training: Dataset
-    features: torch.Tensor
-    validation: tuple[torch.Tensor, np.ndarray]
-    test: tuple[torch.Tensor, np.ndarray]
-    captions: list[str]
-    class_embeds: np.ndarray
-    test_text_embeds: np.ndarray | None
-    num_labels: int
-    folder: Path
-
-    @property
-    def truth(self) -> np.ndarray:
-        return labels_of(self.training)
-
-
-def load_photos(root: Path, name: str, cache: Path) -> Photos:
-    splits = load_dataset("parquet", data_dir=str(root / name))
-    features, embeds = {}, {}
-    for split, rows in splits.items():
-        features[split] = cached(cache / f"f_{name}_{split}.npy", image_features, rows)
-        embeds[split] = cached(cache / f"e_{name}_{split}.npy", text_embeds, rows)
-    captions = first_captions(splits["train"])
-    rows = splits.remove_columns(["image", "caption"])
-    training = rows["train"].add_column("text_embeds", list(embeds["train"]))
-    mean, deviation = features["train"].mean(0, dtype=np.float32), features["train"].std(0, dtype=np.float32) + 1e-6
-    scaled = {split: torch.from_numpy((values - mean) / deviation).float() for split, values in features.items()}
-    axes = torch.linalg.eigh(scaled["train"].T @ scaled["train"])[1][:, -COMPONENTS:]
-    scaled = {split: values @ axes for split, values in scaled.items()}
-    if "validation" in splits:
-        kept, validation = np.arange(len(training)), (scaled["validation"], labels_of(rows["validation"]))
-    else:
-        held_out = labels_of(keep_label_fraction(training, 0.1, seed=1234)) >= 0
-        kept, chosen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        validation = scaled["train"][chosen], labels_of(training)[chosen]
-    has_captions = np.abs(embeds["test"]).sum() > 0
-    return Photos(
-        name,
-        training.select(kept),
-        scaled["train"][kept],
-        validation,
-        (scaled["test"], labels_of(rows["test"])),
-        [captions[row] for row in kept],
-        encoded([name_as_text(name) for name in training.features["label"].names]),
-        embeds["test"] if has_captions else None,
-        int(labels_of(training).max()) + 1,
-        cache / name,
-    )
-
-
-def cached(file: Path, compute: Callable[[Dataset], np.ndarray], split: Dataset) -> np.ndarray:
-    if not file.exists():
-        np.save(file, compute(split))
-    return np.load(file, allow_pickle=False)
-
-
-def image_features(split: Dataset, checkpoint: str | Path = CHECKPOINT) -> np.ndarray:
-    """(n, F) float16"""
-    augmentation = AugmentationArguments(image_size=128)
-    built = build_student(
-        StudentArguments(student=str(checkpoint), pretrained=True), augmentation, 0, {0: "0", 1: "1"}, 384
-    )
-    images, what = split.select_columns(["image", "image_id"]), {"output_features": True, "output_image_embeds": False}
-    return predict(built.model.eval(), built.processor, images, Accelerator(cpu=True), **what).features.astype(
-        "float16"
-    )
-
-
-def text_embeds(split: Dataset) -> np.ndarray:
-    """(n, D) float16, of the first caption; zeros where there is none."""
-    return encoded(first_captions(split))
-
-
-def first_captions(split: Dataset) -> list[str]:
-    return [(captions or [""])[0] or "" for captions in split["caption"][:]]
-
-
-def encoded(texts: list[str]) -> np.ndarray:
-    embeds = np.zeros((len(texts), 384), dtype=np.float16)
-    rows = [row for row, text in enumerate(texts) if text]
-    if rows:
-        embeds[rows] = load_encoder(ENCODER).encode([texts[row] for row in rows])
-    return embeds
 
 
 # --- The last layer --------------------------------------------------------------------------------------------------
@@ -247,40 +144,57 @@ class Case:
     seed: int
     noise: float = 0.0  # share of wrong labels, which methods that filter are told
 
+    @cached_property
+    def layers_of_fit(self) -> dict[str, torch.Tensor]:
+        return of_fit(self, embeds_of(self.photos))
 
-def baseline(case: Case) -> torch.Tensor:
+
+def linear_probe(case: Case) -> torch.Tensor:
     return learned(case.photos, case.labels)
 
 
-def captions(image: bool = False) -> Callable:
-    """What `g4i train --supervision auto` does, by the same functions. `image`: frozen features are a second view."""
+def of_fit(case: Case, embeds: np.ndarray, image: bool = True) -> dict[str, torch.Tensor]:
+    """Test logits of the last layers of `g4i fit`, without `validation`; `image`: features are a view too."""
+    photos, order = case.photos, np.random.default_rng(case.seed).permutation(len(case.labels))
+    views = {"caption": View(embeds, photos.class_embeds, learns=False)}
+    if image:
+        views["image"] = View(photos.raw)
+    kept = rows_to_keep(case.labels, order)
+    model = LabelModel(photos.num_labels, case.seed)
+    model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), kept))
+    known = Known(case.labels, views, model, order)
+    heads = judged_heads(known, photos.raw, judge_in_training(known, photos.raw, kept))
+    return {name: torch.from_numpy(head.logits(photos.raw_test)) for name, head in heads.items()}
 
-    def run(case: Case) -> torch.Tensor:
-        photos, rows = case.photos, with_labels(case.photos.training, case.labels)
-        found = supervise(
-            rows,
-            RunArguments(supervision="auto"),
-            num_labels=photos.num_labels,
-            seed=case.seed,
-            image_features=(lambda: photos.features.numpy()) if image else None,
-            class_embeds=lambda: photos.class_embeds,
-            folder=photos.folder / ("both" if image else "captions"),  # what was fitted is shared by the variants
-        )
-        soft = None
-        if "soft_labels" in found.split.column_names:
-            soft = np.asarray(found.split.with_format("numpy")["soft_labels"][:])
-        run.facts = found.facts
-        return learned(photos, labels_of(found.split), soft, found.plan.soft_label_weight)
 
-    run.facts = {}
-    return run
+def labels_only(case: Case) -> torch.Tensor | None:
+    return case.layers_of_fit.get(LABELS_ONLY)
+
+
+def captions(case: Case) -> torch.Tensor:
+    return case.layers_of_fit[WITH_VIEWS]
+
+
+def captions_alone(case: Case) -> torch.Tensor:
+    return of_fit(case, embeds_of(case.photos), image=False)[WITH_VIEWS]
+
+
+def in_place_of_captions(embeds: Callable[[Case], np.ndarray]) -> Callable[[Case], torch.Tensor]:
+    return lambda case: of_fit(case, embeds(case))[WITH_VIEWS]
+
+
+def embeds_of(photos: Photos) -> np.ndarray:
+    """(N, D) of the captions, NaN where there is none."""
+    embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:], dtype=np.float32)
+    embeds[~embeds.any(1)] = np.nan
+    return embeds
 
 
 def captions_at_inference(case: Case) -> torch.Tensor | None:
     """Logits of the label model on test captions: it needs a VLM for every image."""
     if case.photos.test_text_embeds is None:
         return None
-    embeds = np.asarray(case.photos.training.with_format("numpy")["text_embeds"][:])
+    embeds = embeds_of(case.photos)
     views = {"caption": View(embeds, case.photos.class_embeds, learns=False)}
     model = LabelModel(case.photos.num_labels, case.seed).fit(views, case.labels)
     return torch.from_numpy(model.predict({"caption": case.photos.test_text_embeds})).log()
@@ -298,7 +212,7 @@ def generalised_cross_entropy(case: Case) -> torch.Tensor:
 
 def small_loss(case: Case) -> torch.Tensor:
     """Learns, three times, from the rows with the smallest losses; it is told the share of wrong labels."""
-    weight = baseline(case)
+    weight = linear_probe(case)
     for _ in range(3):
         losses = nn.functional.cross_entropy(
             logits_of(weight, case.photos.features), torch.from_numpy(case.labels), reduction="none"
@@ -330,7 +244,7 @@ def cleanlab(case: Case) -> torch.Tensor:
 
 def self_training(case: Case) -> torch.Tensor:
     """Two rounds of its own pseudo-labels, above the confidence that is best on `validation`."""
-    found = [first := baseline(case)]
+    found = [first := linear_probe(case)]
     for threshold in (0.0, 0.5, 0.9):
         weight = first
         for _ in range(2):
@@ -343,11 +257,32 @@ def self_training(case: Case) -> torch.Tensor:
     return max(found, key=lambda weight: accuracy(logits_of(weight, x), labels))
 
 
+def label_propagation(case: Case) -> torch.Tensor:
+    """Zhou et al. (NeurIPS 2003) over the 10 nearest neighbours by cosine; what it says of all rows is learned."""
+    x = nn.functional.normalize(case.photos.features, dim=1)
+    near = [(block @ x.T).topk(11) for block in x.split(1024)]
+    alike, others = torch.cat([each.values for each in near])[:, 1:], torch.cat([each.indices for each in near])[:, 1:]
+    rows = torch.arange(len(x)).repeat_interleave(10)
+    graph = csr_array((alike.clamp_min(0).flatten() ** 3, (rows, others.flatten())), shape=(len(x), len(x)))
+    graph = graph + graph.T
+    inverse = 1 / np.sqrt(np.maximum(graph.sum(1), 1e-9))
+    graph = diags_array(inverse) @ graph @ diags_array(inverse)
+    given, found = one_hot(case.labels, case.photos.num_labels).numpy(), [linear_probe(case)]
+    for share in (0.5, 0.9, 0.99):
+        spread = given
+        for _ in range(50):
+            spread = share * (graph @ spread) + (1 - share) * given
+        spread = spread / np.maximum(spread.sum(1, keepdims=True), 1e-12)
+        found.append(learned(case.photos, case.labels, spread * (case.labels < 0)[:, None], soft_weight=1.0))
+    x, labels = case.photos.validation
+    return max(found, key=lambda weight: accuracy(logits_of(weight, x), labels))
+
+
 def cache_of_features(case: Case) -> torch.Tensor:
     """Test logits of a layer and a cache of labelled features, as in Tip-Adapter (arXiv 2111.03930)."""
     known = np.flatnonzero(case.labels >= 0)
     keys = nn.functional.normalize(case.photos.features[known], dim=1)
-    values, weight, best = one_hot(case.labels[known], case.photos.num_labels), baseline(case), (-1.0, None)
+    values, weight, best = one_hot(case.labels[known], case.photos.num_labels), linear_probe(case), (-1.0, None)
     for sharpness in (1.0, 5.0, 20.0, 50.0):
         for share in (0.5, 2.0, 8.0, 32.0):
 
@@ -370,53 +305,38 @@ def balanced(case: Case) -> torch.Tensor:
 
 def logit_adjustment(case: Case) -> torch.Tensor:
     """Menon et al. (arXiv 2007.07314): the logarithm of a class's share is subtracted from its logit."""
-    weight = baseline(case)
+    weight = linear_probe(case)
     weight[-1] -= torch.from_numpy(np.log(np.bincount(case.labels, minlength=case.photos.num_labels) + 1e-6)).float()
     return weight
 
 
-def with_captions_of_others(case: Case) -> torch.Tensor:
-    """A control: every image has the caption of another one."""
-    rows = case.photos.training
-    order = np.random.default_rng(case.seed).permutation(len(rows))
-    return replaced(case, np.asarray(rows.with_format("numpy")["text_embeds"][:])[order])
+def of_other_images(case: Case) -> np.ndarray:
+    return np.random.default_rng(case.seed).permutation(embeds_of(case.photos))
 
 
-def with_random_vectors(case: Case) -> torch.Tensor:
-    """A control: every image has a random vector for a caption."""
-    return replaced(case, np.random.default_rng(case.seed).normal(size=(len(case.labels), 384)))
+def random_vectors(case: Case) -> np.ndarray:
+    return np.random.default_rng(case.seed).normal(size=(len(case.labels), 384)).astype(np.float32)
 
 
-def with_class_names(case: Case) -> torch.Tensor:
-    """A control: every image has the name of its true class for a caption, as if the model had never been wrong."""
-    photos = case.photos
-    names = photos.training.features["label"].names
-    return replaced(case, load_encoder(ENCODER).encode([f"a photo of a {name}" for name in names])[photos.truth])
+def true_class_names(case: Case) -> np.ndarray:
+    """As if the vision-language model had never been wrong."""
+    names = case.photos.training.features["label"].names
+    return load_encoder(ENCODER).encode([f"a photo of a {name}" for name in names])[case.photos.truth]
 
 
-def without_class_names(case: Case) -> torch.Tensor:
-    """A control: the names of all classes, and the usual synonyms of CIFAR-10's, are taken out of the captions."""
-    photos = case.photos
-    names = photos.training.features["label"].names
+def without_class_names(case: Case) -> np.ndarray:
+    """The names of all classes, and the usual synonyms of CIFAR-10's, are taken out of the captions."""
+    names = case.photos.training.features["label"].names
     terms = [term for name in names for term in (*terms_of(name), *SYNONYMS.get(name, ()))]
     found = "|".join(sorted(map(re.escape, terms), key=len, reverse=True))
     pattern = re.compile(rf"\b(?:{found})(?:s|es)?\b", re.IGNORECASE)
-    file = photos.folder.parent / f"without_names_{photos.name}.npy"
-    if not file.exists():
-        np.save(file, encoded([pattern.sub("", caption) for caption in photos.captions]))
-    return replaced(case, np.load(file, allow_pickle=False))
+    return encoded([pattern.sub("", caption) for caption in case.photos.captions]).astype(np.float32)
 
 
-def replaced(case: Case, text_embeds: np.ndarray) -> torch.Tensor:
-    rows = case.photos.training.remove_columns("text_embeds")
-    rows = rows.add_column("text_embeds", list(np.asarray(text_embeds, dtype=np.float16)))
-    photos = Photos(**case.photos.__dict__ | {"training": rows})
-    return captions(image=True)(Case(photos, case.labels, case.seed, case.noise))
-
-
-CAPTIONS = {
-    "auto": captions(image=True),
-    "auto, captions alone": captions(),
+OURS = {
+    "baseline": labels_only,
+    "auto": captions,
+    "auto, captions alone": captions_alone,
 }
 RIVALS_OF_NOISE = {
     "label smoothing": label_smoothing,
@@ -426,85 +346,59 @@ RIVALS_OF_NOISE = {
 }
 RIVALS_OF_FEW = {
     "self-training": self_training,
+    "label propagation": label_propagation,
     "Tip-Adapter": cache_of_features,
     "captions at inference": captions_at_inference,
 }
 RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
-        ["no labels", "1 a class", "4 a class", "16 a class", "10%"],
-        {"baseline": baseline} | CAPTIONS | RIVALS_OF_FEW,
+        ["no labels", "1 a class", "4 a class", "16 a class", "at random", "10%"],
+        OURS | {"linear probe": linear_probe} | RIVALS_OF_FEW,
     ),
     "wrong_labels": (
-        ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable"],
-        {"baseline": baseline} | CAPTIONS | RIVALS_OF_NOISE,
+        ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable", *PEOPLE],
+        OURS | {"linear probe": linear_probe} | RIVALS_OF_NOISE,
     ),
     "all_labels": (
         ["all"],
-        {"baseline": baseline} | CAPTIONS | {"captions at inference": captions_at_inference},
+        OURS | {"linear probe": linear_probe} | {"captions at inference": captions_at_inference},
     ),
     "controls": (
         ["4 a class", "40% symmetric"],
         {
-            "baseline": baseline,
-            "auto": captions(image=True),
-            "captions of other images": with_captions_of_others,
-            "random vectors": with_random_vectors,
-            "class names": with_class_names,
-            "without class names": without_class_names,
+            name: in_place_of_captions(embeds)
+            for name, embeds in {
+                "captions of other images": of_other_images,
+                "random vectors": random_vectors,
+                "class names": true_class_names,
+                "without class names": without_class_names,
+            }.items()
         },
     ),
-    "long_tail": (["factor 20", "factor 100"], {"baseline": baseline} | CAPTIONS | RIVALS_OF_TAIL),
+    "long_tail": (["factor 20", "factor 100"], OURS | {"linear probe": linear_probe} | RIVALS_OF_TAIL),
 }
 
 
-WITHOUT_LABELS = [*CAPTIONS, "captions at inference"]  # nothing else can be done without labels
+WITHOUT_LABELS = ["auto", "auto, captions alone", "captions at inference"]  # nothing else can be done without labels
 # More classes take longer: of these two datasets some settings
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 
 
-def case_of(photos: Photos, setting: str, seed: int) -> Case:
+def case_of(photos: Photos, setting: str, seed: int, counts: np.ndarray | None = None) -> Case:
     rate = 0.0
     if setting.startswith("factor"):
         photos = with_rows(photos, with_long_tail(photos.training, float(setting.split()[1]), seed))
         labels = photos.truth
+    elif setting in PEOPLE:
+        of_rows = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
+        labels = PEOPLE[setting](of_rows, photos.truth, np.random.default_rng(seed))
+        rate = float((labels != photos.truth).mean())
     else:
         labels = labels_with(photos.training, setting, seed)
         if setting.endswith(("symmetric", "confusable")):
             rate = float(setting.split("%")[0]) / 100
     return Case(photos, labels, seed, rate)
-
-
-def labels_with(training: Dataset, setting: str, seed: int) -> np.ndarray:
-    """(N,), with wrong labels, or -1 where a row is unlabelled."""
-    truth = labels_of(training)
-    num_labels = int(truth.max()) + 1
-    if setting == "all":
-        return truth
-    if setting == "no labels":
-        return np.full(len(truth), -1)
-    if setting.endswith(("symmetric", "confusable")):
-        share, kind = setting.split("% ")
-        return labels_of(with_label_noise(training, float(share) / 100, seed, num_labels, kind))
-    if setting == "at random":  # as many as 4 a class, so that some classes have one or none
-        chosen = np.random.default_rng(seed).permutation(len(truth))[: 4 * num_labels]
-        return np.where(np.isin(np.arange(len(truth)), chosen), truth, -1)
-    if setting.endswith("a class"):
-        number, order = int(setting.split()[0]), np.random.default_rng(seed).permutation(len(truth))
-        labels = np.full(len(order), -1)
-        for label in range(num_labels):
-            rows = order[truth[order] == label][:number]
-            labels[rows] = label
-        return labels
-    return labels_of(keep_label_fraction(training, float(setting.rstrip("%")) / 100, seed))
-
-
-def with_rows(photos: Photos, rows: Dataset) -> Photos:
-    places = {image_id: place for place, image_id in enumerate(photos.training["image_id"][:])}
-    kept = [places[image_id] for image_id in rows["image_id"][:]]
-    whole = photos.__dict__ | {"training": rows, "features": photos.features[kept]}
-    whole["captions"] = [photos.captions[row] for row in kept]
-    return Photos(**whole)
 
 
 # --- What is measured ------------------------------------------------------------------------------------------------
@@ -524,13 +418,15 @@ def figures(logits: torch.Tensor, labels: np.ndarray, training_labels: np.ndarra
     return {"accuracy": float(right.mean()), "calibration_error": float(sum(errors)), **of_thirds}
 
 
-def run_grid(grid: str, photos: Photos, seed: int) -> None:
+def run_grid(grid: str, photos: Photos, seed: int, counts: np.ndarray | None) -> None:
     settings, variants = GRIDS[grid]
     if photos.num_labels > 10:
         settings = OF_MANY_CLASSES.get(grid, settings)
-    results = PhotoResults(grid, "python benchmarks/photos_frozen.py PHOTOS")
+    results = PhotoResults(grid, "python benchmarks/photos_frozen.py PHOTOS --counts cifar10h-counts.npy")
     for setting in settings:
-        case = case_of(photos, setting, seed)
+        if setting in PEOPLE and counts is None:
+            continue
+        case = case_of(photos, setting, seed, counts)
         for variant, method in variants.items():
             key = {"data": photos.name, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
             if results.has(**key) or (setting == "no labels" and variant not in WITHOUT_LABELS):
@@ -541,8 +437,7 @@ def run_grid(grid: str, photos: Photos, seed: int) -> None:
                 continue
             is_layer = len(found) == photos.features.shape[1] + 1
             logits = logits_of(found, photos.test[0]) if is_layer else found
-            facts = {**getattr(method, "facts", {})}
-            row = key | figures(logits, photos.test[1], case.labels) | ({"estimates": facts} if facts else {})
+            row = key | figures(logits, photos.test[1], case.labels)
             results.add(row)
             print(json.dumps(row), f"{time.perf_counter() - start:.1f} s", flush=True)
 
@@ -550,6 +445,7 @@ def run_grid(grid: str, photos: Photos, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
+    parser.add_argument("--counts", type=Path)
     parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=list(GRIDS))
     parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -557,11 +453,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
+    counts = None if args.counts is None else np.load(args.counts, allow_pickle=False)
     photos = {name: load_photos(args.photos, name, args.cache) for name in args.data}
     for seed in args.seeds:
         for grid in args.grids:
             for name in args.data:
-                run_grid(grid, photos[name], seed)
+                run_grid(grid, photos[name], seed, counts)
 
 
 if __name__ == "__main__":

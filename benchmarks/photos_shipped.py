@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from photos_frozen import CHECKPOINT
+from photos import CHECKPOINT
 from photos_scratch import STUDENTS, copy_of, train_run
 from provenance import RESULTS, provenance
 from torch.utils.benchmark import Timer

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from people_labels import by_a_person
-from photos_frozen import encoded, load_photos
+from photos import by_a_person, encoded, load_photos
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View

@@ -26,8 +26,7 @@ import torch
 from controls import with_label_noise
 from coverage import Drawn
 from datasets import Dataset
-from people_labels import worst_of_three
-from photos_frozen import Photos, load_photos
+from photos import Photos, load_photos, worst_of_three
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from cleanlab.rank import get_label_quality_scores
-from photos_frozen import Case, case_of, image_probabilities, load_photos
+from photos import load_photos
+from photos_frozen import Case, case_of, image_probabilities
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View

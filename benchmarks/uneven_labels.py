@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from label_model import calibration_error
-from photos_frozen import Photos, labels_with, load_photos
+from photos import Photos, labels_with, load_photos
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View

@@ -28,8 +28,7 @@ import timm
 import torch
 from datasets import load_dataset
 from label_model import calibration_error
-from people_labels import by_a_person
-from photos_frozen import Photos, cached, image_features, labels_with, load_photos
+from photos import Photos, by_a_person, cached, image_features, labels_with, load_photos
 from provenance import RESULTS, provenance, write_rows
 from safetensors.torch import save_file
 

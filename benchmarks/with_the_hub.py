@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from datasets import DatasetDict
+from photos import ENCODER
 from photos_fit import drawn, measured, photos_of
-from photos_frozen import ENCODER
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import caption_images, embed_view

@@ -1,0 +1,180 @@
+"""
+Photographs of CIFAR-10, Caltech-101 and Flowers-102 with captions, and labels of which some are missing or wrong.
+
+`PHOTOS` of the benchmarks holds a folder of Parquet files for each dataset (recipes/photos says where the images and
+captions come from). Caltech-101 has no `validation`: a tenth of each class of its training split is taken.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from controls import keep_label_fraction, with_label_noise
+from datasets import Dataset, load_dataset
+
+from g4i_hf.data.checks import labels_of
+from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding.embed import name_as_text
+from g4i_hf.evaluation.predict import predict
+from g4i_hf.options import AugmentationArguments, StudentArguments
+from g4i_hf.training.build import build_student
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+CHECKPOINT = "runs/efficientnet_lite0"
+COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
+
+
+@dataclass
+class Photos:
+    """
+    Attributes:
+        training: rows with `image_id`, `label`, `text_embeds`.
+        raw: (N, F) features of the training rows, and `raw_test` of those of `test`.
+        features: (N, `COMPONENTS`) principal components; `validation` and `test` are pairs of these and labels.
+        captions: the first one of each training row, "" where there is none.
+        class_embeds: (C, D) of the names.
+        test_text_embeds: (M, D), None where test images have no captions.
+    """
+
+    name: str
+    training: Dataset
+    raw: np.ndarray
+    raw_test: np.ndarray
+    features: torch.Tensor
+    validation: tuple[torch.Tensor, np.ndarray]
+    test: tuple[torch.Tensor, np.ndarray]
+    captions: list[str]
+    class_embeds: np.ndarray
+    test_text_embeds: np.ndarray | None
+    num_labels: int
+
+    @property
+    def truth(self) -> np.ndarray:
+        return labels_of(self.training)
+
+
+def load_photos(root: Path, name: str, cache: Path) -> Photos:
+    splits = load_dataset("parquet", data_dir=str(root / name))
+    features, embeds = {}, {}
+    for split, rows in splits.items():
+        features[split] = cached(cache / f"f_{name}_{split}.npy", image_features, rows)
+        embeds[split] = cached(cache / f"e_{name}_{split}.npy", text_embeds, rows)
+    captions = first_captions(splits["train"])
+    rows = splits.remove_columns(["image", "caption"])
+    training = rows["train"].add_column("text_embeds", list(embeds["train"]))
+    mean, deviation = features["train"].mean(0, dtype=np.float32), features["train"].std(0, dtype=np.float32) + 1e-6
+    scaled = {split: torch.from_numpy((values - mean) / deviation).float() for split, values in features.items()}
+    axes = torch.linalg.eigh(scaled["train"].T @ scaled["train"])[1][:, -COMPONENTS:]
+    scaled = {split: values @ axes for split, values in scaled.items()}
+    if "validation" in splits:
+        kept, validation = np.arange(len(training)), (scaled["validation"], labels_of(rows["validation"]))
+    else:
+        held_out = labels_of(keep_label_fraction(training, 0.1, seed=1234)) >= 0
+        kept, chosen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        validation = scaled["train"][chosen], labels_of(training)[chosen]
+    has_captions = np.abs(embeds["test"]).sum() > 0
+    return Photos(
+        name,
+        training.select(kept),
+        features["train"][kept].astype(np.float32),
+        features["test"].astype(np.float32),
+        scaled["train"][kept],
+        validation,
+        (scaled["test"], labels_of(rows["test"])),
+        [captions[row] for row in kept],
+        encoded([name_as_text(name) for name in training.features["label"].names]),
+        embeds["test"] if has_captions else None,
+        int(labels_of(training).max()) + 1,
+    )
+
+
+def cached(file: Path, compute: Callable[[Dataset], np.ndarray], split: Dataset) -> np.ndarray:
+    if not file.exists():
+        np.save(file, compute(split))
+    return np.load(file, allow_pickle=False)
+
+
+def image_features(split: Dataset, checkpoint: str | Path = CHECKPOINT) -> np.ndarray:
+    """(n, F) float16"""
+    augmentation = AugmentationArguments(image_size=128)
+    built = build_student(
+        StudentArguments(student=str(checkpoint), pretrained=True), augmentation, 0, {0: "0", 1: "1"}, 384
+    )
+    images, what = split.select_columns(["image", "image_id"]), {"output_features": True, "output_image_embeds": False}
+    return predict(built.model.eval(), built.processor, images, Accelerator(cpu=True), **what).features.astype(
+        "float16"
+    )
+
+
+def text_embeds(split: Dataset) -> np.ndarray:
+    """(n, D) float16, of the first caption; zeros where there is none."""
+    return encoded(first_captions(split))
+
+
+def first_captions(split: Dataset) -> list[str]:
+    return [(captions or [""])[0] or "" for captions in split["caption"][:]]
+
+
+def encoded(texts: list[str]) -> np.ndarray:
+    embeds = np.zeros((len(texts), 384), dtype=np.float16)
+    rows = [row for row, text in enumerate(texts) if text]
+    if rows:
+        embeds[rows] = load_encoder(ENCODER).encode([texts[row] for row in rows])
+    return embeds
+
+
+def with_rows(photos: Photos, rows: Dataset) -> Photos:
+    places = {image_id: place for place, image_id in enumerate(photos.training["image_id"][:])}
+    kept = [places[image_id] for image_id in rows["image_id"][:]]
+    whole = photos.__dict__ | {"training": rows, "features": photos.features[kept], "raw": photos.raw[kept]}
+    whole["captions"] = [photos.captions[row] for row in kept]
+    return Photos(**whole)
+
+
+# --- Labels ----------------------------------------------------------------------------------------------------------
+
+
+def labels_with(training: Dataset, setting: str, seed: int) -> np.ndarray:
+    """(N,), with wrong labels, or -1 where a row is unlabelled."""
+    truth = labels_of(training)
+    num_labels = int(truth.max()) + 1
+    if setting == "all":
+        return truth
+    if setting == "no labels":
+        return np.full(len(truth), -1)
+    if setting.endswith(("symmetric", "confusable")):
+        share, kind = setting.split("% ")
+        return labels_of(with_label_noise(training, float(share) / 100, seed, num_labels, kind))
+    if setting == "at random":  # as many as 4 a class, so that some classes have one or none
+        chosen = np.random.default_rng(seed).permutation(len(truth))[: 4 * num_labels]
+        return np.where(np.isin(np.arange(len(truth)), chosen), truth, -1)
+    if setting.endswith("a class"):
+        number, order = int(setting.split()[0]), np.random.default_rng(seed).permutation(len(truth))
+        labels = np.full(len(order), -1)
+        for label in range(num_labels):
+            rows = order[truth[order] == label][:number]
+            labels[rows] = label
+        return labels
+    return labels_of(keep_label_fraction(training, float(setting.rstrip("%")) / 100, seed))
+
+
+def by_a_person(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(N,) one answer of the (N, C) counts, drawn for each row."""
+    shares = counts.cumsum(1) / counts.sum(1, keepdims=True)
+    return (shares <= generator.random((len(counts), 1))).sum(1)
+
+
+def worst_of_three(counts: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    labels = truth.copy()
+    for _ in range(3):
+        labels = np.where(labels == truth, by_a_person(counts, generator), labels)
+    return labels
+
+
+PEOPLE = {
+    "a person": lambda counts, truth, generator: by_a_person(counts, generator),
+    "worst of three": worst_of_three,
+}
