@@ -10,7 +10,6 @@ import argparse
 import json
 from pathlib import Path
 
-from alignment_scale import received_bytes
 from provenance import RESULTS, provenance, read_result
 
 IMAGES = 1_281_167  # training images of ILSVRC 2012
@@ -77,11 +76,20 @@ def network(args) -> list[dict]:
     for student, parameters in STUDENTS.items():
         for processes in (8, 64):
             part = (processes - 1) / processes
-            exchanged = received_bytes(BATCH[student] // processes, processes, TEXT_DIM)
             rows.append({"student": student, "processes": processes, "global_batch": BATCH[student]})
             rows[-1] |= {"gradients_mb": 2 * part * 4 * parameters / 1e6}
-            rows[-1] |= {"alignment_mb": exchanged["texts gathered"] / 1e6}
+            rows[-1] |= {"alignment_mb": received_bytes(BATCH[student], processes) / 1e6}
     return rows
+
+
+def received_bytes(batch: int, processes: int) -> int:
+    """
+    Of a process and step, for the alignment of a global batch: texts of the other processes in float16; integers of
+    keys, captions and rows; three sums a text for the softmax over images.
+    """
+    others = batch - batch // processes
+    integers = 8 * 3 * others + 8 * 2 * (processes - 1)
+    return others * TEXT_DIM * 2 + integers + 3 * 2 * batch * 4 * (processes - 1) // processes
 
 
 def spread(hours: float, args) -> dict:

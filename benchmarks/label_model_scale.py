@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from label_model import calibration_error, precision_and_recall
 from provenance import RESULTS, provenance
-from store_scale import memory
 
 from g4i_hf.label_model import LabelModel, View
 from g4i_hf.label_model.supervise import CAPTION
@@ -30,6 +29,12 @@ HELD_OUT = 50_000
 SPREAD = 4.0  # length of the noise, of a class vector: 1
 WRONG = 0.2
 BLOCK = 8192
+
+
+def memory(field: str) -> float:
+    """MB of this process: VmRSS now, or VmHWM at most. (ru_maxrss counts that of the parent process, too.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def rows_of(centres: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

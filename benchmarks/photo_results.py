@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
-from grid import paired_summary
 from provenance import RESULTS, provenance
+from scipy import stats
 
 from g4i_hf.files import replace_text
 
@@ -65,7 +66,9 @@ class PhotoResults:
             seeds = sorted(values.keys() & baseline.keys())
             line |= {"seeds": len(values), "accuracy": sum(values.values()) / len(values)}
             if len(seeds) > 1 and place[3] != "baseline":
-                paired = paired_summary([baseline[seed] for seed in seeds], [values[seed] for seed in seeds])
-                line |= {"difference": paired.difference, "low": paired.low, "high": paired.high}
+                gains = np.array([values[seed] - baseline[seed] for seed in seeds])
+                half = float(stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains))  # Student's t over seeds
+                mean = float(gains.mean())
+                line |= {"difference": mean, "low": mean - half, "high": mean + half}
             found.append(line)
         return found

@@ -16,12 +16,6 @@ def step_time() -> str:
     return "\n".join(lines)
 
 
-def jpeg_decoders() -> str:
-    found = read_result("jpeg_decoders.json")["ms"]
-    lines = ["| decoder | ms an image |", "|---|---:|"]
-    return "\n".join([*lines, *(f"| {name} | {milliseconds:.2f} |" for name, milliseconds in found.items())])
-
-
 def input_pipeline() -> str:
     return _speeds(read_result("input_pipeline.json")["speed"])
 
@@ -64,15 +58,6 @@ def input_fidelity() -> str:
     return "\n".join(lines)
 
 
-def fed_from_memory() -> str:
-    found = read_result("fed_from_memory.json")
-    lines = ["| student | batch | from files / from memory, median | quartiles |", "|---|---:|---:|---:|"]
-    for row in found["measured"]:
-        low, high = row["ratio_quartiles"]
-        lines.append(f"| {row['student']} | {row['batch_size']} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
-    return "\n".join(lines)
-
-
 def embed_speed() -> str:
     found = read_result("embed_speed.json")
     lines = ["| captions | tokens, mean | ours / `encode`, median | quartiles |", "|---|---:|---:|---:|"]
@@ -81,50 +66,6 @@ def embed_speed() -> str:
         lines.append(
             f"| {row['captions']}, {name} | {row['tokens_mean']:.0f} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
         )
-    return "\n".join(lines)
-
-
-def embed_fixed_length() -> str:
-    found = read_result("embed_fixed_length.json")
-    lines = ["| captions | tokens, mean | times as fast, median | range |", "|---|---:|---:|---:|"]
-    for name, row in found["captions"].items():
-        low, high = row["speed_ratio_range"]
-        cells = f"{row['tokens_mean']:.0f} | {row['speed_ratio']:.2f} | {low:.2f} to {high:.2f}"
-        lines.append(f"| {row['captions']}, {name} | {cells} |")
-    return "\n".join(lines)
-
-
-def alignment_memory() -> str:
-    found = read_result("alignment_scale.json")
-    measured, gb = found["measured"], 1e9
-    without, ours, official = (measured[name] for name in ("without", "ours", "official_embeddings"))
-    read, image = ours["read_seconds_a_row"], measured["resnet_step"]["seconds_an_image"]
-    more = {name: ours["memory"][name] - without["memory"][name] for name in ("own", "all")}
-    opening = f"opening {found['rows']:,} embeddings of {found['dim']:,} numbers, official way"
-    rows = {
-        opening: f"{official['own_more'] / gb:.2f} GB",
-        "the same here": f"{more['own'] / gb:.3f} GB",
-        "the same, with what is mapped": f"{more['all'] / gb:.3f} GB",
-        "CPU time to open images, labels, captions and embeddings": f"{ours['seconds']:.1f} s",
-        f"reading a row, {found['read_together']} at once": f"{1e6 * read:.1f} µs",
-        "reading over forward and backward of a ResNet-50, on the same thread": f"{read / image:.5%}",
-        "images a second and process up to which reading stays under 1%": f"{0.01 / read:,.0f}",
-    }
-    return "\n".join(["| | |", "|---|---:|", *(f"| {what} | {value} |" for what, value in rows.items())])
-
-
-def alignment_step() -> str:
-    found = read_result("alignment_scale.json")
-    ours, official = found["measured"]["our_loss"], found["measured"]["official_loss"]
-    lines = ["| | official way | texts gathered |", "|---|---:|---:|"]
-    shape = [" × ".join(f"{size:,}" for size in way["logits"]) for way in (official, ours)]
-    lines.append(f"| logits of a process | {shape[0]} | {shape[1]} |")
-    for what, key, form in (("peak memory of the loss, GB", "bytes", 1e-9), ("seconds", "seconds", 1)):
-        lines.append(f"| {what} | {official[key] * form:.2f} | {ours[key] * form:.2f} |")
-    for batch, received in found["received_bytes"].items():
-        local, processes = (int(number) for number in batch.split(" x "))
-        cells = " | ".join(f"{received[way] / 1e6:.2f}" for way in ("official", "texts gathered"))
-        lines.append(f"| MB received a step, {local:,} images on each of {processes} processes | {cells} |")
     return "\n".join(lines)
 
 
@@ -144,23 +85,6 @@ def captioning() -> str:
             cells.append(f"{found[way]['share_of_capacity']:.1%}" + (f", {lost:.0%} lost" if lost else ""))
         lines.append(f"| {server} | {faults} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def answer_store() -> str:
-    found = read_result("store_scale.json")
-    written, read = found["written"], found["read"]
-    memory = read["memory_mb_peak"] - read["memory_mb_imports"]
-    seconds = read["seconds_to_first_question"]
-    rows = {
-        "answers, files": f"{written['rows']:,}, {written['files']}",
-        "on disk": f"{written['bytes'] / 1e9:.2f} GB",
-        "durable answers a second, 256 together": f"{written['answers_a_second']:,.0f}",
-        "until one answer alone is durable, median": f"{found['alone']['put_one_ms']['median']:.1f} ms",
-        "opening the store": f"{read['open_seconds'] * 1000:.0f} ms",
-        "finding that all of them are answered": f"{seconds:.0f} s ({read['pass_cpu_seconds']:.0f} s CPU time)",
-        "memory that this takes": f"{memory:.0f} MB",
-    }
-    return "\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def imagenet_captioning() -> str:
