@@ -1,6 +1,6 @@
 """
-Draws docs/images/photos_*.png from results/photos_*.json: accuracy against the share of wrong labels, and against the
-labels a class, beside methods without captions.
+Draws docs/images/photos_*.png: accuracy against the share of wrong labels, and against the labels a class, beside
+methods without captions (results/photos_*.json); what each view adds (results/label_model_views.json).
 
     python benchmarks/photo_figures.py
 """
@@ -8,7 +8,7 @@ labels a class, beside methods without captions.
 from typing import Any
 
 import matplotlib
-from provenance import ROOT
+from provenance import ROOT, read_result
 from tables_of_photos import FROZEN, NAMES, SCRATCH, TITLES, summary
 
 matplotlib.use("Agg")
@@ -22,8 +22,16 @@ LINES = {
     "labels only": (BASELINE, "-", "o"),
     "a caption of every test image": (LANGUAGE_MODEL, ":", "^"),
 }
-AGAINST_NOISE = ("label smoothing", "GCE", "small-loss filter", "cleanlab", "co-teaching", "LightlyTrain")
-WITH_FEW = ("self-training", "Tip-Adapter")
+AGAINST_NOISE = (
+    "linear probe",
+    "label smoothing",
+    "GCE",
+    "small-loss filter",
+    "cleanlab",
+    "co-teaching",
+    "LightlyTrain",
+)
+WITH_FEW = ("linear probe", "self-training", "label propagation", "Tip-Adapter", "FixMatch")
 
 
 def best(found: dict, data: str, student: str, setting: str, names: tuple[str, ...]) -> float | None:
@@ -113,6 +121,35 @@ def wrong_labels() -> None:
     figure.savefig(IMAGES / "photos_wrong_labels.png", dpi=130)
 
 
+VIEWS = {
+    "Lite0": ("#cbd5e1", "image features"),
+    "Lite0-2": (BASELINE, "features of three encoders"),
+    "captions": ("#fdba74", "captions"),
+    "captions + Lite0": (CAPTIONS, "captions and features"),
+    "captions + Lite0-2": ("#7c2d12", "captions and three encoders"),
+    "captions + Lite0 + answers": (RIVAL, "captions, features, answers of people"),
+}
+
+
+def views() -> None:
+    rows = [row for row in read_result("label_model_views.json")["rows"] if row["setting"] == "1 a class"]
+    figure, axes = pyplot.subplots(figsize=(9, 3.7), layout="constrained")
+    for number, (views, (color, title)) in enumerate(VIEWS.items()):
+        for place, data in enumerate(NAMES):
+            found = [100 * row["accuracy"] for row in rows if (row["data"], row["views"]) == (data, views)]
+            if found:
+                x, value = place + 0.14 * (number - 2.5), sum(found) / len(found)
+                axes.bar(x, value, 0.13, color=color, label=title)
+                axes.annotate(f"{value:.0f}", (x, value), ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(NAMES)), NAMES.values())
+    axes.set_ylabel("one label a class: right probabilities\nof unlabelled training images, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    bars = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(bars.values(), bars.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(IMAGES / "photos_views.png", dpi=130)
+
+
 if __name__ == "__main__":
+    views()
     few_labels()
     wrong_labels()
