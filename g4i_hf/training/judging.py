@@ -22,9 +22,9 @@ class Prior:
 
     # by how much the accuracy is underestimated, relative to the estimated error; `spread` its standard deviation
     low: float = 0.0
-    spread: float = 0.2
+    spread: float = 0.22
     # standard deviation of an estimated difference, relative to the share of differing predictions
-    of_difference: float = 0.095
+    of_difference: float = 0.11
     freedom: int = 20  # degrees of freedom of Student's distribution
 
     def of(self, low: float, spread: float, doubt: float) -> tuple[float, float, int]:
