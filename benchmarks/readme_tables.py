@@ -30,8 +30,6 @@ TABLES = {
     "imagenet_captioning": tables_of_cost.imagenet_captioning,
     "imagenet_network": tables_of_cost.imagenet_network,
     "imagenet_training": tables_of_cost.imagenet_training,
-    "input_fidelity": tables_of_cost.input_fidelity,
-    "input_large": tables_of_cost.input_large,
     "input_pipeline": tables_of_cost.input_pipeline,
     "next_labels": tables_of_photos.next_labels,
     "wrong_labels_found": tables_of_photos.wrong_labels_found,

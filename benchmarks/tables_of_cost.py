@@ -20,10 +20,6 @@ def input_pipeline() -> str:
     return _speeds(read_result("input_pipeline.json")["speed"])
 
 
-def input_large() -> str:
-    return _speeds({"bicubic": read_result("input_pipeline.json")["speed of large images"]})
-
-
 def _speeds(speed: dict) -> str:
     """A row a way of loading: images a second, its time over ours."""
     modes = list(speed)
@@ -41,20 +37,6 @@ def _speeds(speed: dict) -> str:
             times = "" if name == "g4i_hf" else times
             cells.append(f"{row['images_per_processor_second']:.0f}{times}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def input_fidelity() -> str:
-    found = read_result("input_pipeline.json")["fidelity"]
-    lines = [
-        "| crops of | filter | mean difference, of 255 | largest of a crop | same class |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for mode, kinds in found.items():
-        for kind, row in kinds.items():
-            same = f"{row['top1_agreement']:.1%} of {row['images']}" if "top1_agreement" in row else ""
-            mean, most = row["mean_absolute_difference"], row["largest_mean_of_an_image"]
-            lines.append(f"| {kind} | {mode} | {mean:.2f} | {most:.2f} | {same} |")
     return "\n".join(lines)
 
 
