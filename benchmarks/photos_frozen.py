@@ -335,11 +335,7 @@ def without_class_names(case: Case) -> np.ndarray:
     return encoded([pattern.sub("", caption) for caption in case.photos.captions]).astype(np.float32)
 
 
-OURS = {
-    "baseline": labels_only,
-    "auto": captions,
-    "auto, captions alone": captions_alone,
-}
+LAYERS = {"baseline": labels_only, "auto": captions, "linear probe": linear_probe}
 RIVALS_OF_NOISE = {
     "label smoothing": label_smoothing,
     "GCE": generalised_cross_entropy,
@@ -356,15 +352,15 @@ RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
         ["no labels", "1 a class", "4 a class", "16 a class", "at random", "10%"],
-        OURS | {"linear probe": linear_probe} | RIVALS_OF_FEW,
+        LAYERS | {"auto, captions alone": captions_alone} | RIVALS_OF_FEW,
     ),
     "wrong_labels": (
         ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable", *PEOPLE],
-        OURS | {"linear probe": linear_probe} | RIVALS_OF_NOISE,
+        LAYERS | {"auto, captions alone": captions_alone} | RIVALS_OF_NOISE,
     ),
     "all_labels": (
         ["all"],
-        OURS | {"linear probe": linear_probe} | {"captions at inference": captions_at_inference},
+        LAYERS | {"captions at inference": captions_at_inference},
     ),
     "controls": (
         ["4 a class", "40% symmetric"],
@@ -378,7 +374,7 @@ GRIDS = {
             }.items()
         },
     ),
-    "long_tail": (["factor 20", "factor 100"], OURS | {"linear probe": linear_probe} | RIVALS_OF_TAIL),
+    "long_tail": (["factor 20", "factor 100"], LAYERS | RIVALS_OF_TAIL),
 }
 
 
