@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import Photos, load_photos
+from photos import Photos, known_by, load_photos
 from provenance import RESULTS, provenance, write_rows
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
 from g4i_hf.training.head import fit_head
-from g4i_hf.training.judged_heads import FOLDS, Known
+from g4i_hf.training.judged_heads import FOLDS
 
 FILE = RESULTS / "none_of_these.json"
 KNOWN, LABELS = 30, 4
@@ -54,7 +54,7 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     features = photos.features.numpy()[rows]
     views = {"caption": View(embeds, photos.class_embeds[kept], learns=False), "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
-    known = Known(labels, views, model, np.arange(len(rows)))
+    known = known_by(model, labels, views, np.arange(len(rows)))
     weighed, plain = known.targets(), model.posterior_.astype(np.float32)
     x, y = photos.test
     of_test = np.isin(y, kept)

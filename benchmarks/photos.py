@@ -15,12 +15,15 @@ from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, load_dataset
 
+from g4i_hf import LabelModel, View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict
+from g4i_hf.label_model.plan import Estimates, choose
 from g4i_hf.options import AugmentationArguments, StudentArguments
 from g4i_hf.training.build import build_student
+from g4i_hf.training.judged_heads import Known
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 CHECKPOINT = "runs/efficientnet_lite0"
@@ -132,6 +135,14 @@ def with_rows(photos: Photos, rows: Dataset) -> Photos:
     whole = photos.__dict__ | {"training": rows, "features": photos.features[kept], "raw": photos.raw[kept]}
     whole["captions"] = [photos.captions[row] for row in kept]
     return Photos(**whole)
+
+
+# --- What fit knows --------------------------------------------------------------------------------------------------
+
+
+def known_by(model: LabelModel, labels: np.ndarray, views: dict[str, View], order: np.ndarray) -> Known:
+    """Labels, views and a fitted label model, with the weight that `fit` gives to images without a label."""
+    return Known(labels, views, model, order, choose(Estimates.of(model, labels)).unlabelled_weight)
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------
