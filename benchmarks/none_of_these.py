@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import Photos, known_by, load_photos
+from photos import Photos, known_by, layers_of_fit, load_photos
 from provenance import RESULTS, provenance, write_rows
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
+from g4i_hf.names import WITH_VIEWS
 from g4i_hf.training.head import fit_head
-from g4i_hf.training.judged_heads import FOLDS
 
 FILE = RESULTS / "none_of_these.json"
 KNOWN, LABELS = 30, 4
@@ -55,13 +55,14 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     views = {"caption": View(embeds, photos.class_embeds[kept], learns=False), "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
     known = known_by(model, labels, views, np.arange(len(rows)))
+    strength = layers_of_fit(known, features)[WITH_VIEWS].strength
     weighed, plain = known.targets(), model.posterior_.astype(np.float32)
     x, y = photos.test
     of_test = np.isin(y, kept)
     x, y = x.numpy()[of_test], place[y[of_test]]
 
     def accuracy(targets: np.ndarray) -> float:
-        head = fit_head(features, targets, model.probabilities_, known.order % FOLDS)
+        head = fit_head(features, targets, strength)
         return float((head.logits(x).argmax(1) == y).mean())
 
     unlabelled, share = labels < 0, model.none_share_
@@ -70,7 +71,7 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     row |= {"said": share and share.share, "said_at_least": share and share.interval[0]}
     row |= {"weighed": accuracy(weighed), "plain": accuracy(plain), "by_hand": accuracy(plain * (truth >= 0)[:, None])}
     if others:
-        head = fit_head(features, plain, model.probabilities_, known.order % FOLDS)
+        head = fit_head(features, plain, strength)
         energy = -torch.from_numpy(head.logits(features[unlabelled])).logsumexp(1).numpy()  # Liu et al., NeurIPS 2020
         scores = {"none": model.none_[unlabelled], "max_softmax": -model.probabilities_[unlabelled].max(1)}
         scores["energy"] = energy

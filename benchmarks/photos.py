@@ -8,6 +8,7 @@ captions come from). Caltech-101 has no `validation`: a tenth of each class of i
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from g4i_hf.evaluation.predict import predict
 from g4i_hf.label_model.plan import Estimates, choose
 from g4i_hf.options import AugmentationArguments, StudentArguments
 from g4i_hf.training.build import build_student
-from g4i_hf.training.judged_heads import Known
+from g4i_hf.training.head import Head
+from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 CHECKPOINT = "runs/efficientnet_lite0"
@@ -143,6 +145,13 @@ def with_rows(photos: Photos, rows: Dataset) -> Photos:
 def known_by(model: LabelModel, labels: np.ndarray, views: dict[str, View], order: np.ndarray) -> Known:
     """Labels, views and a fitted label model, with the weight that `fit` gives to images without a label."""
     return Known(labels, views, model, order, choose(Estimates.of(model, labels)).unlabelled_weight)
+
+
+def layers_of_fit(known: Known, features: np.ndarray, kept: np.ndarray | None = None) -> dict[str, Head]:
+    """The last layers that `fit` leaves without `validation`; what it would say of them is not computed."""
+    judge = judge_in_training(known, features, np.arange(0) if kept is None else kept)
+    with patch("g4i_hf.training.judged_heads._leave_out"):
+        return judged_heads(known, features, judge)
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------

@@ -24,13 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from controls import with_long_tail
 from photo_results import PhotoResults
-from photos import ENCODER, PEOPLE, Photos, encoded, known_by, labels_with, load_photos, with_rows
+from photos import ENCODER, PEOPLE, Photos, encoded, known_by, labels_with, layers_of_fit, load_photos, with_rows
 from scipy.sparse import csr_array, diags_array
 from torch import nn
 
@@ -38,7 +37,7 @@ from g4i_hf import LabelModel, View
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judged_heads import judge_in_training, judged_heads, rows_to_keep
+from g4i_hf.training.judged_heads import rows_to_keep
 
 STUDENT = "efficientnet_lite0, last layer"
 SYNONYMS = {
@@ -164,8 +163,7 @@ def of_fit(case: Case, embeds: np.ndarray, image: bool = True) -> dict[str, torc
     model = LabelModel(photos.num_labels, case.seed)
     model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), kept))
     known = known_by(model, case.labels, views, order)
-    with patch("g4i_hf.training.judged_heads._leave_out"):  # nobody asks what fit would say of them
-        heads = judged_heads(known, photos.raw, judge_in_training(known, photos.raw, kept))
+    heads = layers_of_fit(known, photos.raw, kept)
     return {name: torch.from_numpy(head.logits(photos.raw_test)) for name, head in heads.items()}
 
 

@@ -26,14 +26,13 @@ import torch
 from controls import with_label_noise
 from coverage import Drawn
 from datasets import Dataset
-from photos import Photos, load_photos, worst_of_three
+from photos import Photos, known_by, layers_of_fit, load_photos, worst_of_three
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.head import Scale, fit_head
-from g4i_hf.training.judged_heads import FOLDS, one_hot
+from g4i_hf.training.judged_heads import Known
 from g4i_hf.training.judging import judged_by_labels
 
 FILE = RESULTS / "review.json"
@@ -43,9 +42,10 @@ STRATEGIES = ("next", "random", "margin", "entropy")
 KEY = ("what", "data", "kind", "seed")
 
 
-def fitted(drawn: Drawn, labels: np.ndarray, seed: int) -> LabelModel:
+def known_of(drawn: Drawn, labels: np.ndarray, seed: int) -> Known:
     views = {"caption": View(drawn.embeds, drawn.names, learns=False), "image": View(drawn.features)}
-    return LabelModel(len(drawn.classes), seed).fit(views, labels)
+    model = LabelModel(len(drawn.classes), seed).fit(views, labels)
+    return known_by(model, labels, views, np.arange(len(labels)))
 
 
 def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -64,19 +64,18 @@ def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, s
 def of_next(drawn: Drawn, strategy: str, seed: int) -> dict:
     labels, accuracies = drawn.labels(1, 0.0, seed), []
     for number in range(ROUNDS + 1):
-        model = fitted(drawn, labels, seed)
-        folds = np.arange(len(labels)) % FOLDS
-        head = fit_head(drawn.features, model.posterior_.astype(np.float32), model.probabilities_, folds)
+        known = known_of(drawn, labels, seed)
+        head = layers_of_fit(known, drawn.features)[WITH_VIEWS]
         right = head.logits(drawn.others).argmax(1) == drawn.truth_of_others
         accuracies.append(round(float(right.mean()), 4))
         if number < ROUNDS:
-            rows = picked(strategy, model, drawn, labels, seed)
+            rows = picked(strategy, known.model, drawn, labels, seed)
             labels[rows] = drawn.truth[rows]
     return {"accuracies": accuracies}
 
 
 def of_wrong(drawn: Drawn, labels: np.ndarray, seed: int) -> dict:
-    model = fitted(drawn, labels, seed)
+    model = known_of(drawn, labels, seed).model
     wrong, told = labels != drawn.truth, model.probabilities_.astype(np.float32)
     by_label = np.argsort(told[np.arange(len(labels)), labels], kind="stable")
     orders = {"wrong": pick_wrong(told, labels), "cleanlab": by_label}
@@ -91,10 +90,7 @@ def confusable(drawn: Drawn, seed: int) -> np.ndarray:
 
 def of_gold(drawn: Drawn, seed: int) -> dict:
     labels = drawn.labels(1, 0.0, seed)
-    model, labelled = fitted(drawn, labels, seed), labels >= 0
-    folds, given = np.arange(len(labels)) % FOLDS, one_hot(labels[labelled], len(drawn.classes))
-    heads = {LABELS_ONLY: fit_head(drawn.features[labelled], given, scale=Scale.of(drawn.features))}
-    heads[WITH_VIEWS] = fit_head(drawn.features, model.posterior_.astype(np.float32), model.probabilities_, folds)
+    heads = layers_of_fit(known_of(drawn, labels, seed), drawn.features)
     told = {name: head.logits(drawn.others).argmax(1) for name, head in heads.items()}
     right = {name: (each == drawn.truth_of_others).astype(float) for name, each in told.items()}
     truth = {name: each.mean() for name, each in right.items()}

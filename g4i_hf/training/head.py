@@ -1,5 +1,6 @@
 """The student's last layer on cached features: a multinomial logistic regression on class probabilities by L-BFGS."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +10,14 @@ from ..label_model.view_model import minimise
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 
-STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, tried from the strongest on
+STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, the strongest first
 USUAL_STRENGTH = 2e-4  # if too few labels can be held out to select one
 BLOCK = 16_384
 MAX_ITER = 60
 TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which to stop; `ROUGH` while selecting a strength
-FOLDS = 5
 FEWEST_JUDGED = 20  # held-out rows needed to select a strength
-QUICK = 2e7  # rows x features x classes, above which a single fold is held out
+SHARPNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # 1 / temperature
+TINY = 1e-9
 
 
 @dataclass
@@ -40,56 +41,65 @@ class Head:
 
 
 def fit_head(
-    features: np.ndarray,
-    targets: np.ndarray,
-    judged_by: np.ndarray | None = None,
-    folds: np.ndarray | None = None,
-    strength: float | None = None,
-    scale: "Scale | None" = None,
+    features: np.ndarray, targets: np.ndarray, strength: float = USUAL_STRENGTH, scale: "Scale | None" = None
 ) -> Head:
     """
     Minimise the mean cross entropy with the targets plus `strength` times the squared weights of standardised
-    features. The strength maximises the likelihood of held-out rows.
+    features.
 
     Args:
         features: (n, F), of any float type.
         targets: (n, C) class probabilities; a row may sum to less than 1, its weight, but not to 0.
-        judged_by: (n, C) class probabilities of held-out rows; rows of zeros are skipped. None: the targets.
-        folds: (n,) integers, equal for rows that are held out together; negative: never held out.
-        strength: None to select one; without folds, or with too few rows, it is `USUAL_STRENGTH`.
         scale: computed from more features than these, as a few rows do not determine it.
     """
     scale = scale or Scale.of(features)
-    x, y = torch.from_numpy(scale(features)), torch.from_numpy(np.asarray(targets, dtype=np.float32))
-    judge = y if judged_by is None else torch.from_numpy(np.asarray(judged_by, dtype=np.float32))
-    if strength is None and folds is not None and int((judge.sum(1) > 0).sum()) >= FEWEST_JUDGED:
-        strength = _likeliest_strength(x, y, judge, torch.from_numpy(folds))
-    strength = strength or USUAL_STRENGTH
-    fitted = _fit(x, y, strength, TOLERANCE).cpu().numpy()
+    fitted = _fit(_tensor(scale(features)), _tensor(targets), strength, TOLERANCE).cpu().numpy()
     weight = fitted[:-1] / scale.deviation[:, None]
     return Head(weight.T.copy(), fitted[-1] - scale.mean @ weight, strength)
 
 
-def _likeliest_strength(x: torch.Tensor, y: torch.Tensor, judge: torch.Tensor, folds: torch.Tensor) -> float:
-    """Stop at the first strength that is worse than the one before, as the likelihood has a single peak."""
-    judged = judge.sum(1) > 0
-    judged &= folds >= 0
-    held_out = folds[judged].unique()
-    if x.numel() * y.shape[1] > QUICK:
-        held_out = held_out[:1]
-    starts: dict[int, torch.Tensor | None] = {int(fold): None for fold in held_out}
-    best, least = STRENGTHS[0], np.inf
+@dataclass
+class Fold:
+    """Rows on which a head is fitted, and held-out rows that judge it."""
+
+    features: np.ndarray  # (n, F)
+    targets: np.ndarray  # (n, C)
+    held_out: np.ndarray  # (m, F)
+    probabilities: np.ndarray  # (m, C) of the classes of the held-out rows
+
+
+def best_strength(folds: Sequence[Fold], scale: "Scale", wrong: float = 0.0) -> float:
+    """
+    The strength by which the classes of held-out rows are likeliest, at the temperature that suits it best: targets of
+    views that are often wrong blur probabilities more than they change which class is first.
+
+    Args:
+        wrong: share of these classes that is wrong, any other class in their place.
+    """
+    if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
+        return USUAL_STRENGTH
+    tensors = [
+        tuple(map(_tensor, (scale(fold.features), fold.targets, scale(fold.held_out), fold.probabilities)))
+        for fold in folds
+    ]
+    weights: list[torch.Tensor | None] = [None] * len(folds)
+    best, most = USUAL_STRENGTH, -np.inf
     for strength in STRENGTHS:
-        loss = 0.0
-        for fold in starts:
-            fitted, held = folds != fold, judged & (folds == fold)
-            starts[fold] = _fit(x[fitted], y[fitted], strength, ROUGH, starts[fold])
-            logits = x[held] @ starts[fold][:-1] + starts[fold][-1]
-            loss -= float((judge[held] * logits.log_softmax(1)).sum())
-        if loss >= least:
+        likelihoods = torch.zeros(len(SHARPNESS))
+        for place, (x, y, held_out, probabilities) in enumerate(tensors):
+            weights[place] = weight = _fit(x, y, strength, ROUGH, weights[place])
+            logits = held_out @ weight[:-1] + weight[-1]
+            for number, sharpness in enumerate(SHARPNESS):
+                predicted = (1 - wrong) * (sharpness * logits).softmax(1) + wrong / logits.shape[1]
+                likelihoods[number] += (probabilities * predicted.clamp_min(TINY).log()).sum()
+        if float(likelihoods.max()) <= most:
             break
-        best, least = strength, loss
+        best, most = strength, float(likelihoods.max())
     return best
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
 def _fit(

@@ -1,6 +1,6 @@
 """The two last layers that `g4i fit` compares, on labels only and with views, and the images that judge them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,13 @@ from ..label_model import LabelModel, View
 from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .head import QUICK, Head, Scale, fit_head
+from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both layers
 FOLDS = 5
+QUICK = 2e7  # rows x features x classes, above which data is large
+ENOUGH_JUDGED = 100  # labelled rows that select the strength of the regularisation in large data
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
 BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 
@@ -155,31 +157,75 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
         truth = one_hot(known.labels[labelled], known.number)
-        in_turn = np.isin(labelled, known.rows_in_turn())
-        folds = known.model.folds_[labelled]
-        heads[LABELS_ONLY] = fit_head(features[labelled], truth, truth * in_turn[:, None], folds, scale=scale)
+        strength = best_strength(list(_folds(known, features, LABELS_ONLY, judge.kept)), scale)
+        heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale)
     fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
-    judged_by = known.model.probabilities_ * weights_of_unlabelled(known.model.none_)[:, None]
-    of_fitted = targets[fitted], judged_by[fitted], known.order[fitted] % FOLDS
-    heads[WITH_VIEWS] = head = fit_head(features[fitted], *of_fitted, scale=scale)
+    folds, wrong = list(_folds(known, features, WITH_VIEWS, judge.kept)), known.model.label_noise_ or 0.0
+    if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
+        folds, wrong = list(_folds_of_all(known, features[fitted], targets[fitted], fitted)), 0.0
+    strength = best_strength(folds, scale, wrong)
+    heads[WITH_VIEWS] = fit_head(features[fitted], targets[fitted], strength, scale)
     judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
         _leave_out(known, features, judge, heads, scale)
     if len(judge.kept):
-        heads[WITH_VIEWS] = fit_head(features, targets, strength=head.strength, scale=scale)
+        heads[WITH_VIEWS] = fit_head(features, targets, strength, scale)
     return heads
 
 
-def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
-    """
-    Labelled rows to hold out in turn; of large data only a fifth, if it has all classes. Rows that were selected by
-    the predictions of the label model are left out, as they are not a random sample.
-    """
+def _folds(known: Known, features: np.ndarray, name: str, kept: np.ndarray) -> Iterator[Fold]:
+    """Labelled rows are held out in turn, about `ENOUGH_JUDGED` of large data."""
+    rows, judged = _to_hold_out(known), 0
+    for fold, left_out, others in _without_labels(known, rows, kept):
+        fitted, targets = _without_fold(known, name, fold, others)
+        yield Fold(features[fitted], targets, features[left_out], one_hot(known.labels[left_out], known.number))
+        judged += len(left_out)
+        if judged >= ENOUGH_JUDGED and _is_large(targets, features):
+            break
+
+
+def _folds_of_all(known: Known, features: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Iterator[Fold]:
+    """All rows are held out in turn, by class probabilities: where few labels can be held out."""
+    weights = weights_of_unlabelled(known.model.none_[rows])[:, None]
+    probabilities, folds = known.model.probabilities_[rows] * weights, known.order[rows] % FOLDS
+    for fold in range(1 if _is_large(targets, features) else FOLDS):
+        held_out = folds == fold
+        yield Fold(features[~held_out], targets[~held_out], features[held_out], probabilities[held_out])
+
+
+def _is_large(targets: np.ndarray, features: np.ndarray) -> bool:
+    return targets.size * features.shape[1] > QUICK
+
+
+def _without_labels(known: Known, rows: np.ndarray, kept: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each fold of these labelled rows: its number, its rows, and the others that are neither equal nor kept."""
+    folds = known.model.folds_[rows]
+    for fold in np.unique(folds):
+        left_out = rows[folds == fold]
+        others = np.flatnonzero(~np.isin(known.order, known.order[left_out]))
+        yield int(fold), left_out, np.setdiff1d(others, kept)
+
+
+def _without_fold(known: Known, name: str, fold: int, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and targets of a layer that has not learned the labels of this fold."""
+    if name == WITH_VIEWS:
+        return others, known.targets_without(fold, others)
+    others = others[known.labels[others] >= 0]
+    return others, one_hot(known.labels[others], known.number)
+
+
+def _to_hold_out(known: Known) -> np.ndarray:
+    """Labelled rows, but none that the label model's predictions selected, as they are not a random sample."""
     rows = known.rows_in_turn()
-    rows = rows[~np.isin(known.reviews[rows], PICKED)]
+    return rows[~np.isin(known.reviews[rows], PICKED)]
+
+
+def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
+    """Labelled rows to judge by in turn; of large data only a fifth, if it has all classes."""
+    rows = _to_hold_out(known)
     fifth = rows[known.model.folds_[rows] == 0]
-    is_large = known.labels.size * known.number * features.shape[1] > QUICK
-    return fifth if is_large and set(known.labels[fifth]) == set(known.labels[rows]) else rows
+    has_all = set(known.labels[fifth]) == set(known.labels[rows])
+    return fifth if has_all and _is_large(known.model.posterior_, features) else rows
 
 
 def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], scale: Scale) -> None:
@@ -188,16 +234,13 @@ def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str
     folds, labels = known.model.folds_[rows], known.labels[rows]
     probabilities = np.zeros((len(rows), known.number), dtype=np.float32)
     logits = {name: np.zeros_like(probabilities) for name in heads}
-    for fold in np.unique(folds):
-        left_out, places = rows[folds == fold], np.flatnonzero(folds == fold)
-        probabilities[places] = known.by_fold(left_out, int(fold))
-        others = np.setdiff1d(np.flatnonzero(~np.isin(known.order, known.order[left_out])), judge.kept)
+    for fold, left_out, others in _without_labels(known, rows, judge.kept):
+        places = np.flatnonzero(folds == fold)
+        probabilities[places] = known.by_fold(left_out, fold)
         for name, head in heads.items():
-            fitted = others if name == WITH_VIEWS else others[known.labels[others] >= 0]
+            fitted, targets = _without_fold(known, name, fold, others)
             if len(fitted):
-                of_labels = one_hot(known.labels[fitted], known.number)
-                of_fold = known.targets_without(int(fold), fitted) if name == WITH_VIEWS else of_labels
-                refitted = fit_head(features[fitted], of_fold, strength=head.strength, scale=scale)
+                refitted = fit_head(features[fitted], targets, head.strength, scale)
                 logits[name][places] = refitted.logits(features[left_out])
     if judge.name == IN_TURN:
         judge.logits = logits
