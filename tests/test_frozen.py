@@ -85,6 +85,21 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
         assert len(judge.held_out.labels) == 150 and all(least < share < most for share in agree.values()), agree
 
 
+def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
+    """Labels choose its regularisation; to such captions a layer that says hardly anything looks best."""
+    generator, number, classes = np.random.default_rng(0), 800, 20
+    truth = generator.integers(classes, size=2 * number)
+    features = generator.normal(size=(classes, 96))[truth] + 2.2 * generator.normal(size=(2 * number, 96))
+    features, order = features.astype(np.float32), np.arange(number)
+    captions = generator.normal(size=(classes, 24))[truth[:number]] + 4 * generator.normal(size=(number, 24))
+    views = {"caption": View(captions.astype(np.float32), learns=False)}
+    model = LabelModel(classes).fit(views, truth[:number], ids=order)
+    known = Known(truth[:number], views, model, order)
+    heads = judged_heads(known, features[:number], judge_in_training(known, features[:number], order[:0]))
+    right = {name: (head.logits(features[number:]).argmax(1) == truth[number:]).mean() for name, head in heads.items()}
+    assert right["with_views"] > right["labels_only"] - 0.02, right
+
+
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
     features, labels = blobs
     order = np.arange(300) // 3 * 1000  # three of each image

@@ -20,6 +20,7 @@ from clusters import (
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
+from g4i_hf.label_model.plan import Estimates, estimates_in_words
 from g4i_hf.label_model.view_model import ABSENT
 
 # --- A second view ---------------------------------------------------------------------------------------------------
@@ -347,6 +348,18 @@ def test_image_features_that_err_together_do_not_accuse_right_labels():
     model = LabelModel(CLASSES).fit(views, data.y)
     assert model.label_noise_ < 0.01
     assert (model.posterior_.argmax(1) != data.y).mean() < 0.005
+
+
+def test_captions_of_other_images_accuse_right_labels_only_where_they_are_the_only_view():
+    """They look like wrong labels, and the lines say so; image features tell which of both is wrong."""
+    data, images = clusters(900, spread=0.5), clusters(900, spread=1.0, view=1)
+    moved = data.x.copy()
+    moved[:400] = np.roll(data.x[:400], 1, axis=0)
+    of_others = Clusters(moved, data.truth, data.truth)
+    alone, both = fitted(of_others), fitted(of_others, images=images.x)
+    assert any("if the captions belong" in line for line in estimates_in_words(Estimates.of(alone, data.truth)))
+    assert both.label_noise_interval_[0] == 0 and both.label_noise_ < 0.02
+    assert not any("if the captions" in line for line in estimates_in_words(Estimates.of(both, data.truth)))
 
 
 def test_reviewed_labels_are_right():

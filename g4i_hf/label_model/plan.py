@@ -108,6 +108,13 @@ def estimates_in_words(estimates: Estimates) -> list[str]:
         lines.append(f"All views together tell that of {estimates.together:.0%}.")
     if estimates.noise is not None:
         lines.append(f"About {noise_in_words(estimates.noise, estimates.noise_interval)}.")
+        if len(estimates.views) == 1 and estimates.noise_interval[0] > SURELY_WRONG:
+            (name,) = estimates.views
+            what = "captions" if name == "caption" else f"values of {name}"
+            lines.append(
+                f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
+                f"{what}; a second one can, such as image features."
+            )
     elif estimates.unlabelled == 1:
         lines.append("No image has a label: nothing has checked this.")
     else:
