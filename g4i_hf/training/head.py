@@ -68,13 +68,14 @@ class Fold:
     probabilities: np.ndarray  # (m, C) of the classes of the held-out rows
 
 
-def best_strength(folds: Sequence[Fold], scale: "Scale", wrong: float = 0.0) -> float:
+def best_strength(folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None) -> float:
     """
     The strength by which the classes of held-out rows are likeliest, at the temperature that suits it best: targets of
     views that are often wrong blur probabilities more than they change which class is first.
 
     Args:
-        wrong: share of these classes that is wrong, any other class in their place.
+        labels: (C, C) how likely each label is for each class, if the classes of held-out rows are labels that may be
+            wrong.
     """
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
         return USUAL_STRENGTH
@@ -90,7 +91,8 @@ def best_strength(folds: Sequence[Fold], scale: "Scale", wrong: float = 0.0) -> 
             weights[place] = weight = _fit(x, y, strength, ROUGH, weights[place])
             logits = held_out @ weight[:-1] + weight[-1]
             for number, sharpness in enumerate(SHARPNESS):
-                predicted = (1 - wrong) * (sharpness * logits).softmax(1) + wrong / logits.shape[1]
+                predicted = (sharpness * logits).softmax(1)
+                predicted = predicted if labels is None else predicted @ _tensor(labels)
                 likelihoods[number] += (probabilities * predicted.clamp_min(TINY).log()).sum()
         if float(likelihoods.max()) <= most:
             break

@@ -17,6 +17,7 @@ from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probab
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both layers
 FOLDS = 5
 QUICK = 2e7  # rows x features x classes, above which data is large
+UNSEEN = 0.01  # rows of each class with a label that no other has
 ENOUGH_JUDGED = 100  # labelled rows that select the strength of the regularisation in large data
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
 BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
@@ -160,10 +161,10 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
         strength = best_strength(list(_folds(known, features, LABELS_ONLY, judge.kept)), scale)
         heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale)
     fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
-    folds, wrong = list(_folds(known, features, WITH_VIEWS, judge.kept)), known.model.label_noise_ or 0.0
+    folds, labels = list(_folds(known, features, WITH_VIEWS, judge.kept)), _labels_of_classes(known)
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
-        folds, wrong = list(_folds_of_all(known, features[fitted], targets[fitted], fitted)), 0.0
-    strength = best_strength(folds, scale, wrong)
+        folds, labels = list(_folds_of_all(known, features[fitted], targets[fitted], fitted)), None
+    strength = best_strength(folds, scale, labels)
     heads[WITH_VIEWS] = fit_head(features[fitted], targets[fitted], strength, scale)
     judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
@@ -195,6 +196,13 @@ def _folds_of_all(known: Known, features: np.ndarray, targets: np.ndarray, rows:
 
 def _is_large(targets: np.ndarray, features: np.ndarray) -> bool:
     return targets.size * features.shape[1] > QUICK
+
+
+def _labels_of_classes(known: Known) -> np.ndarray:
+    """(C, C) how often rows of each class have each label."""
+    rows = np.flatnonzero(known.labels >= 0)
+    counts = known.model.posterior_[rows].T @ one_hot(known.labels[rows], known.number) + UNSEEN / known.number
+    return counts / counts.sum(1, keepdims=True)
 
 
 def _without_labels(known: Known, rows: np.ndarray, kept: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
