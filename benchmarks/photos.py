@@ -131,14 +131,6 @@ def encoded(texts: list[str]) -> np.ndarray:
     return embeds
 
 
-def with_rows(photos: Photos, rows: Dataset) -> Photos:
-    places = {image_id: place for place, image_id in enumerate(photos.training["image_id"][:])}
-    kept = [places[image_id] for image_id in rows["image_id"][:]]
-    whole = photos.__dict__ | {"training": rows, "features": photos.features[kept], "raw": photos.raw[kept]}
-    whole["captions"] = [photos.captions[row] for row in kept]
-    return Photos(**whole)
-
-
 # --- What fit knows --------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """
-What are captions worth for the last layer of a pretrained EfficientNet-Lite0 on photographs? Wrong labels, few labels,
-rare classes and all labels, beside methods without captions, on CIFAR-10, Caltech-101 and Flowers-102.
+What are captions worth for the last layer of a pretrained EfficientNet-Lite0 on photographs? Wrong labels, few labels
+and all labels, beside methods without captions, on CIFAR-10, Caltech-101 and Flowers-102.
 
     python recipes/efficientnet_lite0/convert.py
     pip install cleanlab
@@ -27,9 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from controls import with_long_tail
 from photo_results import PhotoResults
-from photos import ENCODER, PEOPLE, Photos, encoded, known_by, labels_with, layers_of_fit, load_photos, with_rows
+from photos import ENCODER, PEOPLE, Photos, encoded, known_by, labels_with, layers_of_fit, load_photos
 from scipy.sparse import csr_array, diags_array
 from torch import nn
 
@@ -296,20 +295,6 @@ def cache_of_features(case: Case) -> torch.Tensor:
     return best[1](case.photos.test[0])
 
 
-def balanced(case: Case) -> torch.Tensor:
-    """Every class has the same weight."""
-    targets = one_hot(case.labels, case.photos.num_labels)
-    counts = targets.sum(0).clamp_min(1)
-    return best_layer(case.photos, case.photos.features, targets * (len(targets) / (len(counts) * counts)))[1]
-
-
-def logit_adjustment(case: Case) -> torch.Tensor:
-    """Menon et al. (arXiv 2007.07314): the logarithm of a class's share is subtracted from its logit."""
-    weight = linear_probe(case)
-    weight[-1] -= torch.from_numpy(np.log(np.bincount(case.labels, minlength=case.photos.num_labels) + 1e-6)).float()
-    return weight
-
-
 def of_other_images(case: Case) -> np.ndarray:
     return np.random.default_rng(case.seed).permutation(embeds_of(case.photos))
 
@@ -346,7 +331,6 @@ RIVALS_OF_FEW = {
     "Tip-Adapter": cache_of_features,
     "captions at inference": captions_at_inference,
 }
-RIVALS_OF_TAIL = {"balanced": balanced, "logit adjustment": logit_adjustment}
 GRIDS = {
     "few_labels": (
         ["no labels", "1 a class", "4 a class", "16 a class", "at random", "10%"],
@@ -361,7 +345,7 @@ GRIDS = {
         LAYERS | {"captions at inference": captions_at_inference},
     ),
     "controls": (
-        ["4 a class", "40% symmetric"],
+        ["4 a class"],
         {
             name: in_place_of_captions(embeds)
             for name, embeds in {
@@ -372,7 +356,6 @@ GRIDS = {
             }.items()
         },
     ),
-    "long_tail": (["factor 20", "factor 100"], LAYERS | RIVALS_OF_TAIL),
 }
 
 
@@ -383,10 +366,7 @@ OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 
 def case_of(photos: Photos, setting: str, seed: int, counts: np.ndarray | None = None) -> Case:
     rate = 0.0
-    if setting.startswith("factor"):
-        photos = with_rows(photos, with_long_tail(photos.training, float(setting.split()[1]), seed))
-        labels = photos.truth
-    elif setting in PEOPLE:
+    if setting in PEOPLE:
         of_rows = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
         labels = PEOPLE[setting](of_rows, photos.truth, np.random.default_rng(seed))
         rate = float((labels != photos.truth).mean())

@@ -43,7 +43,6 @@ TABLES = {
     "photos_fit": tables_of_photos.fit,
     "photos_fit_short": lambda: tables_of_photos.fit(("none", "1 a class", "40% wrong")),
     "photos_fit_estimates": tables_of_photos.fit_estimates,
-    "photos_long_tail": tables_of_photos.long_tail,
     "photos_shipped": tables_of_photos.shipped,
     "photos_wrong_labels": tables_of_photos.wrong_labels,
     "small_students": tables_of_cost.small_students,

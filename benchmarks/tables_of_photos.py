@@ -46,13 +46,6 @@ FEW_LABELS = {
     "LightlyTrain": "LightlyTrain, from a pretrained teacher",
     "captions at inference": "a caption of every test image",
 }
-LONG_TAIL = {
-    "baseline": "labels only",
-    "auto": "**captions**",
-    "linear probe": "linear probe",
-    "balanced": "balanced classes",
-    "logit adjustment": "logit adjustment",
-}
 ALL_LABELS = {
     "baseline": "labels only",
     "auto": "**captions**",
@@ -66,7 +59,6 @@ SETTINGS = {
         *("a person", "worst of three"),
     ),
     "few_labels": ("no labels", "1 a class", "4 a class", "at random", "16 a class", "10%"),
-    "long_tail": ("factor 20", "factor 100"),
     "all_labels": ("all",),
 }
 
@@ -140,10 +132,6 @@ def uneven_labels() -> str:
     return "\n".join(lines)
 
 
-def long_tail() -> str:
-    return table("long_tail", LONG_TAIL)
-
-
 def all_labels() -> str:
     return table("all_labels", ALL_LABELS)
 
@@ -164,12 +152,10 @@ CONTROLS = {
 
 
 def controls() -> str:
-    found = summary("few_labels") | summary("wrong_labels") | summary("controls")
-    places = [(data, setting) for data in NAMES for setting in ("4 a class", "40% symmetric")]
-    heads = [f"{NAMES[data]}, {setting}" for data, setting in places]
-    lines = [f"| in place of captions | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    found = summary("few_labels") | summary("controls")
+    lines = [f"| 4 labels a class | {' | '.join(NAMES.values())} |", f"|---|{'---:|' * len(NAMES)}"]
     for variant, title in CONTROLS.items():
-        rows = [found.get((data, FROZEN, setting, variant)) for data, setting in places]
+        rows = [found.get((data, FROZEN, "4 a class", variant)) for data in NAMES]
         lines.append(f"| {title} | {' | '.join(cell(row, with_difference=False) for row in rows)} |")
     return "\n".join(lines)
 
