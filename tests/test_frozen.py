@@ -44,7 +44,9 @@ def known_of(features: np.ndarray, labels: np.ndarray, captions: np.ndarray, ord
     """What a label model says of captions and image features, and what judges."""
     views = {"caption": View(captions, learns=False), "image": View(features)}
     kept = rows_to_keep(labels, order)
-    model = LabelModel(3).fit(views, labels, ids=order, groups=order, kept=np.isin(np.arange(len(labels)), kept))
+    model = LabelModel(int(labels.max()) + 1).fit(
+        views, labels, ids=order, groups=order, kept=np.isin(np.arange(len(labels)), kept)
+    )
     known = Known(labels, views, model, order)
     return known, judge_in_training(known, features, kept)
 
@@ -98,6 +100,19 @@ def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
     heads = judged_heads(known, features[:number], judge_in_training(known, features[:number], order[:0]))
     right = {name: (head.logits(features[number:]).argmax(1) == truth[number:]).mean() for name, head in heads.items()}
     assert right["with_views"] > right["labels_only"] - 0.02, right
+
+
+def test_the_layer_on_labels_only_is_as_sure_as_it_is_right():
+    generator, number = np.random.default_rng(0), 400
+    labels = generator.integers(10, size=5 * number)
+    features = generator.normal(size=(10, 60))[labels] + 4 * generator.normal(size=(5 * number, 60))
+    known, judge = known_of(
+        features[:number].astype(np.float32), labels[:number], features[:number], np.arange(number)
+    )
+    head = judged_heads(known, features[:number].astype(np.float32), judge)["labels_only"]
+    probabilities = torch.from_numpy(head.logits(features[number:])).softmax(1).numpy()
+    right = (probabilities.argmax(1) == labels[number:]).mean()
+    assert 0.3 < right < 0.8 and abs(probabilities.max(1).mean() - right) < 0.08
 
 
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):

@@ -16,7 +16,7 @@ BLOCK = 16_384
 MAX_ITER = 60
 TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which to stop; `ROUGH` while selecting a strength
 FEWEST_JUDGED = 20  # held-out rows needed to select a strength
-SHARPNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # 1 / temperature
+SHARPNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # factors of the logits
 TINY = 1e-9
 
 
@@ -29,6 +29,9 @@ class Head:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, C) float32."""
         return np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
+
+    def sharpened(self, factor: float) -> "Head":
+        return Head(factor * self.weight, factor * self.bias, self.strength)
 
     @torch.no_grad()
     def put_into(self, model: AlignedImageClassification) -> torch.nn.Linear:
@@ -68,23 +71,23 @@ class Fold:
     probabilities: np.ndarray  # (m, C) of the classes of the held-out rows
 
 
-def best_strength(folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None) -> float:
+def best_strength(folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None) -> tuple[float, float]:
     """
-    The strength by which the classes of held-out rows are likeliest, at the temperature that suits it best: targets of
-    views that are often wrong blur probabilities more than they change which class is first.
+    The strength by which the classes of held-out rows are likeliest, at the factor of the logits that suits it best,
+    and this factor. Targets that are often wrong blur probabilities more than they change which class is first.
 
     Args:
         labels: (C, C) how likely each label is for each class, if the classes of held-out rows are labels that may be
             wrong.
     """
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
-        return USUAL_STRENGTH
+        return USUAL_STRENGTH, 1.0
     tensors = [
         tuple(map(_tensor, (scale(fold.features), fold.targets, scale(fold.held_out), fold.probabilities)))
         for fold in folds
     ]
     weights: list[torch.Tensor | None] = [None] * len(folds)
-    best, most = USUAL_STRENGTH, -np.inf
+    best, most = (USUAL_STRENGTH, 1.0), -np.inf
     for strength in STRENGTHS:
         likelihoods = torch.zeros(len(SHARPNESS))
         for place, (x, y, held_out, probabilities) in enumerate(tensors):
@@ -96,7 +99,7 @@ def best_strength(folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | No
                 likelihoods[number] += (probabilities * predicted.clamp_min(TINY).log()).sum()
         if float(likelihoods.max()) <= most:
             break
-        best, most = strength, float(likelihoods.max())
+        best, most = (strength, SHARPNESS[int(likelihoods.argmax())]), float(likelihoods.max())
     return best
 
 

@@ -158,13 +158,13 @@ def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, 
     labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
         truth = one_hot(known.labels[labelled], known.number)
-        strength = best_strength(list(_folds(known, features, LABELS_ONLY, judge.kept)), scale)
-        heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale)
+        strength, sharpness = best_strength(list(_folds(known, features, LABELS_ONLY, judge.kept)), scale)
+        heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale).sharpened(sharpness)
     fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
     folds, labels = list(_folds(known, features, WITH_VIEWS, judge.kept)), _labels_of_classes(known)
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
         folds, labels = list(_folds_of_all(known, features[fitted], targets[fitted], fitted)), None
-    strength = best_strength(folds, scale, labels)
+    strength, _ = best_strength(folds, scale, labels)  # class probabilities have taught it how sure to be
     heads[WITH_VIEWS] = fit_head(features[fitted], targets[fitted], strength, scale)
     judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
