@@ -13,10 +13,8 @@ Other options are those of `g4i fit`, such as --student, --views, --finetune and
 """
 
 import argparse
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 
 def main() -> None:
@@ -36,16 +34,7 @@ def main() -> None:
     if args.push_to and not args.dry_run:
         published = ["--repo_id", args.push_to, "--push_to_hub", "true"]
         published += ["--license", args.license] if args.license else []
-        g4i("release", *runs_in(Path(args.output_dir)), *published)
-
-
-def runs_in(folder: Path) -> list[str]:
-    """Options of `g4i release`: the run that `g4i fit` has released, and beside it that on labels alone."""
-    released = json.loads((folder / "all_results.json").read_text())["released"]
-    words = ["--run", str(folder / released)]
-    if released == "with_views" and (folder / "labels_only").is_dir():
-        words += ["--baseline", str(folder / "labels_only")]
-    return words
+        g4i("release", "--run", args.output_dir, *published)
 
 
 def check_push(repo_id: str) -> None:
