@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
+from ..data.labels import GOLD
 from ..evaluation.comparison import ComparisonRow, as_markdown, markdown_table, shown_names
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
@@ -49,7 +50,7 @@ class Student:
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
-    judgement: str = ""  # of `g4i fit`, in words; left out beside figures of labelled images
+    judgement: str = ""  # of `g4i fit`, in words; left out beside figures of a split that it was not judged by
     labels_said: str = ""  # of `g4i fit`: how many images had a label, in words
     taught_by: list[str] | None = None  # beside labels and image features, such as captions; None: see `options`
     intervals: list[dict[str, Any]] = field(default_factory=list)  # see `figures.measured`
@@ -155,7 +156,7 @@ def _of_figures(student: Student) -> dict[str, Any]:
         "results": as_markdown(rows, shown_names(student.options)) if rows else "",
         "evaluated_on": ", ".join(f"`{split}`" for split in dict.fromkeys(row.split for row in rows)),
         "has_baseline": any(row.baseline is not None for row in rows),
-        "judgement": "" if any(row.figure == "accuracy" for row in rows) else student.judgement,
+        "judgement": "" if any(row.figure == "accuracy" and row.split != GOLD for row in rows) else student.judgement,
         "retrieval": any(row.figure != "accuracy" for row in rows),
     }
 
