@@ -36,7 +36,7 @@ from loaded import PYTHON
 ROOT = Path(__file__).parent.parent
 ME_WRITE, ME_READ, OTHER_WRITE = "hf_me_write", "hf_me_read", "hf_other_write"
 TOKENS = {ME_WRITE: ("me", "write"), ME_READ: ("me", "read"), OTHER_WRITE: ("other", "write")}
-KINDS = {"models": "model", "datasets": "dataset"}
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 LARGE = ["arrow", "bin", "gz", "npy", "npz", "onnx", "parquet", "pickle", "pt", "pth", "safetensors", "tar", "zip"]
 MEDIA = ["bmp", "gif", "png", "tiff", "jpg", "jpeg", "webp"]
 REGULAR_LIMIT = 10 * 1024 * 1024  # bytes; larger files have to be in LFS
@@ -387,8 +387,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "Repository not found", "RepoNotFound")
             case method, ["lfs", kind, namespace, name, oid, *rest] if kind in KINDS:
                 return self.of_lfs(self.server.repositories[f"{kind}/{namespace}/{name}"], method, oid, rest)
-            case method, ["datasets", *segments]:
-                return self.of_files("datasets", method, segments)
+            case method, ["datasets" | "spaces" as kind, *segments]:
+                return self.of_files(kind, method, segments)
             case method, segments:
                 return self.of_files("models", method, segments)
 
