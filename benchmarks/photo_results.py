@@ -19,7 +19,7 @@ class PhotoResults:
     row also has the commit and the machine that made it, where they are not those of its student in `made`.
 
     Args:
-        grid: `wrong_labels`, `few_labels`, `long_tail` or `all_labels`.
+        grid: `wrong_labels`, `few_labels`, `controls` or `all_labels`.
         command: what repeats the rows that are added.
     """
 
