@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import Photos, known_by, load_photos
+from photos import Photos, load_photos
 from provenance import RESULTS, provenance
 
 from g4i_hf import LabelModel, View
@@ -112,7 +112,7 @@ def measured(drawn: Drawn, each: int | str, wrong: float, captions: str, seed: i
             found[alone.name] = _row(line["accuracy"], line["interval"], (told == drawn.truth[has]).mean())
     of_noise = model.label_noise_, model.label_noise_interval_
     found["wrong_labels"] = _row(*of_noise, (labels[known] != drawn.truth[known]).mean())
-    return found | _of_fit(drawn, known_by(model, labels, views, order), kept, prior)
+    return found | _of_fit(drawn, Known.of(model, views, labels, order), kept, prior)
 
 
 def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:

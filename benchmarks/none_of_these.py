@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import Photos, known_by, layers_of_fit, load_photos
+from photos import Photos, layers_of_fit, load_photos
 from provenance import RESULTS, provenance, write_rows
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
 from g4i_hf.names import WITH_VIEWS
 from g4i_hf.training.head import fit_head
+from g4i_hf.training.judged_heads import Known
 
 FILE = RESULTS / "none_of_these.json"
 KNOWN, LABELS = 30, 4
@@ -54,7 +55,7 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     features = photos.features.numpy()[rows]
     views = {"caption": View(embeds, photos.class_embeds[kept], learns=False), "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
-    known = known_by(model, labels, views, np.arange(len(rows)))
+    known = Known.of(model, views, labels, np.arange(len(rows)))
     strength = layers_of_fit(known, features)[WITH_VIEWS].strength
     weighed, plain = known.targets(), model.posterior_.astype(np.float32)
     x, y = photos.test

@@ -8,7 +8,6 @@ captions come from). Caltech-101 has no `validation`: a tenth of each class of i
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,16 +15,14 @@ from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, load_dataset
 
-from g4i_hf import LabelModel, View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.evaluation.predict import predict
-from g4i_hf.label_model.plan import Estimates, choose
 from g4i_hf.options import AugmentationArguments, StudentArguments
 from g4i_hf.training.build import build_student
 from g4i_hf.training.head import Head
-from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads
+from g4i_hf.training.judged_heads import Known, last_layers, on_all
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 CHECKPOINT = "runs/efficientnet_lite0"
@@ -131,19 +128,14 @@ def encoded(texts: list[str]) -> np.ndarray:
     return embeds
 
 
-# --- What fit knows --------------------------------------------------------------------------------------------------
-
-
-def known_by(model: LabelModel, labels: np.ndarray, views: dict[str, View], order: np.ndarray) -> Known:
-    """Labels, views and a fitted label model, with the weight that `fit` gives to images without a label."""
-    return Known(labels, views, model, order, choose(Estimates.of(model, labels)).unlabelled_weight)
+# --- What fit trains -------------------------------------------------------------------------------------------------
 
 
 def layers_of_fit(known: Known, features: np.ndarray, kept: np.ndarray | None = None) -> dict[str, Head]:
-    """The last layers that `fit` leaves without `validation`; what it would say of them is not computed."""
-    judge = judge_in_training(known, features, np.arange(0) if kept is None else kept)
-    with patch("g4i_hf.training.judged_heads._leave_out"):
-        return judged_heads(known, features, judge)
+    """The last layers that `fit` leaves without `validation`."""
+    if kept is None or not len(kept):
+        return last_layers(known, features, np.arange(0))
+    return on_all(known, features, last_layers(known, features, kept))
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------

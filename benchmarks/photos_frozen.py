@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from photo_results import PhotoResults
-from photos import ENCODER, PEOPLE, Photos, encoded, known_by, labels_with, layers_of_fit, load_photos
+from photos import ENCODER, PEOPLE, Photos, encoded, labels_with, layers_of_fit, load_photos
 from scipy.sparse import csr_array, diags_array
 from torch import nn
 
@@ -36,7 +36,7 @@ from g4i_hf import LabelModel, View
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judged_heads import rows_to_keep
+from g4i_hf.training.judged_heads import Known, rows_to_keep
 
 STUDENT = "efficientnet_lite0, last layer"
 SYNONYMS = {
@@ -161,7 +161,7 @@ def of_fit(case: Case, embeds: np.ndarray, image: bool = True) -> dict[str, torc
     kept = rows_to_keep(case.labels, order)
     model = LabelModel(photos.num_labels, case.seed)
     model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), kept))
-    known = known_by(model, case.labels, views, order)
+    known = Known.of(model, views, case.labels, order)
     heads = layers_of_fit(known, photos.raw, kept)
     return {name: torch.from_numpy(head.logits(photos.raw_test)) for name, head in heads.items()}
 

@@ -26,7 +26,7 @@ import torch
 from controls import with_label_noise
 from coverage import Drawn
 from datasets import Dataset
-from photos import Photos, known_by, layers_of_fit, load_photos, worst_of_three
+from photos import Photos, layers_of_fit, load_photos, worst_of_three
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View
@@ -45,7 +45,7 @@ KEY = ("what", "data", "kind", "seed")
 def known_of(drawn: Drawn, labels: np.ndarray, seed: int) -> Known:
     views = {"caption": View(drawn.embeds, drawn.names, learns=False), "image": View(drawn.features)}
     model = LabelModel(len(drawn.classes), seed).fit(views, labels)
-    return known_by(model, labels, views, np.arange(len(labels)))
+    return Known.of(model, views, labels, np.arange(len(labels)))
 
 
 def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:

@@ -65,34 +65,34 @@ def fit_head(
 class Fold:
     """Rows on which a head is fitted, and held-out rows that judge it."""
 
-    features: np.ndarray  # (n, F)
+    fitted: np.ndarray  # (n,)
     targets: np.ndarray  # (n, C)
-    held_out: np.ndarray  # (m, F)
+    held_out: np.ndarray  # (m,)
     probabilities: np.ndarray  # (m, C) of the classes of the held-out rows
 
 
-def best_strength(folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None) -> tuple[float, float]:
+def best_strength(
+    features: np.ndarray, folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None
+) -> tuple[float, float]:
     """
     The strength by which the classes of held-out rows are likeliest, at the factor of the logits that suits it best,
     and this factor. Targets that are often wrong blur probabilities more than they change which class is first.
 
     Args:
+        features: (N, F) of the rows that the folds divide.
         labels: (C, C) how likely each label is for each class, if the classes of held-out rows are labels that may be
             wrong.
     """
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
         return USUAL_STRENGTH, 1.0
-    tensors = [
-        tuple(map(_tensor, (scale(fold.features), fold.targets, scale(fold.held_out), fold.probabilities)))
-        for fold in folds
-    ]
+    x = _tensor(scale(features))
     weights: list[torch.Tensor | None] = [None] * len(folds)
     best, most = (USUAL_STRENGTH, 1.0), -np.inf
     for strength in STRENGTHS:
         likelihoods = torch.zeros(len(SHARPNESS))
-        for place, (x, y, held_out, probabilities) in enumerate(tensors):
-            weights[place] = weight = _fit(x, y, strength, ROUGH, weights[place])
-            logits = held_out @ weight[:-1] + weight[-1]
+        for place, fold in enumerate(folds):
+            weights[place] = weight = _fit(x[fold.fitted], _tensor(fold.targets), strength, ROUGH, weights[place])
+            logits, probabilities = x[fold.held_out] @ weight[:-1] + weight[-1], _tensor(fold.probabilities)
             for number, sharpness in enumerate(SHARPNESS):
                 predicted = (sharpness * logits).softmax(1)
                 predicted = predicted if labels is None else predicted @ _tensor(labels)

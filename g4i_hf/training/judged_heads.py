@@ -10,6 +10,7 @@ from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
 from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
+from ..label_model.plan import Estimates, choose
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
@@ -38,6 +39,22 @@ class Known:
     def __post_init__(self):
         if self.reviews is None:
             self.reviews = np.full(len(self.labels), "")
+
+    @classmethod
+    def of(
+        cls,
+        model: LabelModel,
+        views: Mapping[str, View],
+        labels: np.ndarray,
+        order: np.ndarray,
+        reviews: np.ndarray | None = None,
+    ) -> "Known":
+        """With the weight of unlabelled rows and the facts by what the fitted model estimates."""
+        estimates = Estimates.of(model, labels)
+        weight, facts = choose(estimates).unlabelled_weight, estimates.facts()
+        named = {name: {"class_names": view.class_values is not None} for name, view in views.items()}
+        facts["views"] = {name: line | named[name] for name, line in facts["views"].items()}
+        return cls(labels, views, model, order, weight, facts, reviews)
 
     @property
     def number(self) -> int:
@@ -154,24 +171,34 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
     """The last layers by name, at the end also fitted on the kept images. Sets the logits of the judge."""
+    heads = last_layers(known, features, judge.kept)
+    judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
+    if judge.name not in BELIEVED:
+        _leave_out(known, features, judge, heads)
+    return on_all(known, features, heads) if len(judge.kept) else heads
+
+
+def last_layers(known: Known, features: np.ndarray, kept: np.ndarray) -> dict[str, Head]:
+    """The last layers by name, fitted on all rows but the kept ones."""
     heads, scale, targets = {}, Scale.of(features), known.targets()
     labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
         truth = one_hot(known.labels[labelled], known.number)
-        strength, sharpness = best_strength(list(_folds(known, features, LABELS_ONLY, judge.kept)), scale)
+        strength, sharpness = best_strength(features, list(_folds(known, features, LABELS_ONLY, kept)), scale)
         heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale).sharpened(sharpness)
-    fitted = np.setdiff1d(np.arange(len(targets)), judge.kept)
-    folds, labels = list(_folds(known, features, WITH_VIEWS, judge.kept)), _labels_of_classes(known)
+    fitted = np.setdiff1d(np.arange(len(targets)), kept)
+    folds, labels = list(_folds(known, features, WITH_VIEWS, kept)), _labels_of_classes(known)
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
-        folds, labels = list(_folds_of_all(known, features[fitted], targets[fitted], fitted)), None
-    strength, _ = best_strength(folds, scale, labels)  # class probabilities have taught it how sure to be
+        folds, labels = list(_folds_of_all(known, features, targets, fitted)), None
+    strength, _ = best_strength(features, folds, scale, labels)  # class probabilities have taught it how sure to be
     heads[WITH_VIEWS] = fit_head(features[fitted], targets[fitted], strength, scale)
-    judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
-    if judge.name not in BELIEVED:
-        _leave_out(known, features, judge, heads, scale)
-    if len(judge.kept):
-        heads[WITH_VIEWS] = fit_head(features, targets, strength, scale)
     return heads
+
+
+def on_all(known: Known, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
+    """The same layers, the one with views fitted on the kept images too."""
+    head = fit_head(features, known.targets(), heads[WITH_VIEWS].strength)
+    return {**heads, WITH_VIEWS: head}
 
 
 def _folds(known: Known, features: np.ndarray, name: str, kept: np.ndarray) -> Iterator[Fold]:
@@ -179,19 +206,19 @@ def _folds(known: Known, features: np.ndarray, name: str, kept: np.ndarray) -> I
     rows, judged = _to_hold_out(known), 0
     for fold, left_out, others in _without_labels(known, rows, kept):
         fitted, targets = _without_fold(known, name, fold, others)
-        yield Fold(features[fitted], targets, features[left_out], one_hot(known.labels[left_out], known.number))
+        yield Fold(fitted, targets, left_out, one_hot(known.labels[left_out], known.number))
         judged += len(left_out)
         if judged >= ENOUGH_JUDGED and _is_large(targets, features):
             break
 
 
 def _folds_of_all(known: Known, features: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> Iterator[Fold]:
-    """All rows are held out in turn, by class probabilities: where few labels can be held out."""
+    """All these rows are held out in turn, by class probabilities: where few labels can be held out."""
     weights = weights_of_unlabelled(known.model.none_[rows])[:, None]
     probabilities, folds = known.model.probabilities_[rows] * weights, known.order[rows] % FOLDS
-    for fold in range(1 if _is_large(targets, features) else FOLDS):
-        held_out = folds == fold
-        yield Fold(features[~held_out], targets[~held_out], features[held_out], probabilities[held_out])
+    for fold in range(1 if _is_large(targets[rows], features) else FOLDS):
+        fitted, held_out = rows[folds != fold], folds == fold
+        yield Fold(fitted, targets[fitted], rows[held_out], probabilities[held_out])
 
 
 def _is_large(targets: np.ndarray, features: np.ndarray) -> bool:
@@ -236,9 +263,9 @@ def _left_out(known: Known, features: np.ndarray) -> np.ndarray:
     return fifth if has_all and _is_large(known.model.posterior_, features) else rows
 
 
-def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head], scale: Scale) -> None:
+def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str, Head]) -> None:
     """Fit both classifiers again without each fold of the labels, which the targets of unlabelled rows lack too."""
-    rows = _left_out(known, features)
+    rows, scale = _left_out(known, features), Scale.of(features)
     folds, labels = known.model.folds_[rows], known.labels[rows]
     probabilities = np.zeros((len(rows), known.number), dtype=np.float32)
     logits = {name: np.zeros_like(probabilities) for name in heads}

@@ -35,7 +35,7 @@ from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..hub.release import Release, baseline_of_fit
 from ..label_model import LabelModel, View
-from ..label_model.plan import Estimates, choose, doubtful_labels
+from ..label_model.plan import doubtful_labels
 from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import (
@@ -207,11 +207,7 @@ class Fit:
         model = LabelModel(len(self.images.id2label), self.args.seed).fit(
             views, labels, ids=digests, groups=order, reviewed=reviews != "", kept=is_kept
         )
-        estimates = Estimates.of(model, labels)
-        weight, facts = choose(estimates).unlabelled_weight, estimates.facts()
-        named = {name: {"class_names": view.class_values is not None} for name, view in views.items()}
-        facts["views"] = {name: line | named[name] for name, line in facts["views"].items()}
-        return Known(labels, views, model, order, weight, facts, reviews)
+        return Known.of(model, views, labels, order, reviews)
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
