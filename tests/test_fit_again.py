@@ -181,15 +181,16 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     lines = [{"file_name": f"train/{name}", "label": truth[name], "pick": "gold"} for name in names[:30]]
     lines += [{"file_name": f"train/{name}", "label": truth[name], "pick": "next"} for name in names[30:50]]
     lines.append({"file_name": f"train/{names[50]}", "none": True, "pick": "none"})
+    lines.append({"file_name": f"train/{names[51]}", "none": True, "pick": "gold"})
     (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = fitted(pictures, out)
     said = capsys.readouterr().out
     assert "Changed since the last run" in said and "labels of 50 images" in said and "1 image removed" in said
     assert "Since the last run: labels 9 -> 29; accuracy " in said
-    assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 59, 29)
+    assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 58, 29)
     card = (found.classifier / "README.md").read_text()
     for page in (said, (out / "report.html").read_text()):
-        assert "Reviewed on 30 images" in page
+        assert "Reviewed on 30 images" in page and "1 more (3% of the sample) belong to none of the classes" in page
     assert "reviewed on 30 images that a person labelled" in card and "nreviewed" not in said + card
     assert fitted(pictures, out).judged_images == 30 and "holds this very result" in capsys.readouterr().out
 

@@ -65,8 +65,8 @@ def test_gold_images_and_those_of_no_class_are_not_trained_on(pictures, caplog):
     answer(pictures, "train/square/2.png", None, "none", none=True)
     answer(pictures, "train/square/5.png", None, "gold", none=True)
     assert set(labels(pictures)) == {"3", "4", "6", "7", "8", "9", "10", "11"}
-    assert labels(pictures, "gold") == {"0": "circle", "1": "square"}
-    for said in ("2 of no class, left out", "2 gold images are kept out of training, and 1 equal ones"):
+    assert labels(pictures, "gold") == {"0": "circle", "1": "square", "5": None}
+    for said in ("2 of no class", "3 gold images are kept out of training, and 1 equal ones"):
         assert said in caplog.text
 
 

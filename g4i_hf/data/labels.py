@@ -115,14 +115,17 @@ def file_names(split: Dataset, root: Path | None) -> list[str]:
 
 def with_answers(splits: DatasetDict, file: Path, root: Path | None) -> DatasetDict:
     """
-    The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Images that belong
-    to no class are left out. Gold images of `train` become the split `gold`, and copies of them are left out. The
-    changes are logged. Raises ValueError for a label that is not a class.
+    The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Gold images of
+    `train` become the split `gold`, and copies of them are left out. Other images that belong to no class are left
+    out. The changes are logged. Raises ValueError for a label that is not a class.
     """
     labelled, answered = with_labels_of(splits, file, root)
     for name, rows in answered.items():
-        if of_none := {row for row, answer in rows.items() if answer.get("none")}:
-            labelled[name] = labelled[name].select([row for row in range(len(labelled[name])) if row not in of_none])
+        left_out = {
+            row for row, answer in rows.items() if answer.get("none") and (name != "train" or answer["pick"] != GOLD)
+        }
+        if left_out:
+            labelled[name] = labelled[name].select([row for row in range(len(labelled[name])) if row not in left_out])
     if "train" in answered:
         labelled |= _without_gold(labelled["train"])
     return labelled
@@ -199,7 +202,7 @@ def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list
     changed = int((has_class & (labels[rows] != before[rows])).sum())
     parts = [f"{changed:,} changed", f"{int(has_class.sum()) - changed:,} confirmed"]
     if not has_class.all():
-        parts.append(f"{(~has_class).sum():,} of no class, left out")
+        parts.append(f"{(~has_class).sum():,} of no class")
     if columns.LABEL not in split.column_names:
         split = split.add_column(columns.LABEL, [None] * len(split), feature=ClassLabel(names=names))
     return with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string")), ", ".join(parts)

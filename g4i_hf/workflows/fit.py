@@ -25,7 +25,7 @@ from .. import columns
 from ..cli import build_options, say
 from ..data.checks import labels_of
 from ..data.dataset import CaptionedImages
-from ..data.labels import reviews_of
+from ..data.labels import GOLD, reviews_of
 from ..data.loading import class_names, standardise
 from ..data.record import order_of
 from ..evaluation.evaluate import split_metrics, update_results
@@ -212,10 +212,11 @@ class Fit:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def _finished(self, names: list[str], judge: Judge) -> FitResult:
-        known = self.known
+        known, images = self.known, self.images
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
+            "gold_of_no_class": len(images.splits[GOLD]) - len(judge.rows) if judge.name == GOLD else 0,
             "released": None,
             "finetuned": False,
             "finetuned_runs": self.finetuned,

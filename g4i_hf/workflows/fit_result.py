@@ -139,6 +139,7 @@ class FitResult:
     verdict: str | None  # `helped`, `hurt` or `cannot tell`
     judged_on: str  # `gold`, `validation`, `kept` or `folds`
     judged_images: int
+    gold_of_no_class: int  # gold images beside these that belong to no class
     released: str | None  # `labels_only` or `with_views`
     finetuned: bool
     images: int  # for training
@@ -184,7 +185,8 @@ class FitResult:
             return ""
         by_views = [*taught_by(self.views), "image features"]
         how = {
-            GOLD: f"reviewed on {self.judged_images:,} images that a person labelled and it did not learn from",
+            GOLD: f"reviewed on {self.judged_images:,} images that a person labelled and it did not learn from"
+            f"{self._of_no_class()}",
             VALIDATION: f"measured on {self.judged_images:,} labelled images that it did not learn from",
             KEPT: f"estimated without true labels, by what {listed([*by_views, 'the given labels'])} tell",
             IN_TURN: "estimated by labels that were left out in turn",
@@ -233,7 +235,7 @@ class FitResult:
                 "from: with all of them both are more accurate, and the difference is often smaller."
             )
         if self.judged_on == GOLD:
-            return f"Reviewed on {number} images, a random sample that a person labelled."
+            return f"Reviewed on {number} images, a random sample that a person labelled{self._of_no_class()}."
         if self.judged_on == VALIDATION:
             return f"Judged on {number} validation images."
         kinds = taught_by(self.views)
@@ -244,6 +246,13 @@ class FitResult:
         has_labels = any(line["interval"] for line in self.views.values())
         corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
         return f"{sentence}. {corrected}."
+
+    def _of_no_class(self) -> str:
+        left = self.gold_of_no_class
+        if not left:
+            return ""
+        share = left / (left + self.judged_images)
+        return f"; {left:,} more ({share:.0%} of the sample) belong to none of the classes and are not counted"
 
     def since(self, before: "FitResult") -> str:
         accuracies = " -> ".join(_percent(getattr(each, f"{self.released}_accuracy")) for each in (before, self))
