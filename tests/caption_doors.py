@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from make import content
 
 from g4i_hf.running import main
 
@@ -22,22 +22,21 @@ CAPTIONER = ROOT / "recipes" / "shapes" / "captioner"
 sys.path.insert(0, str(WORKERS))
 from caption_server import picture_of  # noqa: E402
 
+png = content
+
 
 class Worker:
-    """A server of tests/workers in a process of its own."""
+    """The server of tests/workers/caption_server.py in a process of its own."""
 
-    def __init__(self, script: str, *options: object):
-        command = [sys.executable, str(WORKERS / script), *map(str, options)]
+    def __init__(self, *options: object):
+        command = [sys.executable, str(WORKERS / "caption_server.py"), *map(str, options)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.port = json.loads(self.process.stdout.readline())["port"]
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str) -> dict:
-        with urllib.request.urlopen(self.url + path) as reply:
-            return json.load(reply)
-
     def stats(self) -> dict:
-        return self.get("/stats")
+        with urllib.request.urlopen(f"{self.url}/stats") as reply:
+            return json.load(reply)
 
     def stop(self) -> None:
         self.process.kill()
@@ -49,12 +48,18 @@ def serve():
     """Starts servers, and ends them."""
     with contextlib.ExitStack() as stack:
 
-        def start(*options: object, script: str = "caption_server.py") -> Worker:
-            worker = Worker(script, *options)
+        def start(*options: object) -> Worker:
+            worker = Worker(*options)
             stack.callback(worker.stop)
             return worker
 
         yield start
+
+
+def asking(server: Worker, *more: object) -> list[object]:
+    """Words of a command that asks the server about `pictures` into `captions`."""
+    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false"]
+    return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", *more]
 
 
 def draw_numbers(folder: Path, count: int) -> Path:
@@ -101,9 +106,3 @@ def caption(folder: Path, *options: object, fails: bool = False) -> str:
     said = printed.getvalue()
     assert (code != 0) == fails and (not fails or "Traceback" not in said), said[-3000:]
     return said
-
-
-def png(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

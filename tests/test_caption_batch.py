@@ -4,17 +4,17 @@ import base64
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import caption_doors
 import pytest
-from caption_doors import all_right, caption, captions_of_numbers, draw_numbers, rows_of
+from caption_doors import all_right, asking, caption, captions_of_numbers, draw_numbers, rows_of
 from caption_server import number_in
 from PIL import Image
 
 serve = caption_doors.serve
 IMAGES = 24
-SERVER = ("--base_url", "http://127.0.0.1:9/v1", "--captioner_model", "tiny")  # where nobody listens
-WORDS = ("--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false")
+NOBODY = SimpleNamespace(url="http://127.0.0.1:9")  # where no server listens
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def folder(tmp_path) -> Path:
 
 
 def export(folder: Path, *options: object, **fails: bool) -> str:
-    return caption(folder, *WORDS, *SERVER, "--export_requests", "requests.jsonl", *options, **fails)
+    return caption(folder, *asking(NOBODY, "--export_requests", "requests.jsonl", *options), **fails)
 
 
-def bring_in(folder: Path, *options: object, **fails: bool) -> str:
-    return caption(folder, *WORDS, *SERVER, "--import_answers", "answers.jsonl", *options, **fails)
+def bring_in(folder: Path, **fails: bool) -> str:
+    return caption(folder, *asking(NOBODY, "--import_answers", "answers.jsonl"), **fails)
 
 
 def requests_in(folder: Path) -> list[dict]:
@@ -52,10 +52,17 @@ def answer(folder: Path, results: list[dict]) -> None:
     (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def answer_all(folder: Path, *options: object) -> None:
+    """Exports what has no answer, and brings the answers in."""
+    (folder / "requests.jsonl").unlink(missing_ok=True)
+    export(folder, *options)
+    answer(folder, [result(request) for request in requests_in(folder)])
+    bring_in(folder)
+
+
 def test_imported_answers_are_answers_to_the_live_captioner_and_the_other_way_round(folder, serve):
     server = serve()
-    live = (*WORDS, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny")
-    caption(folder, *live, "--max_requests", 10)
+    caption(folder, *asking(server, "--max_requests", 10))
     assert "14 requests are in requests.jsonl" in export(folder)
     requests = requests_in(folder)
     assert len({request["custom_id"] for request in requests}) == 14
@@ -64,7 +71,7 @@ def test_imported_answers_are_answers_to_the_live_captioner_and_the_other_way_ro
     answer(folder, [result(request) for request in requests])
     assert "14 answers in " in bring_in(folder)
     assert captions_of_numbers(folder / "captions") == all_right(IMAGES)
-    caption(folder, *live)
+    caption(folder, *asking(server))
     assert server.stats()["requests"] == 10
 
 
@@ -82,53 +89,30 @@ def test_an_answer_that_is_missing_is_exported_again_and_a_rejected_image_has_it
     assert "2 answers match no open question" in said and "6 questions have no answer" in said
     assert not (folder / "captions").exists()
 
-    (folder / "requests.jsonl").unlink()
-    export(folder)
+    answer_all(folder)
     assert sorted(map(number_of, requests_in(folder))) == [0, 1, 2, 3, 4, 5]
-    answer(folder, [result(request) for request in requests_in(folder)])
-    bring_in(folder)
     assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {6: None}
     [row] = [row for row in rows_of(folder / "captions") if row["image_id"].endswith("/6.png")]
     assert (row["caption_status"], row["caption_reason"]) == (["rejected"], ["400: this picture is not allowed"])
-
-    (folder / "requests.jsonl").unlink()
-    export(folder, "--retry_failed")
-    answer(folder, [result(request) for request in requests_in(folder)])
-    bring_in(folder)
+    answer_all(folder, "--retry_failed")
     assert captions_of_numbers(folder / "captions") == all_right(IMAGES)
 
 
-def test_an_export_has_a_limit_and_is_never_written_over(folder):
+def test_an_export_has_a_limit_is_never_written_over_and_leaves_out_what_cannot_be_read(folder):
     assert "4 requests are in requests.jsonl" in export(folder, "--max_requests", 4)
     assert "requests.jsonl exists" in export(folder, fails=True) and len(requests_in(folder)) == 4
-
-
-def test_an_image_that_cannot_be_read_is_answered_at_once(folder):
     (folder / "pictures" / "train" / "class0" / "0.png").write_bytes(b"no image")
-    assert "23 requests" in export(folder)
-    answer(folder, [result(request) for request in requests_in(folder)])
-    bring_in(folder)
-    assert captions_of_numbers(folder / "captions") == all_right(IMAGES) | {0: None}
+    answer_all(folder)
+    assert len(requests_in(folder)) == 23 and captions_of_numbers(folder / "captions") == all_right(IMAGES) | {0: None}
 
 
-@pytest.mark.parametrize(
-    "last",
-    ['{"custom_id": "a", "respon', '["custom_id"]', '{"custom_id": 3}', "[" * 100_000],
-    ids=lambda last: last[:9],
-)
+STRANGE = ['{"custom_id": "a", "respon', '["custom_id"]', '{"custom_id": 3}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("last", STRANGE, ids=lambda last: last[:9])
 def test_a_file_of_something_else_is_named_with_its_line(folder, last):
     export(folder)
     answer(folder, [result(request) for request in requests_in(folder)])
     with open(folder / "answers.jsonl", "a") as file:
         file.write(last)
     assert f"answers.jsonl, line {IMAGES + 1}: not the result of a batch" in bring_in(folder, fails=True)
-
-
-def test_what_cannot_be_is_one_line(folder):
-    words = (*WORDS, *SERVER, "--export_requests", "requests.jsonl")
-    assert "not both" in caption(folder, *words, "--import_answers", "answers.jsonl", fails=True)
-    prices = ("--max_cost", 1, "--price_input", 1, "--price_output", 1)
-    assert "--max_requests" in caption(folder, *words, *prices, fails=True)
-    local = ("--captioner_model", "tiny", "--export_requests", "requests.jsonl")
-    assert "base_url" in caption(folder, *WORDS, *local, fails=True)
-    assert "answers.jsonl" in bring_in(folder, fails=True)

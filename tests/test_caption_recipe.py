@@ -5,39 +5,38 @@ import subprocess
 from pathlib import Path
 
 import caption_doors
+import make
 import pytest
-from caption_doors import CAPTIONER, ROOT, answers_in, caption, draw_numbers, png, rows_of
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
+from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
+from datasets import DatasetDict
 from test_caption_kills import CAPTION, environment
 
 from g4i_hf import load_images
 
 serve = caption_doors.serve
-LOCAL = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
-
-
-def asking(server, *more: object) -> list[object]:
-    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false"]
-    return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", *more]
+MODEL = ("--captioner_model", "m")
+SERVER = (*MODEL, "--base_url", "http://127.0.0.1:9/v1")  # where nobody listens
+EXPORT = ("--export_requests", "requests.jsonl")
 
 
 @pytest.mark.parametrize(
     "options, said",
     [
-        ([], "Nothing says where captions come from"),
-        (["--captioner_model", "no/such/folder"], "there is no such folder"),
-        (["--base_url", "localhost:1", "--captioner_model", "m"], "base_url"),
-        (["--base_url", "http://127.0.0.1:9/v1"], "captioner_model is missing"),
-        (["--captioner_model", "m", "--caption_splits", "evening"], "no split 'evening'"),
-        (["--captioner", "column"], "No column 'caption'"),
-        (["--captioner_model", "m", "--max_cost", "5"], "max_cost needs the prices"),
-        (["--captioner_model", "m", "--captions_dir", "full"], "Choose a folder of its own"),
+        ([*MODEL, "--caption_splits", "evening"], "no split 'evening'"),
+        ([*MODEL, "--max_cost", "5"], "max_cost needs the prices"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
         (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
+        ([*SERVER, "--dataset_name", "plain", "--prompt", "choose"], "no names of classes"),
+        ([*SERVER, "--prompt", "{class_names}?", "choose"], "asks for the class twice"),
+        ([*SERVER, "--prompt", "choose", "--captioner", "column"], "asks a model, but these captions exist"),
+        ([*SERVER, *EXPORT, "--import_answers", "answers.jsonl"], "not both"),
+        ([*SERVER, *EXPORT, "--max_cost", 1, "--price_input", 1, "--price_output", 1], "--max_requests"),
+        ([*MODEL, *EXPORT], "base_url"),
+        ([*SERVER, "--import_answers", "gone.jsonl"], "gone.jsonl"),
     ],
 )
 def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said):
+    make.folder(tmp_path, ["plain/1.png"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     start = ["--dataset_name", ROOT / "recipes" / "shapes", "--captions_dir", "captions"]
@@ -46,11 +45,10 @@ def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, 
 
 
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
-    images = [{"bytes": png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))), "path": None} for n in range(4)]
-    kinds = {"image": Image(decode=False), "wnid": Value("string"), "label": ClassLabel(names=["cat", "dog"])}
-    rows = {"image": images, "wnid": ["n1", "n2", "n1", "n2"], "label": [0, 1, 0, 1]}
-    DatasetDict(train=Dataset.from_dict(rows, features=Features(kinds))).save_to_disk(tmp_path / "data")
-    data = ["--dataset_name", "./data", *LOCAL, "--prompt", "See {wnid}."]
+    images = make.rows(4, wnid=["n1", "n2", "n1", "n2"])
+    DatasetDict(train=images).save_to_disk(tmp_path / "data")
+    local = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
+    data = ["--dataset_name", "./data", *local, "--prompt", "See {wnid}."]
     said = caption(tmp_path, *data, "--train_splits", "training", fails=True)
     assert "the column 'wnid', which tells the class, and split 'train' is for evaluation" in said
     caption(tmp_path, *data)
@@ -73,9 +71,8 @@ def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_file_of_captions_names_the_images_of_a_table_by_their_files_or_ids(tmp_path, named):
-    pictures = [png(PILImage.new("RGB", (8, 8), (60 * n, 0, 0))) for n in range(3)]
-    images = [{"bytes": data, "path": f"{n}.png" if named else None} for n, data in enumerate(pictures)]
-    split = Dataset.from_dict({"image": images}, features=Features({"image": Image(decode=False)}))
+    images = [make.stored(make.noise(n)) | {"path": f"{n}.png" if named else None} for n in range(3)]
+    split = make.rows(3, image=images, image_id=None, label=None)
     DatasetDict(train=split).save_to_disk(tmp_path / "data")
     key = "2.png" if named else load_images(tmp_path / "data")["train"]["image_id"][2]
     (tmp_path / "captions.jsonl").write_text(json.dumps({"file": key, "caption": "a cat"}))
