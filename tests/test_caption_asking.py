@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 
 import caption_doors
+import make
 import pytest
-from caption_doors import draw_numbers
-from datasets import Dataset, Features, Image, Value
+from caption_doors import asking, caption, draw_numbers
+from datasets import Dataset
 from PIL import Image as PILImage
 
 from g4i_hf import columns
@@ -19,19 +20,15 @@ from g4i_hf.captioning.report import project
 from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
 from g4i_hf.captioning.store import AnswerStore, Keys
+from g4i_hf.data.images import content_of
 from g4i_hf.data.loading import open_images
-from g4i_hf.running import main
 
 serve = caption_doors.serve
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
 
 
-def content(image: dict) -> bytes:
-    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-
-
 def text_of(image: dict) -> str:
-    return f"Picture {hashlib.blake2b(content(image), digest_size=8).hexdigest()}"
+    return f"Picture {hashlib.blake2b(content_of(image), digest_size=8).hexdigest()}"
 
 
 class Digesting:
@@ -55,11 +52,7 @@ class Digesting:
 @pytest.fixture
 def folder(tmp_path):
     """Twelve pictures as files, in two classes."""
-    for number in range(12):
-        place = tmp_path / "pictures" / "train" / ("cat" if number % 2 else "dog_house")
-        place.mkdir(parents=True, exist_ok=True)
-        PILImage.new("RGB", (4 + number, 4), (number, 0, 0)).save(place / f"{number}.png")
-    return tmp_path / "pictures"
+    return make.folder(tmp_path / "pictures", [f"train/{('dog', 'cat')[n % 2]}/{n}.png" for n in range(12)])
 
 
 def opened(folder: Path) -> Dataset:
@@ -68,10 +61,8 @@ def opened(folder: Path) -> Dataset:
 
 def in_a_table(split: Dataset) -> Dataset:
     """The same rows with the images' bytes in the table."""
-    rows = {name: split[name][:] for name in ("image_id", "label")}
-    images = [{"bytes": content(image), "path": None} for image in split["image"]]
-    features = Features({"image_id": Value("string"), "label": Value("int64"), "image": Image(decode=False)})
-    return Dataset.from_dict(rows | {"image": images}, features=features)
+    images = [{"bytes": content_of(image), "path": None} for image in split["image"]]
+    return make.rows(len(split), (), image=images, image_id=split["image_id"][:], label=split["label"][:])
 
 
 def questions_of(split: Dataset) -> Questions:
@@ -213,12 +204,10 @@ def test_projection_against_numbers_worked_out_by_hand():
 def test_training_splits_alone_are_captioned_unless_others_are_named(serve, tmp_path):
     """Images of the test split cost no request, and stay on this machine."""
     pictures = draw_numbers(tmp_path / "pictures", 5)
-    (pictures / "test" / "class0").mkdir(parents=True)
-    for number in (0, 3):
-        (pictures / "train" / "class0" / f"{number}.png").rename(pictures / "test" / "class0" / f"{number}.png")
+    (pictures / "test").mkdir()
+    (pictures / "train" / "class0").rename(pictures / "test" / "class0")
     server = serve()
-    words = ["caption", str(pictures), "--base_url", f"{server.url}/v1", "--captioner_model", "tiny"]
-    main([*words, "-o", str(tmp_path / "captions")])
+    caption(tmp_path, *asking(server))
     assert server.stats()["requests"] == 3
-    main([*words, "-o", str(tmp_path / "all"), "--caption_splits", "train", "test"])
-    assert server.stats()["requests"] == 8
+    caption(tmp_path, *asking(server, "--captions_dir", "all", "--caption_splits", "train", "test"))
+    assert server.stats()["requests"] == 3 + 5
