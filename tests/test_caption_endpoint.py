@@ -6,9 +6,11 @@ import gzip
 import json
 import logging
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import fields
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import caption_doors
@@ -17,7 +19,7 @@ from caption_doors import Worker, picture_of
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
-from g4i_hf.captioning.servers import token_for
+from g4i_hf.captioning.servers import UselessReply, answer_in, error_message, token_for, wait_asked_for
 from g4i_hf.options import EndpointArguments
 
 serve = caption_doors.serve
@@ -128,28 +130,14 @@ def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, odd
     assert_all_right(ask(captioner(serve()), questions(1)), 1)
 
 
-def test_every_question_is_answered_in_its_own_row(serve):
-    server = serve("--latency", 0.02)
-    found = ask(captioner(server, max_concurrency=16), questions(300))
-    assert_all_right(found, 300)
-    stats = server.stats()
-    assert (stats["requests"], stats["whole"], stats["asked_again"]) == (300, 300, 0)
-    assert stats["connections"] < 100, "connections are used again"
-    answer = found[0][1]
-    assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, answer.attempts) == ("stop", 7, 3, 1)
-    assert 0.02 <= answer.seconds < 5
-
-
 def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
     server = serve("--echo")
     asked = captioner(server, max_new_tokens=9, temperature=0.5, top_p=0.9, revision="v2", max_side=99)
     [(_, answer)] = ask(asked, questions(1))
     sent = {"max_tokens": 9, "model": "tiny", "seed": 0, "temperature": 0.5, "top_p": 0.9}
     assert answer.text == f"number 0 What is it? {sent}"
-    assert asked.provenance == {
-        "captioner": "endpoint", "model": "tiny", "revision": "v2", "max_new_tokens": 9, "temperature": 0.5,
-        "top_p": 0.9, "seed": 0, "image_max_side": 99,
-    }  # fmt: skip
+    about = {"captioner": "endpoint", "model": "tiny", "revision": "v2", "max_new_tokens": 9, "image_max_side": 99}
+    assert asked.provenance == about | {"temperature": 0.5, "top_p": 0.9, "seed": 0}
     greedy = captioner(server, top_p=0.9)
     [(_, answer)] = ask(greedy, questions(1))
     assert "seed" not in answer.text and "top_p" not in answer.text and "'temperature': 0.0" in answer.text
@@ -161,7 +149,7 @@ def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
 
 def test_questions_are_read_only_as_fast_as_they_are_asked_also_in_a_running_loop(serve):
     """As in a notebook."""
-    server, read, furthest, answered = serve("--latency", 0.05, "--capacity", 4), 0, 0, 0
+    server, read, furthest, found = serve("--latency", 0.05, "--capacity", 4), 0, 0, []
 
     def rows() -> Iterator[Question]:
         nonlocal read
@@ -170,16 +158,21 @@ def test_questions_are_read_only_as_fast_as_they_are_asked_also_in_a_running_loo
             yield row
 
     def deliver(pairs: list[tuple[Question, Answer]]) -> None:
-        nonlocal furthest, answered
-        furthest, answered = max(furthest, read - answered), answered + len(pairs)
+        nonlocal furthest
+        furthest = max(furthest, read - len(found))
+        found.extend(pairs)
 
     async def notebook() -> None:
         captioner(server, max_concurrency=6).run(rows(), deliver, lambda: True)
 
     asyncio.run(notebook())
-    assert answered == read == 60
+    assert_all_right(found, 60)
     assert furthest <= 6 + 8, "in flight, and a few that are on their way here"
-    assert server.stats()["peak_in_flight"] <= 6
+    stats, answer = server.stats(), found[0][1]
+    assert (stats["requests"], stats["whole"], stats["asked_again"]) == (60, 60, 0)
+    assert stats["peak_in_flight"] <= 6 and stats["connections"] < 50, "connections are used again"
+    assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens, answer.attempts) == ("stop", 7, 3, 1)
+    assert 0.05 <= answer.seconds < 5
 
 
 # --- Faults ---------------------------------------------------------------------------------------------------------
@@ -189,7 +182,7 @@ def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serv
     monkeypatch.setattr("g4i_hf.captioning.endpoint.MAX_ATTEMPTS", 12)
     options = ("--latency", 0.005, "--fault_rate", 0.4, "--slow_seconds", 3, "--retry_after", 0.2, "--seed", 5)
     server = serve(*options)
-    found = ask(captioner(server, request_timeout=0.5), questions(120))
+    found = ask(captioner(server, request_timeout=1.0), questions(120))
     assert_all_right(found, 120)
     stats = server.stats()
     assert set(stats["faults"]) == FAULTS and stats["requests"] == 120 + sum(stats["faults"].values())
@@ -269,13 +262,8 @@ def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quic
     assert not found
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"[" * 100_000 + b"]" * 100_000, b'{"choices": [{"index": ' + b"9" * 50_000 + b"}]}", b"<html>Welcome</html>"],
-    ids=["nested", "a long number", "a page"],
-)
 @pytest.mark.parametrize("is_first_late", [False, True], ids=["", "the first is late"])
-def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_server, body, is_first_late):
+def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_server, is_first_late):
     """
     Not after the 30 seconds of a server that may still be starting; and while a reply is waited for, those that come
     are not followed by one request after the other.
@@ -286,7 +274,7 @@ def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_serv
         def answer(self, _):
             if len(self.server.asked) > 16:
                 too_many.set()
-            super().answer(body)
+            super().answer(b"<html>Welcome</html>")
 
     def late(first: Odd) -> None:
         too_many.wait(0.5)
@@ -344,14 +332,11 @@ def test_the_token_of_hugging_face_goes_to_its_own_hosts_alone(serve, monkeypatc
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")  # goes nowhere either
     monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
-    own = ["https://huggingface.co", "https://router.huggingface.co/v1", "https://x.endpoints.huggingface.cloud/v1"]
-    assert {token_for(address, None) for address in own} == {"hf_canary"}
-    others = [
-        "http://router.huggingface.co/v1", "https://huggingface.co.evil.com/v1", "https://evilhuggingface.co/v1",
-        "https://evil.com/huggingface.co", "https://huggingface.co@evil.com/v1", "http://127.0.0.1:8000/v1",
-        "https://api.openai.com/v1", "https://evil.com?.huggingface.co", "https://evil.com#.huggingface.co",
-    ]  # fmt: skip
-    assert {token_for(address, None) for address in others} == {None}
+    for own in ("huggingface.co", "router.huggingface.co/v1", "x.endpoints.huggingface.cloud/v1"):
+        assert token_for(f"https://{own}", None) == "hf_canary" and token_for(f"http://{own}", None) is None
+    others = ("huggingface.co.evil.com/v1", "evilhuggingface.co/v1", "evil.com/huggingface.co", "api.openai.com/v1")
+    others += ("huggingface.co@evil.com/v1", "evil.com?.huggingface.co", "evil.com#.huggingface.co", "127.0.0.1:8000")
+    assert {token_for(f"https://{other}", None) for other in others} == {None}
     server = serve()
     ask(captioner(server), questions(3))
     assert server.stats()["authorization"] == []
@@ -411,3 +396,54 @@ def test_mistakes_are_told_before_anything_is_sent(options, says, monkeypatch):
     with pytest.raises(ValueError, match=says) as raised:
         captioner(**{"base_url": "http://127.0.0.1:1/v1"} | options)
     assert "canary" not in str(raised.value) and "secret" not in str(raised.value)
+
+
+# --- Replies ---------------------------------------------------------------------------------------------------------
+
+PARTS = [{"type": "text", "text": part} for part in ("a \ud83d", "\ude00")]
+
+
+@pytest.mark.parametrize(
+    "message, finish_reason, status, said",
+    [
+        ({"content": None}, "stop", "empty", "without text"),
+        ({"content": None, "reasoning": "hm"}, "length", "empty", "max_new_tokens"),
+        ({"content": None, "refusal": "I must \ud83d"}, "stop", "refused", "I must \ufffd"),
+        ({"content": ""}, "content_filter", "refused", "filter"),
+        ({"content": PARTS}, "stop", "ok", "a 😀"),
+    ],
+)
+def test_kinds_of_messages(message, finish_reason, status, said):
+    choice = {"message": message, "finish_reason": finish_reason}
+    answer = answer_in(json.dumps({"choices": [choice], "usage": {"prompt_tokens": "7"}}).encode())
+    assert (answer.status, answer.finish_reason, answer.prompt_tokens) == (status, finish_reason, None)
+    assert answer.text == said if status == "ok" else said in answer.reason
+
+
+def test_what_is_no_completion_is_no_answer():
+    long_number = b'{"choices": [{"index": ' + b"9" * 50_000 + b"}]}"
+    replies = [b"", b"null", b'{"choices": []}', b'{"choices": [{"message": "a cat"}]}', b'{"error": {"a": "b"}}']
+    for reply in (*replies, b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, long_number):
+        with pytest.raises(UselessReply, match="no chat completion"):
+            answer_in(reply)
+
+
+def test_waits_that_servers_ask_for():
+    for said, seconds in (("7", 7), ("later", 0), ("-3", 0), ("inf", 0)):
+        assert wait_asked_for({"retry-after": said}) == seconds
+    at = formatdate(time.time() + 900, usegmt=True)
+    assert wait_asked_for({}) == 0 and wait_asked_for({"retry-after": at}) == pytest.approx(900, abs=60)
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b'{"error": {"message": "too many\\n images", "type": "x"}}', "too many images"),
+        (b"<html><style>a{}</style><h1>502 Bad Gateway</h1></html>", "502 Bad Gateway"),
+        (b'{"error": "wrong key sk-secret"}', "wrong key ***"),
+        (b'{"detail": {"input": "data:image/jpeg;base64,' + b"A" * 5000 + b'"}}', '{"input": "(image)"}'),
+        (b"x" * 1000, "x" * 297 + "..."),
+    ],
+)
+def test_messages_of_servers_are_a_line_without_secrets_and_images(body, message):
+    assert error_message(body, "sk-secret") == message
