@@ -1,7 +1,6 @@
 """Captions that exist already: every layout of a file and every way to name an image; nothing is guessed or run."""
 
 import json
-import random
 
 import pytest
 from datasets import Dataset, DatasetDict, List, Value
@@ -14,19 +13,15 @@ def splits(**image_ids) -> DatasetDict:
     return DatasetDict({name: Dataset.from_dict({"image_id": ids}) for name, ids in image_ids.items()})
 
 
-def written(tmp_path, name: str, content: str | bytes):
+def from_file(tmp_path, data: DatasetDict, name: str, content: str | bytes, **options):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return tmp_path / name
-
-
-def from_file(data: DatasetDict, path, **options):
-    return existing_captions(data, ExistingCaptionsArguments(captions_file=str(path), **options))
+    return existing_captions(data, ExistingCaptionsArguments(captions_file=str(tmp_path / name), **options))
 
 
 def joined(tmp_path, data: DatasetDict, lines: list, **options):
     """Joins (key, caption) pairs written as JSON lines."""
     text = "".join(json.dumps({"file": key, "caption": caption}) + "\n" for key, caption in lines)
-    return from_file(data, written(tmp_path, "c.jsonl", text), **options)
+    return from_file(tmp_path, data, "c.jsonl", text, **options)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +39,11 @@ def joined(tmp_path, data: DatasetDict, lines: list, **options):
 def test_ways_to_name_an_image(tmp_path, key):
     names = [(f"n0000000{i % 3}", f"n0000000{i % 3}_{i}") for i in range(30)]
     lines = [(key.format(folder=folder, stem=stem), f"caption {stem}") for folder, stem in names]
-    random.Random(0).shuffle(lines)
-    result = joined(tmp_path, splits(train=[f"{folder}/{stem}.JPEG" for folder, stem in names]), lines)
+    result = joined(tmp_path, splits(train=[f"{folder}/{stem}.JPEG" for folder, stem in names]), lines[::-1])
     assert result == {"train": [[f"caption {stem}"] for _, stem in names]}
+
+
+THREE = [("a/1.jpg", "A1"), ("a/2.jpg", "A2"), ("b/1.jpg", "B1")]
 
 
 @pytest.mark.parametrize(
@@ -55,13 +52,7 @@ def test_ways_to_name_an_image(tmp_path, key):
         (["a/1.jpg", "b/1.jpg", "b/2.jpg"], [("1.jpg", "one"), ("2.jpg", "two")], [None, None, "two"], 1, 0),
         (["1.jpg", "2.jpg"], [("a/1.jpg", "one"), ("b/1.jpg", "other"), ("a/2.jpg", "two")], [None, "two"], 2, 0),
         # One rule for the whole file: the strictest of those that match three
-        (
-            ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg"],
-            [("a/1.jpg", "A1"), ("a/2.jpg", "A2"), ("b/1.jpg", "B1"), ("3.jpg", "?")],
-            ["A1", "A2", "B1", None],
-            0,
-            1,
-        ),
+        ([key for key, _ in THREE] + ["b/3.jpg"], [*THREE, ("3.jpg", "?")], ["A1", "A2", "B1", None], 0, 1),
     ],
 )
 def test_a_key_that_fits_several_rows_or_none_goes_to_none(tmp_path, caplog, ids, lines, captions, ambiguous, unknown):
@@ -72,11 +63,8 @@ def test_a_key_that_fits_several_rows_or_none_goes_to_none(tmp_path, caplog, ids
 def test_splits_with_equal_names_are_told_apart_by_their_folders(tmp_path):
     data = splits(train=["a/1.jpg", "a/2.jpg"], validation=["a/1.jpg"], test_novel=["a/1.jpg"])
     lines = [("x/val/a/1.jpg", "v1"), ("train/a/1.jpg", "t1"), ("train/a/2.jpg", "t2"), ("test_novel/a/1.jpg", "n1")]
-    assert joined(tmp_path, data, lines) == {
-        "train": [["t1"], ["t2"]],
-        "validation": [["v1"]],
-        "test_novel": [["n1"]],
-    }
+    found = joined(tmp_path, data, lines)
+    assert found == {"train": [["t1"], ["t2"]], "validation": [["v1"]], "test_novel": [["n1"]]}
     result = joined(tmp_path, data, [("a/1.jpg", "which?"), ("a/2.jpg", "t2")])
     assert result == {"train": [[], ["t2"]], "validation": [[]], "test_novel": [[]]}
 
@@ -117,8 +105,7 @@ def test_captions_of_a_column():
     ],
 )
 def test_layouts_are_told_from_the_file(tmp_path, name, text):
-    result = from_file(splits(train=["a/1.jpg", "b/2.jpg"]), written(tmp_path, name, text))
-    assert result["train"] == [["a cat"], ["a dog"]]
+    assert from_file(tmp_path, splits(train=["a/1.jpg", "b/2.jpg"]), name, text)["train"] == [["a cat"], ["a dog"]]
 
 
 @pytest.mark.parametrize(
@@ -135,4 +122,4 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=name + ".*" + message):
-        from_file(splits(train=["a.jpg", "b.jpg", "c.jpg"]), written(tmp_path, name, text))
+        from_file(tmp_path, splits(train=["a.jpg", "b.jpg", "c.jpg"]), name, text)

@@ -1,16 +1,14 @@
 """What speaks against captions, how many name their class, and the pages on which people look at them."""
 
 import html
-import io
 import json
 import re
 from pathlib import Path
 
+import make
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
-from PIL import Image as PILImage
 
 from g4i_hf.captioning.report import HTML, judge, judge_captions, names_class, write_report
 from g4i_hf.captioning.stage import Captioned, given_columns
@@ -56,9 +54,7 @@ def test_a_caption_given_to_other_classes_is_doubted():
 
 
 def stage_of(captions: list) -> tuple[Captioned, dict]:
-    features = Features({"image_id": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
-    rows = {"image_id": [str(row) for row in range(len(captions))], "label": [0, 1] * (len(captions) // 2)}
-    images = Dataset.from_dict(rows, features=features)
+    images = make.rows(len(captions), ("dog", "cat"), image=None)
     texts = [[caption] if isinstance(caption, str) else caption or [] for caption in captions]
     return Captioned({"train": given_columns(images, texts, True)}, {}), {"train": images}
 
@@ -79,18 +75,11 @@ def test_figures_of_the_stage_against_values_counted_by_hand():
 
 EVIL = "<script>alert('caption')</script>"
 ROWS = 60
+IMAGES = [{"image": make.stored(make.noise(row))} for row in range(ROWS)]
+IMAGES[7] = {"image": {"bytes": b"no image", "path": None}}
 
 
-class Images:
-    """Rows of images, each of its own colour; row 7 cannot be read."""
-
-    def __getitem__(self, row: int) -> dict:
-        file = io.BytesIO()
-        PILImage.new("RGB", (64, 40), (4 * row, 255 - 4 * row, 128)).save(file, "PNG")
-        return {"image": {"bytes": b"no image" if row == 7 else file.getvalue(), "path": None}}
-
-
-def split(labels=True) -> pd.DataFrame:
+def split(labels: bool = True) -> pd.DataFrame:
     """Row 0 was refused, row 1 timed out, row 2 holds a script, rows 3 and 4 say the same, row 5 is cut off."""
     captions = [f"A {'dog' if row % 2 == 0 else 'cat'} number {row} sits." for row in range(ROWS)]
     captions[:6] = [None, None, EVIL, "An animal.", "An animal.", "A cat."]
@@ -116,17 +105,12 @@ def text_of(page: Path) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split())
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("captions")
+def test_the_page_tells_what_was_dropped_and_why_and_nothing_in_it_runs(tmp_path):
     about = {"captioner": f"model {EVIL}", "prompt": ["one", "two"], "nothing": None, "nested": {"a": 1}}
-    judged, images = {"train": split(), "test": split(labels=False)}, {"train": Images(), "test": Images()}
-    assert write_report(folder, judged, images, about) == folder / HTML
-    return folder
-
-
-def test_the_page_tells_what_was_dropped_and_why_and_nothing_in_it_runs(report):
-    text, source = text_of(report / HTML), (report / HTML).read_text(encoding="utf-8")
+    judged = {"train": split(), "test": split(labels=False)}
+    page = write_report(tmp_path, judged, dict.fromkeys(judged, IMAGES), about)
+    assert page == tmp_path / HTML
+    text, source = text_of(page), page.read_text(encoding="utf-8")
     said = ["ok 58", "refused the model declined 1", f"timeout no answer {EVIL} 1", "model", "prompt one; two"]
     said += ["Doubtful captions", "given to other classes too", "cut off", "Without a caption", "Changed by cleaning"]
     said += ["I'm sorry, but I can't help.", "cleaned: openings, unfinished", "cannot be shown"]

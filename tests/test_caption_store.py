@@ -16,11 +16,9 @@ from g4i_hf.captioning.store import AnswerStore, Keys
 KEYS = Keys({"model": "tiny"})
 
 
-def question(number: int, place: bool = True) -> Question:
-    key = KEYS.key(f"image {number}", "Describe it.")
-    return Question(
-        str(number), {}, "Describe it.", key, KEYS.place(str(number), 1, 1, "Describe it.") if place else ""
-    )
+def question(number: int, has_place: bool = True) -> Question:
+    place = KEYS.place(str(number), 1, 1, "Describe it.") if has_place else ""
+    return Question(str(number), {}, "Describe it.", KEYS.key(f"image {number}", "Describe it."), place)
 
 
 def put(folder: Path, *pairs: tuple[int, Answer], rank: int = 0) -> None:
@@ -37,7 +35,7 @@ def texts(folder: Path, *numbers: int) -> list[str | None]:
 def test_an_answer_is_found_by_key_and_by_place(tmp_path):
     answer = Answer(OK, "a cat 🐈\n\u2028\ud83d?", None, "stop", 7, 3, 0.5, 2)
     with AnswerStore(tmp_path / "new" / "journal") as store:
-        store.put([(question(1), answer), (question(2, place=False), Answer("failed", reason="why"))])
+        store.put([(question(1), answer), (question(2, has_place=False), Answer("failed", reason="why"))])
         record = store.find(question(1).key)
         assert vars(answer).items() <= record.items()
         assert record["image_id"] == "1" and record["prompt"] == "Describe it."
@@ -69,11 +67,11 @@ PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "
 
 
 def key(source: str = "s", prompt: str = "p", **changed) -> str:
-    return Keys({**PROVENANCE, **changed}).key(source, prompt)
+    return Keys(PROVENANCE | changed).key(source, prompt)
 
 
 def place(*parts, **changed) -> str:
-    return Keys({**PROVENANCE, **changed}).place(*parts)
+    return Keys(PROVENANCE | changed).place(*parts)
 
 
 def test_every_part_of_keys_and_places_counts():

@@ -21,33 +21,26 @@ from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
-    SmolVLMConfig,
-    SmolVLMForConditionalGeneration,
-    SmolVLMImageProcessor,
-    SmolVLMProcessor,
-    SmolVLMVideoProcessor,
 )
 
 BASE = ["<pad>", "<s>", "</s>", "<unk>"]
 PROMPT_WORDS = "question answer : describe this image in detail what is it a of ? ."
 WORDS = [f"w{number}" for number in range(60)] + PROMPT_WORDS.split()
-TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZE = 32
 
 
-def tokenizer_with(*special: str, **named: str) -> PreTrainedTokenizerFast:
-    """One token a word, in small letters; `special` tokens are never split, `named` ones become its attributes too."""
-    special = [*BASE, *special, *named.values()]
-    words = {word: number for number, word in enumerate([*special, *WORDS])}
+def tokenizer_with(*special: str) -> PreTrainedTokenizerFast:
+    """One token a word, in small letters; `special` tokens are never split."""
+    words = {word: number for number, word in enumerate([*BASE, *special, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": special[4:]})
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
     return tokenizer
 
 
@@ -110,28 +103,6 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Tiles of 32 x 32 of an image of up to 64 pixels, so that images have different numbers of tiles."""
-    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    named = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles)
-    tokenizer, edge = tokenizer_with(*named), {"longest_edge": SIZE}
-    config = SmolVLMConfig(
-        vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
-        text_config={"model_type": "llama", **TEXT, "vocab_size": len(tokenizer), **TOKENS},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=0,
-    )
-    processor = SmolVLMProcessor(
-        SmolVLMImageProcessor(size={"longest_edge": 2 * SIZE}, max_image_size=edge, do_image_splitting=True),
-        tokenizer,
-        SmolVLMVideoProcessor(size=edge, max_image_size=edge),
-        image_seq_len=4,
-        chat_template=template("<image>", "", "<end_of_utterance>"),
-    )
-    return SmolVLMForConditionalGeneration(config), processor
-
-
 def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
     """Without a chat template, as they are."""
     tokenizer = tokenizer_with("<image>")
@@ -139,9 +110,7 @@ def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
         vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
         qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": 20, "cross_attention_frequency": 1},
         text_config={
-            "model_type": "opt",
-            **{name: size for name, size in TEXT.items() if name != "intermediate_size"},
-            "ffn_dim": 48,
+            **{"model_type": "opt", **TEXT, "ffn_dim": 48},
             "word_embed_proj_dim": 32,
             "vocab_size": len(tokenizer),
             "max_position_embeddings": 128,
@@ -154,12 +123,7 @@ def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
     return Blip2ForConditionalGeneration(config), Blip2Processor(images, tokenizer, num_query_tokens=4)
 
 
-FAMILIES = {
-    "llava": llava,
-    "qwen2_5_vl": qwen2_5_vl,
-    "smolvlm": smolvlm,
-    "blip_2": blip_2,
-}
+FAMILIES = {"llava": llava, "qwen2_5_vl": qwen2_5_vl, "blip_2": blip_2}
 
 
 def save(family: str, folder: Path, seed: int = 0) -> Path:

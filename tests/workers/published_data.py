@@ -22,6 +22,15 @@ folder = Path(sys.argv[1])
 pictures = folder / "pictures"
 api, found = HfApi(), {}
 
+
+def said_of(name: str | Source) -> str:
+    """The error of opening a dataset."""
+    try:
+        return f"opened {open_images(name)}"
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
 # Images that were pushed in three ways, and captions that name them
 load_dataset("imagefolder", data_dir=str(pictures)).push_to_hub("me/rows", private=True)
 api.create_repo("me/files", repo_type="dataset", private=True)
@@ -34,11 +43,8 @@ for name in ("rows", "files", "images", "nothing"):
         card, seen = (built / "README.md").read_text(), {}
         exec(card.split("```python\n")[2].split("```")[0].replace("path/to/captions", f"me/captions-of-{name}"), seen)
         found[f"{name} by the snippet"] = dict(zip(seen["image_ids"], seen["joined"]["caption"][:], strict=True))
-        continue
-    try:
-        found[name] = f"opened {open_images(f'me/captions-of-{name}')}"
-    except (ValueError, OSError) as error:
-        found[name] = str(error)
+    else:
+        found[name] = said_of(f"me/captions-of-{name}")
 
 
 def rows(splits) -> list:
@@ -57,22 +63,6 @@ found["joined"] = {
 }
 found["none"] = [find_stage("me/nothing"), find_stage("me/captions-of-files", "no-such-branch"), find_stage("me/rows")]
 
-# Rows that name, in place of an image, a file of whoever opens them or an address of its network
-secret = folder / "secret.png"
-Image.new("RGB", (4, 4)).save(secret)
-loopback = f"{api.endpoint}/secret.png"
-as_struct = [{"bytes": None, "path": str(secret)}]
-TRAPS = {
-    "image": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}, features=IMAGES),
-    "address": Dataset.from_dict({"image": [{"bytes": None, "path": f"file://{secret}"}], "image_id": ["a"]}, IMAGES),
-    "image of loopback": Dataset.from_dict({"image": [{"bytes": None, "path": loopback}], "image_id": ["a"]}, IMAGES),
-    "string": Dataset.from_dict({"image": [str(secret)], "image_id": ["a"]}),
-    "string without id": Dataset.from_dict({"image": [str(secret)]}),
-    "string of loopback": Dataset.from_dict({"image": [loopback], "image_id": ["a"]}),
-    "struct": Dataset.from_dict({"image": as_struct, "image_id": ["a"]}),
-    "struct in a field": Dataset.from_dict({"json": [{"pic": as_struct[0], "id": 1}], "image_id": ["a"]}),
-}
-
 
 def upload(name: str, split: Dataset, path: str = "train.parquet") -> None:
     file = io.BytesIO()
@@ -85,22 +75,35 @@ def upload_file(name: str, content: bytes, path: str) -> None:
     api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, repo_type="dataset")
 
 
+# Rows that name, in place of an image, a file of whoever opens them or an address of its network
+secret = folder / "secret.png"
+Image.new("RGB", (4, 4)).save(secret)
+loopback, ids = f"{api.endpoint}/secret.png", {"image_id": ["a"]}
+TRAPS = {
+    path.partition(":")[0]: Dataset.from_dict({"image": [{"bytes": None, "path": path}]} | ids, features=IMAGES)
+    for path in (str(secret), f"file://{secret}", loopback, "hf://datasets/me/files/secret.png")
+}
+as_struct = [{"bytes": None, "path": str(secret)}]
+TRAPS |= {
+    "string": Dataset.from_dict({"image": [str(secret)]} | ids),
+    "string without id": Dataset.from_dict({"image": [str(secret)]}),
+    "string of loopback": Dataset.from_dict({"image": [loopback]} | ids),
+    "struct": Dataset.from_dict({"image": as_struct} | ids),
+    "struct in a field": Dataset.from_dict({"json": [{"pic": as_struct[0], "id": 1}]} | ids),
+}
 found["traps"] = {}
-for kind, split in TRAPS.items():
-    source = Source(f"me/{kind.replace(' ', '-')}", columns={"image": "json.pic"} if "json" in split.features else {})
+for number, (kind, split) in enumerate(TRAPS.items()):
+    source = Source(f"me/trap-{number}", columns={"image": "json.pic"} if "json" in split.features else {})
     upload(source.name, split)
-    try:
-        found["traps"][kind] = f"opened {open_images(source)['train']}"
-    except ValueError as error:
-        found["traps"][kind] = str(error)
+    found["traps"][kind] = said_of(source)
 
 # A column of files beside the images, which nothing asks for
-beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [{"bytes": secret.read_bytes(), "path": None}]}
+picture = {"bytes": secret.read_bytes(), "path": None}
+beside = {"image_id": ["cat/1.png"], "more": as_struct, "image": [picture]}
 upload("me/more", Dataset.from_dict(beside, features=Features(IMAGES | {"more": ImageFeature(decode=False)})))
 found["beside"] = open_images("me/more")["train"].column_names
 
 # Files whose classes have other numbers, as splits and as parts of one; and a dataset that is a script
-picture = {"bytes": secret.read_bytes(), "path": None}
 for number, names in enumerate((["a", "b", "c"], ["c", "b", "a"])):
     rows_of = {"image": [picture] * 3, "image_id": [f"{number}-{row}" for row in range(3)], "label": [0, 1, 2]}
     part = Dataset.from_dict(rows_of, features=Features(IMAGES | {"label": ClassLabel(names=names)}))
@@ -111,9 +114,5 @@ found["classes"] = {
     name: [split.features["label"].names[label] for label in split["label"]]
     for name, split in load_images("me/classes").items()
 }
-for name in ("me/shards", "me/script"):
-    try:
-        found[name] = f"opened {load_images(name)}"
-    except (ValueError, OSError) as error:
-        found[name] = str(error)
+found |= {name: said_of(name) for name in ("me/shards", "me/script")}
 print(json.dumps(found))
