@@ -66,15 +66,20 @@ def _feature(name: str, values: list, classes: Iterable[str]):
     return List(text) if np.ndim(first) else text
 
 
-def folder(place: Path, files: Iterable[str], captions_in: str | None = None) -> Path:
-    """Files of noise; with `captions_in`, a metadata.jsonl in that folder of it whose captions name the file."""
+def folder(
+    place: Path, files: Iterable[str], captions_in: str | None = None, captions: Iterable[str] | None = None
+) -> Path:
+    """Files of noise; with `captions_in`, a metadata.jsonl in that folder of it, by default with the files' names."""
     files = list(files)
     for seed, file in enumerate(files):
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         noise(seed).save(place / file)
     if captions_in is not None:
-        root = place / captions_in
-        inside = [(place / file).relative_to(root).as_posix() for file in files if root in (place / file).parents]
-        lines = [json.dumps({"file_name": file, "caption": f"that of {file}"}, ensure_ascii=False) for file in inside]
-        (root / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        root, lines = place / captions_in, []
+        for file, text in zip(files, captions or [None] * len(files), strict=True):
+            if root in (place / file).parents:
+                name = (place / file).relative_to(root).as_posix()
+                lines.append({"file_name": name, "caption": text or f"that of {name}"})
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        (root / "metadata.jsonl").write_text(text, encoding="utf-8")
     return place

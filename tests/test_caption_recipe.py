@@ -22,6 +22,7 @@ EXPORT = ("--export_requests", "requests.jsonl")
 @pytest.mark.parametrize(
     "options, said",
     [
+        (["--captioner_model", "no/such/folder"], "there is no such folder"),
         ([*MODEL, "--caption_splits", "evening"], "no split 'evening'"),
         ([*MODEL, "--max_cost", "5"], "max_cost needs the prices"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),

@@ -38,8 +38,6 @@ EVERYTHING = NOTHING | {
     "weights": "ema",
     "license": "apache-2.0",
 }
-LOCAL = EVERYTHING | {"lineage": LINEAGE | {"sources": [{"name": "my photos", "images": True}]}}
-CARDS = {"everything": EVERYTHING, "nothing": NOTHING, "local data": LOCAL}
 
 
 def card_of(**fields) -> ModelCard:
@@ -50,9 +48,9 @@ def snippets(card: str, language: str = "python") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", card, re.S)
 
 
-@pytest.mark.parametrize("kind", CARDS)
-def test_a_card_is_valid_and_whole(kind):
-    card = card_of(**CARDS[kind])
+@pytest.mark.parametrize("fields", [EVERYTHING, NOTHING], ids=["everything", "nothing"])
+def test_a_card_is_valid_and_whole(fields):
+    card = card_of(**fields)
     assert check_card(str(card)) == [] and ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     text = card.text
     assert "None" not in text and "nan" not in text and "{{" not in text and "{%" not in text
@@ -81,64 +79,53 @@ SAID = {
     # fields beside those of EVERYTHING; what the card says, and what it does not
     "everything": (
         {},
-        (
-            "moving average over the training steps, with a decay of 0.99",
-            "the checkpoint with the best accuracy on the evaluation split",
-            "A difference between two single runs can be chance",
-            "| accuracy | test | 50.0 | 52.0 | +2.0 |",
-            "| captions | written by a machine, `me/captioner` at `abc` |",
-            r"| prompt | What is \| it? |",
-            f"| images | `them/photos` at `{COMMIT}` |",
-            "each caption after `passage:`",
+        [
+            *("moving average over the training steps, with a decay of 0.99", "two single runs can be chance"),
+            *("the checkpoint with the best accuracy on the evaluation split", "| processes | `2` |"),
+            *("| accuracy | test | 50.0 | 52.0 | +2.0 |", "| captions | written by a machine, `me/captioner`"),
+            *(r"| prompt | What is \| it? |", f"| images | `them/photos` at `{COMMIT}` |", "each caption after `pa"),
+            *("under `apache-2.0`. The terms", "trained on few images (2,897)", "contradict 2 of these labels."),
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",
             "The 95% interval of its difference from labels only is -1 to +5 points.",
-            "Captions contradict 2 of these labels.",
-            "trained on few images (2,897)",
-            "| processes | `2` |",
-            "captions were written by a machine, which can describe what is not there",
-            "under `apache-2.0`. The terms of the images, the pretrained weights that it starts from and the",
-            'ZeroShotImageClassifier("me/student")',
-            "installed from its source",
-            'snapshot_download("me/student", allow_patterns="onnx/*")',
-        ),
-        ("local folder", "control:", "It learned from the labels", "hf_hub_download"),
+            *('ZeroShotImageClassifier("me/student")', 'snapshot_download("me/student", allow_patterns="onnx/*")'),
+        ],
+        ["local folder", "control:", "It learned from the labels", "hf_hub_download"],
     ),
     "nothing": (
         {"rows": [], "lineage": {}, "license": None, "aligned": False},
-        ("has not chosen a license", "not evaluated before it was released"),
-        ("## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"),
+        ["has not chosen a license", "not evaluated before it was released"],
+        ["## Results", "## Where it comes from", "images/", "Loading the student, as above, needs nothing of it"],
     ),
     "captions of a column": (
         {"lineage": LINEAGE | {"captions": {"captioner": "column", "prompts": []}}},
-        ("taken from a column of the data", "Whether people or a machine wrote its captions is not recorded"),
-        ("written by a machine",),
+        ["taken from a column of the data", "Whether people or a machine wrote its captions is not recorded"],
+        ["written by a machine"],
     ),
     "baseline": (
-        {"options": OPTIONS | {"align_weight": 0}},
-        ("It was trained on labels only, without captions",),
-        ("Its captions were written",),
+        {"options": TAUGHT},
+        ["It was trained on labels only, without captions"],
+        ["Its captions were written"],
     ),
     "taught": (
         {"options": TAUGHT | {"supervision": "auto"}},
-        (", taught by captions", "without a label learned the class probabilities", "| supervision | `auto` |"),
-        ("as the baseline", "probabilities of their true class"),
+        [", taught by captions", "without a label learned the class probabilities", "| supervision | `auto` |"],
+        ["as the baseline", "probabilities of their true class"],
     ),
     "taught by answers": (
         {
-            "options": OPTIONS | {"align_weight": 0, "freeze_backbone": True},
-            "judgement": "It is right.",
+            "options": TAUGHT | {"freeze_backbone": True},
+            "judgement": "It is right.",  # an estimate, beside figures of labelled images
             "labels_said": "Of its 1,692 training images, 30 had a label.",
             "taught_by": ["answers", "scores"],
         },
-        (
+        [
             *(", taught by answers and scores", "the given labels, answers, scores and image features tell together"),
             *("1,692 training images, 30 had a label.", "has no learning rate, batches or epochs"),
-        ),
-        (
-            *("resnet18, labels only", "on labels only, without", "Its captions were written"),
-            *("hflip", "| learning_rate", "single runs", "one run each", "projector was trained"),
-            "It is right",  # an estimate, beside figures of labelled images
-        ),
+        ],
+        [
+            *("resnet18, labels only", "on labels only, without", "Its captions were written", "hflip"),
+            *("| learning_rate", "single runs", "one run each", "projector was trained", "It is right"),
+        ],
     ),
     "fitted with captions": (
         {
@@ -146,44 +133,39 @@ SAID = {
             "judgement": "It is right.",
             "rows": [],
         },
-        ("It is right.", "trained in 180 steps of 256 images with a learning rate of 0.001"),
-        ("hflip",),
+        ["It is right.", "trained in 180 steps of 256 images with a learning rate of 0.001"],
+        ["hflip"],
     ),
     "chosen": (
         {"options": OPTIONS | {"supervision": "auto"}, "estimates": CHOSEN},
-        (
-            "learned the probabilities of their true class, given label and caption",
-            "which chose how captions are used",
-            "94% of the images",
-            "41% of the labels are wrong (95% interval 36% to 46%)",
-        ),
-        (),
+        [
+            *("learned the probabilities of their true class, given label and caption", "94% of the images"),
+            *("which chose how captions are used", "41% of the labels are wrong (95% interval 36% to 46%)"),
+        ],
+        [],
     ),
     "no label is wrong": (
         {"estimates": {"label_noise_estimate": 0.001, "label_noise_interval": [0.0, 0.004]}},
-        ("fewer than 1% of the labels are wrong",),
-        ("0% to 0%",),
+        ["fewer than 1% of the labels are wrong"],
+        ["0% to 0%"],
     ),
     # its bare name would be that of another encoder on the Hub, so the reader has to give it
     "encoder in a folder": (
         {"lineage": LINEAGE | {"text_encoder": FOLDER}},
-        (
-            'ZeroShotImageClassifier("me/student", text_encoder="path/to/all-MiniLM-L6-v2")',
-            "| text encoder | `all-MiniLM-L6-v2`, a local folder |",
-        ),
-        (),
+        ['text_encoder="path/to/all-MiniLM-L6-v2")', "| text encoder | `all-MiniLM-L6-v2`, a local folder |"],
+        [],
     ),
     "unknown encoder": (
         {"lineage": {}, "options": {"align_weight": 0.3}},
-        ('text_encoder="the encoder of its captions")',),
-        ("local folder",),
+        ['text_encoder="the encoder of its captions")'],
+        ["local folder"],
     ),
     "a folder": (
         {"model_id": "path/to/student"},
-        ('InferenceSession("path/to/student/onnx/model.onnx")', '"local-dir:path/to/student"'),
-        ("snapshot_download",),
+        ['InferenceSession("path/to/student/onnx/model.onnx")', '"local-dir:path/to/student"'],
+        ["snapshot_download"],
     ),
-    "own image processor": ({"pixels": None}, ("transformers only prepares the image",), ("no torch, transf",)),
+    "own image processor": ({"pixels": None}, ["transformers only prepares the image"], ["no torch, transf"]),
 }
 
 
@@ -191,10 +173,8 @@ SAID = {
 def test_what_a_card_says(kind):
     fields, said, not_said = SAID[kind]
     text = " ".join(card_of(**EVERYTHING | fields).text.split())
-    for words in said:
-        assert words in text, words
-    for words in not_said:
-        assert words not in text, words
+    assert [words for words in said if words not in text] == []
+    assert [words for words in not_said if words in text] == []
 
 
 def test_all_classes_are_listed_and_none_is_markup():
@@ -208,31 +188,23 @@ def test_all_classes_are_listed_and_none_is_markup():
 
 
 def test_options_repeat_the_run_and_hold_no_path():
-    options = {
-        **{
-            "num_train_epochs": 20.0,
-            "learning_rate": 5e-5,
-            "optim": "timm:lamb",
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 50.0,
-        },
-        **{"train_crop": "pad", "crop_min_scale": 0.08, "hflip": 0.0, "align_weight": 0.3, "align_mask": "class"},
-        **{"output_dir": "runs/ann", "run_name": "ann", "hub_model_id": "ann/x", "logging_dir": "ann"},
-        "student_args": {"layers": [1, 2], "checkpoint_path": "/home/ann/weights", "act": "a|b"},
-    }
-    text = card_of(**NOTHING | {"options": options, "image_size": 48}).text
-    for row in (
-        *("| num_train_epochs | `20` |", "| optim | `timm:lamb` |", "| lr_scheduler_type | `cosine` |"),
-        *("| warmup_steps | `50` |", "| train_crop | `pad` |", "| hflip | `0` |", "| image_size | `48` |"),
-        *("| align_mask | `class` |", "| learning_rate | `5e-05` |", "| seed | `42` |"),
-        r'| student_args | `{"layers": [1, 2], "act": "a\|b"}` |',
-    ):
-        assert row in text, row
-    assert "crop_min_scale" not in text and "ann" not in text.split("## Training")[1].split("## Limits")[0]
-    steps = card_of(**NOTHING | {"options": options | {"max_steps": 1000}}).text
-    assert "| max_steps | `1000` |" in steps and "num_train_epochs" not in steps
-    baseline = card_of(**NOTHING | {"options": options | {"align_weight": 0.0}}).text
-    assert "| align_weight | `0` |" in baseline and "align_mask" not in baseline
+    options = {"num_train_epochs": 20.0, "learning_rate": 5e-5, "optim": "timm:lamb", "warmup_steps": 50.0}
+    options |= {"hflip": 0.0, "train_crop": "pad", "crop_min_scale": 0.08, "align_weight": 0.3, "align_mask": "class"}
+    options |= {"output_dir": "runs/ann", "run_name": "ann", "hub_model_id": "ann/x", "logging_dir": "ann"}
+    options["student_args"] = {"layers": [1, 2], "checkpoint_path": "/home/ann/weights", "act": "a|b"}
+
+    def table(**changed) -> str:
+        card = card_of(**NOTHING | {"options": options | changed, "image_size": 48}).text
+        return card.split("## Training")[1].split("## Limits")[0]
+
+    text = table()
+    shown = {"num_train_epochs": "20", "optim": "timm:lamb", "warmup_steps": "50", "train_crop": "pad", "hflip": "0"}
+    shown |= {"image_size": "48", "align_mask": "class", "learning_rate": "5e-05", "seed": "42"}
+    shown["student_args"] = r'{"layers": [1, 2], "act": "a\|b"}'
+    assert [name for name, value in shown.items() if f"| {name} | `{value}` |" not in text] == []
+    assert "crop_min_scale" not in text and "ann" not in text
+    assert "| max_steps | `1000` |" in table(max_steps=1000) and "num_train_epochs" not in table(max_steps=1000)
+    assert "| align_weight | `0` |" in table(align_weight=0.0) and "align_mask" not in table(align_weight=0.0)
 
 
 # --- Licenses --------------------------------------------------------------------------------------------------------
@@ -305,6 +277,3 @@ def test_every_snippet_runs_on_the_hub(tmp_path):
     assert found["blocks"] == 5 and len(found["logits"]) == 3  # of transformers, timm and onnxruntime
     for logits in found["logits"][1:]:
         np.testing.assert_allclose(logits, found["logits"][0], atol=1e-4)
-
-
-# --- Canaries -------------------------------------------------------------------------------------------------------

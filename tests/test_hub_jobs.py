@@ -1,5 +1,6 @@
 """The scripts of recipes/jobs, run by uv against the test Hub: images in, captions out; captions in, a student out."""
 
+import io
 import re
 import runpy
 import subprocess
@@ -8,6 +9,7 @@ import sysconfig
 import tomllib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from caption_doors import ROOT, Worker, draw_numbers
 from hub import Hub, serving
@@ -22,18 +24,6 @@ PUSH = """
 import sys
 from datasets import load_dataset
 load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("me/photos")
-"""
-READ = """
-import json
-from datasets import load_dataset
-rows = load_dataset("me/photos-captions", split="train")
-print(json.dumps(dict(zip(rows["image_id"], rows["caption"]))))
-"""
-CLASSIFY = """
-import json, sys
-from transformers import pipeline
-sys.modules["g4i_hf"] = None
-print(json.dumps(pipeline("image-classification", "me/photos-student")(sys.argv[1])))
 """
 
 
@@ -70,66 +60,45 @@ def test_what_cannot_be_pushed_is_said_before_the_work(script, place, said, tmp_
 UV = (str(Path(sysconfig.get_path("scripts")) / "uv"), "run", "--active", "--offline")
 
 
-class Jobs:
-    """The scripts, with the package at hand in place of that of the repository; a Hub that holds me/photos."""
-
-    def __init__(self, folder: Path, hub: Hub):
-        self.folder, self.hub = folder, hub
-        for script in SCRIPTS:
-            text = re.sub(r'"g4i_hf\[.*REPOSITORY_URL"', '"g4i_hf"', script.read_text())
-            (folder / script.name).write_text(text)
-        draw_numbers(folder / "photos", 12)
-        hub.run(PUSH, folder / "pusher", folder / "photos" / "train")
-
-    def run(self, script: str, *words: object, start: tuple = (PYTHON,)) -> str:
-        environment = self.hub.environment(self.folder / "home", VIRTUAL_ENV=sys.prefix)
-        command, more = [*start, script, *map(str, words)], {"capture_output": True, "text": True, "timeout": 1800}
-        done = subprocess.run(command, cwd=self.folder, env=environment, **more)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-        return done.stdout
-
-    def repositories(self) -> dict[str, bool]:
-        """Whether each is private."""
-        return {name: repository["private"] for name, repository in self.hub.state().items()}
-
-
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory):
+@pytest.fixture
+def hub(tmp_path):
+    """With me/photos."""
+    draw_numbers(tmp_path / "photos", 12)
     with serving() as hub:
-        yield Jobs(tmp_path_factory.mktemp("jobs"), hub)
+        hub.run(PUSH, tmp_path / "pusher", tmp_path / "photos" / "train")
+        yield hub
 
 
-@pytest.fixture(scope="module")
-def captioned(jobs) -> Jobs:
-    """After the captions of me/photos were pushed; before, the same command without a push and a dry run."""
-    server = Worker("caption_server.py")
+def run(hub: Hub, folder: Path, script: str, *words: object, start: tuple = (PYTHON,)) -> str:
+    """The script, with the package at hand in place of that of the repository."""
+    text = (JOBS / script).read_text()
+    (folder / script).write_text(re.sub(r'"g4i_hf\[.*REPOSITORY_URL"', '"g4i_hf"', text))
+    environment = hub.environment(folder / "home", VIRTUAL_ENV=sys.prefix)
+    command, more = [*start, script, *map(str, words)], {"capture_output": True, "text": True, "timeout": 1800}
+    done = subprocess.run(command, cwd=folder, env=environment, **more)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_a_dataset_is_captioned_and_a_student_trained_on_it_and_pushed_only_if_asked(hub, tmp_path):
+    server = Worker()
     words = ["me/photos", "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", "--report", "false"]
     try:
-        before = jobs.repositories()
-        said = jobs.run("caption.py", *words, "--push_to", "me/photos-captions", "--dry_run", 2, start=UV)
+        said = run(hub, tmp_path, "caption.py", *words, "--push_to", "me/photos-captions", "--dry_run", 2, start=UV)
         assert "number" in said and server.stats()["distinct"] == 2
-        jobs.run("caption.py", *words)
-        assert jobs.repositories() == before and (jobs.folder / "captions" / "train.parquet").is_file()
-        jobs.run("caption.py", *words, "--push_to", "me/photos-captions")
+        run(hub, tmp_path, "caption.py", *words)
+        assert set(hub.state()) == {"datasets/me/photos"} and (tmp_path / "captions" / "train.parquet").is_file()
+        run(hub, tmp_path, "caption.py", *words, "--push_to", "me/photos-captions")
     finally:
         server.stop()
-    return jobs
+    captions = hub.repositories["datasets/me/photos-captions"]
+    (table,) = [file for name, file in captions.at("main").files.items() if name.endswith(".parquet")]
+    found = {row["image_id"]: row["caption"] for row in pq.read_table(io.BytesIO(table.content)).to_pylist()}
+    assert captions.private and found == {f"{number}.png": [f"number {number}"] for number in range(12)}
 
-
-def test_a_dataset_of_the_hub_is_captioned(captioned):
-    assert captioned.repositories()["datasets/me/photos-captions"] is True
-    found = captioned.hub.run(READ, captioned.folder / "reader")
-    assert found == {f"{number}.png": [f"number {number}"] for number in range(12)}
-
-
-def test_a_student_is_trained_on_captions_of_the_hub(captioned):
     words = ["me/photos-captions", "--student", str(packaged_student()), "--push_to", "me/photos-student"]
-    before = captioned.repositories()
-    assert "Nothing was written" in captioned.run("fit.py", *words, "--dry_run")
-    assert captioned.repositories() == before and not (captioned.folder / "fitted").exists()
-
-    captioned.run("fit.py", *words, "--license", "apache-2.0")
-    assert captioned.repositories()["models/me/photos-student"] is True
-    picture = captioned.folder / "photos" / "train" / "class0" / "0.png"
-    (best, *_) = captioned.hub.run(CLASSIFY, captioned.folder / "reader", picture)
-    assert best["label"].startswith("class")
+    assert "Nothing was written" in run(hub, tmp_path, "fit.py", *words, "--dry_run")
+    assert "models/me/photos-student" not in hub.state() and not (tmp_path / "fitted").exists()
+    run(hub, tmp_path, "fit.py", *words, "--license", "apache-2.0")
+    student = hub.state()["models/me/photos-student"]
+    assert student["private"] and {"config.json", "model.safetensors"} <= set(student["files"])

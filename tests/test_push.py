@@ -9,7 +9,7 @@ import pytest
 from hub import ME_READ, ME_WRITE, serving
 from loaded import PYTHON
 from released_runs import training_arguments, training_rows
-from students import ID2LABEL, aligned_model
+from students import aligned_model
 
 from g4i_hf import AlignmentTrainer
 from g4i_hf.hub import StudentPublisher
@@ -115,8 +115,9 @@ def test_a_push_deletes_what_the_last_one_has_left(hub, push, repo, folder):
     assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
 
 
-# What somebody has committed after the last push, even where this release does not have it
+# What somebody has committed before the first push, or after the last one
 COMMITS = {
+    "before": {"config.json": "theirs", "data/a.parquet": "theirs", "notes.txt": "theirs"},
     "an edited card": {"README.md": CARD + "Theirs."},
     "another file": {"notes.txt": "theirs"},
     "another manifest": {MANIFEST: '{"files": {}, "parent": "00"}'},
@@ -126,35 +127,20 @@ COMMITS = {
 
 @pytest.mark.parametrize("what", COMMITS)
 def test_commits_of_others_are_written_over_with_replace_alone(hub, push, repo, folder, what):
-    push(folder, repo)
+    hub.create(repo) if what == "before" else push(folder, repo)
     hub.commit(repo, COMMITS[what])
     before = hub.state()[f"models/{repo}"]
     hub.log.clear()
     answer = push(folder, repo)
-    said = f"that no g4i release has pushed, the last is {before['sha'][:8]}"
-    assert answer["error"] == "PushError" and said in answer["message"]
+    words = rf"commits that no g4i release has pushed, the last is {before['sha'][:8]}.*--repo_id.*--replace true"
+    assert answer["error"] == "PushError" and re.search(words, answer["message"]), answer
     assert hub.state()[f"models/{repo}"] == before and sent(hub) == 0
     assert "url" in push(folder, repo, replace=True)
-    theirs = {"notes.txt": 6} if what == "another file" else {}
-    assert files_of(hub, repo) == sizes(folder) | theirs
-    commits = hub.state()[f"models/{repo}"]["commits"]
+    theirs = {name: len(text) for name, text in COMMITS[what].items() if name != MANIFEST}
+    assert files_of(hub, repo) == theirs | sizes(folder)
+    after = hub.state()[f"models/{repo}"]
     assert "url" in push(folder, repo), "after it, the last commit is a push again"
-    assert hub.state()[f"models/{repo}"]["commits"] == commits
-
-
-@pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_a_repository_of_something_else_is_refused_until_replace_which_deletes_nothing(hub, push, repo, folder, kind):
-    hub.create(repo, kind)
-    theirs = dict.fromkeys(["config.json", "data/a.parquet", "notes.txt"], "theirs")
-    hub.commit(repo, theirs, kind)
-    before = hub.state()[f"{kind}s/{repo}"]
-    answer = push(folder, repo, kind)
-    words = r"commits that no g4i release has pushed.*--repo_id.*--replace true"
-    assert answer["error"] == "PushError" and re.search(words, answer["message"]), answer
-    assert hub.state()[f"{kind}s/{repo}"] == before and sent(hub) == 0
-    assert "url" in push(folder, repo, kind, replace=True)
-    theirs.pop("config.json")
-    assert files_of(hub, repo, kind) == sizes(folder) | dict.fromkeys(theirs, 6)
+    assert hub.state()[f"models/{repo}"] == after
 
 
 def test_a_repository_that_was_only_made_is_empty(hub, push, repo, folder):
@@ -201,29 +187,26 @@ def test_what_must_not_be_published_is_found_before_anything_is_requested(hub, p
 
 AGAIN = "same command again"
 FAULTS = {
-    # what happens, and words of the message
-    "conflict": ({"match": "POST .*/commit/", "kind": 409}, f"pushed there meanwhile.*{AGAIN}"),
-    "expired": ({"match": "/commit/", "kind": lambda hub: hub.tokens.pop(ME_WRITE)}, "hf auth login"),
-    "forbidden": ({"match": "/preupload/", "kind": 403}, "may not write.*role `write`"),
-    "gone": ({"match": "/commit/", "kind": 404}, "no such repository"),
-    "too large": (
-        {"match": "lfs/objects/batch", "kind": 413},
-        f"has failed.*Nothing of this push is visible.*{AGAIN}",
-    ),
-    "out of order": ({"match": "/commit/", "kind": 500, "times": None}, f"has failed.*{AGAIN}"),
-    "cut": ({"match": "/commit/", "kind": "cut", "times": None}, f"has failed.*{AGAIN}"),
+    # the request, what happens to it, and words of the message
+    "conflict": ("POST .*/commit/", 409, f"pushed there meanwhile.*{AGAIN}"),
+    "expired": ("/commit/", lambda hub: hub.tokens.pop(ME_WRITE, None), "hf auth login"),
+    "forbidden": ("/preupload/", 403, "may not write.*role `write`"),
+    "gone": ("/commit/", 404, "no such repository"),
+    "too large": ("lfs/objects/batch", 413, f"has failed.*Nothing of this push is visible.*{AGAIN}"),
+    "out of order": ("/commit/", 500, f"has failed.*{AGAIN}"),
+    "cut": ("/commit/", "cut", f"has failed.*{AGAIN}"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push, repo, folder, name):
-    fault, words = FAULTS[name]
+    match, kind, words = FAULTS[name]
     push(folder, repo)
     (folder / "config.json").write_text('{"version": 2}')
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b"2")
     before = hub.state()[f"models/{repo}"]
     hub.log.clear()
-    hub.fault(**fault)
+    hub.fault(match, kind, times=None)
     answer = push(folder, repo)
     hub.faults.clear()
     hub.tokens[ME_WRITE] = ("me", "write")
@@ -233,7 +216,7 @@ def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push
     arrived = sent(hub)
     hub.log.clear()
     assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
-    if "/commit/" in fault["match"]:
+    if "/commit/" in match:
         assert arrived > 0 and sent(hub) == 0, "what has arrived is not sent twice"
 
 
@@ -273,49 +256,32 @@ def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
 
 
 TRAINING = """
-import json, os, sys
+import json, sys
 from dataclasses import replace
-os.chdir(sys.argv[1])
-from huggingface_hub import HfApi, ModelCard
-from PIL import Image
+from huggingface_hub import HfApi
 from students import aligned_model
 from released_runs import training_rows
-from transformers import pipeline
 
 model, images = aligned_model("timm-resnet"), training_rows(4)
 {code}
-api, found = HfApi(), {{}}
-found["answers"] = len(pipeline("image-classification", model="me/pictures-student")(Image.new("RGB", (60, 50))))
-found["card"] = ModelCard.load("me/pictures-student").text
-api.create_repo("me/notes")
-api.upload_file(repo_id="me/notes", path_in_repo="notes.txt", path_or_fileobj=b"mine")
+HfApi().create_repo("me/notes")
+HfApi().upload_file(repo_id="me/notes", path_in_repo="notes.txt", path_or_fileobj=b"mine")
 try:
     StudentPublisher(replace(args, hub_model_id="me/notes")).start()
 except OSError as error:
-    found["other files"] = str(error)
-print(json.dumps(found))
+    print(json.dumps(str(error)))
 """
 
 
-@pytest.fixture(scope="module")
-def trained(hub, tmp_path_factory) -> dict:
-    """What the code of docs/guides/publish.md pushes."""
+@pytest.mark.slow
+def test_the_end_of_training_is_pushed_as_a_release(hub, tmp_path):
+    """As by the code of docs/guides/publish.md, which makes a private repository first."""
     page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
     code = re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1]
-    folder = tmp_path_factory.mktemp("trained")
-    found = hub.run(TRAINING.format(code=code), folder / "home", folder)
-    return found | {"state": hub.state()["models/me/pictures-student"]}
-
-
-@pytest.mark.slow
-def test_training_makes_a_private_repository_first(trained):
-    assert trained["state"]["private"]
-    assert "has commits that no g4i release" in trained["other files"] and "--hub_model_id" in trained["other files"]
-
-
-@pytest.mark.slow
-def test_the_end_of_training_is_pushed_as_a_release(trained):
-    main = trained["state"]
-    assert main["title"] == "End of training" and main["commits"] == 2
-    assert {"README.md", "config.json", "model.safetensors"} <= set(main["files"])
-    assert "48 x 48 pixels" in trained["card"] and trained["answers"] == len(ID2LABEL)
+    said = hub.run(TRAINING.format(code=code.replace('"runs/', f'"{tmp_path}/')), tmp_path / "home")
+    assert "has commits that no g4i release" in said and "--hub_model_id" in said
+    main = hub.state()["models/me/pictures-student"]
+    assert main["private"] and main["title"] == "End of training" and main["commits"] == 2
+    assert {"config.json", "model.safetensors"} <= set(main["files"])
+    card = hub.repositories["models/me/pictures-student"].at("main").files["README.md"].content.decode()
+    assert "48 x 48 pixels" in card

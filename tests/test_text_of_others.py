@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import caption_doors
+import make
 import pytest
 from students import aligned_model
-from test_zero_shot import pictures
 
 from g4i_hf.captioning.cleaning import clean
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -26,15 +26,10 @@ CONTROLS = re.compile(
 def hostile(tmp_path) -> Path:
     """Images of two classes with captions, of hostile names; one is no image, one caption contradicts its label."""
     for split, count in (("train", 12), ("validation", 4)):
-        lines = []
-        for number, picture in enumerate(pictures(count)):
-            file = tmp_path / "data" / split / f"{number % 2} {HOSTILE}" / f"{number} {HOSTILE}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(file)
-            caption = "a red car" if (number % 2 == 0) != (number == 2) else "a blue owl"
-            lines.append({"file_name": f"{file.parent.name}/{file.name}", "caption": f"{caption} {HOSTILE}"})
-        (tmp_path / "data" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    file.write_bytes(b"no image")
+        files = [f"{split}/{n % 2} {HOSTILE}/{n} {HOSTILE}.png" for n in range(count)]
+        captions = [f"{('a red car', 'a blue owl')[(n % 2) ^ (n == 2)]} {HOSTILE}" for n in range(count)]
+        make.folder(tmp_path / "data", files, split, captions)
+    (tmp_path / "data" / files[-1]).write_bytes(b"no image")
     return tmp_path / "data"
 
 
@@ -79,19 +74,11 @@ FORMULAS = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1"]
 
 def test_a_table_of_labels_holds_no_formula(static_folder, tmp_path):
     """In captions, names of classes and ids, which are the files' names."""
-    lines = []
-    for number, picture in enumerate(pictures(60)):
-        file = tmp_path / "data" / "train" / f"={number % 2}" / f"{FORMULAS[number % 5]}{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(file)
-        says_red = (number % 2 == 0) != (number < 5)
-        caption = f"{FORMULAS[number % 5]} {'a red car' if says_red else 'a blue owl'}"
-        lines.append({"file_name": f"{file.parent.name}/{file.name}", "caption": caption})
-    (tmp_path / "data" / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    main(
-        ["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check"), "--text_encoder", str(static_folder)]
-    )
-    with (tmp_path / "check" / "suspicious_labels.csv").open(newline="") as file:
+    files = [f"train/={n % 2}/{FORMULAS[n % 5]}{n}.png" for n in range(60)]
+    captions = [f"{FORMULAS[n % 5]} {('a red car', 'a blue owl')[(n % 2) ^ (n < 5)]}" for n in range(60)]
+    data, place = make.folder(tmp_path / "data", files, "train", captions), tmp_path / "check"
+    main(["check", str(data), "--check_dir", str(place), "--text_encoder", str(static_folder)])
+    with (place / "suspicious_labels.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 6, "five labels are suspicious"
     cells = [cell for row in rows for cell in row]
