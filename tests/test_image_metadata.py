@@ -142,13 +142,6 @@ def test_other_formats_become_png(kind, modes, more):
         assert decoded(check(make.content(picture(), kind, exif=exif(6)))).size == (16, 24)
 
 
-def test_an_image_without_bytes_is_read_from_its_file(tmp_path):
-    (tmp_path / "ann").mkdir()
-    (tmp_path / "ann" / "x.jpg").write_bytes(make.content(picture(), "JPEG", exif=exif()))
-    found = without_metadata({"bytes": None, "path": str(tmp_path / "ann" / "x.jpg")})
-    assert found["path"] == "x.jpg" and CANARY.encode() not in found["bytes"]
-
-
 def stored(content: bytes | None, path: str | None = None) -> dict:
     return {"bytes": content, "path": path}
 

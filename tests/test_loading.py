@@ -14,7 +14,7 @@ from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import labels_of
-from g4i_hf.data.classes import class_names
+from g4i_hf.data.images import BadImageError, readable_rows
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.data.transforms import open_rgb
@@ -52,7 +52,7 @@ def one_line(folder: Path) -> str:
     return str(error.value)
 
 
-# --- Folders of Parquet, archives, and of save_to_disk ---------------------------------------------------------------
+# --- Folders of Parquet, and archives ------------------------------------------------------------------------------
 
 
 PARQUET = {
@@ -97,15 +97,6 @@ def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
         assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]
         pixels = [[open_rgb(image).tobytes() for image in splits[split]["image"]] for splits in (found, expected)]
         assert pixels[0] == pixels[1]
-
-
-def test_save_to_disk_folders_have_one_split_or_several(tmp_path):
-    rows(3).save_to_disk(tmp_path / "one")
-    one = open_images(str(tmp_path / "one"))
-    assert sizes(one) == {"train": 3} and one["train"]["image"][:] == rows(3)["image"][:]
-    DatasetDict(train=rows(3), test_novel=rows(2, first=5)).save_to_disk(tmp_path / "several")
-    several = open_images(str(tmp_path / "several"))
-    assert sizes(several) == {"train": 3, "test_novel": 2} and class_names(several)[1] == {0: "cat", 1: "dög"}
 
 
 # --- Folders of images -----------------------------------------------------------------------------------------------
@@ -298,3 +289,19 @@ def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path)
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     assert re.search(r"--dataset_config_name: \['small', 'large'\]\.$", one_line(tmp_path))
     assert len(load_images(tmp_path, dataset_config_name="small")["train"]) == 2
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_named_and_too_many_are_an_error(tmp_path, caplog):
+    files = [f"{number:02}.png" for number in range(12)]
+    split = open_images(str(make.folder(tmp_path, files)))["train"]
+    for number in (0, 5):
+        (tmp_path / files[number]).write_bytes(b"\x89PNG\r\n\x1a\n and no picture")
+    readable, bad = readable_rows(split, "validation")
+    assert readable["image_id"][:] == [file for file in files if file not in ("00.png", "05.png")]
+    assert [each["image_id"] for each in bad] == ["00.png", "05.png"]
+    assert "Split 'validation': 2 of 12 images cannot be read and are left out: '00.png'" in caplog.text
+    assert readable_rows(readable, "validation") == (readable, [])
+    for file in files[:-1]:
+        (tmp_path / file).write_bytes(b"no picture")
+    with pytest.raises(BadImageError, match="11 of 12 images cannot be read, too many.*Is the folder"):
+        readable_rows(split, "validation")

@@ -14,8 +14,6 @@ from test_captions_name import IDS, captions_of, save_images
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
-from g4i_hf.hub.release import Release
-from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
 
 WORKER = Path(__file__).parent / "workers" / "published_data.py"
@@ -165,11 +163,3 @@ def test_a_path_in_a_caption_ends_the_release(tmp_path, monkeypatch, capsys):
             main(["release", "--stage", str(stage), "--repo_id", "me/captions", way, "true"])
         assert ended.value.code == 2
         assert "data/train-00000-of-00001.parquet holds a path of this machine" in capsys.readouterr().err
-
-
-def test_a_dataset_lies_beside_its_stage_and_has_a_license_or_none(tmp_path, monkeypatch):
-    monkeypatch.chdir(stage_of(tmp_path / "runs" / "captions").parent)
-    release = Release(ReleaseArguments(stage="captions/"))
-    release.build()
-    assert (release.folder, release.repo_type) == (Path("captions-dataset"), "dataset")
-    assert release.lines[1] == "license   none: give one with --license"

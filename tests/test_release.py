@@ -194,16 +194,6 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "Nothing was written or pushed" in said and files_in(tmp_path) == before
 
 
-def test_an_earlier_release_is_replaced_as_a_whole_and_a_link_leads_to_it(tmp_path):
-    run = a_plain_run(tmp_path / "run")
-    (tmp_path / "empty").mkdir()
-    link = linked(tmp_path / "link", tmp_path / "empty")
-    (release_student(run, link) / "stale.bin").touch()
-    release_student(run, link)
-    assert link.is_symlink() and (tmp_path / "empty" / "config.json").is_file()
-    assert not (link / "stale.bin").exists() and {path.name for path in tmp_path.iterdir()} == {"run", "empty", "link"}
-
-
 # --- Options ---------------------------------------------------------------------------------------------------------
 
 WRONG = {

@@ -1,4 +1,7 @@
-"""Stages: columns joined to images by `image_id`, folders that move together, folders that are replaced as a whole."""
+"""
+Stages: columns joined to images by `image_id`, folders that move together and are replaced as a whole, and stages that
+name other stages; names and paths, and models in folders.
+"""
 
 import json
 import signal
@@ -7,31 +10,33 @@ from pathlib import Path
 
 import make
 import pytest
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict, List, Value
 from loaded import PYTHON
-from test_loading import rows
 
 from g4i_hf import load_images
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
+from g4i_hf.hub.dataset import build_dataset
+from g4i_hf.names import folder_digest, is_path
+from g4i_hf.options import DataArguments, StudentArguments
+from g4i_hf.training.lineage import lineage_of
+
+CAPTIONS = [f"caption {i}" for i in range(4)]
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
     """A folder of images with ids 0 to 3 of `train` and a, b of `test`, the former with embeddings of one number."""
-    train = rows(4).add_column("image_id", list("0123")).add_column("text_embeds", [[0.0]] * 4)
-    DatasetDict(train=train, test=rows(2).add_column("image_id", list("ab"))).save_to_disk(tmp_path / "images")
+    train = make.rows(4, image_id=list("0123"), caption=CAPTIONS, text_embeds=[[0.0]] * 4)
+    DatasetDict(train=train, test=make.rows(2, image_id=list("ab"))).save_to_disk(tmp_path / "images")
     return tmp_path / "images"
 
 
 def stage_of(images: Path, ids: str, **columns) -> Path:
     """A stage beside the images, with an embedding that tells which id it belongs to."""
-    features = Features({"image_id": Value("string"), "text_embeds": List(Value("float16"), length=2)})
     embeds = [[float(ord(image_id)), 0.5] for image_id in ids]
-    train = Dataset.from_dict({"image_id": list(ids), "text_embeds": embeds}, features=features)
-    for name, values in columns.items():
-        train = train.add_column(name, values)
+    train = make.rows(len(ids), image=None, label=None, image_id=list(ids), text_embeds=embeds, **columns)
     write_stage(images.with_name("stage"), {"train": train}, {"stage": "embedding", "source": "../images"})
     return images.with_name("stage")
 
@@ -43,7 +48,7 @@ def test_a_stage_is_joined_by_image_id_and_no_image_is_copied(images, ids):
     assert splits["train"]["image_id"][:] == list("0123")
     assert [embed[0] for embed in splits["train"]["text_embeds"]] == [float(ord(i)) for i in "0123"]
     assert splits["train"].features["text_embeds"] == List(Value("float16"), length=2)
-    assert splits["train"]["caption"][:] == [f"caption {i}" for i in range(4)]
+    assert splits["train"]["caption"][:] == CAPTIONS
     assert "text_embeds" not in splits["test"].column_names  # the stage has no such split
     # The joined table still lies in the file of the images
     files = {file["filename"] for file in splits["train"].cache_files}
@@ -158,3 +163,63 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
     assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
     restore_replaced(place)  # as whoever opens it does first
     assert names(place.parent) == ["made", "made/old.txt"]
+
+
+# --- Where images and models come from -------------------------------------------------------------------------------
+
+
+def captions_stage(folder: str, source: str | None, rows: Dataset, **more) -> str:
+    """A stage of captions; folders in the working folder stand for data sets of the Hub."""
+    about = {"stage": "captioning", "captioner": {"captioner": "column"}, "source": source}
+    write_stage(folder, {"train": rows}, about | more)
+    return folder
+
+
+@pytest.mark.parametrize("ring", [["me/a"], ["me/a", "me/b"], ["me/a", "me/./b", "me/../me/c"]], ids=len)
+def test_stages_that_name_each_other_for_their_images_have_none(ring, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = make.rows(4, image=None, label=None, caption=CAPTIONS)
+    for name, further in zip(ring, [*ring[1:], ring[0]], strict=True):
+        captions_stage(name, further, rows, published=True)
+    with pytest.raises(ValueError, match="holds no images and names .*, which leads back to .*--captions_name me/"):
+        load_images("me/a")
+    stage = captions_stage("mine", "../me/a", rows)
+    with pytest.raises(ValueError, match="which leads back to"):
+        build_dataset(stage, "out", repo_id="me/captions")
+
+
+def test_a_ring_in_which_one_holds_images_ends_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    captions_stage("me/whole", "me/whole", make.rows(4, caption=CAPTIONS), with_images=True, published=True)
+    splits = load_images("me/whole")
+    assert splits["train"]["caption"][:] == CAPTIONS
+    found = lineage_of(splits, DataArguments("me/whole"), StudentArguments())
+    assert [source["images"] for source in found["sources"]] == [True]
+
+
+PATHS = ["/home/x", "~/x", "~ann/x", "./x", "../x", ".cache/x", ".", "..", "~", "C:\\x", "D:/x", "file:///x"]
+OTHERS = ["me/x", "x", "x-1.5", "Is it a cat/dog?", "... and then?", "~5 words", "", None, 3]
+
+
+@pytest.mark.parametrize("name", [*PATHS, *OTHERS])
+def test_paths_are_known_by_their_form_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("me/x").mkdir(parents=True)
+    assert is_path(name) == (name in PATHS)
+
+
+def test_a_model_in_a_folder_is_another_when_what_its_outputs_depend_on_changes(tmp_path):
+    """Its weights, settings, vocabulary or code; not its page, nor what a run has written into folders of it."""
+    model = tmp_path / "model"
+    for name in ("config.json", "model.safetensors", "vocab.txt", "modeling.py", "runs/a/train.yaml"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("before")
+    digest = folder_digest(model)
+    for name in ("README.md", ".cache/config.json", "runs/a/config.json"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("more")
+    assert folder_digest(model) == digest
+    for name in ("config.json", "model.safetensors", "vocab.txt", "modeling.py"):
+        (model / name).write_text("behind")
+        assert folder_digest(model) != digest, name
+        (model / name).write_text("before")
