@@ -292,14 +292,14 @@ def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path)
 
 
 def test_rows_that_cannot_be_read_are_left_out_and_named_and_too_many_are_an_error(tmp_path, caplog):
-    files = [f"{number:02}.png" for number in range(12)]
-    split = open_images(str(make.folder(tmp_path, files)))["train"]
+    files = [f"all/{number:02}.png" for number in range(12)]
+    split = open_images(str(make.folder(tmp_path, files) / "all"))["train"]
     for number in (0, 5):
         (tmp_path / files[number]).write_bytes(b"\x89PNG\r\n\x1a\n and no picture")
     readable, bad = readable_rows(split, "validation")
-    assert readable["image_id"][:] == [file for file in files if file not in ("00.png", "05.png")]
-    assert [each["image_id"] for each in bad] == ["00.png", "05.png"]
-    assert "Split 'validation': 2 of 12 images cannot be read and are left out: '00.png'" in caplog.text
+    assert readable["image_id"][:] == [file for file in files if file not in ("all/00.png", "all/05.png")]
+    assert [each["image_id"] for each in bad] == ["all/00.png", "all/05.png"]
+    assert "Split 'validation': 2 of 12 images cannot be read and are left out: 'all/00.png'" in caplog.text
     assert readable_rows(readable, "validation") == (readable, [])
     for file in files[:-1]:
         (tmp_path / file).write_bytes(b"no picture")
