@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
+from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
 from ..data.texts import Texts, caption_lists
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
@@ -119,7 +119,7 @@ def predict(
     files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
     last: dict[str, np.ndarray] = {}
     for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
-        batch = finish_batch(batch)
+        batch = for_inference(finish_batch(batch))
         outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **requested)
         gathered = accelerator.gather_for_metrics({name: outputs[name].float() for name in names})
         last = {name: values.cpu().numpy() for name, values in gathered.items()}

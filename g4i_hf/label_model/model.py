@@ -117,8 +117,8 @@ class LabelModel:
         self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
-        of_rows = (*self._out_of_fold(values, rows), rows.folds)
-        self.probabilities_, self.explained_, self.folds_ = map(rows.in_order_of_caller, of_rows)
+        self.probabilities_, explained = self._out_of_fold(values, rows)
+        self.explained_, self.folds_ = rows.in_order_of_caller(explained), rows.in_order_of_caller(rows.folds)
         self.posterior_ = self._posterior(labels, reviewed)
         self.none_share_ = None
         self.none_ = np.zeros(len(labels), dtype=np.float16)
@@ -426,17 +426,17 @@ class LabelModel:
         return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}
 
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C) probabilities, and (N,) how well the classes explain a row."""
+        """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""
         probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
         by_view = np.empty((len(probabilities), sum(not model.taught for model in self.models_)), dtype=np.float32)
         for start in range(0, len(probabilities), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(probabilities)))
             logits = self._logits(values, block, rows.folds)
-            probabilities[block] = self.calibration_.probabilities(logits)
+            probabilities[rows.order[block]] = self.calibration_.probabilities(logits)
             for number in range(by_view.shape[1]):  # the model that is taught comes last
                 by_view[block, number] = explained(logits[number])
         alone = rows.folds == ALONE
-        probabilities[alone] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
+        probabilities[rows.order[alone]] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
         return probabilities, explained_by_all(by_view)
 
     def _posterior(self, labels: np.ndarray, reviewed: np.ndarray | None) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-COMPONENTS = 256  # principal components to which a wider view is reduced
+COMPONENTS = 256  # principal components to which a wider view is reduced, or as many as classes, if these are more
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
 BLOCK = 8192  # rows processed at once
 LEARNERS = "image features"  # the source of all that learn and have no names: image encoders make similar errors
@@ -73,7 +73,7 @@ class View:
 class Space:
     """
     Values minus their mean, divided by their root mean square length, along their principal components. This is a
-    rotation for views of up to `COMPONENTS` dimensions, to which logistic regression is invariant.
+    rotation for views of up to `most` dimensions, to which logistic regression is invariant.
     """
 
     mean: np.ndarray  # (D,)
@@ -126,9 +126,8 @@ class Values:
         try:
             has = has_value(view.values)[order]
             sample = order[has][:MOST_SAMPLED]
-            # Values a class, such as answers, keep all their dimensions
-            most = COMPONENTS if view.values.shape[1] != num_labels else num_labels
-            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), most)
+            # To tell C classes can take C dimensions
+            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), max(COMPONENTS, num_labels))
         except ValueError as error:
             raise ValueError(f"The view {name!r} {error}") from None
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)

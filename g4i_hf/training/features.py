@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
-from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch
+from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
 from ..data.record import image_digests
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
@@ -152,7 +152,7 @@ def _compute(
     is_main, buffer, written = accelerator.is_main_process, [], 0
     with tqdm(total=len(digests), desc=description, unit="image", disable=not is_main, leave=False) as bar:
         for batch in loader:
-            pixels = finish_batch(batch)["pixel_values"]
+            pixels = for_inference(finish_batch(batch))["pixel_values"]
             with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" and not encoder.is_exact):
                 features = encoder.features(pixels)
             values = accelerator.gather_for_metrics(features.float()).cpu().numpy()

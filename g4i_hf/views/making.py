@@ -286,7 +286,9 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != num_labels:
             given = f"{len(row)} numbers" if isinstance(row, list) else repr(row)[:40]
-            wanted = f"a list of {num_labels} numbers is wanted, one a class in their order, those of labels.jsonl last"
+            wanted = (
+                f"a list of {num_labels} numbers is wanted, one a class in their order, those of labels.jsonl last"
+            )
             raise ValueError(f"{what}, row {number}: {given}; {wanted}.")
     scores = np.array(rows, dtype=np.float64)
     has = np.isfinite(scores).all(1)
