@@ -46,12 +46,18 @@ def lines_of(pictures: Path) -> list[dict]:
     return [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
 
 
+def class_of(line: dict) -> int:
+    """The true class of a drawing, which its caption names."""
+    return next(number for number, name in enumerate(CLASSES) if name in line["caption"])
+
+
 def write_lines(pictures: Path, lines: list[dict]) -> None:
     (pictures / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def with_unlabelled(root: Path, labels_a_class: int) -> Path:
-    """Moves all training images but so many of each class into `unlabelled`."""
+def few_labels(folder: Path, labels_a_class: int, **sizes: int) -> Path:
+    """Drawings with captions; all training images but so many of each class are in `unlabelled`."""
+    root = draw_folder(folder / "pictures", **sizes)
     training, lines = root / "train", lines_of(root)
     kept = dict.fromkeys(CLASSES, labels_a_class)
     (training / "unlabelled").mkdir()
@@ -66,11 +72,6 @@ def with_unlabelled(root: Path, labels_a_class: int) -> Path:
         if not any((training / name).iterdir()):
             (training / name).rmdir()
     return root
-
-
-def few_labels(folder: Path, labels_a_class: int, **sizes: int) -> Path:
-    """Drawings with captions."""
-    return with_unlabelled(draw_folder(folder / "pictures", **sizes), labels_a_class)
 
 
 def results_of(folder: Path) -> dict:

@@ -1,5 +1,6 @@
 """The formulas of the objectives, written once more in NumPy float64 loops: what the library is measured against."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,36 +74,28 @@ def negative_log_share(value: float, competitors: list[float], temperature: floa
     return -np.log(np.exp(value / temperature) / sum(np.exp(other / temperature) for other in competitors))
 
 
-def texts_of(batch: Batch, image: int) -> list[float]:
-    return [batch.cosine(image, text) for text in batch.texts if batch.counts(image, text)]
-
-
-def images_of(batch: Batch, text: Text) -> list[float]:
-    return [batch.cosine(image, text) for image in batch.rows if batch.counts(image, text)]
-
-
-def image_to_text(batch: Batch, settings: Settings) -> float:
+def contrast(batch: Batch, settings: Settings, competitors: Callable[[int, Text], list[float]]) -> float:
     return sum(
         batch.pair_weight(image, text)
-        * negative_log_share(batch.cosine(image, text), texts_of(batch, image), settings.temperature)
+        * negative_log_share(batch.cosine(image, text), competitors(image, text), settings.temperature)
         for image in batch.rows
         for text in batch.texts
         if batch.pair_weight(image, text) > 0
     )
 
 
-def text_to_image(batch: Batch, settings: Settings) -> float:
-    return sum(
-        batch.pair_weight(image, text)
-        * negative_log_share(batch.cosine(image, text), images_of(batch, text), settings.temperature)
-        for image in batch.rows
-        for text in batch.texts
-        if batch.pair_weight(image, text) > 0
-    )
+def infonce(batch: Batch, settings: Settings) -> float:
+    def texts_of(image: int, text: Text) -> list[float]:
+        return [batch.cosine(image, text) for text in batch.texts if batch.counts(image, text)]
+
+    return contrast(batch, settings, texts_of)
 
 
 def clip(batch: Batch, settings: Settings) -> float:
-    return (image_to_text(batch, settings) + text_to_image(batch, settings)) / 2
+    def images_of(image: int, text: Text) -> list[float]:
+        return [batch.cosine(image, text) for image in batch.rows if batch.counts(image, text)]
+
+    return (infonce(batch, settings) + contrast(batch, settings, images_of)) / 2
 
 
 def siglip(batch: Batch, settings: Settings) -> float:
@@ -130,7 +123,7 @@ def cosine(batch: Batch, settings: Settings) -> float:
 
 
 # name -> (batch, settings) -> sum over the pairs
-OBJECTIVES = {"clip": clip, "infonce": image_to_text, "siglip": siglip, "cosine": cosine}
+OBJECTIVES = {"clip": clip, "infonce": infonce, "siglip": siglip, "cosine": cosine}
 
 
 def diagnostics(batch: Batch) -> dict[str, float]:

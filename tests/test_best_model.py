@@ -11,7 +11,6 @@ from transformers import AutoModelForImageClassification, TrainerCallback
 from g4i_hf.evaluation.predict import load_run
 from g4i_hf.hub.release import release_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.options import EvaluateArguments, ReleaseArguments
 from g4i_hf.training import AlignmentTrainer
 
 BEST = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1}
@@ -116,12 +115,3 @@ def test_the_average_is_what_is_evaluated_and_released_on_request(tmp_path):
         assert same(model.projector.state_dict(), trainer.model.projector.state_dict())
         student = AutoModelForImageClassification.from_pretrained(release_student(tmp_path, weights=weights))
         assert same(student.state_dict(), expected)
-
-
-def test_a_run_without_average_says_so(tmp_path):
-    aligned_model("vit").save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"ema\.safetensors.*without ema_decay.*--weights raw"):
-        release_student(tmp_path, weights="ema")
-    for kind in (EvaluateArguments, ReleaseArguments):
-        with pytest.raises(ValueError, match="weights is 'best'; choose one of raw, ema"):
-            kind(run="run", weights="best")

@@ -25,31 +25,18 @@ def names_of(split: Dataset) -> list[str | None]:
     return [None if label is None else feature.names[label] for label in split["label"]]
 
 
-def classes_of(folder: Path) -> dict[str, list[str | None]]:
-    """Class names by split, as `load_images` gives them."""
-    return {name: names_of(split) for name, split in load_images(folder).items()}
-
-
-# --- A column --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "values, names, expected",
     [
         (["ßeta", "alpha", None, "ßeta"], ["alpha", "ßeta"], [1, 0, None, 1]),
-        ([2, 0, None, 2], ["0", "1", "2"], [2, 0, None, 2]),
         ([True, False, None, True], ["0", "1"], [1, 0, None, 1]),
         ([-1, 1, None, 0], ["0", "1"], [-1, 1, None, 0]),
     ],
-    ids=["strings", "integers", "booleans", "unlabelled"],
 )
 def test_class_names_from_a_column_without_names(values, names, expected):
     splits, id2label = class_names(DatasetDict(train=labelled(values), test=rows(2).remove_columns("label")))
     assert list(id2label.values()) == names and splits["train"].features["label"] == ClassLabel(names=names)
     assert splits["train"]["label"][:] == expected and "label" not in splits["test"].column_names
-
-
-# --- Several splits --------------------------------------------------------------------------------------------------
 
 
 NAMES = ["owl", "cat", "elk"]
@@ -62,13 +49,10 @@ NAMES = ["owl", "cat", "elk"]
     ("other", "expected", "added"),
     [
         (labelled([0, 1, 2], ["elk", "cat", "owl"]), ["elk", "cat", "owl"], []),
-        (labelled([0, 1], ["cat", "elk"]), ["cat", "elk"], []),
-        (labelled([0, 1, 2], ["cat", "bee", "ant"]), ["cat", "bee", "ant"], ["bee", "ant"]),
         (labelled([1, None, -1], ["cat", "bee", "ant"]), ["bee", None, None], ["bee"]),
-        (labelled(["bee", "owl"]), ["bee", "owl"], ["bee"]),
         (labelled([normalize("NFD", "ćat"), "owl"]), ["ćat", "owl"], ["ćat"]),
     ],
-    ids=["other order", "fewer", "others", "one that no row has", "text", "Unicode form"],
+    ids=["other order", "one that no row has", "text in another Unicode form"],
 )
 def test_labels_are_matched_by_name_and_a_class_that_train_lacks_is_added(train, other, expected, added, caplog):
     """Where splits lie in another order too: the list of classes is that of `train`."""
@@ -90,13 +74,6 @@ def test_names_in_one_split_and_numbers_in_another_cannot_be_matched(names, numb
             class_names(DatasetDict(train=train, test=other))
 
 
-def test_numbers_are_names_of_their_own():
-    for train in (labelled([2, 10, 0]), labelled([10, 2, 0]), labelled(["2", "10", "0"])):
-        for other in (labelled([10, 2]), labelled(["10", "2"]), labelled([1, 0], ["2", "10"])):
-            splits, id2label = class_names(DatasetDict(train=train, test=other))
-            assert [id2label[label] for label in splits["test"]["label"]] == ["10", "2"]
-
-
 @pytest.mark.parametrize(
     "train, test, message",
     [
@@ -111,24 +88,19 @@ def test_labels_that_are_no_classes_are_refused_by_name(train, test, message):
         class_names(DatasetDict(train=train, test=test))
 
 
-# --- A file of names -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def file(tmp_path) -> Path:
     return tmp_path / "classes.txt"
 
 
-def named(folder: Path, values: list, file: Path, feature=None) -> Dataset:
+def named(folder: Path, values: list, file: Path) -> Dataset:
     """Opened with the classes of the file."""
-    DatasetDict(train=labelled(values, feature)).save_to_disk(folder)
+    DatasetDict(train=labelled(values)).save_to_disk(folder)
     return load_data(DataArguments(str(folder), class_names_file=str(file)))["train"]
 
 
 @pytest.mark.parametrize("values", [[1, 0, 2], ["1", "0", "2"], ["bee", "ant", normalize("NFD", "cät")]])
-@pytest.mark.parametrize(
-    "text", ["ant\nbee\ncät", "ant\nbee\ncät\n\n", "\ufeffant\r\nbee\r\ncät\r\n", "ant \nbee\ncät"]
-)
+@pytest.mark.parametrize("text", ["ant \nbee\ncät", "\ufeffant\r\nbee\r\ncät\r\n\n"])
 def test_a_file_names_the_classes(tmp_path, file, text, values):
     """By the numbers of its lines or by name, however an editor ends the file."""
     file.write_text(text, encoding="utf-8", newline="")
@@ -139,37 +111,24 @@ def test_a_file_names_the_classes(tmp_path, file, text, values):
 def test_faults_of_a_file_of_names_and_of_labels_that_it_lacks_name_it(tmp_path, file):
     for text in ("ant\nant\n", "ant\n\nbee\n", ""):
         file.write_text(text)
-        with pytest.raises(
-            ValueError, match=f"class_names_file is {file}: give every class a line with a name of its"
-        ):
+        with pytest.raises(ValueError, match=f"class_names_file is {file}: give every class a line with a name of"):
             named(tmp_path / "data", [0], file)
     file.write_text("ant\nbee\n")
-    for values, feature in ((["ant", "elk"], None), ([1, 0], ["elk", "ant"])):
-        with pytest.raises(
-            ValueError, match=f"Split 'train', .* 'elk' is none of the 2 classes of {file}. Correct it"
-        ):
-            named(tmp_path / "data", values, file, feature)
+    with pytest.raises(ValueError, match=f"Split 'train', .* 'elk' is none of the 2 classes of {file}. Correct it"):
+        named(tmp_path / "data", ["ant", "elk"], file)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="class_names_file is .*, but there is no such file"):
         named(tmp_path / "data", [0], file)
 
 
-# --- Parquet files ---------------------------------------------------------------------------------------------------
-
-
-def write_card(folder: Path, *files: str) -> None:
-    """A card that names the files."""
-    text = f"---\nconfigs:\n- config_name: default\n  data_files:{''.join(files)}\n---\n"
-    (folder / "README.md").write_text(text)
-
-
 OTHERS = {
     "other order": (labelled([0, 1, 2], ["elk", "cat", "owl"]), ["elk", "cat", "owl"]),
-    "fewer": (labelled([0, 1], ["cat", "elk"]), ["cat", "elk"]),
     "more": (labelled([0, 3, 1], ["bee", "elk", "cat", "owl"]), ["bee", "owl", "elk"]),
     "text": (labelled(["elk", "cat"]), ["elk", "cat"]),
     "without captions": (labelled([0, 1], ["elk", "cat"]).remove_columns("caption"), ["elk", "cat"]),
 }
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+CARD += "".join(f"  - split: {name}\n    path: {name}*.parquet\n" for name in ("test", "train")) + "---\n"
 
 
 @pytest.mark.parametrize("way, card", [*((way, False) for way in OTHERS), ("other order", True)])
@@ -179,30 +138,27 @@ def test_every_split_of_parquet_files_has_classes_of_its_own(tmp_path, way, card
     labelled([0, 1, 2], NAMES).to_parquet(tmp_path / "train.parquet")
     other.to_parquet(tmp_path / "test.parquet")
     if card:
-        write_card(tmp_path, *(f"\n  - split: {name}\n    path: {name}.parquet" for name in ("test", "train")))
-    assert classes_of(tmp_path) == {"test": expected, "train": NAMES}
+        (tmp_path / "README.md").write_text(CARD)
+    found = {name: names_of(split) for name, split in load_images(tmp_path).items()}
+    assert found == {"test": expected, "train": NAMES}
 
 
 SHARDS = [f"train-0000{number}-of-00002.parquet" for number in (0, 1)]
 
 
-@pytest.mark.parametrize("card", [False, True])
 @pytest.mark.parametrize(
     ("one", "other", "says"),
     [
         (labelled([0], ["cat", "dog"]), labelled([0], ["dog", "cat"]), "class 0 is 'cat' in {} and 'dog' in {}"),
         (labelled([0], ["cat", "dog"]), labelled([0], ["cat"]), "class 1 is 'dog' in {} and 'none' in {}"),
-        (labelled([0], ["cat"]), labelled(["cat"]), "{} holds numbers with class names and {} names"),
         (labelled([0]), labelled([0], ["cat"]), "{} holds numbers and {} numbers with class names"),
         (labelled(["cat"]), labelled([0]), "{} holds names and {} numbers"),
     ],
-    ids=["other order", "fewer", "text", "numbers", "text and numbers"],
+    ids=["other order", "fewer", "numbers", "text and numbers"],
 )
-def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other, says, card):
+def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other, says):
     for split, name in zip((one, other), SHARDS, strict=True):
         split.to_parquet(tmp_path / name)
-    if card:
-        write_card(tmp_path, " '*.parquet'")
     said = says.format(*(tmp_path / name for name in SHARDS))
     assert f"split 'train', column 'label': {said}. Write both with" in one_line(tmp_path)
     for split, name in zip((one, other), SHARDS, strict=True):  # the column that is named counts

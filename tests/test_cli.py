@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 from dataclasses import fields
@@ -49,16 +48,6 @@ def refused(parse_it, *args, **kwargs) -> str:
     return str(error.value)
 
 
-def printed(capsys, name: str, *argv: str) -> str:
-    with pytest.raises(SystemExit) as end:
-        main([name, *argv])
-    assert end.value.code == 0
-    return capsys.readouterr().out
-
-
-# --- Precedence ------------------------------------------------------------------------------------------------------
-
-
 def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     evaluate = {"classes": OPTIONS_OF["evaluate"], "run_options": "train.yaml"}
     of_run = "dataset_name: ./data\ntext_encoder: of run\ntext_encoder_prompt: p\nlabel_column: l\n"
@@ -75,20 +64,14 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
         assert said in refused(parse, "--run", str(run_folder), **evaluate)
 
 
-# --- Values ----------------------------------------------------------------------------------------------------------
-
 VALUES = [
-    *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1", "-2E+3", "'0.5'", ".5")],
-    *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "1_000", "0x1f", "2020-01-01", "ö")],
-    *[(f"bf16: {text}", True) for text in ("yes", "true", "on", "1", "True", "y", "'true'")],
-    *[(f"require_labels: {text}", False) for text in ("no", "false", "off", "0", "False", "n", "'no'")],
+    *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1", "'0.5'")],
+    *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "2020-01-01")],
+    *[(f"bf16: {text}", True) for text in ("yes", "1", "'true'")],
+    *[(f"require_labels: {text}", False) for text in ("no", "off", "0")],
     *[(f"dataset_revision: {text}", None) for text in ("", "null", "~")],
-    ("dataset_revision: ''", ""),
-    ("dataset_revision: 'null'", "null"),
     ("eval_strategy: no", "no"),
-    ("max_steps: '3'", 3),
     ("splits: test", ["test"]),
-    ("class_weights: [1, 0.5]", [1, 0.5]),
     ("class_weights: balanced", "balanced"),
     ("student_args: {a: 1e-3, b: '1e-3', c: [2e-3, a1e5]}", {"a": 1e-3, "b": "1e-3", "c": [2e-3, "a1e5"]}),
     ("student_args: '{\"a\": [1]}'", {"a": [1]}),
@@ -104,16 +87,12 @@ def test_a_value_in_yaml_has_the_type_of_its_option(written, text, expected):
 
 
 WORDS = [
-    (("--learning_rate", "-1e-3"), "learning_rate", -1e-3),
     (("--learning-rate=-.5",), "learning_rate", -0.5),
     (("--seed", "1", "--seed=2"), "seed", 2),
     (("--student_args", '{"a-b": "c-d=e"}'), "student_args", {"a-b": "c-d=e"}),
     (("--bf16", "--max_steps", "3"), "bf16", True),
-    (("--bf16", "no"), "bf16", False),
-    (("--no_require_labels",), "require_labels", False),
     (("--no-require-labels",), "require_labels", False),
     (("--caption_column", ""), "caption_column", ""),
-    (("--student=-x",), "student", "-x"),
 ]
 
 
@@ -143,42 +122,30 @@ def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeyp
 
 def test_a_tilde_is_the_home_folder(written, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = parse("--dataset_name=~/data", "--output_dir=~/runs/x", "--captions_name=~/captions")
-    assert [found[name] for name in ("dataset_name", "output_dir", "captions_name")] == [
-        f"{tmp_path}/{name}" for name in ("data", "runs/x", "captions")
-    ]
+    found = parse("--dataset_name=~/data", "--output_dir=~/runs/x")
+    assert (found["dataset_name"], found["output_dir"]) == (f"{tmp_path}/data", f"{tmp_path}/runs/x")
     assert written("student: ~/checkpoint")["student"] == f"{tmp_path}/checkpoint"
-    data = options.DataArguments("~/data", captions_name="~/captions")  # as load_images makes it
-    assert (data.dataset_name, data.captions_name) == (f"{tmp_path}/data", f"{tmp_path}/captions")
+    assert options.DataArguments("~/data").dataset_name == f"{tmp_path}/data"  # as load_images makes it
 
 
 def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
+    """Also those that --print_config says, in a file elsewhere."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "o.yaml").write_text("dataset_name: ./r\ncaptions_dir: c\nimport_answers: [./b, ../c, d]\n")
-    words = ("--config", "a/o.yaml")
-    found = parse(*words, classes=OPTIONS_OF["caption"])["import_answers"]
-    assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
-    (tmp_path / "again.yaml").write_text(printed(capsys, "caption", *words, "--print_config"))
-    again = parse("--config", "again.yaml", classes=OPTIONS_OF["caption"])["import_answers"]
-    assert [Path(path).resolve() for path in again] == [tmp_path / path for path in ("a/b", "c", "d")]
+    with pytest.raises(SystemExit):
+        main(["caption", "--config", "a/o.yaml", "--print_config"])
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    for file in ("a/o.yaml", "again.yaml"):
+        found = parse("--config", file, classes=OPTIONS_OF["caption"])["import_answers"]
+        assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
 
 
-OTHERS = [
-    (("--adam_beta1", "0.8"), "adam_beta1", 0.8),
-    (("--adam-epsilon=1e-12",), "adam_epsilon", 1e-12),
-    (("--label_names", "a", "b"), "label_names", ["a", "b"]),
-    (("--logging_first_step",), "logging_first_step", True),
-    (("--dataloader_drop_last", "true"), "dataloader_drop_last", True),
-]
-
-
-@pytest.mark.parametrize("argv, name, expected", OTHERS)
-def test_other_options_of_trainer_pass_through(tmp_path, argv, name, expected):
-    (tmp_path / "o.yaml").write_text(f"{BASE}{name}: {json.dumps(expected)}")
-    for words in (["--dataset_name", "x", "--output_dir", "o", *argv], ["--config", str(tmp_path / "o.yaml")]):
-        args = AlignmentArguments.from_options(parse_options(TRAIN, words)[-1])
-        assert getattr(args, name) == expected and type(getattr(args, name)) is type(expected)
+def test_other_options_of_trainer_pass_through(tmp_path):
+    (tmp_path / "o.yaml").write_text(f"{BASE}adam_beta1: 0.8")
+    words = ["--config", str(tmp_path / "o.yaml"), "--label_names", "a", "b", "--logging_first_step"]
+    args = AlignmentArguments.from_options(parse_options(TRAIN, words)[-1])
+    assert (args.adam_beta1, args.label_names, args.logging_first_step) == (0.8, ["a", "b"], True)
 
 
 OF_TRAINER = ["class_weights: many", "adam_beta1: much", "optim: adam", "lr_scheduler_type: cosin", "ddp_timeout: [1]"]
@@ -191,21 +158,13 @@ def test_a_wrong_value_for_trainer_names_its_option(tmp_path, text):
     assert text.split(":")[0] in refused(AlignmentArguments.from_options, training)
 
 
-# --- Mistakes --------------------------------------------------------------------------------------------------------
-
 WRONG_LINES = [
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
-    ("zzz: 1", "unknown option 'zzz' in FILE, line 3."),
-    ("1: x", "unknown option '1' in FILE, line 3."),
-    ("max_steps: 1.5", "FILE, line 3: max_steps is '1.5'; a whole number is wanted."),
-    ("max_steps: [1, 2]", "FILE, line 3: max_steps is ['1', '2']; a whole number is wanted."),
     ("max_steps: {a: 1}", "FILE, line 3: max_steps is {'a': 1}; a whole number is wanted."),
     ("max_steps:", "FILE, line 3: max_steps has no value; a whole number is wanted."),
     ("layer_decay: fast", "FILE, line 3: layer_decay is 'fast'; a number is wanted."),
     ("bf16: maybe", "FILE, line 3: bf16 is 'maybe'; true or false is wanted."),
-    ("student: [a, b]", "FILE, line 3: student is ['a', 'b']; text is wanted."),
     ("align_loss: clop", f"align_loss is 'clop'; choose one of {', '.join(OBJECTIVES)}"),
-    ("align_mask: captions", "FILE, line 3: align_mask is 'captions'; choose one of caption, class, none."),
     ("student: !!python/name:os.system x", "tag:yaml.org,2002:python/name:os.system"),
     ("seed: 1\nbf16: no\nseed: 2", "line 5: seed is given twice, first in line 3. Keep one."),
     ("student_args: {a: 1,\n b: 2, a: 3}", "line 4: a is given twice, first in line 3. Keep one."),
@@ -217,10 +176,6 @@ WRONG_LINES = [
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
     ("hflip: 1.5", "hflip is 1.5; it must be at least 0 and at most 1."),
     ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
-    ("dataloader_num_workers: -1", "dataloader_num_workers is -1; it must be at least 0."),
-    ("label_smoothing_factor: 2", "label_smoothing_factor is 2.0; it must be at least 0 and at most 1."),
-    ("crop_min_scale: 3", "crop_min_scale is 3.0; it must be above 0 and at most 1."),
-    ("projector_hidden_size: -3", "projector_hidden_size is -3; it must be at least 1."),
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
     ("use_peft: yes", "use_peft adapts pretrained weights, but pretrained is false"),
@@ -233,20 +188,11 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
     assert expected.replace("FILE", str(tmp_path / "öptions.yaml")) in message and "\n" not in message
 
 
-@pytest.mark.parametrize("text", ["- steps", "steps", "3"])
-def test_a_file_without_lines_of_options(written, text):
-    assert "holds `name: value` lines" in refused(written, text, base="")
-
-
 WRONG_WORDS = [
     (("--max_step", "3"), "unknown option '--max_step' in the command line. Did you mean '--max_steps'?"),
-    (("--batch-size", "3"), "Did you mean '--per_device_train_batch_size'?"),
     (("-max_steps", "1"), "unknown option '-max_steps' in the command line; names start with two dashes."),
-    (("--max_steps",), "--max_steps needs a value: a whole number."),
     (("--max_steps", "--bf16"), "--max_steps needs a value: a whole number."),
     (("--max_steps", "1", "2"), "'2' in the command line belongs to no option."),
-    (("--bf16", "maybe"), "--bf16 is 'maybe'; true or false is wanted."),
-    (("--config",), "--config needs a value: text."),
     (("--config", "."), "--config .: this is a folder; name a YAML file in it."),
     (("--help", "align_wieght"), "no option has that in its name. Did you mean 'align_weight'?"),
 ]
@@ -263,10 +209,10 @@ COMMAND_LINES = [
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
     (["check", "--num_processes=2"], 2, "check runs in one process: leave --num_processes out"),
     (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
-    (["train", "--module", "no_such.module"], 2, "cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
     (["train", "--module", "broken.py"], 2, "--module broken.py cannot be imported: NameError"),
     (["--help"], 0, "train +Train an aligned student"),
     (["--version"], 0, __version__),
+    (["train", "--help", "all"], 0, r"0 is the baseline\. \[0\.3\]"),
 ]
 
 
@@ -281,35 +227,17 @@ def test_what_is_wrong_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, a
     except SystemExit as end:
         ended = end.code
     out, err = capsys.readouterr()
-    assert ended == code and re.search(said, out + err), (ended, out, err)
+    assert ended == code and re.search(said, " ".join((out + err).split())), (ended, out, err)
     if code and argv:
         assert err.startswith("error: ") and err.count("\n") == 1 and err[:-1].isprintable() and not out
-
-
-# --- Help and print_config -------------------------------------------------------------------------------------------
-
-
-def test_help_shows_defaults_and_choices(capsys):
-    assert "More, described by `--help all`" in printed(capsys, "train", "--help")
-    page = " ".join(printed(capsys, "train", "--help", "all").split())
-    assert "0 is the baseline. [0.3]" in page and "Training split. [train]" in page
-    assert "One of: no, steps, epoch. [no]" in page and "Steps between checkpoints. [500.0]" in page
-
-
-TRICKY = ["--student_revision", "1e5", "--caption_column", "größe: x", "--dataset_revision", "012"]
-TRICKY += ["--adam_beta1", "0.8", "--student_args", '{"a": "1e5", "b": [1, null]}']
-
-
-# --- The tables of options -------------------------------------------------------------------------------------------
 
 
 def test_launcher_options_are_those_of_accelerate():
     known = {word: action.nargs for action in launch_command_parser()._actions for word in action.option_strings}
     for name, number in LAUNCHER_OPTIONS.items():
         assert known[f"--{name}"] == (0 if number == 0 else None), name
-    assert not {name for classes in OPTIONS_OF.values() for cls in classes for name in cls.__dataclass_fields__} & set(
-        LAUNCHER_OPTIONS
-    )
+    ours = {name for classes in OPTIONS_OF.values() for cls in classes for name in cls.__dataclass_fields__}
+    assert not ours & set(LAUNCHER_OPTIONS)
 
 
 def test_options_of_trainer_are_those_of_the_installed_one():
@@ -319,31 +247,22 @@ def test_options_of_trainer_are_those_of_the_installed_one():
     assert len(ours) == len(set(ours)) <= 105
 
 
-# --- Files that nobody sane has written ------------------------------------------------------------------------------
-
-NAMES = ["learning_rate", "max_steps", "bf16", "student", "student_args", "class_weights", "report_to", "adam_beta1"]
-NAMES += ["lora_r", "use_peft", "pretrained", "layer_decay", "align_loss", "image_size", "label_names"]
-TAGS = ["!!int", "!!float", "!!bool", "!!null", "!!binary", "!!timestamp", "!!set", "!!omap", "!!str", "!!merge"]
-TAGS += ["!mine", "!!python/object/apply:os.system", "!!python/name:os.system"]
-texts = st.text(max_size=20)
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
-structures = st.dictionaries(st.sampled_from(NAMES) | texts, values, max_size=4).map(
-    lambda found: yaml.safe_dump({"dataset_name": "x", "output_dir": "o"} | found, allow_unicode=True)
+known = st.sampled_from(
+    ["learning_rate", "max_steps", "bf16", "student", "student_args", "class_weights", "label_names"]
 )
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+structures = st.dictionaries(known, scalars | st.lists(scalars) | st.dictionaries(st.text(), scalars))
 flow = st.text("[]{}&*!|>'\"%@`#,?:- \n\tabenostu0123456789", max_size=40)
-tagged = st.builds((BASE + "{}: {} {}").format, st.sampled_from(NAMES), st.sampled_from(TAGS), flow)
 
 
-@given(structures | tagged | flow | st.binary(max_size=40))
+@given(structures.map(lambda options: BASE + yaml.safe_dump(options)) | flow | st.binary(max_size=40))
 @example(BASE + "max_steps: !!int ''")
 @example(BASE + "student_args: {a: !!timestamp x}")
 @example(BASE + "student_args: &a {b: *a}")
-@example(BASE + "class_weights: &a [*a]")
 @example(BASE + "student_args: " + "{a: " * 2_000)
 @example(BASE + "max_steps: " + "9" * 10_000)
 @example(BASE + "? [x, {y: z}]\n: 1")
-@example(BASE + "max_steps: 1\n---\nmax_steps: 2")
+@example("- steps")
 @example(BASE + f"student: !!python/object/apply:os.system ['touch {os.devnull}x']")
 def test_any_file_is_read_and_printed_alike_or_refused_in_one_line(tmp_path, content):
     path, again = tmp_path / "options.yaml", tmp_path / "again.yaml"

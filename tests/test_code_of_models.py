@@ -34,33 +34,28 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def command(tmp_path, data, clip_folder):
-    """Folder -> the command that loads it as a text encoder, a student or a captioner."""
-    train = ["train", str(data), "--output_dir", str(tmp_path / "run"), "--align_weight", "0", "--use_cpu", "true"]
+def command(kind: str, folder: Path, data: Path) -> list[str]:
+    """The command that loads the folder as a text encoder, a student or a captioner."""
+    out = str(folder.parent / "out")
+    train = ["train", "--output_dir", out, "--align_weight", "0", "--use_cpu", "true"]
     words = {
-        "text encoder": ["embed", str(data), "--embeddings_dir", str(tmp_path / "embeds"), "--text_encoder"],
+        "text encoder": ["embed", "--embeddings_dir", out, "--text_encoder"],
         "student": [*train, "--student"],
         "pretrained student": [*train, "--pretrained", "true", "--student"],
-        "captioner": ["caption", str(data), "--captions_dir", str(tmp_path / "captions"), "--captioner_model"],
+        "captioner": ["caption", "--captions_dir", out, "--captioner_model"],
     }
-    return lambda kind, folder: [*words[kind], str(folder)]
+    return [*words[kind], str(folder), "--dataset_name", str(data)]
 
 
 @pytest.fixture
-def model(tmp_path, clip_folder):
-    """A folder with a model of a kind."""
-
-    def save(kind: str) -> Path:
-        folder = tmp_path / "model"
-        if "student" in kind:
-            ResNetForImageClassification(STUDENTS["resnet"][0]).save_pretrained(folder)
-            generic_processor(ImageSettings(48)).save_pretrained(folder)
-        else:
-            shutil.copytree(clip_folder, folder)
-        return folder
-
-    return save
+def model(tmp_path, clip_folder, kind) -> Path:
+    folder = tmp_path / "model"
+    if "student" in kind:
+        ResNetForImageClassification(STUDENTS["resnet"][0]).save_pretrained(folder)
+        generic_processor(ImageSettings(48)).save_pretrained(folder)
+    else:
+        shutil.copytree(clip_folder, folder)
+    return folder
 
 
 def last_line(words: list[str], monkeypatch, capsys) -> str:
@@ -76,22 +71,22 @@ def last_line(words: list[str], monkeypatch, capsys) -> str:
 
 
 @pytest.mark.parametrize("kind", ["text encoder", "student", "pretrained student", "captioner"])
-def test_code_of_a_model_does_not_run_whatever_is_answered(model, command, tmp_path, monkeypatch, capsys, kind):
-    folder, ran = model(kind), tmp_path / "ran"
-    for path in folder.glob("*config.json"):
+def test_code_of_a_model_does_not_run_whatever_is_answered(model, data, tmp_path, monkeypatch, capsys, kind):
+    ran = tmp_path / "ran"
+    for path in model.glob("*config.json"):
         kinds = {"model_type": "evil", "image_processor_type": "Evil", "tokenizer_class": "Evil"}
         told = json.loads(path.read_text()) | kinds | {"auto_map": dict.fromkeys(NAMES, "evil.Evil")}
         path.write_text(json.dumps(told))
-    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(ran)!r})\nEvil = None\n")
-    line = last_line(command(kind, folder), monkeypatch, capsys)
-    assert str(folder) in line and "it needs code of its own" in line and not ran.exists()
+    (model / "evil.py").write_text(f"import os\nos.mkdir({str(ran)!r})\nEvil = None\n")
+    line = last_line(command(kind, model, data), monkeypatch, capsys)
+    assert str(model) in line and "it needs code of its own" in line and not ran.exists()
     assert ("--trust_remote_code" in line) == (kind == "captioner"), "only what can be passed is advised"
 
 
 @pytest.mark.parametrize("kind", ["text encoder", "pretrained student"])
-def test_weights_that_are_a_pickle_with_code_are_one_line(model, command, tmp_path, monkeypatch, capsys, kind):
-    folder, ran = model(kind), tmp_path / "ran"
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(RunsCode(ran), protocol=2))
-    line = last_line(command(kind, folder), monkeypatch, capsys)
-    assert str(folder) in line and "use one with model.safetensors" in line and not ran.exists()
+def test_weights_that_are_a_pickle_with_code_are_one_line(model, data, tmp_path, monkeypatch, capsys, kind):
+    ran = tmp_path / "ran"
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps(RunsCode(ran), protocol=2))
+    line = last_line(command(kind, model, data), monkeypatch, capsys)
+    assert str(model) in line and "use one with model.safetensors" in line and not ran.exists()

@@ -1,7 +1,6 @@
 """Controls of studies, `benchmarks/controls.py`: few, wrong and rare labels; something else in place of captions."""
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import make
@@ -14,7 +13,7 @@ from g4i_hf.data.checks import labels_of
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import controls
-from controls import keep_label_fraction, with_captions, with_label_noise, with_long_tail
+from controls import with_label_noise, with_long_tail
 
 pytestmark = pytest.mark.slow  # of benchmarks/
 UNEVEN, EVEN = (40, 10, 3, 1), (20, 20, 20, 20)
@@ -39,20 +38,8 @@ def turned(split: Dataset) -> Dataset:
     return split.select(range(len(split))[::-1]).flatten_indices()
 
 
-@pytest.mark.parametrize(
-    ("fraction", "expected"),
-    [(0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 1]), (0.1, [4, 1, 1, 1]), (0.5, [20, 5, 2, 1]), (1, list(UNEVEN))],
-)
-def test_each_class_keeps_its_share_of_labels_and_one_at_least(fraction, expected):
-    split = sorted_rows(UNEVEN)
-    labels, truth = labels_of(keep_label_fraction(split, fraction, seed=0)), labels_of(split)
-    assert counts(labels) == expected and (labels[labels >= 0] == truth[labels >= 0]).all()
-    more = labels_of(keep_label_fraction(split, fraction / 2, seed=0)) >= 0
-    assert (labels[more] >= 0).all(), "those of a smaller fraction are among them"
-
-
 @pytest.mark.parametrize("kind", ["symmetric", "confusable"])
-@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.05, 1), (0.24, 5), (0.5, 10), (0.95, 19)])
+@pytest.mark.parametrize(("rate", "expected"), [(0.05, 1), (0.24, 5), (0.95, 19)])
 def test_of_each_class_that_share_of_labels_is_wrong(rate, expected, kind):
     split = sorted_rows(EVEN)
     truth, found = labels_of(split), labels_of(with_label_noise(split, rate, 0, 4, kind))
@@ -67,17 +54,6 @@ def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail():
         of_ids = [dict(zip(split["image_id"][:], labels_of(split).tolist(), strict=True)) for split in (one, other)]
         assert of_ids[0] == of_ids[1]
     assert set(with_long_tail(even, 8, 1)["image_id"]) == set(with_long_tail(turned(even), 8, 1)["image_id"])
-
-
-@pytest.mark.parametrize("control", ["shuffle_class", "shuffle"])
-def test_captions_are_shuffled_with_their_vectors(control):
-    split = sorted_rows(EVEN)
-    after = with_captions(split, control, 0, NAMES)
-    vector_of = dict(zip(split["caption"][:], split["text_embeds"][:], strict=True))
-    assert [vector_of[caption] for caption in after["caption"]] == after["text_embeds"][:]
-    assert after["caption"][:] != split["caption"][:] and Counter(after["caption"]) == Counter(split["caption"])
-    stays = [caption[0] == str(label) for caption, label in zip(after["caption"], split["label"], strict=True)]
-    assert all(stays) == (control == "shuffle_class")
 
 
 @pytest.mark.parametrize("control", ["class_name", "random", "shuffle_class", "shuffle"])

@@ -1,39 +1,27 @@
 """Weights that are spread over processes (FSDP2): real launchers on the loopback device."""
 
-import os
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from loaded import ACCELERATE
-from processes import ROOT, environment, launched
+from processes import ROOT, launched
 from safetensors.torch import load_file
 from shards import save_parquet
+from test_invariance import finish
 from tiny_training import same
 
 WORKER = Path(__file__).parent / "workers" / "distributed_run.py"
 ONE_PROCESS = launched(WORKER, processes=1)
 SIZES = [9, 1, 14, 6]
-TIMEOUT = 420  # seconds; a collective that some process never joins hangs for ever
 pytestmark = pytest.mark.slow
 
 
 def launch(launcher: list[str], folder: Path, *options: str) -> dict:
     """What the worker saved, the weights, and the log."""
     folder.mkdir(exist_ok=True)
-    with (folder / "log").open("w") as log:
-        command = [*launcher, str(folder / "run"), *options]
-        more = {"stdout": log, "stderr": log, "start_new_session": True}
-        process = subprocess.Popen(command, env=environment(), **more)
-    try:
-        code = process.wait(timeout=TIMEOUT)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the launcher's processes too
-    assert code == 0, (folder / "log").read_text()[-4000:]
+    finish([*launcher, str(folder / "run"), *options], folder / "log")
     found = torch.load(folder / "run" / "result.pt", weights_only=True)
     weights = load_file(folder / "run" / "model.safetensors")
     return found | {"weights": weights, "log": (folder / "log").read_text()}
@@ -49,9 +37,7 @@ def test_fsdp2_trains_what_one_process_trains_and_goes_on(tmp_path):
     mine = [*options, "--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "2"]
     one = launch(ONE_PROCESS, tmp_path / "one", *options, "--per_device_train_batch_size", "16")
     two = launch(fsdp, tmp_path / "two", *mine)
-    assert (
-        "FSDP" in two["model"] and sum(two["shards"]) == one["shards"][0] and max(two["shards"]) < sum(two["shards"])
-    )
+    assert "FSDP" in two["model"] and max(two["shards"]) < sum(two["shards"]) == one["shards"][0]
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     for name, weights in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], weights, rtol=0, atol=1e-5, msg=name)

@@ -1,16 +1,15 @@
 """What README and the pages say is so: tables come from results/, links lead somewhere, commands and code run."""
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
-from PIL import Image as PILImage
+from test_notebooks import cells_of
 
 from g4i_hf import __version__
 from g4i_hf.cli import Parser, parse_options
@@ -66,14 +65,8 @@ def test_links_and_paths_of_every_page_exist(page):
         assert (ROOT / name).exists(), name
 
 
-def test_every_picture_is_on_a_page():
-    pages, pictures = "".join(page.read_text() for page in PAGES), tracked("docs/images")
-    assert pictures and not [path for path in pictures if f"images/{path.name}" not in pages]
-
-
 def code_of(notebook: Path) -> str:
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(cells_of(notebook, "code"))
 
 
 def commands_of(page: Path) -> list[tuple[str, list[str]]]:
@@ -122,9 +115,6 @@ def test_nothing_tells_readers_to_install_the_package_by_its_name():
         assert not (found := INSTALL.search(text)), f"{relative(path)}: {found[0]}"
 
 
-# --- Code ------------------------------------------------------------------------------------------------------------
-
-
 def block(name: str, page: str = "README.md") -> str:
     text = (ROOT / page).read_text()
     return re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", text, flags=re.S)[1]
@@ -136,38 +126,16 @@ def run(command: list[str], folder: Path, script: str | None = None) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def clone(tmp_path):
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    return tmp_path
-
-
-def draw_pictures(folder: Path) -> None:
-    """Folders of two classes; the training split has captions, others need none."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 8), ("validation", 4)):
-        lines = []
-        for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.array(color) + rng.normal(0, 20, (40, 50, 3))
-                image = PILImage.fromarray(pixels.clip(0, 255).astype(np.uint8))
-                image.save(folder / split / name / f"{number}.png")
-                lines.append(f'{{"file_name": "{name}/{number}.png", "caption": "a {name} picture, number {number}"}}')
-        if split == "train":
-            (folder / split / "metadata.jsonl").write_text("\n".join(lines))
-
-
 @pytest.mark.slow
-def test_commands_on_ones_own_images(clone):
+def test_commands_on_ones_own_images(tmp_path):
     """The commands as they stand, on a folder of classes with captions; epochs are cut by a shorter option."""
-    draw_pictures(clone / "pictures")
+    draw_folder(tmp_path / "pictures", train=16, validation=8)
     script = block("own images", TRAINING)
     script = script.replace("--image_size 224", "--image_size 64 --use_cpu true --num_train_epochs 1")
-    printed = in_shell(script, clone)
+    printed = in_shell(script, tmp_path)
     assert "validation" in printed and "no baseline" not in printed
-    assert "align_weight: 0.0" in (clone / "runs" / "pictures-baseline" / "train.yaml").read_text()
-    assert (clone / "runs" / "pictures" / "student" / "model.safetensors").is_file()
+    assert "align_weight: 0.0" in (tmp_path / "runs" / "pictures-baseline" / "train.yaml").read_text()
+    assert (tmp_path / "runs" / "pictures" / "student" / "model.safetensors").is_file()
 
 
 QUICKSTART, TRAINING = "docs/quickstart.md", "docs/guides/training.md"
@@ -177,13 +145,14 @@ QUICKSTART, TRAINING = "docs/quickstart.md", "docs/guides/training.md"
 def fitted(tmp_path_factory) -> Path:
     """A folder in which the first commands of the quickstart were run, on drawings, with few steps."""
     folder = tmp_path_factory.mktemp("quickstart")
-    draw_pictures(folder / "pictures")
-    (folder / "pictures" / "validation" / "red").rename(folder / "pictures" / "validation" / "cats")
-    (folder / "pictures" / "train" / "red").rename(folder / "pictures" / "train" / "cats")
-    metadata = folder / "pictures" / "train" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace('"red/', '"cats/'))
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    pictures = draw_folder(folder / "pictures", train=16, validation=8)
+    for split in ("train", "validation"):
+        metadata = pictures / split / "metadata.jsonl"
+        metadata.write_text(metadata.read_text().replace('"circle/', '"cats/'))
+        (pictures / split / "circle").rename(pictures / split / "cats")
     for name in ("validation/cats/0.jpg", "validation/cats/7.jpg", "train/cats/1.jpg"):
-        PILImage.open(folder / "pictures" / "validation" / "cats" / "0.png").save(folder / "pictures" / name)
+        drawing(30).save(pictures / name)
     said = in_shell(block("fit", QUICKSTART), folder)
     assert "Nothing was written" in said and "Judged on 10 validation images" in said
     return folder
@@ -199,8 +168,6 @@ def test_the_quickstart_leaves_what_it_lists(fitted):
     assert len(listed) == 4
     for path in listed:
         assert (fitted / path).exists(), path
-    for page in (QUICKSTART, "README.md"):
-        assert "score" in run([PYTHON, "-"], fitted, script=block("pipeline", page))
 
 
 @pytest.mark.slow
@@ -211,21 +178,19 @@ def test_search_by_text(fitted, page):
 
 
 @pytest.mark.slow
-def test_search_by_text_in_python(fitted):
-    assert "score" in run([PYTHON, "-"], fitted, script=block("search in python", "docs/guides/search.md"))
-
-
-@pytest.mark.slow
-def test_the_script_of_the_quickstart(fitted):
-    script = block("python", QUICKSTART).replace('supervision="auto"', 'supervision="auto", image_size=32')
-    assert "eval_loss" in run([PYTHON, "-"], fitted, script=script)
-    assert (fitted / "my-classifier" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_step_by_step_in_python(clone):
-    script = block("step by step", TRAINING)
-    assert "torch.Size([2, 58]) torch.Size([2, 384])" in run([PYTHON, "-"], clone, script=script)
+@pytest.mark.parametrize(
+    ("page", "name", "says"),
+    [
+        (QUICKSTART, "pipeline", "score"),
+        ("README.md", "pipeline", "score"),
+        ("docs/guides/search.md", "search in python", "score"),
+        (QUICKSTART, "python", "eval_loss"),
+        (TRAINING, "step by step", "torch.Size([2, 58]) torch.Size([2, 384])"),
+    ],
+)
+def test_python_of_the_pages(fitted, page, name, says):
+    script = block(name, page).replace('supervision="auto"', 'supervision="auto", image_size=32')
+    assert says in run([PYTHON, "-"], fitted, script=script)
 
 
 def test_views_in_python(capsys):

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from doors import python
 from loaded import PYTHON
-
-from g4i_hf.extras import require
 
 ROOT = Path(__file__).parent.parent
 # Modules of packages that are called otherwise
@@ -35,13 +34,6 @@ def extras() -> dict[str, set[str]]:
     return found
 
 
-def run_without(modules: set[str], code: str) -> str:
-    command = [sys.executable, "-c", WITHOUT.format(code), ",".join(sorted(modules))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_the_core_imports_no_extra():
     """Every public name and command, and what they import when they begin."""
@@ -52,13 +44,8 @@ def test_the_core_imports_no_extra():
     rooms += [f"workflows.{name}" for name in ("caption", "check", "evaluate", "fit", "train")]
     names = [f"g4i_hf.{room}" for room in [*rooms, "commands"]]
     code = "import g4i_hf\nfor name in g4i_hf.__all__: getattr(g4i_hf, name)\n"
-    run_without(missing, f"{code}for name in {names}: import_module(name)")
-
-
-def test_a_missing_extra_is_named():
-    with pytest.raises(ImportError, match=r"^Flying needs no_such_wing: pip install -e '\.\[wings\]' in a clone"):
-        require("no_such_wing.feathers", "wings", "Flying")
-    assert require("json", "wings", "Flying").loads("1") == 1
+    code = WITHOUT.format(f"{code}for name in {names}: import_module(name)")
+    python(code, ",".join(sorted(missing)), start=sys.executable)
 
 
 MISSING = {

@@ -9,7 +9,6 @@ import fitting
 import pytest
 import yaml
 from browser import browser_page
-from datasets import Dataset
 from doors import ROOT, refused_by_windows, succeed
 from drawings import draw_folder
 from fitting import few_labels, results_of
@@ -23,7 +22,6 @@ from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
 
 student, words, fitted = fitting.student, fitting.words, fitting.fitted
-IN_WORDS = {"labels_only": "labels only", "with_views": "with captions"}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +58,6 @@ def result(fitted, photos, tmp_path_factory):
     """By the default student and text encoder; on a CPU the default trains no other layers."""
     given = {"student": None, "image_size": None, "text_encoder": DEFAULT_TEXT_ENCODER, "finetune": "auto"}
     return fitted(photos, tmp_path_factory.mktemp("result") / "out", **given)
-
-
-# --- What it leaves --------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
@@ -110,13 +105,6 @@ def test_both_runs_hold_the_backbone_of_the_student_bit_for_bit(result):
             assert same == ("classifier" not in key), key
 
 
-def test_the_released_classifier_predicts_what_was_fitted(result):
-    out = result.classifier.parent
-    released = AutoModelForImageClassification.from_pretrained(result.classifier).state_dict()
-    fitted = AlignedImageClassification.from_pretrained(out / result.released).student.state_dict()
-    assert released.keys() == fitted.keys() and all((released[key] == fitted[key]).all() for key in released)
-
-
 @pytest.mark.slow
 def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     pictures = few_labels(tmp_path, 4, train=24, test=9)
@@ -125,11 +113,10 @@ def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     found = json.loads((out / "test_results.json").read_text())
     low, high = found["difference_interval"]
     assert low <= found["with_views_accuracy"] - found["labels_only_accuracy"] <= high and found["images"] == 9
-    for key, name in (("labels_only_accuracy", "labels_only"), ("with_views_accuracy", "with_views")):
-        assert results_of(out / name)["test_accuracy"] == pytest.approx(found[key])
+    for name in ("labels_only", "with_views"):
+        assert results_of(out / name)["test_accuracy"] == pytest.approx(found[f"{name}_accuracy"])
     succeed("release", "--run", out, {"license": "mit"})
-    (out / "classifier" / "README.md").rename(tmp_path / "card.md")
-    card = " ".join((tmp_path / "card.md").read_text().split())
+    card = " ".join((out / "classifier" / "README.md").read_text().split())
     assert "license: mit" in card and "| accuracy | test |" in card and "its difference from labels only is" in card
     assert "Of its 24 training images, 12 had a label." in card and "hflip" not in card and "estimated" not in card
 
@@ -150,11 +137,9 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     verdict = result.verdict_in_words()
     assert verdict in page and result.of_card(result.released) in card and "estimated without true labels" in card
     assert "Its last layer was fitted on class probabilities" in " ".join(card.split())
-    what = "aptions and unlabelled images"
-    in_words = {"helped": f"C{what} helped", "hurt": f"C{what} hurt", "cannot tell": f"unclear whether c{what} helped"}
-    assert in_words[result.verdict] in verdict and "with your 6 labels alone for about" in verdict
-    for heading in ("What each view tells", "What it predicts"):
-        assert heading in page
+    assert re.search("aptions and unlabelled images (helped|hurt)|unclear whether captions and un", verdict)
+    assert "with your 6 labels alone for about" in verdict
+    assert "What each view tells" in page and "What it predicts" in page
     assert page.count("<img") >= 12 and page.count("data:image/") == page.count("<img") and "http" not in page
 
 
@@ -169,18 +154,6 @@ def test_a_browser_shows_the_report_of_fit_without_script_at_any_width(result):
                 box = one.bounding_box()
                 assert box["width"] > 20 and box["x"] >= 0 and box["x"] + box["width"] <= width
         assert not outside and shown.locator("p").first.bounding_box()["y"] < 200
-
-
-# --- What judges -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_validation_judges_where_there_is_one(fitted, tmp_path):
-    pictures = few_labels(tmp_path, 4, train=60, validation=12)
-    found = fitted(pictures)
-    assert (found.judged_on, found.judged_images) == ("validation", 12)
-    for name, accuracy in (("labels_only", found.labels_only_accuracy), ("with_views", found.with_views_accuracy)):
-        assert results_of(found.classifier.parent / name)["validation_accuracy"] == pytest.approx(accuracy)
 
 
 def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsys):
@@ -205,13 +178,6 @@ def test_without_captions_image_features_and_labels_remain(fitted, tmp_path, cap
     main(["evaluate", str(found.classifier.parent), "--splits", "test"])
     said = capsys.readouterr().out
     assert re.search("labels only +with views", said) and "-> with views" in said and "with captions" not in said
-
-
-def test_neither_labels_nor_captions_is_an_error_that_says_how_to_get_them(fitted, tmp_path):
-    pictures = few_labels(tmp_path, 0, train=12, validation=3)
-    (pictures / "train" / "metadata.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"--captioner .*metadata\.jsonl.*--caption_column"):
-        fitted(pictures)
 
 
 def test_classes_with_no_label_or_one_are_said(fitted, tmp_path, capsys):
@@ -253,7 +219,10 @@ def test_images_without_a_caption_are_known_by_their_features(fitted, tmp_path):
     file = pictures / "train" / "metadata.jsonl"
     file.write_text("\n".join(file.read_text().splitlines()[:3]) + "\n")
     found = fitted(pictures)
-    assert found.judged_on == "validation" and found.with_views_accuracy >= found.labels_only_accuracy - 0.2
+    assert (found.judged_on, found.judged_images) == ("validation", 6)
+    assert found.with_views_accuracy >= found.labels_only_accuracy - 0.2
+    for name, accuracy in (("labels_only", found.labels_only_accuracy), ("with_views", found.with_views_accuracy)):
+        assert results_of(found.classifier.parent / name)["validation_accuracy"] == pytest.approx(accuracy)
 
 
 def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
@@ -286,9 +255,6 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(
     assert not (tmp_path / "out").exists()
 
 
-# --- All layers ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
     fitted, pictures, student, tmp_path, capsys
@@ -297,14 +263,13 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
     found = fitted(pictures, out, finetune="true", finetune_epochs=2, learning_rate=1e-3)
     said = capsys.readouterr().out
     assert said.count("All layers, ") == 2 and not list(out.glob("finetuned_*"))
-    before = AutoModelForImageClassification.from_pretrained(student).state_dict()
-    for name in ("labels_only", "with_views"):
-        line = next(line for line in said.splitlines() if line.startswith(f"All layers, {IN_WORDS[name]}"))
+    before, kept = AutoModelForImageClassification.from_pretrained(student).state_dict(), {}
+    for name, words in (("labels_only", "labels only"), ("with_views", "with captions")):
+        line = next(line for line in said.splitlines() if line.startswith(f"All layers, {words}"))
         after = AlignedImageClassification.from_pretrained(out / name).student.state_dict()
-        changed = any((before[key] != after[key]).any() for key in before if "conv1.weight" in key)
-        assert changed == line.endswith("kept.")
-    kept = [line for line in said.splitlines() if line.startswith("All layers, ") and line.endswith("kept.")]
-    assert found.finetuned == any(IN_WORDS[found.released] in line for line in kept)
+        kept[name] = any((before[key] != after[key]).any() for key in before if "conv1.weight" in key)
+        assert kept[name] == line.endswith("kept.")
+    assert found.finetuned == kept[found.released]
 
 
 @pytest.mark.slow
@@ -322,23 +287,3 @@ def test_auto_trains_no_layers_on_a_cpu_unless_minutes_are_given(fitted, tmp_pat
     fitted(pictures, finetune="auto", minutes=0.001)
     said = capsys.readouterr().out
     assert said.count("All layers") == 1 and "0.001 minutes are too few; --finetune true" in said
-
-
-# --- Python ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_dataset_in_memory_gives_what_its_folder_gives(fitted, photos, result, tmp_path):
-    lines = [json.loads(line) for line in (photos / "train" / "metadata.jsonl").read_text().splitlines()]
-    files = [Path(line["file_name"]) for line in lines]
-    rows = {
-        "photo": [{"bytes": (photos / "train" / file).read_bytes(), "path": None} for file in files],
-        "species": [None if file.parent.name == "unlabelled" else file.parent.name for file in files],
-        "text": [line["caption"] for line in lines],
-    }
-    named = {"image": "photo", "label": "species", "caption": "text"}
-    named |= {"student": None, "image_size": None, "text_encoder": DEFAULT_TEXT_ENCODER}
-    found = fitted(Dataset.from_dict(rows), tmp_path / "out", **named)
-    assert found.judged_on == "kept"
-    assert abs(found.with_views_accuracy - result.with_views_accuracy) < 0.02
-    assert abs(found.labels_only_accuracy - result.labels_only_accuracy) < 0.02

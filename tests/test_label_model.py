@@ -1,5 +1,6 @@
 """The label model: what it predicts, what it must not have seen, and how calibrated it is."""
 
+import make
 import numpy as np
 import pytest
 from clusters import (
@@ -20,37 +21,27 @@ from clusters import (
 
 from g4i_hf import LabelModel, View
 
-# --- What it predicts ------------------------------------------------------------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def medium() -> tuple[Clusters, Clusters, LabelModel]:
-    """600 rows fitted on, of which every third has no label; 2,400 others; and the model."""
+def test_it_predicts_other_rows_as_well_as_it_says_and_is_calibrated():
+    """Fitted on 600 rows, of which every third has no label."""
     data = clusters(3000)
     labels = data.y.copy()
     labels[:600:3] = -100
     learned, held_out = (
         Clusters(data.x[part], data.truth[part], labels[part]) for part in np.split(range(3000), [600])
     )
-    return learned, held_out, fitted(learned, ids=range(600))
-
-
-def test_it_predicts_other_rows_as_well_as_it_says_and_is_calibrated(medium):
-    learned, held_out, model = medium
+    model = fitted(learned, ids=range(600))
     found = model.predict(views_of(held_out.x))
     assert found.shape == (2400, CLASSES) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     assert accuracy(found, held_out.truth) > 0.68  # chance is 0.2; with known centres it is 0.76
     assert model.accuracy_.share == pytest.approx(accuracy(found, held_out.truth), abs=0.06)
-    assert alone(model) == [pytest.approx(model.accuracy_.share)]
     assert calibration_error(found, held_out.truth) < 0.035
     assert calibration_error(model.probabilities_, learned.truth) < 0.05  # of 600 rows
     # Float16 is enough, and the seed decides
     half = LabelModel(CLASSES).fit(views_of(learned.x.astype(np.float16)), learned.y, ids=range(600))
     np.testing.assert_allclose(half.predict(views_of(held_out.x.astype(np.float16))), found, atol=0.02)
-    other = LabelModel(CLASSES, seed=1).fit(views_of(learned.x), learned.y, ids=range(600))
     assert (fitted(learned, ids=range(600)).probabilities_ == model.probabilities_).all()
-    assert (other.probabilities_ != model.probabilities_).any()
 
 
 @pytest.mark.slow
@@ -84,12 +75,7 @@ def test_a_rows_own_label_is_not_in_its_probabilities():
     assert np.abs(out_of_fold).max() < 0.05 and min(in_fold) > 0.2, (out_of_fold, in_fold)
 
 
-# --- Wrong labels ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrong", "number", "width"), [slowly(0.0, 400, 0.02), (0.2, 400, 0.16), slowly(0.5, 1000, 0.2)]
-)
+@pytest.mark.parametrize(("wrong", "number", "width"), [(0.2, 400, 0.16), slowly(0.5, 1000, 0.2)])
 def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
     covered, widths = 0, []
     for seed in range(3):
@@ -120,18 +106,6 @@ def test_the_posterior_is_bayes_rule():
     np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-3)
     some = fitted(data, np.where(np.arange(400) < 200, data.y, -100))
     np.testing.assert_array_equal(some.posterior_[200:], some.probabilities_[200:])
-
-
-@pytest.mark.slow
-def test_labels_that_are_always_wrong_in_the_same_way_are_found():
-    data, share = clusters(2000, spread=1.0), 0.2
-    wrong = np.random.default_rng(1).random(len(data.y)) < share
-    labels = np.where(wrong, (data.truth + 1) % CLASSES, data.truth)
-    model = fitted(data, labels)
-    assert 0.6 * share < model.label_noise_ < 1.1 * share
-    suspicious = model.posterior_.argmax(1) != labels
-    assert wrong[suspicious].mean() > 0.9 and suspicious[wrong].mean() > 0.65
-    assert model.accuracy_.share == pytest.approx(accuracy(model.probabilities_, data.truth), abs=0.05)
 
 
 @pytest.mark.slow
@@ -188,9 +162,6 @@ def test_images_that_say_nothing_do_not_confirm_captions():
     assert fitted(data, images=images).label_noise_ < 0.02
 
 
-# --- Few labels ------------------------------------------------------------------------------------------------------
-
-
 def test_one_label_a_class_is_learned_from_but_not_judged():
     data = clusters(400, spread=0.7)
     labels = some_labels(data.truth, 1)
@@ -210,35 +181,28 @@ def test_a_class_without_a_label_is_never_predicted_unless_it_has_a_name():
     assert predicted.shape == (300, CLASSES + 2) and predicted[:, [3, 5, 6]].max() < 0.01
     rest = data.truth != 3
     assert accuracy(found.probabilities_[rest], data.truth[rest]) > 0.9
-    names = means_of(data)
-    named = fitted(data, labels, names=names).probabilities_
+    named = fitted(data, labels, names=means_of(data)).probabilities_
     assert accuracy(named[~rest], data.truth[~rest]) > 0.5
 
 
 SIX = [0, 1, 2, 0, 1, 2]
-# Views and labels, or arguments beside them -> what is said
+# A view and labels, or arguments beside them -> what is said
 CANNOT = [
-    ({"caption": View(np.eye(6))}, [-100] * 6, {}, "labels or names of at least two classes"),
-    ({"caption": View(np.eye(6))}, [1, 1, 1, -1, -1, 1], {}, "labels or names of at least two classes"),
-    ({"caption": View(np.eye(6))}, [0, 1, 2, 3, 0, 1], {}, "label 3 is not below the number of classes, 3"),
-    ({"caption": View(np.eye(5))}, SIX, {}, r"'caption' has values of shape \(5, 5\), but there are 6 labels"),
-    ({"caption": View(np.diag([1, 1, np.inf, 1, 1, 1]))}, SIX, {}, "'caption' has values that are NaN or infinite"),
-    ({"caption": View(np.where(np.eye(6) > 0, np.nan, 1))}, SIX, {}, "'caption' has values that are NaN or infinite"),
-    ({"caption": View(np.ones((6, 4)))}, SIX, {}, "'caption' has the same values in all rows"),
-    ({"caption": View(np.full((6, 4), np.nan))}, SIX, {}, "'caption' has no value in any row"),
-    ({"caption": View(np.eye(6), np.eye(2, 6))}, SIX, {}, r"class_values of shape \(2, 6\), not \(3, 6\)"),
-    ({}, [0, 1, 2], {}, "or another view, and labels or names"),
-    *(
-        ({"caption": View(np.eye(6))}, SIX, {name: np.zeros(5, dtype=int)}, f"{name} has 5 entries, but there are 6")
-        for name in ("ids", "groups", "reviewed", "kept")
-    ),
+    (View(np.eye(6)), [1, 1, 1, -1, -1, 1], {}, "labels or names of at least two classes"),
+    (View(np.eye(6)), [0, 1, 2, 3, 0, 1], {}, "label 3 is not below the number of classes, 3"),
+    (View(np.eye(5)), SIX, {}, r"'caption' has values of shape \(5, 5\), but there are 6 labels"),
+    (View(np.where(np.eye(6) > 0, np.nan, 1)), SIX, {}, "'caption' has values that are NaN or infinite"),
+    (View(np.ones((6, 4))), SIX, {}, "'caption' has the same values in all rows"),
+    (View(np.full((6, 4), np.nan)), SIX, {}, "'caption' has no value in any row"),
+    (View(np.eye(6), np.eye(2, 6)), SIX, {}, r"class_values of shape \(2, 6\), not \(3, 6\)"),
+    (View(np.eye(6)), SIX, {"kept": np.zeros(5, dtype=int)}, "kept has 5 entries, but there are 6"),
 ]
 
 
-@pytest.mark.parametrize(("views", "labels", "more", "message"), CANNOT, ids=[str(row) for row in range(len(CANNOT))])
-def test_what_cannot_be_fitted_is_an_error(views, labels, more, message):
+@pytest.mark.parametrize(("view", "labels", "more", "message"), CANNOT, ids=[message for *_, message in CANNOT])
+def test_what_cannot_be_fitted_is_an_error(view, labels, more, message):
     with pytest.raises(ValueError, match=message):
-        LabelModel(3).fit(views, labels, **more)
+        LabelModel(3).fit({"caption": view}, labels, **more)
 
 
 def test_what_cannot_be_predicted_is_an_error():
@@ -248,18 +212,12 @@ def test_what_cannot_be_predicted_is_an_error():
         model.predict(views_of(data.x, data.x))
     with pytest.raises(ValueError, match="fold 7"):
         model.predict(views_of(data.x), fold=7)
-    with pytest.raises(ValueError, match="at least two classes, not 1"):
-        fitted(data, classes=1)
 
 
-# --- Names of the classes --------------------------------------------------------------------------------------------
-
-
-def with_names(number: int = 1500) -> tuple[Clusters, np.ndarray, np.ndarray]:
+def with_names() -> tuple[Clusters, np.ndarray, np.ndarray]:
     """Rows, labels of one row a class, and an embedding near the centre of each class."""
-    data = clusters(number, spread=1.6)
-    centres = means_of(data)
-    return data, some_labels(data.truth, 1), centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    data = clusters(1500, spread=1.6)
+    return data, some_labels(data.truth, 1), make.unit(means_of(data))
 
 
 def test_names_of_classes_are_examples_of_them():
@@ -270,9 +228,6 @@ def test_names_of_classes_are_examples_of_them():
     assert right[1] > right[0] + 0.1
     # A name is left where the only label is held out
     assert unnamed.accuracy_ is None and named.accuracy_ is not None
-    some = names.copy()
-    some[1:] = 0  # names that say nothing
-    assert accuracy(fitted(data, labels, names=some).probabilities_, data.truth) < right[1]
     nothing = fitted(data, labels, names=np.zeros_like(names))
     np.testing.assert_array_equal(nothing.probabilities_, unnamed.probabilities_)
 

@@ -17,99 +17,69 @@ from clusters import (
     some_labels,
     views_of,
 )
+from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
 from g4i_hf.label_model.plan import Estimates, estimates_in_words
 from g4i_hf.label_model.view_model import ABSENT
 
-# --- A second view ---------------------------------------------------------------------------------------------------
 
-
-def two_views(captions: Clusters, images: Clusters, number: int = 500) -> tuple[list[float], np.ndarray]:
-    """Accuracies on held-out rows of captions, images and both, and the probabilities of both."""
-    learned, rest = slice(number), slice(number, None)
-    found = []
-    for view in (captions, images):
-        of_view = LabelModel(CLASSES).fit(views_of(view.x[learned]), view.y[learned])
-        found.append(accuracy(of_view.predict(views_of(view.x[rest])), view.truth[rest]))
-    both = LabelModel(CLASSES).fit(views_of(captions.x[learned], images.x[learned]), captions.y[learned])
-    np.testing.assert_allclose(alone(both), found, atol=0.1)
-    probabilities = both.predict(views_of(captions.x[rest], images.x[rest]))
-    assert both.accuracy_.share == pytest.approx(accuracy(probabilities, captions.truth[rest]), abs=0.07)
-    assert calibration_error(probabilities, captions.truth[rest]) < 0.05
-    return [*found, accuracy(probabilities, captions.truth[rest])], probabilities
+def right_of(truth: np.ndarray, labels: np.ndarray, *choices: dict[str, View]) -> list[float]:
+    """Accuracy on the unlabelled rows by each choice of views."""
+    rows = labels < 0
+    return [accuracy(LabelModel(CLASSES).fit(views, labels).probabilities_[rows], truth[rows]) for views in choices]
 
 
 @pytest.mark.slow
 def test_rare_classes_are_as_probable_as_they_are_with_two_views():
     """The mean probability of each class is its share: the prior counts once, however many views there are."""
-    shares = [0.7, 0.2, 0.06, 0.02, 0.02]
+    shares, rest = [0.7, 0.2, 0.06, 0.02, 0.02], slice(1000, None)
     captions, images = (clusters(3000, spread=4.0, view=view, shares=shares) for view in range(2))
-    _, probabilities = two_views(captions, images, number=1000)
+    both = LabelModel(CLASSES).fit(views_of(captions.x[:1000], images.x[:1000]), captions.y[:1000])
+    probabilities = both.predict(views_of(captions.x[rest], images.x[rest]))
     np.testing.assert_allclose(probabilities.mean(0), shares, atol=0.03)
+    assert both.accuracy_.share == pytest.approx(accuracy(probabilities, captions.truth[rest]), abs=0.07)
+    assert calibration_error(probabilities, captions.truth[rest]) < 0.05
 
 
-@pytest.mark.parametrize("better", [0, slowly(1)])
-def test_with_one_label_a_class_two_views_judge_each_other(better):
+def test_with_one_label_a_class_two_views_judge_each_other():
     """The better view counts more, and nothing is promised that does not hold."""
     good, poor = clusters(2000, spread=1.0, view=0), clusters(2000, spread=4.0, view=1)
-    views = [good, poor] if better == 0 else [poor, good]
     labels = some_labels(good.truth, 1)
-    found = LabelModel(CLASSES).fit(views_of(views[0].x, views[1].x), labels)
-    each = [accuracy(fitted(view, labels).predict(views_of(view.x)), view.truth) for view in views]
-    both = found.predict(views_of(views[0].x, views[1].x))
-    assert each[better] > each[1 - better] + 0.2
-    assert accuracy(both, good.truth) > each[better] - 0.02
-    assert alone(found)[better] > alone(found)[1 - better] + 0.2
-    assert 0.4 < found.accuracy_.share < accuracy(both, good.truth) + 0.1
-
-
-def encoders_and_captions(number: int = 600) -> tuple[dict[str, View], Clusters]:
-    """Captions, and three encoders of the same images, which are alike in more than their class."""
-    captions, images = clusters(number, spread=1.0), clusters(number, spread=1.5, view=1)
-    rng = np.random.default_rng(7)
-    scenes = rng.normal(size=(20, DIM))[rng.integers(20, size=number)]
-    views = {"caption": View(captions.x, learns=False)}
-    for encoder in range(3):
-        rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
-        features = (images.x + scenes / 2) @ rotation + 0.1 * rng.normal(size=(number, DIM))
-        views[f"encoder {encoder}"] = View(features, source=f"encoder {encoder}")
-    return views, captions
+    found = LabelModel(CLASSES).fit(views_of(good.x, poor.x), labels)
+    right, wrong = (accuracy(fitted(view, labels).predict(views_of(view.x)), view.truth) for view in (good, poor))
+    both = accuracy(found.predict(views_of(good.x, poor.x)), good.truth)
+    assert right > wrong + 0.2 and both > right - 0.02
+    assert alone(found)[0] > alone(found)[1] + 0.2 and 0.4 < found.accuracy_.share < both + 0.1
 
 
 def test_image_encoders_that_err_alike_do_not_outvote_captions_where_views_judge_each_other():
-    views, data = encoders_and_captions()
-    labels = some_labels(data.truth, 1)
-    rows = labels < 0
-    right = [
-        accuracy(LabelModel(CLASSES).fit(given, labels).probabilities_[rows], data.truth[rows])
-        for given in ({"caption": views["caption"]}, views)
-    ]
+    """Three encoders of the same images, which are alike in more than their class."""
+    captions, images, rng = clusters(600, spread=1.0), clusters(600, spread=1.5, view=1), np.random.default_rng(7)
+    scenes = rng.normal(size=(20, DIM))[rng.integers(20, size=600)]
+    views = {"caption": View(captions.x, learns=False)}
+    for encoder in range(3):
+        rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+        features = (images.x + scenes / 2) @ rotation + 0.1 * rng.normal(size=(600, DIM))
+        views[f"encoder {encoder}"] = View(features, source=f"encoder {encoder}")
+    one = some_labels(captions.truth, 1)
+    right = right_of(captions.truth, one, {"caption": views["caption"]}, views)
     assert right[1] > right[0] - 0.02, right
 
 
 def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     data, images = clusters(600, spread=1.0), clusters(600, spread=1.3, view=1)
-    views, labels = views_of(data.x, images.x), some_labels(data.truth, 1)
-    noise = View(np.random.default_rng(7).normal(size=(600, DIM)))
-    rows = labels < 0
-    right = [
-        accuracy(LabelModel(CLASSES).fit(given, labels).probabilities_[rows], data.truth[rows])
-        for given in (views, views | {"noise": noise})
-    ]
+    views, noise = views_of(data.x, images.x), View(np.random.default_rng(7).normal(size=(600, DIM)))
+    right = right_of(data.truth, some_labels(data.truth, 1), views, views | {"noise": noise})
     assert right[1] > right[0] - 0.003, right
 
 
 def test_an_image_encoder_with_class_names_teaches_one_without():
     """As CLIP and the student do, where no image has a label."""
     clip, student = clusters(1500, spread=2.0), clusters(1500, spread=1.0, view=1)
-    names = np.stack([clip.x[clip.truth == label].mean(0) for label in range(CLASSES)])
-    views = {"clip": View(clip.x, names, learns=True), "student": View(student.x)}
-    right = [
-        accuracy(LabelModel(CLASSES).fit(given, np.full(1500, -1)).probabilities_, clip.truth)
-        for given in ({"clip": views["clip"]}, views)
-    ]
+    views = {"clip": View(clip.x, means_of(clip), learns=True), "student": View(student.x)}
+    right = right_of(clip.truth, np.full(1500, -1), {"clip": views["clip"]}, views)
     assert right[1] > right[0] + 0.05, right
 
 
@@ -132,27 +102,28 @@ def test_image_features_learn_what_captions_tell_of_unlabelled_rows():
     assert accuracy(found, truth) > by_labels + 0.04 and calibration_error(found, truth) < 0.05
 
 
-def uneven(rare: int, spread: float, of_images: float, seed: int = 0) -> tuple[Clusters, Clusters, dict]:
-    """Captions, images, labels and names. Of class 3, with a 25th of the rows, `rare` labels, of the others 8 each."""
-    shares = [0.24, 0.24, 0.24, 0.04, 0.24]
-    captions, images = (
-        clusters(1000, each, seed=seed, view=view, shares=shares) for view, each in enumerate((spread, of_images))
-    )
-    labels = some_labels(captions.truth, 8, 8, 8, rare, 8)
-    names = means_of(captions)
-    return captions, images, {"labels": labels, "names": names}
-
-
 @pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), slowly(1, 3.0, -0.02)])
 def test_image_features_do_not_rule_out_a_class_that_has_a_name_and_no_label_or_one(rare, of_images, gain):
-    """They learn it from captions, as far as these tell it; poor image features leave it to them."""
-    gained = []
+    """
+    They learn it from captions, as far as these tell it; poor image features leave it to them. Of class 3, with a
+    25th of the rows, `rare` ones have a label, of the others 8 each.
+    """
+    gained, shares = [], [0.24, 0.24, 0.24, 0.04, 0.24]
     for seed in range(2):
-        captions, images, given = uneven(rare, 1.4, of_images, seed)
-        rows = (given["labels"] < 0) & (captions.truth == 3)
-        alone, both = (fitted(captions, images=of, **given).probabilities_[rows] for of in (None, images.x))
+        captions, images = (
+            clusters(1000, spread, seed=seed, view=view, shares=shares) for view, spread in enumerate((1.4, of_images))
+        )
+        labels = some_labels(captions.truth, 8, 8, 8, rare, 8)
+        rows, names = (labels < 0) & (captions.truth == 3), means_of(captions)
+        alone, both = (fitted(captions, labels, of, names).probabilities_[rows] for of in (None, images.x))
         gained.append(accuracy(both, captions.truth[rows]) - accuracy(alone, captions.truth[rows]))
     assert np.mean(gained) >= gain, gained
+
+
+def calibration(**more) -> Calibration:
+    """Of two views, as sure as they say, without wrong labels."""
+    one, fixed = np.ones(2), (np.full(CLASSES, -np.log(CLASSES)), 0.0, (0.0, 0.0), 0.0, 0.0, 0.0)
+    return Calibration(one, 0 * one, one, *fixed, **more)
 
 
 def test_of_a_class_that_a_view_has_not_seen_it_says_nothing():
@@ -160,8 +131,7 @@ def test_of_a_class_that_a_view_has_not_seen_it_says_nothing():
     logits = np.random.default_rng(0).normal(size=(2, 50, CLASSES))
     logits[1] = 3 * logits[0]  # no row is unlike the classes that the first view thinks of
     logits[1, :, 3] = ABSENT
-    one, fixed = np.ones(2), (np.full(CLASSES, -np.log(CLASSES)), 0.0, (0.0, 0.0), 0.0, 0.0, 0.0)
-    told = [Calibration(one, 0 * one, one, *fixed).probabilities(list(logits[:views])) for views in (1, 2)]
+    told = [calibration().probabilities(list(logits[:views])) for views in (1, 2)]
     np.testing.assert_allclose(told[1][:, 3], told[0][:, 3])
     rest = np.arange(CLASSES) != 3
     ratio = np.log(told[1] / told[0])[:, rest] - logits[1][:, rest]
@@ -170,13 +140,12 @@ def test_of_a_class_that_a_view_has_not_seen_it_says_nothing():
 
 def test_a_single_example_takes_half_the_odds_of_a_class_at_most():
     """Where a view doubts that it stands for the class; it may still speak for it."""
-    one, fixed = np.ones(2), (np.full(CLASSES, -np.log(CLASSES)), 0.0, (0.0, 0.0), 0.0, 0.0, 0.0)
     trusts = np.where(np.arange(2 * CLASSES).reshape(2, CLASSES) == CLASSES + 3, 0.5, 1.0)
     odds = []
     for logit in (ABSENT, -14.0, 14.0):
         logits = np.random.default_rng(0).normal(size=(2, 50, CLASSES))
         logits[1, :, 3] = logit
-        found = Calibration(one, 0 * one, one, *fixed, trusts=trusts).probabilities(list(logits))[:, 3]
+        found = calibration(trusts=trusts).probabilities(list(logits))[:, 3]
         odds.append(found / (1 - found))
     np.testing.assert_allclose(odds[1], odds[0] / 2, rtol=1e-3)
     assert (odds[2] > 100).all()
@@ -196,35 +165,12 @@ def test_a_label_is_not_in_its_probabilities_by_way_of_unlabelled_rows():
     other, found = (labels[row] + 1) % CLASSES, []
     for label in (labels[row], other):
         given = np.where(np.arange(600) == row, label, labels)
-        found.append(
-            LabelModel(CLASSES).fit(views_of(captions.x, images.x), given).probabilities_[:, other].astype(float)
-        )
+        found.append(fitted(captions, given, images.x).probabilities_[:, other].astype(float))
     change = found[1] - found[0]
     assert change[alike[1:]].mean() > 0.2 and abs(change[row]) < 0.05, (change[alike[1:]].mean(), change[row])
 
 
-# --- Any number of views ---------------------------------------------------------------------------------------------
-
-
-def three_views(number: int = 1500, spread: float = 2.5) -> list[Clusters]:
-    return [clusters(number, spread=spread, view=view) for view in range(3)]
-
-
-@pytest.mark.parametrize("labelled", [1, slowly(None)])
-def test_a_third_view_tells_more_than_two(labelled):
-    views = three_views()
-    labels = views[0].y if labelled is None else some_labels(views[0].truth, labelled)
-    rows = labels < 0 if labelled else labels >= 0
-    right = []
-    for number in (2, 3):
-        given = {f"view {place}": View(view.x, source=str(place)) for place, view in enumerate(views[:number])}
-        found = LabelModel(CLASSES).fit(given, labels)
-        right.append(accuracy(found.probabilities_[rows], views[0].truth[rows]))
-    assert right[1] > right[0] + 0.03
-    assert sum(line["weight"] for line in found.report_.values()) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("labelled", [0, slowly(4), slowly(None)])
+@pytest.mark.parametrize("labelled", [0, slowly(None)])
 def test_a_view_that_is_given_twice_counts_once(labelled):
     """Accuracy and calibration stay where they are: two copies must not prove each other."""
     captions, images = clusters(1500), clusters(1500, view=1)
@@ -259,11 +205,9 @@ def test_a_row_may_lack_a_view():
     labels = some_labels(captions.truth, 20)
     found = fitted(captions, labels, images.x)
     of_images = fitted(images, labels)
-    right = [
-        [accuracy(model.probabilities_[rows], captions.truth[rows]) for rows in (half, ~half)]
-        for model in (found, of_images)
-    ]
-    assert right[0][0] > right[1][0] + 0.1 and right[0][1] > right[1][1] - 0.02, right
+    for rows, gain in ((half, 0.1), (~half, -0.02)):
+        right = [accuracy(model.probabilities_[rows], captions.truth[rows]) for model in (of_images, found)]
+        assert right[1] > right[0] + gain, right
     assert [line["rows"] for line in found.report_.values()] == [600, 1200]
     told = found.predict({"image": images.x})
     np.testing.assert_allclose(found.predict(views_of(np.full_like(captions.x, np.nan), images.x)), told, atol=1e-5)
@@ -295,40 +239,16 @@ def test_probabilities_do_not_depend_on_the_rows_beside():
     np.testing.assert_allclose(found.predict(beside)[:20], some, atol=1e-5)
 
 
-def test_answers_are_a_view():
-    """A model that is asked for the class confuses two of them, always in the same way: labels teach that."""
-    data = clusters(1500, spread=1.5)
-    answers = np.where(data.truth == 3, 4, data.truth)
-    answers[::3] = -100  # not asked
-    none = some_labels(data.truth, 0)
-    view = View.answers(answers, CLASSES)
-    asked = answers >= 0
-    found = LabelModel(CLASSES).fit({"answer": view}, none)
-    assert (found.probabilities_.argmax(1) == answers)[asked].all()
-    taught = LabelModel(CLASSES).fit({"answer": view, "image": View(data.x)}, some_labels(data.truth, 30))
-    of_images = fitted(data, some_labels(data.truth, 30))
-    right = [accuracy(model.probabilities_[asked], data.truth[asked]) for model in (of_images, taught)]
-    assert right[1] > max(right[0] + 0.03, 0.85), right
-
-
-# --- Labels that people give -----------------------------------------------------------------------------------------
-
-
-def people_err(certainty: float = 0.8, number: int = 3000) -> tuple[Clusters, np.ndarray, np.ndarray]:
-    """Captions, images and labels: people see what is likely, with less certainty than there is."""
-    data, images = seen_twice(number, shared=0.0, own=1.0)
-    rng = np.random.default_rng(3)
+def test_labels_that_people_get_wrong_are_found():
+    """
+    They see what is likely, with less certainty than there is, and err where it is hard, to the next likeliest class:
+    a flatter prediction would explain that as well.
+    """
+    data, images = seen_twice(3000, shared=0.0, own=1.0)
     centres = np.stack([images[data.truth == label].mean(0) for label in range(CLASSES)])
     distances = ((images[:, None] - centres) ** 2).sum(2)
-    logits = -4 * certainty * distances / distances.min(1).mean()
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    return data, images, (p.cumsum(1) > rng.random((number, 1))).argmax(1)
-
-
-def test_labels_that_people_get_wrong_are_found():
-    """They err where it is hard, to the next likeliest class: a flatter prediction would explain that as well."""
-    data, images, labels = people_err()
+    p = softmax(-3.2 * distances / distances.min(1).mean(), axis=1)
+    labels = (p.cumsum(1) > np.random.default_rng(3).random((3000, 1))).argmax(1)
     wrong = labels != data.truth
     assert 0.03 < wrong.mean() < 0.2
     model = fitted(data, labels, images)
@@ -400,18 +320,19 @@ def test_a_copy_of_a_view_is_named_and_predicts_alone():
 
 
 def test_kept_rows_teach_nothing_and_are_predicted():
-    """What their captions say changes what is said of them, and of no other row."""
+    """What their captions say changes what is said of them, and of no other row: most of these have no caption."""
     data = clusters(400, spread=2.0)
     labels = np.where(np.arange(400) < 60, data.y, -1)
     kept = np.arange(400) >= 300
-    told = np.random.default_rng(1).normal(np.eye(CLASSES)[data.y], 0.3).astype(np.float32)
+    told = np.random.default_rng(1).normal(np.eye(CLASSES)[data.y], 0.3)
+    told[100:300] = np.nan
     others = told.copy()
     others[kept] = others[kept][::-1]
     one, other = (
-        LabelModel(CLASSES).fit({"caption": View(said), "image": View(data.x)}, labels, ids=np.arange(400), kept=kept)
+        LabelModel(CLASSES).fit(views_of(said, data.x), labels, ids=np.arange(400), kept=kept)
         for said in (told, others)
     )
-    np.testing.assert_allclose(*(each.posterior_[~kept].astype(float) for each in (one, other)), atol=0.01)
+    np.testing.assert_allclose(*(each.posterior_[~kept].astype(float) for each in (one, other)), atol=0.02)
     assert np.abs(one.probabilities_[kept] - other.probabilities_[kept]).max() > 0.3
     assert (one.probabilities_[kept].argmax(1) == data.y[kept]).mean() > 0.8
 
@@ -422,10 +343,9 @@ def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
     model = fitted(data, labels, images, names=np.eye(CLASSES, DIM))
     model.save(tmp_path / "model")
     again, views = LabelModel.load(tmp_path / "model"), views_of(data.x, images)
-    for fold in (-1, 0, 4):
+    for fold in (-1, 4):
         np.testing.assert_array_equal(again.predict(views, fold), model.predict(views, fold))
-    for name in ("probabilities_", "posterior_", "folds_"):
+    for name in ("probabilities_", "posterior_", "folds_", "label_noise_"):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
-    assert again.accuracy_.share == model.accuracy_.share and again.label_noise_ == model.label_noise_
-    assert again.report_["caption"]["weight"] == model.report_["caption"]["weight"]
+    assert again.accuracy_.share == model.accuracy_.share and alone(again) == alone(model)
     np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()

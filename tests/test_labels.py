@@ -51,9 +51,7 @@ def test_the_last_line_of_an_image_is_its_label_in_every_split(pictures, caplog)
     found = labels(pictures)
     assert (found["0"], found["3"], found["1"], len(found)) == ("square", "circle", "cross", 12)
     assert labels(pictures, "test")["12"] == "cross"
-    assert (
-        "labels.jsonl: labels of test: 1 changed, 0 confirmed; labels of train: 1 changed, 1 confirmed." in caplog.text
-    )
+    assert "labels of test: 1 changed, 0 confirmed; labels of train: 1 changed, 1 confirmed." in caplog.text
     assert "review" not in load_data(DataArguments(str(pictures)))["train"].column_names
 
 
@@ -78,9 +76,7 @@ def test_a_line_of_another_image_is_told_and_left_out(pictures, caplog):
     answer(pictures, "gone.png", "cross", digest="0" * 32)
     found = labels(pictures)
     assert (found["0"], found["3"]) == ("cross", "circle")
-    assert (
-        "2 lines are left out, as their images are not there or another one now ('train/circle/3.png')" in caplog.text
-    )
+    assert "2 lines are left out, as their images are not there or another one now ('train/circle/3" in caplog.text
 
 
 def test_a_class_that_is_none_is_told_with_the_nearest(pictures):
@@ -117,22 +113,17 @@ def test_two_writers_are_one_too_many(tmp_path):
 
 
 def test_labels_of_a_dataset_that_cannot_be_written_to_are_in_a_file_of_their_own(pictures, tmp_path):
-    images = load_data(DataArguments(str(pictures)))
-    for name, split in images.items():
-        split.to_parquet(tmp_path / "data" / f"{name}.parquet")
-    file = tmp_path / "out" / "labels.jsonl"
-    line = {"image_id": "circle/0.png", "label": "cross"}  # by hand, without a digest
-    file.parent.mkdir()
-    file.write_text(json.dumps(line) + "\n")
-    data = DataArguments(str(tmp_path / "data"))
-    assert load_reviewed(data)["train"]["label"][0] == 0
+    file, folder = tmp_path / "labels.jsonl", str(tmp_path / "data")
+    load_data(DataArguments(str(pictures)))["train"].to_parquet(tmp_path / "data" / "train.parquet")
+    file.write_text(json.dumps({"image_id": "circle/0.png", "label": "cross"}) + "\n")  # by hand, without a digest
+    assert load_reviewed(DataArguments(folder))["train"]["label"][0] == 0
     for found in (
-        load_reviewed(data, file.parent),
-        load_reviewed(DataArguments(str(tmp_path / "data"), labels_file=str(file))),
+        load_reviewed(DataArguments(folder), tmp_path),
+        load_reviewed(DataArguments(folder, labels_file=str(file))),
     ):
         assert np.bincount(found["train"]["label"][:]).tolist() == [3, 5, 4]
     with pytest.raises(FileNotFoundError, match="labels_file is 'none.jsonl'"):
-        load_reviewed(DataArguments(str(tmp_path / "data"), labels_file="none.jsonl"))
+        load_reviewed(DataArguments(folder, labels_file="none.jsonl"))
 
 
 def test_a_new_class_is_one_where_the_line_says_so(pictures):
@@ -144,8 +135,5 @@ def test_a_new_class_is_one_where_the_line_says_so(pictures):
     assert [name for name, label in labels(pictures).items() if label == "star"] == ["0", "3", "1"]
     answer(pictures, "train/circle/0.png", "circle")
     answer(pictures, "train/circle/3.png", None)
-    remedy = (
-        r"line 3: 'star' is none of the 3 classes.* Correct it; or, for a new class, add \"new_class\": true to it"
-    )
-    with pytest.raises(ValueError, match=remedy):
+    with pytest.raises(ValueError, match=r"line 3: 'star' is none .*for a new class, add \"new_class\": true to it"):
         labels(pictures)

@@ -14,32 +14,22 @@ from g4i_hf.training.lineage import lineage_of
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
 CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
-ENCODER = {"text_encoder": "me/encoder", "text_encoder_revision": "def", "text_encoder_digest": None}
-ENCODER |= {"text_encoder_prompt": "passage: ", "text_embed_dim": 4}
 CAPTIONS = {"name": "captions", "stage": "captioning", "images": False}
 PHOTOS = {"name": "photos", "images": True}
 
 
-def rows(**columns) -> dict[str, Dataset]:
-    ids = ["a", "b", "c"]
-    return {
-        "train": Dataset.from_dict({"image_id": ids} | {name: [value] * 3 for name, value in columns.items()}),
-        "test": Dataset.from_dict({"image_id": ids[:1]} | {name: [value] for name, value in columns.items()}),
-    }
+def rows(**columns) -> DatasetDict:
+    return DatasetDict({"train": Dataset.from_dict({"image_id": ["a"]} | columns)})
 
 
 def captions(folder: Path, source: str, **more) -> None:
     stage = {"stage": "captioning", "source": source, "captioner": CAPTIONER, "prompts": ["What is it?"], **more}
-    write_stage(folder, rows(caption="a cat"), stage)
+    write_stage(folder, rows(caption=["a cat"]), stage)
 
 
-def embeddings(folder: Path, source: str | None, **more) -> None:
-    write_stage(folder, rows(text_embeds=[1.0, 0, 0, 0]), {"stage": "embedding", "source": source, **ENCODER, **more})
-
-
-def lineage(name, splits=None, embedded=None, revision=None, captions_name=None, **student) -> dict:
+def lineage(name, splits=None, revision=None, captions_name=None, **student) -> dict:
     data = DataArguments(dataset_name=str(name), dataset_revision=revision, captions_name=captions_name)
-    return lineage_of(splits or DatasetDict(rows()), data, StudentArguments(**student), embedded)
+    return lineage_of(splits or rows(), data, StudentArguments(**student))
 
 
 def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
@@ -50,7 +40,7 @@ def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
 
 
 def test_branches_become_the_commits_that_were_downloaded():
-    splits = DatasetDict(rows())
+    splits = rows()
     url = f"hf://datasets/them/photos@{COMMIT}/data/train.parquet"
     splits["train"].info.download_checksums = {url: {"num_bytes": 1, "checksum": None}}
     found = lineage("them/photos", splits, revision="main")["sources"]

@@ -8,7 +8,7 @@ from students import STUDENTS, aligned_model, lora_model
 from tiny_training import arguments, rows, same
 from torch import nn
 
-from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig, AlignmentTrainer
+from g4i_hf import AlignedImageClassification, AlignmentTrainer
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import classifier_layers, is_adapter, plain_student
@@ -27,11 +27,10 @@ def logits(model, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
         return model.eval()(pixel_values=pixels).logits
 
 
-def trainer_of(folder, name: str, callbacks=None, lora=None, **options) -> AlignmentTrainer:
+def trainer_of(folder, name: str, **options) -> AlignmentTrainer:
     torch.manual_seed(0)
-    model, data = lora_model(name, **(lora or {})), rows(8, classes=3)
-    args = arguments(folder, **{"learning_rate": 0.01, "per_device_train_batch_size": 4} | options)
-    return AlignmentTrainer(model, args, data, eval_dataset=data[:4], callbacks=callbacks)
+    args = arguments(folder, per_device_train_batch_size=4, **options)
+    return AlignmentTrainer(lora_model(name), args, rows(8, classes=3))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -39,9 +38,8 @@ def test_every_linear_and_plain_convolution_is_adapted_and_nothing_else_learns(n
     model = lora_model(name)
     layers = {k: v for k, v in aligned_model(name).student.named_modules() if isinstance(v, (nn.Linear, nn.Conv2d))}
     stem, *others = layers
-    heads = {
-        k for k, v in model.student.named_modules() if any(v is head for head in classifier_layers(model.student))
-    }
+    in_heads = set(map(id, classifier_layers(model.student)))
+    heads = {k for k, v in model.student.named_modules() if id(v) in in_heads}
     plain = {k for k in others if getattr(layers[k], "groups", 1) == 1}
     assert getattr(layers[stem], "in_channels", None) == 3 and heads <= plain
     assert set(model.config.lora["target_modules"]) == plain - heads
@@ -69,11 +67,9 @@ def test_steps_move_nothing_but_adapters_and_heads(tmp_path, name):
     torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-3)
     assert set(merged.state_dict()) == set(aligned_model(name).student.state_dict())
     release_student(tmp_path / "run", tmp_path / "student")
-    labels = model.config.id2label
-    plain = AlignedImageClassification.from_student(
-        str(tmp_path / "student"), id2label=labels, text_embed_dim=4, pretrained=True
-    ).student
-    assert same(plain.state_dict(), merged.state_dict())
+    build = {"id2label": model.config.id2label, "text_embed_dim": 4, "pretrained": True}
+    released = AlignedImageClassification.from_student(str(tmp_path / "student"), **build).student
+    assert same(released.state_dict(), merged.state_dict())
 
 
 TINY, TINY_SWIN = STUDENTS["timm-vit"][1], STUDENTS["timm-swin"][1]
@@ -100,10 +96,6 @@ def test_every_adapter_learns_where_timm_reads_a_weight_without_calling_its_laye
 def test_a_model_that_cannot_have_adapters_says_why(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="LoRA adapters, and freeze_backbone would freeze them"):
         trainer_of(tmp_path, "vit", freeze_backbone=True)
-    config = lora_model("vit").config.to_dict()
-    config["lora"]["target_modules"] = ["vit.layers.7.mlp.fc1"]
-    with pytest.raises(ValueError, match="vit.layers.7.mlp.fc1.* not found in the base model"):
-        AlignedImageClassification(AlignedImageClassificationConfig.from_dict(config))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[lora\]' in a clone"):
         lora_model("vit")

@@ -5,7 +5,6 @@ import pytest
 import reference
 import torch
 from make import unit
-from timm.loss import BinaryCrossEntropy
 
 from g4i_hf.losses.classification import classification_loss, soft_label_loss
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
@@ -23,12 +22,9 @@ CASES = {
     "nothing masked": ("images", "captions", "no mask"),
     "mixed": ("mixed",),
     "mixed, a partner without caption": ("mixed", "nulls"),
-    "mixed, same captions": ("mixed", "captions"),
     "mixed, a picture shown elsewhere without caption": ("mixed", "nulls", "images"),
-    "several captions": ("several",),
     "several captions, some fewer": ("several", "fewer"),
     "several captions, mixed": ("several", "fewer", "mixed", "captions"),
-    "same captions and classes": ("captions", "classes", "nulls"),
     "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer"),
 }
 KINDS = pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
@@ -66,27 +62,19 @@ def tensor(values: np.ndarray | None) -> torch.Tensor | None:
 
 
 def pairs_of(batch: reference.Batch, image_embeds: torch.Tensor | None = None):
-    return make_pairs(
-        tensor(batch.image_embeds) if image_embeds is None else image_embeds,
-        tensor(batch.text_embeds),
-        tensor(batch.weights),
-        list(map(tensor, batch.keys)),
-        tensor(batch.partner),
-        tensor(batch.share),
-    )
+    images = tensor(batch.image_embeds) if image_embeds is None else image_embeds
+    texts, mix = (batch.text_embeds, batch.weights), (batch.partner, batch.share)
+    return make_pairs(images, *map(tensor, texts), list(map(tensor, batch.keys)), *map(tensor, mix))
 
 
 def loss_of(objective: str, pairs, settings: reference.Settings = SETTINGS) -> torch.Tensor:
     return OBJECTIVES[objective](pairs, LogitSettings(**vars(settings)))
 
 
-def test_every_setting_is_tried_with_another_value_than_its_default():
+def test_every_setting_is_tried_with_another_value_than_its_default_and_every_objective_has_a_formula():
     defaults = vars(LogitSettings())
     assert vars(SETTINGS).keys() == defaults.keys()
     assert [name for name, value in vars(SETTINGS).items() if value == defaults[name]] == []
-
-
-def test_every_objective_can_be_chosen_and_has_a_formula():
     assert tuple(OBJECTIVES) == ALIGN_LOSSES, "name it in ALIGN_LOSSES (options/training.py), in the same order"
     assert tuple(reference.OBJECTIVES) == tuple(OBJECTIVES), "write its formula in OBJECTIVES of tests/reference.py"
 
@@ -107,21 +95,6 @@ def test_diagnostics_and_divisor_equal_the_formulas(case):
     count = sum(batch.takes_part(image) for image in batch.rows)
     found = {name: value.item() / count for name, value in alignment_diagnostics(pairs).items()}
     assert found == pytest.approx(reference.diagnostics(batch), rel=1e-12)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_gradient_equals_the_formulas_slope(objective):
-    batch = random_batch("all combined", seed=5)
-    image_embeds = torch.from_numpy(batch.image_embeds.copy()).requires_grad_()
-    loss_of(objective, pairs_of(batch, image_embeds)).backward()
-    for index in list(np.ndindex(*batch.image_embeds.shape))[::7]:  # all of them take long
-        sides = []
-        for step in (1e-5, -1e-5):
-            moved = reference.Batch(**{k: v for k, v in vars(batch).items() if k != "rows"})
-            moved.image_embeds = batch.image_embeds.copy()
-            moved.image_embeds[index] += step
-            sides.append(reference.OBJECTIVES[objective](moved, SETTINGS))
-        assert image_embeds.grad[index].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("case", [*CASES, "no caption"])
@@ -189,17 +162,6 @@ def test_losses_of_classes_are_finite_for_any_logits_and_zero_without_rows(kind,
     (loss + soft).backward()
     assert torch.isfinite(loss + soft) and torch.isfinite(logits.grad).all() and rows == n
     assert (loss > 0) == (soft > 0) == (n > 0)
-
-
-def test_classification_losses_are_those_of_torch_and_timm():
-    logits, labels = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
-    weights = torch.tensor([0.1, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)
-    ours, _ = classification_loss(logits, labels, class_weights=weights)
-    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, labels, weights))
-    for smoothing, threshold in ((0.0, None), (0.1, 0.2)):
-        theirs = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold)(logits, labels)
-        ours, _ = classification_loss(logits, labels, smoothing, kind="bce", bce_target_threshold=threshold)
-        torch.testing.assert_close(ours, theirs, check_dtype=False, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

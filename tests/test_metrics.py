@@ -47,9 +47,6 @@ def split(captions: list, embeds: list) -> Dataset:
     return Dataset.from_dict({"caption": captions, "text_embeds": embeds})
 
 
-# --- Accuracy and calibration ---------------------------------------------------------------------------------------
-
-
 def test_accuracy_in_training_is_of_labelled_rows_and_of_classes_in_place_of_logits():
     logits, labels = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 1, -100])
     classes = predicted_classes(logits, None)
@@ -57,6 +54,9 @@ def test_accuracy_in_training_is_of_labelled_rows_and_of_classes_in_place_of_log
     for given_ in (logits.numpy(), classes.numpy()):
         assert accuracy_of_logits(EvalPrediction(given_, labels)) == {"accuracy": 0.5}
     assert accuracy_of_logits(SimpleNamespace(predictions=logits.numpy(), label_ids=np.full(3, -100))) == {}
+    metric = evaluate.combine([Accuracy()])
+    metric.add_batch(predictions=[0, 1, 2, 2], references=[0] * 4)
+    assert metric.compute() == {"accuracy": 0.25}
 
 
 def in_bins(confidence, is_right, edges) -> float:
@@ -95,13 +95,6 @@ def test_edges_of_bins_equal_confidences_and_probabilities_of_zero():
     assert all(np.isfinite(value) for value in found.values()) and found["brier"] == pytest.approx((2 + 0.5) / 2)
 
 
-def test_accuracy_is_a_metric_of_evaluate_and_takes_batches():
-    batched = evaluate.combine([Accuracy()])
-    for classes in ([0], [1, 2, 2]):
-        batched.add_batch(predictions=classes, references=[0] * len(classes))
-    assert batched.compute() == {"accuracy": 0.25} == Accuracy().compute(predictions=[0, 1, 2, 2], references=[0] * 4)
-
-
 def test_memory_does_not_grow_with_the_split(tmp_path):
     """With ten times the rows, what predictions, scores and calibration allocate grows by some numbers a row alone."""
     rng, peaks = np.random.default_rng(0), []
@@ -118,9 +111,6 @@ def test_memory_does_not_grow_with_the_split(tmp_path):
         tracemalloc.stop()
     numbers_a_row = (peaks[1] - peaks[0]) / 36_000 / 8
     assert numbers_a_row < 25  # and of its 100 logits none
-
-
-# --- Retrieval ------------------------------------------------------------------------------------------------------
 
 
 def recalls_by_loops(images, texts, owners, k) -> tuple[float, float]:
@@ -158,27 +148,15 @@ def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_an
     found = retrieval_recall(EYE[[1, 3]], EYE[:3], ks=(1, 2), owners=np.array([0, 0, 1]))
     chances = {"chance_at_1": (2 / 3 + 1 / 3) / 2, "chance_at_2": (1 + 2 / 3) / 2}
     assert found == pytest.approx({"recall_at_1": 0.5, "recall_at_2": 0.5, "gallery_size": 3} | chances)
-    found = text_to_image_recall(np.stack([EYE[1], EYE[3], EYE[0]]), EYE[[0, 1, 0]], ks=(1,))
-    wanted = {"recall_at_1": 0.5, "chance_at_1": (2 / 3 + 1 / 3) / 2, "gallery_size": 3}
-    assert found == pytest.approx({f"text_to_image_{name}": value for name, value in wanted.items()})
-
-
-def test_embeddings_that_are_nan_are_an_error():
-    with pytest.raises(ValueError, match="NaN or infinite: the model, or the stage"):
-        retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
 
 
 def test_texts_are_centred_where_the_model_centres_them():
-    """Both captions have much in common; without it they are at right angles. One that is the mean gives numbers."""
+    """Both captions have much in common; without it they are at right angles."""
     first, second = np.float32([0.8, 0.6, 0, 0]), EYE[0]
     rows, images = split(["a", "b"], [first, second]), [EYE[1], first]
     centred = predictions(images, [0, 1], text_mean=np.float32([0.8, 0, 0, 0]))
     assert split_metrics(centred, rows, "test")["test_recall_at_1"] == 1.0
     assert split_metrics(predictions(images, [0, 1]), rows, "test")["test_recall_at_1"] == 0.5
-    assert split_metrics(predictions(EYE[:1], text_mean=EYE[0]), split(["a"], [EYE[0]]), "test")["test_recall_at_1"]
-
-
-# --- Classes by their texts -----------------------------------------------------------------------------------------
 
 
 def test_a_class_is_the_mean_of_its_distinct_captions():
@@ -200,9 +178,6 @@ def test_classes_by_names_are_those_that_the_split_shows():
     found = zero_shot_metrics(predictions([EYE[0], EYE[2] + 0.1 * EYE[1]], [0, 1]), rows, EYE[:3])
     assert found == {"zero_shot_names_accuracy": 1.0, "zero_shot_names_chance": 0.5}
     assert zero_shot_metrics(predictions(EYE[:2]), rows, EYE[:, :3]) == {}
-
-
-# --- Figures of a split, their file and their table -----------------------------------------------------------------
 
 
 def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):
@@ -239,13 +214,10 @@ def test_the_table_has_headings_and_marks_what_should_be_low():
     assert "| NLL, nats ↓ | v | 2.000 | 2.500 | +0.500 |" in as_markdown(rows)
 
 
-@pytest.mark.parametrize(("right", "images"), [(0, 6), (5, 10), (10, 10), (873, 1000)])
+@pytest.mark.parametrize(("right", "images"), [(0, 6), (873, 1000)])
 def test_the_interval_of_an_accuracy_is_that_of_wilson(right, images):
     expected = proportion_confint(right, images, method="wilson")
     assert accuracy_interval(right / images, images) == pytest.approx(expected, abs=1e-12)
-
-
-# --- Nearest captions -----------------------------------------------------------------------------------------------
 
 
 def test_each_image_has_its_nearest_caption_among_one_several_or_none_a_row():

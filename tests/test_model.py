@@ -6,7 +6,7 @@ from students import EACH, ID2LABEL, TWO_HEADS, aligned_model
 from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, ViTConfig
 
-from g4i_hf import AlignedImageClassification, AlignedImageClassificationConfig
+from g4i_hf import AlignedImageClassification
 from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor
 from g4i_hf.modeling.student import classifier_layers
 
@@ -41,6 +41,19 @@ def test_feature_is_what_enters_the_classifier(name):
     (output.logits.square().sum() + output.image_embeds[:, 0].sum()).backward()
     for key, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EACH)
+def test_logits_and_embeddings_follow_from_the_feature(name):
+    """Of every student that says so; others have two heads, or a norm within the last layer."""
+    model = aligned_model(name).eval()
+    whole = model(PIXELS, output_image_embeds=True, output_features=True)
+    assert model.takes_features or name in TWO_HEADS
+    if model.takes_features:
+        again = model(features=whole.features, output_image_embeds=True)
+        torch.testing.assert_close(again.logits, whole.logits)
+        torch.testing.assert_close(again.image_embeds, whole.image_embeds)
 
 
 def test_projector_leaves_the_random_state_alone():
@@ -90,35 +103,28 @@ def test_without_text_it_is_an_image_classifier():
     [
         ("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 1, "num_heads": 2}),
         ("vit", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
-        ("resnet10t", {}),
     ],
 )
-def test_a_new_student_is_built_for_its_image_size(name, student_args):
-    """Position embeddings fit it; a student without any takes it as it is."""
+def test_position_embeddings_of_a_new_student_fit_its_image_size(name, student_args):
     build = {"id2label": ID2LABEL, "text_embed_dim": 4, "student_args": student_args, "image_size": 64}
     model = AlignedImageClassification.from_student(name, **build)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).logits.shape == (1, len(ID2LABEL))
 
 
 def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
-    build = {"id2label": ID2LABEL, "text_embed_dim": 4, "image_size": 64, "image_settings": {"crop_pct": 0.875}}
-    model = AlignedImageClassification.from_student("resnet10t", **build)
-    settings = ImageSettings.of(model.config.student_config, None)
-    del build["image_size"]  # what the student was built for
+    build = {"id2label": ID2LABEL, "text_embed_dim": 4, "image_settings": {"crop_pct": 0.875}}
     unsized = AlignedImageClassification.from_student("resnet10t", **build).config.student_config
     assert unsized.pretrained_cfg["input_size"] == [3, 176, 176]
-    assert (settings.size, settings.crop_pct, settings.interpolation) == (64, 0.875, "bicubic")
-    generic_processor(settings).save_pretrained(tmp_path)
-    for wanted in (None, {"image_size": None}, {"image_size": 64, "interpolation": "bicubic"}):
-        found = ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, wanted))
-        assert (found.size, found.interpolation) == (64, "bicubic")
-    for crop_pct in (0.875, 0.9):
-        generic_processor(ImageSettings(64, crop_pct=crop_pct)).save_pretrained(tmp_path)
-        pretrained_processor(str(tmp_path), None, {"crop_pct": crop_pct})
-        with pytest.raises(ValueError, match="crop_pct is 1.0, but .* has 0"):
-            pretrained_processor(str(tmp_path), None, {"crop_pct": 1.0})
-    with pytest.raises(ValueError, match="image_size is 32, but .* has 64. Leave image_size out"):
-        pretrained_processor(str(tmp_path), None, {"image_size": 32})
+    sized = AlignedImageClassification.from_student("resnet10t", image_size=64, **build).config.student_config
+    generic_processor(ImageSettings.of(sized, None)).save_pretrained(tmp_path)
+    found = ImageSettings.from_processor(pretrained_processor(str(tmp_path), None, {"crop_pct": 0.875}))
+    assert (found.size, found.interpolation) == (64, "bicubic") and found.crop_pct == pytest.approx(0.875, abs=0.01)
+    for wanted, said in (
+        ({"crop_pct": 1.0}, "crop_pct is 1.0, but .* has 0"),
+        ({"image_size": 32}, "32, but .* has 64"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pretrained_processor(str(tmp_path), None, wanted)
 
 
 @pytest.mark.parametrize(
@@ -135,11 +141,3 @@ def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
 def test_a_student_that_cannot_be_built_is_an_error_that_names_the_remedy(student, options, message):
     with pytest.raises((ValueError, OSError), match=message):
         AlignedImageClassification.from_student(student, id2label=ID2LABEL, text_embed_dim=4, **options)
-
-
-@pytest.mark.parametrize(
-    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0), ("lora", {"r": 1})]
-)
-def test_configuration_names_the_wrong_field(name, value):
-    with pytest.raises(ValueError, match=name):
-        AlignedImageClassificationConfig(ViTConfig(), **{name: value})

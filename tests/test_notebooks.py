@@ -45,18 +45,14 @@ def script_of(notebook: Path) -> str:
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_short_and_stored_as_it_ran_and_uses_public_names(notebook):
     stored = json.loads(notebook.read_text(encoding="utf-8"))
-    assert stored["nbformat"] == 4 and 8 <= len(stored["cells"]) <= 16
-    assert len({cell["id"] for cell in stored["cells"]}) == len(stored["cells"])
+    assert len(stored["cells"]) <= 16 and notebook.stat().st_size < 300_000
     code_cells = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code_cells] == list(range(1, len(code_cells) + 1))
     outputs = [output for cell in code_cells for output in cell["outputs"]]
     assert outputs and all(output["output_type"] != "error" and output.get("name") != "stderr" for output in outputs)
-    assert notebook.stat().st_size < 300_000
     assert f"]({BADGE}{notebook.name})" in cells_of(notebook, "markdown")[0]
-    assert 'find_spec("g4i_hf") is None' in cells_of(notebook, "code")[0]
-    code = script_of(notebook)
-    compile(code, notebook.name, "exec")
-    assert not re.findall(r"g4i_hf\.\w+\.|from g4i_hf\.|import g4i_hf\.|\b_\w+\(", code.replace("g4i_hf.__file__", ""))
+    code = script_of(notebook).replace("g4i_hf.__file__", "")
+    assert not re.findall(r"g4i_hf\.\w+\.|from g4i_hf\.|import g4i_hf\.|\b_\w+\(", code)
     assert not re.findall(r"[\"' (]/(?:home|root|tmp|work|usr|content)\b|[A-Z]:\\\\", notebook.read_text())
 
 

@@ -1,15 +1,13 @@
 """The ONNX graph of a student gives its logits, at any batch size, and holds nothing of the machine it was made on."""
 
-import sys
-
 import pytest
 import torch
-from students import STUDENTS, aligned_model
+from students import aligned_model
 
 from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.hub.push import check_publishable
 
-onnx, onnxruntime = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))
+onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.onnx
 # The others are slow: attention, windows, depthwise convolutions, two heads, of both libraries
 QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
@@ -30,7 +28,6 @@ def trained(name: str):
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_the_graph_gives_the_logits_of_the_student(name, tmp_path, capsys):
-    assert name in STUDENTS
     student, path = trained(name), tmp_path / "onnx" / "model.onnx"
     export_onnx(student, path, 48)
     session = onnxruntime.InferenceSession(path)
@@ -42,13 +39,8 @@ def test_the_graph_gives_the_logits_of_the_student(name, tmp_path, capsys):
         scale = max(1.0, expected.abs().max().item())
         found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
-    graph = onnx.load(path).graph
-    shapes = {
-        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in [*graph.input, *graph.output]
-    }
-    batch = shapes["logits"][0]
-    assert isinstance(batch, str) and shapes == {"pixel_values": [batch, 3, 48, 48], "logits": [batch, 5]}
+    (pixels,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert pixels.shape[1:] == [3, 48, 48] and logits.shape == [pixels.shape[0], 5]
     check_publishable(tmp_path / "onnx")
     assert b".py" not in path.read_bytes() and capsys.readouterr().out == ""
 
@@ -70,9 +62,3 @@ def test_a_student_that_cannot_be_exported_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"ViTForImageClassification cannot be exported.*without --onnx"):
         export_onnx(student, tmp_path / "model.onnx", 48)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"onnxruntime: pip install -e '\.\[onnx\]' in a clone"):
-        export_onnx(trained("vit"), tmp_path / "model.onnx", 48)

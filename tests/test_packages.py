@@ -44,10 +44,8 @@ def packages(tmp_path_factory) -> dict[str, list]:
     copy = 'git ls-files -z | tar -c --null -T - | tar -x -C "$0"'
     subprocess.run(["sh", "-c", copy, source], cwd=ROOT, check=True)
     run(sys.executable, "-m", "build", "--outdir", folder, source, cwd=folder)
-    [sdist] = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert tracked("recipes/photos_demo") <= inside
+    with tarfile.open(*folder.glob("*.tar.gz")) as archive:
+        assert tracked("recipes/photos_demo") <= {name.partition("/")[2] for name in archive.getnames()}
     return {"wheel": [*folder.glob("*.whl")], "editable": ["-e", source]}
 
 
@@ -80,6 +78,5 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     assert done.returncode == 2 and "are in a clone of the repository and not in the package" in done.stderr
     data = ("--dataset_name", f"{place}/recipes/emoji_styles", "--captions_dir", "captions")
     run(g4i, "caption", *data, "--captioner", "column", "--report", "false", cwd=empty, **offline)
-    release = ("release", "--stage", "captions", "--dataset_dir", "made")
-    run(python, "-m", "g4i_hf", *release, cwd=empty, **offline)
+    run(python, "-m", "g4i_hf", "release", "--stage", "captions", "--dataset_dir", "made", cwd=empty, **offline)
     assert (empty / "made" / "README.md").is_file()

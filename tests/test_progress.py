@@ -26,14 +26,9 @@ def trainer_of(folder: Path, model=None, callbacks=None, **options) -> Alignment
     """10 rows, 4 a step: 3 steps an epoch, 2 epochs, evaluated after each."""
     options = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"} | options
     torch.manual_seed(0)
-    return AlignmentTrainer(
-        model or aligned_model("vit"),
-        arguments(folder, **options),
-        train_dataset=rows(10),
-        eval_dataset=[{name: row[name] for name in ("pixel_values", "labels")} for row in rows(10)],
-        compute_metrics=accuracy,
-        callbacks=callbacks,
-    )
+    data, bare = rows(10), [{name: row[name] for name in ("pixel_values", "labels")} for row in rows(10)]
+    more = {"eval_dataset": bare, "compute_metrics": accuracy, "callbacks": callbacks}
+    return AlignmentTrainer(model or aligned_model("vit"), arguments(folder, **options), data, **more)
 
 
 def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
@@ -47,7 +42,6 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
     assert lines[1].endswith(shown)
-    trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
 def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
@@ -94,35 +88,13 @@ def test_trackers_and_weights_name_no_folder_of_this_machine(tmp_path, monkeypat
     monkeypatch.setenv("WANDB_PROJECT", "taken")
     trainer = trainer_of(tmp_path / "run", model, report_to="wandb")
     trainer.save_model()
-    assert os.environ["WANDB_PROJECT"] == "taken" and (trainer.args.run_name, trainer.args.project) == (
-        "run",
-        "g4i_hf",
-    )
+    assert os.environ["WANDB_PROJECT"] == "taken"
+    assert (trainer.args.run_name, trainer.args.project) == ("run", "g4i_hf")
     saved = model.config.to_json_string() + (tmp_path / "run" / "config.json").read_text()
     assert str(tmp_path) not in saved + trainer.args.to_json_string()
     monkeypatch.delenv("WANDB_PROJECT")
     mine = trainer_of(tmp_path / "run", report_to="wandb", run_name="mine", project="birds")
     assert mine.args.run_name == "mine" and os.environ["WANDB_PROJECT"] == "birds"
-
-
-@pytest.mark.slow
-def test_weights_and_biases_has_every_term_and_no_folder_of_this_machine(tmp_path, monkeypatch):
-    """What the trainer hands over: its settings and each log."""
-    import wandb
-
-    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
-        monkeypatch.setenv(name, value)
-    aligned_model("vit").student.save_pretrained(tmp_path / "vit")
-    build = {"id2label": ID2LABEL, "text_embed_dim": 12, "pretrained": True}
-    model = AlignedImageClassification.from_student(str(tmp_path / "vit"), **build)
-    trainer_of(tmp_path / "aligned", model, report_to="wandb").train()
-    run = wandb.run
-    try:
-        assert (run.project, run.name) == ("g4i_hf", "aligned")
-        assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= set(run.summary.keys())
-        assert str(tmp_path) not in repr(dict(run.config))
-    finally:
-        wandb.finish()
 
 
 def test_trackio_has_every_term(tmp_path, monkeypatch):
@@ -153,12 +125,7 @@ def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "steps"),
-    [
-        ({"num_train_epochs": 5}, 15),
-        ({"max_steps": 7}, 7),
-        ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8),
-    ],
+    ("options", "steps"), [({"max_steps": 7}, 7), ({"num_train_epochs": 4, "gradient_accumulation_steps": 2}, 8)]
 )
 def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsys, options, steps):
     args = arguments(tmp_path / "run", per_device_train_batch_size=4, **options)

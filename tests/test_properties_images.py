@@ -1,6 +1,7 @@
 """Files that call themselves images: decoded, or refused with a message that names the image; nothing else."""
 
 import io
+import resource
 import struct
 import warnings
 import zlib
@@ -8,7 +9,6 @@ import zlib
 import make
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
@@ -20,18 +20,13 @@ from g4i_hf.data.images import UndecodableImage, clean_jpeg, decode
 from g4i_hf.pages import thumbnail
 
 ID = "cats/1.jpg"
-FEATURES = Features({"image": Image(decode=False), "image_id": Value("string"), "label": Value("int64")})
 SAVED = {
     "JPEG": ("RGB", {}),
     "JPEG, CMYK": ("CMYK", {}),
     "JPEG, progressive": ("RGB", {"progressive": True}),
-    "PNG": ("RGB", {}),
     "PNG, palette": ("P", {}),
     "PNG, 16 bits": ("I;16", {}),
-    "PNG, one bit": ("1", {}),
     "WEBP": ("RGBA", {}),
-    "WEBP, lossless": ("RGB", {"lossless": True}),
-    "GIF": ("P", {}),
     **{f"{kind}, moving": ("RGB", {"save_all": True, "duration": 40}) for kind in ("GIF", "WEBP", "PNG")},
     "TIFF": ("RGB", {}),
     "BMP": ("RGB", {}),
@@ -63,10 +58,8 @@ def png_of(width: int, height: int) -> bytes:
 
 def look(content: bytes) -> bool:
     """Takes a file through all that opens images; whether it is one."""
-    image = {"bytes": content, "path": None}
-    rows = {"image": [image], "image_id": [ID], "label": [0]}
-    split = Dataset.from_dict(rows, features=FEATURES)
-    is_image = True
+    image, is_image = {"bytes": content, "path": None}, True
+    split = make.rows(1, image=[image], image_id=[ID])
     try:
         check_split(split, "train", num_labels=1)
     except ValueError as error:
@@ -101,15 +94,8 @@ def test_every_kind_of_image_is_decoded(kind):
     assert look(FILES[kind])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
-def test_a_row_of_pixels_is_an_image(size):
-    assert look(make.content(PILImage.new("L", size)))
-
-
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
 def test_a_bomb_is_refused_before_it_goes_off(side):
-    import resource
-
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert not look(png_of(side, side))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
@@ -127,8 +113,3 @@ def test_broken_files_are_decoded_or_named(kind, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         look(bytes(content))
-
-
-@given(st.binary(max_size=40))
-def test_what_is_no_file_of_an_image_is_named(content):
-    assert not look(content)

@@ -12,6 +12,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from datasets import DatasetDict
+from students import TINY_TIMM_SWIN, TINY_TIMM_VIT
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.cli import parse_options
@@ -29,22 +30,15 @@ WRITTEN = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in YA
 TRAINING_FILES = [path for path in YAML_FILES if "output_dir" in WRITTEN[path] and path.stem != "fit"]
 FOLDERS = sorted({path.parent for path in YAML_FILES})
 # What makes the student of a recipe small, on top of its own student_args
-TINY_VIT = {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
 SHRUNK = {
     "cifar100": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "groups_width": 8},
-    "efficientnet_lite0": {},
-    "emoji_styles": {"channels": [8, 8, 16, 16]},
-    "finetune": TINY_CONVNEXT,
-    "imagenet_convnext": TINY_CONVNEXT,
-    "imagenet_deit_base": TINY_VIT,
     "imagenet_resnet50": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
-    "imagenet_swin": {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 3},
-    "imagenet_vit": TINY_VIT,
-    "photos": {"channels": [8, 8, 16, 16]},
-    "photos_demo": {},
-    "shapes": {"channels": [8, 8, 16, 16]},
-    "text_teacher": {"channels": [8, 8, 16, 16]},
+    "imagenet_swin": TINY_TIMM_SWIN,
+    **dict.fromkeys(("efficientnet_lite0", "photos_demo"), {}),
+    **dict.fromkeys(("emoji_styles", "photos", "shapes", "text_teacher"), {"channels": [8, 8, 16, 16]}),
+    **dict.fromkeys(("finetune", "imagenet_convnext"), TINY_CONVNEXT),
+    **dict.fromkeys(("imagenet_deit_base", "imagenet_vit"), TINY_TIMM_VIT),
 }
 # Students that a recipe makes itself, and the one that comes as a package: timm's name of what is in them
 MADE_STUDENTS = dict.fromkeys(("runs/efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k"), "tf_efficientnet_lite0")
@@ -74,9 +68,6 @@ def parsed_options(path: Path, *more: str) -> tuple:
     command = command_of(path)
     argv = ["--config", str(path), *more]
     return parse_options(OPTIONS_OF[command], argv, run_options=COMMANDS[command].run_options)
-
-
-# --- Files of options ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=of_recipe)
@@ -116,33 +107,11 @@ def test_the_page_of_a_recipe_has_a_command_for_each_of_its_files(folder):
     """In the order of the stages, variations (options after the file) apart; the table of recipes names the folder."""
     page = (folder / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:accelerate launch|g4i) .*\.yaml$", page, flags=re.M)
-    assert {line.split("--config ")[1] for line in lines} == {
-        str(path.relative_to(ROOT)) for path in YAML_FILES if recipe_of(path) == folder
-    }
+    files = {str(path.relative_to(ROOT)) for path in YAML_FILES if recipe_of(path) == folder}
+    assert {line.split("--config ")[1] for line in lines} == files
     stages = [re.search(r"(?:recipes/|g4i )(\w+)(?:\.py)? ", line)[1] for line in lines]
     assert stages == sorted(stages, key=["caption", "embed", "train", "evaluate", "release", "fit"].index)
     assert f"| [{folder.name}]({folder.name}) |" in (RECIPES / "README.md").read_text(encoding="utf-8")
-
-
-# --- First steps -----------------------------------------------------------------------------------------------------
-
-
-def tiny_images(dim: int) -> DatasetDict:
-    """Images of noise with captions, and random unit vectors in place of their embeddings."""
-    embeds = make.unit(np.random.default_rng(0).normal(size=(16, dim)))
-    captions = [f"picture {row}" for row in range(16)]
-    return DatasetDict(
-        train=make.rows(16, "0123", lambda row: make.noise(row, 52, 40), caption=captions, text_embeds=embeds)
-    )
-
-
-def tiny_weights(folder: Path, name: str, student_args: dict) -> str:
-    """A folder with weights of the student made small, in place of the pretrained ones on the Hub."""
-    model = AlignedImageClassification.from_student(
-        name, id2label={0: "a", 1: "b"}, text_embed_dim=4, student_args=student_args, image_size=48
-    )
-    save_student(model, folder)
-    return str(folder)
 
 
 # A baseline differs in the weight alone, and so does the official code's loss: see the test of variations
@@ -155,20 +124,21 @@ FIRST_STEPS += [RECIPES / "shapes" / "baseline.yaml"]
 def test_every_recipe_takes_its_first_steps(path, tmp_path):
     """Made small: what should learn does, the rest stays, and the loss has the terms that it should."""
     written = WRITTEN[path]
-    changed = SHORT | {
-        "image_size": min(written["image_size"], 48),
-        "output_dir": tmp_path / "run",
-        "pretrained": str(written.get("use_peft", False)).lower(),  # LoRA wants weights
-    }
+    changed = SHORT | {"image_size": min(written["image_size"], 48), "output_dir": tmp_path / "run"}
+    changed["pretrained"] = str(written.get("use_peft", False)).lower()  # LoRA wants weights
     run = TrainingRun(*parsed_options(path, *(str(word) for name in changed for word in (f"--{name}", changed[name]))))
     student = run.student
     student.student = MADE_STUDENTS.get(student.student, student.student)
     student.student_args = (student.student_args or {}) | SHRUNK[recipe_of(path).name]
-    if student.pretrained:  # no network
-        student.student = tiny_weights(tmp_path / "weights", student.student, student.student_args)
-    dim = EMBED_DIMS[run.encoder.text_encoder]
-    images = tiny_images(dim)
-    run.opened = images, dict(enumerate(images["train"].features["label"].names))
+    if student.pretrained:  # weights of a folder, in place of those on the Hub
+        build = {"id2label": {0: "a", 1: "b"}, "text_embed_dim": 4, "student_args": student.student_args}
+        model = AlignedImageClassification.from_student(student.student, image_size=48, **build)
+        student.student = str(tmp_path / "weights")
+        save_student(model, student.student)
+    dim, captions = EMBED_DIMS[run.encoder.text_encoder], [f"picture {row}" for row in range(16)]
+    embeds = make.unit(np.random.default_rng(0).normal(size=(16, dim)))
+    images = make.rows(16, "0123", lambda row: make.noise(row, 52, 40), caption=captions, text_embeds=embeds)
+    run.opened = DatasetDict(train=images), dict(enumerate(images.features["label"].names))
     run.encoder.text_encoder = None  # they are embedded
     run.run.supervision, run.run.labels_only = "none", False  # what captions teach is tested elsewhere
     run.load()
@@ -187,12 +157,6 @@ def test_every_recipe_takes_its_first_steps(path, tmp_path):
     terms = ["loss", "loss_ce"] + ["loss_align"] * is_aligned
     assert len(logs) == 2 and all(math.isfinite(entry[term]) for entry in logs for term in terms)
     assert model.config.text_embed_dim == dim and model.config.num_labels == 4
-
-
-# --- Captions --------------------------------------------------------------------------------------------------------
-
-
-# --- Launcher --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCHER.glob("*.yaml")), ids=lambda path: path.stem)

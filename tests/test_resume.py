@@ -25,7 +25,7 @@ from g4i_hf.training import AlignmentTrainer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    split = split_of(folder / "images").cast_column("image", Image())
+    split = split_of().cast_column("image", Image())
     split = with_labels(split, np.where(np.arange(len(split)) % 4 == 3, -1, labels_of(split)))
     DatasetDict({"train": split}).save_to_disk(folder / "data")
     return folder
@@ -36,12 +36,8 @@ OPTIONS = {"student": "vit_tiny_patch16_224", "student_args": json.dumps(STUDENT
 OPTIONS |= {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "learning_rate": "1e-3"}
 OPTIONS |= {"num_train_epochs": 3, "per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 3}
 OPTIONS |= {"save_total_limit": 10, "lr_scheduler_type": "cosine", "align_loss": "siglip", "use_cpu": "true"}
-OPTIONS |= {
-    "align_schedule": "cosine",
-    "align_warmup_epochs": 1,
-    "require_labels": "false",
-    "repeated_augmentation": 2,
-}
+OPTIONS |= {"align_schedule": "cosine", "align_warmup_epochs": 1, "require_labels": "false"}
+OPTIONS |= {"repeated_augmentation": 2}
 # What is called when the process ends, and at which call: before the first checkpoint; between two; then the
 # delicate moments of writing the second one
 MOMENTS = {"step 2": ("training_step", 3), "step 7": ("training_step", 8), "no average yet": ("save", 2)}
@@ -94,7 +90,6 @@ def test_one_process_killed_at_any_moment(folder, undisturbed, tmp_path, moment)
 
 TIMMS = {"optim": "timm:lamb", "layer_decay": 0.7, "weight_decay": 0.1, "warmup_steps": 2}
 TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-5}}
-NADAMW = {"optim": "timm:nadamw"}  # whose state has more than tensors of the size of the weights
 
 
 def with_dropout() -> AlignedImageClassification:
@@ -103,26 +98,24 @@ def with_dropout() -> AlignedImageClassification:
     return AlignedImageClassification.from_student(name, **build)
 
 
-RESUMED = {
-    "workers": (with_dropout, {}, 2),
-    "timm's optimizer": (with_dropout, TIMMS, 0),
-    "timm:nadamw": (with_dropout, NADAMW, 0),
-    "average": (with_dropout, {"ema_decay": 0.5}, 0),
-    "adapters": (lambda: lora_model("timm-resnet", lora_dropout=0.3), {"ema_decay": 0.5}, 0),
-}
+def with_adapters() -> AlignedImageClassification:
+    return lora_model("timm-resnet", lora_dropout=0.3)
 
 
-SLOW = {"timm:nadamw", "average", "adapters"}
-CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in RESUMED]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, case):
+@pytest.mark.parametrize(
+    ("student", "options", "workers"),
+    [
+        pytest.param(with_dropout, {}, 2, id="workers"),
+        pytest.param(with_dropout, TIMMS, 0, id="timm's optimizer"),
+        pytest.param(with_dropout, {"optim": "timm:nadamw"}, 0, id="more than tensors", marks=pytest.mark.slow),
+        pytest.param(with_adapters, {"ema_decay": 0.5}, 0, id="adapters, average", marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, student, options, workers):
     """
     In the middle of an epoch; dropout draws the same, though workers take from torch's randomness too. The resumed run
     saves at its own steps.
     """
-    student, options, workers = RESUMED[case]
     options = options | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
 
     def trained(run: str, *callbacks, workers: int = workers, resume: bool = False, **more) -> list[dict]:
@@ -138,6 +131,3 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path, case):
     resumed = trained("parts", resume=True, save_steps=5, save_total_limit=3)
     assert all(map(same, resumed, whole)) and len(resumed) == len(whole)
     assert (tmp_path / "parts" / "checkpoint-5").is_dir()
-
-
-# --- Two processes, at random moments --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import g4i_hf
 from g4i_hf.options import OPTIONS_OF
@@ -25,18 +24,10 @@ def prepared(tmp_path_factory) -> Path:
     return folder
 
 
-def pages_of(navigation) -> list[str]:
-    if isinstance(navigation, str):
-        return [navigation]
-    parts = navigation.values() if isinstance(navigation, dict) else navigation
-    return [page for part in parts for page in pages_of(part)]
-
-
 @pytest.mark.slow
 def test_the_navigation_has_every_page(prepared):
-    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     found = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.md")}
-    assert set(pages_of(configuration["nav"])) == found
+    assert set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())) == found
 
 
 @pytest.mark.slow
@@ -52,23 +43,6 @@ def test_every_option_of_every_command_is_in_the_reference(prepared):
     assert "; `<captions_dir>.journal`. |" in sections["g4i caption"]
 
 
-@pytest.mark.slow
-def test_links_to_files_that_the_site_lacks_become_their_paths(prepared):
-    for page in prepared.rglob("*.md"):
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-            assert "://" in target or (page.parent / target).is_file(), (page, target)
-
-
-@pytest.mark.slow
-def test_links_to_the_reference_of_commands_have_a_heading(prepared):
-    headings = re.findall(r"^#+ (.*)$", (prepared / "reference" / "cli.md").read_text(), flags=re.M)
-    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    linked = {
-        anchor for page in prepared.rglob("*.md") for anchor in re.findall(r"cli\.md#([\w-]+)", page.read_text())
-    }
-    assert linked and linked <= slugs
-
-
 def test_the_reference_has_every_public_name():
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
@@ -80,8 +54,5 @@ def test_prose_that_is_long_or_puzzling_is_found():
 
     long = "This sentence has " + "very " * 30 + "many words."
     assert [line.split(": ")[1] for line in problems("page", f"# A title\n\n{long}\n")] == ["35 words"]
-    assert not list(problems("page", f"```\n{long}\n```\n\n| {long} |\n|---|\n\n<!-- {long} -->\n"))
-    assert "average" in next(problems("page", "\n\n".join(["One two " * 12 + "end."] * 6)))
+    assert not list(problems("page", f"```\n{long}\n```\n\n| {long} |\n|---|\n\n`surely`\n"))
     assert "confidence" in next(problems("page", "It surely helps."))
-    assert not list(problems("page", "`surely` and [a link](surely.md)."))
-    assert len(list(problems("page", "- It goes on.\n- The data set.\n"))) == 2

@@ -30,24 +30,14 @@ def place(tmp_path_factory) -> Path:
 
 
 def options(place: Path, out: str) -> dict[str, str]:
-    return {
-        "dataset_name": str(place / "images"),
-        "view": f"image:{place / 'vit'}",
-        "embeddings_dir": str(place / out),
-    }
+    data = {"dataset_name": str(place / "images"), "embeddings_dir": str(place / out)}
+    return data | {"view": f"image:{place / 'vit'}"}
 
 
 def start(place: Path, out: str, *words: object):
     given = [str(word) for name, value in options(place, out).items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        [*map(str, words), *given],
-        cwd=ROOT,
-        env=environment(),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen([*map(str, words), *given], cwd=ROOT, env=environment(), **pipes)
 
 
 def check_as_alone(place: Path, out: str) -> None:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawings import draw_folder
+from doors import ROOT, spelled
+from drawings import ENCODER, STUDENT, TRAINING, draw_folder
 from loaded import PYTHON
 
-ROOT = Path(__file__).parent.parent
 SYSTEM = ("/dev/", "/etc/", "/lib", "/opt/", "/proc/", "/sys/", "/usr/", "/var/", "/bin/")
-TINY = ["--student_args", '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}', "--image_size", "32"]
 
 
 # `sitecustomize` is imported at once, as Python itself would
@@ -53,14 +52,6 @@ def watched(folder: Path, *command: str) -> tuple[list[str], str]:
     return (log.read_text().splitlines() if log.is_file() else []), done.stdout + done.stderr
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Drawings with captions, and a file beside the folder that nobody has named."""
-    draw_folder(tmp_path / "work" / "pictures", train=12, validation=4)
-    (tmp_path / "secret.png").write_bytes(b"nobody has named it")
-    return tmp_path / "work"
-
-
 def test_the_watch_sees_what_it_is_for(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -85,26 +76,31 @@ for host in ("203.0.113.1", "localhost", "example.org"):
 
 
 @pytest.mark.slow
-def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_machine(folder):
-    data = ["--dataset_name", "pictures", "--text_encoder", "sentence-transformers/all-MiniLM-L6-v2"]
-    more = ["--embeddings_dir", "runs/embeddings"]
-    run = ["--output_dir", "runs/aligned", "--student", "resnet18", *TINY, "--per_device_train_batch_size", "4"]
-    run += ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu", "--ema_decay", "0.9"]
+def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_machine(tmp_path):
+    """There is a file beside the folder that nobody has named."""
+    folder = tmp_path / "work"
+    draw_folder(folder / "pictures", train=12, validation=4)
+    (tmp_path / "secret.png").write_bytes(b"nobody has named it")
+    embedded = ENCODER | {"dataset_name": "pictures", "embeddings_dir": "runs/embeddings"}
+    run = STUDENT | TRAINING | {"output_dir": "runs/aligned", "max_steps": 4, "ema_decay": 0.9}
     commands = {
-        "embed": [*data, *more],
-        "train": [*data, *more, *run],
-        "train, resumed": [*data, *more, *run],
-        "evaluate": ["--run", "runs/aligned", "--report", "runs/report.html"],
-        "release": ["--run", "runs/aligned", "--aligned", "true"],
+        "embed": embedded,
+        "train": embedded | run | {"save_strategy": "steps", "save_steps": 2},
+        "evaluate": {"run": "runs/aligned", "report": "runs/report.html"},
+        "release": {"run": "runs/aligned", "aligned": "true"},
     }
-    for name, options in commands.items():
-        if "resumed" in name:  # from the first checkpoint: state of the optimizer, of the schedule and of chance
-            (folder / "runs" / "aligned" / "all_results.json").unlink()
-            shutil.rmtree(folder / "runs" / "aligned" / "checkpoint-4", ignore_errors=True)
-            assert (folder / "runs" / "aligned" / "checkpoint-2" / "optimizer.pt").is_file()
-        script = ROOT / "recipes" / f"{name.split(',')[0]}.py"
-        noted, said = watched(folder, str(script), *options)
+
+    def unnoted(name: str) -> str:
+        noted, said = watched(folder, str(ROOT / "recipes" / f"{name}.py"), *spelled((commands[name],)))
         assert not noted, f"{name}: {noted[:5]}"
-        if "resumed" in name:
-            assert "checkpoint-2" in said
-    assert (folder / "runs" / "aligned" / "student" / "model.safetensors").is_file()
+        return said
+
+    unnoted("embed")
+    unnoted("train")
+    aligned = folder / "runs" / "aligned"
+    (aligned / "all_results.json").unlink()
+    shutil.rmtree(aligned / "checkpoint-4", ignore_errors=True)
+    assert "checkpoint-2" in unnoted("train"), "resumed: state of the optimizer, of the schedule and of chance"
+    unnoted("evaluate")
+    unnoted("release")
+    assert (aligned / "student" / "model.safetensors").is_file()

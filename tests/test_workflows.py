@@ -1,23 +1,17 @@
 """What the workflows promise beside tests/contract/: a shared budget, honest figures, the right images."""
 
-import sys
-from pathlib import Path
-
 import make
 import numpy as np
 import pytest
 from datasets import DatasetDict
+from doors import caption_server, server_stats
+from drawings import draw_folder
 
 from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.running import main
 from g4i_hf.workflows.caption import Captioning
-
-CONTRACT = Path(__file__).parent / "contract"
-sys.path.append(str(CONTRACT))
-from doors import caption_server, server_stats  # noqa: E402
-from drawings import draw_folder  # noqa: E402
 
 
 def test_processes_that_share_the_captions_share_the_budget(tmp_path):
@@ -40,35 +34,27 @@ def test_check_prints_what_is_in_each_split(tmp_path, capsys):
     assert ["train", "9", "3", "9", "9", "0"] in table and ["validation", "3", "3", "3", "3", "0"] in table
 
 
-@pytest.mark.parametrize("fault", ["unreadable", "no class folders", "no split"])
-def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys, fault):
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [("unreadable", "1 images of the split 'train'"), ("no class folders", "no classes"), ("no split", "'trian'")],
+)
+def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys, fault, named):
     pictures = draw_folder(tmp_path / "pictures", train=9, captions=False)
     if fault == "unreadable":
         next((pictures / "train" / "cross").iterdir()).write_bytes(b"no image")
     elif fault == "no class folders":
         for path in list(pictures.rglob("*.png")):
             path.rename(pictures / "train" / path.name)
-    words = ["--split", "trian"] if fault == "no split" else []
     with pytest.raises(SystemExit) as ended:
-        main(["check", str(pictures), *words])
+        main(["check", str(pictures), *(["--split", "trian"] if fault == "no split" else [])])
     said = capsys.readouterr().out.partition("This data cannot be trained on:")[2]
-    named = {
-        "unreadable": "1 images of the split 'train'",
-        "no class folders": "have no classes",
-        "no split": "'trian'",
-    }
-    assert ended.value.code == 1 and named[fault] in said
-
-
-def save_embedded(folder: Path, embeds: list, labels: np.ndarray) -> None:
-    DatasetDict(train=make.rows(len(labels), "abc", label=labels, text_embeds=embeds)).save_to_disk(folder)
+    assert ended.value.code == 1 and named in said
 
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_check_says_whether_captions_are_better_than_guessing(tmp_path, capsys, tells):
     rng, labels = np.random.default_rng(0), np.arange(120) % 3
-    embeds = tells * np.eye(8)[labels] + 0.1 * rng.normal(size=(120, 8))
-    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    save_embedded(tmp_path / "data", embeds.tolist(), labels)
+    embeds = make.unit(tells * np.eye(8)[labels] + 0.1 * rng.normal(size=(120, 8)))
+    DatasetDict(train=make.rows(120, "abc", label=labels, text_embeds=embeds)).save_to_disk(tmp_path / "data")
     main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
     assert ("not clearly better than guessing (33%)" in capsys.readouterr().out) != tells

@@ -2,22 +2,19 @@
 
 import ast
 import json
-import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import make
 import numpy as np
 import pytest
 import torch
-from loaded import PYTHON
+from doors import ROOT, python, succeed
 from PIL import Image
 from released_runs import a_run
 from sentence_transformers import SentenceTransformer
 from students import aligned_model
-from tiny_encoders import StaticEmbedding
-from tokenizers import Tokenizer, models, pre_tokenizers
+from test_docs import block
+from tiny_encoders import save_static_encoder
 from transformers import ZeroShotImageClassificationPipeline
 
 from g4i_hf.embedding import load_encoder
@@ -25,10 +22,8 @@ from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
-ROOT = Path(__file__).parent.parent
 DIM = 12
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-NO_LABELS = ([], "", " , ", None, ["a", 3])
 
 
 class KnownVectors:
@@ -72,14 +67,12 @@ def vectors_near(model, image) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("prepare", "temperature", "scores"),
     [
-        (None, 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
         (None, None, lambda cosines: (cosines / 0.2).softmax(-1)),  # the default of training
-        (lambda model: model.learn_logits(0.7), None, lambda cosines: (cosines / 0.7).softmax(-1)),
         (lambda model: model.learn_logits(0.7), 0.5, lambda cosines: (cosines / 0.5).softmax(-1)),
         (lambda model: model.learn_logits(1e-3), None, lambda cosines: (100 * cosines).softmax(-1)),  # CLIP's limit
         (lambda model: model.learn_logits(0.5, bias=-1.0), None, lambda cosines: (2 * cosines - 1).sigmoid()),
     ],
-    ids=["given", "default", "learned", "given and learned", "learned too small", "learned with a bias"],
+    ids=["default", "given and learned", "learned too small", "learned with a bias"],
 )
 def test_scores_are_those_of_cosines_over_the_temperature(model, prepare, temperature, scores):
     image = pictures(1)[0]
@@ -111,10 +104,8 @@ def test_text_is_centred_where_the_model_is(model):
 def test_several_templates_are_the_mean_of_their_vectors_and_no_two_are_mistaken(model):
     image = pictures(1)[0]
     near = vectors_near(model, image)
-    encoder = KnownVectors(
-        {"x": near["same"], "a {x}": near["half"], "y": near["opposite"], "a {y}": near["opposite"]}
-    )
-    classifier = ZeroShotImageClassifier(model, text_encoder=encoder, temperature=1, device="cpu")
+    texts = {"x": near["same"], "a {x}": near["half"]} | dict.fromkeys(("y", "a {y}"), near["opposite"])
+    classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors(texts), temperature=1, device="cpu")
     between = 3**0.5 / 2  # two unit vectors 60 degrees apart; their mean is 30 from either
     for template, cosine in (("{}", 1.0), ("a {{}}", 0.5), (["{}", "a {{}}"], between)):
         answer = classifier(image, ["x", "y"], hypothesis_template=template)
@@ -122,32 +113,11 @@ def test_several_templates_are_the_mean_of_their_vectors_and_no_two_are_mistaken
         assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
 
 
-def test_batches_lists_paths_and_generators_give_what_single_images_give(model, tmp_path):
-    images, labels = pictures(), ["same", "half", "opposite"]
-    classifier = ZeroShotImageClassifier(
-        model, text_encoder=KnownVectors(vectors_near(model, images[0])), device="cpu"
-    )
-    single = [classifier(image, labels) for image in images]
-    assert classifier(images, labels) == single
-    assert list(classifier((image for image in images), labels)) == single
-    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
-    for path, image in zip(paths, images, strict=True):
-        image.save(path)
-    assert classifier(paths[1], labels) == single[1]
-    for batched, alone in zip(classifier(paths, labels, batch_size=2), single, strict=True):
-        scores = [{each["label"]: each["score"] for each in answer} for answer in (batched, alone)]
-        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        *(
-            (lambda c, i, labels=labels: c(i, labels), "candidate_labels is .*give class names")
-            for labels in NO_LABELS
-        ),
-        (lambda c, i: c(i, ["a"], hypothesis_template="a picture"), "hypothesis_template is .*needs a place"),
-        (lambda c, i: c(i, ["a"], hypothesis_template=[]), "hypothesis_template is .*needs a place"),
+        (lambda c, i: c(i, " , "), "candidate_labels is .*give class names"),
+        (lambda c, i: c(i, ["a", 3]), "candidate_labels is .*give class names"),
         (lambda c, i: c(i, ["a"], hypothesis_template=["{}", "a picture"]), "hypothesis_template is .*needs a place"),
         (lambda c, i: ZeroShotImageClassifier(c.model, temperature=0), "temperature is 0"),
         (lambda c, i: ZeroShotImageClassifier(c.model, device="cpu")(i, ["a"]), "Name it as text_encoder"),
@@ -188,7 +158,6 @@ def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
         return classifier.side.text_encoder, classifier.side.text_encoder_prompt
 
     assert opened("student", 20) == ("some/encoder", "passage: ")
-    assert opened("student", 20, subfolder="aligned") == ("some/encoder", "passage: ")
     assert opened("student", 20, text_encoder="another/place") == ("another/place", "passage: ")
     assert opened("run", 2.5) == (str((released / "encoder").resolve()), None)
     shutil.copytree(released / "run", released / "run" / "checkpoint-3", ignore=shutil.ignore_patterns("train.yaml"))
@@ -201,48 +170,27 @@ def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):
     with pytest.raises(ValueError, match="holds no aligned model"):
         ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
     monkeypatch.chdir(released)
-    for name in ("runs/emoji_styles/nope", "./nope", "/nope", "~/nope"):  # and not a Hub id of a wrong form
-        with pytest.raises(FileNotFoundError, match=f"No such folder: {name}"):
-            ZeroShotImageClassifier(name)
+    with pytest.raises(FileNotFoundError, match="No such folder: runs/a/nope"):  # and not a Hub id of a wrong form
+        ZeroShotImageClassifier("runs/a/nope")
 
 
 def test_a_baseline_is_refused_and_what_is_not_known_is_not(released, model):
     """As by a release, of which its folder has no aligned model."""
     run = released / "run"
-    (run / "train.yaml").write_text("align_weight: 0.0\n")
-    with pytest.raises(
-        ValueError, match=r"run is a baseline \(align_weight 0\).*Name a run with align_weight above 0"
-    ):
-        ZeroShotImageClassifier(run)
     shutil.copytree(run, run / "checkpoint-3", ignore=shutil.ignore_patterns("train.yaml"))
-    with pytest.raises(ValueError, match="checkpoint-3 is a baseline"):
-        ZeroShotImageClassifier(run / "checkpoint-3")
-    (run / "train.yaml").write_text("learning_rate: 1\n")
     for folder in (run, run / "checkpoint-3"):
+        (run / "train.yaml").write_text("align_weight: 0.0\n")
+        with pytest.raises(ValueError, match=f"{folder.name} is a baseline .*Name a run with align_weight above 0"):
+            ZeroShotImageClassifier(folder)
+        (run / "train.yaml").write_text("learning_rate: 1\n")
         assert ZeroShotImageClassifier(folder, device="cpu").side.text_encoder is None
-
-
-# --- A text encoder that was a local folder -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def fine_tuned(tmp_path):
     """An encoder in a folder that is called like one on the Hub, and what a release keeps of it."""
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "cat": 1, "dog": 2}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    torch.manual_seed(0)
-    folder = tmp_path / "models" / "all-MiniLM-L6-v2"
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=DIM)], device="cpu").save(str(folder))
+    folder = save_static_encoder(tmp_path / "models" / "all-MiniLM-L6-v2", ["cat", "dog"], DIM)
     return folder, load_encoder(str(folder)).provenance
-
-
-def changed(folder: Path, place: Path) -> Path:
-    """The same encoder after more training."""
-    model = SentenceTransformer(str(folder), device="cpu")
-    with torch.no_grad():
-        next(model.parameters()).add_(0.1)
-    model.save(str(place))
-    return place
 
 
 def test_an_encoder_from_a_folder_is_not_loaded_by_its_bare_name(released, fine_tuned, monkeypatch):
@@ -254,48 +202,29 @@ def test_an_encoder_from_a_folder_is_not_loaded_by_its_bare_name(released, fine_
     for given in ({}, {"text_encoder": "all-MiniLM-L6-v2"}):
         with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'.*the folder as text_encoder"):
             ZeroShotImageClassifier(released / "student", device="cpu", **given)(image, labels)
-    loaded = load_encoder(str(folder))
-    moved = shutil.copytree(folder, released / "elsewhere")
+    shutil.copytree(folder, released / "elsewhere")
     monkeypatch.chdir(released)  # a folder is a folder, however it is named
     answers = [
         ZeroShotImageClassifier("student", text_encoder=place, temperature=0.05, device="cpu")(image, labels)
-        for place in (loaded, moved, str(moved), "elsewhere")
+        for place in (load_encoder(str(folder)), "elsewhere")
     ]
-    assert all(answer == answers[0] for answer in answers)
+    assert answers[0] == answers[1]
 
 
 def test_a_folder_with_another_encoder_is_refused(released, fine_tuned, caplog):
     folder, provenance = fine_tuned
     (released / "student" / "aligned" / "text_encoder.json").write_text(json.dumps(provenance))
-    other = changed(folder, released / "other")
-    for given in (str(other), load_encoder(str(other))):
-        classifier = ZeroShotImageClassifier(released / "student", text_encoder=given, device="cpu")
-        with pytest.raises(ValueError, match=r"is not the text encoder.*others \(blake2b:\w+, not blake2b"):
-            classifier(pictures(1)[0], ["cat"])
+    other = SentenceTransformer(str(folder), device="cpu")  # after more training
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    other.save(str(released / "other"))
+    classifier = ZeroShotImageClassifier(released / "student", text_encoder=released / "other", device="cpu")
+    with pytest.raises(ValueError, match=r"is not the text encoder.*others \(blake2b:\w+, not blake2b"):
+        classifier(pictures(1)[0], ["cat"])
     assert not caplog.text
     unknown = KnownVectors({"cat": np.eye(DIM)[0]})  # of one that was made elsewhere nothing is known
     ZeroShotImageClassifier(released / "student", text_encoder=unknown, device="cpu")(pictures(1)[0], ["cat"])
     assert "Whether KnownVectors is the same cannot be seen" in caplog.text
-
-
-def test_a_run_does_not_take_what_its_folder_has_become(released, fine_tuned):
-    folder, provenance = fine_tuned
-    run = released / "run"
-    (run / "train.yaml").write_text("text_encoder: ../models/all-MiniLM-L6-v2\nalign_temperature: 0.4\n")
-    (run / "lineage.json").write_text(json.dumps({"text_encoder": provenance}))
-
-    def encoder():
-        return ZeroShotImageClassifier(run, device="cpu").text_encoder
-
-    assert encoder().provenance == provenance
-    changed(folder, folder)
-    with pytest.raises(ValueError, match="is not the text encoder"):
-        encoder()
-    (run / "lineage.json").unlink()
-    assert encoder()  # nothing to compare with
-    shutil.rmtree(folder)
-    with pytest.raises(ValueError, match=r"local folder, 'all-MiniLM-L6-v2'"):
-        encoder()
 
 
 def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
@@ -326,23 +255,13 @@ def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tm
     assert ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"]) == answer
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Some steps of the Emoji Styles recipe, released, in a folder that looks like a clone."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "recipes").symlink_to(ROOT / "recipes")
-    command = [PYTHON, "recipes/train.py", "--config", "recipes/emoji_styles/train.yaml", "--max_steps", "20"]
-    command += ["--eval_strategy", "no", "--save_strategy", "no"]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    release_student(folder / "runs" / "emoji_styles" / "aligned")
-    return folder
-
-
 @pytest.mark.slow
-def test_the_page_on_zero_shot_runs_as_it_stands(trained):
-    page = (ROOT / "docs" / "guides" / "search.md").read_text()
-    code = re.search(r"<!-- test: zero-shot -->\n```python\n(.*?)```", page, flags=re.S)[1]
-    done = subprocess.run([PYTHON, "-"], cwd=trained, input=code, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    scores, captions = map(ast.literal_eval, done.stdout.splitlines()[-2:])
+def test_the_page_on_zero_shot_runs_as_it_stands(tmp_path):
+    """After some steps of the recipe Emoji Styles, in a folder that looks like a clone."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    short = {"max_steps": 20, "eval_strategy": "no", "save_strategy": "no"}
+    succeed("train", {"config": "recipes/emoji_styles/train.yaml"}, short, cwd=tmp_path)
+    release_student(tmp_path / "runs" / "emoji_styles" / "aligned")
+    printed = python(block("zero-shot", "docs/guides/search.md"), cwd=tmp_path)
+    scores, captions = map(ast.literal_eval, printed.splitlines()[-2:])
     assert {each["label"] for each in scores} == {"a sea animal", "a vehicle", "a face"} and len(captions) == 3

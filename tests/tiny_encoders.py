@@ -55,18 +55,9 @@ def sentence_encoder(folder: Path, config, padding_side: str = "right", pooling:
 def save_clip_encoder(folder: Path) -> Path:
     """A text tower pooled at the end token."""
     word_tokenizer().save_pretrained(folder)
-    config = CLIPTextConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        projection_dim=6,
-        bos_token_id=2,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    config = CLIPTextConfig(**sizes, **tokens, max_position_embeddings=8, projection_dim=6)
     save_random(CLIPTextModelWithProjection(config), folder)
     return folder
 

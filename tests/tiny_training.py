@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import reference
 import torch
+from make import unit
 from students import ID2LABEL
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -96,10 +97,6 @@ class Spoil(TrainerCallback):
                 next(model.get_submodule(self.part).parameters()).fill_(torch.nan)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
 def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options) -> dict[str, float]:
     """
     The logged terms by the formulas, for the model's output on a collated batch. `options` of training: those of the
@@ -113,13 +110,9 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     texts = arrays["text_embeds"]
     if options.get("align_center"):
         texts = unit(texts - data.embeds.mean(0))
-    alignment = reference.Batch(
-        output.image_embeds.detach().double().numpy(),
-        texts,
-        arrays["caption_weight"],
-        keys,
-        **(mix if options.get("align_mix_captions", True) else {}),
-    )
+    mix_captions = mix if options.get("align_mix_captions", True) else {}
+    images = output.image_embeds.detach().double().numpy()
+    alignment = reference.Batch(images, texts, arrays["caption_weight"], keys, **mix_captions)
     smoothing = options.get("label_smoothing_factor", 0.0)
     logits = output.logits.detach().double().numpy()
     classification = options.get("classification", {})

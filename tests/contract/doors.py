@@ -43,18 +43,13 @@ class Done:
 
 
 def command_line(command: str, words: tuple, launcher: tuple | None = None, python: str = PYTHON) -> list[str]:
-    """
-    Args:
-        command: one of COMMANDS.
-        words: options and values; a mapping stands for `--name value` of each.
-        launcher: options of `accelerate launch`, to start the command with it.
-        python: `sys.executable` for what is about imports.
-    """
+    """`launcher`: options of `accelerate launch`; `python`: sys.executable for what is about imports."""
     start = [python] if launcher is None else [ACCELERATE, "launch", *launcher]
     return [*start, str(ROOT / "recipes" / f"{command}.py"), *spelled(words)]
 
 
 def spelled(words: tuple) -> list[str]:
+    """Options and values; a mapping stands for `--name value` of each."""
     found = []
     for word in words:
         pairs = [(f"--{name}", value) for name, value in word.items()] if isinstance(word, dict) else [(word,)]
@@ -70,26 +65,18 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
 
 def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT):
     """A command that runs on; its output is read with `communicate`."""
-    return subprocess.Popen(
-        command_line(command, words),
-        cwd=cwd,
-        env=environment(env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command_line(command, words), cwd=cwd, env=environment(env), **pipes)
 
 
 def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, **started) -> Done:
     """A command to its end, whatever that is; `started` as in [`command_line`]."""
-    done = subprocess.run(
-        command_line(command, words, **started),
-        cwd=cwd,
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-    )
+    return ended(command_line(command, words, **started), env, cwd)
+
+
+def ended(command: list[str], env: dict | None, cwd: Path) -> Done:
+    pipes = {"capture_output": True, "text": True, "timeout": WAIT}
+    done = subprocess.run(command, cwd=cwd, env=environment(env), **pipes)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -111,10 +98,9 @@ def succeeded(done: Done, command: str, words: tuple) -> Done:
 
 def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT, start: str = PYTHON) -> str:
     """What a Python process without any of our commands prints."""
-    command = [start, "-c", code, *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=WAIT)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    done = ended([start, "-c", code, *map(str, words)], env, cwd)
+    assert done.code == 0, f"{done.out[-2000:]}\n{done.err[-4000:]}"
+    return done.out
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """A likely mistake ends with code 2 and one line that names it and what to do; nothing is made."""
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import make
@@ -11,107 +10,81 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from doors import spelled
-from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder, drawing
+from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
+from fitting import few_labels
 from released_runs import a_run
 
 from g4i_hf import load_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.running import main
 
-
-@dataclass
-class Mistake:
-    """
-    Attributes:
-        command: what is started.
-        words: options and values; `{...}` are folders of `places`.
-        says: what the line must hold: the mistake, and the remedy or the nearest right name.
-    """
-
-    command: str
-    words: dict = field(default_factory=dict)
-    says: tuple[str, ...] = ()
-
-
 TRAIN = {"output_dir": "{out}"} | STUDENT | TRAINING | ENCODER
 EMBED = {"embeddings_dir": "{out}"} | ENCODER
 CAPTION = {"captions_dir": "{out}"}
+# Command; options, of which `{...}` are folders of `places`; and what the line must hold: the mistake, and the remedy
+# or the nearest right name
 MISTAKES = {
     # --- Options: test_cli.py has the ways to write one wrongly
-    "option of evaluate": Mistake("evaluate", {"run": "{aligned}", "mesures": "x"}, ("mesures", "measures")),
-    "no such YAML file": Mistake("embed", {"config": "{gone}"}, ("{gone}", "--config")),
-    "no YAML": Mistake("embed", {"config": "{broken.yaml}"}, ("{broken.yaml}", "YAML")),
-    "choice of measures": Mistake("evaluate", {"run": "{aligned}", "measures": "speeds"}, ("speeds", "'speed'")),
-    "no dataset": Mistake(
-        "train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")
-    ),
-    "no run folder": Mistake(
-        "train", {"dataset_name": "{pictures}"} | STUDENT | TRAINING, ("output_dir is missing", "--output_dir")
+    "option of evaluate": ("evaluate", {"run": "{aligned}", "mesures": "x"}, ("mesures", "measures")),
+    "no such YAML file": ("embed", {"config": "{gone}"}, ("{gone}", "--config")),
+    "choice of measures": ("evaluate", {"run": "{aligned}", "measures": "speeds"}, ("speeds", "'speed'")),
+    "no dataset": ("train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")),
+    "no run folder": (
+        "train",
+        {"dataset_name": "{pictures}"} | STUDENT | TRAINING,
+        ("output_dir is missing", "--output_dir"),
     ),
     # --- Data
-    "no such folder": Mistake("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
-    "empty folder": Mistake("train", TRAIN | {"dataset_name": "{empty}"}, ("dataset_name", "{empty}")),
-    "folder without images": Mistake("train", TRAIN | {"dataset_name": "{texts}"}, ("dataset_name", "{texts}")),
-    "split": Mistake("train", TRAIN | {"train_split": "trian"}, ("'trian'", "train_split", "validation")),
-    "split to evaluate": Mistake("evaluate", {"run": "{aligned}", "splits": "tset"}, ("'tset'", "validation")),
-    "caption column": Mistake(
-        "embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")
+    "no such folder": ("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
+    "folder without images": ("train", TRAIN | {"dataset_name": "{texts}"}, ("dataset_name", "{texts}")),
+    "split": ("train", TRAIN | {"train_split": "trian"}, ("'trian'", "train_split", "validation")),
+    "split to evaluate": ("evaluate", {"run": "{aligned}", "splits": "tset"}, ("'tset'", "validation")),
+    "caption column": ("embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")),
+    "label column": ("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
+    "no captions to train on": ("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "captions of another split": (
+        "train",
+        TRAIN | {"dataset_name": "{elsewhere}"},
+        ("'train' has no captions; they are in validation alone",),
     ),
-    "label column": Mistake("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
-    "no captions to train on": Mistake("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
-    "captions of another split": Mistake(
-        "train", TRAIN | {"dataset_name": "{elsewhere}"}, ("'train' has no captions; they are in validation alone",)
-    ),
-    "no class folders": Mistake("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
-    "no captions to embed": Mistake("embed", EMBED | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
-    "label out of range": Mistake("train", TRAIN | {"dataset_name": "{labels}"}, ("label", "row 4", "7", "3 classes")),
-    "no label": Mistake("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
-    "unreadable image": Mistake("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
+    "no class folders": ("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
+    "label out of range": ("train", TRAIN | {"dataset_name": "{labels}"}, ("label", "row 4", "7", "3 classes")),
+    "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
+    "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     # --- Models
-    "an objective of nobody": Mistake("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
-    "student": Mistake("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
-    "argument of the student": Mistake("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
-    "no text encoder": Mistake("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
-    "text encoder that is not there": Mistake("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",)),
-    "no captioner": Mistake("caption", CAPTION, ("--captioner_model", "--base_url")),
-    "endpoint without its model": Mistake("caption", CAPTION | {"captioner": "endpoint"}, ("captioner_model",)),
-    "captioner that is not there": Mistake("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
+    "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
+    "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
+    "argument of the student": ("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
+    "no text encoder": ("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
+    "text encoder that is not there": ("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",)),
+    "no captioner": ("caption", CAPTION, ("--captioner_model", "--base_url")),
+    "captioner that is not there": ("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
     # --- Folders
-    "run of other options": Mistake(
+    "run of other options": (
         "train",
         TRAIN | {"dataset_name": "{embeddings}", "output_dir": "{aligned}"},
         ("{aligned} holds a run with other options: ", "--overwrite"),
     ),
-    "captions over the images": Mistake(
-        "caption", {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"}, ("{pictures}",)
+    "captions over the images": (
+        "caption",
+        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"},
+        ("{pictures}",),
     ),
-    "no run to evaluate": Mistake("evaluate", {}, ("run is missing", "--run")),
-    "evaluate no such run": Mistake("evaluate", {"run": "{gone}"}, ("run", "{gone}")),
-    "run of other classes": Mistake("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
-    "evaluate images": Mistake("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
-    "evaluate a stage": Mistake("evaluate", {"run": "{captions}"}, ("{captions}", "no run")),
-    "speed and no measure": Mistake("evaluate", {"run": "{aligned}", "measures": "none,speed"}, ("none alone",)),
-    "weights that were not averaged": Mistake("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
-    "another hold-out": Mistake(
+    "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
+    "evaluate images": ("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
+    "speed and no measure": ("evaluate", {"run": "{aligned}", "measures": "none,speed"}, ("none alone",)),
+    "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
+    "another hold-out": (
         "evaluate",
         {"run": "{aligned}", "validation_fraction": 0.2},
         ("it was trained on would pass for held out",),
     ),
-    "no such baseline": Mistake("evaluate", {"run": "{aligned}", "baseline": "{gone}"}, ("{gone}",)),
-    "nothing to release": Mistake("release", {}, ("--run", "--stage")),
-    "release a stage as a run": Mistake("release", {"run": "{captions}"}, ("{captions}", "--stage")),
-    "release a run as a stage": Mistake("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
-    "release both": Mistake("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
-    "search with nothing": Mistake("search", {}, ("run is missing",)),
-    "search for nothing": Mistake("search", {"run": "{aligned}"}, ("query is missing",)),
-    "search in nothing": Mistake("search", {"run": "{aligned}", "query": "red"}, ("images is missing",)),
-    "search in no such folder": Mistake(
-        "search",
-        {"run": "{aligned}", "query": "red", "images": "{gone}"},
-        ("images is '{gone}', but",),
-    ),
-    "search by no such run": Mistake("search", {"run": "{gone}", "query": "red", "images": "{pictures}"}, ("{gone}",)),
-    "push without a name": Mistake("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
+    "nothing to release": ("release", {}, ("--run", "--stage")),
+    "release a stage as a run": ("release", {"run": "{captions}"}, ("{captions}", "--stage")),
+    "release a run as a stage": ("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
+    "release both": ("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
+    "search for nothing": ("search", {"run": "{aligned}"}, ("query is missing",)),
+    "push without a name": ("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 
 
@@ -119,37 +92,24 @@ MISTAKES = {
 def places(tmp_path_factory, pictures) -> dict[str, Path]:
     """Folders with something wrong, and right ones; `gone` and `out` are not there."""
     root = tmp_path_factory.mktemp("places")
-    found = {name: root / name for name in ("gone", "empty", "texts", "labels", "broken.yaml")}
+    found = {name: root / name for name in ("gone", "texts", "labels")}
     found |= {"pictures": pictures, "aligned": a_run(root / "aligned", dataset_name=str(pictures))}
     for name, stage, column in (("captions", "captioning", "caption"), ("embeddings", "embedding", "text_embeds")):
-        found[name], about = (
-            root / name,
-            {"stage": stage, "source": str(pictures), "captioner": {"captioner": "column"}},
-        )
+        found[name] = root / name
+        about = {"stage": stage, "source": str(pictures), "captioner": {"captioner": "column"}}
         write_stage(found[name], {split: beside(rows, column) for split, rows in load_images(pictures).items()}, about)
-    found["empty"].mkdir()
     (found["texts"] / "train" / "circle").mkdir(parents=True)
     (found["texts"] / "train" / "circle" / "note.txt").write_text("no image")
-    found["broken.yaml"].write_text("text_encoder: [\n")
     found["bare"] = draw_folder(root / "bare", captions=False, train=6)
-    found["others"] = draw_folder(root / "others", train=6, validation=6)
-    for split in ("train", "validation"):
-        (found["others"] / split / "metadata.jsonl").unlink()
-        (found["others"] / split / "cross").rename(found["others"] / split / "star")
+    found["others"] = draw_folder(root / "others", captions=False, validation=6)
+    (found["others"] / "validation" / "cross").rename(found["others"] / "validation" / "star")
     found["corrupt"] = draw_folder(root / "corrupt", train=6)
     (found["corrupt"] / "train" / "cross" / "1.png").write_bytes(b"no image")
-    found["unlabelled"] = draw_folder(root / "unlabelled", train=6)
-    (found["unlabelled"] / "train" / "unlabelled").mkdir()
-    (found["unlabelled"] / "train" / "circle" / "0.png").rename(found["unlabelled"] / "train" / "unlabelled" / "0.png")
-    metadata = found["unlabelled"] / "train" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("circle/0.png", "unlabelled/0.png"))
+    found["unlabelled"] = few_labels(root / "unlabelled", 1, train=6)
     labelled(found["labels"], [0, 1, 2, 0, 7, 2])
     found["elsewhere"] = draw_folder(root / "elsewhere", train=6, validation=6)
     (found["elsewhere"] / "train" / "metadata.jsonl").unlink()
-    found["flat"] = root / "flat"
-    (found["flat"] / "train").mkdir(parents=True)
-    for number in range(4):
-        drawing(number).save(found["flat"] / "train" / f"{number}.png")
+    found["flat"] = make.folder(root / "flat", [f"train/{number}.png" for number in range(4)])
     return found
 
 
@@ -174,17 +134,17 @@ def placed(text: object, places: dict[str, Path]) -> str:
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_code_2(places, tmp_path, monkeypatch, capfd, name):
-    mistake, places = MISTAKES[name], places | {"out": tmp_path / "out"}
-    words = {option: placed(value, places) for option, value in mistake.words.items()}
-    if mistake.command in ("train", "embed", "caption") and str(places["out"]) in words.values():
+    (command, words, says), places = MISTAKES[name], places | {"out": tmp_path / "out"}
+    words = {option: placed(value, places) for option, value in words.items()}
+    if command in ("train", "embed", "caption") and str(places["out"]) in words.values():
         words = {"dataset_name": places["pictures"]} | words
     monkeypatch.chdir(tmp_path)  # where no demo has left its runs
     with pytest.raises(SystemExit) as end:
-        main([mistake.command, *spelled((words,))])
+        main([command, *spelled((words,))])
     out, err = capfd.readouterr()
     assert end.value.code == 2 and out == "" and "Traceback" not in err, err[-3000:]
     *others, message = err.splitlines()
     assert message.startswith("error: ") and not any(line.startswith("error: ") for line in others), err[-3000:]
-    for part in mistake.says:
+    for part in says:
         assert placed(part, places) in message
     assert not places["out"].exists() and not places["gone"].exists()

@@ -30,9 +30,8 @@ def test_captioning_killed_in_the_middle_asks_for_nothing_twice_but_what_was_und
     with caption_server("--answer", "digest", "--latency", "0.1", "--capacity", str(CONCURRENCY)) as server:
         options["base_url"] = f"{server}/v1"
         for answered in (7, 20):
-            kill_when(
-                start("caption", options, cwd=ROOT), lambda count=answered: server_stats(server)["whole"] >= count
-            )
+            process = start("caption", options, cwd=ROOT)
+            kill_when(process, lambda count=answered: server_stats(server)["whole"] >= count)
             assert not (tmp_path / "captions" / "stage.json").exists()
         time.sleep(0.2)  # the server notices that the client is gone
         before = server_stats(server)

@@ -4,12 +4,13 @@ import json
 import math
 import re
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from doors import ROOT, files_in
-from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
+from drawings import ENCODER, STUDENT, TRAINING, draw_folder
+from fitting import few_labels
 
 pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
 
@@ -19,22 +20,11 @@ VIT |= {"student_args": '{"img_size": 32, "embed_dim": 32, "depth": 2, "num_head
 ALIGNED = ("loss_ce", "loss_align", "align_weight", "cosine_positive", "cosine_negative", "retrieval_top1")
 
 
-@dataclass
-class Mode:
-    """
-    Attributes:
-        options: beside those of a short run; `{...}` are folders.
-        logged: keys of the log lines beside those of every run.
-        says: of what is printed.
-        same: the weights are those of the plain run, bit for bit; else they must differ.
-        files: of the run folder.
-    """
-
-    options: dict = field(default_factory=dict)
-    logged: tuple = ()
-    says: tuple = ()
-    same: bool = False
-    files: tuple = ()
+class Mode(NamedTuple):
+    options: dict = {}  # beside those of a short run; `{...}` are folders
+    logged: tuple = ()  # keys of the log lines beside those of every run
+    says: tuple = ()  # of what is printed
+    same: bool = False  # the weights are those of the plain run, bit for bit; else they must differ
 
 
 FEW = {"dataset_name": "{unlabelled}", "require_labels": "false"} | ENCODER
@@ -58,10 +48,7 @@ MODES = {
     ),
     # --- Data, and what goes wrong
     "Parquet": Mode({"dataset_name": "{parquet}"}, same=True),
-    "unreadable image": Mode(
-        {"dataset_name": "{corrupt}", "on_bad_images": "skip"} | ENCODER,
-        says=("cross/1.png",),
-    ),
+    "unreadable image": Mode({"dataset_name": "{corrupt}", "on_bad_images": "skip"} | ENCODER, says=("cross/1.png",)),
     "TensorBoard": Mode({"report_to": "tensorboard"}, same=True),
 }
 
@@ -70,17 +57,9 @@ MODES = {
 def places(quick, loop, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("data")
     found = {"embeddings": loop / "embeddings", "runs": root / "runs"}
-    for name in ("unlabelled", "corrupt"):
-        found[name] = draw_folder(root / name, train=18, validation=9)
+    found["corrupt"] = draw_folder(root / "corrupt", train=18, validation=9)
     (found["corrupt"] / "train" / "cross" / "1.png").write_bytes(b"no image")
-    train = found["unlabelled"] / "train"
-    (train / "unlabelled").mkdir()
-    lines = (train / "metadata.jsonl").read_text()
-    for number in range(0, 18, 2):
-        file = f"{CLASSES[number % 3]}/{number}.png"
-        (train / file).rename(train / "unlabelled" / f"{number}.png")
-        lines = lines.replace(file, f"unlabelled/{number}.png")
-    (train / "metadata.jsonl").write_text(lines)
+    found["unlabelled"] = few_labels(root, 3, train=18, validation=9)
     found["parquet"] = root / "parquet"
     embedded = {"stage": loop / "embeddings", "with_images": "true", "dataset_dir": found["parquet"]}
     quick.succeed("release", embedded)
@@ -106,7 +85,7 @@ def test_a_way_of_training(quick, places, plain, name):
     mode = MODES[name]
     done, run = train(quick, places, name.replace(" ", "_"), mode.options)
     assert done.code == 0 and "Traceback" not in done.said, done.err[-3000:]
-    assert files_in(run) >= {"model.safetensors", "config.json", "train.yaml", "all_results.json", *mode.files}
+    assert files_in(run) >= {"model.safetensors", "config.json", "train.yaml", "all_results.json"}
     soft_label_weight = mode.options.get("soft_label_weight", 1)
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     logged = {key for entry in history for key in entry}
