@@ -108,7 +108,9 @@ class Parser(ArgumentParser):
                 raise OptionError(self.unknown(word[2:].split("=")[0], "the command line", "--"))
             if word.startswith("-"):
                 raise OptionError(f"unknown option {word!r} {where}; names start with two dashes.")
-            raise OptionError(f"{word!r} {where} belongs to no option. Put a value with spaces in quotes.")
+            places = [name for name in first_words(self.hints) if f"--{name}" not in first]
+            remedy = f"Put {places[0]} before the options." if places else "Put a value with spaces in quotes."
+            raise OptionError(f"{word!r} {where} belongs to no option. {remedy}")
         values = {name: typed(self.hints[name], value, f"--{name}") for name, value in vars(parsed).items()}
         for name in [name for name in values if self.hints[name] is Any and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone

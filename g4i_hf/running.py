@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-# Show progress bars after two seconds. tqdm reads this on import
+# tqdm and OpenMP read these on import. Progress bars are shown after two seconds. Threads wait for each other without
+# spinning, which made `fit` 1.3 times slower on a quiet machine, and several times on a busy one
 os.environ.setdefault("TQDM_DELAY", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from . import __version__
 from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores

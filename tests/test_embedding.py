@@ -93,6 +93,22 @@ def test_from_python_equal_captions_are_embedded_once_in_a_cache(static_folder, 
     assert (tmp_path / "e" / "stage.json").is_file()
 
 
+def test_fewer_images_and_changed_captions_embed_what_is_new_alone(static_folder, tmp_path, monkeypatch):
+    """As after g4i label, when gold images are kept out of training."""
+    monkeypatch.setattr("g4i_hf.embedding.embed.CACHE", tmp_path / "home")
+    images, encoded = images_with([["a cat"], ["a dog"], ["one", "two"], []], tmp_path / "images"), []
+    before = embed_captions(images, str(static_folder))["train"]["text_embeds"][:]
+    of_class = type(load_encoder(str(static_folder)))
+    encode = of_class.encode
+    monkeypatch.setattr(of_class, "encode", lambda self, texts: encoded.extend(texts) or encode(self, texts))
+    rest = images["train"].select(range(1, len(images["train"])))
+    captions = [["a new one"], *rest["caption"][1:]]
+    rest = rest.remove_columns("caption").add_column("caption", captions, feature=rest.features["caption"])
+    after = embed_captions(DatasetDict(train=rest), str(static_folder))["train"]["text_embeds"][:]
+    assert encoded == ["a new one"]
+    assert after[1:] == before[2:] and after[0] != before[1]
+
+
 def test_a_second_run_computes_and_writes_nothing(encoder, tmp_path):
     first = embed(CAPTIONS, encoder, tmp_path)
     before = written(tmp_path / "embeddings")

@@ -418,7 +418,7 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def for_inference(batch: dict[str, Any]) -> dict[str, Any]:
-    """With channels last, faster for convolutions. Training keeps the layout, and so the bits, of the stock Trainer."""
+    """With channels last, faster for convolutions. Training has the layout, and so the bits, of the stock Trainer."""
     if "pixel_values" in batch:
         batch = batch | {"pixel_values": batch["pixel_values"].contiguous(memory_format=torch.channels_last)}
     return batch

@@ -198,9 +198,9 @@ def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list
         labels[row] = index[same_form(answer["label"])] if not answer.get("none") else -1
         reviews[row] = answer["pick"]
     rows = np.array(list(answers))
-    has_class = labels[rows] >= 0
-    changed = int((has_class & (labels[rows] != before[rows])).sum())
-    parts = [f"{changed:,} changed", f"{int(has_class.sum()) - changed:,} confirmed"]
+    has_class, had_one, same = labels[rows] >= 0, before[rows] >= 0, labels[rows] == before[rows]
+    kinds = {"new": ~had_one, "changed": had_one & ~same, "confirmed": had_one & same}
+    parts = [f"{number:,} {kind}" for kind, of_kind in kinds.items() if (number := int((has_class & of_kind).sum()))]
     if not has_class.all():
         parts.append(f"{(~has_class).sum():,} of no class")
     if columns.LABEL not in split.column_names:

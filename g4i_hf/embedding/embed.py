@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,17 @@ from tqdm import tqdm
 
 from .. import columns
 from ..data.record import captions_of_rows
-from ..data.stage import Source, check_replaceable, find_stage, ids_digest, join_stage, read_stage, write_stage
-from ..data.texts import caption_lists, values_of
+from ..data.stage import (
+    Source,
+    check_replaceable,
+    find_stage,
+    ids_digest,
+    join_stage,
+    open_stage,
+    read_stage,
+    write_stage,
+)
+from ..data.texts import Embeddings, caption_lists, values_of
 from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
@@ -148,17 +158,22 @@ def captions_digest(split: Dataset) -> str:
 
 
 def encode_captions(
-    captions: list[str], encoder: TextEncoder, args: EncoderArguments, state: PartialState | None = None
+    captions: list[str],
+    encoder: TextEncoder,
+    args: EncoderArguments,
+    state: PartialState | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Encode n captions, equal ones once, sorted by length to reduce padding: (n, D) float16 of unit norm, and (n,) the
-    tokens of each before truncation. The processes of `state` share the captions.
+    tokens of each before truncation. The processes of `state` share the captions. `known` has vectors of some.
     """
-    distinct = list(dict.fromkeys(captions))
+    distinct, known = list(dict.fromkeys(captions)), known or {}
     tokens = dict(zip(distinct, encoder.count_tokens(distinct), strict=True))
-    distinct.sort(key=lambda caption: (-tokens[caption], caption))
-    places = {caption: place for place, caption in enumerate(distinct)}
-    vectors = _encode(distinct, encoder, args.text_encoder_batch_size, state)
+    new = sorted((text for text in distinct if text not in known), key=lambda caption: (-tokens[caption], caption))
+    places = {caption: place for place, caption in enumerate([*new, *known])}
+    vectors = _encode(new, encoder, args.text_encoder_batch_size, state)
+    vectors = np.concatenate([vectors, *([np.stack(list(known.values()))] if known else [])])
     rows = [places[caption] for caption in captions]
     return vectors[rows], np.asarray([tokens[caption] for caption in captions], dtype=np.int64)
 
@@ -241,7 +256,7 @@ class EmbeddingStage:
         source: str | Source,
         shared: bool = False,
     ):
-        self.folder = Path(embeddings_dir)
+        self.folder, self.is_shared = Path(embeddings_dir), shared
         if not shared:
             check_replaceable(self.folder)
         self.args, self.source = args, Source.of(source)
@@ -286,7 +301,7 @@ class EmbeddingStage:
         texts = {name: list(caption_lists(split)) for name, split in self.splits.items()}
         counts = {name: np.asarray(list(map(len, rows)), dtype=np.int64) for name, rows in texts.items()}
         captions = [text for rows in texts.values() for row in rows for text in row]
-        vectors, tokens = encode_captions(captions, self.encoder, self.args, state)
+        vectors, tokens = encode_captions(captions, self.encoder, self.args, state, self._known_vectors(texts))
         if state.is_main_process:
             ends = np.cumsum([of_split.sum() for of_split in counts.values()])
             parts = {name: slice(end - counts[name].sum(), end) for name, end in zip(counts, ends, strict=True)}
@@ -306,6 +321,25 @@ class EmbeddingStage:
                     raise
         state.wait_for_everyone()
         return read_stage(self.folder)
+
+    def _known_vectors(self, texts: dict[str, list[list[str]]]) -> dict[str, np.ndarray]:
+        """Vectors that this encoder made earlier, for other rows of the same dataset or before some changed."""
+        wanted: dict[str | None, list[str]] = {}
+        for name, rows in texts.items():
+            wanted |= zip(captions_of_rows(self.splits[name]), rows, strict=True)
+        known: dict[str, np.ndarray] = {}
+        earlier = self.folder.parent.glob(f"{self.folder.name.rpartition('-')[0]}-*") if self.is_shared else []
+        for folder in sorted(earlier):
+            stage = read_stage(folder) or {}
+            if any(stage.get(key) != value for key, value in self.encoder.provenance.items()):
+                continue
+            for split in open_stage(folder, stage).values():
+                embeds = Embeddings(split)
+                starts = np.cumsum(embeds.counts) - embeds.counts
+                for start, digest in zip(starts.tolist(), split[columns.CAPTION_DIGEST][:], strict=True):
+                    captions = wanted.pop(digest, [])
+                    known |= zip(captions, embeds[start : start + len(captions)], strict=True)
+        return known
 
     def _rows(self, name: str, vectors: np.ndarray, counts: np.ndarray) -> Dataset:
         """`image_id`, `text_embeds` and the digest of the captions."""

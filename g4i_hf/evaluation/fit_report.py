@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import softmax
 
+from .. import columns
 from ..data.texts import caption_lists
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..pages import thumbnail, write_page
@@ -117,7 +118,12 @@ def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]
     pairs = np.argsort(-shares, axis=None, kind="stable")[:CONFUSIONS]
     top = [(int(pair) // number, int(pair) % number) for pair in pairs]
     return [
-        {"true": classes[true], "predicted": classes[other], "share": shares[true, other]}
+        {
+            "true": classes[true],
+            "predicted": classes[other],
+            "images": counts[true].sum(),
+            "share": shares[true, other],
+        }
         for true, other in top
         if shares[true, other] > RARELY
     ]
@@ -139,6 +145,6 @@ def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -
     return {
         "picture": {"uri": thumbnail(images, row), "alt": f"image of which is said: {title}"},
         "title": title,
-        "lines": [{"kind": kind, "text": text} for kind, text in lines],
+        "lines": [{"kind": kind, "text": text} for kind, text in [*lines, ("soft", images[row][columns.IMAGE_ID])]],
         "caption": captions[0] if captions else "",
     }

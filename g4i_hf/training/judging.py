@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
+from ..evaluation.comparison import accuracy_interval, difference_interval
 from ..label_model.calibration import NONE_TOO_HIGH, ONE_TOO_HIGH, Estimate, HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 
@@ -52,17 +53,14 @@ class Judgement:
 def judged_by_labels(predicted: Mapping[str, np.ndarray], labels: np.ndarray) -> Judgement:
     """By (n,) correct labels. `predicted`: (n,) classes by name of the classifier."""
     right = {name: (classes == labels).astype(np.float64) for name, classes in predicted.items()}
-    judgement = Judgement({name: _mean_of(classes) for name, classes in right.items()})
+    shares = {name: float(classes.mean()) for name, classes in right.items()}
+    judgement = Judgement(
+        {name: Estimate(each, accuracy_interval(each, len(labels))) for name, each in shares.items()}
+    )
     if len(right) == 2:
-        judgement.difference = _mean_of(right[WITH_VIEWS] - right[LABELS_ONLY], least=-1)
+        difference = right[WITH_VIEWS] - right[LABELS_ONLY]
+        judgement.difference = Estimate(float(difference.mean()), difference_interval(difference))
     return judgement
-
-
-def _mean_of(values: np.ndarray, least: float = 0) -> Estimate:
-    """Student's interval, with half an observation more, as few images may all agree by chance."""
-    number, mean = len(values), float(values.mean())
-    half = student_t.ppf(LEVEL, max(number - 1, 1)) * np.sqrt((values.var() + 0.5 / (number + 1)) / number)
-    return Estimate(mean, (max(mean - half, least), min(mean + half, 1)))
 
 
 def judged_by_probabilities(

@@ -213,6 +213,7 @@ class Fit:
 
     def _finished(self, names: list[str], judge: Judge) -> FitResult:
         known, images = self.known, self.images
+        suspicious = len(suspicious_rows(known.labels, known.model.posterior_))
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
@@ -223,8 +224,8 @@ class Fit:
             "images": len(known.labels),
             "labels": int((known.labels >= 0).sum()),
             "num_labels": known.number,
-            "suspicious_labels": len(suspicious_rows(known.labels, known.model.posterior_)),
-            "doubtful_labels": doubtful_labels(known.model, known.views, known.unreviewed),
+            "suspicious_labels": suspicious,
+            "doubtful_labels": max(doubtful_labels(known.model, known.views, known.unreviewed) - suspicious, 0),
         }
         replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
         result = FitResult.read(self.folder)

@@ -255,7 +255,11 @@ class FitResult:
         return f"; {left:,} more ({share:.0%} of the sample) belong to none of the classes and are not counted"
 
     def since(self, before: "FitResult") -> str:
-        accuracies = " -> ".join(_percent(getattr(each, f"{self.released}_accuracy")) for each in (before, self))
+        kinds = {True: " (reviewed)", False: " (estimated)"} if before.judged_on != self.judged_on else {}
+        accuracies = " -> ".join(
+            _percent(getattr(each, f"{self.released}_accuracy")) + kinds.get(each.judged_on == GOLD, "")
+            for each in (before, self)
+        )
         noises = " -> ".join(_range(each.label_noise_interval, "%") for each in (before, self))
         labels = f"labels {before.labels:,} -> {self.labels:,}"
         return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
@@ -264,7 +268,8 @@ class FitResult:
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
         why = {}
         if self.suspicious_labels:
-            why["wrong"] = f"look at the labels that look wrong ({self.suspicious_labels:,})"
+            less = f", and {self.doubtful_labels:,} that may be right" if self.doubtful_labels else ""
+            why["wrong"] = f"look at the labels that look wrong ({self.suspicious_labels:,}{less})"
         elif few:
             why["next"] = "label the images that teach most"
         elif self.judged_on != GOLD:

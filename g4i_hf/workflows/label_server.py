@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import columns
 from ..data.images import UndecodableImage, clean_jpeg
-from ..data.labels import answers_to
+from ..data.labels import GOLD, answers_to
 from .label import Labelling
 
 SIDE = 640  # pixels of an image
@@ -124,9 +124,14 @@ def serve(labelling: Labelling, say: Callable[[str], object], opens_browser: boo
     """Until Ctrl+C."""
     with answers_to(labelling.file) as append:
         labelling.look()
-        if not labelling.picked(labelling.left).size:
+        picked = labelling.picked(labelling.left)
+        if not picked.size:
             say(labelling.nothing())
             return
+        if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
+            say(
+                f"{labelled:,} of these {len(picked):,} images have a label. As gold images they judge, and no longer train."
+            )
         with LabelServer(labelling, append) as server:
             say(f"Answers: {labelling.file}")
             say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
