@@ -129,9 +129,7 @@ def serve(labelling: Labelling, say: Callable[[str], object], opens_browser: boo
             say(labelling.nothing())
             return
         if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
-            say(
-                f"{labelled:,} of these {len(picked):,} images have a label. As gold images they judge, and no longer train."
-            )
+            say(f"{labelled:,} of these {len(picked):,} images have a label. They will judge, and no longer train.")
         with LabelServer(labelling, append) as server:
             say(f"Answers: {labelling.file}")
             say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
