@@ -3,14 +3,16 @@
 import shutil
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Image
 from drawings import STUDENT, TRAINING, draw_folder, drawing
 from fitting import lines_of, write_lines
 from PIL import Image as PILImage
 
 from g4i_hf import load_images
+from g4i_hf.data.images import content_of
 from g4i_hf.data.record import Record, differences, image_digests
 from g4i_hf.running import main
 
@@ -91,7 +93,7 @@ def test_what_has_changed_is_said_in_a_line(pictures, tmp_path, words):
 def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_again(pictures, tmp_path, monkeypatch):
     def saved() -> dict:
         for name, split in load_images(pictures).items():
-            rows = [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in split["image"]]
+            rows = [{"bytes": content_of(image), "path": None} for image in split["image"]]
             split = split.remove_columns("image").add_column("image", rows, feature=Image())
             split.to_parquet(tmp_path / "table" / f"{name}.parquet")
         return load_images(tmp_path / "table")
@@ -117,33 +119,37 @@ def test_files_that_an_earlier_record_knows_are_not_hashed_again(pictures, monke
     assert image_digests(splits["train"])["image_digest"] == known
 
 
-# --- g4i check -------------------------------------------------------------------------------------------------------
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+
+def said_by(capsys, *words) -> str:
+    """What a command prints, or the line that ends it."""
+    capsys.readouterr()
+    try:
+        main([str(word) for word in words])
+    except SystemExit as ended:
+        assert ended.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+    return capsys.readouterr().out
 
 
 def test_check_after_a_change_says_what_and_leaves_no_page_of_the_data_before(
     pictures, tmp_path, capsys, static_folder
 ):
-    page, words = tmp_path / "check" / "suspicious_labels.html", ["--check_dir", str(tmp_path / "check")]
-    main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
+    page, words = tmp_path / "check" / "suspicious_labels.html", ("check", pictures, "--check_dir", tmp_path / "check")
+    said_by(capsys, *words, "--text_encoder", static_folder)
     correct_labels(pictures)
-    capsys.readouterr()
-    main(["check", str(pictures), *words])
-    said = capsys.readouterr().out.splitlines()
+    said = said_by(capsys, *words).splitlines()
     assert said[0] == f"Changed since the last check in {tmp_path / 'check'}: labels of 4 images."
     assert not page.exists() and not page.with_suffix(".csv").exists()
-    main(["check", str(pictures), "--text_encoder", str(static_folder), *words])
-    assert "Changed since" not in capsys.readouterr().out and page.is_file()
-
-
-# --- Captions and embeddings of a stage ------------------------------------------------------------------------------
+    assert "Changed since" not in said_by(capsys, *words, "--text_encoder", static_folder) and page.is_file()
 
 
 def swap(pictures: Path, first: str, second: str) -> None:
     """Two images take the place of each other."""
-    first, second = pictures / "train" / first, pictures / "train" / second
-    content = first.read_bytes(), second.read_bytes()
-    first.write_bytes(content[1])
-    second.write_bytes(content[0])
+    places = [pictures / "train" / first, pictures / "train" / second]
+    for place, content in zip(places, [place.read_bytes() for place in reversed(places)], strict=True):
+        place.write_bytes(content)
 
 
 @pytest.fixture
@@ -154,8 +160,8 @@ def captions(pictures, tmp_path) -> Path:
     return folder
 
 
-def captions_in(folder: Path) -> dict[str, str | None]:
-    rows = load_images(folder)["train"]
+def captions_in(folder: Path, **options) -> dict[str, str | None]:
+    rows = load_images(folder, **options)["train"]
     return dict(zip(rows["image_id"][:], rows["caption"][:], strict=True))
 
 
@@ -184,8 +190,7 @@ def test_a_stage_of_other_images_altogether_is_an_error_and_captions_of_a_copy_s
         (root / "train" / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match="captions: all images have changed since g4i caption. Run it again."):
         load_images(captions)
-    rows = load_images(copy, captions_name=str(captions))["train"]
-    assert dict(zip(rows["image_id"][:], rows["caption"][:], strict=True)) == before
+    assert captions_in(copy, captions_name=str(captions)) == before
     assert "all images are others than at g4i caption. They are joined by name." in caplog.text
 
 
@@ -202,9 +207,6 @@ def test_captions_that_have_changed_are_used_without_the_embeddings_of_those_bef
     assert "2 of 36 captions have changed since g4i embed, and are used without embeddings" in caplog.text
 
 
-# --- g4i train -------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def train(static_folder, tmp_path, capsys):
     """What `g4i train` prints, of two steps into `run`; after a mistake the line that ends it."""
@@ -218,17 +220,6 @@ def train(static_folder, tmp_path, capsys):
     return training
 
 
-def said_by(capsys, *words) -> str:
-    """What a command prints, or the line that ends it."""
-    capsys.readouterr()
-    try:
-        main([str(word) for word in words])
-    except SystemExit as ended:
-        assert ended.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-    return capsys.readouterr().out
-
-
 def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_path):
     """Finished or stopped; one that was killed before its first checkpoint begins anew."""
     run = tmp_path / "run"
@@ -238,10 +229,9 @@ def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_p
         for words in ("captions of 3 images", "2 new images, class names (new: 'oval')"):
             shutil.rmtree(pictures)
             CHANGES[words](draw_folder(pictures, train=36, validation=9))
-            assert train(pictures) == (
-                f"error: The data is not what {run} was trained on. What differs: {words}. Bring back that "
-                "data, or train afresh, into another --output_dir or with --overwrite true."
-            )
+            said = train(pictures)
+            assert f"error: The data is not what {run} was trained on. What differs: {words}. Bring back" in said
+            assert "another --output_dir or with --overwrite true" in said
         assert (run / "model.safetensors").read_bytes() == weights
         shutil.rmtree(pictures)
         draw_folder(pictures, train=36, validation=9)
@@ -258,85 +248,70 @@ def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, train, 
     encoder = shutil.copytree(static_folder, tmp_path / "encoder")
     train(pictures, text_encoder=encoder, align_weight=0.3)
     (encoder / "more.txt").write_text("another vocabulary")
-    said = train(pictures, text_encoder=encoder, align_weight=0.3)
-    assert "What differs: the text encoder." in said
+    assert "What differs: the text encoder." in train(pictures, text_encoder=encoder, align_weight=0.3)
 
 
 @pytest.mark.slow
 def test_estimates_of_captions_are_made_anew_for_other_image_features(train, tmp_path):
     """Killed after the estimates, before a checkpoint; then the features were corrected."""
-    rng, number = np.random.default_rng(0), 60
-    labels = np.arange(number) % 3
+    rng, number, run = np.random.default_rng(0), 60, tmp_path / "run"
+    classes = np.arange(number) % 3
+    columns = {"label": [label if row % 4 == 0 else None for row, label in enumerate(classes.tolist())]}
+    columns["text_embeds"] = make.unit(rng.normal(size=(number, 4))).tolist()
 
-    def save(features: np.ndarray) -> None:
-        rows = {"image_id": [str(row) for row in range(number)], "text_embeds": embeds.tolist()}
-        rows |= {"features": features.tolist(), "image": [drawing(row % 15) for row in range(number)]}
-        rows["label"] = [label if row % 4 == 0 else None for row, label in enumerate(labels.tolist())]
-        kinds = {"image_id": Value("string"), "image": Image(), "label": ClassLabel(names=["a", "b", "c"])}
-        kinds |= {"text_embeds": List(Value("float16"), length=4), "features": List(Value("float32"))}
+    def estimates(features: np.ndarray) -> bytes:
+        rows = make.rows(number, "abc", drawing, **columns)
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
-        Dataset.from_dict(rows, features=Features(kinds)).to_parquet(tmp_path / "data" / "train.parquet")
+        rows.add_column("features", features.tolist()).to_parquet(tmp_path / "data" / "train.parquet")
+        options = {"supervision": "auto", "require_labels": "false", "image_features": "features", "align_weight": 0.3}
+        train(tmp_path / "data", **options, save_strategy="no")
+        (run / "all_results.json").unlink()
+        return (run / "supervision" / "posterior.npy").read_bytes()
 
-    embeds = rng.normal(size=(number, 4))
-    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    options = {"supervision": "auto", "require_labels": "false", "image_features": "features", "align_weight": 0.3}
-    options["save_strategy"] = "no"
-    save(rng.normal(size=(number, 3)))
-    train(tmp_path / "data", **options)
-    (tmp_path / "run" / "all_results.json").unlink()
-    estimated = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
-    save(np.eye(3)[labels])
-    train(tmp_path / "data", **options)
-    again = (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes()
-    (tmp_path / "run").rename(tmp_path / "first")
-    train(tmp_path / "data", **options)
-    assert (tmp_path / "run" / "supervision" / "posterior.npy").read_bytes() == again != estimated
-
-
-# --- g4i evaluate and g4i release ------------------------------------------------------------------------------------
+    estimated, again = estimates(rng.normal(size=(number, 3))), estimates(np.eye(3)[classes])
+    run.rename(tmp_path / "first")
+    assert estimates(np.eye(3)[classes]) == again != estimated
 
 
 @pytest.mark.slow
 def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_their_own(train, tmp_path, capsys):
-    pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
+    pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6), tmp_path / "run"
+
+    def evaluated(*words) -> str:
+        return said_by(capsys, "evaluate", "--run", run, "--measures", "none", "--splits", *words)
+
     train(pictures)
-    evaluate = ("evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits")
-    said_by(capsys, *evaluate, "validation", "test")
-    figures = (tmp_path / "run" / "all_results.json").read_text()
+    evaluated("validation", "test")
+    figures = (run / "all_results.json").read_text()
     drawing(77).save(next((pictures / "test").rglob("*.png")))
-    said = said_by(capsys, *evaluate, "validation")
-    assert said == (
-        f"error: The figures of test in {tmp_path / 'run'} are of other data. What differs: contents of 1 image. "
-        "Evaluate it too: --splits validation test."
-    )
-    assert (tmp_path / "run" / "all_results.json").read_text() == figures
-    said_by(capsys, *evaluate, "test")
-    said_by(capsys, *evaluate, "validation")
+    said = evaluated("validation")
+    assert f"error: The figures of test in {run} are of other data. What differs: contents of 1 image. " in said
+    assert "--splits validation test." in said and (run / "all_results.json").read_text() == figures
+    evaluated("test")
+    evaluated("validation")
     correct_labels(pictures, 2)
-    said = said_by(capsys, *evaluate, "test")
-    assert said.startswith(f"error: The data is not what {tmp_path / 'run'} was trained on. What differs: labels of 2")
+    said = evaluated("test")
+    assert f"error: The data is not what {run} was trained on. What differs: labels of 2" in said
     assert "--overwrite true, or evaluate it on a copy of the data by another name" in said
     shutil.copytree(pictures, tmp_path / "copy")
-    assert "evaluations" in said_by(capsys, *evaluate, "test", "--dataset_name", tmp_path / "copy")
+    assert "evaluations" in evaluated("test", "--dataset_name", tmp_path / "copy")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_release_compares_no_figures_of_other_labels(train, tmp_path, capsys, split):
-    pictures = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6)
+    pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6), tmp_path / "run"
+    evaluate = ("evaluate", "--run", run, "--measures", "none", "--splits", "test")
     train(pictures)
     if split == "test":
-        said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
-    (tmp_path / "run").rename(tmp_path / "baseline")
+        said_by(capsys, *evaluate)
+    run.rename(tmp_path / "baseline")
     file = next((pictures / split / "circle").glob("*.png"))
-    moved = file.rename(pictures / split / "square" / file.name)
+    file.rename(pictures / split / "square" / file.name)
     lines = (pictures / split / "metadata.jsonl").read_text()
     (pictures / split / "metadata.jsonl").write_text(lines.replace(f"circle/{file.name}", f"square/{file.name}"))
-    assert moved.is_file()
     train(pictures)
-    said_by(capsys, "evaluate", "--run", tmp_path / "run", "--measures", "none", "--splits", "test")
-    said = said_by(capsys, "release", "--run", tmp_path / "run", "--baseline", tmp_path / "baseline")
-    assert said == (
-        f"error: {tmp_path / 'baseline'} was trained or evaluated on other data than {tmp_path / 'run'}. What "
-        "differs: labels of 1 image. Train it again with --overwrite true, and evaluate both with g4i evaluate."
-    )
+    said_by(capsys, *evaluate)
+    said = said_by(capsys, "release", "--run", run, "--baseline", tmp_path / "baseline")
+    assert f"error: {tmp_path / 'baseline'} was trained or evaluated on other data than {run}. What differs" in said
+    assert "labels of 1 image. Train it again with --overwrite true, and evaluate both" in said
