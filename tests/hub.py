@@ -5,13 +5,12 @@ processes of their own, as huggingface_hub reads its address when imported.
     with hub.serving() as served:
         found = served.run(script, tmp_path)
 
-Repositories with one branch, files within commits and through LFS, tokens with roles, private repositories, a
+Repositories with one branch, files within commits, or Parquet through LFS, tokens with roles, private repositories, a
 validation of cards, faults on demand. Not here: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, tags, git.
 """
 
 import base64
 import contextlib
-import fnmatch
 import hashlib
 import json
 import os
@@ -36,9 +35,6 @@ ROOT = Path(__file__).parent.parent
 ME_WRITE, ME_READ = "hf_me_write", "hf_me_read"
 TOKENS = {ME_WRITE: ("me", "write"), ME_READ: ("me", "read")}
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-LARGE = ["arrow", "bin", "gz", "npy", "npz", "onnx", "parquet", "pickle", "pt", "pth", "safetensors", "tar", "zip"]
-MEDIA = ["bmp", "gif", "png", "tiff", "jpg", "jpeg", "webp"]
-REGULAR_LIMIT = 10 * 1024 * 1024  # bytes; larger files have to be in LFS
 CLIENT = 240  # seconds that a client may take
 # Variables of the test process that would reach into a client
 FOREIGN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
@@ -86,20 +82,11 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit; `in_lfs` where the commit holds a pointer to it."""
-
     content: bytes = field(repr=False)
-    in_lfs: bool = False
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def oid(self) -> str:
-        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
-        content = text.encode() if self.in_lfs else self.content
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -118,25 +105,20 @@ class Commit:
             folder = {"type": "directory", "oid": self.oid, "size": 0, "path": path}
             return folder if path in self.folders() else None
         file = self.files[path]
-        line = {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
-        lfs = {"oid": file.sha256, "size": len(file.content), "pointerSize": 130}
-        return line | ({"lfs": lfs} if file.in_lfs else {})
+        return {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
 
 
 @dataclass
 class Repository:
-    """`uploaded` is what LFS has received, by its SHA-256; the first commit is made by the Hub."""
+    """The first commit is made by the Hub."""
 
     kind: str
     id: str
     private: bool
     history: list[Commit] = field(default_factory=list)
-    uploaded: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self):
-        endings = LARGE + MEDIA * (self.kind == "dataset")
-        rules = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in endings)
-        self.commit({".gitattributes": File(rules.encode())}, "initial commit")
+        self.commit({".gitattributes": File(b"")}, "initial commit")
 
     def commit(self, files: dict[str, File], title: str) -> Commit:
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
@@ -199,6 +181,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.log: list[dict] = []
+        self.uploaded: dict[str, bytes] = {}  # what LFS has received, by its SHA-256
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -349,8 +332,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.of_repository(self.visible(kind, namespace, name), method, rest)
             case "GET", ["api", kind, _] if kind in KINDS:
                 raise Refusal(404, "Repository not found", "RepoNotFound")
-            case method, ["lfs", kind, namespace, name, oid, *rest] if kind in KINDS:
-                return self.of_lfs(self.server.repositories[f"{kind}/{namespace}/{name}"], method, oid, rest)
+            case "PUT", ["lfs", oid]:
+                self.server.uploaded[oid] = self.body
+                return 200, b""
             case method, ["datasets" | "spaces" as kind, *segments]:
                 return self.of_files(kind, method, segments)
             case method, segments:
@@ -421,26 +405,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def of_files(self, kind: str, method: str, segments: list[str]) -> tuple:
         match method, segments:
-            case "POST", [namespace, name, "info", "lfs", "objects", "batch"]:
-                repository = self.visible(kind, namespace, name.removesuffix(".git"))
+            case "POST", [namespace, _, "info", "lfs", "objects", "batch"]:
                 self.check_writer(namespace)
-                return self.batch(repository)
+                return self.batch()
             case "GET" | "HEAD", [namespace, name, "resolve", revision, *path] if path:
                 return self.resolve(self.visible(kind, namespace, name), revision, "/".join(path))
         raise self.unknown()
 
     def resolve(self, repository: Repository, revision: str, path: str) -> tuple:
-        """The bytes of a file; those of LFS are elsewhere, behind a redirect, as on the Hub."""
         commit = repository.at(revision)
         if path not in commit.files:
             raise Refusal(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": commit.oid})
         file = commit.files[path]
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
-        if not file.in_lfs:
-            return self.ranged(file.content, headers)
-        elsewhere = self.origin.replace("//127.0.0.1:", "//localhost:")  # of its own origin the client would follow
-        headers["Location"] = f"{elsewhere}/lfs/{repository.kind}s/{repository.id}/{file.sha256}/content"
-        return 302, b"", headers | {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+        return self.ranged(file.content, headers)
 
     def ranged(self, content: bytes, headers: dict[str, str]) -> tuple:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "").strip())
@@ -450,38 +428,21 @@ class Handler(BaseHTTPRequestHandler):
         return 206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
 
     def preupload(self, head: Commit) -> tuple:
-        """Says for each file whether it goes into the commit or to LFS, and what is stored under its path."""
-        attributes = head.files[".gitattributes"].content.decode()
-        rules = [line.split()[0] for line in attributes.splitlines() if "filter=lfs" in line]
+        """What is stored under the path of each file, and whether it goes into the commit."""
         answers = []
-        for file in json.loads(self.body)["files"]:
-            path, sample = file["path"], base64.b64decode(file.get("sample") or "")
-            in_lfs = file["size"] > REGULAR_LIMIT or b"\0" in sample
-            in_lfs |= any(fnmatch.fnmatchcase(path.split("/")[-1], rule) for rule in rules)
-            mode = "lfs" if in_lfs and file["size"] else "regular"
-            stored = head.files.get(path)
-            known = {"oid": stored.sha256 if stored.in_lfs else stored.oid} if stored else {}
+        for path in (file["path"] for file in json.loads(self.body)["files"]):
+            file, in_lfs = head.files.get(path), path.endswith(".parquet")
+            known = {"oid": hashlib.sha256(file.content).hexdigest() if in_lfs else file.oid} if file else {}
+            mode = "lfs" if in_lfs else "regular"
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False} | known)
         return 200, {"files": answers, "commitOid": head.oid}
 
-    def batch(self, repository: Repository) -> tuple:
-        """The LFS batch of an upload; what this repository has already needs no action."""
-        objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            link = f"{self.origin}/lfs/{repository.kind}s/{repository.id}/{wanted['oid']}"
-            actions = {"upload": {"href": link, "header": {}}}
-            objects.append(wanted | ({} if wanted["oid"] in repository.uploaded else {"actions": actions}))
+    def batch(self) -> tuple:
+        """The LFS batch of an upload."""
+        objects = json.loads(self.body)["objects"]
+        links = [{"upload": {"href": f"{self.origin}/lfs/{wanted['oid']}", "header": {}}} for wanted in objects]
+        objects = [wanted | {"actions": link} for wanted, link in zip(objects, links, strict=True)]
         return 200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"}
-
-    def of_lfs(self, repository: Repository, method: str, oid: str, rest: list[str]) -> tuple:
-        """The storage of large files, which asks for no token."""
-        match method, rest:
-            case "PUT", []:
-                repository.uploaded[oid] = self.body
-                return 200, b""
-            case "GET" | "HEAD", ["content"]:
-                return self.ranged(repository.uploaded[oid], {"ETag": f'"{oid}"'})
-        raise self.unknown()
 
     def add_commit(self, repository: Repository) -> tuple:
         """One commit; where any of it is refused, nothing has changed."""
@@ -495,7 +456,7 @@ class Handler(BaseHTTPRequestHandler):
             if key == "file":
                 files[path] = File(base64.b64decode(value["content"]))
             elif key == "lfsFile":
-                files[path] = File(repository.uploaded[value["oid"]], in_lfs=True)
+                files[path] = File(self.server.uploaded[value["oid"]])
             else:
                 del files[path]
         made = repository.commit(files, header["summary"])

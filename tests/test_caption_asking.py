@@ -149,9 +149,6 @@ def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_ne
     assert_captions_are_of_their_images(split, tmp_path / "journal")
 
 
-# --- Limits and projection -------------------------------------------------------------------------------------------
-
-
 def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100, **more) -> Answer:
     return Answer("ok", "A dog.", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, **more)
 

@@ -70,9 +70,6 @@ def llava(folder_of) -> Path:
     return folder_of("llava")
 
 
-# --- Answers ---------------------------------------------------------------------------------------------------------
-
-
 def asked_plainly(folder: Path, asked: list[Question]) -> dict[str, str]:
     """Each image alone, with nothing but transformers."""
     model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -106,9 +103,6 @@ def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava
     )
     assert sampled == again and nearly == greedy
     assert sum(sampled[name] != greedy[name] for name in greedy) >= 5
-
-
-# --- Failures --------------------------------------------------------------------------------------------------------
 
 
 def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(llava):
@@ -157,9 +151,6 @@ def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_of
     found = answers(captioner(qwen, 1), asked)
     assert found.pop("good").status == "ok"
     assert len(found) == 45 and {answer.status for answer in found.values()} == {"failed"}
-
-
-# --- Which model -----------------------------------------------------------------------------------------------------
 
 
 def test_provenance_of_a_folder_is_its_name_and_content(llava, tmp_path):

@@ -34,15 +34,22 @@ EXPORT = ("--export_requests", "requests.jsonl")
         ([*SERVER, *EXPORT, "--max_cost", 1, "--price_input", 1, "--price_output", 1], "--max_requests"),
         ([*MODEL, *EXPORT], "base_url"),
         ([*SERVER, "--import_answers", "gone.jsonl"], "gone.jsonl"),
+        ([*SERVER, "--base_url", "localhost:8000"], "must look like http"),
+        ([*SERVER, "--base_url", " , "], "not given"),
+        ([*SERVER, "--base_url", "https://me:canary@host/v1"], "host; put a token into an environment variable"),
+        ([*SERVER, "--base_url", "https://router.huggingface.co/v1"], "HF_HUB_OFFLINE"),
+        ([*SERVER, "--api_key_env", "NO_SUCH_TOKEN"], "environment variable is not set"),
+        ([*SERVER, "--api_key_env", "ODD_TOKEN"], "holds no token"),
     ],
 )
-def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said):
+def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said, monkeypatch):
+    monkeypatch.setenv("ODD_TOKEN", "sk-canary two")
     make.folder(tmp_path, ["plain/1.png"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     start = ["--dataset_name", ROOT / "recipes" / "shapes", "--captions_dir", "captions"]
-    assert said in caption(tmp_path, *start, *options, fails=True)
-    assert not (tmp_path / "captions.journal").exists()
+    told = caption(tmp_path, *start, *options, fails=True)
+    assert said in told and "canary" not in told and not (tmp_path / "captions.journal").exists()
 
 
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):

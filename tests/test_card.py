@@ -207,8 +207,6 @@ def test_options_repeat_the_run_and_hold_no_path():
     assert "| align_weight | `0` |" in table(align_weight=0.0) and "align_mask" not in table(align_weight=0.0)
 
 
-# --- Licenses --------------------------------------------------------------------------------------------------------
-
 STARTING_WEIGHTS = {
     # license, and whether it forbids commercial use
     "resnet18.a1_in1k": ("apache-2.0", False),
@@ -233,9 +231,6 @@ def test_the_license_of_the_starting_weights(tmp_path, caplog, name):
     write_lineage(run, LINEAGE | {"student": source | {"pretrained": False}})
     write_card(student, ReleaseArguments(run=str(run), license="mit"))
     assert "Those weights" not in (student / "README.md").read_text()
-
-
-# --- The released folder ---------------------------------------------------------------------------------------------
 
 
 def test_the_page_has_the_code_of_the_card():

@@ -119,9 +119,6 @@ def test_files_that_an_earlier_record_knows_are_not_hashed_again(pictures, monke
     assert image_digests(splits["train"])["image_digest"] == known
 
 
-# --- Commands --------------------------------------------------------------------------------------------------------
-
-
 def said_by(capsys, *words) -> str:
     """What a command prints, or the line that ends it."""
     capsys.readouterr()

@@ -112,9 +112,6 @@ def said_in(folder: Path) -> bytes:
     return said
 
 
-# --- What is there ---------------------------------------------------------------------------------------------------
-
-
 def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
     splits, expected = load_dataset(str(embedded)), open_images(str(stages / "runs" / "embeddings"))
     assert {name: len(split) for name, split in splits.items()} == {"train": 12, "validation": 4}
@@ -183,9 +180,6 @@ def test_reviewed_labels_are_published_with_the_images(stages, tmp_path):
     assert not (build_dataset(stage, folder) / "labels.jsonl").exists()  # labels go with images
 
 
-# --- What is not there -----------------------------------------------------------------------------------------------
-
-
 def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     folder = build_dataset(captions_stage(tmp_path / "s", ["a", "b"], **NASTY), tmp_path / "out")
     said = said_in(folder)
@@ -197,9 +191,6 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     assert stage["prompts"] == ["Describe it, as ... says, with ...", "Is it a cat/dog?"]
 
 
-# --- Opened again ----------------------------------------------------------------------------------------------------
-
-
 def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded):
     with pytest.raises(ValueError, match="published without its images.*--dataset_name, and with --captions_name"):
         open_images(str(embedded))
@@ -207,9 +198,6 @@ def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded
     for name, split in load_data(DataArguments(str(stages / "pictures"), captions_name=str(embedded))).items():
         for column in (*COLUMNS, "image", "label"):
             assert split[column][:] == expected[name][column][:], column
-
-
-# --- Refused ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, embedded, tmp_path):
@@ -255,9 +243,6 @@ def test_a_broken_image_is_named_and_captions_alone_are_published_all_the_same(s
         build_dataset(stage, tmp_path / "out", with_images=True)
     shutil.rmtree(tmp_path / "all" / "pictures")
     assert load_dataset(str(build_dataset(stage, tmp_path / "out")), split="train").num_rows == 12
-
-
-# --- The card --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["file", "content", "column"])

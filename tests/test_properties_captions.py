@@ -41,9 +41,6 @@ EVERY = " ".join(INJECTIONS)
 HARMLESS = "harmless"
 
 
-# --- Cleaning and keys -----------------------------------------------------------------------------------------------
-
-
 @given(st.text(st.characters(), max_size=80) | hostile, st.sampled_from([None, "stop", "length"]))
 @example("half \ud83d of a character.", None)
 def test_any_answer_is_a_caption_or_none(text, finish_reason):
@@ -54,9 +51,6 @@ def test_any_answer_is_a_caption_or_none(text, finish_reason):
         assert cleaned.caption == " ".join(cleaned.caption.split()) != ""
         assert not re.search("[\0-\x1f\x7f\ud800-\udfff]", cleaned.caption)
         cleaned.caption.encode()
-
-
-# --- Cards -----------------------------------------------------------------------------------------------------------
 
 
 def stage_of(text: str, ids_from: str = "file") -> dict:

@@ -39,9 +39,6 @@ def refused(folder: Path, words: str) -> None:
         check_publishable(folder)
 
 
-# --- Kinds of files --------------------------------------------------------------------------------------------------
-
-
 def parquet(array: pa.Array) -> bytes:
     """Compressed, so that nothing can be read from the bytes of the file."""
     file = io.BytesIO()
@@ -100,8 +97,6 @@ def test_what_is_pushed_and_what_is_looked_at_are_the_same(folder):
     refused(folder, "holds a path")
 
 
-# --- Secrets ---------------------------------------------------------------------------------------------------------
-
 SECRETS = ["sk-proj-" + "aB3" * 12, "sk-ant-api03-" + "aB3_" * 12, "AIza" + "aB3_-" * 7, "gho_" + "aB3" * 12]
 SECRETS += ["AKIA" + "ABCDEFGH23456789", "glpat-" + "aB3_" * 5, "xoxb-123456789012-abcdefghijklmnop"]
 SECRETS += ["-----BEGIN OPENSSH PRIVATE KEY-----", "postgres://ann:hunter2@db.example.org/x"]
@@ -137,8 +132,6 @@ def test_other_variables_and_names_of_machines_are_words(folder, monkeypatch):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
         refused(folder, "the name of this machine") if is_told else check_publishable(folder)
 
-
-# --- Ways to write a path --------------------------------------------------------------------------------------------
 
 WRITTEN = ["file://{}/data", "{}", "in {}.\nThe next line", "[{}]", "`{}`", "PATH=/bin:{}:/sbin", "{}?x"]
 OTHERS = ["https://example.org{}/data", "https://example.org/~me{}", "{}bel/data", "{}-2/data", "{}_old", "{}.old/x"]

@@ -92,9 +92,6 @@ def test_the_released_student_is_the_trained_one(tmp_path, names):
             assert config["pretrained_cfg"]["input_size"] == [3, 48, 48], name
 
 
-# --- What a release holds --------------------------------------------------------------------------------------------
-
-
 def a_plain_run(folder: Path, name: str = "timm-resnet", lineage: dict | None = None, **options) -> Path:
     known = {"text_encoder": None, "align_weight": 0.3}
     return a_run(folder, name, lineage=lineage, results=None, **known | options)
@@ -146,9 +143,6 @@ def test_what_is_known_of_the_text_encoder(tmp_path, kind):
     assert expected is None or json.loads((path / "text_encoder.json").read_text()).items() >= expected.items()
 
 
-# --- What a release replaces ----------------------------------------------------------------------------------------
-
-
 def a_dataset(folder: Path) -> Path:
     folder.mkdir()
     (folder / "stage.json").write_text("{}")
@@ -193,8 +187,6 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys):
         assert f"  {name}\n" in said
     assert "Nothing was written or pushed" in said and files_in(tmp_path) == before
 
-
-# --- Options ---------------------------------------------------------------------------------------------------------
 
 WRONG = {
     "no namespace": ({"run": "r", "repo_id": "emoji"}, "repo_id is emoji.*write it as NAME/emoji"),

@@ -24,8 +24,7 @@ from PIL import Image
 
 CELLS = 4  # a side of the picture of a number
 STATUS = {"429": 429, "429-wait": 429, "503": 503, "500": 500}
-CONTENT = {"garbage": b'{"choices": [{"mess\xff'}
-CONTENT["no-choices"] = b'{"id": "1", "object": "chat.completion", "choices": []}'
+CONTENT = {"garbage": b'{"choices": [{"mess\xff', "no-choices": b'{"id": "1", "choices": []}'}
 FAULTS = (*STATUS, "slow", "cut", "cut-body", *CONTENT)
 
 
@@ -62,16 +61,10 @@ class CaptionServer:
         self.authorization: set[str] = set()
 
     def stats(self) -> dict:
-        return {
-            "requests": self.counts["requests"],
-            "whole": sum(self.replies.values()),
-            "distinct": len(self.replies),
-            "asked_again": self.counts["asked again"],
-            "connections": self.counts["connections"],
-            "peak_in_flight": self.peak_in_flight,
-            "faults": {kind: self.counts[kind] for kind in FAULTS if self.counts[kind]},
-            "authorization": sorted(self.authorization),
-        }
+        found = {name: self.counts[name] for name in ("requests", "asked_again", "connections")}
+        found |= {"whole": sum(self.replies.values()), "distinct": len(self.replies)}
+        found |= {"peak_in_flight": self.peak_in_flight, "authorization": sorted(self.authorization)}
+        return found | {"faults": {kind: self.counts[kind] for kind in FAULTS if self.counts[kind]}}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.counts["connections"] += 1
@@ -101,7 +94,7 @@ class CaptionServer:
     async def serve_completion(self, reader, writer, headers: dict[str, str], body: bytes) -> None:
         digest = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.counts["requests"] += 1
-        self.counts["asked again"] += self.replies[digest] > 0
+        self.counts["asked_again"] += self.replies[digest] > 0
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         if "authorization" in headers:
             self.authorization.add(headers["authorization"])
@@ -161,9 +154,7 @@ class CaptionServer:
         message = {"role": "assistant", "content": answer}
         message |= json.loads(self.args.message) if self.args.message else {}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
-        return 200, reply | {"usage": usage}
+        return 200, {"id": "1", "choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
 
 
 def error(status: int, message: str, headers: dict[str, str] | None = None) -> tuple:
