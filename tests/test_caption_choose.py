@@ -69,7 +69,7 @@ def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, s
 
 
 def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_context(folder, tmp_path_factory):
-    model = tiny_captioners.save("llava", tmp_path_factory.mktemp("model") / "my-llava")
+    model = tiny_captioners.save("qwen2_5_vl", tmp_path_factory.mktemp("model") / "my-qwen")
     words = ("--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", model)
     words = (*words, "--prompt", "{class_names}. What is it?", "--max_new_tokens", 8)
     caption(folder, *words)

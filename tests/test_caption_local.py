@@ -66,8 +66,8 @@ def folder_of(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def llava(folder_of) -> Path:
-    return folder_of("llava")
+def qwen(folder_of) -> Path:
+    return folder_of("qwen2_5_vl")
 
 
 def asked_plainly(folder: Path, asked: list[Question]) -> dict[str, str]:
@@ -96,23 +96,23 @@ def test_a_batch_of_sizes_and_prompts_gives_what_each_image_gives_alone(family, 
     assert texts(found) == expected and {answer.status for answer in found.values()} == {"ok"}
 
 
-def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(llava):
+def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(qwen):
     sampled, again, nearly, greedy = (
-        texts(answers(captioner(llava, **options), questions(6)))
+        texts(answers(captioner(qwen, **options), questions(6)))
         for options in [{"temperature": 1.5, "top_p": 0.95}] * 2 + [{"temperature": 1.5, "top_p": 1e-6}, {}]
     )
     assert sampled == again and nearly == greedy
     assert sum(sampled[name] != greedy[name] for name in greedy) >= 5
 
 
-def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(llava):
+def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(qwen):
     broken = {"text": b"no image at all", "cut": make.content(picture(0, (200, 200)))[:150], "null": None}
     allowed, good = [], questions(4)
     rows = [*good[:2], *(question(*pair) for pair in broken.items()), *good[2:]]
-    found = answers(captioner(llava), rows, lambda: allowed.append(1) or True)
+    found = answers(captioner(qwen), rows, lambda: allowed.append(1) or True)
     reasons = {name: found.pop(name).reason for name in broken}
     assert "no known image format" in reasons["text"] and "truncated" in reasons["cut"] and "null" in reasons["null"]
-    assert texts(found) == texts(answers(captioner(llava), good)) and len(allowed) == 4
+    assert texts(found) == texts(answers(captioner(qwen), good)) and len(allowed) == 4
 
 
 def short_of_memory(of: LocalCaptioner, rows: int) -> LocalCaptioner:
@@ -128,11 +128,11 @@ def short_of_memory(of: LocalCaptioner, rows: int) -> LocalCaptioner:
     return of
 
 
-def test_short_memory_makes_batches_smaller_and_an_image_too_large_fails_with_advice(llava, caplog):
-    found = answers(short_of_memory(captioner(llava), rows=2), questions(11))
-    assert texts(found) == texts(answers(captioner(llava), questions(11)))
+def test_short_memory_makes_batches_smaller_and_an_image_too_large_fails_with_advice(qwen, caplog):
+    found = answers(short_of_memory(captioner(qwen), rows=2), questions(11))
+    assert texts(found) == texts(answers(captioner(qwen), questions(11)))
     assert [record.args for record in caplog.records if "Out of memory" in record.msg] == [(8, 4), (4, 2)]
-    found = answers(short_of_memory(captioner(llava), rows=0), questions(2))
+    found = answers(short_of_memory(captioner(qwen), rows=0), questions(2))
     assert {answer.status for answer in found.values()} == {"failed"}
     assert all("out of memory" in a.reason and "image_max_side" in a.reason for a in found.values())
 
@@ -142,8 +142,8 @@ def ribbon(number: int) -> Question:
     return question(number, picture(number, (700, 1)))
 
 
-def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(folder_of):
-    qwen, delivered = folder_of("qwen2_5_vl"), []
+def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(qwen):
+    delivered = []
     with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
         captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
     assert delivered == []
@@ -153,39 +153,39 @@ def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_of
     assert len(found) == 45 and {answer.status for answer in found.values()} == {"failed"}
 
 
-def test_provenance_of_a_folder_is_its_name_and_content(llava, tmp_path):
-    first = captioner(llava).provenance
-    assert first["model"] == "my-llava" and str(llava.parent) not in json.dumps(first)
-    moved = shutil.copytree(llava, tmp_path / "elsewhere" / "my-llava")
+def test_provenance_of_a_folder_is_its_name_and_content(qwen, tmp_path):
+    first = captioner(qwen).provenance
+    assert first["model"] == "my-qwen2_5_vl" and str(qwen.parent) not in json.dumps(first)
+    moved = shutil.copytree(qwen, tmp_path / "elsewhere" / "my-qwen2_5_vl")
     assert captioner(moved).provenance == first
     template = moved / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     assert captioner(moved).provenance["revision"] != first["revision"]
 
 
-def test_every_option_that_changes_answers_is_in_the_key_and_no_other(llava):
+def test_every_option_that_changes_answers_is_in_the_key_and_no_other(qwen):
     options = [{}, {"max_new_tokens": 9}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}, {"max_side": 20}]
-    made = [captioner(llava, **given).provenance for given in options]
+    made = [captioner(qwen, **given).provenance for given in options]
     assert all(made.count(provenance) == 1 for provenance in made)
-    assert all(captioner(llava, **given).provenance == made[0] for given in ({"top_p": 0.5}, {"batch_size": 2}))
+    assert all(captioner(qwen, **given).provenance == made[0] for given in ({"top_p": 0.5}, {"batch_size": 2}))
 
 
 def test_a_revision_is_resolved_to_its_commit_whose_weights_are_loaded(tmp_path, monkeypatch):
     """Two commits of a model in the cache of the Hub; `main` is the second, until the branch moves."""
-    commits, repository = ("1" * 40, "2" * 40), tmp_path / "hub" / "models--someone--tiny-llava"
+    commits, repository = ("1" * 40, "2" * 40), tmp_path / "hub" / "models--someone--tiny-qwen"
     for number, commit in enumerate(commits):
-        tiny_captioners.save("llava", repository / "snapshots" / commit, seed=number)
+        tiny_captioners.save("qwen2_5_vl", repository / "snapshots" / commit, seed=number)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commits[1])
     (repository / "refs" / "v1").write_text(commits[0])
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def made(revision: str | None) -> LocalCaptioner:
-        return LocalCaptioner("someone/tiny-llava", Decoding(8), revision=revision)
+        return LocalCaptioner("someone/tiny-qwen", Decoding(8), revision=revision)
 
     main, first = made(None), made("v1")
     (repository / "refs" / "main").write_text(commits[0])
     assert [of.provenance["revision"] for of in (main, first)] == [commits[1], commits[0]]
-    assert {of.provenance["model"] for of in (main, first)} == {"someone/tiny-llava"}
+    assert {of.provenance["model"] for of in (main, first)} == {"someone/tiny-qwen"}
     said = [texts(answers(of, questions(3))) for of in (main, made(commits[1]), first, made(commits[0]))]
     assert said[0] == said[1] != said[2] == said[3]

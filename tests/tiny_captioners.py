@@ -9,10 +9,6 @@ from transformers import (
     Blip2ForConditionalGeneration,
     Blip2Processor,
     BlipImageProcessor,
-    CLIPImageProcessor,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
@@ -44,33 +40,11 @@ def tokenizer_with(*special: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def template(image: str, start: str = "", end: str = "") -> str:
-    """Image and text of a turn in their order, between `start` and `end`."""
-    return (
-        "{% for message in messages %}" + start + "{{ message['role'] }} {% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}" + image + " {% else %}{{ part['text'] }} {% endif %}{% endfor %}"
-        + end + "{% endfor %}{% if add_generation_prompt %}" + start + "assistant {% endif %}"
-    )  # fmt: skip
-
-
-def llava() -> tuple[PreTrainedModel, ProcessorMixin]:
-    tokenizer = tokenizer_with("<image>")
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": SIZE, "patch_size": 8},
-        text_config={"model_type": "llama", **TEXT, "vocab_size": len(tokenizer), **TOKENS},
-        image_token_index=image,
-        vision_feature_layer=-1,
-    )
-    processor = LlavaProcessor(
-        CLIPImageProcessor(size={"height": SIZE, "width": SIZE}, do_center_crop=False),
-        tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=template("<image>"),
-    )
-    return LlavaForConditionalGeneration(config), processor
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }} {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part['text'] }} "
+    "{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+)
 
 
 def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -84,6 +58,7 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
             **TEXT,
             "num_key_value_heads": 2,
             "vocab_size": len(tokenizer),
+            "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
             **TOKENS,
         },
@@ -98,7 +73,7 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
         Qwen2VLImageProcessor(**pixels),
         tokenizer,
         Qwen2VLVideoProcessor(**pixels),
-        chat_template=template("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>"),
+        chat_template=CHAT,
     )
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
@@ -123,7 +98,7 @@ def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
     return Blip2ForConditionalGeneration(config), Blip2Processor(images, tokenizer, num_query_tokens=4)
 
 
-FAMILIES = {"llava": llava, "qwen2_5_vl": qwen2_5_vl, "blip_2": blip_2}
+FAMILIES = {"qwen2_5_vl": qwen2_5_vl, "blip_2": blip_2}
 
 
 def save(family: str, folder: Path, seed: int = 0) -> Path:
