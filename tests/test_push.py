@@ -2,32 +2,18 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from hub import ME_READ, ME_WRITE, serving
-from loaded import PYTHON
 from released_runs import training_arguments, training_rows
 from students import aligned_model
 
 from g4i_hf import AlignmentTrainer
 from g4i_hf.hub import StudentPublisher
-from g4i_hf.hub.push import MANIFEST, PushError, clear_errors
+from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, push_folder
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
-# A process that pushes: huggingface_hub reads its environment only when imported. A line of JSON for each push
-PUSHER = """
-import json, sys
-from g4i_hf.hub.push import push_folder
-print("ready", flush=True)
-for line in sys.stdin:
-    try:
-        answer = {"url": push_folder(**json.loads(line))}
-    except Exception as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(answer), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +23,22 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def push(hub, tmp_path_factory):
+def push(hub):
     """Gives what `push_folder` does, or its error."""
-    environment = hub.environment(tmp_path_factory.mktemp("home"))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([PYTHON, "-c", PUSHER], env=environment, text=True, **pipes)
-    assert process.stdout.readline().strip() == "ready"
 
     def push(folder, repo, kind="model", **options) -> dict:
-        given = {"folder": str(folder), "repo_id": repo, "repo_type": kind} | options
-        print(json.dumps(given), file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())
+        try:
+            return {"url": push_folder(folder, repo, kind, **options)}
+        except Exception as error:
+            return {"error": type(error).__name__, "message": str(error)}
 
-    yield push
-    process.stdin.close()
-    process.wait(timeout=20)
-    process.stdout.close()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_TOKEN", ME_WRITE)
+        constants = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in constants.items():  # huggingface_hub reads its environment only when imported
+            patched.setattr(f"huggingface_hub.constants.{name}", value)
+        yield push
 
 
 @pytest.fixture
