@@ -27,12 +27,8 @@ CAPTION = {1: [PYTHON, "recipes/caption.py"], 2: launched("recipes/caption.py", 
 def environment() -> dict[str, str]:
     """As a user has it: what pytest's own processes were told is not for others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RANK", "WORLD_SIZE"))}
-    return kept | {
-        "OMP_NUM_THREADS": "1",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-    }
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    return kept | ray | {"OMP_NUM_THREADS": "1"}
 
 
 def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:

@@ -54,36 +54,24 @@ def test_any_answer_is_a_caption_or_none(text, finish_reason):
 
 
 def stage_of(text: str, ids_from: str = "file") -> dict:
-    return {
-        "stage": "embedding",
-        "source": None,
-        "source_name": text,
-        "source_columns": {"image": text, "image_id": text},
-        "columns": ["image_id", "caption", "text_embeds"],
-        "num_rows": {"train": 2, "test": 1},
-        "with_images": False,
-        "ids_from": ids_from,
-        "text_encoder": text,
-        "text_encoder_revision": text,
-        "text_encoder_prompt": text,
-        "captions_stage": {
-            "captioner": {"captioner": "local", "model": f"org/{text}", "revision": text, "seed": text},
-            "prompts": [text, text],
-            "status": {"train": {"ok": 2, text: 1}},
-            "quality": {"train": {text: 0.5}},
-        },
-    }
+    captioner = {"captioner": "local", "model": f"org/{text}", "revision": text, "seed": text}
+    captions = {"captioner": captioner, "prompts": [text, text], "status": {"train": {"ok": 2, text: 1}}}
+    stage = {"stage": "embedding", "source": None, "source_name": text, "num_rows": {"train": 2, "test": 1}}
+    stage |= {"source_columns": {"image": text, "image_id": text}, "columns": ["image_id", "caption", "text_embeds"]}
+    stage |= {"with_images": False, "ids_from": ids_from}
+    stage |= {"text_encoder": text, "text_encoder_revision": text, "text_encoder_prompt": text}
+    return stage | {"captions_stage": captions | {"quality": {"train": {text: 0.5}}}}
 
 
-def lineage_of(text: str) -> dict:
-    return {
-        "sources": [{"name": text, "stage": "captioning", "images": True}],
-        "rows": {text: 3},
-        "captions": {"captioner": "local", "model": text, "revision": text, "prompts": [text, text], "seed": text},
-        "text_encoder": {"text_encoder": text, "text_encoder_prompt": text, "text_encoder_digest": "x"},
-        "student": {"name": text, "pretrained": True, "revision": text},
-        "versions": {"torch": text},
-    }
+def student_of(text: str) -> Student:
+    options = {"align_weight": 1, "student": text, "optim_args": text, "seed": text, "ema_decay": f"0.9{text}"}
+    options |= {"text_encoder": text, "load_best_model_at_end": True, "metric_for_best_model": text}
+    captions = {"captioner": "local", "model": text, "revision": text, "prompts": [text, text], "seed": text}
+    lineage = {"sources": [{"name": text, "stage": "captioning", "images": True}], "rows": {text: 3}}
+    lineage |= {"captions": captions, "student": {"name": text, "pretrained": True, "revision": text}}
+    lineage |= {"text_encoder": {"text_encoder": text, "text_encoder_prompt": text, "text_encoder_digest": "x"}}
+    about = {"options": options | {"student_args": {text: text}}, "lineage": lineage | {"versions": {"torch": text}}}
+    return Student(architecture=text, num_labels=2, num_parameters=10, classes=[f"{text}a", f"{text}b"], **about)
 
 
 def outline(card: str) -> list:
@@ -104,10 +92,9 @@ def check_card(card: str, harmless: str) -> None:
     assert list(metadata) == list(expected)
     assert outline(card) == outline(harmless)
     snippets, others = (re.findall(r"^```python\n(.*?)^```", each, re.M | re.S) for each in (card, harmless))
-    for snippet, other in zip(snippets, others, strict=True):
-        assert [type(node) for node in ast.walk(ast.parse(snippet))] == [
-            type(node) for node in ast.walk(ast.parse(other))
-        ]
+    for pair in zip(snippets, others, strict=True):
+        nodes, expected = ([type(node) for node in ast.walk(ast.parse(snippet))] for snippet in pair)
+        assert nodes == expected
     assert not re.search("[\0-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]", card)
 
 
@@ -121,7 +108,7 @@ def test_the_card_of_captions_has_the_blocks_that_it_has_of_any(text, ids_from):
 
 @pytest.mark.parametrize("source", ['me/x"); import os; os.system("true', "me/<b>", "me/a b", "x/y/z", "--help"])
 def test_a_source_that_is_no_id_of_the_hub_is_not_named(source):
-    stage = stage_of("harmless") | {"source": source}
+    stage = stage_of(HARMLESS) | {"source": source}
     assert source not in str(captions_card(stage, date="2026-01-01"))
 
 
@@ -129,18 +116,4 @@ def test_a_source_that_is_no_id_of_the_hub_is_not_named(source):
 @example(EVERY)
 def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
     assume(not is_path(text))  # which is left out
-    found = []
-    for each in (text, "harmless"):
-        options = {"align_weight": 1, "student": each, "optim_args": each, "seed": each, "ema_decay": f"0.9{each}"}
-        options |= {"text_encoder": each, "load_best_model_at_end": True, "metric_for_best_model": each}
-        options |= {"student_args": {each: each}}
-        student = Student(
-            architecture=each,
-            num_labels=2,
-            num_parameters=10,
-            classes=[f"{each}a", f"{each}b"],
-            options=options,
-            lineage=lineage_of(each),
-        )
-        found.append(str(student_card(student)))
-    check_card(*found)
+    check_card(*(str(student_card(student_of(each))) for each in (text, HARMLESS)))

@@ -127,52 +127,35 @@ def test_a_run_without_options_and_image_processor_is_released_and_nothing_is_ma
 
 
 RECORDED = {"text_encoder": "me/encoder", "text_encoder_revision": "abc", "text_encoder_prompt": "passage: "}
-ENCODERS = {
-    "recorded": ("me/encoder", {"text_encoder": RECORDED}, RECORDED | {"temperature": 0.2}),
-    "of the options": ("me/other", None, {"text_encoder": "me/other", "text_encoder_prompt": None}),
-    "a folder": ("/home/ann/encoder", None, {"text_encoder": "encoder", "text_encoder_is_folder": True}),
-    "unknown": (None, {"text_encoder": None}, None),
-}
+ENCODERS = [
+    # the option, what was recorded, and what the release says
+    ("me/encoder", {"text_encoder": RECORDED}, RECORDED | {"temperature": 0.2}),
+    ("me/other", None, {"text_encoder": "me/other", "text_encoder_prompt": None}),
+    ("/home/ann/encoder", None, {"text_encoder": "encoder", "text_encoder_is_folder": True}),
+    (None, {"text_encoder": None}, None),
+]
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_what_is_known_of_the_text_encoder(tmp_path, kind):
-    option, lineage, expected = ENCODERS[kind]
+@pytest.mark.parametrize(("option", "lineage", "expected"), ENCODERS)
+def test_what_is_known_of_the_text_encoder(tmp_path, option, lineage, expected):
     path = release_student(a_plain_run(tmp_path / "run", lineage=lineage, text_encoder=option)) / "aligned"
     assert (path / "text_encoder.json").is_file() == (expected is not None)
     assert expected is None or json.loads((path / "text_encoder.json").read_text()).items() >= expected.items()
 
 
-def a_dataset(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "stage.json").write_text("{}")
-    write_manifest(folder)
-    return folder
-
-
-def linked(link: Path, target: Path) -> Path:
-    link.symlink_to(target)
-    return link
-
-
-PLACES = {
-    # of the run, or what stands there; words of the message
-    "the run": (lambda run: run, "is or holds the run itself.*--student_dir"),
-    "its parent": (lambda run: run / "..", "is or holds the run itself.*--student_dir"),
-    "a link to it": (lambda run: linked(run.parent / "link", run), "is or holds the run itself"),
-    "another run": (lambda run: a_plain_run(run.parent / "other"), "holds no student.*move it away"),
-    "a data set that was released": (lambda run: a_dataset(run / "set"), "holds no student"),
-}
-
-
-@pytest.mark.parametrize("what", PLACES)
-def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path, what):
-    run = a_plain_run(tmp_path / "run")
-    place, message = PLACES[what]
-    place = place(run)
+def test_a_release_replaces_nothing_but_an_earlier_one(tmp_path):
+    run, other, dataset = a_plain_run(tmp_path / "run"), a_plain_run(tmp_path / "other"), tmp_path / "dataset"
+    (tmp_path / "link").symlink_to(run)
+    dataset.mkdir()
+    (dataset / "stage.json").write_text("{}")
+    write_manifest(dataset)
     before = files_in(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        release_student(run, place)
+    for place in (run, tmp_path, tmp_path / "link"):
+        with pytest.raises(ValueError, match="is or holds the run itself.*--student_dir"):
+            release_student(run, place)
+    for place in (other, dataset):
+        with pytest.raises(ValueError, match="holds no student.*move it away"):
+            release_student(run, place)
     assert files_in(tmp_path) == before
 
 
@@ -188,18 +171,17 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "Nothing was written or pushed" in said and files_in(tmp_path) == before
 
 
-WRONG = {
-    "no namespace": ({"run": "r", "repo_id": "emoji"}, "repo_id is emoji.*write it as NAME/emoji"),
-    "an address": ({"run": "r", "repo_id": "https://huggingface.co/me/x"}, "no Hub id: write it as me/my-student"),
-    "of the images": ({"stage": "s", "images_id": "https://huggingface.co/d"}, "images_id is .*write it as me/my-st"),
-    "a student's option": ({"stage": "s", "onnx": True}, "onnx is an option of .*stage is s.*give --run"),
-    "a dataset's option": ({"run": "r", "with_images": True}, "with_images is an option of .*run is r.*give --stage"),
-}
+WRONG = [
+    ({"run": "r", "repo_id": "emoji"}, "repo_id is emoji.*write it as NAME/emoji"),
+    ({"run": "r", "repo_id": "https://huggingface.co/me/x"}, "no Hub id: write it as me/my-student"),
+    ({"stage": "s", "images_id": "https://huggingface.co/d"}, "images_id is .*write it as me/my-st"),
+    ({"stage": "s", "onnx": True}, "onnx is an option of .*stage is s.*give --run"),
+    ({"run": "r", "with_images": True}, "with_images is an option of .*run is r.*give --stage"),
+]
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_options_that_make_no_sense_are_named(what):
-    options, message = WRONG[what]
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_options_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ReleaseArguments(**{"dry_run": True} | options)
     assert ReleaseArguments(stage="s", images_id="mnist").images_id == "mnist"  # an old name of the Hub's

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,37 +36,32 @@ def described(captioner: Captioner) -> dict[str, str]:
     return {asked.image_id: answer.text for asked, answer in pairs}
 
 
-@contextlib.contextmanager
-def transformers_serve(log: Path):
-    """The captioner behind the real `transformers serve` on loopback; its address up to /v1."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [Path(sys.executable).with_name("transformers"), "serve", CAPTIONER, "--host", "127.0.0.1"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with log.open("w") as output:
-        words = [str(word) for word in [*command, "--port", port, "--device", "cpu"]]
-        process = subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + 180  # it takes about 6 seconds on an idle machine
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+        return True
+    return False
 
 
 def test_in_process_it_names_colours_of_new_images_and_behind_a_server_it_says_the_same(tmp_path):
     in_process = described(LocalCaptioner(str(CAPTIONER), Decoding(24)))
     for what in ("colour", "background"):
         assert sum(getattr(NEW[name], what) in text.split() for name, text in in_process.items()) >= 95
-    with transformers_serve(tmp_path / "log.txt") as address:
-        behind_a_server = described(EndpointCaptioner(str(CAPTIONER), address, Decoding(24)))
-    # Not all: the endpoint sends JPEG
-    assert sum(text == in_process[name] for name, text in behind_a_server.items()) >= 90
-    assert (tmp_path / "log.txt").read_text().count("POST /v1/chat/completions") >= 100
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [Path(sys.executable).with_name("transformers"), "serve", CAPTIONER, "--host", "127.0.0.1"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = [str(word) for word in [*command, "--port", port, "--device", "cpu"]]
+    log, deadline = tmp_path / "log.txt", time.monotonic() + 180  # it takes about 6 seconds on an idle machine
+    with log.open("w") as output:
+        process = subprocess.Popen(words, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        while not answers(port):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        served = described(EndpointCaptioner(str(CAPTIONER), f"http://127.0.0.1:{port}/v1", Decoding(24)))
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    assert sum(text == in_process[name] for name, text in served.items()) >= 90  # not all: the endpoint sends JPEG
+    assert log.read_text().count("POST /v1/chat/completions") >= 100
