@@ -349,3 +349,11 @@ def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
     assert again.accuracy_.share == model.accuracy_.share and alone(again) == alone(model)
     np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()
+
+
+def test_a_view_keeps_as_many_directions_as_there_are_classes():
+    """To tell 1,000 classes by 256 directions cost 20 points of accuracy."""
+    generator, labels = np.random.default_rng(0), np.repeat([0, 1, -1], 20)
+    values = generator.normal(0, 1, (60, 320)).astype(np.float32) + 3 * (labels[:, None] == 1)
+    model = LabelModel(300).fit({"caption": View(values)}, labels)
+    assert model.spaces_["caption"].rotation.shape == (320, 300)
