@@ -9,7 +9,8 @@ coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
 
 `next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on
 what it says, as `g4i fit` does; its accuracy is that on images that nobody labels. Beside `g4i label --pick next` the
-images are drawn at random, or have the least margin between the two likeliest classes, or the greatest entropy.
+images are drawn at random, or have the least margin between the two likeliest classes, or the greatest entropy. These
+labels are reviewed: they carry no noise, and only those drawn at random choose the regularisation of the last layer.
 `wrong`: all labels, 20% of them wrong, symmetric or always the same other class (confusable), or as people err
 (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
 probability of the given label.
@@ -30,6 +31,7 @@ from photos import Photos, layers_of_fit, load_photos, worst_of_three
 from provenance import RESULTS, provenance, write_rows
 
 from g4i_hf import LabelModel, View
+from g4i_hf.data.labels import MANUAL
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known
@@ -42,10 +44,11 @@ STRATEGIES = ("next", "random", "margin", "entropy")
 KEY = ("what", "data", "kind", "seed")
 
 
-def known_of(drawn: Drawn, labels: np.ndarray, seed: int) -> Known:
+def known_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | None = None) -> Known:
     views = {"caption": View(drawn.embeds, drawn.names, learns=False), "image": View(drawn.features)}
-    model = LabelModel(len(drawn.classes), seed).fit(views, labels)
-    return Known.of(model, views, labels, np.arange(len(labels)))
+    reviewed = None if reviews is None else reviews != ""
+    model = LabelModel(len(drawn.classes), seed).fit(views, labels, reviewed=reviewed)
+    return Known.of(model, views, labels, np.arange(len(labels)), reviews)
 
 
 def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -63,14 +66,16 @@ def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, s
 
 def of_next(drawn: Drawn, strategy: str, seed: int) -> dict:
     labels, accuracies = drawn.labels(1, 0.0, seed), []
+    reviews = np.full(len(labels), "", dtype="<U6")
     for number in range(ROUNDS + 1):
-        known = known_of(drawn, labels, seed)
+        known = known_of(drawn, labels, seed, reviews)
         head = layers_of_fit(known, drawn.features)[WITH_VIEWS]
         right = head.logits(drawn.others).argmax(1) == drawn.truth_of_others
         accuracies.append(round(float(right.mean()), 4))
         if number < ROUNDS:
             rows = picked(strategy, known.model, drawn, labels, seed)
             labels[rows] = drawn.truth[rows]
+            reviews[rows] = MANUAL if strategy == "random" else "next"
     return {"accuracies": accuracies}
 
 
