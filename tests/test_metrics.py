@@ -17,7 +17,6 @@ from transformers import EvalPrediction
 from g4i_hf.evaluation.comparison import (
     ALL_MEASURES,
     METRICS_OF_A_SPLIT,
-    accuracy_interval,
     as_markdown,
     as_text,
     compare,
@@ -32,6 +31,7 @@ from g4i_hf.evaluation.metrics import (
 from g4i_hf.evaluation.predict import Predictions, nearest_captions
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
+from g4i_hf.training.judging import accuracy_interval
 
 EYE = np.eye(4, dtype=np.float32)
 

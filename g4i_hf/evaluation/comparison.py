@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..options import aligns, learned_from_captions
+from ..training.judging import accuracy_interval
 
 
 @dataclass(frozen=True)
@@ -152,27 +151,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: i
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     lines.insert(1, "|" + "---|" * texts + "---:|" * (len(heads) - texts))
     return "\n".join(lines)
-
-
-def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
-    """The 95% interval of an accuracy over images (Wilson, 1927)."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def difference_interval(difference: np.ndarray) -> tuple[float, float]:
-    """
-    The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images. It is
-    Student's, with half an observation more, as few images may all agree by chance.
-    """
-    from scipy.stats import t as student_t
-
-    number, mean = len(difference), float(difference.mean())
-    deviation = np.sqrt((difference.var() + 0.5 / (number + 1)) / number)
-    half = float(student_t.ppf(0.975, max(number - 1, 1)) * deviation)
-    return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
 def interval_text(accuracy: float, images: int) -> str:

@@ -16,7 +16,6 @@ from ..evaluation.comparison import (
     CARD_MEASURES,
     ComparisonRow,
     compare,
-    difference_interval,
     ends_in_words,
     interval_text,
     shown_results,
@@ -25,6 +24,7 @@ from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.metrics import speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
+from ..training.judging import difference_interval
 from ..training.lineage import read_lineage
 from ..training.run_folder import OPTIONS_FILE, read_options, with_defaults
 

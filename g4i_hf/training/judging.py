@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
-from ..evaluation.comparison import accuracy_interval, difference_interval
 from ..label_model.calibration import NONE_TOO_HIGH, ONE_TOO_HIGH, Estimate, HeldOut
 from ..names import LABELS_ONLY, WITH_VIEWS
 
@@ -61,6 +61,23 @@ def judged_by_labels(predicted: Mapping[str, np.ndarray], labels: np.ndarray) ->
         difference = right[WITH_VIEWS] - right[LABELS_ONLY]
         judgement.difference = Estimate(float(difference.mean()), difference_interval(difference))
     return judgement
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy over images (Wilson, 1927)."""
+    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def difference_interval(difference: np.ndarray) -> tuple[float, float]:
+    """
+    The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images. It is
+    Student's, with half an observation more, as few images may all agree by chance.
+    """
+    number, mean = len(difference), float(difference.mean())
+    deviation = np.sqrt((difference.var() + 0.5 / (number + 1)) / number)
+    half = float(student_t.ppf(LEVEL, max(number - 1, 1)) * deviation)
+    return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
 def judged_by_probabilities(

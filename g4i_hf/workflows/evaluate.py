@@ -24,7 +24,6 @@ from ..evaluation.comparison import (
     ALL_MEASURES,
     ComparisonRow,
     compare,
-    difference_interval,
     shown_names,
     shown_results,
 )
@@ -39,6 +38,7 @@ from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
+from ..training.judging import difference_interval
 from ..training.run_folder import OPTIONS_FILE, read_options
 from .check import num_suspicious
 from .fit_result import RESULTS
