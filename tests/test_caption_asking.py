@@ -55,14 +55,13 @@ def folder(tmp_path):
     return make.folder(tmp_path / "pictures", [f"train/{('dog', 'cat')[n % 2]}/{n}.png" for n in range(12)])
 
 
+@pytest.fixture
+def journal(tmp_path) -> Path:
+    return tmp_path / "journal"
+
+
 def opened(folder: Path) -> Dataset:
     return open_images(str(folder))["train"]
-
-
-def in_a_table(split: Dataset) -> Dataset:
-    """The same rows with the images' bytes in the table."""
-    images = [{"bytes": content_of(image), "path": None} for image in split["image"]]
-    return make.rows(len(split), (), image=images, image_id=split["image_id"][:], label=split["label"][:])
 
 
 def questions_of(split: Dataset) -> Questions:
@@ -94,59 +93,56 @@ def answered_unopened(split: Dataset, journal: Path) -> int:
         return sum(record is not None for row in questions_of(split).records(store) for record in row)
 
 
-def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder, tmp_path):
-    assert len(ask(opened(folder), tmp_path / "journal").asked) == 12
-    assert ask(opened(folder), tmp_path / "journal").asked == []
+def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder, journal):
+    assert len(ask(opened(folder), journal).asked) == 12
+    assert ask(opened(folder), journal).asked == []
     PILImage.new("RGB", (9, 9), (0, 0, 255)).save(folder / "train" / "cat" / "3.png")
     (folder / "train" / "cat" / "5.png").rename(folder / "train" / "cat" / "5b.png")
     os.utime(folder / "train" / "cat" / "7.png", (1, 1))
     split = opened(folder)
-    assert ask(split, tmp_path / "journal").asked == ["cat/3.png"]
-    assert_captions_are_of_their_images(split, tmp_path / "journal")
-    assert answered_unopened(split, tmp_path / "journal") == 12, "their new places were noted"
+    assert ask(split, journal).asked == ["cat/3.png"]
+    assert_captions_are_of_their_images(split, journal)
+    assert answered_unopened(split, journal) == 12, "their new places were noted"
 
 
-def test_images_of_one_size_and_time_that_change_places_take_their_captions_along(folder, tmp_path):
+def test_images_of_one_size_and_time_that_change_places_take_their_captions_along(folder, journal):
     """As those of an archive, which have the time of the archive."""
     places = [folder / "train" / "cat" / name for name in ("one.bmp", "two.bmp", "three.bmp")]
     for number, place in enumerate(places[:2]):
         PILImage.new("RGB", (9, 9), (0, number, 255)).save(place)
         os.utime(place, (1, 1))
-    ask(opened(folder), tmp_path / "journal")
+    ask(opened(folder), journal)
     for old, new in ((0, 2), (1, 0), (2, 1)):
         places[old].rename(places[new])
-    assert ask(opened(folder), tmp_path / "journal").asked == []
-    assert_captions_are_of_their_images(opened(folder), tmp_path / "journal")
+    assert ask(opened(folder), journal).asked == []
+    assert_captions_are_of_their_images(opened(folder), journal)
 
 
-def test_bytes_of_the_same_size_in_a_table_of_the_same_ids_are_asked_about_anew(folder, tmp_path):
-    split = in_a_table(opened(folder))
-    changed = split.map(
-        lambda row: {"image": {"bytes": row["image"]["bytes"][:-1] + b"x", "path": None}}, features=split.features
-    )
-    ask(split, tmp_path / "journal")
-    assert len(ask(changed, tmp_path / "journal").asked) == 12
-    assert_captions_are_of_their_images(changed, tmp_path / "journal")
+def test_bytes_of_the_same_size_in_a_table_of_the_same_ids_are_asked_about_anew(journal):
+    split = make.rows(12)
+    changed = make.rows(12, image=[image | {"bytes": image["bytes"][:-1] + b"x"} for image in split["image"]])
+    assert len(ask(split, journal).asked) == len(ask(changed, journal).asked) == 12
+    assert_captions_are_of_their_images(changed, journal)
 
 
 @pytest.mark.parametrize("together", [1, 20])
-def test_the_same_image_in_two_rows_is_asked_once_also_while_it_is_under_way(folder, tmp_path, together):
+def test_the_same_image_in_two_rows_is_asked_once_also_while_it_is_under_way(folder, journal, together):
     (folder / "train" / "cat" / "copy.png").write_bytes((folder / "train" / "cat" / "1.png").read_bytes())
     split = opened(folder)
-    assert len(split) == 13 and len(ask(split, tmp_path / "journal", Digesting(together=together)).asked) == 12
-    assert_captions_are_of_their_images(split, tmp_path / "journal")
+    assert len(split) == 13 and len(ask(split, journal, Digesting(together=together)).asked) == 12
+    assert_captions_are_of_their_images(split, journal)
 
 
-def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_next(folder, tmp_path):
+def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_next(folder, journal):
     split = opened(folder)
     with pytest.raises(KeyboardInterrupt):
-        ask(split, tmp_path / "journal", Digesting(stop_after=2), share=Share(1, 2))
-    first = ask(split, tmp_path / "journal", share=Share(0, 2))
-    statuses = {status for row in rows_of(split, tmp_path / "journal") for status in row[STATUS]}
+        ask(split, journal, Digesting(stop_after=2), share=Share(1, 2))
+    first = ask(split, journal, share=Share(0, 2))
+    statuses = {status for row in rows_of(split, journal) for status in row[STATUS]}
     assert len(first.asked) == 6 and statuses == {OK, "missing"}
-    rest = ask(split, tmp_path / "journal")  # alone: any number of processes may go on
+    rest = ask(split, journal)  # alone: any number of processes may go on
     assert len(rest.asked) == 4 and not set(rest.asked) & set(first.asked)
-    assert_captions_are_of_their_images(split, tmp_path / "journal")
+    assert_captions_are_of_their_images(split, journal)
 
 
 def answer(prompt_tokens: int | None = 1000, completion_tokens: int | None = 100, **more) -> Answer:

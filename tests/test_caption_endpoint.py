@@ -30,10 +30,15 @@ FAULTS = {"429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage",
 @pytest.fixture
 def quick(monkeypatch):
     """Waits are a fiftieth, so that tests take seconds."""
-    monkeypatch.setattr("g4i_hf.captioning.endpoint.FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr("g4i_hf.captioning.endpoint.LONGEST_BACKOFF", 0.2)
-    monkeypatch.setattr("g4i_hf.captioning.servers.GIVE_UP_SECONDS", 1.0)
-    monkeypatch.setattr("g4i_hf.captioning.servers.WAIT_SECONDS", 1.5)
+    for name, seconds in {"endpoint.FIRST_BACKOFF": 0.01, "endpoint.LONGEST_BACKOFF": 0.2}.items():
+        monkeypatch.setattr(f"g4i_hf.captioning.{name}", seconds)
+    give_up(monkeypatch, 1.0, 1.5)
+
+
+def give_up(monkeypatch, seconds: float, of_one_that_worked: float) -> None:
+    """How long a server that answers nothing is waited for."""
+    monkeypatch.setattr("g4i_hf.captioning.servers.GIVE_UP_SECONDS", seconds)
+    monkeypatch.setattr("g4i_hf.captioning.servers.WAIT_SECONDS", of_one_that_worked)
 
 
 def question(number: int, data: bytes | None = None) -> Question:
@@ -46,22 +51,17 @@ def questions(count: int) -> Iterator[Question]:
 
 
 def captioner(*servers: Worker, **options) -> EndpointCaptioner:
-    own = {"model": "tiny", "base_url": ",".join(f"{server.url}/v1" for server in servers)}
+    of_the_model = {"model": "tiny", "base_url": ",".join(f"{server.url}/v1" for server in servers)}
+    of_the_model |= {name: options.pop(name) for name in ("model", "base_url", "revision") if name in options}
     decoding = Decoding(**{each.name: options.pop(each.name) for each in fields(Decoding) if each.name in options})
-    own |= {name: options.pop(name) for name in ("model", "base_url", "revision") if name in options}
-    return EndpointCaptioner(
-        **own, decoding=decoding, endpoint=EndpointArguments(**{"request_timeout": 5.0} | options)
-    )
+    endpoint = EndpointArguments(**{"request_timeout": 5.0} | options)
+    return EndpointCaptioner(**of_the_model, decoding=decoding, endpoint=endpoint)
 
 
-def ask(asked: EndpointCaptioner, rows, allow=lambda: True) -> list[tuple[Question, Answer]]:
-    found = []
-    asked.run(rows, found.extend, allow)
+def ask(asked: EndpointCaptioner, rows) -> list[tuple[Question, Answer]]:
+    found: list[tuple[Question, Answer]] = []
+    asked.run(rows, found.extend, lambda: True)
     return found
-
-
-def by_name(found: list[tuple[Question, Answer]]) -> dict[str, Answer]:
-    return {question.image_id: answer for question, answer in found}
 
 
 def assert_all_right(found: list[tuple[Question, Answer]], count: int) -> None:
@@ -75,7 +75,6 @@ class Odd(BaseHTTPRequestHandler):
     """A server whose replies no server of tests/workers would give; `first` takes the place of its first reply."""
 
     protocol_version = "HTTP/1.1"
-    content = "a cat"
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -85,7 +84,7 @@ class Odd(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.server.first(self)
             return
-        choice = {"index": 0, "message": {"role": "assistant", "content": self.content}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": "a cat"}, "finish_reason": "stop"}
         self.answer(json.dumps({"choices": [choice]}).encode())
 
     def answer(self, body: bytes, **headers: str) -> None:
@@ -198,7 +197,7 @@ def test_a_server_that_asks_for_hours_ends_the_run(serve):
 def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve, quick):
     server = serve("--crash", 3, 5, "--reject", 7)
     rows = [question(9, b"no image") if number == 9 else question(number) for number in range(30)]
-    found = by_name(ask(captioner(server), rows))
+    found = {asked.image_id: answer for asked, answer in ask(captioner(server), rows)}
     statuses = {name: answer.status for name, answer in found.items() if answer.status != "ok"}
     assert statuses == {"3": "failed", "5": "failed", "7": "rejected", "9": "undecodable"} and len(found) == 30
     assert "breaks the model" in found["3"].reason and found["3"].attempts == 8
@@ -246,14 +245,12 @@ def test_an_endless_reply_is_cut_off_and_nothing_else_is_lost(odd_server, quick,
 )
 def test_a_server_that_answers_nothing_ends_the_run_and_marks_no_row(serve, quick, options, says, monkeypatch):
     monkeypatch.setattr("g4i_hf.captioning.endpoint.MAX_ATTEMPTS", 2)
-    monkeypatch.setattr("g4i_hf.captioning.servers.GIVE_UP_SECONDS", 0.2)
-    monkeypatch.setattr("g4i_hf.captioning.servers.WAIT_SECONDS", 0.2)
+    give_up(monkeypatch, 0.2, 0.2)
     server, found = serve(*(options or ())), []
     if options is None:
         server.stop()
-    asked = captioner(server, request_timeout=0.2, max_concurrency=2)
     with pytest.raises(CaptionerError, match=says):
-        asked.run(questions(1000), found.extend, lambda: True)
+        captioner(server, request_timeout=0.2, max_concurrency=2).run(questions(1000), found.extend, lambda: True)
     assert not found
 
 
@@ -283,7 +280,7 @@ def test_a_server_whose_replies_are_no_completions_ends_the_run_at_once(odd_serv
 
 def test_one_of_two_servers_dies_and_the_other_answers_everything(serve, quick, monkeypatch):
     """It fails faster than the other one answers, and must not use up the attempts of all questions."""
-    monkeypatch.setattr("g4i_hf.captioning.servers.WAIT_SECONDS", 3.0)
+    give_up(monkeypatch, 1.0, 3.0)
     servers, found = [serve("--latency", 0.1, "--capacity", 16) for _ in range(2)], []
 
     def deliver(pairs: list[tuple[Question, Answer]]) -> None:

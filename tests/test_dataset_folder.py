@@ -12,13 +12,12 @@ import fitting
 import make
 import pyarrow.parquet as pq
 import pytest
-from datasets import DatasetDict, Image, List, Value, load_dataset
+from datasets import Image, List, Value, load_dataset
 from drawings import STUDENT, TRAINING, draw_folder
 from fitting import few_labels
 from PIL import ExifTags
 from PIL import Image as PILImage
 from test_card import snippets
-from tiny_encoders import images_with
 
 from g4i_hf.data.loading import load_data, load_reviewed, open_images, source_of
 from g4i_hf.data.record import content_digest
@@ -134,7 +133,7 @@ def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
             assert split["label"][:] == expected[name]["label"][:]
             assert split.features["label"] == expected[name].features["label"]
             for row, original in zip(split, expected[name].cast_column("image", Image()), strict=True):
-                assert row["image_id"] == original["image_id"] and row["caption"] == original["caption"]
+                assert [row["image_id"], row["caption"]] == [original["image_id"], original["caption"]]
                 assert row["image"].size == original["image"].size
                 assert row["image"].tobytes() == original["image"].tobytes()
         assert (20, 32) in {row["image"].size for row in splits["train"]}  # turned, as before
@@ -252,11 +251,9 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     monkeypatch.chdir(tmp_path)
     pictures, stage = stages / "pictures", stages / "runs" / "embeddings"
     if kind != "file":
-        pictures = tmp_path / "data"
-        images_with(["owl", "car"], tmp_path / "saved")
-        split = DatasetDict.load_from_disk(str(tmp_path / "saved"))["train"]
-        split = split.remove_columns("image_id") if kind == "content" else split
-        split.to_parquet(pictures / "train.parquet")
+        pictures, ids = tmp_path / "data", {"image_id": None} if kind == "content" else {}
+        rows = make.rows(2, caption=["owl", "car"], label=None, **ids).cast_column("image", Image())
+        rows.to_parquet(pictures / "train.parquet")
         stage = embedded_stage(DataArguments(str(pictures)), static_folder, Path("e"))
     build_dataset(stage, "me/captions", images_id=images_id, repo_id="me/captions")
     card = Path("me/captions/README.md").read_text()
@@ -270,10 +267,10 @@ def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id
     seen: dict = {}
     exec(joining, seen)
     expected = {row["image_id"]: row for row in load_dataset("me/captions", split="train")}
-    assert len(seen["joined"]) == len(expected)
+    assert len(seen["joined"]) == len(expected) and all(row["image"].size for row in seen["joined"])
     for row, image_id in zip(seen["joined"], seen["image_ids"], strict=True):
-        assert row["text_embeds"] == expected[image_id]["text_embeds"] and row["image"].size
         assert row["caption"] == expected[image_id]["caption"]
+        assert row["text_embeds"] == expected[image_id]["text_embeds"]
 
 
 def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, monkeypatch, capsys):
