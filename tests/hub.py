@@ -1,9 +1,10 @@
 """
-A Hub on loopback, in a thread of this process: it answers what unmodified clients ask of huggingface.co. These run in
-processes of their own, as huggingface_hub reads its address when imported.
+A Hub on loopback, in a thread of this process: it answers what unmodified clients ask of huggingface.co.
 
     with hub.serving() as served:
-        found = served.run(script, tmp_path)
+        found = served.run(script, tmp_path)  # by a process of its own, or:
+        with served.here():
+            push_folder(...)
 
 Repositories with one branch, files within commits, or Parquet through LFS, tokens with roles, private repositories, a
 validation of cards, faults on demand. Not here: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, tags, git.
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
+from unittest import mock
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import yaml
@@ -223,6 +225,18 @@ class Hub(ThreadingHTTPServer):
         own |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
         own["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "contract")))
         return kept | own | more
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """For clients in this process, which read the address when they are imported."""
+        files = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        own = {"ENDPOINT": self.url, "HUGGINGFACE_CO_URL_TEMPLATE": files, "HF_HUB_DISABLE_XET": True}
+        with (
+            mock.patch.multiple("huggingface_hub.constants", **own, HF_HUB_OFFLINE=False),
+            mock.patch.multiple("datasets.config", HF_ENDPOINT=self.url, HF_HUB_OFFLINE=False),
+            mock.patch.dict(os.environ, HF_TOKEN=ME_WRITE),
+        ):
+            yield
 
     def run(self, script: str | Path, home: Path, *words: object):
         """

@@ -79,8 +79,6 @@ def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_contex
     assert "names of 1,003 classes" in said and "longer context" in said
 
 
-# --- Which class an answer names -------------------------------------------------------------------------------------
-
 ANSWERS = {
     "rose": "rose",
     " ROSE. ": "rose",

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import make
-import numpy as np
 import pytest
 import tiny_captioners
 import torch
@@ -25,19 +24,13 @@ SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
 NEW_TOKENS = 8
 
 
-def picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
-    """Sixteen fields of random colours."""
-    fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(fields).resize(size, Image.Resampling.NEAREST)
-
-
 def question(name: int | str, image: bytes | Image.Image | None, prompt: str = PROMPTS[0]) -> Question:
     image = make.stored(image) if isinstance(image, Image.Image) else {"bytes": image, "path": None}
     return Question(str(name), image, prompt, key=f"key {name}")
 
 
 def questions(count: int) -> list[Question]:
-    return [question(number, picture(number)) for number in range(count)]
+    return [question(number, make.noise(number, 32)) for number in range(count)]
 
 
 def captioner(folder: Path, batch_size: int = 8, **decoding) -> LocalCaptioner:
@@ -89,7 +82,7 @@ def asked_plainly(folder: Path, asked: list[Question]) -> dict[str, str]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_sizes_and_prompts_gives_what_each_image_gives_alone(family, folder_of):
-    asked = [question(n, picture(n, SIZES[n % len(SIZES)]), PROMPTS[n % len(PROMPTS)]) for n in range(12)]
+    asked = [question(n, make.noise(n, *SIZES[n % len(SIZES)]), PROMPTS[n % len(PROMPTS)]) for n in range(12)]
     expected = asked_plainly(folder_of(family), asked)
     assert len(set(expected.values())) == 12  # otherwise an answer in the wrong row would go unseen
     found = answers(captioner(folder_of(family), 5), asked)
@@ -106,7 +99,7 @@ def test_sampled_answers_differ_from_greedy_ones_and_are_those_of_the_seed(qwen)
 
 
 def test_images_that_cannot_be_read_stop_nobody_else_and_are_not_asked_about(qwen):
-    broken = {"text": b"no image at all", "cut": make.content(picture(0, (200, 200)))[:150], "null": None}
+    broken = {"text": b"no image at all", "cut": make.content(make.noise(0, 200))[:150], "null": None}
     allowed, good = [], questions(4)
     rows = [*good[:2], *(question(*pair) for pair in broken.items()), *good[2:]]
     found = answers(captioner(qwen), rows, lambda: allowed.append(1) or True)
@@ -139,7 +132,7 @@ def test_short_memory_makes_batches_smaller_and_an_image_too_large_fails_with_ad
 
 def ribbon(number: int) -> Question:
     """So long and thin that the processor of Qwen2.5-VL refuses it."""
-    return question(number, picture(number, (700, 1)))
+    return question(number, make.noise(number, 700, 1))
 
 
 def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_often(qwen):
@@ -147,7 +140,7 @@ def test_a_captioner_that_never_works_is_an_error_and_one_that_works_may_fail_of
     with pytest.raises(CaptionerError, match="20 images in a row.*aspect ratio"):
         captioner(qwen).run(map(ribbon, range(30)), delivered.extend, lambda: True)
     assert delivered == []
-    asked = [question("good", picture(0, (4, 4))), *map(ribbon, range(2 * FAILURES_IN_A_ROW + 5))]
+    asked = [question("good", make.noise(0, 4)), *map(ribbon, range(2 * FAILURES_IN_A_ROW + 5))]
     found = answers(captioner(qwen, 1), asked)
     assert found.pop("good").status == "ok"
     assert len(found) == 45 and {answer.status for answer in found.values()} == {"failed"}

@@ -5,15 +5,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from g4i_hf.captioning.questions import CLASS, PLAIN, MissingValue, Prompts, check_leak
 
-FEATURES = Features(
-    {
-        "image_id": Value("string"),
-        "label": ClassLabel(names=["tench", "great_white_shark"]),
-        "artist": Value("string"),
-        "year": Value("int32"),
-        "tags": List(Value("string")),
-    }
-)
+COLUMNS = {"image_id": Value("string"), "label": ClassLabel(names=["tench", "great_white_shark"])}
+FEATURES = Features(COLUMNS | {"artist": Value("string"), "year": Value("int32"), "tags": List(Value("string"))})
 ROW = {"image_id": "a/1.jpg", "label": 1, "artist": "Ann", "year": 1901, "tags": ["sea"]}
 NAMED = CLASS.replace("{label}", "great white shark")
 

@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     """RLIMIT_FSIZE: the kernel refuses to let the file grow, as with a full disk."""
     path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command, env = [PYTHON, "-c", WRITER, str(tmp_path)], os.environ | path
-    printed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300).stdout
     *said, error = printed.splitlines()
     assert "cannot be written" in error and "Make room" in error and str(tmp_path) in error
     assert len(said) > 20 and texts(tmp_path, *map(int, said)) == [f"text {number} " * 50 for number in said]

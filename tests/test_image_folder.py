@@ -28,9 +28,6 @@ def write_metadata(folder: Path, lines: list[dict], suffix: str = "jsonl") -> No
         table.to_csv(file, index=False) if suffix == "csv" else table.to_parquet(file)
 
 
-# --- Labels in metadata ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("others", [{}, {"label": None}], ids=["no label", "null"])
 def test_a_label_of_a_line_wins_and_other_images_keep_their_folder(tmp_path, caplog, suffix, others):
@@ -64,9 +61,6 @@ def test_a_label_of_a_line_is_a_class_or_a_new_one_also_in_a_folder_for_unlabell
     assert classes_by_id(tmp_path) == LABELS | given
 
 
-# --- Class folders ---------------------------------------------------------------------------------------------------
-
-
 def test_a_class_folder_that_only_another_split_has(tmp_path, caplog):
     """It is a class beside one that is known. Alone it may be a place for unlabelled images, which is told."""
     make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/bird/2.png", "test/dogs/3.png"])
@@ -94,9 +88,6 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     os.symlink(tmp_path / "train", tmp_path / "train" / "dog" / "loop")
     os.symlink(tmp_path / "nowhere", tmp_path / "train" / "dog" / "6.png")
     assert classes_by_id(tmp_path) == LABELS | {"elk/5.png": "elk"}
-
-
-# --- Images that were moved ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
@@ -138,9 +129,6 @@ def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name
         (train / place).write_bytes(content)
     write_metadata(train / "cat" if name == "outside" else train, [{"file_name": line} for line in lines])
     assert re.search(r"there is no file '.*/\d\.png'\. Add the image or remove the row", one_line(tmp_path))
-
-
-# --- What is in the files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

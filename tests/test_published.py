@@ -1,5 +1,6 @@
 """Stages as datasets: what is published of them, what opens again by name, and that no row leads elsewhere."""
 
+import io
 import json
 import os
 from functools import partial
@@ -7,16 +8,22 @@ from pathlib import Path
 
 import make
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Features, Image, Value, load_dataset
 from hub import serving
+from huggingface_hub import HfApi
 from test_captions_name import IDS, captions_of, save_images
+from test_card import snippets
 
+from g4i_hf import load_images
 from g4i_hf.data.loading import open_images
-from g4i_hf.data.stage import find_stage, read_stage, write_stage
+from g4i_hf.data.stage import Source, find_stage, read_stage, write_stage
 from g4i_hf.hub.dataset import build_dataset
+from g4i_hf.hub.push import push_folder
 from g4i_hf.running import main
 
-WORKER = Path(__file__).parent / "workers" / "published_data.py"
+IMAGES = Features({"image": Image(decode=False), "image_id": Value("string")})
 
 
 def stage_of(folder: Path, ids: list[str] = IDS, **more) -> Path:
@@ -25,57 +32,110 @@ def stage_of(folder: Path, ids: list[str] = IDS, **more) -> Path:
     return folder
 
 
-# --- By name, from the Hub -------------------------------------------------------------------------------------------
+def upload(name: str, content: bytes | Dataset, path: str = "train.parquet") -> str:
+    """Of a table without the images' bytes, which `to_parquet` would add."""
+    if isinstance(content, Dataset):
+        file, table = io.BytesIO(), content.data.table
+        pq.write_table(table.replace_schema_metadata(content.features.arrow_schema.metadata), file)
+        content = file.getvalue()
+    api = HfApi()
+    api.create_repo(name, repo_type="dataset", exist_ok=True)
+    api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name, repo_type="dataset")
+    return name
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict:
-    """What a client finds of the datasets that it has pushed."""
+def folder(tmp_path_factory) -> Path:
+    """`pictures`, which were pushed in three ways; me/captions-of-WAY name them."""
     folder = tmp_path_factory.mktemp("published")
-    save_images(folder / "pictures")
-    stage_of(folder / "stage", IDS[::-1])
-    with serving() as hub:
-        found = hub.run(WORKER, folder / "home", folder)
-        return found | {"asked": hub.requests("/secret.png")}
+    pictures, stage = save_images(folder / "pictures"), stage_of(folder / "stage", IDS[::-1])
+    with serving() as hub, hub.here():
+        load_dataset("imagefolder", data_dir=str(pictures)).push_to_hub("me/rows", private=True)
+        HfApi().create_repo("me/files", repo_type="dataset", private=True)
+        HfApi().upload_folder(repo_id="me/files", folder_path=pictures, repo_type="dataset")  # as `hf upload`
+        push_folder(build_dataset(stage, folder / "images", with_images=True), "me/images", "dataset")
+        for way in ("rows", "files", "images", "nothing"):
+            push_folder(build_dataset(stage, folder / way, images_id=f"me/{way}"), f"me/captions-of-{way}", "dataset")
+        (folder / "hub").write_text(hub.url)
+        yield folder
+        assert not hub.requests("/secret.png"), "no trap was asked for"
 
 
-def test_captions_of_the_hub_are_joined_to_their_images(found):
-    expected = [[i, int(i.startswith("dog")), f"of {i}", [float(number)] * 3] for number, i in enumerate(IDS)]
-    assert found["joined"] == dict.fromkeys(("by its own name", "with images", "to a folder"), expected)
-    assert found["alone"] == ["image_id", "caption", "text_embeds"] and found["unchanged"]
-    assert found["none"] == [None, None, None]
+def test_captions_of_the_hub_are_joined_to_their_images(folder):
+    expected = [(i, int(i.startswith("dog")), f"of {i}", [float(number)] * 3) for number, i in enumerate(IDS)]
+    to_a_folder = load_images(folder / "pictures", captions_name="me/captions-of-files")
+    for splits in (open_images("me/captions-of-files"), open_images("me/images"), to_a_folder):
+        columns = [splits["train"][name][:] for name in ("image_id", "label", "caption", "text_embeds")]
+        assert list(zip(*columns, strict=True)) == expected
+    assert load_dataset("me/captions-of-files")["train"].column_names == ["image_id", "caption", "text_embeds"]
+    for name, revision in (("me/nothing", None), ("me/captions-of-files", "no-such-branch"), ("me/rows", None)):
+        assert find_stage(name, revision) is None
 
 
-def test_the_images_of_captions_are_known_by_files_or_a_column_of_ids(found):
+def said_of(name: str | Source) -> str:
+    with pytest.raises((ValueError, OSError)) as error:
+        open_images(name)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_images_of_captions_are_known_by_files_or_a_column_of_ids(folder):
     """Rows of `push_to_hub` have lost the folders of their files; images of another name are nowhere."""
-    for said in ("is 'dog/2.png', that of the images '1.png#", "hf upload", "a column image_id"):
-        assert said in found["rows"] and "\n" not in found["rows"]
-    assert "me/nothing" in found["nothing"] and "\n" not in found["nothing"]
-    for name in ("files", "images"):
-        assert found[f"{name} by the snippet"] == {i: f"of {i}" for i in IDS}
+    said = said_of("me/captions-of-rows")
+    assert "is 'dog/2.png', that of the images '1.png#" in said and "hf upload" in said and "a column image_id" in said
+    assert "me/nothing" in said_of("me/captions-of-nothing")
+    for way in ("files", "images"):
+        seen: dict = {}
+        code = snippets((folder / way / "README.md").read_text())[1]
+        exec(code.replace("path/to/captions", f"me/captions-of-{way}"), seen)
+        assert dict(zip(seen["image_ids"], seen["joined"]["caption"], strict=True)) == {i: f"of {i}" for i in IDS}
 
 
-def test_a_row_of_the_hub_leads_neither_to_this_machine_nor_into_its_network(found):
-    assert len(found["traps"]) == 9 and found["asked"] == []
-    for trap, said in found["traps"].items():
-        assert "names the file" in said and "secret.png" in said, trap
-    assert set(found["beside"]) == {"image_id", "image"}
+# Rows that name, in place of an image, a file of whoever opens them or an address of its network
+TRAPS = {
+    "image": lambda place: Dataset.from_dict({"image": [{"bytes": None, "path": place}], "image_id": ["a"]}, IMAGES),
+    "string": lambda place: Dataset.from_dict({"image": [place], "image_id": ["a"]}),
+    "string without id": lambda place: Dataset.from_dict({"image": [place]}),
+    "struct": lambda place: Dataset.from_dict({"image": [{"bytes": None, "path": place}], "image_id": ["a"]}),
+    "json": lambda place: Dataset.from_dict({"json": [{"pic": {"bytes": None, "path": place}}], "image_id": ["a"]}),
+}
+FORMS = ["{folder}/secret.png", "file://{folder}/secret.png", "{hub}/secret.png", "hf://datasets/me/files/secret.png"]
 
 
-def test_files_of_the_hub_have_classes_of_their_own(found):
+@pytest.mark.parametrize("kind", TRAPS)
+@pytest.mark.parametrize("form", FORMS, ids=["path", "file", "loopback", "hf"])
+def test_a_row_of_the_hub_leads_neither_to_this_machine_nor_into_its_network(folder, kind, form):
+    make.folder(folder, ["secret.png"])
+    trap = TRAPS[kind](form.format(folder=folder, hub=(folder / "hub").read_text()))
+    name = upload(f"me/trap-{kind.replace(' ', '-')}-{FORMS.index(form)}", trap)
+    said = said_of(Source(name, columns={"image": "json.pic"} if kind == "json" else {}))
+    assert "names the file" in said and "secret.png" in said
+
+
+def test_files_beside_the_images_are_not_opened(folder):
+    """A column of files that nothing asks for."""
+    rows = {"image_id": ["a"], "more": [{"bytes": None, "path": "/secret.png"}], "image": [make.stored(make.noise())]}
+    beside = Dataset.from_dict(rows, features=Features(IMAGES | {"more": Image(decode=False)}))
+    assert set(open_images(upload("me/more", beside))["train"].column_names) == {"image_id", "image"}
+
+
+def test_files_of_the_hub_have_classes_of_their_own(folder):
     """Without a card; two parts of one split must have the same."""
-    assert found["classes"] == {"train": ["a", "b", "c"], "validation": ["c", "b", "a"]}
-    parts = [f"data/train-0000{number}-of-00002.parquet" for number in (0, 1)]
-    said = found["me/shards"]
-    assert all(part in said for part in parts) and "class 0 is 'a' in hf://" in said and "Write both" in said
+    for number, names in enumerate(("abc", "cba")):
+        part = make.rows(3, names, image_id=[f"{number}-{row}" for row in range(3)])
+        upload("me/classes", part, f"data/{('train', 'validation')[number]}-00000-of-00001.parquet")
+        upload("me/shards", part, f"data/train-0000{number}-of-00002.parquet")
+    for name, split in load_images("me/classes").items():
+        classes = [split.features["label"].names[label] for label in split["label"]]
+        assert classes == (["a", "b", "c"] if name == "train" else ["c", "b", "a"])
+    said = said_of("me/shards")
+    assert "class 0 is 'a' in hf://" in said and "Write both" in said
+    assert all(f"data/train-0000{number}-of-00002.parquet" in said for number in (0, 1))
 
 
-def test_a_dataset_of_a_script_is_one_line(found):
-    said = found["me/script"]
-    assert "found script.py" in said and "--dataset_revision refs/convert/parquet" in said and "\n" not in said
-
-
-# --- Names in the files of a folder ----------------------------------------------------------------------------------
+def test_a_dataset_of_a_script_is_one_line(folder):
+    said = said_of(upload("me/script", b"raise SystemExit('it ran')", "script.py"))
+    assert "found script.py" in said and "--dataset_revision refs/convert/parquet" in said
 
 
 @pytest.fixture
@@ -139,9 +199,6 @@ def test_a_stage_file_that_is_none_is_named_and_a_split_is_no_path(tmp_path, tex
     for opened in (read_stage, lambda folder: build_dataset(folder, tmp_path / "out")):
         with pytest.raises(ValueError, match=r"stage\.json is not what a stage writes"):
             opened(tmp_path)
-
-
-# --- What is published -----------------------------------------------------------------------------------------------
 
 
 def test_the_card_says_that_the_prompt_told_the_class(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,7 @@ def push(hub):
         except Exception as error:
             return {"error": type(error).__name__, "message": str(error)}
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("HF_TOKEN", ME_WRITE)
-        constants = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for name, value in constants.items():  # huggingface_hub reads its environment only when imported
-            patched.setattr(f"huggingface_hub.constants.{name}", value)
+    with hub.here():
         yield push
 
 
@@ -56,8 +52,8 @@ def folder(tmp_path):
     (root / "aligned").mkdir(parents=True)
     (root / "README.md").write_text(CARD)
     (root / "config.json").write_text("{}")
-    for seed, name in enumerate(("model.safetensors", "aligned/model.safetensors")):
-        (root / name).write_bytes((8).to_bytes(8, "little") + b"{}      " + bytes([seed]) * 300_000)
+    for name in ("model.safetensors", "aligned/model.safetensors"):
+        (root / name).write_bytes((8).to_bytes(8, "little") + b"{}      ")
     return root
 
 
@@ -85,9 +81,6 @@ def test_a_push_is_one_commit_in_a_private_repository_and_the_same_again_is_none
     hub.log.clear()
     assert push(folder, repo, kind) == first
     assert hub.state()[f"{kind}s/{repo}"] == state and not hub.requests("/commit/")
-
-
-# --- What is somebody else's stays ----------------------------------------------------------------------------------
 
 
 def test_a_push_deletes_what_the_last_one_has_left(hub, push, repo, folder):
@@ -139,9 +132,6 @@ def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, fold
     assert files_of(hub, repo)["config.json"] == 2 and "aligned/theirs.json" in files_of(hub, repo)
 
 
-# --- Visibility, checks ------------------------------------------------------------------------------------
-
-
 def test_public_on_request_and_what_exists_keeps_its_visibility(hub, push, repo, folder):
     push(folder, repo, private=False)
     (folder / "config.json").write_text('{"a": 1}')
@@ -160,8 +150,6 @@ def test_what_must_not_be_published_is_found_before_anything_is_requested(hub, p
     answer = push(folder, repo)
     assert answer["error"] == "ValueError" and "config.json holds a path" in answer["message"] and hub.log == []
 
-
-# --- Faults: the repository is as it was, the message says what to do, a repetition succeeds -------------------------
 
 AGAIN = "same command again"
 FAULTS = {
@@ -216,9 +204,6 @@ def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
     assert "http" not in str(error.value)
 
 
-# --- After training --------------------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match="hub_strategy is every_save; a student is pushed at the end alone"):
         training_arguments(tmp_path, hub_strategy="every_save")
@@ -229,33 +214,19 @@ def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
         AlignmentTrainer(aligned_model("resnet"), args, training_rows(), publisher=StudentPublisher(args))
 
 
-TRAINING = """
-import json, sys
-from dataclasses import replace
-from huggingface_hub import HfApi
-from students import aligned_model
-from released_runs import training_rows
-
-model, images = aligned_model("timm-resnet"), training_rows(4)
-{code}
-HfApi().create_repo("me/notes")
-HfApi().upload_file(repo_id="me/notes", path_in_repo="notes.txt", path_or_fileobj=b"mine")
-try:
-    StudentPublisher(replace(args, hub_model_id="me/notes")).start()
-except OSError as error:
-    print(json.dumps(str(error)))
-"""
-
-
 @pytest.mark.slow
-def test_the_end_of_training_is_pushed_as_a_release(hub, tmp_path):
+def test_the_end_of_training_is_pushed_as_a_release(hub, push, tmp_path, monkeypatch):
     """As by the code of docs/guides/publish.md, which makes a private repository first."""
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
-    code = re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1]
-    said = hub.run(TRAINING.format(code=code.replace('"runs/', f'"{tmp_path}/')), tmp_path / "home")
-    assert "has commits that no g4i release" in said and "--hub_model_id" in said
+    seen = {"model": aligned_model("timm-resnet"), "images": training_rows(4)}
+    exec(re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1], seen)
     main = hub.state()["models/me/pictures-student"]
     assert main["private"] and main["title"] == "End of training" and main["commits"] == 2
     assert {"config.json", "model.safetensors"} <= set(main["files"])
     card = hub.repositories["models/me/pictures-student"].at("main").files["README.md"].content.decode()
     assert "48 x 48 pixels" in card
+    hub.create("me/notes")
+    hub.commit("me/notes", {"notes.txt": "mine"})
+    with pytest.raises(OSError, match="has commits that no g4i release.*--hub_model_id"):
+        StudentPublisher(replace(seen["args"], hub_model_id="me/notes")).start()

@@ -165,9 +165,6 @@ def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place,
     assert names(place.parent) == ["made", "made/old.txt"]
 
 
-# --- Where images and models come from -------------------------------------------------------------------------------
-
-
 def captions_stage(folder: str, source: str | None, rows: Dataset, **more) -> str:
     """A stage of captions; folders in the working folder stand for data sets of the Hub."""
     about = {"stage": "captioning", "captioner": {"captioner": "column"}, "source": source}

@@ -60,7 +60,7 @@ def test_hostile_names_are_escaped_on_the_terminal(hostile, static_folder, tmp_p
 def test_messages_of_a_server_are_escaped_on_the_terminal(serve, tmp_path, capfd, monkeypatch):
     """In a warning, and in the error that ends the command."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr("g4i_hf.captioning.servers.GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr("g4i_hf.captioning.servers.GIVE_UP_SECONDS", 1.0)
     monkeypatch.setattr("g4i_hf.captioning.endpoint.WARN_SECONDS", 0)
     caption_doors.draw_numbers(tmp_path / "pictures", 9)
     server = serve("--always", 502, "--say", json.dumps(HOSTILE)[1:-1])
