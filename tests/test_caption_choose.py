@@ -72,8 +72,11 @@ def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_contex
     model = tiny_captioners.save("qwen2_5_vl", tmp_path_factory.mktemp("model") / "my-qwen")
     words = ("--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", model)
     words = (*words, "--prompt", "{class_names}. What is it?", "--max_new_tokens", 8)
+    (folder / "pictures" / "train" / "rose" / "1.png").write_bytes(b"no image")
     caption(folder, *words)
-    assert {len(row["answer_text"].split()) for row in rows_of(folder / "captions")} <= {1, 2}
+    rows = by_number(folder / "captions")
+    assert (rows[1]["answer"], rows.pop(1)["answer_status"]) == (None, "undecodable")
+    assert {len(row["answer_text"].split()) for row in rows.values()} <= {1, 2}
     (folder / "names.txt").write_text("\n".join([*NAMES, *(f"a flower of kind {number}" for number in range(1000))]))
     said = caption(folder, *words, "--class_names_file", "names.txt", "--overwrite", fails=True)
     assert "names of 1,003 classes" in said and "longer context" in said

@@ -312,6 +312,11 @@ def test_errors_that_all_questions_would_meet_end_the_run_at_once(serve, options
     assert server.stats()["requests"] <= 8, "those that were in flight at the beginning"
 
 
+def test_an_error_of_the_store_ends_the_run(serve):
+    with pytest.raises(ZeroDivisionError):
+        captioner(serve()).run(questions(50), lambda pairs: 1 / 0, lambda: True)
+
+
 # --- Secrets --------------------------------------------------------------------------------------------------------
 
 

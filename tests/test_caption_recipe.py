@@ -10,6 +10,7 @@ import pytest
 from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
 from datasets import DatasetDict
 from test_caption_kills import CAPTION, environment
+from transformers import BertConfig
 
 from g4i_hf import load_images
 
@@ -23,6 +24,7 @@ EXPORT = ("--export_requests", "requests.jsonl")
     "options, said",
     [
         (["--captioner_model", "no/such/folder"], "there is no such folder"),
+        (["--captioner_model", "bert"], "AutoModelForImageTextToText does not load"),
         ([*MODEL, "--caption_splits", "evening"], "no split 'evening'"),
         ([*MODEL, "--max_cost", "5"], "max_cost needs the prices"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
@@ -45,6 +47,7 @@ EXPORT = ("--export_requests", "requests.jsonl")
 def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said, monkeypatch):
     monkeypatch.setenv("ODD_TOKEN", "sk-canary two")
     make.folder(tmp_path, ["plain/1.png"])
+    BertConfig().save_pretrained(tmp_path / "bert")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     start = ["--dataset_name", ROOT / "recipes" / "shapes", "--captions_dir", "captions"]

@@ -222,7 +222,6 @@ def test_captions_are_not_published_as_their_own_images(tmp_path):
         for repo_id in ("me/pictures", "Me/Pictures", "pictures"):
             with pytest.raises(ValueError, match=f"repo_id is {repo_id}, and the images are me/pict.*point at itself"):
                 build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
-        assert not (tmp_path / "out").exists()
     build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)
 
 

@@ -61,6 +61,12 @@ def test_a_label_of_a_line_is_a_class_or_a_new_one_also_in_a_folder_for_unlabell
     assert classes_by_id(tmp_path) == LABELS | given
 
 
+def test_a_number_is_the_name_of_a_class(tmp_path):
+    make.folder(tmp_path, ["train/7/5.png", "train/10/6.png"])
+    write_metadata(tmp_path / "train", [{"file_name": "10/6.png", "label": 7}])
+    assert classes_by_id(tmp_path) == {"7/5.png": "7", "10/6.png": "7"}
+
+
 def test_a_class_folder_that_only_another_split_has(tmp_path, caplog):
     """It is a class beside one that is known. Alone it may be a place for unlabelled images, which is told."""
     make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/bird/2.png", "test/dogs/3.png"])

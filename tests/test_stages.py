@@ -139,6 +139,20 @@ def test_after_an_error_the_earlier_folder_is_untouched(place, error):
     assert names(place.parent) == ["made", "made/old.txt"]
 
 
+def test_where_the_new_folder_cannot_be_moved_the_earlier_one_is_put_back(place, monkeypatch):
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if ".tmp-" in path.name:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"), replacing(place) as folder:
+        (folder / "new.txt").touch()
+    assert names(place.parent) == ["made", "made/old.txt"]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
