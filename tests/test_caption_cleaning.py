@@ -22,14 +22,6 @@ OPENINGS = {
     "Sure! Here is a description of the image: The image shows a picture of a drum.": "A drum.",
     "The image shows iPhone cases.": "iPhone cases.",
 }
-NO_OPENINGS = [
-    "The image shows how a glider lands.",
-    "A picture of a dog hangs on the wall.",
-    "In the picture frame stands a vase.",
-    "The drawing shows a cat.",
-    "Sure-footed goats climb a rock.",
-    "The photographer shows a print.",
-]
 REFUSALS = [
     "I’m sorry, I can’t assist with identifying people in images.",
     "As an AI language model, I do not have the ability to see images.",
@@ -44,16 +36,6 @@ REFUSALS = [
     "Unable to view the attached image.",
     "I can't help with that.",
 ]
-NO_REFUSALS = [
-    "A sign says I'm sorry, I can't stay.",
-    "\"I'm sorry, I can't come\" is written on a card.",
-    "I'm sorry, I love you.",
-    "Unfortunately, the dog is unable to reach the ball.",
-    "The image is not in focus, but a dog can be made out.",
-    "I can't help but notice the red roof.",
-    "Unable to see the road, a dog looks out of a car.",
-    "No image processing has been done to this photo of a house.",
-]
 LOOPS = {
     "The dog is black. The dog is black. The dog is bl": "The dog is black.",
     "A table. The cup is red. The plate is blue. The cup is red. The plate is blue. The cup": "A table. "
@@ -63,17 +45,11 @@ LOOPS = {
     "What a goal!!!!!!!!!!!!!!!!!!": "What a goal!",
     "狗是黑色的。狗是黑色的。狗是黑色的。": "狗是黑色的。",
 }
-NO_LOOPS = [
-    "A cup of tea on the left and a cup of tea on the right.",
-    "The first dog is black. The second dog is black. The third dog is white.",
-    "A bird on a branch of a tree in front of a house in front of a hill in front of a lake.",
-]
 UNFINISHED = {
     "A dog runs. The grass is gre": "A dog runs.",
     "A dog runs. Behind it stands Mr. Smith. He w": "A dog runs. Behind it stands Mr. Smith.",
     "一只狗在跑。草是": "一只狗在跑。",
 }
-FINISHED = ["a red circle on a white background", "A photo by J. Smith of St. Paul", "A dog runs. It barks (loudly!)"]
 BOILERPLATE = {
     "- a dog\n- a cat\n* a tree": "A dog. A cat. A tree.",
     "It holds:\n\n- a dog;\n- a cat.": "It holds: A dog; A cat.",
@@ -89,7 +65,32 @@ BOILERPLATE = {
     "A&amp;amp;B &lt;3": "A&B <3",
     "A dog.<br/>A cat.": "A dog. A cat.",
 }
-PLAIN = [
+LONG = (
+    "The image captures a bustling street in a city, where people walk past shops with colourful awnings. In the "
+    "foreground, a woman in a red coat holds an umbrella, while a man beside her carries two paper bags. To the left, "
+    "a cyclist waits at the light. The buildings are made of brick and have tall, narrow windows. The sky is grey."
+)
+CAPTIONS = [  # which no step changes
+    "The image shows how a glider lands.",
+    "A picture of a dog hangs on the wall.",
+    "In the picture frame stands a vase.",
+    "The drawing shows a cat.",
+    "Sure-footed goats climb a rock.",
+    "The photographer shows a print.",
+    "A sign says I'm sorry, I can't stay.",
+    "\"I'm sorry, I can't come\" is written on a card.",
+    "I'm sorry, I love you.",
+    "Unfortunately, the dog is unable to reach the ball.",
+    "The image is not in focus, but a dog can be made out.",
+    "I can't help but notice the red roof.",
+    "Unable to see the road, a dog looks out of a car.",
+    "No image processing has been done to this photo of a house.",
+    "A cup of tea on the left and a cup of tea on the right.",
+    "The first dog is black. The second dog is black. The third dog is white.",
+    "A bird on a branch of a tree in front of a house in front of a hill in front of a lake.",
+    "a red circle on a white background",
+    "A photo by J. Smith of St. Paul",
+    "A dog runs. It barks (loudly!)",
     '"Stop" and "Go" stand on two signs.',
     "The 1. FC Köln stadium; 3) is painted on a door",
     "R&D department, AT&T logo, 5 < 6",
@@ -100,20 +101,12 @@ PLAIN = [
     "Dusk. Thanks to the low sun, the field glows orange.",
     "If you want peace mural on a brick wall",
     "The lobby of a 3* hotel",
-]
-LANGUAGES = [
     "Un chien « noir » court ; il fait beau !",
     "青い空の下で犬が走っています。とても楽しそうです。",
     "كلب يركض على الشاطئ. السماء زرقاء.",
     "कुत्ता समुद्र तट पर दौड़ रहा है। आकाश नीला है।",
     "Grinning face 😀 and family 👨‍👩‍👧",
 ]
-LONG = (
-    "The image captures a bustling street in a city, where people walk past shops with colourful awnings. In the "
-    "foreground, a woman in a red coat holds an umbrella, while a man beside her carries two paper bags. To the left, "
-    "a cyclist waits at the light. The buildings are made of brick and have tall, narrow windows. The sky is grey."
-)
-CAPTIONS = NO_OPENINGS + NO_REFUSALS + NO_LOOPS + FINISHED + PLAIN + LANGUAGES
 CORPUS = [
     *(OPENINGS | LOOPS | UNFINISHED | BOILERPLATE),
     *(CAPTIONS + REFUSALS),

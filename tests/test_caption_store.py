@@ -122,11 +122,9 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     assert texts(tmp_path, 100_000) == ["later"]
 
 
-@pytest.mark.parametrize(
-    ("content", "remedy"), [(b"no database" * 99, "Move the file away"), (None, "See to the disk")]
-)
-def test_only_a_damaged_file_of_answers_is_to_be_moved_away(tmp_path, content, remedy):
-    other = tmp_path / "00001.sqlite"
-    other.write_bytes(content) if content else other.mkdir()
-    with pytest.raises(OSError, match=f"The answers in .*00001.sqlite cannot be read.*{remedy}"):
-        AnswerStore(tmp_path)
+def test_only_a_damaged_file_of_answers_is_to_be_moved_away(tmp_path):
+    (tmp_path / "00001.sqlite").write_bytes(b"no database" * 99)
+    (tmp_path / "other" / "00001.sqlite").mkdir(parents=True)
+    for folder, remedy in ((tmp_path, "Move the file away"), (tmp_path / "other", "See to the disk")):
+        with pytest.raises(OSError, match=f"The answers in .*00001.sqlite cannot be read.*{remedy}"):
+            AnswerStore(folder)

@@ -1,4 +1,4 @@
-"""Published images hold the same picture and nothing else."""
+"""Published images hold the same picture and nothing else, and so do those that captioners get, upright and shrunk."""
 
 import io
 import re
@@ -12,6 +12,7 @@ from PIL import ExifTags, ImageCms, PngImagePlugin
 from PIL import Image as PILImage
 
 from g4i_hf.data.image_metadata import without_metadata
+from g4i_hf.data.images import UndecodableImage, clean_jpeg, data_uri, decode
 
 CANARY = "canary-of-ann"
 XMP = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><r a="{CANARY}" {{}}/></rdf:RDF></x:xmpmeta>'
@@ -36,6 +37,10 @@ def exif(orientation: int | None = None) -> bytes:
     return tags.tobytes()
 
 
+def opened(data: bytes) -> PILImage.Image:
+    return PILImage.open(io.BytesIO(data))
+
+
 def decoded(content: bytes) -> PILImage.Image:
     return Image().decode_example({"bytes": content, "path": None})
 
@@ -52,9 +57,8 @@ def check(content: bytes, suffix: str | None = None, path: str = "/home/ann/secr
     assert after.info.get("icc_profile") == before.info.get("icc_profile")
     for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
         assert CANARY.encode(encoding) not in found["bytes"]
-    opened = PILImage.open(io.BytesIO(found["bytes"]))
-    assert set(opened.getexif()) <= {ExifTags.Base.Orientation}
-    assert not opened.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    kept = opened(found["bytes"]).getexif()
+    assert set(kept) <= {ExifTags.Base.Orientation} and not kept.get_ifd(ExifTags.IFD.GPSInfo)
     assert without_metadata({"bytes": found["bytes"], "path": None}) == {"bytes": found["bytes"], "path": None}
     return found["bytes"]
 
@@ -75,7 +79,7 @@ def test_orientation_and_colour_profile_stay(kind):
     for orientation in (None, *range(1, 9)):
         stripped = check(make.content(picture(), kind, exif=exif(orientation), icc_profile=ICC, **options))
         turned = kind == "JPEG" and orientation in range(2, 9)  # others are upright themselves
-        assert PILImage.open(io.BytesIO(stripped)).getexif().get(0x0112) == (orientation if turned else None)
+        assert opened(stripped).getexif().get(0x0112) == (orientation if turned else None)
         assert decoded(stripped).size == ((16, 24) if orientation in range(5, 9) else (24, 16))
         assert decoded(stripped).info["icc_profile"] == ICC
     xmp, texts = XMP.format('tiff:Orientation="6"'), PngImagePlugin.PngInfo()  # orientation in XMP alone
@@ -86,9 +90,9 @@ def test_orientation_and_colour_profile_stay(kind):
 
 def test_jpeg_loses_thumbnails_second_pictures_and_what_follows():
     content = make.content(picture(), "MPO", save_all=True, append_images=[picture(seed=1)], exif=exif(6))
-    assert PILImage.open(io.BytesIO(content)).n_frames == 2
+    assert opened(content).n_frames == 2
     stripped = check(content + b"MotionPhoto " + CANARY.encode())
-    assert PILImage.open(io.BytesIO(stripped)).format == "JPEG" and stripped.endswith(b"\xff\xd9")
+    assert opened(stripped).format == "JPEG" and stripped.endswith(b"\xff\xd9")
     assert stripped.count(b"\xff\xd8\xff") == 1
     jfif = make.content(picture(), "JPEG")
     small = bytes([1, 1]) + CANARY.encode()[:3]
@@ -119,7 +123,7 @@ def test_of_an_animation_the_first_frame_stays(kind):
     frames = [picture(seed=seed) for seed in range(3)]
     more = {"lossless": True} if kind == "WEBP" else {}
     content = make.content(frames[0], kind, save_all=True, append_images=frames[1:], duration=40, exif=exif(), **more)
-    before, after = (PILImage.open(io.BytesIO(c)) for c in (content, check(content)))
+    before, after = map(opened, (content, check(content)))
     assert before.n_frames == 3 and getattr(after, "n_frames", 1) == 1
     assert after.convert("RGB").tobytes() == frames[0].tobytes()
 
@@ -177,3 +181,68 @@ def test_broken_bits_raise_nothing_else_and_publish_nothing(kind):
         before, after = decoded(bytes(damaged)), decoded(found["bytes"])
         assert before.mode == after.mode and before.tobytes() == after.tobytes()
         assert CANARY.encode() not in found["bytes"]
+
+
+# --- As captioners get them ------------------------------------------------------------------------------------------
+
+GRADIENTS = [PILImage.linear_gradient("L"), PILImage.radial_gradient("L"), PILImage.linear_gradient("L").rotate(90)]
+PHOTOGRAPH = PILImage.merge("RGB", GRADIENTS).resize((500, 375))
+
+
+def test_an_address_in_place_of_an_image_is_not_opened():
+    """Whoever made a Parquet file would choose what this machine requests."""
+    with pytest.raises(UndecodableImage, match="there is no such file"):
+        data_uri(stored(None, "http://127.0.0.1:9/1.jpg"), 768)
+
+
+TEXTS = PngImagePlugin.PngInfo()
+TEXTS.add_text("Comment", CANARY)
+TEXTS.add_itxt("XML:com.adobe.xmp", CANARY)
+OF_NO_USE = CANARY.encode() * 9  # as a colour profile
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("JPEG", {"exif": exif(), "comment": CANARY, "xmp": CANARY.encode(), "icc_profile": OF_NO_USE}),
+        ("WEBP", {"exif": exif(), "xmp": CANARY.encode(), "icc_profile": OF_NO_USE}),
+        ("TIFF", {"exif": exif(), "description": CANARY}),
+        ("GIF", {"comment": CANARY}),
+        ("PNG", {"exif": exif(), "pnginfo": TEXTS}),
+    ],
+)
+@pytest.mark.parametrize("max_side", [768, 200])
+def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options, max_side):
+    dirty = make.content(PHOTOGRAPH, kind, **options)
+    sent = clean_jpeg(stored(dirty), max_side)
+    assert CANARY.encode() in dirty and CANARY.encode() not in sent and not opened(sent).getexif()
+    assert {"comment", "exif", "xmp", "icc_profile", "photoshop"}.isdisjoint(opened(sent).info)
+
+
+@pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (200, (200, 150))])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_images_are_shrunk_to_the_longest_side_and_never_enlarged(kind, max_side, size):
+    image = stored(make.content(PHOTOGRAPH, kind))
+    sent = opened(clean_jpeg(image, max_side))
+    assert (sent.format, sent.size) == ("JPEG", size) == ("JPEG", decode(image, max_side).size)
+    reference = np.asarray(PHOTOGRAPH.resize(size, PILImage.Resampling.LANCZOS), dtype=np.float32)
+    for shrunk in (sent, decode(image, max_side)):
+        assert np.abs(np.asarray(shrunk, dtype=np.float32) - reference).mean() < 6
+    assert decode(make.stored(PILImage.new("RGB", (1000, 1))), 100).size == (100, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("max_side", [768, 100])
+def test_orientation_is_applied(orientation, max_side):
+    """The red corner is where a viewer sees it."""
+    pixels = np.zeros((300, 400, 3), dtype=np.uint8)
+    pixels[:60, :60] = 255, 0, 0
+    data = make.stored(PILImage.fromarray(pixels), "JPEG", quality=90, exif=exif(orientation))
+    red = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[orientation]
+    height, width = (300, 400) if orientation < 5 else (400, 300)
+    scale = min(1, max_side / 400)
+    for upright in (opened(clean_jpeg(data, max_side)).convert("RGB"), decode(data, max_side)):
+        assert upright.size == (round(scale * width), round(scale * height))
+        for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            place = tuple(3 if side == 0 else -4 for side in corner)  # a little inwards, as JPEG rings at edges
+            assert (int(np.asarray(upright)[place][0]) > 150) == (corner == red), corner
