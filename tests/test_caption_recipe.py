@@ -25,6 +25,7 @@ EXPORT = ("--export_requests", "requests.jsonl")
     [
         (["--captioner_model", "no/such/folder"], "there is no such folder"),
         (["--captioner_model", "bert"], "AutoModelForImageTextToText does not load"),
+        (["--base_url", "http://127.0.0.1:9/v1"], "captioner_model is missing"),
         ([*MODEL, "--caption_splits", "evening"], "no split 'evening'"),
         ([*MODEL, "--max_cost", "5"], "max_cost needs the prices"),
         (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),

@@ -52,9 +52,6 @@ def one_line(folder: Path) -> str:
     return str(error.value)
 
 
-# --- Folders of Parquet, and archives ------------------------------------------------------------------------------
-
-
 PARQUET = {
     "files": (["train", "test", "test_novel"], {"train": 1, "test": 2, "test_novel": 3}),
     "shards": (["train-00000-of-00002", "train-00001-of-00002"], {"train": 3}),
@@ -97,9 +94,6 @@ def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
         assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]
         pixels = [[open_rgb(image).tobytes() for image in splits[split]["image"]] for splits in (found, expected)]
         assert pixels[0] == pixels[1]
-
-
-# --- Folders of images -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metadata", [False, True], ids=["plain", "with metadata"])
@@ -162,9 +156,6 @@ def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
     assert "2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
 
 
-# --- Columns and ids -------------------------------------------------------------------------------------------------
-
-
 def test_columns_are_renamed_to_ours_and_the_images_stay_where_they_are(tmp_path):
     theirs = rows(3).rename_columns({"image": "Bild", "label": "Klasse", "caption": "text"})
     theirs.add_column("number", [7, 8, 9]).add_column("label", ["in the way"] * 3).save_to_disk(tmp_path)
@@ -194,8 +185,6 @@ def test_made_ids_are_unique_and_stay_with_their_image_under_reordering(tmp_path
         assert len(ids[-1]) == len(order)
     assert ids[0] == ids[1]
 
-
-# --- Files at fault --------------------------------------------------------------------------------------------------
 
 CATS = ["train/cat/1.png", "train/dog/2.png"]
 
