@@ -23,7 +23,7 @@ from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.evaluation.metrics import size_metrics
 from g4i_hf.evaluation.predict import load_run, predict
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
-from g4i_hf.options import MEASURES
+from g4i_hf.options import MEASURES, EvaluateArguments
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options, write_options
 
@@ -63,6 +63,7 @@ def run(tmp_path_factory):
         return [(predicted(pictures[:1])[0] + 1) % 5, *predicted(pictures[1:])]
 
     splits = DatasetDict(
+        train=images(23),
         validation=images(11, unlabelled=(2,), start=40, label=but_for_one),
         plain=images(4, captions=False, start=60, label=predicted),
         unlabelled=images(3, unlabelled=(0, 1, 2), start=70),
@@ -103,6 +104,8 @@ def test_images_that_cannot_be_read_are_left_out_on_request_and_counted(run):
     assert (found["test_samples"], found["test_bad_images"]) == (2, 1)
     with pytest.raises(ValueError, match="--on_bad_images skip"):
         evaluate_run(run, **given)
+    with pytest.raises(ValueError, match="choose one of raw, ema"):
+        EvaluateArguments(run="run", weights="best")
     with pytest.raises(TypeError, match="'measures'"):
         evaluate_run(run, mesures="none")
 

@@ -105,7 +105,7 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
 
 
 def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):
-    make.rows(501, draw=lambda row: make.noise(0)).to_parquet(tmp_path / "data" / "train.parquet")
+    make.rows(501, draw=lambda row: make.noise(0), image_id=None).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
         fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
 

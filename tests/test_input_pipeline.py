@@ -91,6 +91,12 @@ def test_every_kind_of_image_has_the_crops_of_pillow(kind, size):
         assert not np.any(found)
 
 
+def test_a_damaged_jpeg_is_refused_in_pillows_words():
+    crop = CropOfStored(RandomResizedCropAndInterpolation(224, scale=(0.9, 1)))
+    with pytest.raises(OSError, match="truncated"):
+        crop(open_for_crop({"bytes": jpeg(CHINA)[:20_000], "path": None}))
+
+
 def test_normalization_is_that_of_torchvision_to_the_bit():
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, 16, 16)
     picture = PILImage.fromarray(every.permute(1, 2, 0).contiguous().numpy())

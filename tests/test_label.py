@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import fitting
 import numpy as np
@@ -136,6 +137,13 @@ def test_answers_as_a_table_hold_no_formula(asking):
     asked = asking("wrong")
     asked.file.write_text(json.dumps({"file_name": "=cmd|' /C calc'!A0.png", "label": "cross"}) + "\n")
     assert asked.export().read_text().splitlines()[1] == "'=cmd|' /C calc'!A0.png,cross,,manual,"
+
+
+def test_a_second_page_of_a_folder_is_refused(looked, capsys):
+    pictures = looked.data.dataset_name
+    with answers_to(Path(pictures) / "labels.jsonl"), pytest.raises(SystemExit):
+        main(["label", pictures, "-o", looked.args.output_dir, "--no_browser"])
+    assert "Another g4i label writes to" in capsys.readouterr().err
 
 
 def test_names_of_classes_are_text_on_the_page(asking):

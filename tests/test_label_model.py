@@ -189,6 +189,7 @@ SIX = [0, 1, 2, 0, 1, 2]
 # A view and labels, or arguments beside them -> what is said
 CANNOT = [
     (View(np.eye(6)), [1, 1, 1, -1, -1, 1], {}, "labels or names of at least two classes"),
+    (View(np.ones((0, 4))), [], {}, "needs captions, image features"),
     (View(np.eye(6)), [0, 1, 2, 3, 0, 1], {}, "label 3 is not below the number of classes, 3"),
     (View(np.eye(5)), SIX, {}, r"'caption' has values of shape \(5, 5\), but there are 6 labels"),
     (View(np.where(np.eye(6) > 0, np.nan, 1)), SIX, {}, "'caption' has values that are NaN or infinite"),
@@ -212,6 +213,8 @@ def test_what_cannot_be_predicted_is_an_error():
         model.predict(views_of(data.x, data.x))
     with pytest.raises(ValueError, match="fold 7"):
         model.predict(views_of(data.x), fold=7)
+    with pytest.raises(ValueError, match="at least two classes, not 1"):
+        fitted(data, classes=1)
 
 
 def with_names() -> tuple[Clusters, np.ndarray, np.ndarray]:

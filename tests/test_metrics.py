@@ -150,6 +150,11 @@ def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_an
     assert found == pytest.approx({"recall_at_1": 0.5, "recall_at_2": 0.5, "gallery_size": 3} | chances)
 
 
+def test_embeddings_that_are_nan_are_an_error():
+    with pytest.raises(ValueError, match="NaN or infinite: the model, or the stage"):
+        retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
+
+
 def test_texts_are_centred_where_the_model_centres_them():
     """Both captions have much in common; without it they are at right angles."""
     first, second = np.float32([0.8, 0.6, 0, 0]), EYE[0]

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, ViTConfig
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.modeling.configuration_aligned import AlignedImageClassificationConfig
 from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor
 from g4i_hf.modeling.student import classifier_layers
 
@@ -70,7 +71,10 @@ def test_projector_leaves_the_random_state_alone():
     [
         (AlignedImageClassification, {"projector_type": "linear"}),
         (AutoModel, {"projector_norm": "batch", "center_text": True}),
-        (AutoModelForImageClassification, {"projector_norm": "layer", "logit_scale_init": 1.0}),
+        (
+            AutoModelForImageClassification,
+            {"projector_norm": "layer", "logit_scale_init": 1.0, "logit_bias_init": -3.0},
+        ),
     ],
 )
 def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, auto_class, kind):
@@ -141,3 +145,11 @@ def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
 def test_a_student_that_cannot_be_built_is_an_error_that_names_the_remedy(student, options, message):
     with pytest.raises((ValueError, OSError), match=message):
         AlignedImageClassification.from_student(student, id2label=ID2LABEL, text_embed_dim=4, **options)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0), ("lora", {"r": 1})]
+)
+def test_configuration_names_the_wrong_field(name, value):
+    with pytest.raises(ValueError, match=name):
+        AlignedImageClassificationConfig(ViTConfig(), **{name: value})

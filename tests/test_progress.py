@@ -42,6 +42,7 @@ def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
     assert lines[1].endswith(shown)
+    trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
 def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):

@@ -155,15 +155,16 @@ def test_softened_labels_are_probabilities_of_the_true_class():
 
 
 @pytest.mark.parametrize(
-    ("labels", "options", "said"),
+    ("labels", "without", "options", "said"),
     [
-        *((labels, {}, "needs captions, .* and labels or names of at least two") for labels in (few(0), few(1))),
-        (few(0), {"class_embeds": lambda: np.eye(DIM)[: len(CLASSES)], "unlabelled": "drop"}, "no row .* has a label"),
+        *((labels, [], {}, "needs captions, .* and labels or names of at least two") for labels in (few(0), few(1))),
+        (TRUTH, ["text_embeds"], {}, "supervision is 'auto', but the training split has no text_embeds"),
+        (few(0), [], {"class_embeds": lambda: np.eye(DIM)[: len(CLASSES)], "unlabelled": "drop"}, "no row .* a label"),
     ],
 )
-def test_what_it_needs_is_said(labels, options, said):
+def test_what_it_needs_is_said(labels, without, options, said):
     with pytest.raises(ValueError, match=said):
-        supervised(captioned(labels, GOOD), **options)
+        supervised(captioned(labels, GOOD).remove_columns(without), **options)
 
 
 def test_what_was_found_is_kept_in_the_run_for_the_same_data_alone(tmp_path):

@@ -188,6 +188,11 @@ def test_alignment_without_text_embeds_is_an_error(tmp_path, vit):
         one_step(tmp_path, vit, data, align_weight=0.7)
 
 
+def test_balanced_class_weights_without_labels_are_an_error(tmp_path, vit):
+    with pytest.raises(ValueError, match="no `labels`"):
+        AlignmentTrainer(vit, arguments(tmp_path, class_weights="balanced"), rows(4))
+
+
 def test_evaluation_sees_whole_images(tmp_path, vit):
     """Mixup is for training alone: the loss of an evaluation is the cross entropy of the images themselves."""
     data = rows(4, torch.float64)

@@ -89,15 +89,16 @@ def test_scores_are_those_of_cosines_over_the_temperature(model, prepare, temper
     assert encoder.asked == ["half", "opposite", "same"]  # the second time they are known
 
 
-def test_text_is_centred_where_the_model_is(model):
+def test_text_is_centred_where_the_model_is_and_a_path_is_an_image(model, tmp_path):
     image = pictures(1)[0]
+    image.save(tmp_path / "image.png")
     near = vectors_near(model, image)
     mean = torch.full((DIM,), 0.1)
     model.set_text_mean(mean)
     moved = {"same": near["same"] * 3 + mean.numpy(), "opposite": near["opposite"] * 2 + mean.numpy()}
     classifier = ZeroShotImageClassifier(model, text_encoder=KnownVectors(moved), temperature=1, device="cpu")
     expected = torch.tensor([1.0, -1.0]).softmax(-1).tolist()
-    answer = classifier(image, ["same", "opposite"])
+    answer = classifier(str(tmp_path / "image.png"), ["same", "opposite"])
     assert [each["score"] for each in answer] == pytest.approx(expected, abs=1e-5)
 
 

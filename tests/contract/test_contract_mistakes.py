@@ -83,7 +83,9 @@ MISTAKES = {
     "release a stage as a run": ("release", {"run": "{captions}"}, ("{captions}", "--stage")),
     "release a run as a stage": ("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
     "release both": ("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
+    "no run to evaluate": ("evaluate", {}, ("run is missing", "--run")),
     "search for nothing": ("search", {"run": "{aligned}"}, ("query is missing",)),
+    "search of nothing": ("search", {"run": "{aligned}", "query": "red", "images": "{gone}"}, ("images is '{gone}'",)),
     "push without a name": ("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 
