@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 # tqdm and OpenMP read these on import. Progress bars are shown after two seconds. Threads wait for each other without
-# spinning, which made `fit` 1.3 times slower on a quiet machine, and several times on a busy one
+# spinning, which slows them on a quiet machine, and several times on a busy one
 os.environ.setdefault("TQDM_DELAY", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

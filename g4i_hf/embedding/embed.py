@@ -330,10 +330,13 @@ class EmbeddingStage:
         known: dict[str, np.ndarray] = {}
         earlier = self.folder.parent.glob(f"{self.folder.name.rpartition('-')[0]}-*") if self.is_shared else []
         for folder in sorted(earlier):
-            stage = read_stage(folder) or {}
-            if any(stage.get(key) != value for key, value in self.encoder.provenance.items()):
+            try:
+                stage = read_stage(folder) or {}
+                is_of_encoder = all(stage.get(key) == value for key, value in self.encoder.provenance.items())
+                splits = open_stage(folder, stage) if is_of_encoder else {}
+            except (OSError, ValueError):  # damaged, or being replaced: embedded again
                 continue
-            for split in open_stage(folder, stage).values():
+            for split in splits.values():
                 embeds = Embeddings(split)
                 starts = np.cumsum(embeds.counts) - embeds.counts
                 for start, digest in zip(starts.tolist(), split[columns.CAPTION_DIGEST][:], strict=True):

@@ -145,7 +145,7 @@ class FitResult:
     images: int  # for training
     labels: int  # of them
     suspicious_labels: int  # labels that all views together contradict
-    doubtful_labels: int  # see [`~g4i_hf.label_model.plan.doubtful_labels`]
+    doubtful_labels: int  # others that are not the likeliest class, but may be right
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
     label_noise_estimate: float | None = None  # share of wrong labels
@@ -255,9 +255,10 @@ class FitResult:
         return f"; {left:,} more ({share:.0%} of the sample) belong to none of the classes and are not counted"
 
     def since(self, before: "FitResult") -> str:
-        kinds = {True: " (reviewed)", False: " (estimated)"} if before.judged_on != self.judged_on else {}
+        how = {GOLD: " (reviewed)", VALIDATION: " (measured)"}
+        differ = before.judged_on != self.judged_on
         accuracies = " -> ".join(
-            _percent(getattr(each, f"{self.released}_accuracy")) + kinds.get(each.judged_on == GOLD, "")
+            _percent(getattr(each, f"{self.released}_accuracy")) + how.get(each.judged_on, " (estimated)") * differ
             for each in (before, self)
         )
         noises = " -> ".join(_range(each.label_noise_interval, "%") for each in (before, self))
