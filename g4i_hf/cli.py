@@ -424,8 +424,6 @@ def end_processes() -> None:
     Destroy the process group at the end of a command. Its threads can abort a process that exits, and a model that
     outlives its group can block the exit (torch 2.13, gloo).
     """
-    if "accelerate" not in sys.modules:
-        return
     from accelerate import PartialState
 
     if PartialState._shared_state:

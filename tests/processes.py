@@ -1,12 +1,16 @@
 """Commands on several processes of this machine, started by accelerate's launcher."""
 
 import os
+import subprocess
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from loaded import ACCELERATE, real
 
 ROOT = Path(__file__).parent.parent
+WAIT = 300  # seconds for what takes a few
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -31,3 +35,12 @@ def children_of(number: int) -> list[int]:
             if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == real(number):
                 found.append(real(int(stat.parent.name)))
     return found
+
+
+def happens(event: Callable[[], object], process: subprocess.Popen) -> bool:
+    """Whether it happens before the process ends, and within WAIT seconds."""
+    deadline = time.monotonic() + WAIT
+    while not event() and process.poll() is None and time.monotonic() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.01)
+    return bool(event())

@@ -5,20 +5,18 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import caption_doors
 import pytest
 from caption_doors import ROOT, Worker, all_right, answers_in, captions_of_numbers, draw_numbers
-from loaded import PYTHON, real
-from processes import children_of, launched
+from loaded import PYTHON, kill, real
+from processes import WAIT, children_of, happens, launched
 
 serve = caption_doors.serve
 IMAGES, KILLS = 120, 5
 CONCURRENCY = 8
 LATENCY = 0.2
-WAIT = 120  # seconds for what takes a few
 SCALE = [PYTHON, "recipes/scale/caption.py"]
 FORK = ("--executor_options", '{"start_method": "fork"}')  # tasks need not import torch again
 CAPTION = {1: [PYTHON, "recipes/caption.py"], 2: launched("recipes/caption.py", processes=2)}
@@ -40,20 +38,43 @@ def start(command: list[str], pictures: Path, captions: Path, server: Worker, **
 
 
 def finish(process: subprocess.Popen) -> str:
-    printed, _ = process.communicate(timeout=2 * WAIT)
+    printed, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 0, printed[-3000:]
     return printed
 
 
-def wait_until(happened, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + WAIT
-    while not happened() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+def reached(server: Worker, number: float, process: subprocess.Popen, counted: str = "whole") -> bool:
+    """Whether the server counts so many replies, or `requests`, before the process ends."""
+    return happens(lambda: server.stats()[counted] >= number, process)
+
+
+def all_gone(server: Worker) -> bool:
+    """The server notices which clients were killed."""
+    return happens(lambda: server.stats()["in_flight"] == 0, server.process)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     return draw_numbers(tmp_path_factory.mktemp("kills") / "pictures", IMAGES)
+
+
+def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(tmp_path, serve):
+    pictures, captions, images = draw_numbers(tmp_path / "pictures", 36), tmp_path / "captions", 36
+    server = serve("--latency", 0.1, "--capacity", 4)
+    under_way = 4 + 2  # an answer may be there and not yet on the disk, while its place is taken again
+    for answered in (7, 20):
+        process = start(CAPTION[1], pictures, captions, server)
+        assert reached(server, answered, process)
+        kill(process)
+        assert not (captions / "stage.json").exists()
+    assert all_gone(server) and server.stats()["whole"] < images, "killed too late to show anything"
+    before = server.stats()["requests"]
+    finish(start(CAPTION[1], pictures, captions, server))
+    after = server.stats()["requests"]
+    assert images <= after <= images + 2 * under_way and after - before <= images - 20 + 2 * under_way
+    finish(start(CAPTION[1], pictures, captions, server))
+    assert server.stats()["requests"] == after, "whole: nothing is asked"
+    assert captions_of_numbers(captions) == all_right(images)
 
 
 @pytest.mark.slow
@@ -66,16 +87,15 @@ def test_killed_at_any_moment_two_processes_lose_nothing_and_nothing_is_paid_twi
     command, captions = CAPTION[2], tmp_path / "captions"
     lost = while_in_flight = 0
     for number, moment in enumerate(sorted(draw.uniform(0, 0.9 * IMAGES) for _ in range(KILLS))):
-        moment = max(moment, server.stats()["whole"] + 1)  # the one before may have gone further
+        counted = draw.choice(["whole", "requests"])  # right after a wave of replies, or while one is waited for
+        moment = max(moment, server.stats()[counted] + 1)  # the one before may have gone further
         process = start(command, pictures, captions, server)
-        wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
-        time.sleep(draw.uniform(0, LATENCY))  # replies come in waves; not only right after one
-        if process.poll() is None:
+        if reached(server, moment, process, counted) and process.poll() is None:
             workers = children_of(process.pid)
             for each in [draw.choice(workers)] if number % 2 == 0 else [real(process.pid), *workers]:
                 os.kill(each, signal.SIGKILL)
             process.communicate(timeout=WAIT)
-        time.sleep(LATENCY)  # the server notices which clients are gone
+        assert all_gone(server)
         in_flight = server.stats()["requests"] - answers_in(tmp_path / "captions.journal") - lost
         assert 0 <= in_flight <= CONCURRENCY, (number, moment, in_flight)
         lost += in_flight
@@ -91,7 +111,7 @@ def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, t
     moments = (20, 70)
     for moment in moments:
         process = start([*SCALE, *FORK, "--tasks", "4"], pictures, captions, server)
-        wait_until(lambda moment=moment: server.stats()["whole"] >= moment, process)
+        assert reached(server, moment, process)
         os.killpg(real(process.pid), signal.SIGKILL)
         process.communicate()
     finish(start([*SCALE, *FORK, "--tasks", "3"], pictures, captions, server))

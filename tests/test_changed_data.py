@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 
 from g4i_hf import load_images
 from g4i_hf.data.images import content_of
-from g4i_hf.data.record import Record, differences, image_digests
+from g4i_hf.data.record import RECORD_FILE, Record, differences, image_digests
 from g4i_hf.running import main
 
 
@@ -217,7 +217,7 @@ def train(static_folder, tmp_path, capsys):
     return training
 
 
-def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_path):
+def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_path, caplog):
     """Finished or stopped; one that was killed before its first checkpoint begins anew."""
     run = tmp_path / "run"
     train(pictures)
@@ -239,6 +239,8 @@ def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_p
     correct_labels(pictures)
     train(pictures)
     assert differences(Record.read(run), record_of(pictures)) == {} and "finished" in train(pictures)
+    (run / RECORD_FILE).unlink()
+    assert "finished" in train(pictures) and "whether the data has changed is not known" in caplog.text
 
 
 def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, train, tmp_path, static_folder):

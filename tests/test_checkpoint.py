@@ -6,18 +6,18 @@ alone: nothing in it is lost without `--overwrite true`, and no two trainings sh
 import contextlib
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
+import filelock
 import make
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Image
-from loaded import PYTHON, kill
+from loaded import PYTHON, kill, real
+from processes import happens
 from students import aligned_model
 from tiny_training import arguments
 
@@ -27,7 +27,7 @@ from g4i_hf.options import AugmentationArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, newest_checkpoint
-from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
+from g4i_hf.training.run_folder import LOCK_FILE, clear_run, open_run, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "per_device_train_batch_size": 4}
@@ -155,6 +155,15 @@ def test_one_that_is_named_must_be_whole_and_there(trained, tmp_path):
         trainer.train(resume_from_checkpoint=True)
 
 
+def test_of_what_data_a_checkpoint_without_a_record_is_is_not_known(trained, tmp_path, caplog):
+    checkpoint = shutil.copytree(trained / "trainer" / "checkpoint-2", tmp_path / "checkpoint-2")
+    with pytest.raises(OtherDataError, match="What differs: not known, as the run holds no record of its data"):
+        trainer_of(tmp_path, CHANGES["labels of 1 image"]).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "checkpoint.json").unlink()
+    trainer_of(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert "no readable checkpoint.json: whether the data has changed is not known." in caplog.text
+
+
 @contextlib.contextmanager
 def no_file_larger_than(size: int):
     """The kernel refuses to write on, as on a full disk."""
@@ -219,6 +228,13 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
             open_run(tmp_path, options | {name: value}, overwrite=False)
 
 
+def test_a_folder_that_another_process_trains_into_is_refused_by_its_number(tmp_path):
+    with filelock.FileLock(tmp_path / LOCK_FILE):
+        (tmp_path / LOCK_FILE).write_text("4711")
+        with pytest.raises(OSError, match=r"Another training writes to .* \(process 4711\)\. Wait until"):
+            trainer_of(tmp_path).train()
+
+
 @pytest.mark.slow
 def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
     """The lock dies with its process, though the process that reads images may live on for a while."""
@@ -227,17 +243,12 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
         words = [PYTHON, "-m", "g4i_hf", *command(trained, run, **long)]
         process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 300
-        while not (run / "checkpoint-2").exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
-            time.sleep(0.01)
+        assert happens((run / "checkpoint-2").exists, process), (tmp_path / "log").read_text()[-3000:]
         for more in ({}, {"overwrite": "true"}):
             with pytest.raises(SystemExit):
                 main(command(trained, run, **long | more))
-            said = capsys.readouterr().err
-            assert re.match(rf"error: Another training writes to {run} \(process \d+\)\. Wait until", said)
-        with pytest.raises(OSError, match="Another training writes to"):
-            trainer_of(run).train()
+            said = f"error: Another training writes to {run} (process {real(process.pid)}). Wait until"
+            assert capsys.readouterr().err.startswith(said)
     finally:
         kill(process)
     main(command(trained, run, **long | {"max_steps": 4, "overwrite": "true"}))

@@ -94,10 +94,13 @@ def test_from_python_equal_captions_are_embedded_once_in_a_cache(static_folder, 
 
 
 def test_fewer_images_and_changed_captions_embed_what_is_new_alone(static_folder, tmp_path, monkeypatch):
-    """As after g4i label, when gold images are kept out of training."""
+    """As after g4i label, when gold images are kept out of training; also where a folder beside them is damaged."""
     monkeypatch.setattr("g4i_hf.embedding.embed.CACHE", tmp_path / "home")
     images, encoded = images_with([["a cat"], ["a dog"], ["one", "two"], []], tmp_path / "images"), []
     before = embed_captions(images, str(static_folder))["train"]["text_embeds"][:]
+    (made,) = (tmp_path / "home").iterdir()
+    for name, damage in (("stage.json", "{"), ("train.parquet", "PAR1")):
+        (shutil.copytree(made, made.with_name(f"images-static-0{name}")) / name).write_text(damage)
     of_class = type(load_encoder(str(static_folder)))
     encode = of_class.encode
     monkeypatch.setattr(of_class, "encode", lambda self, texts: encoded.extend(texts) or encode(self, texts))

@@ -1,6 +1,5 @@
 """`g4i fit` of a folder that holds a result, or a part of one: nothing twice, and nothing old after a change."""
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from doors import TWO_PROCESSES, succeed
 from drawings import CLASSES
 from fitting import few_labels, lines_of, results_of
 from loaded import PYTHON, kill
+from processes import happens
 from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf.running import main
@@ -198,9 +198,7 @@ def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_
     options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": words}
     out, given = tmp_path / "out", [f"--{name}={value}" for name, value in options.items()]
     with subprocess.Popen([PYTHON, "-m", "g4i_hf", "fit", pictures, "-o", out, *given]) as process:
-        while process.poll() is None and not list(out.glob(file)):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.01)
+        assert happens(lambda: list(out.glob(file)), process)
         kill(process)
     assert not (out / "all_results.json").exists()
     succeed("fit", pictures, "-o", out, options)

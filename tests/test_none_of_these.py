@@ -74,16 +74,34 @@ def test_it_is_said_where_it_is_sure():
     assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480])))
 
 
+RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
+RESULT |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
+
+
 def test_fit_says_it_and_which_labels_are_worth_a_look():
-    result = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
-    result |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
-    found = FitResult(**result | {"none_of_these_interval": [0.25, 0.4]})
+    found = FitResult(**RESULT | {"none_of_these_interval": [0.25, 0.4]})
     assert found.judgement_lines()[-1].startswith("25% or more of the images without a label")
     next_command = found.next_command("pictures")
     assert next_command.startswith("Next: label the images that teach most: g4i label pictures --pick next; or")
     assert next_command.endswith("(14): g4i label pictures --pick wrong")
-    found = FitResult(**result | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
+    found = FitResult(**RESULT | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
     assert len(found.judgement_lines()) == 1 and found.next_command("pictures").endswith("--pick next")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("kept", "validation", "80% (estimated) -> 90% (measured)"),
+        ("validation", "gold", "80% (measured) -> 90% (reviewed)"),
+        ("gold", "gold", "80% -> 90%"),
+    ],
+)
+def test_accuracies_of_two_runs_say_how_they_were_judged_where_that_differs(before, after, said):
+    one, other = (
+        FitResult(**RESULT | {"judged_on": judged_on, "released": "with_views", "with_views_accuracy": accuracy})
+        for judged_on, accuracy in ((before, 0.8), (after, 0.9))
+    )
+    assert f"; accuracy {said}; wrong labels" in other.since(one)
 
 
 def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():

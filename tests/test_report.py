@@ -74,10 +74,10 @@ def runs(tmp_path_factory):
     return {"aligned": a_run(folder / "aligned"), "baseline": a_run(folder / "baseline", "vit", align_weight=0)}
 
 
-def write(folder, runs, options=OPTIONS, **results) -> str:
+def write(folder, runs, options=OPTIONS, splits=SPLITS, **results) -> str:
     """The page of a folder in which it is the only file."""
     predictions = {run: {"validation": a_prediction({"aligned": ALIGNED, "baseline": BASELINE}[run])} for run in runs}
-    write_report(folder / "report.html", ROWS, runs, options, SPLITS, predictions, NAMES, results=results)
+    write_report(folder / "report.html", ROWS, runs, options, splits, predictions, NAMES, results=results)
     assert [path.name for path in folder.iterdir()] == ["report.html"]
     return (folder / "report.html").read_text()
 
@@ -136,3 +136,5 @@ def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
     assert "difference</th>" not in page and "--baseline" in parsed.text
     page = write(tmp_path, {"aligned": runs["baseline"]}, options=OPTIONS | {"align_weight": 0})
     assert "Nearest captions" not in Page(page).headings and "No alignment." in page
+    bare = DatasetDict(validation=SPLITS["validation"].remove_columns(["caption", "text_embeds"]))
+    assert "The split validation has no captions with embeddings." in write(tmp_path, runs, splits=bare)

@@ -9,7 +9,8 @@ import pytest
 from caption_doors import ROOT
 from datasets import DatasetDict
 from loaded import PYTHON, real
-from test_caption_kills import FORK, environment, finish, wait_until
+from processes import happens
+from test_caption_kills import FORK, environment, finish
 from test_encoders_as_views import images_of, saved
 
 from g4i_hf import embed_view
@@ -63,7 +64,7 @@ def test_what_a_lost_task_has_left_out_is_computed_at_the_end(place):
 def test_killed_and_run_again_tasks_write_what_one_process_does(place):
     of_executor = [FORK[0], '{"start_method": "fork", "workers": 2}']
     process = start(place, "killed", *SCALE, "local", "--tasks", TASKS, *of_executor)
-    wait_until(lambda: parts(place, "killed"), process)
+    assert happens(lambda: parts(place, "killed"), process)
     os.killpg(real(process.pid), signal.SIGKILL)
     process.communicate()
     assert 0 < len(parts(place, "killed")) < TASKS

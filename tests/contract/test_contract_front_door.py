@@ -85,6 +85,12 @@ def test_the_public_names_import_nothing_heavy(quick):
     assert (ROOT / "g4i_hf" / "py.typed").is_file()
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(quick, given, found):
+    code = "import os, g4i_hf.running; print(os.environ['OMP_WAIT_POLICY'])"
+    assert quick.python(code, env={"OMP_WAIT_POLICY": given}) == f"{found}\n"
+
+
 @pytest.mark.slow
 def test_captions_from_python(quick, loop, tmp_path):
     code = "import sys, g4i_hf\nimages = g4i_hf.caption_images(sys.argv[1], 'new', captioner='column')\n"

@@ -63,7 +63,8 @@ class CaptionServer:
     def stats(self) -> dict:
         found = {name: self.counts[name] for name in ("requests", "asked_again", "connections")}
         found |= {"whole": sum(self.replies.values()), "distinct": len(self.replies)}
-        found |= {"peak_in_flight": self.peak_in_flight, "authorization": sorted(self.authorization)}
+        found |= {"in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight}
+        found |= {"authorization": sorted(self.authorization)}
         return found | {"faults": {kind: self.counts[kind] for kind in FAULTS if self.counts[kind]}}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,7 +9,6 @@ The weights and the logged losses are written to OUTPUT_DIR/result.pt, by the ma
 import faulthandler
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def main() -> None:
     train_and_save()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # torch's own caches of DTensor hold the group to the end
         end_processes()
-        time.sleep(1)  # its threads let go of their last tensors
+        sys.stdout.flush()
+        os._exit(0)  # its threads may still hold tensors, which would abort the process
     else:
         end_and_look()
 
