@@ -66,6 +66,28 @@ def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_p
     caption(tmp_path, *data)
 
 
+def test_prompts_columns_of_the_data_and_several_captions(tmp_path, serve):
+    """The server answers with what it was asked."""
+    draw_numbers(tmp_path / "pictures", 6)
+    caption(tmp_path, *asking(serve("--echo"), "--prompt", "plain", "A photo of a {label}."))
+    for row in rows_of(tmp_path / "captions"):
+        plain, own = row["caption"]
+        assert "Describe this image in detail." in plain and f"A photo of a {row['image_id'].split('/')[0]}." in own
+
+
+def test_limits_stop_a_run_and_the_same_command_goes_on(tmp_path, serve):
+    draw_numbers(tmp_path / "pictures", 12)
+    server = serve()
+    caption(tmp_path, *asking(server, "--max_requests", 5))
+    assert server.stats()["requests"] == 5 and not (tmp_path / "captions").exists()
+    caption(tmp_path, *asking(server, "--max_requests", 5, "--partial"))
+    assert sum(row["caption"] != [None] for row in rows_of(tmp_path / "captions")) == 10
+    caption(tmp_path, *asking(server))
+    assert (server.stats()["requests"], server.stats()["asked_again"]) == (12, 0)
+    said = caption(tmp_path, *asking(server, "--prompt", "Another?"), fails=True)
+    assert "--overwrite" in said, "captions made otherwise are not replaced"
+
+
 def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path, serve):
     """The server has the model under another name."""
     draw_numbers(tmp_path / "pictures", 4)

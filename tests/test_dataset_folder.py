@@ -125,6 +125,15 @@ def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
     assert "{label}" in stage["captions_stage"]["prompts"][0] and stage["ids_from"] == "file"
 
 
+def test_a_dry_run_lists_the_files_and_writes_nothing(stages, tmp_path, capsys):
+    stage = stages / "runs" / "embeddings"
+    main(["release", f"--stage={stage}", f"--dataset_dir={tmp_path}/made", "--repo_id=me/embedded", "--dry_run"])
+    said = capsys.readouterr().out
+    names = ("README.md", "stage.json", "data/train-00000-of-00001.parquet", "me/embedded")
+    assert all(name in said for name in names)
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
     for stage in ("captions", "embeddings"):
         folder = build_dataset(stages / "runs" / stage, tmp_path / stage, with_images=True)

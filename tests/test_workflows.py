@@ -1,10 +1,10 @@
 """What the workflows promise beside tests/contract/: a shared budget, honest figures, the right images."""
 
+import caption_doors
 import make
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from doors import caption_server, server_stats
 from drawings import draw_folder
 
 from g4i_hf.captioning.runner import Share
@@ -13,17 +13,19 @@ from g4i_hf.options import OPTIONS_OF
 from g4i_hf.running import main
 from g4i_hf.workflows.caption import Captioning
 
+serve = caption_doors.serve
 
-def test_processes_that_share_the_captions_share_the_budget(tmp_path):
+
+def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
     """A request costs 3 here, and 27 images wait: two processes with a budget of 24 ask for 4 captions each."""
     pictures = draw_folder(tmp_path / "pictures", train=18, validation=9)
     given = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new"), "captioner_model": "tiny"}
-    with caption_server("--answer", "digest") as server:
-        given |= {"base_url": f"{server}/v1", "max_concurrency": 1}
-        given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
-        for rank in range(2):
-            Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
-        assert server_stats(server)["requests"] == 8
+    server = serve("--answer", "digest")
+    given |= {"base_url": f"{server.url}/v1", "max_concurrency": 1}
+    given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
+    for rank in range(2):
+        Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
+    assert server.stats()["requests"] == 8
 
 
 def test_check_prints_what_is_in_each_split(tmp_path, capsys):

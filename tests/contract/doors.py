@@ -3,14 +3,9 @@ The product as a user meets it: its commands, as processes that begin with torch
 Every contract test starts them here, so that one place changes when a command gets another name.
 """
 
-import contextlib
-import json
 import os
 import re
 import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +58,6 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def start(command: str, *words, env: dict | None = None, cwd: Path = ROOT):
-    """A command that runs on; its output is read with `communicate`."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command_line(command, words), cwd=cwd, env=environment(env), **pipes)
-
-
 def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, **started) -> Done:
     """A command to its end, whatever that is; `started` as in [`command_line`]."""
     return ended(command_line(command, words, **started), env, cwd)
@@ -101,23 +90,6 @@ def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT, start: 
     done = ended([start, "-c", code, *map(str, words)], env, cwd)
     assert done.code == 0, f"{done.out[-2000:]}\n{done.err[-4000:]}"
     return done.out
-
-
-@contextlib.contextmanager
-def caption_server(*options: str) -> Iterator[str]:
-    """Address of an OpenAI-compatible server on this machine, see tests/workers/caption_server.py."""
-    command = [sys.executable, str(ROOT / "tests" / "workers" / "caption_server.py"), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def server_stats(server: str) -> dict:
-    with urllib.request.urlopen(f"{server}/stats") as reply:
-        return json.load(reply)
 
 
 def imports_of(done: Done) -> tuple[set[str], list[str]]:

@@ -113,20 +113,3 @@ def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(quic
     assert printed(quick, tmp_path, DATA)["student_args"] is None
     (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\n")
     assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None
-
-
-def test_the_file_beats_defaults_and_the_command_line_beats_the_file(quick, tmp_path):
-    """With paths, numbers and other kinds of values in both; names with hyphens; BOOL alone."""
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    lines = "dataset_name: ../data\noutput_dir: runs/x\nembeddings_dir: ./e\nalign_weight: 1\nhflip: 0.25\n"
-    lines += "learning_rate: 5e-4\nclass_weights: [1, 2.5]\nema_decay:\nbf16: off\nrequire_labels: no\n"
-    (tmp_path / "a" / "b" / "o.yaml").write_text(lines + "student_args: {layers: [1, 1], act: '1e5'}\n")
-    words = ("--weight-decay=5e-2", "--hflip", "0.5", "--align_center", "--random_erasing", "0.25", "--lora_r", "4")
-    values = printed(quick, tmp_path, {"config": "a/b/o.yaml"}, *words)
-    expected = {"align_loss": "clip", "align_weight": 1, "hflip": 0.5, "learning_rate": 5e-4, "weight_decay": 0.05}
-    expected |= {"class_weights": [1, 2.5], "ema_decay": None, "require_labels": False, "align_center": True}
-    expected |= {"student_args": {"layers": [1, 1], "act": "1e5"}, "random_erasing": 0.25, "lora_r": 4}
-    assert {name: values[name] for name in expected} == expected
-    places = {"dataset_name": "a/data", "embeddings_dir": "a/b/e", "output_dir": "runs/x"}
-    for name, place in places.items():
-        assert (tmp_path / values[name]).resolve() == (tmp_path / place).resolve(), name
