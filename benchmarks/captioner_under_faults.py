@@ -31,7 +31,7 @@ import openai
 from datasets import Dataset, Features, Value, disable_progress_bars
 from datasets import Image as ImageFeature
 from PIL import Image
-from provenance import RESULTS, ROOT, provenance
+from result_files import RESULTS, ROOT, write_result
 from sklearn.datasets import load_sample_images
 
 from g4i_hf.captioning.answers import OK
@@ -181,8 +181,7 @@ def main() -> None:
                 f"L {latency} C {capacity} {rate:.0%} {kinds[:9]}: {way} {share:.1%}, {captions} captions", flush=True
             )
         measured.append(found)
-    sizes = {"image_kib_mean": sum(map(len, files)) / len(files) / 1024}
-    args.output.write_text(json.dumps({**provenance(), **sizes, "measured": measured}, indent=2) + "\n")
+    write_result(args.output, image_kib_mean=sum(map(len, files)) / len(files) / 1024, measured=measured)
 
 
 if __name__ == "__main__":

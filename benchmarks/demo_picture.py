@@ -16,7 +16,7 @@ import matplotlib
 import pandas as pd
 from photo_figures import BASELINE, CAPTIONS, IMAGES
 from PIL import Image
-from provenance import RESULTS, ROOT, provenance
+from result_files import RESULTS, ROOT, write_result
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -77,5 +77,5 @@ if __name__ == "__main__":
     both = predictions(folder, "with_views").assign(by_labels=predictions(folder, "labels_only")["prediction"])
     mended = both[(both["prediction"] == both["label"]) & (both["by_labels"] != both["label"])]
     shown = mended.sample(frac=1, random_state=0).drop_duplicates("label").head(SHOWN)
-    (RESULTS / "photos_demo.json").write_text(json.dumps({"made": provenance()} | found, indent=1) + "\n")
+    write_result(RESULTS / "photos_demo.json", **found)
     draw(found, shown)

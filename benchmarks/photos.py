@@ -5,7 +5,8 @@ Photographs of CIFAR-10, Caltech-101 and Flowers-102 with captions, and labels o
 captions come from). Caltech-101 has no `validation`: a tenth of each class of its training split is taken.
 """
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
+from result_files import RESULTS
 
+from g4i_hf import View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
@@ -27,6 +30,28 @@ from g4i_hf.training.judged_heads import Known, last_layers, on_all
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 CHECKPOINT = "runs/efficientnet_lite0"
 COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
+DATA = ("cifar10", "caltech101", "flowers102")
+
+
+def parser_of(doc: str, seeds: Iterable[int] = range(3), cache: str = "runs/photos") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--counts", type=Path, help="of CIFAR-10H: answers of people for CIFAR-10")
+    parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--cache", type=Path, default=Path(cache), help="for features and embeddings")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """With `counts`, (10000, 10) how many people gave each class, or None."""
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for folder in (args.cache, args.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    args.counts = args.counts and np.load(args.counts, allow_pickle=False)
+    return args
 
 
 @dataclass
@@ -36,6 +61,7 @@ class Photos:
         training: rows with `image_id`, `label`, `text_embeds`.
         raw: (N, F) features of the training rows, and `raw_test` of those of `test`.
         features: (N, `COMPONENTS`) principal components; `validation` and `test` are pairs of these and labels.
+        embeds: (N, D) of the captions, NaN where there is none.
         captions: the first one of each training row, "" where there is none.
         class_embeds: (C, D) of the names.
         test_text_embeds: (M, D), None where test images have no captions.
@@ -48,6 +74,7 @@ class Photos:
     features: torch.Tensor
     validation: tuple[torch.Tensor, np.ndarray]
     test: tuple[torch.Tensor, np.ndarray]
+    embeds: np.ndarray
     captions: list[str]
     class_embeds: np.ndarray
     test_text_embeds: np.ndarray | None
@@ -57,38 +84,56 @@ class Photos:
     def truth(self) -> np.ndarray:
         return labels_of(self.training)
 
+    @property
+    def views(self) -> dict[str, View]:
+        """Captions with class names, and image features."""
+        caption = View(self.embeds, self.class_embeds, learns=False)
+        return {"caption": caption, "image": View(self.features.numpy())}
+
+    def answers(self, counts: np.ndarray) -> np.ndarray:
+        """(N, 10) how many people gave each class."""
+        return counts[[int(image_id.split("/")[1]) for image_id in self.training["image_id"][:]]]
+
+
+def photos_of(root: Path, name: str) -> DatasetDict:
+    """`train`, `validation` and `test`."""
+    splits = load_dataset("parquet", data_dir=str(root / name))
+    if "validation" not in splits:
+        training = splits["train"]
+        held_out = labels_of(keep_label_fraction(training, 0.1, seed=1234)) >= 0
+        splits["train"] = training.select(np.flatnonzero(~held_out))
+        splits["validation"] = training.select(np.flatnonzero(held_out))
+    return splits
+
 
 def load_photos(root: Path, name: str, cache: Path) -> Photos:
-    splits = load_dataset("parquet", data_dir=str(root / name))
-    features, embeds = {}, {}
-    for split, rows in splits.items():
+    whole, features, embeds = load_dataset("parquet", data_dir=str(root / name)), {}, {}
+    for split, rows in whole.items():
         features[split] = cached(cache / f"f_{name}_{split}.npy", image_features, rows)
         embeds[split] = cached(cache / f"e_{name}_{split}.npy", text_embeds, rows)
-    captions = first_captions(splits["train"])
-    rows = splits.remove_columns(["image", "caption"])
-    training = rows["train"].add_column("text_embeds", list(embeds["train"]))
     mean, deviation = features["train"].mean(0, dtype=np.float32), features["train"].std(0, dtype=np.float32) + 1e-6
     scaled = {split: torch.from_numpy((values - mean) / deviation).float() for split, values in features.items()}
     axes = torch.linalg.eigh(scaled["train"].T @ scaled["train"])[1][:, -COMPONENTS:]
     scaled = {split: values @ axes for split, values in scaled.items()}
-    if "validation" in splits:
-        kept, validation = np.arange(len(training)), (scaled["validation"], labels_of(rows["validation"]))
-    else:
-        held_out = labels_of(keep_label_fraction(training, 0.1, seed=1234)) >= 0
-        kept, chosen = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        validation = scaled["train"][chosen], labels_of(training)[chosen]
-    has_captions = np.abs(embeds["test"]).sum() > 0
+    splits = photos_of(root, name)
+    training = splits["train"].remove_columns(["image", "caption"])
+    kept = np.flatnonzero(np.isin(whole["train"]["image_id"][:], training["image_id"][:]))
+    if "validation" not in whole:
+        scaled["validation"] = np.delete(scaled["train"], kept, axis=0)
+    of_captions = embeds["train"][kept].astype(np.float32)
+    of_captions[~of_captions.any(1)] = np.nan
     return Photos(
         name,
-        training.select(kept),
+        training.add_column("text_embeds", list(embeds["train"][kept])),
         features["train"][kept].astype(np.float32),
         features["test"].astype(np.float32),
         scaled["train"][kept],
-        validation,
-        (scaled["test"], labels_of(rows["test"])),
-        [captions[row] for row in kept],
+        (scaled["validation"], labels_of(splits["validation"])),
+        (scaled["test"], labels_of(splits["test"])),
+        of_captions,
+        first_captions(splits["train"]),
         encoded([name_as_text(name) for name in training.features["label"].names]),
-        embeds["test"] if has_captions else None,
+        embeds["test"] if embeds["test"].any() else None,
         int(labels_of(training).max()) + 1,
     )
 

@@ -7,38 +7,38 @@ and all labels, beside methods without captions, on CIFAR-10, Caltech-101 and Fl
     python benchmarks/photos_frozen.py PHOTOS --counts cifar10h-counts.npy
 
 PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from),
-`--counts` is that of people_labels.py. Image features at 128 pixels and caption embeddings are computed once, and kept
-in `--cache`. Both last layers of `g4i fit`, on labels only and with captions, are those that `fit` would leave: from
-the same label model, by the same functions, without `validation`. The rivals are logistic regressions on 256 principal
-components of the standardised features; their regularisation, and whatever else they choose, is the best on
-`validation`. Caltech-101 has no `validation`: a tenth of each class of its training split is taken.
+`--counts` the answers of people for CIFAR-10 (people_labels.py). Image features at 128 pixels and caption embeddings
+are computed once, and kept in `--cache`. Both last layers of `g4i fit`, on labels only and with captions, are those
+that `fit` would leave: from the same label model, by the same functions, without `validation`. The rivals are logistic
+regressions on 256 principal components of the standardised features; their regularisation, and whatever else they
+choose, is the best on `validation`. Caltech-101 has none: a tenth of each class of its training split is taken.
 
-Finished rows are not computed again. Writes results/photos_*.json, where rows of other students stay as they are.
+Writes results/photos_*.json, where rows of other students stay as they are.
 """
 
-import argparse
-import json
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from photo_results import PhotoResults
-from photos import ENCODER, PEOPLE, Photos, encoded, labels_with, layers_of_fit, load_photos
+from photos import ENCODER, PEOPLE, Photos, encoded, labels_with, layers_of_fit, load_photos, parsed, parser_of
+from result_files import Results
 from scipy.sparse import csr_array, diags_array
 from torch import nn
 
 from g4i_hf import LabelModel, View
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding import load_encoder
+from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known, rows_to_keep
 
 STUDENT = "efficientnet_lite0, last layer"
+KEY = ("data", "student", "variant", "setting", "seed")
 SYNONYMS = {
     "airplane": ["plane", "aeroplane", "aircraft", "jet"],
     "automobile": ["car", "sedan", "vehicle"],
@@ -141,11 +141,15 @@ class Case:
     photos: Photos
     labels: np.ndarray
     seed: int
-    noise: float = 0.0  # share of wrong labels, which methods that filter are told
+
+    @property
+    def noise(self) -> float:
+        """Share of wrong labels, which methods that filter are told."""
+        return float((self.labels != self.photos.truth)[self.labels >= 0].mean())
 
     @cached_property
     def layers_of_fit(self) -> dict[str, torch.Tensor]:
-        return of_fit(self, embeds_of(self.photos))
+        return of_fit(self, self.photos.embeds)
 
 
 def linear_probe(case: Case) -> torch.Tensor:
@@ -175,26 +179,18 @@ def captions(case: Case) -> torch.Tensor:
 
 
 def captions_alone(case: Case) -> torch.Tensor:
-    return of_fit(case, embeds_of(case.photos), image=False)[WITH_VIEWS]
+    return of_fit(case, case.photos.embeds, image=False)[WITH_VIEWS]
 
 
 def in_place_of_captions(embeds: Callable[[Case], np.ndarray]) -> Callable[[Case], torch.Tensor]:
     return lambda case: of_fit(case, embeds(case))[WITH_VIEWS]
 
 
-def embeds_of(photos: Photos) -> np.ndarray:
-    """(N, D) of the captions, NaN where there is none."""
-    embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:], dtype=np.float32)
-    embeds[~embeds.any(1)] = np.nan
-    return embeds
-
-
 def captions_at_inference(case: Case) -> torch.Tensor | None:
     """Logits of the label model on test captions: it needs a VLM for every image."""
     if case.photos.test_text_embeds is None:
         return None
-    embeds = embeds_of(case.photos)
-    views = {"caption": View(embeds, case.photos.class_embeds, learns=False)}
+    views = {"caption": case.photos.views["caption"]}
     model = LabelModel(case.photos.num_labels, case.seed).fit(views, case.labels)
     return torch.from_numpy(model.predict({"caption": case.photos.test_text_embeds})).log()
 
@@ -296,7 +292,7 @@ def cache_of_features(case: Case) -> torch.Tensor:
 
 
 def of_other_images(case: Case) -> np.ndarray:
-    return np.random.default_rng(case.seed).permutation(embeds_of(case.photos))
+    return np.random.default_rng(case.seed).permutation(case.photos.embeds)
 
 
 def random_vectors(case: Case) -> np.ndarray:
@@ -364,77 +360,46 @@ WITHOUT_LABELS = ["auto", "auto, captions alone", "captions at inference"]  # no
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
 
 
-def case_of(photos: Photos, setting: str, seed: int, counts: np.ndarray | None = None) -> Case:
-    rate = 0.0
+def case_of(photos: Photos, setting: str, seed: int, counts: np.ndarray | None) -> Case:
     if setting in PEOPLE:
-        of_rows = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
-        labels = PEOPLE[setting](of_rows, photos.truth, np.random.default_rng(seed))
-        rate = float((labels != photos.truth).mean())
+        labels = PEOPLE[setting](photos.answers(counts), photos.truth, np.random.default_rng(seed))
     else:
         labels = labels_with(photos.training, setting, seed)
-        if setting.endswith(("symmetric", "confusable")):
-            rate = float(setting.split("%")[0]) / 100
-    return Case(photos, labels, seed, rate)
+    return Case(photos, labels, seed)
 
 
 # --- What is measured ------------------------------------------------------------------------------------------------
 
 
-def figures(logits: torch.Tensor, labels: np.ndarray, training_labels: np.ndarray) -> dict[str, float]:
-    probabilities = logits.softmax(1).numpy()
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((sure * 15).astype(int), 14)
-    errors = [abs(sure[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-    counts = np.bincount(training_labels[training_labels >= 0], minlength=probabilities.shape[1])
-    thirds = np.array_split(np.argsort(-counts, kind="stable"), 3)
-    of_thirds = {
-        name: float(right[np.isin(labels, classes)].mean())
-        for name, classes in zip(("many", "medium", "few"), thirds, strict=True)
-    }
-    return {"accuracy": float(right.mean()), "calibration_error": float(sum(errors)), **of_thirds}
-
-
-def run_grid(grid: str, photos: Photos, seed: int, counts: np.ndarray | None) -> None:
+def run_grid(grid: str, photos: Photos, seed: int, counts: np.ndarray | None, folder: Path) -> None:
     settings, variants = GRIDS[grid]
     if photos.num_labels > 10:
         settings = OF_MANY_CLASSES.get(grid, settings)
-    results = PhotoResults(grid, "python benchmarks/photos_frozen.py PHOTOS --counts cifar10h-counts.npy")
+    results = Results(folder / f"photos_{grid}.json", KEY, made_by="student")
     for setting in settings:
-        if setting in PEOPLE and counts is None:
+        if setting in PEOPLE and (counts is None or photos.name != "cifar10"):
             continue
         case = case_of(photos, setting, seed, counts)
         for variant, method in variants.items():
-            key = {"data": photos.name, "student": STUDENT, "variant": variant, "setting": setting, "seed": seed}
-            if results.has(**key) or (setting == "no labels" and variant not in WITHOUT_LABELS):
+            key = photos.name, STUDENT, variant, setting, seed
+            if results.has(*key) or (setting == "no labels" and variant not in WITHOUT_LABELS):
                 continue
-            start = time.perf_counter()
             found = method(case)
             if found is None:
                 continue
             is_layer = len(found) == photos.features.shape[1] + 1
-            logits = logits_of(found, photos.test[0]) if is_layer else found
-            row = key | figures(logits, photos.test[1], case.labels)
-            results.add(row)
-            print(json.dumps(row), f"{time.perf_counter() - start:.1f} s", flush=True)
+            logits = (logits_of(found, photos.test[0]) if is_layer else found).numpy()
+            right = float((logits.argmax(1) == photos.test[1]).mean())
+            results.add(*key, accuracy=right, calibration_error=calibration_metrics(logits, photos.test[1])["ece"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--counts", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=list(GRIDS))
-    parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=Path("runs/photos"), help="for features and embeddings")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.cache.mkdir(parents=True, exist_ok=True)
-    counts = None if args.counts is None else np.load(args.counts, allow_pickle=False)
+    args = parsed(parser)
     photos = {name: load_photos(args.photos, name, args.cache) for name in args.data}
-    for seed in args.seeds:
-        for grid in args.grids:
-            for name in args.data:
-                run_grid(grid, photos[name], seed, counts)
+    for seed, grid, name in product(args.seeds, args.grids, args.data):
+        run_grid(grid, photos[name], seed, args.counts, args.results)
 
 
 if __name__ == "__main__":

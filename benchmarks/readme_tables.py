@@ -5,52 +5,430 @@ Writes the tables between the markers of the pages in `PAGES` from the files in 
 """
 
 import re
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
-import tables_of_cost
-import tables_of_photos
-from provenance import ROOT
+import numpy as np
+from result_files import ROOT, grouped, mean, read_result
+from scipy import stats
 
 PAGES = (
     "README.md",
     "docs/index.md",
     "docs/evidence.md",
-    "docs/guides/training.md",
     "docs/speed.md",
     "docs/guides/large_datasets.md",
     "docs/guides/captions.md",
     "docs/guides/wrong_labels.md",
 )
-TABLES = {
-    "label_model": tables_of_photos.label_model,
-    "questions": tables_of_photos.questions,
-    "captioning": tables_of_cost.captioning,
-    "client_rate": tables_of_cost.client_rate,
-    "coverage": tables_of_photos.coverage,
-    "embed_speed": tables_of_cost.embed_speed,
-    "imagenet_captioning": tables_of_cost.imagenet_captioning,
-    "imagenet_network": tables_of_cost.imagenet_network,
-    "imagenet_training": tables_of_cost.imagenet_training,
-    "input_pipeline": tables_of_cost.input_pipeline,
-    "next_labels": tables_of_photos.next_labels,
-    "wrong_labels_found": tables_of_photos.wrong_labels_found,
-    "gold_intervals": tables_of_photos.gold_intervals,
-    "none_of_these": tables_of_photos.none_of_these,
-    "people_labels": tables_of_photos.people_labels,
-    "photos_all_labels": tables_of_photos.all_labels,
-    "photos_calibration": tables_of_photos.calibration,
-    "photos_controls": tables_of_photos.controls,
-    "photos_few_labels": tables_of_photos.few_labels,
-    "photos_fit": tables_of_photos.fit,
-    "photos_fit_short": lambda: tables_of_photos.fit(("none", "1 a class", "40% wrong")),
-    "photos_fit_estimates": tables_of_photos.fit_estimates,
-    "photos_shipped": tables_of_photos.shipped,
-    "photos_wrong_labels": tables_of_photos.wrong_labels,
-    "small_students": tables_of_cost.small_students,
-    "step_time": tables_of_cost.step_time,
-    "uneven_labels": tables_of_photos.uneven_labels,
-    "verdicts": tables_of_photos.verdicts,
-    "views_added": tables_of_photos.views_added,
+TABLES: dict[str, Callable[[], str]] = {}
+
+
+def of_page(make: Callable[[], str]) -> Callable[[], str]:
+    """A table of a page, by the name of its function."""
+    TABLES[make.__name__] = make
+    return make
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str] | str], align: str = "l") -> str:
+    """
+    Args:
+        rows: cells; a text alone is a title between rows.
+        align: l or r a column; the columns that it does not have are aligned to the right.
+    """
+    align = align.ljust(len(head), "r")
+    lines = [f"| {' | '.join(head)} |", f"|{''.join('---|' if side == 'l' else '---:|' for side in align)}"]
+    for row in rows:
+        is_title = isinstance(row, str)
+        lines.append(f"| *{row}* |{' |' * (len(head) - 1)}" if is_title else f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def rows_of(name: str, **wanted) -> list[dict]:
+    return [row for row in read_result(f"{name}.json")["rows"] if wanted.items() <= row.items()]
+
+
+def percent(share: float | None, form: str = ".1f") -> str:
+    return "" if share is None else f"{100 * share:{form}}"
+
+
+def held(estimates: list[dict]) -> str:
+    """How often 95% intervals hold the truth, and their median half-width in points."""
+    told = [each for each in estimates if each and each["interval"] is not None]
+    if not told:
+        return ""
+    holds = np.mean([each["interval"][0] <= each["truth"] <= each["interval"][1] for each in told])
+    half = median((each["interval"][1] - each["interval"][0]) / 2 for each in told)
+    return f"{holds:.0%} ({percent(half)})"
+
+
+NAMES = {"cifar10": "CIFAR-10", "caltech101": "Caltech-101", "flowers102": "Flowers-102"}
+FROZEN, SCRATCH = "efficientnet_lite0, last layer", "small resnet, from scratch"
+STUDENTS = {
+    FROZEN: "frozen EfficientNet-Lite0",
+    "efficientnet_lite0, all layers": "all layers of EfficientNet-Lite0",
+    SCRATCH: "small ResNet from scratch",
+    "small cvt, from scratch": "small CvT from scratch",
 }
+
+
+# --- Accuracy on `test` ----------------------------------------------------------------------------------------------
+
+FIT = {
+    "none": "no labels",
+    "1 a class": "1 label a class",
+    "4 a class": "4 labels a class",
+    "uneven": "as many, drawn at random",
+    "40% wrong": "40% of the labels wrong",
+}
+
+
+@of_page
+def photos_fit(settings: Iterable[str] = FIT) -> str:
+    """`g4i fit` itself: in each cell labels only and with captions, means over the draws of labels."""
+    groups = grouped(rows_of("photos_fit", validation=False), "setting", "data")
+
+    def cell(rows: list[dict]) -> str:
+        without = percent(mean(rows, "labels_only"))
+        return f"{without} → " * bool(without) + f"**{percent(mean(rows, 'with_views'))}**"
+
+    lines = [[FIT[setting], *(cell(groups[setting, data]) for data in NAMES)] for setting in settings]
+    return table(["accuracy, %", *NAMES.values()], lines)
+
+
+@of_page
+def photos_fit_short() -> str:
+    return photos_fit(("none", "1 a class", "40% wrong"))
+
+
+@of_page
+def photos_fit_estimates() -> str:
+    """What `g4i fit` said of its classifiers, beside the truth."""
+    lines = []
+    for (with_validation, data, setting), rows in grouped(
+        rows_of("photos_fit"), "validation", "data", "setting"
+    ).items():
+        said, true = ([mean(rows, name + end) for name in ("labels_only", "with_views")] for end in ("_estimate", ""))
+        cells = [f"{percent(a)}, {percent(b)}" if b else "" for a, b in zip(said, true, strict=True)]
+        gains = [after - before for before, after in (said, true)] if said[0] else []
+        judge = "`validation`" if with_validation else "kept or labelled images"
+        lines.append([NAMES[data], FIT[setting], judge, *cells, ", ".join(percent(gain, "+.1f") for gain in gains)])
+    head = (
+        "captions of",
+        "labels",
+        "judged on",
+        "labels only: said, true",
+        "with captions: said, true",
+        "gain: said, true",
+    )
+    return table(head, lines, "lll")
+
+
+# Variants of the tables in their order, and what they are called there
+VARIANTS = {
+    "baseline": "labels only",
+    "auto": "**captions**",
+    "auto, captions alone": "captions, without image features",
+    "auto and alignment": "captions and alignment",
+    "alignment": "captions: alignment alone",
+    "early stopping": "labels only, a quarter of the steps",
+    "linear probe": "linear probe",
+    "label smoothing": "label smoothing",
+    "GCE": "generalised cross entropy",
+    "small-loss filter": "small-loss filter, told the share",
+    "cleanlab": "cleanlab's filter",
+    "co-teaching": "co-teaching, told the share",
+    "self-training": "self-training",
+    "label propagation": "label propagation",
+    "Tip-Adapter": "Tip-Adapter's cache",
+    "FixMatch": "FixMatch",
+    "LightlyTrain": "LightlyTrain, from a pretrained teacher",
+    "captions at inference": "a caption of every test image",
+}
+CONTROLS = {
+    "class names": "name of the true class",
+    "without class names": "captions without the names of classes",
+    "captions of other images": "captions of other images",
+    "random vectors": "random vectors",
+}
+
+
+def accuracy(rows: list[dict] | None, baseline: list[dict] | None = None) -> str:
+    """The mean, and with `baseline` the difference to it, with a 95% interval by Student's t over the draws."""
+    if not rows:
+        return ""
+    found = percent(mean(rows, "accuracy")) + "¹" * (len(rows) == 1)
+    before = {row["seed"]: row["accuracy"] for row in baseline or []}
+    gains = np.array([row["accuracy"] - before[row["seed"]] for row in rows if row["seed"] in before])
+    if len(gains) < 2:
+        return found
+    half = stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)
+    low, high = (percent(gains.mean() + side * half, "+.1f") for side in (-1, 1))
+    return f"{found}, {percent(gains.mean(), '+.1f')} [{low}, {high}]"
+
+
+def grid(name: str, *settings: str) -> str:
+    groups, lines = grouped(rows_of(name), "student", "data", "variant", "setting"), []
+    for student, title in STUDENTS.items():
+        for data in NAMES:
+            baselines = [groups.get((student, data, "baseline", setting)) for setting in settings]
+            if any(baselines):
+                lines.append(f"{NAMES[data]}, {title}")
+            for variant in VARIANTS if any(baselines) else ():
+                rows = [groups.get((student, data, variant, setting)) for setting in settings]
+                if any(rows):
+                    shown = baselines if variant == "auto" else [None] * len(rows)
+                    lines.append([VARIANTS[variant], *map(accuracy, rows, shown)])
+    return table(["accuracy on `test`", *settings], lines)
+
+
+@of_page
+def photos_few_labels() -> str:
+    return grid("photos_few_labels", "no labels", "1 a class", "4 a class", "at random", "16 a class", "10%")
+
+
+@of_page
+def photos_wrong_labels() -> str:
+    shares = "20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable"
+    return grid("photos_wrong_labels", *shares, "a person", "worst of three")
+
+
+@of_page
+def photos_all_labels() -> str:
+    return grid("photos_all_labels", "all")
+
+
+@of_page
+def photos_controls() -> str:
+    rows = rows_of("photos_few_labels", student=FROZEN, setting="4 a class") + rows_of("photos_controls")
+    groups, lines = grouped(rows, "variant", "data"), []
+    for variant, title in ({"baseline": "labels only", "auto": "captions"} | CONTROLS).items():
+        lines.append([title, *(accuracy(groups[variant, data]) for data in NAMES)])
+    return table(["4 labels a class", *NAMES.values()], lines)
+
+
+@of_page
+def photos_calibration() -> str:
+    """Expected calibration error of frozen students with captions, means over draws."""
+    rows = [
+        row for name in ("few", "wrong") for row in rows_of(f"photos_{name}_labels", student=FROZEN, variant="auto")
+    ]
+    groups = grouped(rows, "setting", "data")
+    lines = [
+        [setting, *(percent(mean(groups[setting, data], "calibration_error")) for data in NAMES)]
+        for setting in ("no labels", "1 a class", "4 a class", "10%", "40% symmetric")
+    ]
+    return table(["ECE on `test`, with captions", *NAMES.values()], lines)
+
+
+# --- Estimates -------------------------------------------------------------------------------------------------------
+
+COVERED = {
+    "labels_only": "labels only",
+    "with_views": "with captions",
+    "difference": "difference",
+    "together": "all views",
+    "wrong_labels": "wrong labels",
+}
+
+
+@of_page
+def coverage() -> str:
+    rows = rows_of("coverage")
+    groups = grouped(rows, "labels", "wrong") | {("all", None): rows}
+    lines = [
+        [str(labels), percent(wrong, ".0f") + "%" * (wrong is not None)]
+        + [held([row.get(name) for row in group]) for name in COVERED]
+        for (labels, wrong), group in groups.items()
+    ]
+    return table(["labels a class", "wrong", *COVERED.values()], lines)
+
+
+@of_page
+def verdicts() -> str:
+    """Over all draws of coverage.json: how often each verdict was given, and was true."""
+    rows, lines = rows_of("coverage"), []
+    for verdict, sign in (("helped", 1), ("hurt", -1), ("cannot tell", 0)):
+        given = [row for row in rows if row["verdict"] == verdict]
+        cells = ["", ""]
+        if given and sign:
+            gains = [row["on_others"]["with_views"] - row["on_others"]["labels_only"] for row in given]
+            kept = [row["difference"]["truth"] for row in given]
+            cells = [f"{np.mean([sign * gain > 0 for gain in found]):.0%}" for found in (kept, gains)]
+        lines.append([verdict, f"{len(given) / len(rows):.0%}", *cells])
+    return table(["verdict", "given", "true of the kept images", "true of other images"], lines)
+
+
+@of_page
+def label_model() -> str:
+    """A row a setting; means over the draws."""
+    lines = []
+    for (data, fraction, rate, kind), rows in grouped(
+        rows_of("label_model"), "data", "label_fraction", "wrong_rate", "kind"
+    ).items():
+        means = {name: percent(mean(rows, name)) for name in rows[0] if isinstance(rows[0][name], float)}
+        found = [[row[name] for row in rows] for name in ("ours", "cleanlab")]
+        holds = sum(row["interval"][0] <= row["wrong"] <= row["interval"][1] for row in rows)
+        lines.append(
+            [NAMES[data], f"{fraction:.0%}", f"{rate:.0%}" + f", {kind}" * (rate > 0)]
+            + [f"{means['accuracy']} ({means['estimated_accuracy']})"]
+            + [f"{means['calibration_error']} ({means['least_calibration_error']})"]
+            + [means["estimated_wrong"], f"{holds} of {len(rows)}"]
+            + [
+                " / ".join(percent(mean(each, name), ".0f") for name in ("precision", "recall") if rate)
+                for each in found
+            ]
+        )
+    head = ["captions of", "labels", "wrong", "accuracy (estimated)", "ECE (least)", "estimated wrong"]
+    return table([*head, "in the interval", "precision / recall of suspicions", "cleanlab's"], lines, "lrl")
+
+
+@of_page
+def people_labels() -> str:
+    """A row a kind of errors, views and share of labels; means over the draws, precision that of all draws."""
+    lines = []
+    for (data, kind, views, fraction), rows in grouped(
+        rows_of("people_labels"), "data", "kind", "views", "label_fraction"
+    ).items():
+        cells = [NAMES[data], f"{fraction:.0%}, {kind}", "both" if "and" in views else views]
+        cells += [percent(mean(rows, name)) for name in ("wrong", "estimated_wrong")]
+        cells.append(f"{sum(row['interval_holds'] for row in rows)} of {len(rows)}")
+        for name in ("ours", "cleanlab"):
+            found = [row[name] for row in rows]
+            called, right = (sum(each[what] for each in found) for what in ("found", "right_called_wrong"))
+            recall = percent(mean(found, "recall"), ".0f")
+            cells.append(recall and f"{percent(1 - right / called, '.0f')} / {recall}")
+            cells.append(f"{right / len(rows):.0f}")
+        lines.append(cells)
+    head = ["images", "labels", "views", "wrong", "estimated", "in the interval", "precision / recall"]
+    return table([*head, "right, called wrong", "cleanlab's", "right, called wrong"], lines, "lll")
+
+
+# --- Views, review, images of no class -------------------------------------------------------------------------------
+
+VIEWS = {
+    "captions": "captions",
+    "Lite0": "features of EfficientNet-Lite0, the student",
+    "Lite0-2": "of Lite0, 1 and 2",
+    "captions + Lite0": "captions, Lite0",
+    "captions + Lite0-2": "captions, Lite0 to 2",
+    "captions + Lite0 + answers": "captions, Lite0, answers of people",
+    "captions + Lite0 + random": "captions, Lite0, random numbers",
+    "captions + Lite0 + of other images": "captions, Lite0, features of other images",
+}
+
+
+@of_page
+def views_added() -> str:
+    """Accuracy of unlabelled training images by sets of views, means over draws."""
+    groups = grouped(rows_of("label_model_views"), "views", "data", "setting")
+    columns = [(data, setting) for data in NAMES for setting in ("no labels", "1 a class", "4 a class")]
+    lines = [
+        [title, *(percent(mean(groups.get((views, *column), []), "accuracy")) for column in columns)]
+        for views, title in VIEWS.items()
+    ]
+    return table(["views", *(f"{NAMES[data]}, {setting}" for data, setting in columns)], lines)
+
+
+@of_page
+def next_labels() -> str:
+    """Accuracy after more labels, by how they are chosen."""
+    titles = {"next": "**`--pick next`**", "random": "at random"}
+    titles |= {"margin": "least margin", "entropy": "greatest entropy"}
+    lines = []
+    for (data,), rows in grouped(rows_of("review", what="next"), "data").items():
+        groups = grouped(rows, "kind")
+        for kind, title in titles.items():
+            means = np.mean([row["accuracies"] for row in groups[kind,]], axis=0)[[0, 1, 3, 5, 10]]
+            lines.append([f"{NAMES[data]}, {len(groups[kind,])}", title, *map(percent, means)])
+    return table(["photographs, draws", "labels chosen", "+0", "+20", "+60", "+100", "+200"], lines, "ll")
+
+
+@of_page
+def wrong_labels_found() -> str:
+    """Wrong ones among the first 100 labels that are shown; means over the draws."""
+    lines = []
+    for (data, kind), rows in grouped(rows_of("review", what="wrong"), "data", "kind").items():
+        share, ours, theirs = (mean(rows, name) for name in ("share", "wrong", "cleanlab"))
+        kind = "as people err" if kind == "people" else kind
+        lines.append([f"{NAMES[data]}, {len(rows)}", f"{share:.0%}, {kind}", f"**{ours:.0f}**", f"{theirs:.0f}"])
+    return table(["photographs, draws", "wrong labels", "`--pick wrong`", "cleanlab"], lines, "ll")
+
+
+@of_page
+def gold_intervals() -> str:
+    """How often the 95% interval of a gold sample holds the accuracy, and its median half-width in points."""
+    lines, sizes = [], ("50", "100", "200")
+    for (data,), rows in grouped(rows_of("review", what="gold"), "data").items():
+        cells = [f"{NAMES[data]}, {len(rows)}", percent(mean(rows, "with_views"))]
+        for size in sizes:
+            holds = np.mean([row[size]["holds"]["with_views"] for row in rows])
+            cells.append(f"{holds:.0%} (±{percent(mean([row[size] for row in rows], 'half'))})")
+        lines.append(cells)
+    return table(["photographs, draws", "true accuracy", *(f"{size} images" for size in sizes)], lines)
+
+
+@of_page
+def none_of_these() -> str:
+    """Pools with images of no class: how many are said to be there, and the student's accuracy."""
+    lines = []
+    for (data, _), rows in grouped(rows_of("none_of_these"), "data", "others").items():
+        of = {name: mean(rows, name) for name in rows[0] if name not in ("data", "commit")}
+        cells = [NAMES[data], f"{of['share']:.0%}", f"{of['said_at_least']:.0%}", "", ""]
+        if "none_auroc" in of:
+            cells[3:] = [f"{of['none_auroc']:.2f} ({of['max_softmax_auroc']:.2f})", f"{of['none_false_alarms']:.0%}"]
+        lines.append([*cells, percent(of["plain"]), f"**{percent(of['weighed'])}**", percent(of["by_hand"])])
+    head = ["images", "of no class", "at least, said", "AUROC", "false alarms", "counted like others"]
+    return table([*head, "**weighed**", "left out by hand"], lines)
+
+
+# --- Cost ------------------------------------------------------------------------------------------------------------
+
+
+@of_page
+def step_time() -> str:
+    lines = []
+    for row in read_result("step_time.json")["measured"]:
+        objective = f"`{row['options']['align_loss']}`" + ", soft labels" * ("soft_label_weight" in row["options"])
+        low, high = row["ratio_quartiles"]
+        lines.append([row["student"], str(row["batch_size"]), objective, f"{row['ratio']:.3f}"])
+        lines[-1].append(f"{low:.3f} to {high:.3f}")
+    return table(["student", "batch", "objective", "aligned / baseline, median", "quartiles"], lines, "lrl")
+
+
+@of_page
+def captioning() -> str:
+    lines = []
+    for found in read_result("captioner_under_faults.json")["measured"]:
+        capacity = found["capacity"] / found["latency_seconds"]
+        kinds = "all kinds" if len(found["faults"]) > 3 else " and ".join(f"`{kind}`" for kind in found["faults"])
+        cells = [f"{found['latency_seconds']:g} s, {found['capacity']} at a time ({capacity:.0f} a second)"]
+        cells.append(f"{found['fault_rate']:.0%} {kinds}" if kinds else "none")
+        for way in (found.get(name) for name in ("g4i", "map", "client")):
+            lost = 1 - way["captions"] / found["requests"] if way else 0
+            cells.append(f"{way['share_of_capacity']:.1%}" + f", {lost:.0%} lost" * (lost > 0) if way else "")
+        lines.append(cells)
+    return table(["server", "faults", "`g4i caption`", "`map`", "`client`"], lines, "ll")
+
+
+@of_page
+def client_rate() -> str:
+    lines = []
+    for row in read_result("captioner_under_faults.json")["measured"]:
+        rate = 1000 / row["g4i"]["processor_ms_per_request"]
+        if not row["fault_rate"]:
+            server = f"{row['latency_seconds']} s, {row['capacity']} at a time"
+            lines.append([server, f"{rate:.0f}", f"{500 / rate:.1f}"])
+    return table(["server", "images a second of one core", "cores for 500 a second"], lines)
+
+
+@of_page
+def imagenet_captioning() -> str:
+    lines = []
+    for row in read_result("imagenet_plan.json")["captioning"]:
+        hours = [f"{row[f'hours_{count}']:,.1f} h" for count in (1, 8, 64)]
+        lines.append([row["captioner"], f"{row['operations'] / 1e12:.1f} T", *hours, f"{row['cost']:,.0f}"])
+    return table(["captioner", "operations an image", "1 GPU", "8 GPUs", "64 GPUs", "cost"], lines)
 
 
 def with_tables(text: str) -> str:

@@ -4,7 +4,7 @@ Is a person's time well spent on the images that `g4i label` shows? With the tru
     python recipes/efficientnet_lite0/convert.py
     python benchmarks/review.py PHOTOS --counts cifar10h-counts.npy
 
-PHOTOS and `--cache` are those of photos_frozen.py, `--counts` that of people_labels.py. Each set is reduced as in
+PHOTOS, `--cache` and `--counts` are those of photos_frozen.py. Each set is reduced as in
 coverage.py: 30 classes (CIFAR-10 has 10) and 1,500 images.
 
 `next`: one label a class, then rounds of 20 labels. After each the label model is fitted again, and a last layer on
@@ -18,26 +18,22 @@ probability of the given label.
 that nobody labels. The classifiers are those of one label a class. Writes results/review.json.
 """
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from controls import with_label_noise
 from coverage import Drawn
-from datasets import Dataset
-from photos import Photos, layers_of_fit, load_photos, worst_of_three
-from provenance import RESULTS, provenance, write_rows
+from photos import Photos, layers_of_fit, load_photos, parsed, parser_of, worst_of_three
+from result_files import Results
 
-from g4i_hf import LabelModel, View
+from g4i_hf import LabelModel
+from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.labels import MANUAL
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known
 from g4i_hf.training.judging import judged_by_labels
 
-FILE = RESULTS / "review.json"
 ROUNDS, CLICKS = 10, 100
 SAMPLES, SIZES = 200, (50, 100, 200)  # of gold images
 STRATEGIES = ("next", "random", "margin", "entropy")
@@ -45,7 +41,7 @@ KEY = ("what", "data", "kind", "seed")
 
 
 def known_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | None = None) -> Known:
-    views = {"caption": View(drawn.embeds, drawn.names, learns=False), "image": View(drawn.features)}
+    views = drawn.views()
     reviewed = None if reviews is None else reviews != ""
     model = LabelModel(len(drawn.classes), seed).fit(views, labels, reviewed=reviewed)
     return Known.of(model, views, labels, np.arange(len(labels)), reviews)
@@ -87,10 +83,10 @@ def of_wrong(drawn: Drawn, labels: np.ndarray, seed: int) -> dict:
     return {"share": float(wrong.mean())} | {name: int(wrong[order[:CLICKS]].sum()) for name, order in orders.items()}
 
 
-def confusable(drawn: Drawn, seed: int) -> np.ndarray:
+def confusable(photos: Photos, drawn: Drawn, seed: int) -> np.ndarray:
     """(N,) labels, of which 20% of each class are those of the class with the nearest captions."""
-    rows = {"image_id": drawn.image_ids, "label": drawn.truth.tolist(), "text_embeds": drawn.embeds.tolist()}
-    return np.array(with_label_noise(Dataset.from_dict(rows), 0.2, seed, len(drawn.classes), "confusable")["label"][:])
+    rows = with_labels(photos.training.select(drawn.rows), drawn.truth)
+    return labels_of(with_label_noise(rows, 0.2, seed, len(drawn.classes), "confusable"))
 
 
 def of_gold(drawn: Drawn, seed: int) -> dict:
@@ -118,43 +114,30 @@ def of_gold(drawn: Drawn, seed: int) -> dict:
     return found
 
 
-def cells(photos: Photos, counts: np.ndarray | None, seeds: list[int]):
+def cells(photos: Photos, counts: np.ndarray | None, seeds: list[int]) -> Iterator[tuple[tuple, Callable[[], dict]]]:
     """A key, and what measures it."""
     for seed in seeds:
         drawn = Drawn(photos, seed)
         yield ("gold", photos.name, "random", seed), lambda on=drawn, by=seed: of_gold(on, by)
         for strategy in STRATEGIES:
             yield ("next", photos.name, strategy, seed), lambda of=strategy, on=drawn, by=seed: of_next(on, of, by)
-        labels = drawn.labels(len(drawn.truth), 0.2, seed)
-        yield ("wrong", photos.name, "symmetric", seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
-        labels = confusable(drawn, seed)
-        yield ("wrong", photos.name, "confusable", seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
+        wrong = {"symmetric": drawn.labels(len(drawn.truth), 0.2, seed), "confusable": confusable(photos, drawn, seed)}
         if photos.name == "cifar10" and counts is not None:
-            of_rows = counts[[int(image_id.split("/")[1]) for image_id in drawn.image_ids]][:, drawn.classes]
-            people = worst_of_three(of_rows, drawn.truth, np.random.default_rng(seed))
-            yield ("wrong", photos.name, "people", seed), lambda of=people, on=drawn, by=seed: of_wrong(on, of, by)
+            of_rows = photos.answers(counts)[drawn.rows][:, drawn.classes]
+            wrong["people"] = worst_of_three(of_rows, drawn.truth, np.random.default_rng(seed))
+        for kind, labels in wrong.items():
+            yield ("wrong", photos.name, kind, seed), lambda of=labels, on=drawn, by=seed: of_wrong(on, of, by)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--counts", type=Path)
-    parser.add_argument("--data", nargs="+", default=["flowers102", "caltech101", "cifar10"])
+    parser = parser_of(__doc__, seeds=range(5))
     parser.add_argument("--what", nargs="+", default=["next", "wrong", "gold"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--cache", type=Path, default=Path("runs/photos"), help="for features and embeddings")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.cache.mkdir(parents=True, exist_ok=True)
-    counts = None if args.counts is None else np.load(args.counts, allow_pickle=False)
-    made = provenance() | {"command": "python benchmarks/review.py PHOTOS --counts cifar10h-counts.npy"}
-    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
-    known = {tuple(row[name] for name in KEY) for row in rows}
+    args = parsed(parser)
+    results = Results(args.results / "review.json", KEY)
     for data in args.data:
-        for key, measure in cells(load_photos(args.photos, data, args.cache), counts, args.seeds):
-            if key[0] in args.what and key not in known:
-                rows.append(dict(zip(KEY, key, strict=True)) | measure() | {"commit": made["commit"]})
-                write_rows(FILE, made, rows)
+        for key, measure in cells(load_photos(args.photos, data, args.cache), args.counts, args.seeds):
+            if key[0] in args.what and not results.has(*key):
+                results.add(*key, **measure())
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ Writes results/step_time.json.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 import yaml
-from provenance import RESULTS, ROOT, provenance
+from result_files import RESULTS, ROOT, write_result
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.losses.objectives import OBJECTIVES
@@ -113,10 +113,10 @@ def measure(spec: dict, steps: int, options: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40, help="steps of each kind; a quarter of it for ResNet-50")
+    parser.add_argument("--output", type=Path, default=RESULTS / "step_time.json")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     results = []
     for name, spec in students().items():
         is_small = spec["size"] < 100
@@ -124,9 +124,7 @@ def main() -> None:
             found = measure(spec, args.steps if is_small else max(4, args.steps // 4), options)
             results.append({"student": name, "options": options, **found})
             print(f"{name}, {options}: aligned / baseline {found['ratio']:.3f}", found["ratio_quartiles"], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    made = {**provenance(), "threads": args.threads}
-    (RESULTS / "step_time.json").write_text(json.dumps({**made, "measured": results}, indent=2) + "\n")
+    write_result(args.output, measured=results)
 
 
 if __name__ == "__main__":

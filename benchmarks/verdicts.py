@@ -7,28 +7,21 @@ each, two of these labels wrong, 300 unlabelled photographs and no `validation`.
 
 PHOTOS is that of photos_frozen.py. Each draw has other classes and photographs. `fit` has its defaults; both
 classifiers are scored on the `test` and the left-over training photographs of these classes, which `fit` never sees.
-Finished draws are not made again. Writes results/verdicts.json.
+Writes results/verdicts.json.
 """
 
-import argparse
-import json
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
-from photos_fit import photos_of
-from provenance import RESULTS, provenance
+from photos import parsed, parser_of, photos_of
+from photos_fit import fitted, right_ones
+from result_files import Results
 
-from g4i_hf import fit
 from g4i_hf.data.checks import labels_of, with_labels
-from g4i_hf.evaluation.predict import load_run, predict
-from g4i_hf.training.features import student_features
+from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
-FILE = RESULTS / "verdicts.json"
 CLASSES, LABELS, WRONG, UNLABELLED = 12, 5, 2, 300
 
 
@@ -59,65 +52,29 @@ def drawn(photos: DatasetDict, seed: int) -> tuple[Dataset, Dataset]:
 
 
 def measured(photos: DatasetDict, seed: int, cache: Path) -> dict:
-    folder = cache / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (cache / "features").mkdir(exist_ok=True)
-    (folder / "features").symlink_to((cache / "features").resolve())
     training, scoring = drawn(photos, seed)
     start = time.process_time()
-    result = fit(DatasetDict(train=training), output_dir=str(folder))
+    result, folder = fitted(DatasetDict(train=training), cache)
     found = {"seconds_of_cpu": round(time.process_time() - start, 1), "scored": len(scoring)}
-    right = {}
-    for name in ("labels_only", "with_views"):
-        model, processor = load_run(folder / name)
-        accelerator = Accelerator(cpu=True)
-        features = student_features(model, processor, scoring, folder / "features", accelerator)
-        predicted = predict(model, processor, scoring, accelerator, features=features, output_image_embeds=False)
-        right[name] = predicted.predicted == predicted.labels
+    right = right_ones(folder, scoring)
+    for name in (LABELS_ONLY, WITH_VIEWS):
         found[name] = float(right[name].mean())
         found |= {f"{name}_{what}": getattr(result, f"{name}_{what}") for what in ("accuracy", "interval")}
-    paired = right["with_views"].astype(float) - right["labels_only"]
+    paired = right[WITH_VIEWS].astype(float) - right[LABELS_ONLY]
     error = 1.96 * float(paired.std() / np.sqrt(len(paired)))
     found |= {"difference_on_test": float(paired.mean()), "error_of_that": error}
-    found |= {name: getattr(result, name) for name in ("difference", "difference_interval", "verdict", "released")}
-    return found
-
-
-def summary(rows: list[dict]) -> dict:
-    verdicts = {
-        verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("helped", "hurt", "cannot tell")
+    return found | {
+        name: getattr(result, name) for name in ("difference", "difference_interval", "verdict", "released")
     }
-    sign = {"helped": 1, "hurt": -1}
-    agree = [row["verdict"] not in sign or sign[row["verdict"]] * row["difference_on_test"] > 0 for row in rows]
-    holds = {}
-    for name, truth in (
-        ("labels_only", "labels_only"),
-        ("with_views", "with_views"),
-        ("difference", "difference_on_test"),
-    ):
-        ends = [row[f"{name}_interval"] for row in rows]
-        holds[name] = sum(low <= row[truth] <= high for row, (low, high) in zip(rows, ends, strict=True))
-    means = {name: float(np.mean([row[name] for row in rows])) for name in ("labels_only", "with_views", "difference")}
-    return {"draws": len(rows), "verdicts": verdicts, "agree": sum(agree), "intervals_hold": holds, "means": means}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--cache", type=Path, default=Path("runs/verdicts"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    made = provenance() | {"command": "python benchmarks/verdicts.py PHOTOS"}
-    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    args = parsed(parser_of(__doc__, seeds=range(20), cache="runs/verdicts"))
+    results = Results(args.results / "verdicts.json", ("seed",))
     photos = photos_of(args.photos, "flowers102")
-    for seed in range(len(rows), args.draws):
-        rows.append({"seed": seed} | measured(photos, seed, args.cache))
-        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        found = json.dumps(summary(rows))
-        FILE.write_text(f'{{"made": {json.dumps(made, indent=1)},\n"summary": {found},\n"rows": [\n{lines}\n]}}\n')
-        print(json.dumps(rows[-1]), flush=True)
+    for seed in args.seeds:
+        if not results.has(seed):
+            results.add(seed, **measured(photos, seed, args.cache))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ Writes results/view_costs.json.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from captioner_under_faults import photographs, rows
-from provenance import RESULTS, provenance
+from result_files import RESULTS, write_result
 from transformers import (
     BitImageProcessor,
     CLIPImageProcessor,
@@ -62,6 +62,7 @@ def encoder_of(name: str) -> ImageEncoder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=RESULTS / "view_costs.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     images, accelerator, measured = rows(photographs(), args.images), Accelerator(cpu=True), {}
@@ -80,9 +81,8 @@ def main() -> None:
         start = time.process_time()
         encoder.encode(texts)
         measured["caption"] = (time.process_time() - start) / number
-    found = {**provenance(), "images": args.images, "cpu_seconds_an_image": measured}
-    (RESULTS / "view_costs.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(measured))
+    print("caption", measured["caption"])
+    write_result(args.output, images=args.images, cpu_seconds_an_image=measured)
 
 
 if __name__ == "__main__":

@@ -8,47 +8,41 @@ Beside `LabelModel`, other ways to put the very same views together.
     python recipes/efficientnet_lite0/convert.py
     python benchmarks/views.py PHOTOS --counts cifar10h-counts.npy
 
-PHOTOS and `--cache` are those of photos_frozen.py, `--counts` that of people_labels.py: one person answers for each
-image. Accuracy and calibration error are those of the probabilities of unlabelled training images, by their true
-labels, and with all labels those of probabilities out of fold. Validation and test images have no part.
+PHOTOS, `--cache` and `--counts` are those of photos_frozen.py: one person answers for each image. Accuracy and
+calibration error are those of the probabilities of unlabelled training images, by their true labels. Validation and
+test images have no part.
 
 The rivals get each view's probabilities from a label model of that view alone: their mean, their product, the majority
-of their most probable classes, and Dawid-Skene on these, by crowd-kit. Rows that are there already stay. Writes
-results/label_model_views.json.
+of their most probable classes, and Dawid-Skene on these, by crowd-kit. Writes results/label_model_views.json.
 """
 
-import argparse
 import importlib.util
 import json
-import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from datasets import load_dataset
 from label_model import calibration_error
-from photos import Photos, by_a_person, cached, image_features, labels_with, load_photos
-from provenance import RESULTS, provenance, write_rows
+from photos import Photos, by_a_person, cached, image_features, labels_with, load_photos, parsed, parser_of, photos_of
+from result_files import Results
 from safetensors.torch import save_file
 
 from g4i_hf import LabelModel, View
 from g4i_hf.modeling.packaged import PRETRAINED_CFG_KEYS, convert
 
-FILE = RESULTS / "label_model_views.json"
-SETTINGS = ("no labels", "1 a class", "4 a class", "40% symmetric", "all")
+SETTINGS = ("no labels", "1 a class", "4 a class")
 IMAGES = ("Lite0", "Lite1", "Lite2")
 STAGES = (1, 3, 3, 4, 4, 5, 1)  # blocks of Lite1 and of Lite2
 SETS = {
     "captions": ("captions",),
     **{name: (name,) for name in IMAGES},
     "Lite0-2": IMAGES,
-    **{f"captions + {name}": ("captions", name) for name in IMAGES},
+    "captions + Lite0": ("captions", "Lite0"),
     "captions + Lite0-2": ("captions", *IMAGES),
     "captions + Lite0 + random": ("captions", "Lite0", "random"),
     "captions + Lite0 + of other images": ("captions", "Lite0", "of other images"),
-    "captions + Lite0 twice": ("captions", "Lite0", "Lite0 again"),
-    "answers": ("answers",),
     "captions + Lite0 + answers": ("captions", "Lite0", "answers"),
 }
 RIVALS_OF = ("captions + Lite0", "captions + Lite0-2")
@@ -73,34 +67,21 @@ def converted(number: int, cache: Path) -> Path:
 
 
 def views_of(photos: Photos, root: Path, cache: Path, counts: np.ndarray | None) -> dict[str, View]:
-    embeds = np.asarray(photos.training.with_format("numpy")["text_embeds"][:], dtype=np.float32)
-    embeds[~embeds.any(1)] = np.nan  # no caption
-    views = {"captions": View(embeds, photos.class_embeds, learns=False)}
-    training = load_dataset("parquet", data_dir=str(root / photos.name), split="train")
-    places = {image_id: place for place, image_id in enumerate(training["image_id"][:])}
-    rows = [places[image_id] for image_id in photos.training["image_id"][:]]
-    views["Lite0"] = View(np.load(cache / f"f_{photos.name}_train.npy", allow_pickle=False)[rows])
+    views = {"captions": photos.views["caption"], "Lite0": View(photos.raw)}
     for number in (1, 2):
-        file, folder = cache / f"lite{number}_{photos.name}_train.npy", converted(number, cache)
-        features = cached(file, lambda split, folder=folder: image_features(split, folder), training)
-        views[f"Lite{number}"] = View(features[rows])
+        file, folder = cache / f"lite{number}_{photos.name}_kept.npy", converted(number, cache)
+        training = photos_of(root, photos.name)["train"]
+        views[f"Lite{number}"] = View(cached(file, lambda split, by=folder: image_features(split, by), training))
     generator = np.random.default_rng(0)
-    views["random"] = View(generator.standard_normal((len(rows), 256), dtype=np.float32))
-    views["of other images"] = View(views["Lite1"].values[generator.permutation(len(rows))])
-    again = views["Lite0"].values.astype(np.float32)
-    views["Lite0 again"] = View(
-        again + generator.standard_normal(again.shape, dtype=np.float32) * 1e-3, source="Lite0"
-    )
-    views["Lite0"].source = "Lite0"
+    views["random"] = View(generator.standard_normal((len(photos.raw), 256), dtype=np.float32))
+    views["of other images"] = View(views["Lite1"].values[generator.permutation(len(photos.raw))])
     if photos.name == "cifar10" and counts is not None:
-        of_people = counts[[int(image_id.split("/")[1]) for image_id in photos.training["image_id"][:]]]
-        views["answers"] = View.answers(by_a_person(of_people, generator), photos.num_labels)
+        views["answers"] = View.answers(by_a_person(photos.answers(counts), generator), photos.num_labels)
     return views
 
 
 def scores(probabilities: np.ndarray, photos: Photos, labels: np.ndarray) -> dict:
-    judged = labels < 0 if (labels < 0).any() else labels >= 0
-    found, truth = probabilities[judged].astype(np.float32), photos.truth[judged]
+    found, truth = probabilities[labels < 0].astype(np.float32), photos.truth[labels < 0]
     return {
         "accuracy": float((found.argmax(1) == truth).mean()),
         "calibration_error": calibration_error(found, truth),
@@ -126,49 +107,29 @@ def rivals(alone: list[np.ndarray], photos: Photos, labels: np.ndarray) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--counts", type=Path)
-    parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
+    parser = parser_of(__doc__)
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=Path("runs/photos"), help="for features and embeddings")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.cache.mkdir(parents=True, exist_ok=True)
-    counts = None if args.counts is None else np.load(args.counts, allow_pickle=False)
-    made = provenance() | {"command": "python benchmarks/views.py PHOTOS --counts cifar10h-counts.npy"}
-    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
-    known = {tuple(row[name] for name in KEY) for row in rows}
-    of_data = {}
+    args = parsed(parser)
+    results = Results(args.results / "label_model_views.json", KEY)
     for data in args.data:
         photos = load_photos(args.photos, data, args.cache)
-        of_data[data] = photos, views_of(photos, args.photos, args.cache, counts)
-    for seed in args.seeds:
-        for data, (photos, views) in of_data.items():
-            for setting in args.settings:
-                labels, alone = labels_with(photos.training, setting, seed), {}
-                for name, chosen in SETS.items():
-                    cell = {"data": data, "setting": setting, "seed": seed, "views": name}
-                    of_images = "captions" not in chosen and "answers" not in chosen
-                    if not set(chosen) <= set(views) or (setting == "no labels" and of_images):
-                        continue
-                    with_rivals = name in RIVALS_OF and set(chosen) <= set(alone)
-                    if tuple(cell.values()) in known and (len(chosen) > 1 or f"captions + {name}" not in RIVALS_OF):
-                        continue
-                    start = time.process_time()
-                    model = LabelModel(photos.num_labels, seed).fit({each: views[each] for each in chosen}, labels)
-                    seconds = round(time.process_time() - start, 1)
-                    if len(chosen) == 1:
-                        alone[name] = model.probabilities_
-                    if tuple(cell.values()) in known:
-                        continue
-                    row = cell | scores(model.probabilities_, photos, labels) | {"cpu_seconds": seconds}
-                    row["estimated"] = model.accuracy_ and model.accuracy_.share
-                    if with_rivals:
+        views = views_of(photos, args.photos, args.cache, args.counts)
+        for setting, seed in product(args.settings, args.seeds):
+            missing = [name for name in SETS if not results.has(data, setting, seed, name)]
+            labels, alone = labels_with(photos.training, setting, seed), {}
+            for name, chosen in SETS.items() if missing else ():
+                if not set(chosen) <= set(views) or (setting == "no labels" and "captions" not in chosen):
+                    continue
+                if name not in missing and len(chosen) > 1:
+                    continue
+                model = LabelModel(photos.num_labels, seed).fit({each: views[each] for each in chosen}, labels)
+                if len(chosen) == 1:
+                    alone[name] = model.probabilities_
+                if name in missing:
+                    row = scores(model.probabilities_, photos, labels)
+                    if name in RIVALS_OF and set(chosen) <= set(alone):
                         row["rivals"] = rivals([alone[each] for each in chosen], photos, labels)
-                    rows.append(row | {"commit": made["commit"]})
-                    write_rows(FILE, made, rows)
+                    results.add(data, setting, seed, name, **row)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,20 @@ describes each training image and is asked for its class. For a machine with the
     python benchmarks/with_the_hub.py PHOTOS
 
 PHOTOS, training rows, draws of labels and settings are those of photos_fit.py, without wrong labels; its captions
-are not used. Every set of views has the features of the student too, EfficientNet-Lite0. Rows have the
-accuracy of the classifiers on `test`, and what `fit` says of them. Stages in `--cache` are kept, finished rows are not
-computed again. Writes results/with_the_hub.json.
+are not used. Every set of views has the features of the student too, EfficientNet-Lite0. Rows have the accuracy of
+the classifiers on `test`, and what `fit` says of them. Stages in `--cache` are kept. Writes results/with_the_hub.json.
 """
 
-import argparse
-import json
+from itertools import product
 from pathlib import Path
 
-import torch
 from datasets import DatasetDict
-from photos import ENCODER
-from photos_fit import drawn, measured, photos_of
-from provenance import RESULTS, provenance, write_rows
+from photos import ENCODER, parsed, parser_of, photos_of
+from photos_fit import drawn, measured
+from result_files import Results
 
 from g4i_hf import caption_images, embed_view
 
-FILE = RESULTS / "with_the_hub.json"
 ENCODERS = ["google/siglip2-base-patch16-224", "facebook/dinov2-small"]
 CAPTIONER = "HuggingFaceTB/SmolVLM-Instruct"
 SETTINGS = ("none", "1 a class", "4 a class")
@@ -56,34 +52,23 @@ def tells_nothing(name: str, setting: str, encoders: list[str]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--data", nargs="+", default=["cifar10", "caltech101", "flowers102"])
+    parser = parser_of(__doc__, cache="runs/with_the_hub")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--captioner", default=CAPTIONER)
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="the first one with a text tower")
     parser.add_argument("--text_encoder", default=ENCODER)
     parser.add_argument("--student", help="another one than `g4i fit` has")
-    parser.add_argument("--cache", type=Path, default=Path("runs/with_the_hub"))
-    parser.add_argument("--output", type=Path, default=FILE)
-    args = parser.parse_args()
-    made = provenance() | {"captioner": args.captioner, "gpu": torch.cuda.is_available()}
-    rows = json.loads(args.output.read_text())["rows"] if args.output.exists() else []
-    known = {tuple(row[name] for name in KEY) for row in rows}
+    args = parsed(parser)
+    results = Results(args.results / "with_the_hub.json", KEY)
+    options = {"student": args.student, "text_encoder": args.text_encoder}
     for data in args.data:
         cache = args.cache / data
         photos = asked(photos_of(args.photos, data), args.captioner, cache)
-        for name, views in sets_of(photos, args.encoders, cache).items():
-            for setting in args.settings:
-                for seed in args.seeds:
-                    cell = dict(zip(KEY, (data, setting, seed, name), strict=True))
-                    if tuple(cell.values()) in known or tells_nothing(name, setting, args.encoders):
-                        continue
-                    given = {"views": views, "student": args.student, "encoder": args.text_encoder}
-                    found = measured(photos, setting, False, seed, cache, **given)
-                    rows.append(cell | found | {"commit": made["commit"]})
-                    write_rows(args.output, made, rows)
+        sets = sets_of(photos, args.encoders, cache)
+        for (name, views), setting, seed in product(sets.items(), args.settings, args.seeds):
+            key = data, setting, seed, name
+            if not results.has(*key) and not tells_nothing(name, setting, args.encoders):
+                results.add(*key, **measured(photos, setting, False, seed, cache, views=views, **options))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Controls of studies, `benchmarks/controls.py`: few, wrong and rare labels; something else in place of captions."""
+"""Controls of studies, `benchmarks/controls.py`: few and wrong labels; something else in place of captions."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from g4i_hf.data.checks import labels_of
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import controls
-from controls import with_label_noise, with_long_tail
+from controls import with_label_noise
 
 pytestmark = pytest.mark.slow  # of benchmarks/
 UNEVEN, EVEN = (40, 10, 3, 1), (20, 20, 20, 20)
@@ -46,22 +46,21 @@ def test_of_each_class_that_share_of_labels_is_wrong(rate, expected, kind):
     assert counts(truth[found != truth]) == [expected] * 4 and found.min() >= 0 and found.max() < 4
 
 
-def test_other_orders_of_the_rows_change_no_wrong_label_and_no_tail():
+def test_other_orders_of_the_rows_change_no_wrong_label():
     """They are known by their ids."""
     even = sorted_rows(EVEN)
     for kind in ("symmetric", "confusable"):
         one, other = (with_label_noise(split, 0.4, 1, 4, kind) for split in (even, turned(even)))
         of_ids = [dict(zip(split["image_id"][:], labels_of(split).tolist(), strict=True)) for split in (one, other)]
         assert of_ids[0] == of_ids[1]
-    assert set(with_long_tail(even, 8, 1)["image_id"]) == set(with_long_tail(turned(even), 8, 1)["image_id"])
 
 
-@pytest.mark.parametrize("control", ["class_name", "random", "shuffle_class", "shuffle"])
+@pytest.mark.parametrize("control", ["class_name", "shuffle"])
 def test_the_copy_has_another_training_split_labels_first_and_its_images(tmp_path, monkeypatch, control):
     (tmp_path / "data").mkdir()
     sorted_rows(UNEVEN).to_parquet(tmp_path / "data" / "train.parquet")
     sorted_rows(EVEN).to_parquet(tmp_path / "data" / "validation.parquet")
-    words = [tmp_path / "data", tmp_path / "copy", "--label_noise_rate", 0.5, "--long_tail_factor", 5]
+    words = [tmp_path / "data", tmp_path / "copy", "--label_noise_rate", 0.5]
     words += ["--label_fraction", 0.5, "--seed", 3, "--captions", control]
     monkeypatch.setattr(sys, "argv", ["controls.py", *map(str, words)])
     controls.main()
@@ -69,11 +68,11 @@ def test_the_copy_has_another_training_split_labels_first_and_its_images(tmp_pat
     training, given = splits["train"], sorted_rows(UNEVEN)
     truth = dict(zip(given["image_id"], given["label"], strict=True))
     found, own = labels_of(training), np.asarray([truth[image_id] for image_id in training["image_id"][:]])
-    # The tail of 40, 10, 3 and 1, then the labels that are kept, then those made wrong
-    assert counts(own) == [40, 6, 1, 1] and counts(own[found >= 0]) == [20, 3, 1, 1]
-    assert ((found >= 0) & (found != own)).sum() == 10 + 2 + 1 + 1
+    # The labels that are kept, of which some are made wrong
+    assert counts(own) == list(UNEVEN) and counts(own[found >= 0]) == [20, 5, 2, 1]
+    assert ((found >= 0) & (found != own)).sum() == 10 + 3 + 1 + 1
     captioned = np.asarray([caption is not None for caption in training["caption"][:]])
-    assert (captioned == ((found >= 0) | (control in ("random", "shuffle")))).all()
+    assert (captioned == ((found >= 0) | (control == "shuffle"))).all()
     assert all(image["bytes"] for image in training["image"][:])
     assert labels_of(splits["validation"]).tolist() == labels_of(sorted_rows(EVEN)).tolist()
     assert splits["validation"]["caption"][:] == sorted_rows(EVEN)["caption"][:]
