@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import softmax
 
 from ..label_model.view_model import minimise
 from ..modeling import AlignedImageClassification
@@ -17,6 +19,7 @@ MAX_ITER = 60
 TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which to stop; `ROUGH` while selecting a strength
 FEWEST_JUDGED = 20  # held-out rows needed to select a strength
 SHARPNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # factors of the logits
+LEAST_FACTOR, MOST_FACTOR = 0.02, 50.0  # of logits
 TINY = 1e-9
 
 
@@ -30,7 +33,7 @@ class Head:
         """(n, F) -> (n, C) float32."""
         return np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
 
-    def sharpened(self, factor: float) -> "Head":
+    def times(self, factor: float) -> "Head":
         return Head(factor * self.weight, factor * self.bias, self.strength)
 
     @torch.no_grad()
@@ -73,10 +76,10 @@ class Fold:
 
 def best_strength(
     features: np.ndarray, folds: Sequence[Fold], scale: "Scale", labels: np.ndarray | None = None
-) -> tuple[float, float]:
+) -> float:
     """
-    The strength by which the classes of held-out rows are likeliest, at the factor of the logits that suits it best,
-    and this factor. Targets that are often wrong blur probabilities more than they change which class is first.
+    The strength by which the classes of held-out rows are likeliest, at the factor of the logits that suits it best.
+    Targets that are often wrong blur probabilities more than they change which class is first.
 
     Args:
         features: (N, F) of the rows that the folds divide.
@@ -84,10 +87,10 @@ def best_strength(
             wrong.
     """
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
-        return USUAL_STRENGTH, 1.0
+        return USUAL_STRENGTH
     x = _tensor(scale(features))
     weights: list[torch.Tensor | None] = [None] * len(folds)
-    best, most = (USUAL_STRENGTH, 1.0), -np.inf
+    best, most = USUAL_STRENGTH, -np.inf
     for strength in STRENGTHS:
         likelihoods = torch.zeros(len(SHARPNESS))
         for place, fold in enumerate(folds):
@@ -99,8 +102,20 @@ def best_strength(
                 likelihoods[number] += (probabilities * predicted.clamp_min(TINY).log()).sum()
         if float(likelihoods.max()) <= most:
             break
-        best, most = (strength, SHARPNESS[int(likelihoods.argmax())]), float(likelihoods.max())
+        best, most = strength, float(likelihoods.max())
     return best
+
+
+def factor_of_confidence(logits: np.ndarray, accuracy: float) -> float:
+    """The factor of logits (n, C) at which the mean probability of the predicted class is this accuracy."""
+
+    def excess(log_factor: float) -> float:
+        return float(softmax(np.exp(log_factor) * logits, axis=1).max(1).mean()) - accuracy
+
+    low, high = np.log(LEAST_FACTOR), np.log(MOST_FACTOR)
+    if excess(low) > 0 or excess(high) < 0:
+        return LEAST_FACTOR if excess(low) > 0 else MOST_FACTOR
+    return float(np.exp(brentq(excess, low, high, xtol=1e-3)))
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..label_model.plan import Estimates, choose
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
+from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, factor_of_confidence, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both layers
@@ -133,6 +133,14 @@ class Judge:
             self.logits[name] = earlier
         return before, after
 
+    def factors_of_confidence(self) -> dict[str, float]:
+        """Of the logits by name; by few images, an accuracy counts as neither 0 nor 1."""
+        accuracies, least = self.judgement().accuracies, 1 / (len(self.rows) + 2)
+        shares = {name: float(np.clip(each.share, least, 1 - least)) for name, each in accuracies.items()}
+        return dict.fromkeys(self.logits, 1.0) | {
+            name: factor_of_confidence(self.logits[name], share) for name, share in shares.items()
+        }
+
     def rows_alone(self) -> "Judge":
         """Without features and probabilities, for processes that do not judge."""
         none = np.zeros((0, 0), dtype=np.float32)
@@ -170,12 +178,18 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
 
 
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
-    """The last layers by name, at the end also fitted on the kept images. Sets the logits of the judge."""
+    """
+    The last layers by name, at the end also fitted on the kept images, and as sure on average as they are judged to be
+    right. Sets the logits of the judge.
+    """
     heads = last_layers(known, features, judge.kept)
     judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
         _leave_out(known, features, judge, heads)
-    return on_all(known, features, heads) if len(judge.kept) else heads
+    heads = on_all(known, features, heads) if len(judge.kept) else heads
+    factors = judge.factors_of_confidence()
+    judge.logits = {name: logits * factors[name] for name, logits in judge.logits.items()}
+    return {name: head.times(factors[name]) for name, head in heads.items()}
 
 
 def last_layers(known: Known, features: np.ndarray, kept: np.ndarray) -> dict[str, Head]:
@@ -184,13 +198,13 @@ def last_layers(known: Known, features: np.ndarray, kept: np.ndarray) -> dict[st
     labelled = np.flatnonzero(known.labels >= 0)
     if len(np.unique(known.labels[labelled])) > 1:
         truth = one_hot(known.labels[labelled], known.number)
-        strength, sharpness = best_strength(features, list(_folds(known, features, LABELS_ONLY, kept)), scale)
-        heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale).sharpened(sharpness)
+        strength = best_strength(features, list(_folds(known, features, LABELS_ONLY, kept)), scale)
+        heads[LABELS_ONLY] = fit_head(features[labelled], truth, strength, scale)
     fitted = np.setdiff1d(np.arange(len(targets)), kept)
     folds, labels = list(_folds(known, features, WITH_VIEWS, kept)), _labels_of_classes(known)
     if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
         folds, labels = list(_folds_of_all(known, features, targets, fitted)), None
-    strength, _ = best_strength(features, folds, scale, labels)  # class probabilities have taught it how sure to be
+    strength = best_strength(features, folds, scale, labels)
     heads[WITH_VIEWS] = fit_head(features[fitted], targets[fitted], strength, scale)
     return heads
 
