@@ -182,7 +182,7 @@ def captions_alone(case: Case) -> torch.Tensor:
     return of_fit(case, case.photos.embeds, image=False)[WITH_VIEWS]
 
 
-def in_place_of_captions(embeds: Callable[[Case], np.ndarray]) -> Callable[[Case], torch.Tensor]:
+def instead(embeds: Callable[[Case], np.ndarray]) -> Callable[[Case], torch.Tensor]:
     return lambda case: of_fit(case, embeds(case))[WITH_VIEWS]
 
 
@@ -315,46 +315,33 @@ def without_class_names(case: Case) -> np.ndarray:
 
 
 LAYERS = {"baseline": labels_only, "auto": captions, "linear probe": linear_probe}
-RIVALS_OF_NOISE = {
-    "label smoothing": label_smoothing,
-    "GCE": generalised_cross_entropy,
-    "small-loss filter": small_loss,
-    "cleanlab": cleanlab,
-}
-RIVALS_OF_FEW = {
-    "self-training": self_training,
-    "label propagation": label_propagation,
-    "Tip-Adapter": cache_of_features,
-    "captions at inference": captions_at_inference,
-}
+AT_INFERENCE = {"captions at inference": captions_at_inference}
+# Settings and variants
 GRIDS = {
     "few_labels": (
         ["no labels", "1 a class", "4 a class", "16 a class", "at random", "10%"],
-        LAYERS | {"auto, captions alone": captions_alone} | RIVALS_OF_FEW,
+        LAYERS
+        | {"auto, captions alone": captions_alone, "self-training": self_training}
+        | {"label propagation": label_propagation, "Tip-Adapter": cache_of_features}
+        | AT_INFERENCE,
     ),
     "wrong_labels": (
         ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable", *PEOPLE],
-        LAYERS | {"auto, captions alone": captions_alone} | RIVALS_OF_NOISE,
+        LAYERS
+        | {"auto, captions alone": captions_alone, "label smoothing": label_smoothing}
+        | {"GCE": generalised_cross_entropy, "small-loss filter": small_loss, "cleanlab": cleanlab},
     ),
-    "all_labels": (
-        ["all"],
-        LAYERS | {"captions at inference": captions_at_inference},
-    ),
+    "all_labels": (["all"], LAYERS | AT_INFERENCE),
     "controls": (
         ["4 a class"],
         {
-            name: in_place_of_captions(embeds)
-            for name, embeds in {
-                "captions of other images": of_other_images,
-                "random vectors": random_vectors,
-                "class names": true_class_names,
-                "without class names": without_class_names,
-            }.items()
+            "captions of other images": instead(of_other_images),
+            "random vectors": instead(random_vectors),
+            "class names": instead(true_class_names),
+            "without class names": instead(without_class_names),
         },
     ),
 }
-
-
 WITHOUT_LABELS = ["auto", "auto, captions alone", "captions at inference"]  # nothing else can be done without labels
 # More classes take longer: of these two datasets some settings
 OF_MANY_CLASSES = {"wrong_labels": ["40% symmetric", "20% confusable"]}
