@@ -179,9 +179,9 @@ def test_questions_are_read_only_as_fast_as_they_are_asked_also_in_a_running_loo
 
 def test_every_kind_of_fault_is_survived_and_nothing_is_lost_or_asked_twice(serve, quick, monkeypatch):
     monkeypatch.setattr("g4i_hf.captioning.endpoint.MAX_ATTEMPTS", 12)
-    options = ("--latency", 0.005, "--fault_rate", 0.4, "--slow_seconds", 3, "--retry_after", 0.2, "--seed", 5)
+    options = ("--latency", 0.005, "--fault_rate", 0.4, "--slow_seconds", 9, "--retry_after", 0.2, "--seed", 5)
     server = serve(*options)
-    found = ask(captioner(server, request_timeout=1.0), questions(120))
+    found = ask(captioner(server, request_timeout=3.0), questions(120))
     assert_all_right(found, 120)
     stats = server.stats()
     assert set(stats["faults"]) == FAULTS and stats["requests"] == 120 + sum(stats["faults"].values())

@@ -11,15 +11,15 @@ Prints `{"port": ...}`; GET /stats gives counts as JSON. Answers are `number N` 
 import argparse
 import asyncio
 import base64
-import contextlib
 import hashlib
 import io
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Mapping
 
 import numpy as np
+from aiohttp import web
 from PIL import Image
 
 CELLS = 4  # a side of the picture of a number
@@ -41,8 +41,8 @@ def number_in(picture: Image.Image) -> int:
     return sum(int(bit) << place for place, bit in enumerate(cells.ravel()))
 
 
-class Disconnected(Exception):
-    """The client is gone, or is left."""
+def error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=status, headers=headers)
 
 
 class CaptionServer:
@@ -59,62 +59,65 @@ class CaptionServer:
         self.replies: Counter[str] = Counter()  # digest of a body -> whole replies
         self.in_flight = self.peak_in_flight = 0
         self.authorization: set[str] = set()
+        self.connections: set[tuple] = set()
 
     def stats(self) -> dict:
-        found = {name: self.counts[name] for name in ("requests", "asked_again", "connections")}
-        found |= {"whole": sum(self.replies.values()), "distinct": len(self.replies)}
+        found = {name: self.counts[name] for name in ("requests", "asked_again")}
+        found |= {"whole": self.replies.total(), "distinct": len(+self.replies)}
         found |= {"in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight}
-        found |= {"authorization": sorted(self.authorization)}
+        found |= {"connections": len(self.connections), "authorization": sorted(self.authorization)}
         return found | {"faults": {kind: self.counts[kind] for kind in FAULTS if self.counts[kind]}}
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.counts["connections"] += 1
-        with contextlib.suppress(Disconnected, ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                first, *lines = head.decode("latin-1").split("\r\n")[:-2]
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                await self.serve(reader, writer, first.split(" ")[1], headers, body)
-        writer.close()
-
-    async def serve(self, reader, writer, path: str, headers: dict[str, str], body: bytes) -> None:
-        if path == "/stats":
-            return await send(reader, writer, 200, self.stats())
-        if path.endswith("/models"):
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/stats":
+            return web.json_response(self.stats())
+        if request.path.endswith("/models"):
             models = [{"id": name} for name in (self.args.model, "another")]
-            return await send(reader, writer, 200, {"object": "list", "data": models})
-        if path != "/v1/chat/completions":
-            return await send(reader, writer, *error(404, f"no {path}"))
+            return web.json_response({"object": "list", "data": models})
+        if request.path != "/v1/chat/completions":
+            return error(404, f"no {request.path}")
         self.in_flight += 1
         try:
-            await self.serve_completion(reader, writer, headers, body)
-        finally:
+            return await self.serve_completion(request)
+        finally:  # also for a client that is gone: it cancels what is done for it
             self.in_flight -= 1
 
-    async def serve_completion(self, reader, writer, headers: dict[str, str], body: bytes) -> None:
+    async def serve_completion(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
         digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        self.connections.add(request.transport.get_extra_info("peername"))
         self.counts["requests"] += 1
         self.counts["asked_again"] += self.replies[digest] > 0
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        if "authorization" in headers:
-            self.authorization.add(headers["authorization"])
+        if "authorization" in request.headers:
+            self.authorization.add(request.headers["authorization"])
         fault = self.random.choice(self.args.faults) if self.random.random() < self.args.fault_rate else None
         self.counts[fault or "none"] += 1
         if fault == "cut":
-            raise Disconnected
+            request.transport.close()
+            return web.Response()
         if fault == "slow":
-            await until_gone(reader, asyncio.sleep(self.args.slow_seconds))
+            await asyncio.sleep(self.args.slow_seconds)
         if fault in STATUS:
             wait = {"retry-after": str(self.args.retry_after)} if fault == "429-wait" else {}
             reply = error(STATUS[fault], f"fault {fault}", wait)
+        elif fault in CONTENT:
+            reply = web.Response(body=CONTENT[fault], content_type="application/json")
         else:
-            reply = (200, CONTENT[fault]) if fault in CONTENT else await until_gone(reader, self.answer(headers, body))
-        await send(reader, writer, *reply, cut=fault == "cut-body")
-        if fault in (None, "slow") and reply[0] == 200:
-            self.replies[digest] += 1
+            reply = await self.answer(request.headers, body)
+        if fault == "cut-body":
+            half = web.StreamResponse(headers={"Content-Length": str(len(reply.body))})
+            await half.prepare(request)
+            await half.write(reply.body[: len(reply.body) // 2])
+            request.transport.close()
+            return half
+        await reply.prepare(request)
+        await reply.write_eof()
+        is_there = request.transport is not None and not request.transport.is_closing()
+        self.replies[digest] += fault in (None, "slow") and reply.status == 200 and is_there
+        return reply
 
-    async def answer(self, headers: dict[str, str], body: bytes) -> tuple:
+    async def answer(self, headers: Mapping[str, str], body: bytes) -> web.Response:
         if self.args.always:
             wait = {"retry-after": self.args.retry_after} if self.args.always in (429, 500) else {}
             return error(self.args.always, self.args.say or "always", wait)
@@ -127,7 +130,7 @@ class CaptionServer:
             await asyncio.sleep(self.args.latency)
         return self.completion(asked)
 
-    def completion(self, asked: dict) -> tuple:
+    def completion(self, asked: dict) -> web.Response:
         content = asked["messages"][0]["content"]
         image, text = content if content[0]["type"] == "image_url" else reversed(content)
         kind, _, code = image["image_url"]["url"].partition(",")
@@ -155,38 +158,8 @@ class CaptionServer:
         message = {"role": "assistant", "content": answer}
         message |= json.loads(self.args.message) if self.args.message else {}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return 200, {"id": "1", "choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
-
-
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> tuple:
-    return status, {"error": {"message": message}}, headers or {}
-
-
-async def until_gone(reader: asyncio.StreamReader, work: Awaitable) -> object:
-    """Result of some work; HTTP clients say nothing more until they have their reply, so what comes is the end."""
-    gone, working = asyncio.ensure_future(reader.read(1)), asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
-            raise Disconnected
-        return working.result()
-    finally:
-        for task in (gone, working):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await gone
-
-
-async def send(reader, writer, status: int, content: object, headers: dict | None = None, cut: bool = False) -> None:
-    """`content` is bytes, or a JSON value; Disconnected also after a cut, in the middle of it."""
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    lines = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    head = f"HTTP/1.1 {status} {'OK' if status == 200 else 'No'}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
-    writer.write(head.encode("latin-1") + (body[: len(body) // 2] if cut else body))
-    await writer.drain()
-    if cut or writer.is_closing() or reader.at_eof():
-        raise Disconnected
+        usage = {"prompt_tokens": 7, "completion_tokens": 3}
+        return web.json_response({"id": "1", "choices": [choice], "usage": usage})
 
 
 def in_quotes(text: str) -> str:
@@ -219,11 +192,13 @@ def arguments() -> argparse.Namespace:
 
 async def main() -> None:
     args = arguments()
-    caption_server = CaptionServer(args)
-    server = await asyncio.start_server(caption_server.connected, "127.0.0.1", args.port, limit=1 << 22, backlog=1024)
-    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-    async with server:
-        await server.serve_forever()
+    app = web.Application(client_max_size=1 << 22)
+    app.router.add_route("*", "/{path:.*}", CaptionServer(args).serve)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", args.port, backlog=1024).start()
+    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
