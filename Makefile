@@ -44,8 +44,8 @@ caption-demo: $(VENV)/.demo
 	$(G4I) release --config $(SHAPES)/release.yaml
 
 # To the Hub and back, against the server of the tests on this machine
-hub-demo: $(VENV)/.demo
-	$(BIN)/python tests/hub_demo.py
+hub-demo: venv
+	$(BIN)/python -m pytest -m slow tests/contract/test_contract_hub.py
 
 # The documentation, site/index.html; a link that leads nowhere is an error
 docs: $(VENV)/.docs

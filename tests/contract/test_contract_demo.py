@@ -9,7 +9,7 @@ import pytest
 from doors import ROOT, files_in
 from drawings import TRAINING
 
-pytestmark = pytest.mark.slow  # test_contract_hub.py has `make hub-demo`
+pytestmark = pytest.mark.slow
 SHORT = {
     "caption": {"max_requests": 64, "partial": "true"},
     "train": {"max_steps": 4, "eval_strategy": "no", "logging_strategy": "steps", "logging_steps": 2}

@@ -1,21 +1,31 @@
 """
-`make hub-demo`: captions out and in by name, a student out and in by name, against the test Hub: one commit each,
-private, without paths of this machine; and training that pushes.
+Captions out and in by name, a student out and in by name, against the test Hub: one commit each, private, without
+paths of this machine; and training that pushes. `make hub-demo` runs it.
 """
 
-from functools import partial
-from types import SimpleNamespace
+import json
 
+import pyarrow.parquet as pq
 import pytest
-from doors import run, succeed
-from drawings import STUDENT, TRAINING
+from doors import ROOT, python, run, spelled, succeed
+from drawings import ENCODER, STUDENT, TRAINING
 from hub import FOREIGN, ME_WRITE, serving
-from hub_demo import RECIPE, Demo, demonstrate
 
 pytestmark = pytest.mark.slow
-# The commands of the demo, made short
+RECIPE = ROOT / "recipes" / "shapes"
+# The commands of the recipe, made short
 SHORT = {"caption": {"max_requests": 64, "partial": "true"}}
 SHORT["train"] = {"max_steps": 20, "eval_strategy": "no", "save_strategy": "no", "use_cpu": "true"}
+READER = """
+import json, sys
+sys.modules["g4i_hf"] = None  # as where it is not installed: an import of it fails
+from datasets import load_dataset
+from transformers import pipeline
+
+images = load_dataset("me/shapes-captions", split="test")
+classifier = pipeline("image-classification", model="me/shapes-student")
+print(json.dumps(dict(zip(images["image_id"], [classifier(image)[0] for image in images["image"]]))))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +35,34 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, tmp_path_factory):
-    """The folder of the demo, commands to go on with, and what was predicted by the run and by name."""
-    folder = tmp_path_factory.mktemp("pushed")
-    online = dict.fromkeys(FOREIGN) | hub.environment(folder / "home")
-    commands = SimpleNamespace(run=partial(run, env=online), succeed=partial(succeed, env=online))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pushed")
 
-    class Short(Demo):
-        def g4i(self, command, *words):
-            commands.succeed(command, *words, SHORT.get(command, {}))
-            if "--dry_run" in words:
-                assert "models/me/shapes-student" not in hub.state(), "a dry run pushes nothing"
 
-    yield folder, commands, demonstrate(Short(folder, hub.environment(folder / "home")))
+@pytest.fixture(scope="module")
+def online(hub, folder):
+    """Where and with which variables commands are run."""
+    return {"env": dict.fromkeys(FOREIGN) | hub.environment(folder / "home"), "cwd": folder}
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, online):
+    def g4i(command: str, recipe: str | None = None, **options) -> None:
+        config = ("--config", RECIPE / f"{recipe}.yaml") if recipe else ()
+        succeed(command, *config, options | SHORT.get(command, {}), **online)
+
+    given = {"push_to_hub": "true", "license": "apache-2.0"}
+    g4i("caption", "caption", captions_dir="captions")
+    g4i("release", stage="captions", with_images="true", repo_id="me/shapes-captions", **given)
+    g4i("embed", "embed", dataset_name="me/shapes-captions", embeddings_dir="embeddings", **ENCODER)
+    g4i("release", stage="embeddings", repo_id="me/shapes-embedded", **given)
+    for recipe, name in (("train", "aligned"), ("baseline", "baseline")):
+        g4i("train", recipe, dataset_name="me/shapes-embedded", output_dir=name, disable_tqdm="true")
+    runs = {"run": "aligned", "baseline": "baseline"}
+    g4i("evaluate", "evaluate", **runs, report="report.html")
+    g4i("release", **runs, repo_id="me/shapes-student", dry_run="true")
+    assert "models/me/shapes-student" not in hub.state(), "a dry run pushes nothing"
+    g4i("release", **runs, repo_id="me/shapes-student", **given)
 
 
 def test_everything_is_private_and_one_commit(hub, pushed):
@@ -52,44 +77,39 @@ def test_everything_is_private_and_one_commit(hub, pushed):
     assert not [name for name in student if name.endswith((".bin", ".pt", "train.yaml"))]
 
 
-def test_no_path_or_token_was_pushed(hub, pushed):
-    folder = pushed[0]
+def test_no_path_or_token_was_pushed(hub, pushed, folder):
     for name, repository in hub.repositories.items():
         for path, file in repository.at("main").files.items():
             assert str(folder).encode() not in file.content and ME_WRITE.encode() not in file.content, (name, path)
 
 
-def test_captions_joined_by_name_train_the_same_student(pushed):
-    folder, commands, _ = pushed
-    joined = {"dataset_name": "me/shapes-captions", "captions_name": "me/shapes-embedded"}
-    config = ("--config", RECIPE / "train.yaml")
-    commands.succeed("train", *config, joined, {"output_dir": folder / "joined"}, SHORT["train"])
+def test_captions_joined_by_name_train_the_same_student(pushed, folder, online):
+    joined = {"dataset_name": "me/shapes-captions", "captions_name": "me/shapes-embedded", "output_dir": "joined"}
+    succeed("train", "--config", RECIPE / "train.yaml", joined | SHORT["train"], **online)
     first, second = ((folder / run / "model.safetensors").read_bytes() for run in ("aligned", "joined"))
     assert first == second
 
 
-def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed):
+def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed, folder, online):
     """By a process that cannot import this package."""
-    _, _, (expected, found) = pushed
-    assert len(expected) == 300 and set(found) == set(expected)
-    for name, row in expected.items():
-        assert found[name]["label"] == row["label"] and found[name]["score"] == pytest.approx(row["score"], abs=1e-5)
-    assert len({row["label"] for row in expected.values()}) > 1, "a student that always says the same proves little"
+    found = json.loads(python(READER, **online).splitlines()[-1])
+    rows = pq.read_table(folder / "aligned" / "predictions" / "test.parquet").to_pylist()
+    assert len(rows) == 300 and set(found) == {row["image_id"] for row in rows}
+    for row in rows:
+        expected = {"label": row["prediction"], "score": pytest.approx(row["score"], abs=1e-5)}
+        assert found[row["image_id"]] == expected
+    assert len({row["prediction"] for row in rows}) > 1, "a student that always says the same proves little"
 
 
-def trained(commands, folder, name: str, **more):
-    data = {"dataset_name": "me/shapes-embedded", "output_dir": name}
-    pushed = {"push_to_hub": "true", "hub_model_id": f"me/{name}", "save_strategy": "steps", "save_steps": 1}
-    return commands.run("train", data, STUDENT, TRAINING | pushed | more, cwd=folder)
-
-
-def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, pushed):
-    folder, commands, _ = pushed
+def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, pushed, folder, online):
     hub.fault("POST .*/commit/", 403, times=None)
-    done = trained(commands, folder, "unlucky")
+    given = {"dataset_name": "me/shapes-embedded", "output_dir": "unlucky", "hub_model_id": "me/unlucky"}
+    given |= {"push_to_hub": "true"} | TRAINING | {"save_strategy": "steps", "save_steps": 1}
+    done = run("train", STUDENT, given, **online)
     hub.faults.clear()
     assert done.code != 0 and "finished and whole" in done.err and "may not write there" in done.err
     assert (folder / "unlucky" / "all_results.json").is_file()
-    assert "g4i release --run unlucky --repo_id me/unlucky --push_to_hub true" in done.err
-    commands.succeed("release", {"run": "unlucky", "repo_id": "me/unlucky", "push_to_hub": "true"}, cwd=folder)
+    again = {"run": "unlucky", "repo_id": "me/unlucky", "push_to_hub": "true"}
+    assert f"g4i release {' '.join(spelled((again,)))}" in done.err
+    succeed("release", again, **online)
     assert "model.safetensors" in hub.state()["models/me/unlucky"]["files"]
