@@ -10,50 +10,14 @@ import pytest
 from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
 from datasets import DatasetDict
 from test_caption_kills import CAPTION, environment
-from transformers import BertConfig
 
 from g4i_hf import load_images
+from g4i_hf.captioning.runner import Share
+from g4i_hf.cli import build_options
+from g4i_hf.options import OPTIONS_OF
+from g4i_hf.workflows.caption import Captioning
 
 serve = caption_doors.serve
-MODEL = ("--captioner_model", "m")
-SERVER = (*MODEL, "--base_url", "http://127.0.0.1:9/v1")  # where nobody listens
-EXPORT = ("--export_requests", "requests.jsonl")
-
-
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        (["--captioner_model", "no/such/folder"], "there is no such folder"),
-        (["--captioner_model", "bert"], "AutoModelForImageTextToText does not load"),
-        (["--base_url", "http://127.0.0.1:9/v1"], "captioner_model is missing"),
-        ([*MODEL, "--caption_splits", "evening"], "no split 'evening'"),
-        ([*MODEL, "--max_cost", "5"], "max_cost needs the prices"),
-        (["--captioner_model", CAPTIONER, "--captions_dir", "full/thesis.txt/captions"], "is a file"),
-        (["--captioner_model", CAPTIONER, "--journal_dir", "captions/journal"], "answers would be lost"),
-        ([*SERVER, "--dataset_name", "plain", "--prompt", "choose"], "no names of classes"),
-        ([*SERVER, "--prompt", "{class_names}?", "choose"], "asks for the class twice"),
-        ([*SERVER, "--prompt", "choose", "--captioner", "column"], "asks a model, but these captions exist"),
-        ([*SERVER, *EXPORT, "--import_answers", "answers.jsonl"], "not both"),
-        ([*SERVER, *EXPORT, "--max_cost", 1, "--price_input", 1, "--price_output", 1], "--max_requests"),
-        ([*MODEL, *EXPORT], "base_url"),
-        ([*SERVER, "--import_answers", "gone.jsonl"], "gone.jsonl"),
-        ([*SERVER, "--base_url", "localhost:8000"], "must look like http"),
-        ([*SERVER, "--base_url", " , "], "not given"),
-        ([*SERVER, "--base_url", "https://me:canary@host/v1"], "host; put a token into an environment variable"),
-        ([*SERVER, "--base_url", "https://router.huggingface.co/v1"], "HF_HUB_OFFLINE"),
-        ([*SERVER, "--api_key_env", "NO_SUCH_TOKEN"], "environment variable is not set"),
-        ([*SERVER, "--api_key_env", "ODD_TOKEN"], "holds no token"),
-    ],
-)
-def test_mistakes_are_one_line_with_a_remedy_before_anything_is_asked(tmp_path, options, said, monkeypatch):
-    monkeypatch.setenv("ODD_TOKEN", "sk-canary two")
-    make.folder(tmp_path, ["plain/1.png"])
-    BertConfig().save_pretrained(tmp_path / "bert")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").touch()
-    start = ["--dataset_name", ROOT / "recipes" / "shapes", "--captions_dir", "captions"]
-    told = caption(tmp_path, *start, *options, fails=True)
-    assert said in told and "canary" not in told and not (tmp_path / "captions.journal").exists()
 
 
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
@@ -121,6 +85,18 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == [["a cat \ufffd"], [None], ["a cat \ufffd"]]
     assert rows["1"]["caption_reason"] == ["400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"]
+
+
+def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
+    """A request costs 3 here, and 27 images wait: two processes with a budget of 24 ask for 4 captions each."""
+    pictures = draw_numbers(tmp_path / "pictures", 27)
+    given = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new"), "captioner_model": "tiny"}
+    server = serve()
+    given |= {"base_url": f"{server.url}/v1", "max_concurrency": 1}
+    given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
+    for rank in range(2):
+        Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
+    assert server.stats()["requests"] == 8
 
 
 @pytest.mark.slow

@@ -119,22 +119,6 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, t
     assert sorted(pictures.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"captioner": "http://127.0.0.1:9/v1"}, "captioner_model"),
-        ({"captioner_model": "vlm"}, "give its address with captioner"),
-        ({"questions": ["chose"]}, "questions is 'chose'.*Did you mean 'choose'"),
-        ({"finetune": "maybe"}, "finetune is 'maybe'"),
-        ({"pretrained": False, "student": None}, "pretrained is false: name a student"),
-    ],
-)
-def test_a_mistake_is_said_before_anything_is_written(fitted, pictures, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        fitted(pictures, tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
-
-
 def test_what_is_not_there_cannot_be_read_or_in_the_way_is_said_by_a_dry_run(pictures, student, tmp_path):
     with pytest.raises(OSError, match="no-such-student"):
         fit(pictures, student="no-such-student", dry_run=True)

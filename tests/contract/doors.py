@@ -44,11 +44,12 @@ def command_line(command: str, words: tuple, launcher: tuple | None = None, pyth
 
 
 def spelled(words: tuple) -> list[str]:
-    """Options and values; a mapping stands for `--name value` of each."""
+    """Options and values; a mapping stands for `--name value` of each, and a list for several values."""
     found = []
     for word in words:
         pairs = [(f"--{name}", value) for name, value in word.items()] if isinstance(word, dict) else [(word,)]
-        found += [str(part) for pair in pairs for part in pair]
+        parts = [part for pair in pairs for part in pair]
+        found += [str(word) for part in parts for word in (part if isinstance(part, list) else [part])]
     return found
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from caption_doors import CAPTIONER
 from datasets import Dataset
 from doors import spelled
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
 from fitting import few_labels
 from released_runs import a_run
+from transformers import BertConfig
 
 from g4i_hf import load_images
 from g4i_hf.data.stage import write_stage
@@ -21,6 +23,10 @@ from g4i_hf.running import main
 TRAIN = {"output_dir": "{out}"} | STUDENT | TRAINING | ENCODER
 EMBED = {"embeddings_dir": "{out}"} | ENCODER
 CAPTION = {"captions_dir": "{out}"}
+LOCAL = CAPTION | {"captioner_model": CAPTIONER}
+SERVER = CAPTION | {"captioner_model": "m", "base_url": "http://127.0.0.1:9/v1"}  # where nobody listens
+EXPORT = SERVER | {"export_requests": "requests.jsonl"}
+FIT = {"output_dir": "{out}"}
 # Command; options, of which `{...}` are folders of `places`; and what the line must hold: the mistake, and the remedy
 # or the nearest right name
 MISTAKES = {
@@ -59,6 +65,57 @@ MISTAKES = {
     "text encoder that is not there": ("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",)),
     "no captioner": ("caption", CAPTION, ("--captioner_model", "--base_url")),
     "captioner that is not there": ("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
+    # --- Captions
+    "folder of a captioner": ("caption", CAPTION | {"captioner_model": "no/such/folder"}, ("no such folder",)),
+    "no captioner at all": (
+        "caption",
+        CAPTION | {"captioner_model": "{bert}"},
+        ("AutoModelForImageTextToText",),
+    ),
+    "model of a server": ("caption", SERVER | {"captioner_model": None}, ("captioner_model is missing",)),
+    "split to caption": ("caption", SERVER | {"caption_splits": "evening"}, ("no split 'evening'",)),
+    "cost without prices": ("caption", SERVER | {"max_cost": 5}, ("max_cost needs the prices",)),
+    "captions in a file": ("caption", LOCAL | {"captions_dir": "{texts}/train/circle/note.txt/c"}, ("is a file",)),
+    "journal in the captions": ("caption", LOCAL | {"journal_dir": "{out}/journal"}, ("answers would be lost",)),
+    "choose of nothing": (
+        "caption",
+        SERVER | {"dataset_name": "{flat}", "prompt": "choose"},
+        ("no names of",),
+    ),
+    "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
+    "choose of a column": (
+        "caption",
+        SERVER | {"prompt": "choose", "captioner": "column"},
+        ("asks a model, but these captions exist",),
+    ),
+    "export and import": ("caption", EXPORT | {"import_answers": "answers.jsonl"}, ("not both",)),
+    "cost of an export": (
+        "caption",
+        EXPORT | {"max_cost": 1, "price_input": 1, "price_output": 1},
+        ("--max_requests",),
+    ),
+    "export of a local model": ("caption", EXPORT | {"base_url": None}, ("base_url",)),
+    "no answers to import": ("caption", SERVER | {"import_answers": "gone.jsonl"}, ("gone.jsonl",)),
+    "address without http": ("caption", SERVER | {"base_url": "localhost:8000"}, ("must look like http",)),
+    "no address": ("caption", SERVER | {"base_url": " , "}, ("not given",)),
+    "token in an address": (
+        "caption",
+        SERVER | {"base_url": "https://me:canary@host/v1"},
+        ("host; put a token into an environment variable",),
+    ),
+    "offline": ("caption", SERVER | {"base_url": "https://router.huggingface.co/v1"}, ("HF_HUB_OFFLINE",)),
+    "no such variable": ("caption", SERVER | {"api_key_env": "NO_SUCH_TOKEN"}, ("environment variable is not set",)),
+    "no token in it": ("caption", SERVER | {"api_key_env": "ODD_TOKEN"}, ("holds no token",)),
+    # --- Fit
+    "captioner of fit": ("fit", FIT | {"captioner": "http://127.0.0.1:9/v1"}, ("captioner_model",)),
+    "address of its captioner": ("fit", FIT | {"captioner_model": "vlm"}, ("give its address with captioner",)),
+    "questions": ("fit", FIT | {"questions": "chose"}, ("questions is 'chose'", "Did you mean 'choose'")),
+    "layers": ("fit", FIT | {"finetune": "maybe"}, ("finetune is 'maybe'",)),
+    "no weights": (
+        "fit",
+        FIT | {"pretrained": "false"},
+        ("pretrained is false: name a student",),
+    ),
     # --- Folders
     "run of other options": (
         "train",
@@ -111,6 +168,8 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     labelled(found["labels"], [0, 1, 2, 0, 7, 2])
     found["elsewhere"] = draw_folder(root / "elsewhere", train=6, validation=6)
     (found["elsewhere"] / "train" / "metadata.jsonl").unlink()
+    BertConfig().save_pretrained(root / "bert")
+    found["bert"] = root / "bert"
     found["flat"] = make.folder(root / "flat", [f"train/{number}.png" for number in range(4)])
     return found
 
@@ -130,15 +189,18 @@ def labelled(folder: Path, labels: list[int]) -> None:
     pq.write_table(table.set_column(place, "label", pa.array(labels)), folder / "train.parquet")
 
 
-def placed(text: object, places: dict[str, Path]) -> str:
+def placed(text: object, places: dict[str, Path]) -> str | list[str]:
+    if isinstance(text, list):
+        return [placed(part, places) for part in text]
     return re.sub(r"{([\w.]+)}", lambda name: str(places.get(name[1], name[0])), str(text))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_code_2(places, tmp_path, monkeypatch, capfd, name):
     (command, words, says), places = MISTAKES[name], places | {"out": tmp_path / "out"}
-    words = {option: placed(value, places) for option, value in words.items()}
-    if command in ("train", "embed", "caption") and str(places["out"]) in words.values():
+    monkeypatch.setenv("ODD_TOKEN", "sk-canary two")
+    words = {option: placed(value, places) for option, value in words.items() if value is not None}
+    if words.keys() & {"output_dir", "embeddings_dir", "captions_dir"}:
         words = {"dataset_name": places["pictures"]} | words
     monkeypatch.chdir(tmp_path)  # where no demo has left its runs
     with pytest.raises(SystemExit) as end:
@@ -149,4 +211,4 @@ def test_a_mistake_is_one_line_and_code_2(places, tmp_path, monkeypatch, capfd, 
     assert message.startswith("error: ") and not any(line.startswith("error: ") for line in others), err[-3000:]
     for part in says:
         assert placed(part, places) in message
-    assert not places["out"].exists() and not places["gone"].exists()
+    assert not list(tmp_path.glob("out*")) and not places["gone"].exists() and "canary" not in err
