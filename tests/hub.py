@@ -6,7 +6,7 @@ A Hub on loopback, in a thread of this process: it answers what unmodified clien
         with served.here():
             push_folder(...)
 
-Repositories with one branch, files within commits, or Parquet through LFS, tokens with roles, private repositories, a
+Repositories with one branch, files within commits, or Parquet through LFS, tokens, private repositories, a
 validation of cards, faults on demand. Not here: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, tags, git.
 """
 
@@ -34,8 +34,8 @@ import yaml
 from loaded import PYTHON
 
 ROOT = Path(__file__).parent.parent
-ME_WRITE, ME_READ = "hf_me_write", "hf_me_read"
-TOKENS = {ME_WRITE: ("me", "write"), ME_READ: ("me", "read")}
+ME_WRITE = "hf_me_write"
+TOKENS = {ME_WRITE: "me"}  # of which user
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 CLIENT = 240  # seconds that a client may take
 # Variables of the test process that would reach into a client
@@ -332,9 +332,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid credentials in Authorization header")
         match self.command, self.segments:
             case "GET", ["api", "whoami-v2"]:
-                user, role = self.token or self.refuse_stranger()
-                auth = {"accessToken": {"displayName": "a token", "role": role}}
-                return 200, {"type": "user", "name": user, "orgs": [], "auth": auth}
+                auth = {"accessToken": {"displayName": "a token", "role": "write"}}
+                return 200, {"type": "user", "name": self.token or self.refuse_stranger(), "orgs": [], "auth": auth}
             case "POST", ["api", "validate-yaml"]:
                 errors = [{"message": text} for text in check_card(json.loads(self.body).get("content", ""))]
                 return 400 if errors else 200, {"errors": errors, "warnings": []}
@@ -360,18 +359,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def visible(self, kind: str, namespace: str, name: str) -> Repository:
         repository = self.server.repositories.get(f"{kind}/{namespace}/{name}")
-        if repository is None or (repository.private and not (self.token and self.token[0] == namespace)):
+        if repository is None or (repository.private and self.token != namespace):
             raise Refusal(404 if self.token else 401, "Repository not found", "RepoNotFound")
         return repository
 
     def check_writer(self, namespace: str) -> None:
-        user, role = self.token or self.refuse_stranger()
-        if role != "write" or user != namespace:
+        if (self.token or self.refuse_stranger()) != namespace:
             raise Refusal(403, "Forbidden: you must use a write token of the namespace.", url=None)
 
     def create(self) -> tuple:
         body = json.loads(self.body)
-        namespace = body.get("organization") or (self.token[0] if self.token else "")
+        namespace = body.get("organization") or self.token or ""
         self.check_writer(namespace)
         kind, id = body.get("type") or "model", f"{namespace}/{body['name']}"
         exists = f"{kind}s/{id}" in self.server.repositories

@@ -1,4 +1,4 @@
-"""Finished run folders without any training, and rows for steps of one, for tests of what is released of them."""
+"""Finished run folders without any training, for tests of what is released of them."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from students import ID2LABEL, STUDENTS
 
-from g4i_hf import AlignedImageClassification, AlignmentArguments
+from g4i_hf import AlignedImageClassification
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training.lineage import write_lineage
 from g4i_hf.training.run_folder import write_options
@@ -102,16 +102,3 @@ def a_run(
 
 def shifted(by: float) -> dict:
     return {name: value + by if "accuracy" in name or "recall" in name else value for name, value in RESULTS.items()}
-
-
-def training_rows(count: int = 8, classes: int = 5) -> list[dict]:
-    """Images of 48 x 48 with an embedding of a caption, as a dataset gives them to a trainer."""
-    pixels = torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    texts = torch.nn.functional.normalize(pixels.flatten(1)[:, :12]).numpy()
-    keys = [{"labels": i % classes, "image_key": i, "caption_keys": i, "caption_weight": 1.0} for i in range(count)]
-    return [row | {"pixel_values": pixels[i], "text_embeds": texts[i]} for i, row in enumerate(keys)]
-
-
-def training_arguments(folder: Path, **options) -> AlignmentArguments:
-    known = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
-    return AlignmentArguments(str(folder), **known | {"per_device_train_batch_size": 4} | options)

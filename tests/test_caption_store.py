@@ -14,8 +14,8 @@ from g4i_hf.captioning.store import AnswerStore, Keys
 KEYS = Keys({"model": "tiny"})
 
 
-def question(number: int, has_place: bool = True) -> Question:
-    place = KEYS.place(str(number), 1, 1, "Describe it.") if has_place else ""
+def question(number: int) -> Question:
+    place = KEYS.place(str(number), 1, 1, "Describe it.")
     return Question(str(number), {}, "Describe it.", KEYS.key(f"image {number}", "Describe it."), place)
 
 
@@ -28,18 +28,6 @@ def texts(folder: Path, *numbers: int) -> list[str | None]:
     with AnswerStore(folder) as store:
         found = [store.find(question(number).key) for number in numbers]
     return [record and record["text"] for record in found]
-
-
-def test_an_answer_is_found_by_key_and_by_place(tmp_path):
-    answer = Answer(OK, "a cat 🐈\n\u2028\ud83d?", None, "stop", 7, 3, 0.5, 2)
-    with AnswerStore(tmp_path / "new" / "journal") as store:
-        store.put([(question(1), answer), (question(2, has_place=False), Answer("failed", reason="why"))])
-        record = store.find(question(1).key)
-        assert vars(answer).items() <= record.items()
-        assert record["image_id"] == "1" and record["prompt"] == "Describe it."
-        places = [question(number).place for number in (1, 2, 3)]
-        assert store.find_many([*places, ""]) == {places[0]: record}
-        assert store.find(question(2).key)["reason"] == "why" and store.find(question(3).key) is None
 
 
 @pytest.mark.parametrize("ranks", [(0, 0), (0, 1), (1, 0)])

@@ -116,14 +116,6 @@ def test_what_training_can_do_without_is_counted_and_told(kind, caplog):
 
 GREY = np.asarray(PICTURE.convert("L"))
 DEEP = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(6, 4)  # Pillow alone would clip all above 255 to white
-TURNS = {2: PIXELS[:, ::-1], 3: np.rot90(PIXELS, 2), 4: PIXELS[::-1], 5: PIXELS.transpose(1, 0, 2)}
-TURNS |= {6: np.rot90(PIXELS, -1), 7: np.rot90(PIXELS, 2).transpose(1, 0, 2), 8: np.rot90(PIXELS)}
-
-
-def oriented(orientation: int) -> dict:
-    exif = PILImage.Exif()
-    exif[0x0112] = orientation
-    return make.stored(PICTURE, exif=exif)
 
 
 def as_rgb(values: np.ndarray) -> np.ndarray:
@@ -138,12 +130,12 @@ IMAGES = {
     "palette": (make.stored(PALETTE), np.asarray(PALETTE.convert("RGB"))),
     "CMYK": (make.stored(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
     "16-bit TIFF": (make.stored(PILImage.fromarray(DEEP), "TIFF"), as_rgb(DEEP >> 8)),
-    **{f"orientation {turn}": (oriented(turn), pixels) for turn, pixels in TURNS.items()},
 }
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_an_unusual_image_becomes_upright_rgb(kind):
+def test_an_unusual_image_becomes_rgb(kind):
+    """Upright too: test_image_metadata.py."""
     image, expected = IMAGES[kind]
     split = split_with(0, image=image)
     assert check(split) == {}

@@ -1,5 +1,7 @@
 """What README and the pages say is so: tables come from results/, links lead somewhere, commands and code run."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,12 +11,13 @@ from pathlib import Path
 import pytest
 from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
-from test_notebooks import cells_of
 
+import g4i_hf
 from g4i_hf import __version__
 from g4i_hf.cli import Parser, parse_options
 from g4i_hf.commands import COMMANDS
 from g4i_hf.options import OPTIONS_OF
+from g4i_hf.options.fields import names_of
 from g4i_hf.running import split_words
 
 ROOT = Path(__file__).parent.parent
@@ -200,3 +203,114 @@ def test_views_in_python(capsys):
     assert "95% interval" in capsys.readouterr().out
     assert len(suspicious) and (labels != known["truth"])[suspicious].mean() > 0.9
     assert (known["predicted"].argmax(1) == known["truth"][:5]).mean() > 0.5
+
+
+# --- Notebooks: stored as they ran, and each runs from its first cell to its last ------------------------------------
+
+BADGE = "https://colab.research.google.com/github/REPOSITORY_URL/blob/main/notebooks/"
+SHELL = """
+import subprocess
+
+def shell(command):
+    subprocess.run(command, shell=True, check=True)
+"""
+# What each prints, and the files that it leaves
+LEFT = {
+    "first_classifier": (
+        "With captions the classifier is right for about",
+        ["runs/pictures/classifier/model.safetensors", "runs/pictures/report.html", "predictions.png"],
+    ),
+    "wrong_labels": (
+        "of the 12 wrong labels are among them",
+        ["label_check/suspicious_labels.csv", "pictures/labels.jsonl", "runs/pictures/earlier-1/all_results.json"],
+    ),
+    "views": ("together", ["runs/pictures/views/caption/classes.parquet", "views.png"]),
+}
+
+
+def cells_of(notebook: Path, kind: str) -> list[str]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+
+
+def script_of(notebook: Path) -> str:
+    """Its code; a line `!command` runs in a shell, with the values of `{names}`, as in IPython."""
+    code = "\n\n".join(cells_of(notebook, "code"))
+    return SHELL + re.sub(r"(?m)^( *)!((?:.*\\\n)*.*)$", r"\1shell(f'''\2''')", code)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_short_and_stored_as_it_ran_and_uses_public_names(notebook):
+    stored = json.loads(notebook.read_text(encoding="utf-8"))
+    assert len(stored["cells"]) <= 16 and notebook.stat().st_size < 300_000
+    code_cells = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code_cells] == list(range(1, len(code_cells) + 1))
+    outputs = [output for cell in code_cells for output in cell["outputs"]]
+    assert outputs and all(output["output_type"] != "error" and output.get("name") != "stderr" for output in outputs)
+    assert f"]({BADGE}{notebook.name})" in cells_of(notebook, "markdown")[0]
+    code = script_of(notebook).replace("g4i_hf.__file__", "")
+    assert not re.findall(r"g4i_hf\.\w+\.|from g4i_hf\.|import g4i_hf\.|\b_\w+\(", code)
+    assert not re.findall(r"[\"' (]/(?:home|root|tmp|work|usr|content)\b|[A-Z]:\\\\", notebook.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_start_to_end(notebook, tmp_path):
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [PYTHON, "-"],
+        cwd=tmp_path, input=script_of(notebook), env=os.environ | {"MPLBACKEND": "Agg", "PATH": path},
+        capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    printed, files = LEFT[notebook.stem]
+    assert printed in done.stdout
+    assert not [file for file in files if not (tmp_path / file).is_file()]
+
+
+# --- The site: what docs/build.py prepares, and that it needs nothing heavy ------------------------------------------
+
+# As where only the packages of the site are installed
+ALONE = "import runpy, sys; sys.modules |= dict.fromkeys(('torch', 'datasets')); "
+ALONE += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site") / "docs"
+    subprocess.run([sys.executable, "-c", ALONE, ROOT / "docs" / "build.py", folder], check=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_navigation_has_every_page(prepared):
+    found = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*.md")}
+    assert set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())) == found
+
+
+@pytest.mark.slow
+def test_every_option_of_every_command_is_in_the_reference(prepared):
+    text = (prepared / "reference" / "cli.md").read_text()
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S))
+    shared = sections["Shared options"]
+    for command, classes in OPTIONS_OF.items():
+        for name in {name for cls in classes for name in names_of(cls)}:
+            assert f"| `--{name}` |" in sections[f"g4i {command}"] + shared, (command, name)
+    assert "| `--align_weight` | `0.3` | Weight lambda" in sections["g4i train"]
+    assert "| `--supervision` | `none` | auto: class probabilities" in sections["g4i train"]
+    assert "; `<captions_dir>.journal`. |" in sections["g4i caption"]
+
+
+def test_the_reference_has_every_public_name():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
+
+
+def test_prose_that_is_long_or_puzzling_is_found():
+    sys.path.insert(0, str(ROOT / "tests"))
+    from prose import problems
+
+    long = "This sentence has " + "very " * 30 + "many words."
+    assert [line.split(": ")[1] for line in problems("page", f"# A title\n\n{long}\n")] == ["35 words"]
+    assert not list(problems("page", f"```\n{long}\n```\n\n| {long} |\n|---|\n\n`surely`\n"))
+    assert "confidence" in next(problems("page", "It surely helps."))

@@ -1,14 +1,20 @@
 """One process with the whole batch and W processes with a part each take the same step, and log the same."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import make
+import numpy as np
 import pytest
 import torch
-from processes import environment, launched
+from loaded import ACCELERATE
+from processes import ROOT, environment, launched
+from safetensors.torch import load_file
+from tiny_training import same
 
 WORKER = Path(__file__).parent / "workers" / "one_step.py"
 TIMEOUT = 420  # seconds; a collective that some process never joins hangs for ever
@@ -90,3 +96,46 @@ def test_an_epoch_uses_every_row_once_and_repeats_come_together(results, rows, g
     drawn = [row for row, _ in repeated["drawn"][0]]
     assert len(drawn) == 2 * rows
     assert all(len(set(epoch)) == -(-rows // 3) for epoch in (drawn[:rows], drawn[rows:]))
+
+
+# --- Weights that are spread over processes (FSDP2) ------------------------------------------------------------------
+
+RUN_WORKER = Path(__file__).parent / "workers" / "distributed_run.py"
+ONE_PROCESS = launched(RUN_WORKER, processes=1)
+
+
+def launch_run(launcher: list[str], folder: Path, *options: str) -> dict:
+    """What the worker saved, the weights, and the log."""
+    folder.mkdir(exist_ok=True)
+    finish([*launcher, str(folder / "run"), *options], folder / "log")
+    found = torch.load(folder / "run" / "result.pt", weights_only=True)
+    weights = load_file(folder / "run" / "model.safetensors")
+    return found | {"weights": weights, "log": (folder / "log").read_text()}
+
+
+def test_fsdp2_trains_what_one_process_trains_and_goes_on(tmp_path):
+    """Weights and states of the optimizer spread over two processes; a checkpoint, and a run that goes on from it."""
+    embeds, captions = (
+        make.unit(np.random.default_rng(0).normal(size=(30, 8))),
+        [f"caption {row}" for row in range(30)],
+    )
+    rows = make.rows(30, "abc", lambda row: make.noise(row, 32), caption=captions, text_embeds=embeds)
+    rows.to_parquet(tmp_path / "data" / "train.parquet")
+    options = [str(tmp_path / "data"), "--num_train_epochs", "2", "--sgd_momentum", "0.9"]
+    config = str(ROOT / "recipes" / "accelerate_configs" / "fsdp2.yaml")
+    fsdp = [ACCELERATE, "launch", "--config_file", config, "--num_processes", "2"]
+    fsdp += ["--mixed_precision", "no", "--main_process_port", "0", "--fsdp_min_num_params", "1000", str(RUN_WORKER)]
+    mine = [*options, "--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "2"]
+    one = launch_run(ONE_PROCESS, tmp_path / "one", *options, "--per_device_train_batch_size", "16")
+    two = launch_run(fsdp, tmp_path / "two", *mine)
+    assert "FSDP" in two["model"] and max(two["shards"]) < sum(two["shards"]) == one["shards"][0]
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    for name, weights in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weights, rtol=0, atol=1e-5, msg=name)
+    run = tmp_path / "two" / "run"
+    shutil.rmtree(run / "checkpoint-4")
+    for name in ("all_results.json", "model.safetensors", "result.pt"):
+        (run / name).unlink()
+    again = launch_run(fsdp, tmp_path / "two", *mine)
+    assert "Resuming from" in again["log"] and "checkpoint-2" in again["log"]
+    assert same(again["weights"], two["weights"])

@@ -1,8 +1,10 @@
 """One name opens every kind of image dataset, with the same columns, ids and class names, or one line says why not."""
 
+import io
 import os
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import make
@@ -10,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
-from shards import save_parquet, save_webdataset
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import labels_of
@@ -80,10 +81,26 @@ def test_folder_of_parquet_has_one_split_a_name(tmp_path, kind):
         assert split.features["label"].names == ["cat", "dög"] and len(set(split["image_id"][:])) == len(split)
 
 
+def save_archive(path: Path, rows: Dataset) -> None:
+    with tarfile.open(path, "w") as archive:
+        for row in rows:
+            parts = {"png": row["image"]["bytes"], "cls": str(row["label"]).encode(), "txt": row["caption"].encode()}
+            for suffix, content in parts.items():
+                member = tarfile.TarInfo(f"{row['image_id']}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
 def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
-    """By the members of a key; an empty text is no caption."""
-    save_parquet(tmp_path / "parquet", [9, 6])
-    save_webdataset(tmp_path / "archives", [9, 6])
+    """By the members of a key; an empty text is no caption, and -1 no label."""
+    captions = [f"caption {number}" if number % 5 else "" for number in range(15)]
+    split = make.rows(15, "abc", label=[number % 4 - 1 for number in range(15)], caption=captions)
+    for folder in ("parquet", "archives"):
+        (tmp_path / folder).mkdir()
+    parts = {"train-00000": range(9), "train-00001": range(9, 15), "validation-00000": range(6)}
+    for name, numbers in parts.items():
+        split.select(numbers).to_parquet(tmp_path / "parquet" / f"{name}-of-00002.parquet")
+        save_archive(tmp_path / "archives" / f"{name}.tar", split.select(numbers))
     expected = load_images(tmp_path / "parquet")
     named = {"image": "png", "label": "cls", "caption": "txt", "image_id": "__key__"}
     found = load_images(tmp_path / "archives", **{f"{ours}_column": theirs for ours, theirs in named.items()})
@@ -91,7 +108,7 @@ def test_archives_of_a_webdataset_open_as_the_same_rows_in_parquet_do(tmp_path):
     for split in expected:
         assert found[split]["image_id"][:] == expected[split]["image_id"][:]
         assert labels_of(found[split]).tolist() == labels_of(expected[split]).tolist()
-        assert [caption or None for caption in found[split]["caption"]] == expected[split]["caption"][:]
+        assert found[split]["caption"][:] == expected[split]["caption"][:]
         pixels = [[open_rgb(image).tobytes() for image in splits[split]["image"]] for splits in (found, expected)]
         assert pixels[0] == pixels[1]
 

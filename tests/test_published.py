@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
 from hub import serving
 from huggingface_hub import HfApi
-from test_captions_name import IDS, captions_of, save_images
 from test_card import snippets
+from test_stages import IDS, captions_of, save_images
 
 from g4i_hf import load_images
 from g4i_hf.data.loading import open_images
@@ -165,12 +164,6 @@ def test_metadata_of_every_format_and_every_field_of_them_is_checked(pictures, s
         (pictures / "README.md").write_text(card)
         with pytest.raises(ValueError, match=r"Invalid metadata file_name '../../secret\.png'"):
             open_images(str(pictures))
-
-
-def test_a_link_is_a_name_that_the_owner_of_the_folder_gave(pictures):
-    """As in collections that are made of links to a store of images."""
-    os.symlink("../../secret.png", pictures / "cat" / "2.png")
-    assert sorted(open_images(str(pictures))["train"]["image_id"][:]) == ["cat/1.png", "cat/2.png"]
 
 
 def test_a_stage_leads_to_what_lies_beside_it_and_nowhere_else(pictures, tmp_path):

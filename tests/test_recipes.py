@@ -1,7 +1,9 @@
 """Every recipe is understood, takes its first steps and has its commands on its page; accelerate reads its files."""
 
+import json
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import make
@@ -12,6 +14,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from datasets import DatasetDict
+from loaded import ACCELERATE
 from students import TINY_TIMM_SWIN, TINY_TIMM_VIT
 
 from g4i_hf import AlignedImageClassification
@@ -166,3 +169,16 @@ def test_accelerate_reads_every_launcher_file(path):
     known = set(vars(launch_command_parser().parse_args(["script.py"])))
     assert set(config.fsdp_config) <= known and set(config.deepspeed_config) <= known
     assert f"| `{path.name}` |" in (LAUNCHER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_literal_command_trains_with_the_alignment_loss_and_on_labels_only(tmp_path):
+    """`accelerate launch recipes/train.py` in a clone, without any options."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    command = [ACCELERATE, "launch", "recipes/train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    out = tmp_path / "runs" / "photos_demo_train"
+    both = [json.loads((run / "all_results.json").read_text()) for run in (out / "labels_only", out)]
+    labels_only, aligned = (results["test_accuracy"] for results in both)
+    assert f"Accuracy on test: labels only {labels_only:.1%}, with captions {aligned:.1%}." in done.stdout
+    assert aligned > 0.9 and labels_only < 0.8 and "loss_align" in done.stdout

@@ -1,23 +1,30 @@
-"""A released student is the trained one bit by bit, needs nothing of ours, and replaces only an earlier release."""
+"""A released student is the trained one bit by bit, with figures and lineage, and replaces only an earlier release."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from datasets import Dataset, DatasetDict
 from doors import files_in
+from huggingface_hub.constants import HF_HUB_CACHE
 from loaded import PYTHON
-from released_runs import a_run
+from released_runs import COMMIT, LINEAGE, RESULTS, a_run, shifted
 from students import STUDENTS
 from transformers import AutoImageProcessor
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.data.stage import write_stage
+from g4i_hf.hub.figures import comparison, measured, model_index_results
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.options import ReleaseArguments
+from g4i_hf.options import DataArguments, ReleaseArguments, StudentArguments
 from g4i_hf.running import main
+from g4i_hf.training.lineage import lineage_of
 
 LABELS = {0: "elk", 1: "bee", 2: "ant", 3: "dog", 4: "cat"}  # in no order but their own
 WITH_ALIGNED = ("vit", "timm-resnet")
@@ -185,3 +192,131 @@ def test_options_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ReleaseArguments(**{"dry_run": True} | options)
     assert ReleaseArguments(stage="s", images_id="mnist").images_id == "mnist"  # an old name of the Hub's
+
+
+# --- Figures: of the released weights, and the same in every form that is published ----------------------------------
+
+PHOTOS = {"dataset_name": "them/photos", "dataset_type": "them/photos", "dataset_revision": COMMIT}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A run and its baseline, with accuracies of `test` of 52 and 50 percent."""
+    a_run(tmp_path / "aligned0", model=False, seed=0)
+    a_run(tmp_path / "baseline0", model=False, results=shifted(-0.02), seed=0, align_weight=0)
+    return tmp_path
+
+
+def arguments(folder) -> ReleaseArguments:
+    return ReleaseArguments(run=str(folder / "aligned0"), baseline=str(folder / "baseline0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"baseline0 is no baseline of .*aligned0: .*another seed \(1, not 0\).*--align_weight 0"),
+        ({"learning_rate": 0.5, "student": "vit"}, r"another learning_rate .*, student \('vit', not 'resnet18'"),
+        ({"align_weight": 0.3}, r"learned from captions too \(align_weight 0.3\).*--supervision none"),
+        ({"supervision": "auto"}, r"learned from captions too \(supervision auto\)"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(runs, change, message):
+    (runs / "baseline0" / "lineage.json").unlink()
+    a_run(runs / "baseline0", **{"model": False, "seed": 0, "align_weight": 0} | change)
+    with pytest.raises(ValueError, match=message):
+        comparison(arguments(runs))
+
+
+def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
+    """And it may be trained on the images themselves, where the run was on the stage of their captions."""
+    images = LINEAGE | {"sources": [{"id": "them/photos", "images": True}], "captions": None, "text_encoder": None}
+    options = {"align_weight": 0, "align_loss": "siglip", "text_encoder": None, "projector_type": "linear"}
+    options |= {"dataset_name": "them/photos", "caption_column": "text", "logging_steps": 7, "unlabelled": "drop"}
+    a_run(runs / "aligned0", model=False, seed=0, dataset_name="me/embedded")
+    a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)
+    rows = comparison(arguments(runs))
+    assert [row.figure for row in rows if row.baseline is not None] == ["accuracy", "accuracy"]
+
+
+def test_figures_of_other_weights_are_not_shown(runs, caplog):
+    (runs / "aligned0" / "all_results.json").write_text(json.dumps(RESULTS | {"test_weights": "ema"}))
+    assert {row.split for row in comparison(arguments(runs))} == {"validation"}
+    assert "test was not evaluated with the raw weights" in caplog.text
+    assert [each["split"] for each in measured(arguments(runs))["intervals"]] == ["validation"]
+
+
+def test_an_interval_is_over_labelled_images(runs):
+    more = {"validation_labelled": 20, "validation_suspicious_labels": 2, "validation_accuracy": 0.5}
+    (runs / "aligned0" / "all_results.json").write_text(json.dumps(RESULTS | more))
+    validation, test = measured(arguments(runs))["intervals"]
+    assert (validation["images"], validation["interval"], validation["suspicious"]) == (20, "30 to 70", 2)
+    assert (test["images"], test["interval"], test["suspicious"]) == (1192, "49.2 to 54.8", None)
+
+
+def test_model_index_has_the_numbers_of_the_table(runs):
+    args = arguments(runs)
+    rows = comparison(args)
+    index = {result.metric_name: result for result in model_index_results(rows, PHOTOS, "raw")}
+    assert len(index) == len(rows) and {each.dataset_type for each in index.values()} == {"them/photos"}
+    for row in rows:
+        own = index[f"{row.measure.title} ({row.split})"]
+        assert own.metric_value == pytest.approx(row.aligned) and own.metric_args == {"weights": "raw"}
+
+
+# --- Lineage: where the supervision of a run comes from --------------------------------------------------------------
+
+CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
+CAPTIONS = {"name": "captions", "stage": "captioning", "images": False}
+FOLDER_OF_PHOTOS = {"name": "photos", "images": True}
+
+
+def splits_of(**columns) -> DatasetDict:
+    return DatasetDict({"train": Dataset.from_dict({"image_id": ["a"]} | columns)})
+
+
+def captions_stage(folder: Path, source: str, **more) -> None:
+    stage = {"stage": "captioning", "source": source, "captioner": CAPTIONER, "prompts": ["What is it?"], **more}
+    write_stage(folder, splits_of(caption=["a cat"]), stage)
+
+
+def lineage(name, splits=None, revision=None, captions_name=None, **student) -> dict:
+    data = DataArguments(dataset_name=str(name), dataset_revision=revision, captions_name=captions_name)
+    return lineage_of(splits or splits_of(), data, StudentArguments(**student))
+
+
+def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
+    captions_stage(tmp_path / "captions", "../elsewhere")
+    (tmp_path / "photos").mkdir()
+    found = lineage(tmp_path / "photos", captions_name=str(tmp_path / "captions"))
+    assert found["sources"] == [FOLDER_OF_PHOTOS, CAPTIONS] and found["captions"]["model"] == "me/captioner"
+
+
+def test_branches_become_the_commits_that_were_downloaded():
+    splits = splits_of()
+    url = f"hf://datasets/them/photos@{COMMIT}/data/train.parquet"
+    splits["train"].info.download_checksums = {url: {"num_bytes": 1, "checksum": None}}
+    found = lineage("them/photos", splits, revision="main")["sources"]
+    assert found == [{"id": "them/photos", "revision": COMMIT, "images": True}]
+    assert lineage("them/others", splits, revision="v1")["sources"][0]["revision"] == "v1"
+    known = timm.get_pretrained_cfg("resnet10t").hf_hub_id
+    repository = Path(HF_HUB_CACHE) / f"models--{known.replace('/', '--')}"
+    for file, text in {f"snapshots/{COMMIT}/model.safetensors": "", "refs/main": COMMIT}.items():
+        (repository / file).parent.mkdir(parents=True)
+        (repository / file).write_text(text)
+    found = lineage("them/photos", student="resnet10t", pretrained=True)["student"]
+    assert found == {"name": "resnet10t", "pretrained": True, "id": known, "revision": COMMIT}
+    found = lineage("them/photos", student="me/vit", pretrained=True, student_revision="v2")["student"]
+    assert found == {"name": "me/vit", "pretrained": True, "id": "me/vit", "revision": "v2"}
+
+
+def test_no_local_path_is_kept(tmp_path, monkeypatch):
+    """Not of a folder, nor of one that is gone, wherever it was seen from."""
+    captions_stage(tmp_path / "secret" / "captions", "../../hidden/photos")
+    (tmp_path / "secret" / "weights").mkdir()
+    monkeypatch.chdir(tmp_path / "secret")
+    for name in ("captions", "./captions", str(tmp_path / "secret" / "captions")):
+        found = lineage(name, student=str(tmp_path / "secret" / "weights"), pretrained=True)
+        text = json.dumps(found)
+        assert "secret" not in text and "hidden" not in text and os.sep + "photos" not in text
+        assert [source["name"] for source in found["sources"]] == ["captions", "photos"]
+        assert found["student"]["name"] == "weights"

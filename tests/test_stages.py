@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, List, Value
 from loaded import PYTHON
 
 from g4i_hf import load_images
+from g4i_hf.data import joining
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
@@ -54,16 +55,6 @@ def test_a_stage_is_joined_by_image_id_and_no_image_is_copied(images, ids):
     files = {file["filename"] for file in splits["train"].cache_files}
     assert str(next((images / "train").glob("*.arrow"))) in files
     assert {path: path.stat().st_mtime_ns for path in images.rglob("*")} == before
-
-
-def test_new_captions_take_the_place_of_earlier_ones_and_of_what_was_made_of_them(images):
-    """Embeddings, weights and statuses of the earlier captions are not those of the new ones."""
-    captions = Dataset.from_dict({"image_id": list("0123"), "caption": [f"new {i}" for i in range(4)]})
-    write_stage(images.with_name("captions"), {"train": captions}, {"stage": "captioning", "source": "../images"})
-    train = open_images(str(images.with_name("captions")))["train"]
-    assert train["caption"][:] == ["new 0", "new 1", "new 2", "new 3"] and "text_embeds" not in train.column_names
-    both = open_images(str(stage_of(images, "0123", caption=[f"later {i}" for i in range(4)])))["train"]
-    assert both["caption"][0] == "later 0" and both["text_embeds"][0] == [48.0, 0.5]
 
 
 def test_a_stage_that_does_not_fit_is_an_error(images):
@@ -229,3 +220,94 @@ def test_a_model_in_a_folder_is_another_when_what_its_outputs_depend_on_changes(
         (model / name).write_text("behind")
         assert folder_digest(model) != digest, name
         (model / name).write_text("before")
+
+
+# --- Captions of one dataset joined to the images of another, with `captions_name` -----------------------------------
+
+IDS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
+EMBEDS = List(Value("float16"), length=3)
+
+
+def save_images(folder: Path) -> Path:
+    """An imagefolder with a train and a test split of two classes."""
+    return make.folder(folder, [f"{split}/{image_id}" for split in ("train", "test") for image_id in IDS])
+
+
+def captions_of(ids: list[str | None], **more) -> Dataset:
+    """Caption and embedding of each id; the embedding of the n-th of IDS holds n."""
+    embeds = [[float(IDS.index(each) if each in IDS else 9)] * 3 for each in ids]
+    columns = {"image": None, "label": None, "image_id": ids, "caption": [f"of {each}" for each in ids]}
+    return make.rows(len(ids), **columns | {"text_embeds": embeds} | more)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return save_images(tmp_path / "pictures")
+
+
+def save_captions(folder: Path, ids: list[str | None], split: str = "train", **more) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    captions_of(ids, **more).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 26], ids=["on disk", "in memory"])
+@pytest.mark.parametrize("ids", [IDS[::-1], [*IDS[:2], "gone/1.png", IDS[3]]], ids=["all", "three and another"])
+def test_each_image_gets_its_own_caption_or_a_null(pictures, tmp_path, ids, limit, monkeypatch):
+    monkeypatch.setattr(joining, "IN_MEMORY", limit)
+    splits = load_images(pictures, captions_name=save_captions(tmp_path / "captions", ids))
+    assert "caption" not in splits["test"].column_names and len(splits["test"]) == 4  # there are none of it
+    assert splits["train"].features["text_embeds"] == EMBEDS
+    for number, row in enumerate(splits["train"]):
+        assert row["image_id"] == IDS[number] and Path(row["image"]["path"]).match(f"train/{IDS[number]}")
+        has = IDS[number] in ids
+        assert row["caption"] == (f"of {IDS[number]}" if has else None)
+        assert row["text_embeds"] == ([number] * 3 if has else None)
+
+
+def test_what_has_no_counterpart_is_reported(pictures, tmp_path, caplog):
+    load_images(pictures, captions_name=save_captions(tmp_path / "captions", [IDS[0], "gone/1.png", "gone/2.png"]))
+    for said in (
+        "split 'train': 3 of 4 images have no row there and are used without caption: 'cat/2.png', 'dog/1.png', 'dog",
+        "split 'train': 2 of 3 rows there belong to no image and are left out: 'gone/1.png', 'gone/2.png'",
+        "no captions of the splits test; they are kept without",
+    ):
+        assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    "ids, split, message",
+    [
+        (["a.png", "b.png"], "train", r"'train': no image_id there.* is 'a.png', that .*'cat/1.png'.*--image_id_c"),
+        ([IDS[0], IDS[1], IDS[0]], "train", r"captions: Split 'train'.* row 2: 'cat/1.png', which row 0 has too"),
+        ([IDS[0], None], "train", "captions: Split 'train', column 'image_id', row 1: null"),
+        (IDS, "evening", "has captions of the splits evening, but the images have test, train"),
+    ],
+)
+def test_captions_that_do_not_fit_are_an_error(pictures, tmp_path, ids, split, message):
+    with pytest.raises(ValueError, match=message):
+        load_images(pictures, captions_name=save_captions(tmp_path / "captions", ids, split))
+
+
+def test_data_without_ids_captions_or_folders_is_an_error(pictures, tmp_path):
+    captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
+    with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*g4i caption"):
+        load_images(pictures, captions_name=str(tmp_path / "a"))
+    with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
+        load_images(pictures, captions_name="./c")
+
+
+@pytest.mark.parametrize("way", ["captions_name", "stage"])
+def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, way, caplog):
+    """Of images in Parquet beside earlier captions, in two splits, of which one gets new captions."""
+    embedded, captions, new = tmp_path / "embedded", tmp_path / "captions", [f"new {i}" for i in IDS]
+    for name in ("train", "test"):
+        save_captions(embedded, IDS, name, image=[make.stored(make.noise())] * 4, caption_raw=["OLD"] * 4)
+    about = {"stage": "captioning", "source": "../embedded" if way == "stage" else None}
+    write_stage(captions, {"train": Dataset.from_dict({"image_id": IDS, "caption": new})}, about)
+    loaded = load_images(captions) if way == "stage" else load_images(embedded, captions_name=str(captions))
+    for name, split in loaded.items():
+        assert split["caption"][:] == (new if name == "train" else [f"of {i}" for i in IDS])
+        assert "text_embeds" not in split.column_names
+        assert (name == "test") == ("caption_raw" in split.column_names)
+    assert "Those of the earlier captions are left out (splits test, train): embed anew" in caplog.text

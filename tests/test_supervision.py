@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from doors import spelled
-from drawings import STUDENT, TRAINING
+from drawings import STUDENT, TRAINING, draw_folder
 from PIL import Image as PILImage
 from tiny_encoders import save_static_encoder
 
@@ -330,3 +330,37 @@ def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
     assert "1 of 120 images have no caption." in said
     page = (tmp_path / "check" / "suspicious_labels.html").read_text()
     assert page.count("<img") == 5 and f"captions say: {found[0]['suggested']}" in page
+
+
+def test_check_prints_what_is_in_each_split(tmp_path, capsys):
+    pictures = draw_folder(tmp_path / "pictures", train=9, validation=3)
+    main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["split", "images", "classes", "labels", "captions", "unreadable"] in table
+    assert ["train", "9", "3", "9", "9", "0"] in table and ["validation", "3", "3", "3", "3", "0"] in table
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [("unreadable", "1 images of the split 'train'"), ("no class folders", "no classes"), ("no split", "'trian'")],
+)
+def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys, fault, named):
+    pictures = draw_folder(tmp_path / "pictures", train=9, captions=False)
+    if fault == "unreadable":
+        next((pictures / "train" / "cross").iterdir()).write_bytes(b"no image")
+    elif fault == "no class folders":
+        for path in list(pictures.rglob("*.png")):
+            path.rename(pictures / "train" / path.name)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(pictures), *(["--split", "trian"] if fault == "no split" else [])])
+    said = capsys.readouterr().out.partition("This data cannot be trained on:")[2]
+    assert ended.value.code == 1 and named in said
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_check_says_whether_captions_are_better_than_guessing(tmp_path, capsys, tells):
+    rng, labels = np.random.default_rng(0), np.arange(120) % 3
+    embeds = make.unit(tells * np.eye(8)[labels] + 0.1 * rng.normal(size=(120, 8)))
+    DatasetDict(train=make.rows(120, "abc", label=labels, text_embeds=embeds)).save_to_disk(tmp_path / "data")
+    main(["check", str(tmp_path / "data"), "--check_dir", str(tmp_path / "check")])
+    assert ("not clearly better than guessing (33%)" in capsys.readouterr().out) != tells

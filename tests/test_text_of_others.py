@@ -1,5 +1,6 @@
-"""Names of files and classes and captions, which others wrote: what of them reaches a terminal or a spreadsheet."""
+"""Text of others that tries to be something else: in captions, cards, terminals and spreadsheets it stays text."""
 
+import ast
 import csv
 import json
 import logging
@@ -9,11 +10,125 @@ from pathlib import Path
 import caption_doors
 import make
 import pytest
+import yaml
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from students import aligned_model
 
+from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
+from g4i_hf.hub.card import Student, student_card
+from g4i_hf.hub.dataset_card import captions_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.names import is_path
 from g4i_hf.running import main
+
+INJECTIONS = [
+    "<script>alert(1)</script>",
+    "</div></td></table><img src=x onerror=alert(1)>",
+    '" onload="alert(1)',
+    "{{ 7 * 7 }}{% for x in y %}{# #}{{ self.__init__.__globals__ }}",
+    "]]><!-- <style>* { display: none }</style>",
+    "![x](https://example.org/pixel.png) [x](javascript:alert(1)) <https://example.org>",
+    "| a | b |\n|---|---|\n| c | d |",
+    "a \\| b `c | d` ``e` \\",
+    "---\nlicense: mit\n---\n# Title\n- item\n\n    code",
+    "```python\nimport os\n```",
+    'x"); import os; os.system("true") #',
+    "\x00\x07\x1b[31m\x7f\x85\u2028\u2029",
+    "\u202egnp.exe\u202c \u2067\u05e9\u05dc\u05d5\u05dd\u2069 \u0645\u0631\u062d\u0628\u0627",
+    "e" + "\u0301" * 200,
+    "&lt;b&gt; &amp; &#60;script&#62;",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \uffff",
+]
+readable = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+hostile = st.sampled_from(INJECTIONS) | st.builds("{}{}{}".format, readable, st.sampled_from(INJECTIONS), readable)
+
+
+EVERY = " ".join(INJECTIONS)
+HARMLESS = "harmless"
+
+
+@given(st.text(st.characters(), max_size=80) | hostile, st.sampled_from([None, "stop", "length"]))
+@example("half \ud83d of a character.", None)
+def test_any_answer_is_a_caption_or_none(text, finish_reason):
+    cleaned = clean(text, finish_reason)
+    assert cleaned.status == OK or cleaned.status in FAILURES
+    assert (cleaned.caption is None) == (cleaned.status != OK)
+    if cleaned.caption is not None:
+        assert cleaned.caption == " ".join(cleaned.caption.split()) != ""
+        assert not re.search("[\0-\x1f\x7f\ud800-\udfff]", cleaned.caption)
+        cleaned.caption.encode()
+
+
+def stage_of(text: str, ids_from: str = "file") -> dict:
+    captioner = {"captioner": "local", "model": f"org/{text}", "revision": text, "seed": text}
+    captions = {"captioner": captioner, "prompts": [text, text], "status": {"train": {"ok": 2, text: 1}}}
+    stage = {"stage": "embedding", "source": None, "source_name": text, "num_rows": {"train": 2, "test": 1}}
+    stage |= {"source_columns": {"image": text, "image_id": text}, "columns": ["image_id", "caption", "text_embeds"]}
+    stage |= {"with_images": False, "ids_from": ids_from}
+    stage |= {"text_encoder": text, "text_encoder_revision": text, "text_encoder_prompt": text}
+    return stage | {"captions_stage": captions | {"quality": {"train": {text: 0.5}}}}
+
+
+def student_of(text: str) -> Student:
+    options = {"align_weight": 1, "student": text, "optim_args": text, "seed": text, "ema_decay": f"0.9{text}"}
+    options |= {"text_encoder": text, "load_best_model_at_end": True, "metric_for_best_model": text}
+    captions = {"captioner": "local", "model": text, "revision": text, "prompts": [text, text], "seed": text}
+    lineage = {"sources": [{"name": text, "stage": "captioning", "images": True}], "rows": {text: 3}}
+    lineage |= {"captions": captions, "student": {"name": text, "pretrained": True, "revision": text}}
+    lineage |= {"text_encoder": {"text_encoder": text, "text_encoder_prompt": text, "text_encoder_digest": "x"}}
+    about = {"options": options | {"student_args": {text: text}}, "lineage": lineage | {"versions": {"torch": text}}}
+    return Student(architecture=text, num_labels=2, num_parameters=10, classes=[f"{text}a", f"{text}b"], **about)
+
+
+def outline(card: str) -> list:
+    """Blocks, cells, links, pictures, tags and code of the text below the metadata; emphasis is no harm."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+    inner = [child for token in tokens for child in (token.children or [])]
+    harmless = ("text", "softbreak", "text_special", "em_open", "em_close", "strong_open", "strong_close")
+    kept = [child for child in inner if child.type not in harmless]
+    return [token.type for token in tokens] + [(child.type, child.attrs.get("href")) for child in kept]
+
+
+def check_card(card: str, harmless: str) -> None:
+    """
+    Blocks and tables are those of a harmless one, the metadata are YAML of the same fields, and the snippets parse to
+    the same statements.
+    """
+    metadata, expected = (yaml.safe_load(each.split("---\n")[1]) for each in (card, harmless))
+    assert list(metadata) == list(expected)
+    assert outline(card) == outline(harmless)
+    snippets, others = (re.findall(r"^```python\n(.*?)^```", each, re.M | re.S) for each in (card, harmless))
+    for pair in zip(snippets, others, strict=True):
+        nodes, expected = ([type(node) for node in ast.walk(ast.parse(snippet))] for snippet in pair)
+        assert nodes == expected
+    assert not re.search("[\0-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]", card)
+
+
+@given(hostile, st.sampled_from(["file", "content", "column"]))
+@example(EVERY, "file")
+@example(EVERY, "column")
+def test_the_card_of_captions_has_the_blocks_that_it_has_of_any(text, ids_from):
+    cards = [str(captions_card(stage_of(each, ids_from), date="2026-01-01")) for each in (text, HARMLESS)]
+    check_card(*cards)
+
+
+@pytest.mark.parametrize("source", ['me/x"); import os; os.system("true', "me/<b>", "me/a b", "x/y/z", "--help"])
+def test_a_source_that_is_no_id_of_the_hub_is_not_named(source):
+    stage = stage_of(HARMLESS) | {"source": source}
+    assert source not in str(captions_card(stage, date="2026-01-01"))
+
+
+@given(hostile)
+@example(EVERY)
+def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
+    assume(not is_path(text))  # which is left out
+    check_card(*(str(student_card(student_of(each))) for each in (text, HARMLESS)))
+
+
+# --- What reaches a terminal or a spreadsheet ------------------------------------------------------------------------
 
 serve = caption_doors.serve
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b2J\u202e b\nPWN"
@@ -23,8 +138,8 @@ CONTROLS = re.compile(
 
 
 @pytest.fixture
-def hostile(tmp_path) -> Path:
-    """Images of two classes with captions, of hostile names; one is no image, one caption contradicts its label."""
+def hostile_folder(tmp_path) -> Path:
+    """Images of two classes with captions, of hostile names; one is no image, one caption is of the other class."""
     for split, count in (("train", 12), ("validation", 4)):
         files = [f"{split}/{n % 2} {HOSTILE}/{n} {HOSTILE}.png" for n in range(count)]
         captions = [f"{('a red car', 'a blue owl')[(n % 2) ^ (n == 2)]} {HOSTILE}" for n in range(count)]
@@ -45,16 +160,16 @@ def printed(words: list[object], capfd) -> str:
     return said
 
 
-def test_hostile_names_are_escaped_on_the_terminal(hostile, static_folder, tmp_path, capfd, monkeypatch):
+def test_hostile_names_are_escaped_on_the_terminal(hostile_folder, static_folder, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest, which a command would use
     encoder = ["--text_encoder", static_folder]
-    said = printed(["check", hostile, "--check_dir", tmp_path / "check", *encoder], capfd)
+    said = printed(["check", hostile_folder, "--check_dir", tmp_path / "check", *encoder], capfd)
     assert r"\x1b]0;title\x07" in said
-    printed(["fit", hostile, "--output_dir", tmp_path / "run", "--dry_run", *encoder], capfd)
+    printed(["fit", hostile_folder, "--output_dir", tmp_path / "run", "--dry_run", *encoder], capfd)
     run = tmp_path / "model"
     aligned_model("timm-resnet", 5).save_pretrained(run)
     generic_processor(ImageSettings(48)).save_pretrained(run)
-    printed(["search", run, "a red car", "--images", hostile / "train", *encoder], capfd)
+    printed(["search", run, "a red car", "--images", hostile_folder / "train", *encoder], capfd)
 
 
 def test_messages_of_a_server_are_escaped_on_the_terminal(serve, tmp_path, capfd, monkeypatch):

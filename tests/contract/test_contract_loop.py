@@ -1,12 +1,18 @@
 """From images to a student: what every command leaves, and what its cards and pages hold."""
 
 import json
+import math
+import re
+import shlex
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from doors import ROOT, files_in, refused_by_windows
+from doors import ROOT, files_in, refused_by_windows, spelled
 from drawings import ENCODER, STUDENT, TRAINING
+from fitting import few_labels
+
+from g4i_hf.running import main
 
 pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
 
@@ -51,3 +57,56 @@ def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
     data |= {"dataset_name": loop / "embeddings", "supervision": "auto"}
     assert "Estimates: Captions tell the class of" in quick.succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
     assert list(tmp_path.iterdir()) == [] and files_in(loop) == before
+
+
+ONE_EPOCH = TRAINING | {"max_steps": 3, "logging_steps": 1, "learning_rate": "1e-2"}
+NO_LABELS = {"require_labels": "false"}
+WAYS = {
+    # labels a class, options beside those of a short run, and what is printed
+    "unlabelled": (3, NO_LABELS, ("9 of 18", "--supervision auto")),
+    "dropped": (3, NO_LABELS | {"unlabelled": "drop"}, ("9 of 18",)),
+    "unreadable image": (6, {"on_bad_images": "skip"}, ("cross/1.png",)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_of_training(tmp_path, capfd, caplog, way):
+    caplog.set_level("INFO", logger="g4i_hf")
+    labels_a_class, options, says = WAYS[way]
+    pictures = few_labels(tmp_path, labels_a_class, train=18, validation=9)
+    if way == "unreadable image":
+        (pictures / "train" / "cross" / "1.png").write_bytes(b"no image")
+    given = options | {"dataset_name": pictures, "output_dir": tmp_path / "run"}
+    main(["train", *spelled((STUDENT, ONE_EPOCH, ENCODER, given))])
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert all(part in said for part in says) and "Traceback" not in said
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss_align" in entry]
+    assert len(steps) == 3 and all(math.isfinite(value) for entry in history for value in entry.values())
+    for entry in steps:
+        total = entry["loss_ce"] + entry["align_weight"] * entry["loss_align"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_student_of_ones_own(quick, loop, tmp_path):
+    """docs/guides/training.md: its code, and its commands, with which a comparison's processes know it too."""
+    page = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+    module, lines = (
+        re.search(rf"^<!-- test: {name} -->\n```\w+\n(.*?)^```$", page, flags=re.M | re.S)[1]
+        for name in ("my_student with timm", "my_student")
+    )
+    (tmp_path / "my_student.py").write_text(module)
+    (tmp_path / "pictures").symlink_to(loop / "pictures")
+    for line in lines.replace("\\\n", " ").splitlines():
+        start, command, *words = shlex.split(line)
+        assert start == "g4i"
+        done = quick.succeed(command, *words, *([ONE_EPOCH] if command == "train" else []), cwd=tmp_path)
+        assert command != "train" or "g4i evaluate --run runs/mine --module my_student.py" in done.out
+    student = tmp_path / "runs" / "mine" / "student"
+    assert {"model.safetensors", "config.json", "README.md"} <= files_in(student)
+    assert "my_student" in (student / "README.md").read_text()
+    small = {"student": "tiny_net", "image_size": 32} | ONE_EPOCH | {"max_steps": 1}
+    words = {"dataset_name": loop / "embeddings", "output_dir": tmp_path / "another"}
+    done = quick.run("train", words | small)
+    assert done.code == 2 and "tiny_net" in done.err, "without its module nobody knows it"

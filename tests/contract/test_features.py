@@ -1,7 +1,9 @@
-"""FEATURES.md names tests that exist."""
+"""The tables name tests and lines that are there: FEATURES.md, SECURITY.md, and BREAKS.md, which `breaks.py` runs."""
 
 import re
 from pathlib import Path
+
+from breaks import ROOT, TABLE, read_breaks
 
 HERE = Path(__file__).parent
 
@@ -27,3 +29,16 @@ def test_each_promise_about_untrusted_input_has_a_test_that_exists():
     assert len(named) > 10
     for file, test in named:
         assert f"def {test}(" in (HERE.parent / file).read_text(), f"{file}::{test}"
+
+
+def test_every_break_changes_a_line_that_is_there_and_names_a_test_that_is_there():
+    text = TABLE.read_text(encoding="utf-8")
+    breaks = read_breaks(text)
+    assert len(breaks) == text.count("\n- **"), "an entry that cannot be read"
+    for change in breaks:
+        count = (ROOT / change.file).read_text(encoding="utf-8").count(change.before)
+        remedy = "update `is:` and `broken:` in tests/contract/BREAKS.md"
+        assert count == 1, f"{change.title}: {change.file} has {change.before!r} {count} times, not once; {remedy}"
+        file, *names = change.test.split("::")
+        test = (ROOT / file).read_text(encoding="utf-8")
+        assert all(f" {name.partition('[')[0]}" in test for name in names), change.test

@@ -1,5 +1,5 @@
 """
-Trains a small student on several processes; test_distributed.py compares what different launchers make of it.
+Trains a small student on several processes; test_invariance.py compares what different launchers make of it.
 
     accelerate launch ... tests/workers/distributed_run.py OUTPUT_DIR DATA [OPTION VALUE]...
 
