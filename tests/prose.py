@@ -2,8 +2,7 @@
 Checks the prose of README, docs/, notebooks, the templates of cards, the help of the commands, and the docstrings and
 comments of g4i_hf; `make lint` runs it.
 
-    python tests/prose.py          prints what is wrong, and exits with 1 if anything is
-    python tests/prose.py --words  prints words, sentences and their length for each text
+    python tests/prose.py  prints what is wrong, and exits with 1 if anything is
 
 A sentence has at most 30 words, and those of a page 20 on average. A span of code or a number counts as a word. Code
 blocks, tables and headings have no sentences. Banned phrases count everywhere but in code. Variables of g4i_hf are
@@ -193,16 +192,7 @@ def problems(name: str, text: str) -> Iterator[str]:
             yield f"{name}: {match[0]!r} (better: {better}): ...{around}..."
 
 
-def count(name: str, text: str) -> str:
-    lengths = [words(each) for each in sentences(text)] or [0]
-    mean = sum(lengths) / len(lengths)
-    return f"{name:34}{sum(lengths):6} words in sentences of {mean:4.1f} on average, {max(lengths)} the longest"
-
-
 if __name__ == "__main__":
-    if "--words" in sys.argv:
-        print("\n".join(count(name, text) for name, text in texts() if not name.startswith("g4i ")))
-        raise SystemExit
     wrong = [line for name, text in texts() for line in problems(name, text)]
     wrong += [line for name, source in sources() for line in vague_names(name, source)]
     print("\n".join(dict.fromkeys(wrong)))

@@ -1,9 +1,18 @@
 """Prompts: what is filled in, what is refused, and that evaluation splits are not told their classes."""
 
+import json
+import re
+from pathlib import Path
+
+import caption_doors
 import pytest
+import tiny_captioners
+from caption_doors import asking, caption, rows_of
+from caption_server import picture_of
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from g4i_hf.captioning.questions import CLASS, PLAIN, MissingValue, Prompts, check_leak
+from g4i_hf.data.classes import NO_CLASS, NONE, matched_answers
 
 COLUMNS = {"image_id": Value("string"), "label": ClassLabel(names=["tench", "great_white_shark"])}
 FEATURES = Features(COLUMNS | {"artist": Value("string"), "year": Value("int32"), "tags": List(Value("string"))})
@@ -93,3 +102,105 @@ def test_columns_that_go_along_with_the_label_tell_the_class_too(column, values,
             check_leak([f"See {{{column}}}."], {"test": data})
     else:
         check_leak([f"See {{{column}}}."], {"test": data})
+
+
+# --- Asking for the class: `--prompt choose`, and how answers are matched with the names of the classes --------------
+
+serve = caption_doors.serve
+NAMES = ["red_rose", "rose", "tulip"]
+CHOSEN = [*NAMES, None]  # what the server says of pictures 0, 1, 2 and 3, and so on
+
+
+def draw(place: Path, number: int) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    picture_of(number).save(place / f"{number}.png")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number in range(9):
+        draw(tmp_path / "pictures" / "train" / NAMES[number % 3], number)
+    return tmp_path
+
+
+def by_number(stage: Path) -> dict[int, dict]:
+    rows = {int(Path(row["image_id"]).stem): row for row in rows_of(stage)}
+    return dict(sorted(rows.items()))
+
+
+@pytest.mark.parametrize("options", [(), ("--no_schemas",)], ids=["by a schema", "in words"])
+def test_a_server_is_asked_for_the_class(folder, serve, options):
+    """The server checks that the list is first, and that the schema has its names; without schemas it returns 400."""
+    server, choose = serve(*options), ("--max_concurrency", 1, "--prompt", "choose")
+    assert "Answers of train: 7 named, 2 none" in caption(folder, *asking(server, *choose))
+    asked, rows = server.stats()["requests"], by_number(folder / "captions")
+    assert asked == (10 if options else 9), "a server without schemas is asked in words from then on"
+    assert [row["answer"] for row in rows.values()] == [CHOSEN[number % 4] for number in rows]
+    assert [number for number, row in rows.items() if row["answer_is_none"]] == [3, 7]
+    assert rows[0]["answer_text"] == ("It shows red rose." if options else json.dumps({"answer": "red rose"}))
+    caption(folder, *asking(server, "--prompt", "plain", "choose", "--overwrite"))
+    assert server.stats()["requests"] == asked + 9, "the answers are there already"
+    both = by_number(folder / "captions")[2]
+    assert (both["caption"], both["answer"]) == (["number 2"], "tulip")
+
+
+def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, serve, static_folder):
+    """The server names the right class of all pictures but each fourth, of which it says that none fits."""
+    for number in range(60):
+        draw(tmp_path / "pictures" / "train" / (NAMES[number % 4 % 3] if number < 40 else "unlabelled"), number)
+    server = serve()
+    own = "Which of these does the image show? {class_names}. Answer in words."
+    prices = ("--price_input", 10, "--price_output", 100, "--text_encoder", static_folder)
+    said = caption(tmp_path, *asking(server, "--dry_run", 30, *prices, "--prompt", "plain", "choose", own))
+    assert server.stats()["requests"] == 90 and "By 30 labelled images" in said
+    share, low, high = map(int, re.search(r"^choose: (\d+)% right \((\d+)% to (\d+)%\)", said, re.M).groups())
+    assert low < share <= high and share > 80  # the fourth pictures are of the most frequent class
+    assert re.search(r"^The best two together: choose and '.*', \d+% right", said, re.M)
+    assert said.count("7 tokens read and 3 written an image, 0.02 for 60 images") == 3 and "plain: accuracy" in said
+    assert "tulip" in (tmp_path / "captions.dry_run" / "index.html").read_text()
+    caption(tmp_path, *asking(server, "--prompt", "choose"))
+    assert server.stats()["requests"] == 120 and "caption" not in by_number(tmp_path / "captions")[0]
+
+
+def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_context(folder, tmp_path_factory):
+    model = tiny_captioners.save("qwen2_5_vl", tmp_path_factory.mktemp("model") / "my-qwen")
+    words = ("--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", model)
+    words = (*words, "--prompt", "{class_names}. What is it?", "--max_new_tokens", 8)
+    (folder / "pictures" / "train" / "rose" / "1.png").write_bytes(b"no image")
+    caption(folder, *words)
+    rows = by_number(folder / "captions")
+    assert (rows[1]["answer"], rows.pop(1)["answer_status"]) == (None, "undecodable")
+    assert {len(row["answer_text"].split()) for row in rows.values()} <= {1, 2}
+    (folder / "names.txt").write_text("\n".join([*NAMES, *(f"a flower of kind {number}" for number in range(1000))]))
+    said = caption(folder, *words, "--class_names_file", "names.txt", "--overwrite", fails=True)
+    assert "names of 1,003 classes" in said and "longer context" in said
+
+
+ANSWERS = {
+    "rose": "rose",
+    " ROSE. ": "rose",
+    "a rose window": "rose window",
+    "It is an electric guitar!": "electric_guitar",
+    "Electric-Guitar": "electric_guitar",
+    "chihuahua": "n02085620-Chihuahua",
+    "Tinca tinca": "tench, Tinca tinca",
+    "STRASSE": "Straße",
+    "a rose or a tench": NO_CLASS,
+    "roses": NO_CLASS,
+    "None of these fits: it may be a rose": NONE,
+    '{"answer": "Rose window"}': "rose window",
+    '{"answer": "none of these"}': NONE,
+    '{"answer": "rose win': NO_CLASS,
+    "": NO_CLASS,
+    None: NO_CLASS,
+}
+
+
+def test_an_answer_names_one_class_or_none():
+    names = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench, Tinca tinca", "Straße"]
+    found = matched_answers([*ANSWERS], names).tolist()
+    assert {answer: names[row] if row >= 0 else row for answer, row in zip(ANSWERS, found, strict=True)} == ANSWERS
+
+
+def test_two_classes_of_one_name_are_not_told_apart():
+    assert matched_answers(["crane", "heron"], ["crane", "Crane", "heron"]).tolist() == [-1, 2]

@@ -1,11 +1,16 @@
-"""Labels are read by name, whatever each split or file calls its numbers: one list of classes, nothing lost."""
+"""Labels are read by name, whatever each split or file calls its numbers, or by folders; nothing is lost."""
 
+import json
+import os
+import re
 from pathlib import Path
 from unicodedata import normalize
 
+import make
+import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict
-from test_loading import one_line, rows
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from test_loading import by_id, classes_by_id, one_line, rows
 
 from g4i_hf import load_images
 from g4i_hf.data.classes import class_names
@@ -165,3 +170,181 @@ def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other,
         split.rename_column("label", "kind").to_parquet(tmp_path / name)
     with pytest.raises(ValueError, match="split 'train', column 'kind'"):
         load_images(tmp_path, label_column="kind")
+
+
+# --- A folder of images: labels of folders and of metadata -----------------------------------------------------------
+
+FILES = ["train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "train/dog/4.png"]
+LABELS = {"cat/1.png": "cat", "cat/2.png": "cat", "dog/3.png": "dog", "dog/4.png": "dog"}
+EITHER = pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+
+
+def write_metadata(folder: Path, lines: list[dict], suffix: str = "jsonl") -> None:
+    """A metadata file in the folder."""
+    file, table = folder / f"metadata.{suffix}", pd.DataFrame(lines)
+    if suffix == "jsonl":
+        file.write_text("\n".join(map(json.dumps, lines)))
+    else:
+        table.to_csv(file, index=False) if suffix == "csv" else table.to_parquet(file)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("others", [{}, {"label": None}], ids=["no label", "null"])
+def test_a_label_of_a_line_wins_and_other_images_keep_their_folder(tmp_path, caplog, suffix, others):
+    """As when a wrong label is corrected by a line: those of all other images stay."""
+    make.folder(tmp_path, FILES)
+    lines = [{"file_name": "cat/1.png", "label": "dog"}, {"file_name": "dog/3.png", "label": "dog"}]
+    write_metadata(tmp_path / "train", [*lines, {"file_name": "cat/2.png"} | others], suffix)
+    assert classes_by_id(tmp_path) == LABELS | {"cat/1.png": "dog"}
+    told = f"Split 'train': 1 images have a label in the metadata that is not their folder, and counts: {tmp_path}"
+    assert f"{told}/train/cat/1.png is 'dog'." in caplog.text
+
+
+@pytest.mark.parametrize("folders", [["images"], ["batch 1", "batch 2"]])
+def test_folders_that_are_no_classes_give_no_label(tmp_path, caplog, folders):
+    """Images that only metadata labels may lie in any folders."""
+    files = [f"{folder}/{number}.png" for folder in folders for number in range(4)]
+    make.folder(tmp_path / "train", files)
+    own = [{"label": "cat"}, {"label": "dog"}, {"label": None}, {}] * len(folders)
+    write_metadata(tmp_path / "train", [{"file_name": file} | label for file, label in zip(files, own, strict=True)])
+    assert list(classes_by_id(tmp_path).values()) == ["cat", "dog", None, None] * len(folders)
+    shown = ", ".join(folders)
+    told = f"Split 'train': {2 * len(folders)} images are unlabelled, as their folders ({shown}) are none of the"
+    assert told in caplog.text
+
+
+def test_a_label_of_a_line_is_a_class_or_a_new_one_also_in_a_folder_for_unlabelled_images(tmp_path):
+    unknown = {"unlabelled/5.png": "dog", "unlabelled/6.png": None}
+    make.folder(tmp_path, [*FILES, *(f"train/{file}" for file in unknown), "validation/cat/5.png"])
+    given = {"cat/1.png": "elk"} | unknown
+    write_metadata(tmp_path / "train", [{"file_name": file, "label": label} for file, label in given.items()])
+    assert classes_by_id(tmp_path) == LABELS | given
+
+
+def test_a_number_is_the_name_of_a_class(tmp_path):
+    make.folder(tmp_path, ["train/7/5.png", "train/10/6.png"])
+    write_metadata(tmp_path / "train", [{"file_name": "10/6.png", "label": 7}])
+    assert classes_by_id(tmp_path) == {"7/5.png": "7", "10/6.png": "7"}
+
+
+def test_a_class_folder_that_only_another_split_has(tmp_path, caplog):
+    """It is a class beside one that is known. Alone it may be a place for unlabelled images, which is told."""
+    make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/bird/2.png", "test/dogs/3.png"])
+    assert load_images(tmp_path)["train"].features["label"].names == ["cat", "dog", "bird"]
+    assert classes_by_id(tmp_path, "validation") == {"cat/1.png": "cat", "bird/2.png": "bird"}
+    assert "Split 'validation': 1 of its classes are none of 'train', such as 'bird'. They are added" in caplog.text
+    assert classes_by_id(tmp_path, "test") == {"dogs/3.png": None}
+    assert "Split 'test': 1 images are unlabelled, as their folders (dogs) are none of the classes" in caplog.text
+    assert "known (bird, cat, dog). Did you mean 'dog'? If they are classes" in caplog.text
+
+
+def test_class_folders_in_two_unicode_forms_are_one_and_in_two_cases_are_told(tmp_path, caplog):
+    forms = [normalize(form, "café") for form in ("NFC", "NFD")]
+    make.folder(tmp_path, [f"train/{forms[0]}/1.png", "train/Tree/2.png", f"validation/{forms[1]}/3.png"])
+    make.folder(tmp_path, ["validation/tree/4.png"])
+    splits = load_images(tmp_path)
+    assert splits["train"].features["label"].names == ["Tree", "café", "tree"]
+    assert splits["train"]["label"][:] == [0, 1] and sorted(splits["validation"]["label"][:]) == [1, 2]
+    assert "Classes whose names differ only in case: 'Tree' and 'tree'. If they are one, rename it." in caplog.text
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    make.folder(tmp_path, [*FILES, "elsewhere/elk/5.png"])
+    os.symlink(tmp_path / "elsewhere" / "elk", tmp_path / "train" / "elk")
+    os.symlink(tmp_path / "train", tmp_path / "train" / "dog" / "loop")
+    os.symlink(tmp_path / "nowhere", tmp_path / "train" / "dog" / "6.png")
+    assert classes_by_id(tmp_path) == LABELS | {"elk/5.png": "elk"}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_line_finds_its_image_in_another_folder(tmp_path, caplog, suffix):
+    """To correct a label, an image is moved into the folder of its class; its line need not be edited."""
+    files = [*FILES, f"train/dog/{normalize('NFC', 'é')}.png"]
+    make.folder(tmp_path, files)
+    lines = [{"file_name": (name := file.removeprefix("train/")), "caption": f"that of {name}"} for file in files]
+    write_metadata(tmp_path / "train", lines, suffix)
+    moved = {"cat/1.png": "dog/1.png", "dog/é.png": normalize("NFD", "cat/é.png")}
+    for old, new in moved.items():
+        (tmp_path / "train" / old).rename(tmp_path / "train" / new)
+    captions = {moved.get(file := line["file_name"], file): line["caption"] for line in lines}
+    assert by_id(load_images(tmp_path)["train"], "caption") == captions
+    assert {image_id: image_id[:3] for image_id in captions} == classes_by_id(tmp_path)
+    told = f"metadata.{suffix}: the images of 2 lines were moved, and are found by their file names: the first is "
+    assert f"{told}{tmp_path}/train/dog/1.png." in caplog.text
+
+
+TRAIN = [file.removeprefix("train/") for file in FILES]
+MISSING = {
+    # where the first image goes, and the names in the lines
+    "there twice": (["dog/1.png", "elk/1.png"], TRAIN),
+    "a line of its own": (["cat/1.png"], ["cat/3.png", *TRAIN[1:]]),
+    "two lines": (["dog/1.png"], [*TRAIN, "elk/1.png"]),
+    "another name": (["dog/5.png"], TRAIN),
+}
+
+
+@pytest.mark.parametrize("name", [*MISSING, "outside"])
+def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name):
+    """Nor is it looked for outside of the folder of its metadata."""
+    places, lines = MISSING.get(name, (["dog/1.png"], ["1.png"]))
+    train = make.folder(tmp_path, FILES) / "train"
+    content = (train / "cat" / "1.png").read_bytes()
+    (train / "cat" / "1.png").unlink()
+    for place in places:
+        (train / place).parent.mkdir(exist_ok=True)
+        (train / place).write_bytes(content)
+    write_metadata(train / "cat" if name == "outside" else train, [{"file_name": line} for line in lines])
+    assert re.search(r"there is no file '.*/\d\.png'\. Add the image or remove the row", one_line(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"], ids=["0", "lines", "mark", "both"]
+)
+@EITHER
+def test_metadata_without_lines_are_no_metadata(tmp_path, caplog, suffix, content):
+    make.folder(tmp_path, [*FILES, "train/unlabelled/5.png"])
+    (tmp_path / "train" / f"metadata.{suffix}").write_bytes(content)
+    assert classes_by_id(tmp_path) == LABELS | {"unlabelled/5.png": None}
+    assert f"{tmp_path}/train/metadata.{suffix} has no lines." in caplog.text
+
+
+@pytest.mark.parametrize("captions", [["NA", "null", "nan", "None"], ["007", "12", "1e3", "-0"], ["2020-01-01"] * 4])
+@EITHER
+def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
+    """Not missing, nor numbers or dates, whatever they look like."""
+    make.folder(tmp_path, FILES)
+    lines = [{"file_name": file, "caption": text} for file, text in zip(LABELS, captions, strict=True)]
+    write_metadata(tmp_path / "train", lines, suffix)
+    assert load_images(tmp_path)["train"]["caption"][:] == captions
+
+
+def test_class_names_of_parquet_metadata_are_those_of_its_classes(tmp_path):
+    make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/dog/2.png"])
+    features = Features({"file_name": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
+    rows = {"file_name": ["dog/3.png", "dog/4.png"], "label": [1, -1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train" / "metadata.parquet")
+    assert classes_by_id(tmp_path) == LABELS | {"dog/3.png": "cat"}
+
+
+MIXED = b'{"file_name": "cat/1.png", "x": 1}\n{"file_name": "cat/2.png", "x": "a"}'
+FAULTS = [
+    ("jsonl", b'{"caption": "a"}', ": row 0 has no file_name. Its columns: caption. Name the image"),
+    ("jsonl", b'{"file_name": "1.png"}\n\n{"file_name": null}', ": row 1 has no file_name. Its columns: file_name."),
+    ("csv", b"file_name;caption\ncat/1.png;a", ": row 0 has no file_name. Its columns: file_name;caption."),
+    ("csv", b"file_name,caption\ncat/1.png,a cat, asleep", ", line 2 has more cells than the first line. Put texts"),
+    ("jsonl", b'{"file_name": "cat/1.png", "caption": "caf\xe9"}', " is not UTF-8. Save it as UTF-8."),
+    ("csv", b"file_name,caption\ncat/1.png,caf\xe9", " is not UTF-8. Save it as UTF-8."),
+    ("jsonl", MIXED, ": 'x' is of several kinds in its lines"),
+    ("jsonl", b'{"file_name": "cat/1.png", "x": "\\ud83d"}', ": 'x' is of several kinds in its lines, or no text"),
+    ("jsonl", b'{"file_name": 1}', ": Invalid metadata file_name 1. Name a file in the folder"),
+    ("jsonl", b"[" * 100_000, ", line 1 is no JSON object. Correct the line."),
+    ("parquet", b"PAR1", " is damaged ("),
+]
+
+
+@pytest.mark.parametrize(("suffix", "content", "says"), FAULTS)
+def test_a_fault_of_metadata_names_its_file(tmp_path, suffix, content, says):
+    make.folder(tmp_path, FILES)
+    file = tmp_path / "train" / f"metadata.{suffix}"
+    file.write_bytes(content)
+    assert f"its files cannot be read: {file}{says}" in one_line(tmp_path)

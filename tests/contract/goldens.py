@@ -1,5 +1,5 @@
 """
-Goldens: short committed texts in goldens/, such as the headings of a card. To accept what is there now:
+Goldens: short committed texts in goldens/, the options of each command. To accept what is there now:
 
     G4I_HF_REWRITE_GOLDENS=1 pytest -m "" tests/contract
 """

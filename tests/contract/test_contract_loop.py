@@ -1,4 +1,4 @@
-"""From images to a student: what every command leaves, and what its cards and pages hold."""
+"""From images to a student: what the commands leave, ways of training, and a student of one's own."""
 
 import json
 import math
@@ -14,17 +14,17 @@ from fitting import few_labels
 
 from g4i_hf.running import main
 
-pytestmark = pytest.mark.slow  # `make test` has the options, the mistakes and the front door
-
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 RUN = {"model.safetensors", "config.json", "preprocessor_config.json", "all_results.json", "trainer_state.json"}
 RUN |= {"train.yaml", "predictions/validation.parquet"}
 
 
+@pytest.mark.slow
 def test_windows_takes_the_name_of_every_file(loop):
     assert len(list(loop.rglob("*"))) > 50 and not refused_by_windows(loop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["aligned", "baseline"])
 def test_a_run_folder_is_whole(loop, run):
     files = files_in(loop / run)
@@ -42,6 +42,7 @@ def test_a_run_folder_is_whole(loop, run):
     assert results["validation_accuracy"] == pytest.approx(right / 9)
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_what_was_made(loop):
     for name in files_in(loop):
         if name.endswith((".json", ".md", ".yaml", ".html", ".parquet")) and not name.startswith("pictures"):
@@ -49,6 +50,7 @@ def test_no_path_of_this_machine_is_in_what_was_made(loop):
             assert str(loop).encode() not in content and str(ROOT).encode() not in content, name
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
     before = files_in(loop)
     data = {"dataset_name": loop / "pictures", "output_dir": "run", "dry_run": "true"}
