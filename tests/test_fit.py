@@ -73,7 +73,7 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     # Of 108 unlabelled images; 100 are wanted, and at most half of them are taken
     assert (result.judged_on, result.judged_images) == ("kept", 54)
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
-    assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+    assert chosen["image_size"] == 224 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
 
 
 def test_the_student_from_a_package_has_the_name_that_it_has_on_the_hub(result):

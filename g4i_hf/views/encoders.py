@@ -30,7 +30,7 @@ from ..training.build import build_student, check_student
 from ..training.features import ImageEncoder, encoder_digest
 from ..training.lineage import LINEAGE_FILE
 
-SMALLEST = 128  # pixels: smaller images are enlarged, as pretrained students see little in them
+ENLARGED = 4  # times, at most: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size
 STUDENT_VIEW = "image:student"
 
@@ -43,7 +43,7 @@ def student_named(name: str | None, pretrained: bool = True) -> StudentArguments
 
 
 def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
-    """The shorter side of the median image, at most the usual one, and a line on it; None where it is fixed."""
+    """The usual size of a timm student, less for tiny images, and a line on it; None where it is fixed."""
     config = student_config_from(student)
     if not isinstance(config, TimmWrapperConfig):
         return None, ""
@@ -51,8 +51,12 @@ def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
     sides = [min(open_image(image).size) for image in images.select(rows)[columns.IMAGE]]
     known = timm.get_pretrained_cfg(student) if timm.is_model(student) else None
     usual = known.input_size[-1] if known else image_size_of(config)
-    size = min(usual, max(SMALLEST, int(np.median(sides)) // 16 * 16))
-    return size, f"Image size: {size} px, as the shorter side of the median image has {np.median(sides):.0f}."
+    side = float(np.median(sides))
+    size = min(usual, max(int(ENLARGED * side) // 16, 1) * 16)
+    return (
+        size,
+        f"Image size: {size} px; the shorter side of the median image has {side:.0f}. Less is faster: --image_size",
+    )
 
 
 def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
