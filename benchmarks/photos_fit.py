@@ -27,7 +27,8 @@ from result_files import Results
 
 from g4i_hf import fit
 from g4i_hf.data.checks import with_labels
-from g4i_hf.evaluation.predict import load_run, predict
+from g4i_hf.evaluation.metrics import calibration_metrics
+from g4i_hf.evaluation.predict import Predictions, load_run, predict
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
 from g4i_hf.workflows.fit_result import FitResult
@@ -55,15 +56,14 @@ def fitted(splits: DatasetDict, cache: Path, **options: Any) -> tuple[FitResult,
     return fit(splits, output_dir=str(folder), **options), folder
 
 
-def right_ones(folder: Path, images: Dataset) -> dict[str, np.ndarray]:
-    """Which images each classifier in a folder of `fit` gets right."""
+def predictions_of(folder: Path, images: Dataset) -> dict[str, Predictions]:
+    """Of each classifier in a folder of `fit`."""
     found, accelerator = {}, Accelerator(cpu=not torch.accelerator.is_available())
     for name in (LABELS_ONLY, WITH_VIEWS):
         if (folder / name).is_dir():
             model, processor = load_run(folder / name)
             features = student_features(model, processor, images, folder / "features", accelerator)
-            told = predict(model, processor, images, accelerator, features=features, output_image_embeds=False)
-            found[name] = told.predicted == told.labels
+            found[name] = predict(model, processor, images, accelerator, features=features, output_image_embeds=False)
     return found
 
 
@@ -85,8 +85,10 @@ def measured(
     seconds = time.process_time() - start
     row = {"seconds_of_cpu": round(seconds, 1), "judged_on": result.judged_on, "judged_images": result.judged_images}
     row["image_size"] = yaml.safe_load((folder / "fit.yaml").read_text())["image_size"]
-    for name, right in right_ones(folder, photos["test"]).items():
-        row |= {name: float(right.mean()), f"{name}_estimate": getattr(result, f"{name}_accuracy")}
+    for name, found in predictions_of(folder, photos["test"]).items():
+        row |= {name: float((found.predicted == found.labels).mean())}
+        row |= {f"{name}_estimate": getattr(result, f"{name}_accuracy")}
+        row |= {f"{name}_ece": calibration_metrics(found.logits, found.labels)["ece"]}
     return row
 
 

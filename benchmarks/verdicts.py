@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from photos import parsed, parser_of, photos_of
-from photos_fit import fitted, right_ones
+from photos_fit import fitted, predictions_of
 from result_files import Results
 
 from g4i_hf.data.checks import labels_of, with_labels
@@ -56,7 +56,7 @@ def measured(photos: DatasetDict, seed: int, cache: Path) -> dict:
     start = time.process_time()
     result, folder = fitted(DatasetDict(train=training), cache)
     found = {"seconds_of_cpu": round(time.process_time() - start, 1), "scored": len(scoring)}
-    right = right_ones(folder, scoring)
+    right = {name: found.predicted == found.labels for name, found in predictions_of(folder, scoring).items()}
     for name in (LABELS_ONLY, WITH_VIEWS):
         found[name] = float(right[name].mean())
         found |= {f"{name}_{what}": getattr(result, f"{name}_{what}") for what in ("accuracy", "interval")}
