@@ -83,22 +83,26 @@ FIT = {
 }
 
 
-@of_page
-def photos_fit(settings: Iterable[str] = FIT) -> str:
+def fit_table(head: str, settings: Iterable[str], end: str = "") -> str:
     """`g4i fit` itself: in each cell labels only and with captions, means over the draws of labels."""
     groups = grouped(rows_of("photos_fit", validation=False), "setting", "data")
 
     def cell(rows: list[dict]) -> str:
-        without = percent(mean(rows, "labels_only"))
-        return f"{without} → " * bool(without) + f"**{percent(mean(rows, 'with_views'))}**"
+        without = percent(mean(rows, f"labels_only{end}"))
+        return f"{without} → " * bool(without) + f"**{percent(mean(rows, f'with_views{end}'))}**"
 
     lines = [[FIT[setting], *(cell(groups[setting, data]) for data in NAMES)] for setting in settings]
-    return table(["accuracy, %", *NAMES.values()], lines)
+    return table([head, *NAMES.values()], lines)
+
+
+@of_page
+def photos_fit() -> str:
+    return fit_table("accuracy, %", FIT)
 
 
 @of_page
 def photos_fit_short() -> str:
-    return photos_fit(("none", "1 a class", "40% wrong"))
+    return fit_table("accuracy, %", ("none", "1 a class", "40% wrong"))
 
 
 @of_page
@@ -122,6 +126,12 @@ def photos_fit_estimates() -> str:
         "gain: said, true",
     )
     return table(head, lines, "lll")
+
+
+@of_page
+def photos_fit_calibration() -> str:
+    """Expected calibration errors of the classifiers of `g4i fit`: labels only and with captions."""
+    return fit_table("ECE on `test`, %", FIT, "_ece")
 
 
 # Variants of the tables in their order, and what they are called there
@@ -205,20 +215,6 @@ def photos_controls() -> str:
     for variant, title in ({"baseline": "labels only", "auto": "captions"} | CONTROLS).items():
         lines.append([title, *(accuracy(groups[variant, data]) for data in NAMES)])
     return table(["4 labels a class", *NAMES.values()], lines)
-
-
-@of_page
-def photos_calibration() -> str:
-    """Expected calibration error of frozen students with captions, means over draws."""
-    rows = [
-        row for name in ("few", "wrong") for row in rows_of(f"photos_{name}_labels", student=FROZEN, variant="auto")
-    ]
-    groups = grouped(rows, "setting", "data")
-    lines = [
-        [setting, *(percent(mean(groups[setting, data], "calibration_error")) for data in NAMES)]
-        for setting in ("no labels", "1 a class", "4 a class", "10%", "40% symmetric")
-    ]
-    return table(["ECE on `test`, with captions", *NAMES.values()], lines)
 
 
 # --- Estimates -------------------------------------------------------------------------------------------------------
