@@ -33,7 +33,7 @@ from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
 from g4i_hf.workflows.fit_result import FitResult
 
-SETTINGS = ("none", "1 a class", "4 a class", "40% wrong", "uneven")
+SETTINGS = ("none", "1 a class", "4 a class", "40% wrong", "uneven", "all")
 KEY = ("data", "setting", "validation", "seed")
 
 

@@ -80,6 +80,7 @@ FIT = {
     "4 a class": "4 labels a class",
     "uneven": "as many, drawn at random",
     "40% wrong": "40% of the labels wrong",
+    "all": "all labels right¹",
 }
 
 
