@@ -49,7 +49,9 @@ class FitArguments:
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
     pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")
-    image_size: Count | None = option(None, "Image size in pixels; by default the usual one of the student, less for tiny images.")
+    image_size: Count | None = option(
+        None, "Image size in pixels; by default the usual one of the student, less for tiny images."
+    )
     views: list[str] | None = option(
         None,
         f"What tells the class: {VIEW_FORMS}, folders of g4i embed; by default the first three, and those in "
