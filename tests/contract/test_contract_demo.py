@@ -39,7 +39,7 @@ def test_make_demo(quick, tmp_path):
 def test_make_demo_with_wrong_labels_has_a_page_of_them():
     commands = dict(commands_of("demo", "WRONG=0.4"))
     assert commands["check"][:2] == ["runs/wrong/pictures", "--text_encoder"]
-    assert commands["fit"] == ["runs/wrong/pictures", "-o", "runs/photos_demo_wrong"]
+    assert commands["fit"][:3] == ["runs/wrong/pictures", "-o", "runs/photos_demo_wrong"]
 
 
 def test_make_caption_demo():
