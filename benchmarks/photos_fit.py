@@ -5,9 +5,9 @@ What `g4i fit` itself does on photographs with few, no or wrong labels: CIFAR-10
     python benchmarks/photos_fit.py PHOTOS
 
 PHOTOS, training rows, draws of labels and wrong labels are those of photos_frozen.py. `fit` has its defaults, and its
-Python function is called. Each setting runs twice: without `validation`, as most users have it, and with the one of
-photos_frozen.py. The classifiers that `fit` leaves are scored on `test`; its own estimates stand beside. Writes
-results/photos_fit.json.
+Python function is called. Each setting runs without `validation`, as most users have it, and with the one of
+photos_frozen.py (in results/ with one seed). The classifiers that `fit` leaves are scored on `test`; its own estimates
+stand beside. Writes results/photos_fit.json.
 """
 
 import shutil

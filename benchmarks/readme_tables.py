@@ -6,6 +6,7 @@ Writes the tables between the markers of the pages in `PAGES` from the files in 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from statistics import median
 
 import numpy as np
@@ -110,14 +111,16 @@ def photos_fit_short() -> str:
 def photos_fit_estimates() -> str:
     """What `g4i fit` said of its classifiers, beside the truth."""
     lines = []
-    for (with_validation, data, setting), rows in grouped(
-        rows_of("photos_fit"), "validation", "data", "setting"
-    ).items():
+    groups = grouped(rows_of("photos_fit"), "validation", "data", "setting")
+    for with_validation, data, setting in product((False, True), NAMES, FIT):
+        if not (rows := groups.get((with_validation, data, setting))):
+            continue
         said, true = ([mean(rows, name + end) for name in ("labels_only", "with_views")] for end in ("_estimate", ""))
         cells = [f"{percent(a)}, {percent(b)}" if b else "" for a, b in zip(said, true, strict=True)]
         gains = [after - before for before, after in (said, true)] if said[0] else []
         judge = "`validation`" if with_validation else "kept or labelled images"
-        lines.append([NAMES[data], FIT[setting], judge, *cells, ", ".join(percent(gain, "+.1f") for gain in gains)])
+        labels = FIT[setting].rstrip("¹") + "¹" * (len(rows) == 1)
+        lines.append([NAMES[data], labels, judge, *cells, ", ".join(percent(gain, "+.1f") for gain in gains)])
     head = (
         "captions of",
         "labels",

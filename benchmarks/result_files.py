@@ -31,7 +31,8 @@ class Results:
 
     def __init__(self, file: Path, key: tuple[str, ...], made_by: str | None = None):
         self.file, self.key, self.made_by = file, key, made_by
-        self.here = provenance() | {"command": f"python benchmarks/{Path(sys.argv[0]).name} PHOTOS --counts COUNTS"}
+        counts = " --counts COUNTS" * ("--counts" in sys.argv)
+        self.here = provenance() | {"command": f"python benchmarks/{Path(sys.argv[0]).name} PHOTOS{counts}"}
         self.read()
 
     def read(self) -> None:
@@ -46,6 +47,8 @@ class Results:
         (ROOT / "runs").mkdir(exist_ok=True)
         with FileLock(ROOT / "runs" / f"{self.file.name}.lock"):
             self.read()  # another script may have written it since
+            if self.has(*key):
+                return
             row = dict(zip(self.key, key, strict=True)) | figures
             made = self.made.setdefault(row[self.made_by], {}) if self.made_by else self.made
             made |= self.here | made | {"command": self.here["command"]}

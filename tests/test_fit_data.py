@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from drawings import CLASSES, caption, draw_folder, drawing
 from fitting import class_of, few_labels, lines_of, results_of, save_resnet, write_lines
 from hub import serving
+from PIL import Image
 from test_encoders_as_views import saved as save_both
 
 from g4i_hf import View, embed_view, fit, load_images
@@ -121,6 +122,15 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, t
     assert "60 training images of 3 classes, 9 with a label, 60 with a caption" in said
     assert "Nothing was written" in said and not (tmp_path / "out").exists()
     assert sorted(pictures.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 128), (32, 128), (40, 160), (64, 224), (300, 224)])
+def test_small_images_are_enlarged_to_what_the_student_knows(side, size, tmp_path, capsys):
+    for name in ("red", "blue"):
+        (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (side, 2 * side), name).save(tmp_path / "pictures" / "train" / name / "1.png")
+    fit(tmp_path / "pictures", output_dir=str(tmp_path / "out"), dry_run=True)
+    assert f"Image size: {size} px; the shorter side of the median image has {side}." in capsys.readouterr().out
 
 
 def test_what_is_not_there_cannot_be_read_or_in_the_way_is_said_by_a_dry_run(pictures, student, tmp_path):

@@ -106,11 +106,15 @@ def best_strength(
     return best
 
 
-def factor_of_confidence(logits: np.ndarray, accuracy: float) -> float:
-    """The factor of logits (n, C) at which the mean probability of the predicted class is this accuracy."""
+def factor_of_confidence(logits: np.ndarray, accuracy: float, weights: np.ndarray | None = None) -> float:
+    """
+    The factor of logits (n, C) at which the mean probability of the predicted class, with these weights (n,), is this
+    accuracy.
+    """
 
     def excess(log_factor: float) -> float:
-        return float(softmax(np.exp(log_factor) * logits, axis=1).max(1).mean()) - accuracy
+        confidence = softmax(np.exp(log_factor) * logits, axis=1).max(1)
+        return float(np.average(confidence, weights=weights)) - accuracy
 
     low, high = np.log(LEAST_FACTOR), np.log(MOST_FACTOR)
     if excess(low) > 0 or excess(high) < 0:

@@ -19,6 +19,7 @@ KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images
 FOLDS = 5
 QUICK = 2e7  # rows x features x classes, above which data is large
 UNSEEN = 0.01  # rows of each class with a label that no other has
+HALF_TRUSTED = 10  # images that set the confidence of a classifier by half
 ENOUGH_JUDGED = 100  # labelled rows that select the strength of the regularisation in large data
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
 BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
@@ -134,12 +135,14 @@ class Judge:
         return before, after
 
     def factors_of_confidence(self) -> dict[str, float]:
-        """Of the logits by name; by few images, an accuracy counts as neither 0 nor 1."""
-        accuracies, least = self.judgement().accuracies, 1 / (len(self.rows) + 2)
-        shares = {name: float(np.clip(each.share, least, 1 - least)) for name, each in accuracies.items()}
-        return dict.fromkeys(self.logits, 1.0) | {
-            name: factor_of_confidence(self.logits[name], share) for name, share in shares.items()
-        }
+        """Of the logits by name; few images change little, and no accuracy counts as 0 or 1."""
+        number, weights = len(self.rows), self.held_out.weights if self.name == IN_TURN and self.held_out else None
+        least, trust = 1 / (number + 2), number / (number + HALF_TRUSTED)
+        factors = dict.fromkeys(self.logits, 1.0)
+        for name, estimate in self.judgement().accuracies.items():
+            share = float(np.clip(estimate.share, least, 1 - least))
+            factors[name] = factor_of_confidence(self.logits[name], share, weights) ** trust
+        return factors
 
     def rows_alone(self) -> "Judge":
         """Without features and probabilities, for processes that do not judge."""

@@ -30,7 +30,7 @@ from ..training.build import build_student, check_student
 from ..training.features import ImageEncoder, encoder_digest
 from ..training.lineage import LINEAGE_FILE
 
-ENLARGED = 4  # times, at most: pretrained students see more in small images that are enlarged
+SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size
 STUDENT_VIEW = "image:student"
 
@@ -43,7 +43,7 @@ def student_named(name: str | None, pretrained: bool = True) -> StudentArguments
 
 
 def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
-    """The usual size of a timm student, less for tiny images, and a line on it; None where it is fixed."""
+    """The usual size of a timm student, less for tiny images, and a line about it; None where it is fixed."""
     config = student_config_from(student)
     if not isinstance(config, TimmWrapperConfig):
         return None, ""
@@ -52,11 +52,9 @@ def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
     known = timm.get_pretrained_cfg(student) if timm.is_model(student) else None
     usual = known.input_size[-1] if known else image_size_of(config)
     side = float(np.median(sides))
-    size = min(usual, max(int(ENLARGED * side) // 16, 1) * 16)
-    return (
-        size,
-        f"Image size: {size} px; the shorter side of the median image has {side:.0f}. Less is faster: --image_size",
-    )
+    size = min(usual, max(SMALLEST, int(ENLARGED * side) // 32 * 32))
+    line = f"Image size: {size} px; the shorter side of the median image has {side:.0f}."
+    return size, f"{line} A smaller --image_size is faster."
 
 
 def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
