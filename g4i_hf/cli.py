@@ -422,8 +422,10 @@ def quiet_libraries(main_process: bool) -> None:
 def end_processes() -> None:
     """
     Destroy the process group at the end of a command. Its threads can abort a process that exits, and a model that
-    outlives its group can block the exit (torch 2.13, gloo).
+    outlives its group can block the exit (torch 2.13, gloo). A command that needed no torch does not import it here.
     """
+    if "accelerate" not in sys.modules:
+        return
     from accelerate import PartialState
 
     if PartialState._shared_state:

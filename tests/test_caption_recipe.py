@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import caption_doors
@@ -9,6 +10,7 @@ import make
 import pytest
 from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
 from datasets import DatasetDict
+from doors import imports_of, succeed
 from test_caption_kills import CAPTION, environment
 
 from g4i_hf import load_images
@@ -18,6 +20,14 @@ from g4i_hf.options import OPTIONS_OF
 from g4i_hf.workflows.caption import Captioning
 
 serve = caption_doors.serve
+
+
+def test_a_dry_run_by_a_server_imports_no_torch(serve, tmp_path):
+    draw_numbers(tmp_path / "pictures", 3)
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = succeed("caption", *asking(serve(), "--dry_run", 2), cwd=tmp_path, env=env, python=sys.executable)
+    imported, _ = imports_of(done)
+    assert "datasets" in imported and not imported & {"torch", "accelerate"}
 
 
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
