@@ -3,7 +3,7 @@ Unlabelled images that belong to no class: does the label model find them, and w
 known classes (of CIFAR-10 five) there are four labels each; the pool holds no images of other classes, as many, or
 three times as many.
 
-    python recipes/efficientnet_lite0/convert.py
+    pip install -e '.[demo]'
     python benchmarks/none_of_these.py PHOTOS
 
 PHOTOS and `--cache` are those of photos_frozen.py. The student is the last layer that `g4i fit` fits on what

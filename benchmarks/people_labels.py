@@ -2,7 +2,7 @@
 Labels that people really get wrong: how many does the label model say are wrong, which does it call wrong, and how
 many right labels among them? Beside it, cleanlab's filter (AGPL-3.0, not a dependency) on the same probabilities.
 
-    python recipes/efficientnet_lite0/convert.py
+    pip install -e '.[demo]'
     pip install cleanlab
     python benchmarks/people_labels.py PHOTOS --counts cifar10h-counts.npy
 

@@ -6,7 +6,7 @@ captions come from). Caltech-101 has no `validation`: a tenth of each class of i
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +14,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Image, load_dataset
 from result_files import RESULTS
 
 from g4i_hf import View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
-from g4i_hf.evaluation.predict import predict
-from g4i_hf.options import AugmentationArguments, StudentArguments
-from g4i_hf.training.build import build_student
+from g4i_hf.training.features import ImageEncoder, image_features
 from g4i_hf.training.head import Head
 from g4i_hf.training.judged_heads import Known, last_layers, on_all
+from g4i_hf.views.encoders import encoder_of_fit
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-CHECKPOINT = "runs/efficientnet_lite0"
 COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
 DATA = ("cifar10", "caltech101", "flowers102")
 
@@ -107,12 +105,12 @@ def photos_of(root: Path, name: str) -> DatasetDict:
 
 
 def load_photos(root: Path, name: str, cache: Path) -> Photos:
-    whole, features, embeds = load_dataset("parquet", data_dir=str(root / name)), {}, {}
-    for split, rows in whole.items():
-        features[split] = cached(cache / f"f_{name}_{split}.npy", image_features, rows)
-        embeds[split] = cached(cache / f"e_{name}_{split}.npy", text_embeds, rows)
-    mean, deviation = features["train"].mean(0, dtype=np.float32), features["train"].std(0, dtype=np.float32) + 1e-6
-    scaled = {split: torch.from_numpy((values - mean) / deviation).float() for split, values in features.items()}
+    whole = load_dataset("parquet", data_dir=str(root / name))
+    student = encoder_of_fit(None, whole["train"])
+    features = {split: features_by(student, rows, cache) for split, rows in whole.items()}
+    embeds = {split: text_embeds(rows, cache / f"e_{name}_{split}.npy") for split, rows in whole.items()}
+    mean, deviation = features["train"].mean(0), features["train"].std(0) + 1e-6
+    scaled = {split: torch.from_numpy((values - mean) / deviation) for split, values in features.items()}
     axes = torch.linalg.eigh(scaled["train"].T @ scaled["train"])[1][:, -COMPONENTS:]
     scaled = {split: values @ axes for split, values in scaled.items()}
     splits = photos_of(root, name)
@@ -125,8 +123,8 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
     return Photos(
         name,
         training.add_column("text_embeds", list(embeds["train"][kept])),
-        features["train"][kept].astype(np.float32),
-        features["test"].astype(np.float32),
+        features["train"][kept],
+        features["test"],
         scaled["train"][kept],
         (scaled["validation"], labels_of(splits["validation"])),
         (scaled["test"], labels_of(splits["test"])),
@@ -138,27 +136,17 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
     )
 
 
-def cached(file: Path, compute: Callable[[Dataset], np.ndarray], split: Dataset) -> np.ndarray:
+def features_by(encoder: ImageEncoder, images: Dataset, cache: Path) -> np.ndarray:
+    """(n, F)"""
+    stored = images.cast_column("image", Image(decode=False))
+    return image_features(encoder, stored, cache / "features", Accelerator(cpu=True))
+
+
+def text_embeds(split: Dataset, file: Path) -> np.ndarray:
+    """(n, D) float16, of the first caption; zeros where there is none. Kept in `file`."""
     if not file.exists():
-        np.save(file, compute(split))
+        np.save(file, encoded(first_captions(split)))
     return np.load(file, allow_pickle=False)
-
-
-def image_features(split: Dataset, checkpoint: str | Path = CHECKPOINT) -> np.ndarray:
-    """(n, F) float16"""
-    augmentation = AugmentationArguments(image_size=128)
-    built = build_student(
-        StudentArguments(student=str(checkpoint), pretrained=True), augmentation, 0, {0: "0", 1: "1"}, 384
-    )
-    images, what = split.select_columns(["image", "image_id"]), {"output_features": True, "output_image_embeds": False}
-    return predict(built.model.eval(), built.processor, images, Accelerator(cpu=True), **what).features.astype(
-        "float16"
-    )
-
-
-def text_embeds(split: Dataset) -> np.ndarray:
-    """(n, D) float16, of the first caption; zeros where there is none."""
-    return encoded(first_captions(split))
 
 
 def first_captions(split: Dataset) -> list[str]:

