@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, load_dataset
-from photos import ENCODER, cached, parsed, parser_of, text_embeds
+from photos import ENCODER, parsed, parser_of, text_embeds
 from result_files import Results
 
 from g4i_hf.data.checks import labels_of
@@ -45,7 +45,7 @@ SETTINGS = [  # share of labels, share of wrong ones, kind
 def embedded(root: Path, data: str, cache: Path) -> Dataset:
     """`image_id`, `label` and `text_embeds` of the rows that have a caption."""
     rows = load_dataset("parquet", data_dir=str(root / data), split="train")
-    embeds = cached(cache / f"e_{data}_train.npy", text_embeds, rows)
+    embeds = text_embeds(rows, cache / f"e_{data}_train.npy")
     rows = rows.remove_columns(["image", "caption"]).add_column("text_embeds", list(embeds))
     return rows.select(np.flatnonzero(embeds.any(1)))
 
