@@ -66,6 +66,6 @@ def about(name: str) -> str:
     return about_of(OPTIONS_OF["train"]).get(name) or next(kinds, "training")
 
 
-def marked(mark: str) -> list[str]:
-    """The options of a training that are declared with `path` or `in_card`."""
-    return [name for cls in OPTIONS_OF["train"] for name, field in names_of(cls).items() if field.metadata[mark]]
+def marked(mark: str, command: str = "train") -> list[str]:
+    """The options of a command that are declared with `path` or `in_card`."""
+    return [name for cls in OPTIONS_OF[command] for name, field in names_of(cls).items() if field.metadata[mark]]

@@ -49,7 +49,10 @@ class DataArguments(ColumnOptions):
     )
     class_names_file: str | None = option(None, "Class names, a line each, where the data has none.", path=True)
     labels_file: str | None = option(
-        None, "Labels of g4i label; by default `labels.jsonl` of the images or of g4i fit.", path=True
+        None,
+        "Labels of g4i label; by default `labels.jsonl` of the images or of g4i fit.",
+        about="data",
+        path=True,
     )
 
     def __post_init__(self):

@@ -33,7 +33,9 @@ OWN_OBJECTIVES: dict[str, Any] = {}  # by name, from [`~g4i_hf.register_objectiv
 class FitArguments:
     """Fit"""
 
-    output_dir: str | None = option(None, "Folder for everything; runs/NAME of the dataset by default.")
+    output_dir: str | None = option(
+        None, "Folder for everything; runs/NAME of the dataset by default.", about="running"
+    )
     captioner: str | None = option(
         None,
         "Describes images without captions, and says their class: a VLM's Hub id or folder, or a server's address.",
@@ -46,11 +48,13 @@ class FitArguments:
     price_input: NotNegative | None = option(None, "Price of a million input tokens.", about="call")
     price_output: NotNegative | None = option(None, "Price of a million output tokens.", about="call")
     yes: bool = option(False, "Send more than 1,000 requests to captioner without being asked.", about="call")
-    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
-    student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
+    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.", in_card=True)
+    student: str | None = option(
+        None, "Pretrained timm or transformers model; a small EfficientNet by default.", in_card=True
+    )
     pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")
     image_size: Count | None = option(
-        None, "Image size in pixels; by default the usual one of the student, less for tiny images."
+        None, "Image size in pixels; by default the usual one of the student, less for tiny images.", in_card=True
     )
     views: list[str] | None = option(
         None,
@@ -58,7 +62,9 @@ class FitArguments:
         "output_dir/views.",
     )
     finetune: Literal["auto", "true", "false"] = option(
-        "auto", "Train all layers after the last one: true, false, or auto (where minutes allow enough of it)."
+        "auto",
+        "Train all layers after the last one: true, false, or auto (where minutes allow enough of it).",
+        in_card=True,
     )
     finetune_epochs: Positive = option(20.0, "Epochs of training all layers, at most.")
     learning_rate: Positive | None = option(
@@ -68,11 +74,13 @@ class FitArguments:
         None, "Minutes for training all layers; by default 30 with a GPU, and none on a CPU."
     )
     release: Literal["auto", "labels_only", "with_views"] = option(
-        "auto", "What classifier/ holds: labels_only, with_views, or auto (with views, unless they are judged worse)."
+        "auto",
+        "What classifier/ holds: labels_only, with_views, or auto (with views, unless they are judged worse).",
+        about="running",
     )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-    overwrite: bool = option(False, "Replace a result that output_dir already holds.")
-    seed: int = option(0, "Random seed.")
+    overwrite: bool = option(False, "Replace a result that output_dir already holds.", about="running")
+    seed: int = option(0, "Random seed.", in_card=True)
     dry_run: bool = option(False, "Print the decisions; write nothing.", about="call")
 
     def __post_init__(self):

@@ -44,6 +44,8 @@ from ..options import (
     FitArguments,
     ReleaseArguments,
     RunArguments,
+    about_of,
+    marked,
 )
 from ..training.arguments import AlignmentArguments
 from ..training.head import Head
@@ -85,12 +87,6 @@ logger = logging.getLogger(__name__)
 
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 MEASURES = ("calibration",)
-# Options that a result does not depend on
-UNRECORDED = (
-    *("dataset_name", "output_dir", "labels_file", "dry_run", "overwrite", "release"),
-    *("yes", "price_input", "price_output"),
-)
-SETTINGS = ("student", "image_size", "text_encoder", "finetune", "seed")  # that the page shows
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
@@ -144,11 +140,10 @@ class Fit:
         return result
 
     def _recorded_options(self) -> dict[str, Any]:
-        """The options that the result depends on."""
-        given = vars(self.args) | vars(self.images.data)
+        """The options that the result depends on, beside the data, which are compared by content."""
+        given, of = vars(self.args) | vars(self.images.data), about_of(OPTIONS_OF["fit"])
         given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.images.names_of_views]
-        given |= dict.fromkeys(UNRECORDED)
-        return {name: portable(value) for name, value in given.items()}
+        return {name: portable(given[name]) for name in of if of[name] in ("training", "captions")}
 
     def _begin(self, holds: str) -> None:
         """Makes room for the result in a folder that holds another one, or a part of this."""
@@ -273,7 +268,8 @@ class Fit:
         names = {name: result.words(name) for name in judge.logits}
         title = f"{Path(images.data.dataset_name).name}: what g4i fit found"
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-        settings = {name: value for name, value in chosen.items() if name in SETTINGS}
+        in_card = marked("in_card", "fit")
+        settings = {name: value for name, value in chosen.items() if name in in_card}
         shown = vars(result), names, judged, cards, images.id2label, settings
         write_fit_report(self.folder / REPORT, title, result.judgement_lines(), *shown)
 
