@@ -336,7 +336,7 @@ class Search(Command):
                 Shown(
                     picture=thumbnail([{"image": {"bytes": None, "path": match["image"]}}], 0),
                     caption=match["image"],
-                    notes=[f"cosine {match['score']:.3f}"],
+                    lines=[("soft", f"cosine {match['score']:.3f}")],
                 )
                 for match in matches
             ]

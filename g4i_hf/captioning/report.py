@@ -66,13 +66,13 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def card_of(line: dict[str, Any], images: Any) -> Shown:
     """The card of a line of a judged table; `images` are the rows of its split."""
     caption, raw = line[columns.CAPTION], line[RAW]
+    cleaned = [("soft", f"cleaned: {line[CLEANED].replace(',', ', ')}")] if line[CLEANED] else []
     doubts = line["doubts"].split(", ") if caption else [line[STATUS], line[REASON]]
     return Shown(
         picture=thumbnail(images, int(line["row"])),
         caption=caption,
         title=" · ".join(filter(None, [line[columns.IMAGE_ID], line["class"]])),
-        notes=[f"cleaned: {line[CLEANED].replace(',', ', ')}"] if line[CLEANED] else [],
-        doubts=list(filter(None, doubts)),
+        lines=cleaned + [("wrong", doubt) for doubt in doubts if doubt],
         raw=raw if raw != caption else None,
     )
 

@@ -15,13 +15,12 @@ SIDE = 240  # pixels of an image on a page
 
 @dataclass
 class Shown:
-    """A card of `captions.html.j2`: one image with its caption."""
+    """A card: one image with its caption, and lines of a kind: `soft`, or `wrong` in red."""
 
     picture: str | None  # a data URI; None for an image that cannot be read
     caption: str | None
     title: str = ""
-    notes: Sequence[str] = ()
-    doubts: Sequence[str] = ()  # in red
+    lines: Sequence[tuple[str, str]] = ()
     raw: str | None = None  # the unedited answer, if it differs
 
 
@@ -41,6 +40,6 @@ def page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def write_page(path: str | Path, title: str, template: str = "captions.html.j2", **values: Any) -> None:
+def write_page(path: str | Path, title: str, template: str = "page.html.j2", **values: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(page(template, title=title, **values), encoding="utf-8", errors="replace")

@@ -214,8 +214,10 @@ def _write_labels(
             picture=thumbnail(split, int(line.row)),
             caption=line.caption,
             title=f"{line.image_id}: {line.label}",
-            notes=[f"{by_views}: {line.suggested} ({line.probability_of_suggested:.0%})"],
-            doubts=[f"the label {line.label} is right with probability {line.probability:.1%}"],
+            lines=[
+                ("soft", f"{by_views}: {line.suggested} ({line.probability_of_suggested:.0%})"),
+                ("wrong", f"the label {line.label} is right with probability {line.probability:.1%}"),
+            ],
         )
         for line in table.head(SHOWN).itertuples()
     ]
