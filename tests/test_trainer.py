@@ -71,7 +71,7 @@ def test_without_weight_the_student_is_that_of_stock_trainer_bit_for_bit(tmp_pat
     stock = bare.state_dict()
     assert same(model.student.state_dict(), stock)
     assert not any(torch.equal(stock[key], initial[key]) for key in stock if key.endswith("weight"))
-    assert {"cosine_positive", "cosine_negative", "retrieval_top1", "loss_align"} <= set(first_log(trainer))
+    assert not {"cosine_positive", "align_weight", "loss_align"} & set(first_log(trainer))
     optimized = {parameter for group in trainer.optimizer.param_groups for parameter in group["params"]}
     assert not optimized & set(model.projector.parameters()) and set(gradients.found) == {None}
     assert same(model.projector.state_dict(), projector.state_dict())

@@ -44,8 +44,6 @@ ALL_MEASURES = {
     "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),
     "brier": Measure("Brier score", CALIBRATION, is_share=False, lower_is_better=True),
 }
-# Metrics of the projector, which are meaningless if it was not trained
-OF_PROJECTOR = tuple(name for name in ALL_MEASURES if "recall_at" in name or name.startswith("zero_shot"))
 SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 # All metrics of a split, including those that no table shows
 METRICS_OF_A_SPLIT = (
@@ -92,13 +90,6 @@ class ComparisonRow:
         if value is None:
             return ""
         return f"{100 * value:{sign}.1f}" if self.measure.is_share else f"{value:{sign}.3f}"
-
-
-def shown_results(results: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The metrics that tables show: those of the projector are left out if it was not trained."""
-    if aligns(options) is not False:
-        return results
-    return {name: value for name, value in results.items() if not name.endswith(OF_PROJECTOR)}
 
 
 def compare(

@@ -18,7 +18,6 @@ from ..evaluation.comparison import (
     compare,
     ends_in_words,
     interval_text,
-    shown_results,
 )
 from ..evaluation.evaluate import RESULTS_FILE
 from ..evaluation.metrics import speed_text
@@ -26,7 +25,7 @@ from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.judging import difference_interval
 from ..training.lineage import read_lineage
-from ..training.run_folder import OPTIONS_FILE, read_options, with_defaults
+from ..training.run_folder import read_options, with_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
 
 def figures(run: str | Path, weights: str) -> dict[str, Any]:
     """What a card shows of `all_results.json`: not of splits that were evaluated with other weights than released."""
-    results = shown_results(read_results(run), read_options(run) if (Path(run) / OPTIONS_FILE).is_file() else {})
+    results = read_results(run)
     for split in _splits(results):
         if results.get(f"{split}_weights", "raw") != weights:
             message = "%s: %s was not evaluated with the %s weights, see --weights of g4i evaluate."

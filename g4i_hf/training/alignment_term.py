@@ -69,7 +69,7 @@ class AlignmentTerm:
         texts = getattr(train_dataset, "texts", None)
         if args.align_center and texts is not None:  # the cosines of a baseline are of centred texts too
             model.set_text_mean(torch.from_numpy(texts.mean()))
-        if hasattr(self.objective, "prepare") and (args.aligns or texts is not None):
+        if hasattr(self.objective, "prepare") and args.aligns:
             self.objective.prepare(model, train_dataset)
 
     def _prepare_logits(self) -> set[str]:
@@ -90,12 +90,11 @@ class AlignmentTerm:
         inputs: dict[str, torch.Tensor],
         state: TrainerState,
     ) -> tuple[torch.Tensor, Terms]:
-        """The 0-d `loss` plus the alignment loss, and the terms to log. A baseline only measures the alignment."""
+        """The 0-d `loss` plus the alignment loss, and the terms to log."""
         args, weight = self.args, self.weight_at(state)
         # Cosines and their exponentials need more than the 8 bits of bfloat16
-        with torch.autocast(outputs.logits.device.type, enabled=False), torch.set_grad_enabled(args.aligns):
-            image_embeds = outputs.image_embeds if args.aligns else outputs.image_embeds.detach()
-            pairs = self._pairs(image_embeds, inputs)
+        with torch.autocast(outputs.logits.device.type, enabled=False):
+            pairs = self._pairs(outputs.image_embeds, inputs)
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
@@ -105,8 +104,6 @@ class AlignmentTerm:
             compared = replace(pairs, image_embeds=nn.functional.normalize(pairs.image_embeds, dim=-1))
         local_pairs = (pairs.weights > 0).any(1).sum()  # a mixed image may only have the text of its partner
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
-        if not args.aligns:
-            return loss, terms
         if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes, and this is a sum
         # Even if the schedule sets the weight to zero: DDP waits for the gradient of every parameter

@@ -65,17 +65,15 @@ class NonFiniteLoss(ValueError):
 class LossCheck(TrainerCallback):
     """
     Stops training with [`NonFiniteLoss`] if a term of the loss became NaN or infinite: at the next log, and before a
-    checkpoint or the final weights are written. The step is recorded on the device, to avoid a synchronisation. The
-    alignment loss of a baseline is not checked (`aligns` is False).
+    checkpoint or the final weights are written. The step is recorded on the device, to avoid a synchronisation.
     """
 
-    def __init__(self, aligns: bool = True):
-        self.aligns = aligns
+    def __init__(self):
         self.first_steps: dict[str, torch.Tensor] = {}  # term -> () int64, its first bad step on this process
 
     def note(self, name: str, value: torch.Tensor, step: int) -> None:
         """Record a term of an optimizer step, () on the device; only names `loss_...` are checked."""
-        if name.startswith("loss_") and (self.aligns or name != "loss_align"):
+        if name.startswith("loss_"):
             bad = torch.where(torch.isfinite(value.detach()), NEVER, step)
             known = self.first_steps.get(name)
             self.first_steps[name] = bad if known is None else torch.minimum(known, bad)

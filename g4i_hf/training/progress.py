@@ -55,8 +55,6 @@ class LogLines(TrainerCallback):
             shown = [f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items()]
             return "  ".join([place, "evaluation", *shown])
         terms = {name: value for name, value in logs.items() if name.startswith("loss") and value}
-        if not logs.get("align_weight"):  # a baseline only measures it
-            terms.pop("loss_align", None)
         steps = max(state.global_step - self.first_step, 1)
         left = (time.monotonic() - self.begun) / steps * (state.max_steps - state.global_step)
         shown = [f"{name} {value:.4g}" for name, value in terms.items()]

@@ -152,7 +152,7 @@ class AlignmentTrainer(Trainer):
         # Replaces Trainer's progress bar; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = progress_of(args) if shows else None
-        self.loss_check = callbacks.LossCheck(args.aligns) if args.stop_on_nan else None
+        self.loss_check = callbacks.LossCheck() if args.stop_on_nan else None
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
         optional = (self.progress, self.loss_check, self.ema)
         for callback in filter(None, optional):
@@ -234,7 +234,7 @@ class AlignmentTrainer(Trainer):
     ):
         inputs = finish_batch(inputs)  # on the device: 8-bit pixels are normalised and mixed
         training = model.training
-        aligning = training and "text_embeds" in inputs
+        aligning = training and self.args.aligns
         if training:
             self._check_batch(inputs)
         shown = {name: inputs[name] for name in ("pixel_values", "features") if name in inputs}

@@ -25,7 +25,6 @@ from ..evaluation.comparison import (
     ComparisonRow,
     compare,
     shown_names,
-    shown_results,
 )
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
 from ..evaluation.metrics import size_metrics, speed_metrics
@@ -123,8 +122,7 @@ class Evaluation:
 
     @property
     def rows(self) -> list[ComparisonRow]:
-        shown = {name: shown_results(self.results[name], read_options(run)) for name, run in self.runs.items()}
-        return compare(shown["aligned"], shown.get("baseline"), list(self.splits), ALL_MEASURES)
+        return compare(self.results["aligned"], self.results.get("baseline"), list(self.splits), ALL_MEASURES)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -205,6 +203,7 @@ class Evaluation:
         # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
         texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
+        texts = texts and aligns(read_options(run)) is not False  # an untrained projector says nothing
         for split_name, split in self.splits.items():
             what, features = f"{run.name}, {split_name}", None
             if self.fit is not None and model.takes_features:  # mostly both runs have the same backbone

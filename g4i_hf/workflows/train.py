@@ -148,7 +148,10 @@ class TrainingRun:
             metrics |= self.supervised.facts
         name = self.run.eval_split
         if (split := embedded.splits.get(name)) is not None:
-            predictions = predict(trainer.model.eval(), self.prepared.built.processor, split, trainer.accelerator)
+            predictions = predict(
+                *(trainer.model.eval(), self.prepared.built.processor, split, trainer.accelerator),
+                output_image_embeds=None if args.aligns else False,
+            )
             metrics |= split_metrics(predictions, split, name) if predictions else {}  # of the main process
         if args.should_save:
             update_results(args.output_dir, metrics)
