@@ -28,7 +28,7 @@ from g4i_hf.evaluation.metrics import (
     retrieval_recall,
     text_to_image_recall,
 )
-from g4i_hf.evaluation.predict import Predictions, nearest_captions
+from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.options import CHEAP_MEASURES
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 from g4i_hf.training.judging import accuracy_interval
@@ -223,24 +223,3 @@ def test_the_table_has_headings_and_marks_what_should_be_low():
 def test_the_interval_of_an_accuracy_is_that_of_wilson(right, images):
     expected = proportion_confint(right, images, method="wilson")
     assert accuracy_interval(right / images, images) == pytest.approx(expected, abs=1e-12)
-
-
-def test_each_image_has_its_nearest_caption_among_one_several_or_none_a_row():
-    one = split(["a", "b", "c: d"], list(EYE[:3]))
-    assert nearest_captions(one, predictions(EYE[[2, 0, 1]] + 0.1)) == ["c: d", "a", "b"]
-    gaps = split(["a", None, "", "b"], [EYE[0], None, EYE[3], EYE[1]])
-    assert nearest_captions(gaps, predictions(EYE[[1, 0, 3, 0]])) == ["b", "a", "a", "a"]
-    several = split([["a", "b"], [], ["c"]], [list(EYE[:2]), [], [EYE[2]]])
-    assert nearest_captions(several, predictions(EYE[[1, 2, 0]])) == ["b", "c", "a"]
-    for without in (several.remove_columns("caption"), several.remove_columns("text_embeds")):
-        assert nearest_captions(without, predictions(EYE)) is None
-    assert nearest_captions(split(list("abcd"), list(EYE[:, :3])), predictions(EYE)) is None  # of another size
-
-
-def test_nearest_captions_of_a_training_split_larger_than_a_block():
-    """Of 20,000 captions, more than are compared at once, each image is that of one."""
-    embeds = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float32)
-    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-    rows = split([f"caption {number}" for number in range(20_000)], list(embeds))
-    chosen = [17, 16_500, 19_900]
-    assert nearest_captions(rows, predictions(embeds[chosen])) == [f"caption {number}" for number in chosen]

@@ -142,17 +142,10 @@ def predict(
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
     """The texts of a split, [`centred`] to compare them with image embeddings; None if their sizes differ."""
-    texts = stored_texts_of(split, predictions)
-    if texts is not None:
-        texts.embeds = centred(texts.embeds[:], predictions)
-    return texts
-
-
-def stored_texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """The texts of a split as stored: memory-mapped and not centred."""
     texts = Texts.of(split) if predictions.image_embeds is not None else None
     if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
         return None
+    texts.embeds = centred(texts.embeds[:], predictions)
     return texts
 
 
@@ -165,34 +158,7 @@ def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
     return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)
 
 
-TEXTS = 16_384  # compared with a block of images at once
-
-
-def nearest_captions(split: Dataset, predictions: Predictions) -> list[str] | None:
-    """The nearest caption of a split for each image; None without captions, or with embeddings of another size."""
-    texts = stored_texts_of(split, predictions) if columns.CAPTION in split.column_names else None
-    if texts is None:
-        return None
-    embeds = predictions.image_embeds
-    best, nearest = np.full(len(embeds), -np.inf, dtype=np.float32), np.zeros(len(embeds), dtype=np.int64)
-    for first in range(0, len(texts.embeds), TEXTS):  # all texts of a training set would be gigabytes
-        block = centred(texts.embeds[first : first + TEXTS], predictions)
-        for images in blocks(len(embeds)):
-            cosines = embeds[images] @ block.T
-            is_nearer = cosines.max(1) > best[images]
-            nearest[images] = np.where(is_nearer, first + cosines.argmax(1), nearest[images])
-            best[images] = np.where(is_nearer, cosines.max(1), best[images])
-    owners = np.searchsorted(texts.starts, nearest, side="right") - 1
-    captions = caption_lists(split.select(owners))
-    places = (nearest - texts.starts[owners]).tolist()
-    return [_caption_of_text(*each) for each in zip(captions, places, strict=True)]
-
-
 def captions_of(split: Dataset, texts: Texts) -> list[str]:
+    """The caption of each text; the last one of a row with fewer captions than texts."""
     rows = zip(caption_lists(split), texts.counts, strict=True)
-    return [_caption_of_text(captions, k) for captions, count in rows for k in range(count)]
-
-
-def _caption_of_text(captions: list[str], k: int) -> str:
-    """The k-th caption of a row; the last one if there are fewer."""
-    return captions[min(k, len(captions) - 1)]
+    return [captions[min(k, len(captions) - 1)] for captions, count in rows for k in range(count)]

@@ -28,7 +28,7 @@ from ..evaluation.comparison import (
 )
 from ..evaluation.evaluate import results_folder, split_metrics, update_results
 from ..evaluation.metrics import size_metrics, speed_metrics
-from ..evaluation.predict import Predictions, load_run, nearest_captions, predict
+from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
 from ..modeling.processing import ImageSettings
@@ -219,12 +219,8 @@ class Evaluation:
     def _write_predictions(self, name: str, by_split: dict[str, Predictions], id2label: dict[int, str]) -> None:
         folder = self.folders[name] / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        aligned = aligns(read_options(self.runs[name]))
         for split_name, predicted in by_split.items():
-            table = predicted.to_dataset(id2label)
-            if aligned and (nearest := nearest_captions(self.splits[split_name], predicted)) is not None:
-                table = table.add_column(f"nearest_{columns.CAPTION}", nearest)
-            table.to_parquet(folder / f"{split_name}.parquet")
+            predicted.to_dataset(id2label).to_parquet(folder / f"{split_name}.parquet")
 
     @cached_property
     def _name_embeds(self) -> np.ndarray:
