@@ -17,6 +17,8 @@ import loaded  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["caption_doors", "fitting"]  # their fixtures
+
 # The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search
 # takes more and other ones each time, and prints how to repeat one that fails
 settings.register_profile(
@@ -42,6 +44,14 @@ def frozen():
 def no_own_module(monkeypatch):
     """A command with --module in the process of the tests leaves it set for the processes that it starts."""
     monkeypatch.setenv("G4I_HF_MODULE", "")
+
+
+@pytest.fixture(scope="module")
+def hub():
+    from hub import serving
+
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")

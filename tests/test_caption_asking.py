@@ -6,7 +6,6 @@ import os
 import random
 from pathlib import Path
 
-import caption_doors
 import make
 import pytest
 from caption_doors import asking, caption, draw_numbers
@@ -23,7 +22,6 @@ from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.images import content_of
 from g4i_hf.data.loading import open_images
 
-serve = caption_doors.serve
 PROVENANCE = {"captioner": "test", "model": "digest", "revision": "1"}
 
 

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import caption_doors
 import pytest
 from caption_doors import all_right, asking, caption, captions_of_numbers, draw_numbers, rows_of
 from caption_server import number_in
 from PIL import Image
 
-serve = caption_doors.serve
 IMAGES = 24
 NOBODY = SimpleNamespace(url="http://127.0.0.1:9")  # where no server listens
 

@@ -22,7 +22,6 @@ from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.servers import UselessReply, answer_in, error_message, token_for, wait_asked_for
 from g4i_hf.options import EndpointArguments
 
-serve = caption_doors.serve
 MB = 1 << 20
 FAULTS = {"429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices"}
 

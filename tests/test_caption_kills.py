@@ -7,13 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import caption_doors
 import pytest
 from caption_doors import ROOT, Worker, all_right, answers_in, captions_of_numbers, draw_numbers
 from loaded import PYTHON, kill, real
 from processes import WAIT, children_of, happens, launched
 
-serve = caption_doors.serve
 IMAGES, KILLS = 120, 5
 CONCURRENCY = 8
 LATENCY = 0.2

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import caption_doors
 import pytest
 import tiny_captioners
 from caption_doors import asking, caption, rows_of
@@ -106,7 +105,6 @@ def test_columns_that_go_along_with_the_label_tell_the_class_too(column, values,
 
 # --- Asking for the class: `--prompt choose`, and how answers are matched with the names of the classes --------------
 
-serve = caption_doors.serve
 NAMES = ["red_rose", "rose", "tulip"]
 CHOSEN = [*NAMES, None]  # what the server says of pictures 0, 1, 2 and 3, and so on
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import caption_doors
 import make
 import pytest
 from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
@@ -18,8 +17,6 @@ from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.workflows.caption import Captioning
-
-serve = caption_doors.serve
 
 
 def test_a_dry_run_by_a_server_imports_no_torch(serve, tmp_path):

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import datasets
-import fitting
 import make
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +27,6 @@ from g4i_hf.hub.push import check_publishable
 from g4i_hf.options import DataArguments
 from g4i_hf.running import main
 
-words = fitting.words
 EMBEDS = List(List(Value("float16"), length=5))
 COLUMNS = ["image_id", "caption", "caption_status", "text_embeds"]
 SECRET = "/home/ann/secret"

@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import fitting
 import pytest
 import yaml
 from browser import browser_page
@@ -20,8 +19,6 @@ from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
-
-student, words, fitted = fitting.student, fitting.words, fitting.fitted
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import fitting
 import pyarrow.parquet as pq
 import pytest
 from doors import TWO_PROCESSES, succeed
@@ -17,7 +16,6 @@ from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf.running import main
 
-student, words, fitted = fitting.student, fitting.words, fitting.fitted
 RUNS = ("labels_only", "with_views", "classifier")
 RESULT = (*RUNS, "report.html", "fit.yaml", "all_results.json", "data_record.parquet")
 

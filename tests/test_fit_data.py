@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import caption_doors
-import fitting
 import make
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,9 +21,6 @@ from g4i_hf import View, embed_view, fit, load_images
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
-
-serve = caption_doors.serve
-student, words, fitted = fitting.student, fitting.words, fitting.fitted
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import fitting
 import numpy as np
 import pytest
 from browser import browser_page
@@ -27,7 +26,6 @@ from g4i_hf.running import main
 from g4i_hf.workflows.label import Labelling
 from g4i_hf.workflows.label_server import LabelServer
 
-student, words = fitting.student, fitting.words
 TRUTH = np.arange(40) % 4
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub import ME_WRITE, serving
+from hub import ME_WRITE
 from students import aligned_model
 from tiny_training import arguments, rows
 
@@ -15,12 +15,6 @@ from g4i_hf.hub import StudentPublisher
 from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, push_folder
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture(scope="module")

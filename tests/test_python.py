@@ -4,7 +4,6 @@ import json
 import pickle
 from pathlib import Path
 
-import fitting
 import make
 import pytest
 import torch
@@ -23,7 +22,6 @@ from g4i_hf import (
     release_student,
 )
 
-words = fitting.words
 PIPELINE = """
 import json, sys
 from transformers import pipeline

@@ -130,7 +130,6 @@ def test_the_card_of_a_student_has_the_blocks_that_it_has_of_any(text):
 
 # --- What reaches a terminal or a spreadsheet ------------------------------------------------------------------------
 
-serve = caption_doors.serve
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b2J\u202e b\nPWN"
 CONTROLS = re.compile(
     "[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029]"

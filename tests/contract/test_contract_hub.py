@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from doors import ROOT, python, run, spelled, succeed
 from drawings import ENCODER, STUDENT, TRAINING
-from hub import FOREIGN, ME_WRITE, serving
+from hub import FOREIGN, ME_WRITE
 
 pytestmark = pytest.mark.slow
 RECIPE = ROOT / "recipes" / "shapes"
@@ -26,12 +26,6 @@ images = load_dataset("me/shapes-captions", split="test")
 classifier = pipeline("image-classification", model="me/shapes-student")
 print(json.dumps(dict(zip(images["image_id"], [classifier(image)[0] for image in images["image"]]))))
 """
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture(scope="module")
