@@ -7,6 +7,7 @@ import torch
 from students import ID2LABEL, STUDENTS
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.captioning.answers import Decoding
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.training.lineage import write_lineage
 from g4i_hf.training.run_folder import write_options
@@ -34,7 +35,7 @@ LINEAGE = {
         "captioner": "local",
         "model": "me/captioner",
         "revision": "abc",
-        "temperature": 0.0,
+        **Decoding().provenance,
         "prompts": ["What is | it?"],
     },
     "text_encoder": {

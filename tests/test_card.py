@@ -73,6 +73,7 @@ SAID = {
             *("moving average over the training steps, with a decay of 0.99", "two single runs can be chance"),
             *("the checkpoint with the best accuracy on the evaluation split", "| processes | `2` |"),
             *("| accuracy | test | 50.0 | 52.0 | +2.0 |", "| captions | written by a machine, `me/captioner`"),
+            "| captioner's settings | max_new_tokens 128, temperature 0.0, image_max_side 768 |",
             *(r"| prompt | What is \| it? |", f"| images | `them/photos` at `{COMMIT}` |", "each caption after `pa"),
             *("under `apache-2.0`. The terms", "trained on few images (2,897)", "contradict 2 of these labels."),
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",

@@ -27,8 +27,7 @@ MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
 # Of captions that were given
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image"}
-# Of a captioner's provenance, beside its name, revision and prompts
-SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "max_side", "dtype")
+NO_SETTINGS = ("captioner", "model", "revision", "prompts")  # of what is known of a captioner
 BATCH = "per_device_train_batch_size"
 OF_FIT = ("student", "pretrained", "image_size", "text_encoder", "seed")  # the other options are the projector's
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
@@ -214,9 +213,7 @@ def _origin(lineage: dict[str, Any]) -> str:
         made_by = f"taken from {ORIGINS.get(captions.get('captioner'), 'elsewhere')}"
         if captions.get("captioner") in ASKING:
             made_by = f"written by a machine, {_named(captions.get('model'), captions.get('revision'))}"
-        rows += [("captions", made_by), *prompt_rows(captions.get("prompts") or [], LONGEST_SETTING)]
-        settings = ", ".join(f"{name} {captions[name]}" for name in SETTINGS if captions.get(name) is not None)
-        rows += [("captioner's settings", plain(settings, LONGEST_SETTING))] if settings else []
+        rows += [("captions", made_by), *captioner_rows(captions, captions.get("prompts"), LONGEST_SETTING)]
     encoder = lineage.get("text_encoder") or {}
     if encoder.get("text_encoder"):
         text = _named(encoder["text_encoder"], encoder.get("text_encoder_revision"))
@@ -235,9 +232,16 @@ def _origin(lineage: dict[str, Any]) -> str:
     return markdown_table(["", ""], rows, texts=2) if rows else ""
 
 
-def prompt_rows(prompts: list[str], longest: int = LONGEST) -> list[tuple[str, str]]:
+def captioner_rows(
+    captioner: dict[str, Any], prompts: list[str] | None, longest: int = LONGEST
+) -> list[tuple[str, str]]:
+    """Prompts and settings of what wrote captions, by its provenance."""
+    prompts = prompts or []
     names = ["prompt"] if len(prompts) == 1 else [f"prompt {i + 1}" for i in range(len(prompts))]
-    return [(name, plain(text, longest)) for name, text in zip(names, prompts, strict=True)]
+    known = {name: value for name, value in captioner.items() if name not in NO_SETTINGS and value is not None}
+    settings = ", ".join(f"{name} {value}" for name, value in known.items())
+    rows = list(zip(names, prompts, strict=True)) + [("captioner's settings", settings)] * bool(settings)
+    return [(name, plain(text, longest)) for name, text in rows]
 
 
 def _named(name: Any, revision: Any) -> str:

@@ -10,7 +10,7 @@ from .. import __version__, columns
 from ..evaluation.comparison import markdown_table
 from ..names import is_bare, is_hub_id
 from ..options import ASKING
-from .card import ORIGINS, TEMPLATES, code, code_cell, license_in_words, plain, prompt_rows
+from .card import ORIGINS, TEMPLATES, captioner_rows, code, code_cell, license_in_words, plain
 
 FIGURES = {
     "captions": "captions",
@@ -26,7 +26,6 @@ ENCODER = {
     "text_embed_dim": "dimensions",
     "max_tokens": "window in tokens",
 }
-KNOWN_FACTS = ("captioner", "model", "revision")  # facts of a captioner with a row in the table
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 SMALL_WINDOW = 0.01  # share of truncated captions from which the card mentions it
 
@@ -106,11 +105,7 @@ def _title(stage: dict[str, Any], images_id: str | None, machine_made: bool) -> 
 def _facts(stage: dict[str, Any], captioner: dict[str, Any], date: str) -> list[tuple[str, str]]:
     facts = [("captioner", _captioner(captioner))]
     facts += [("revision", code_cell(captioner["revision"]))] if captioner.get("revision") is not None else []
-    facts += prompt_rows(stage.get("prompts") or [])
-    settings = {name: value for name, value in captioner.items() if name not in KNOWN_FACTS and value is not None}
-    if settings:
-        facts.append(("settings", plain(", ".join(f"{name} {value}" for name, value in settings.items()))))
-    return [*facts, ("date", date)]
+    return [*facts, *captioner_rows(captioner, stage.get("prompts")), ("date", date)]
 
 
 def _captioner(captioner: dict[str, Any]) -> str:
