@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 from argparse import SUPPRESS, ArgumentError, ArgumentParser
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -355,10 +355,12 @@ def print_and_exit(text: str) -> None:
 # --- Shared by the commands ------------------------------------------------------------------------------------------
 
 
-def check_data(data: DataArguments) -> None:
-    check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
-    if data.captions_name:
-        check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
+def check_data(options: Iterable[Any]) -> None:
+    for data in options:
+        if isinstance(data, DataArguments):
+            check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
+            if data.captions_name:
+                check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
 
 
 def check_paths(**paths: str | list[str] | None) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .cli import OptionError, check_data, check_paths, is_first_process, quiet_libraries, say
+from .cli import OptionError, check_paths, is_first_process, say
 from .extras import require
 from .files import printable
 from .names import LABELS_ONLY, check_run, is_of_fit
@@ -25,6 +25,9 @@ class Command:
     default_config: str | None = None  # in recipes/, for a command line without options
     run_options: str | None = None  # file in the run folder whose options are the defaults
     in_one_process = False
+
+    def check(self, *options) -> None:
+        pass
 
 
 def print_note(text: str) -> None:
@@ -47,13 +50,9 @@ class Fit(Command):
 
     default_config = "photos_demo/fit.yaml"
 
-    def check(self, args, data) -> None:
-        check_data(data)
-
     def run(self, args, data) -> None:
         from .workflows.fit import Fit
 
-        quiet_libraries(True)
         Fit(args, data, say=say).run()
 
 
@@ -74,13 +73,11 @@ class Caption(Command):
     def check(self, args, data, local, endpoint, existing, quality) -> None:
         args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         check_paths(captions_file=existing.captions_file)
-        check_data(data)
 
     def run(self, *options) -> None:
         from .workflows.caption import Captioning
 
         captioning = Captioning(*options, say=say)
-        quiet_libraries(captioning.share.is_first)
         try:
             captioning.run()
         except KeyboardInterrupt:
@@ -104,7 +101,6 @@ class Embed(Command):
     def check(self, view, data, encoder) -> None:
         if not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
             raise OptionError("give --view or --text_encoder, and --embeddings_dir (-o), or a --config.")
-        check_data(data)
 
     def run(self, view, data, encoder) -> None:
         import torch
@@ -115,7 +111,6 @@ class Embed(Command):
         from .views.making import embed_view
 
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        quiet_libraries(accelerator.is_main_process)
         folder = encoder.embeddings_dir
         with accelerator.main_process_first():
             images = load_reviewed(data, folder) if view.view else load_data(data)
@@ -143,13 +138,9 @@ class Check(Command):
 
     in_one_process = True
 
-    def check(self, args, data, encoder) -> None:
-        check_data(data)
-
     def run(self, args, data, encoder) -> None:
         from .workflows.check import check_labels, checked_data
 
-        quiet_libraries(True)
         splits, lines, faults = checked_data(args, data)
         say("\n".join(lines))
         if faults:
@@ -173,13 +164,9 @@ class Label(Command):
 
     in_one_process = True
 
-    def check(self, args, data) -> None:
-        check_data(data)
-
     def run(self, args, data) -> None:
         from .workflows.label import Labelling
 
-        quiet_libraries(True)
         labelling = Labelling(args, data, say=print_note if args.list else say)
         if args.export:
             say(f"Answers: {labelling.export()}")
@@ -208,7 +195,6 @@ class Train(Command):
     default_config = "photos_demo/train.yaml"
 
     def check(self, run, data, encoder, student, augmentation, training) -> None:
-        check_data(data)
         if not training.output_dir:
             raise OptionError("output_dir is missing: give the run folder with --output_dir.")
         trackers = [training.report_to] if isinstance(training.report_to, str) else training.report_to or []
@@ -226,7 +212,6 @@ class Train(Command):
         from .workflows.train import TrainingRun
 
         training_run = TrainingRun(run, data, encoder, student, augmentation, training)
-        quiet_libraries(training_run.args.should_log)
         output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
         with training_run.alone():
             state, checkpoint = training_run.open()
@@ -279,7 +264,6 @@ class Evaluate(Command):
 
     def check(self, args, data, encoder) -> None:
         check_paths(baseline=args.baseline)
-        check_data(data)
 
     def run(self, args, data, encoder) -> None:
         from .evaluation.comparison import as_text
@@ -288,7 +272,6 @@ class Evaluate(Command):
         from .workflows.evaluate import Evaluation
 
         evaluation = Evaluation(args, data, encoder)
-        quiet_libraries(evaluation.accelerator.is_main_process)
         evaluation.evaluate()
         if not evaluation.results:  # not the main process
             return
@@ -326,7 +309,6 @@ class Search(Command):
         from .pages import Shown, thumbnail, write_page
         from .zero_shot.search import CACHE, ImageSearch
 
-        quiet_libraries(True)
         encoder = {"text_encoder": args.text_encoder} if args.text_encoder else {}
         matches = ImageSearch(args.run, args.images, cache=CACHE, **encoder)(args.query, args.top_k)
         for match in matches:
@@ -372,7 +354,6 @@ class Release(Command):
         from .hub.push import check_publishable
         from .hub.release import Release
 
-        quiet_libraries(True)
         if args.dry_run:
             with tempfile.TemporaryDirectory() as scratch:
                 release = Release(args, Path(scratch))

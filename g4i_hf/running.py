@@ -13,7 +13,15 @@ os.environ.setdefault("TQDM_DELAY", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from . import __version__
-from .cli import OptionError, end_processes, is_first_process, parse_options, with_underscores
+from .cli import (
+    OptionError,
+    check_data,
+    end_processes,
+    is_first_process,
+    parse_options,
+    quiet_libraries,
+    with_underscores,
+)
 from .commands import COMMANDS, RECIPES
 from .files import printable_lines, wrong_choice
 from .options import OPTIONS_OF
@@ -81,9 +89,11 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
             default_config=RECIPES / command.default_config if command.default_config else None,
             run_options=command.run_options,
         )
+        check_data(options)
         command.check(*options)
         if launcher is not None and wants_launcher(name, launcher):
             launch([name, *argv], launcher)
+        quiet_libraries(is_first_process())
         command.run(*options)
     except (ImportError, OSError, ValueError) as error:
         fail(str(error))
