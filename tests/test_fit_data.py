@@ -206,8 +206,8 @@ def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, ca
     fitted(pictures, out, views=[*views[:2], changed, views[3]], dry_run=True)
     assert f"Changed since the last run in {out}: the view mine." in capsys.readouterr().out
     for wrong, error, words in (
-        (View(values[:59], names), ValueError, r"View 'view 1' \(views\) has 59 rows of values; the training images"),
-        (View(values, names[:2], "a"), ValueError, r"View 'a' .* has 2 rows of class_values; the classes are"),
+        (View(values[:59], names), ValueError, r"The view 'view 1' has values of shape \(59, 8\).*a row for each"),
+        (View(values, names[:2], "a"), ValueError, r"The view 'a' has class_values of shape \(2, 8\)"),
         (View(values, names, "caption"), ValueError, r"Two views are called 'caption' \(views\)"),
         (values, TypeError, "views holds a ndarray: it takes names"),
     ):

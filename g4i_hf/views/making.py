@@ -145,16 +145,6 @@ def named_views(views: Sequence[str | Path | View]) -> tuple[list[str], dict[str
     return names, given
 
 
-def check_given(given: Mapping[str, View], images: int, classes: int) -> None:
-    """A ValueError for views that are not those of so many training images and classes."""
-    for name, view in given.items():
-        wanted = {"rows of values": (view.values, images), "rows of class_values": (view.class_values, classes)}
-        for what, (rows, number) in wanted.items():
-            if rows is not None and len(rows) != number:
-                of_what = "training images" if rows is view.values else "classes"
-                raise ValueError(f"View {name!r} (views) has {len(rows):,} {what}; the {of_what} are {number:,}.")
-
-
 # --- g4i embed -------------------------------------------------------------------------------------------------------
 
 

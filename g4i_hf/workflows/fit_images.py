@@ -26,6 +26,7 @@ from ..embedding import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..label_model.views import check_views
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
@@ -33,16 +34,7 @@ from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, images_with_features, student_features
 from ..training.judged_heads import BELIEVED
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
-from ..views.making import (
-    OWN_VIEWS,
-    answers_of,
-    check_given,
-    checked_view,
-    default_views,
-    digests_of,
-    other_views,
-    views_of,
-)
+from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
 from .caption import Captioning
 from .fit_result import by_first, default_folder
 
@@ -121,7 +113,6 @@ class FitImages:
             splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
             needed: dict[str, Any] = {"training": False, "require_labels": False, "decoded": decoded}
             check_split(splits[name], name, num_labels=number, **needed)
-        check_given(self.given, len(self.training), number)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
         self.say(
@@ -134,6 +125,8 @@ class FitImages:
             self.say(line)
         if number < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
+        if self.given:
+            check_views(self.given, labels, number, {})
         if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
             raise ValueError("release is labels_only, but fewer than two classes have a label.")
 
