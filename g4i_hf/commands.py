@@ -70,7 +70,7 @@ class Caption(Command):
 
     default_config = "shapes/caption.yaml"
 
-    def check(self, args, data, local, endpoint, existing, quality) -> None:
+    def check(self, args, data, local, endpoint, existing) -> None:
         args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         check_paths(captions_file=existing.captions_file)
 

@@ -75,7 +75,7 @@ def ask(split: Dataset, journal: Path, captioner=None, share: Share = Share()) -
 
 def rows_of(split: Dataset, journal: Path) -> list[dict]:
     with AnswerStore(journal) as store:
-        return answered_columns(questions_of(split), store, True).to_list()
+        return answered_columns(questions_of(split), store).to_list()
 
 
 def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:

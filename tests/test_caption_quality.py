@@ -50,7 +50,7 @@ def test_each_doubt_is_named():
 def stage_of(captions: list) -> tuple[Captioned, dict]:
     images = make.rows(len(captions), ("dog", "cat"), image=None)
     texts = [[caption] if isinstance(caption, str) else caption or [] for caption in captions]
-    return Captioned({"train": given_columns(images, texts, True)}, {}), {"train": images}
+    return Captioned({"train": given_columns(images, texts)}, {}), {"train": images}
 
 
 def test_each_of_several_captions_is_judged():

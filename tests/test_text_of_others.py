@@ -203,4 +203,3 @@ def test_a_table_of_labels_holds_no_formula(static_folder, tmp_path):
 def test_captions_lose_what_a_terminal_obeys_and_what_hides_text():
     answer = "A cat\x1b[31m \x9b2J\u202eno\u202c on\u2066 a\U000e0041 m\u200fat, نمی\u200cدانم, 👩\u200d🔬.\x85Done."
     assert clean(answer, "stop").caption == "A cat[31m 2Jno on a mat, نمی\u200cدانم, 👩\u200d🔬. Done."
-    assert clean(answer, "stop", enabled=False).caption == clean(answer, "stop").caption

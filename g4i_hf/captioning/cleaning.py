@@ -24,15 +24,15 @@ class Cleaned:
     applied: tuple[str, ...] = ()  # the [`STEPS`] that changed the answer, in their order
 
 
-def clean(text: str | None, finish_reason: str | None, enabled: bool = True) -> Cleaned:
+def clean(text: str | None, finish_reason: str | None = None) -> Cleaned:
     """
     The caption in an answer. [`STEPS`] are repeated until none changes the text, as a quotation may hold another
     opening. White space is always normalised. `finish_reason` is `length` for a truncated answer.
     """
     text, applied = _INVISIBLE.sub("", text or ""), set()
-    if enabled and finish_reason == "length" and _LAST_ITEM.search(text):
+    if finish_reason == "length" and _LAST_ITEM.search(text):
         text, applied = _LAST_ITEM.sub("", text), {"unfinished"}
-    for _ in range(_MOST_PASSES if enabled else 0):
+    for _ in range(_MOST_PASSES):
         before = text
         for name, step in STEPS.items():
             changed = _one_line(step(text))

@@ -63,10 +63,6 @@ class Prompts:
         self.columns = tuple(dict.fromkeys(name for names in named for name in names if name != CLASS_NAMES))
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
-    def ask_class(self, prompt: str) -> bool:
-        """Whether a prompt, with its columns filled in, asks for the class."""
-        return bool(self.class_names) and self._in_words in prompt
-
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
         """The prompts of a row, one for each template. Raises MissingValue for an empty column in one of them."""
         values = {column: self._text(column, row[column]) for column in self.columns}

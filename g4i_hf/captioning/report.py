@@ -85,7 +85,6 @@ def dry_run(
     questions: Mapping[str, Questions],
     store: AnswerStore,
     args: CaptionArguments,
-    cleaning: bool,
     processes: int = 1,
     compared: Callable[[list[Questions]], Iterable[str]] | None = None,
 ) -> tuple[Path, str]:
@@ -102,7 +101,7 @@ def dry_run(
         reason = answers[0].reason or answers[0].status
         raise CaptionerError(f"None of {len(answers)} images got a caption. The first: {reason}")
     failures = {question.image_id: answer for question, answer in outcome.answers if answer.status in NOT_KEPT}
-    shown = [one for part in parts.values() for one in _shown(part, store, failures, cleaning)]
+    shown = [one for part in parts.values() for one in _shown(part, store, failures)]
     lines = []
     if not answers and budget.reason:
         lines.append(budget.reason)
@@ -133,11 +132,11 @@ def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, lis
     return by_split
 
 
-def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer], cleaning: bool) -> Iterator[Shown]:
+def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer]) -> Iterator[Shown]:
     matching, lines = Matching(part.prompts.class_names), []
     for row, row_records in zip(part.rows(), part.records(store), strict=True):
         for record, asks_class in zip(row_records, part.prompts.asks_class, strict=True):
-            line = {**vars(Caption.from_record(record, cleaning and not asks_class))}
+            line = {**vars(Caption.from_record(record))}
             if asks_class and line[columns.CAPTION]:
                 answer = ClassAnswer.from_record(record, matching)
                 line[columns.CAPTION] = answer.answer or answer.answer_status

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,19 @@ class Caption:
     caption_cleaned: str | None = None  # the steps that changed the answer, with commas
 
     @classmethod
-    def from_record(cls, record: Record | None, cleaning: bool) -> "Caption":
+    def from_record(cls, record: Record | None) -> "Caption":
         if record is None:
             return cls(caption_reason="was not asked")
         if record["status"] != OK:
             reason = record["reason"] or FAILURES.get(record["status"], "")
             return cls(None, record["text"], record["status"], without_private(reason))
-        return cls.from_text(record["text"], cleaning, record["finish_reason"])
+        return cls.from_text(record["text"], record["finish_reason"])
 
     @classmethod
-    def from_text(cls, text: str | None, cleaning: bool, finish_reason: str | None = None) -> "Caption":
+    def from_text(cls, text: str | None, finish_reason: str | None = None) -> "Caption":
         if text is None:
             return cls(caption_reason="no caption was given")
-        cleaned = clean(text, finish_reason, cleaning)
+        cleaned = clean(text, finish_reason)
         return cls(cleaned.caption, text, cleaned.status, FAILURES.get(cleaned.status), ",".join(cleaned.applied))
 
 
@@ -67,12 +67,12 @@ class ClassAnswer:
 
     @classmethod
     def from_record(cls, record: Record | None, matching: Matching) -> "ClassAnswer":
-        stored = Caption.from_record(record, cleaning=False)
-        if stored.caption is None:
+        stored = Caption.from_record(record)
+        if record is None or record["status"] != OK or stored.caption_status == "empty":
             return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)
-        matched = matching(stored.caption)
+        matched = matching(record["text"])
         status = {NONE: "none", NO_CLASS: "unmatched"}.get(matched, NAMED)
-        return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, stored.caption, status)
+        return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, record["text"], status)
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,12 @@ class Layout:
         return self.table(split, itertools.repeat(self.row([]), len(split)))
 
 
-def needs_another_try(cleaning: bool, prompts: Prompts) -> Callable[[Record], bool]:
+def needs_another_try(record: Record) -> bool:
     """For `retry_failed`: whether an answer is a failure, or no caption is left when it is cleaned."""
-
-    def has_failed(record: Record) -> bool:
-        cleans = cleaning and not prompts.ask_class(record["prompt"])
-        return Caption.from_record(record, cleans).caption_status != OK
-
-    return has_failed
+    return Caption.from_record(record).caption_status != OK
 
 
-def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, look_closer: bool = True) -> Dataset:
+def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
     """The columns of a split from its stored answers, in the order of the rows; see [`Questions.records`]."""
     asks_class, layout = questions.prompts.asks_class, Layout.of(questions.prompts)
     matching = Matching(questions.prompts.class_names)
@@ -131,14 +126,14 @@ def answered_columns(questions: Questions, store: AnswerStore, cleaning: bool, l
     def row_of(records: list[Record | None]) -> dict[str, Any]:
         pairs = list(zip(records, asks_class, strict=True))
         answers = [ClassAnswer.from_record(record, matching) for record, asks in pairs if asks]
-        return layout.row([Caption.from_record(record, cleaning) for record, asks in pairs if not asks], *answers)
+        return layout.row([Caption.from_record(record) for record, asks in pairs if not asks], *answers)
 
     return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
 
 
-def given_columns(split: Dataset, captions: list[list[str]], cleaning: bool) -> Dataset:
+def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:
     """The columns of a split from captions by row."""
-    rows = ([Caption.from_text(text, cleaning) for text in texts or [None]] for texts in captions)
+    rows = ([Caption.from_text(text) for text in texts or [None]] for texts in captions)
     return Layout().table(split, map(Layout().row, rows))
 
 

@@ -10,7 +10,6 @@ from .captioning import (
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
-    QualityArguments,
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, check_view, full_name
 from .evaluation import (
@@ -43,8 +42,8 @@ from .training import (
 # The classes of each command, in the order of its arguments
 OPTIONS_OF = {
     "caption": (
-        *(CaptionArguments, DataArguments, LocalCaptionerArguments, EndpointArguments),
-        *(ExistingCaptionsArguments, QualityArguments),
+        *(CaptionArguments, DataArguments, LocalCaptionerArguments),
+        *(EndpointArguments, ExistingCaptionsArguments),
     ),
     "embed": (ViewArguments, DataArguments, EncoderArguments),
     "train": (

@@ -61,6 +61,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         None, "Splits to caption; by default the training splits, and all of captions that exist."
     )
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
+    report: bool = option(True, "Write caption_report.html into captions_dir.")
 
     def __post_init__(self):
         check_values(self)
@@ -131,11 +132,3 @@ class ExistingCaptionsArguments:
     file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
     file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")
     several_captions: bool = option(False, "A repeated key adds another caption instead of being an error.")
-
-
-@dataclass
-class QualityArguments:
-    """Cleaning and report"""
-
-    clean: bool = option(True, "Remove markup, openings, loops and unfinished ends; refusals count as missing.")
-    report: bool = option(True, "Write caption_report.html into captions_dir.")

@@ -13,7 +13,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, Captioner, Decoding
 from ..captioning.existing import existing_captions
-from ..captioning.questions import Prompts, Questions
+from ..captioning.questions import Questions
 from ..captioning.report import PAGE, dry_run, judge_captions, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
@@ -43,7 +43,6 @@ from ..options import (
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
-    QualityArguments,
 )
 
 PIXELS_A_TOKEN, LETTERS_A_TOKEN = 28 * 28, 4  # roughly; the former as Qwen2.5-VL (arXiv 2502.13923) reads an image
@@ -59,12 +58,11 @@ class Captioning:
         local: LocalCaptionerArguments,
         endpoint: EndpointArguments,
         existing: ExistingCaptionsArguments,
-        quality: QualityArguments,
         *,
         say: Callable[[str], object],
     ):
         self.args, self.data, self.local, self.endpoint = args, data, local, endpoint
-        self.existing, self.quality = existing, quality
+        self.existing = existing
         self.kind = args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         self.asks = self.kind in ASKING
         if args.prompt and not self.asks:
@@ -160,8 +158,7 @@ class Captioning:
             return None
         with AnswerStore(args.journal) as store:  # now with the answers of all processes
             tables = {
-                name: answered_columns(each, store, self.quality.clean, look_closer=reason is None)
-                for name, each in questions.items()
+                name: answered_columns(each, store, look_closer=reason is None) for name, each in questions.items()
             }
         layout = Layout.of(first.prompts)
         return Captioned.of(tables, splits, layout, captioner.provenance, first.prompts.templates)
@@ -190,7 +187,7 @@ class Captioning:
         cost = None if args.max_cost is None else args.max_cost / share.processes
         budget = Budget(requests, cost, args.price_input, args.price_output)
         with AnswerStore(args.journal, share.rank) as store:
-            ask_again = self._ask_again(captioner, next(iter(questions.values())).prompts)
+            ask_again = self._ask_again(captioner)
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
             self.outcome = asking.run()
         reason = captioner.why_open or budget.reason
@@ -198,12 +195,11 @@ class Captioning:
             self.say("\n".join(filter(None, [self.outcome.as_text(), reason])))
         return reason
 
-    def _ask_again(self, captioner: Captioner, prompts: Prompts) -> Callable[[Record], bool] | None:
+    def _ask_again(self, captioner: Captioner) -> Callable[[Record], bool] | None:
         """Whether to repeat a question with a stored answer: a failure, on request or if another one is imported."""
-        has_failed = needs_another_try(self.quality.clean, prompts)
         if captioner.imported is not None:
-            return lambda record: has_failed(record) and record["key"] in captioner.imported
-        return has_failed if self.args.retry_failed else None
+            return lambda record: needs_another_try(record) and record["key"] in captioner.imported
+        return needs_another_try if self.args.retry_failed else None
 
     def _reason_of_any(self, reason: str | None) -> str | None:
         """Why some process stopped early; None when all have asked everything. Waits for all."""
@@ -220,7 +216,7 @@ class Captioning:
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
         with AnswerStore(self.args.journal) as store:
             compared = self._compared(questions, store)
-            about = self.args, self.quality.clean, self.share.processes, compared
+            about = self.args, self.share.processes, compared
             folder, text = dry_run(captioner, questions, store, *about)
         self.say(text)
         self.say(f"Look at {folder / PAGE}. Nothing else was written; the answers are kept.")
@@ -238,7 +234,7 @@ class Captioning:
             check_encoder(self.args.text_encoder)  # before anything is paid for
         from .compare_questions import compared_questions
 
-        rest = feature.names, self.args, self.quality.clean, sum(map(len, splits))
+        rest = feature.names, self.args, sum(map(len, splits))
         return lambda parts: compared_questions(parts, store, *rest)
 
     # --- Captions that exist -----------------------------------------------------------------------------------------
@@ -254,9 +250,7 @@ class Captioning:
             origin["file"] = Path(existing.captions_file).name
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
-        tables = {
-            name: given_columns(splits[name], captions, self.quality.clean) for name, captions in captions_of.items()
-        }
+        tables = {name: given_columns(splits[name], captions) for name, captions in captions_of.items()}
         return Captioned.of(tables, splits, Layout(), origin)
 
     # --- The stage ---------------------------------------------------------------------------------------------------
@@ -273,7 +267,7 @@ class Captioning:
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
-        if self.quality.report and judged:
+        if args.report and judged:
             about = {name: value for name, value in stage["captioner"].items() if value is not None}
             about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
             self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")

@@ -28,7 +28,6 @@ def compared_questions(
     store: AnswerStore,
     names: list[str],
     args: CaptionArguments,
-    cleaning: bool,
     images: int,
 ) -> Iterator[str]:
     """
@@ -42,10 +41,11 @@ def compared_questions(
     for template, asks_class, records in zip(prompts.templates, prompts.asks_class, answers, strict=True):
         title = next((name for name, text in NAMED.items() if text == template), f"{template[:SHORT]!r}")
         costs[title] = _cost(records, (args.price_input, args.price_output), images)
-        texts = [Caption.from_record(record, cleaning and not asks_class).caption for record in records]
         if asks_class:
+            texts = [record["text"] if record else None for record in records]
             views[title] = View.answers(matched_answers(texts, names), len(names))
         else:
+            texts = [Caption.from_record(record).caption for record in records]
             views[title] = _view_of_texts(texts, names, EncoderArguments(args.text_encoder))
     number = len(names)
     alone = {title: _accuracy({title: view}, labels, number) for title, view in views.items()}
