@@ -168,9 +168,6 @@ class Label(Command):
         from .workflows.label import Labelling
 
         labelling = Labelling(args, data, say=print_note if args.list else say)
-        if args.export:
-            say(f"Answers: {labelling.export()}")
-            return
         if not args.list and not args.page:
             from .workflows.label_server import serve
 

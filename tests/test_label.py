@@ -131,12 +131,6 @@ def test_it_lists_what_to_look_at(looked, asking, student, words, capsys):
         assert len(set(names)) == 9 and all("/unlabelled/" in name for name in names)
 
 
-def test_answers_as_a_table_hold_no_formula(asking):
-    asked = asking("wrong")
-    asked.file.write_text(json.dumps({"file_name": "=cmd|' /C calc'!A0.png", "label": "cross"}) + "\n")
-    assert asked.export().read_text().splitlines()[1] == "'=cmd|' /C calc'!A0.png,cross,,manual,"
-
-
 def test_a_second_page_of_a_folder_is_refused(looked, capsys):
     pictures = looked.data.dataset_name
     with answers_to(Path(pictures) / "labels.jsonl"), pytest.raises(SystemExit):

@@ -109,7 +109,6 @@ class LabelArguments(Checked):
     list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
     page: str | None = option(None, "HTML file for a page that needs no server and downloads labels.jsonl.")
     no_browser: bool = option(False, "Print the address of the page without opening a browser.")
-    export: Literal["csv"] | None = option(None, "csv: write labels.csv beside labels.jsonl, and stop.")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")

@@ -1,7 +1,5 @@
 """`g4i label`: which images a person should look at, and what they answer."""
 
-import csv
-import io
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import caption_lists
-from ..files import printable, replace_text, spreadsheet_text
+from ..files import printable
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
@@ -183,20 +181,6 @@ class Labelling:
             share, suggested = self.probabilities[row].max(), self.classes[self.probabilities[row].argmax()]
             lines.append(f"{printable(self.names[row])}\t{printable(suggested)}\t{share:.4f}")
         return lines
-
-    def export(self) -> Path:
-        """All answers as `labels.csv` beside `labels.jsonl`."""
-        fields = ("label", "none", "pick", "time")
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["file_name", *fields])
-        for name, line in read_answers(self.file).items():
-            table.writerow(
-                [spreadsheet_text(str(each)) for each in (name, *(line.get(field) or "" for field in fields))]
-            )
-        place = self.file.with_suffix(".csv")
-        replace_text(place, text.getvalue())
-        return place
 
     def page(self, items: list[dict[str, Any]] | None = None, nonce: str = "page") -> str:
         """The page; without images its script asks the server for them."""
