@@ -143,6 +143,11 @@ def test_every_row_is_drawn_once_an_epoch_whatever_the_tail_and_the_number_of_pr
     assert len(whole) == num_rows // 8 and all(len(batch) == 8 // processes for step in whole for batch in step)
 
 
+def test_repeats_of_a_row_come_together():
+    drawn = [draw.row for step in epoch_of(9, 4, 1, repeats=3) for draw in step[0]]
+    assert len(drawn) == 9 and len(set(drawn)) == 3 and all(len(set(drawn[at : at + 3])) == 1 for at in (0, 3, 6))
+
+
 def test_a_padding_row_counts_for_nothing(split):
     rows = DrawnRows(CaptionedImages(split, np.asarray))
     item = rows[Draw(1, 0, padding=True)]

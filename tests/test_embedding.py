@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import DatasetDict, List, Value
-from processes import ROOT, environment, launched
+from doors import TWO_PROCESSES, command_line
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import WORDS, images_with, save_random, sentence_encoder, word_tokenizer
 from transformers import (
@@ -163,10 +163,10 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     """Two runs of two processes at once, into one folder: neither takes the other's parts for its own."""
     captions = ["a red car", "owl", None, "a blue bird a red owl", "long", "a a", "car car car", "owl"]
     stage = embed(captions, EncoderArguments(text_encoder=str(clip_folder)), tmp_path)
-    command = launched(ROOT / "recipes" / "embed.py", "--dataset_name", "./images", processes=2)
-    command += ["--embeddings_dir", "two", "--text_encoder", str(clip_folder), "--text_encoder_batch_size", "2"]
+    words = {"dataset_name": "./images", "embeddings_dir": "two", "text_encoder": clip_folder}
+    command = command_line("embed", (words, "--text_encoder_batch_size", "2"), TWO_PROCESSES)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    runs = [subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes) for _ in range(2)]
+    runs = [subprocess.Popen(command, cwd=tmp_path, **pipes) for _ in range(2)]
     for run in runs:
         output, errors = run.communicate()
         assert run.returncode == 0, errors[-3000:]

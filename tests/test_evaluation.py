@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 
 import make
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict, Image
-from processes import ROOT, environment, launched
+from doors import TWO_PROCESSES, succeed
 from released_runs import a_run
 from students import ID2LABEL, aligned_model
 from transformers import AutoModelForImageClassification, TimmWrapperConfig
@@ -151,9 +150,7 @@ def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
 def test_two_processes_take_the_same_figures(run):
     options = ("--measures", ALL_BUT_SPEED, "--eval_batch_size", "4")
     alone = evaluated(run, *options)
-    command = launched("recipes/evaluate.py", "--run", run, *options, processes=2)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeed("evaluate", {"run": run}, *options, launcher=TWO_PROCESSES)
     found = json.loads((run / "all_results.json").read_text())
     assert alone.keys() == found.keys() and alone == pytest.approx(found, abs=1e-6)
 

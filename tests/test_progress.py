@@ -1,16 +1,13 @@
 """What is seen of a training: lines or a bar, trackers, the summary, a dry run; a loss that becomes NaN ends it."""
 
-import json
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import environment, launched
 from students import ID2LABEL, aligned_model
 from tiny_training import Spoil, arguments, rows
 
@@ -104,18 +101,6 @@ def test_trackers_and_weights_name_no_folder_of_this_machine(tmp_path, monkeypat
     assert mine.args.run_name == "mine" and os.environ["WANDB_PROJECT"] == "birds"
 
 
-def test_trackio_has_every_term(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    import trackio
-    from trackio.sqlite_storage import SQLiteStorage
-
-    trainer_of(tmp_path / "aligned", report_to="trackio").train()
-    (run,) = trackio.Api().runs("g4i_hf")
-    assert run.name == "aligned"
-    logged = SQLiteStorage.get_logs("g4i_hf", "aligned")
-    assert {f"train/{name}" for name in NAMES} | {"eval/accuracy"} <= {name for entry in logged for name in entry}
-
-
 def test_the_summary_has_steps_time_results_and_the_next_commands(tmp_path):
     trainer = trainer_of(tmp_path / "my run", save_strategy="epoch")
     result = trainer.train()
@@ -147,9 +132,6 @@ def test_a_plan_counts_what_training_would_do_and_writes_nothing(tmp_path, capsy
     assert capsys.readouterr().out == ""
 
 
-WORKER = Path(__file__).parent / "workers" / "terms_of_processes.py"
-
-
 @pytest.mark.parametrize(
     "part, named, remedy, logging_steps",
     [
@@ -172,22 +154,3 @@ def test_training_goes_on_where_that_was_asked_for(tmp_path):
     trainer.train()
     last = [entry for entry in trainer.state.log_history if "loss_align" in entry][-1]
     assert trainer.state.global_step == 6 and math.isnan(last["loss_align"])
-
-
-@pytest.mark.slow
-def test_processes_report_the_same_terms_and_end_together(tmp_path):
-    command = launched(WORKER, tmp_path, processes=2)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-
-    logged = [[entry for entry in process["history"] if "loss" in entry] for process in (first, second)]
-    assert all(set(entry) >= NAMES for entry in logged[0]) and len(logged[0]) == 4
-    for name in NAMES:
-        assert [entry[name] for entry in logged[0]] == pytest.approx([entry[name] for entry in logged[1]], abs=1e-6)
-    assert sum(line.startswith("epoch 0.5/2  step 1/4") for line in done.stdout.splitlines()) == 1
-    assert len(list((tmp_path / "whole" / "tensorboard").iterdir())) == 1
-
-    # The gradient carries a NaN to the other process at once, so that both losses are lost in the next step
-    assert first["error"] == second["error"] and first["error"].startswith("In step 2 of 4 loss_align became")
-    assert not list((tmp_path / "spoiled").iterdir())

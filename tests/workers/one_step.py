@@ -19,14 +19,16 @@ from accelerate.utils import gather_object
 from ending import end_and_look
 from transformers import ViTConfig
 
-sys.path.append(str(Path(__file__).parents[2] / "recipes" / "text_teacher"))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "recipes" / "text_teacher")]
 import text_teacher  # noqa: F401
+from tiny_training import Spoil
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses.gather import rank
 from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
+from g4i_hf.training.callbacks import NonFiniteLoss
 
 HANGS_AFTER = 180  # seconds
 NUM_LABELS, TEXT_DIM, WEIGHT = 4, 6, 0.7
@@ -53,6 +55,7 @@ def scenarios() -> dict[str, dict[str, Any]]:
     found["soft labels"] = soft
     found["soft labels, mixed"] = soft | {"mixed": True, "captions": 2}
     found["soft labels alone"] = soft | {"align_weight": 0.0}
+    found["spoiled"] = STEP | {"align_loss": "cosine", "num_train_epochs": 3, "spoiled": True}
     for rows, global_batch in EPOCHS:
         name = f"epoch of {rows} by {global_batch}"
         epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
@@ -71,7 +74,7 @@ def scenarios() -> dict[str, dict[str, Any]]:
 
 
 class Rows(torch.utils.data.Dataset):
-    """Random rows with every irregularity of real ones; notes which it was asked for."""
+    """Random rows with every irregularity of real ones."""
 
     def __init__(self, num_rows: int, captions: int = 1, soft_labels: bool = False):
         generator = torch.Generator().manual_seed(0)
@@ -86,13 +89,11 @@ class Rows(torch.utils.data.Dataset):
         soft[1] = 0  # a row without
         self.soft_labels = soft.numpy() if soft_labels else None
         self.texts = SimpleNamespace(mean=lambda: self.embeds.mean((0, 1)))
-        self.drawn: list[tuple[int, bool]] = []  # row, is it padding
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def get_draws(self, draws) -> list[dict[str, Any]]:
-        self.drawn += [(int(draw.row), draw.padding) for draw in draws]
         return [self._item(draw.row) for draw in draws]
 
     def _item(self, row: int) -> dict[str, Any]:
@@ -135,6 +136,7 @@ def measure(
     mixed: bool = False,
     captions: int = 1,
     soft_labels: bool = False,
+    spoiled: bool = False,
     **options,
 ) -> dict[str, Any]:
     args = AlignmentArguments(
@@ -153,8 +155,14 @@ def measure(
     args.per_device_train_batch_size = global_batch // args.world_size
     before = initial_model()
     model, dataset = copy.deepcopy(before), Rows(rows, captions, soft_labels)
-    trainer = AlignmentTrainer(model, args, dataset, data_collator=mix_neighbours if mixed else None)
-    trainer.train()
+    spoils = [Spoil(2, "projector")] if spoiled and rank() == args.world_size - 1 else None
+    collator = mix_neighbours if mixed else None
+    trainer = AlignmentTrainer(model, args, dataset, data_collator=collator, callbacks=spoils)
+    error = None
+    try:
+        trainer.train()
+    except NonFiniteLoss as raised:
+        error = str(raised)
     changes = {
         part: torch.cat([(new - old).detach().flatten() for old, new in zip(olds, news, strict=True)])
         for part, olds, news in (
@@ -167,7 +175,7 @@ def measure(
     if hasattr(model, "logit_bias"):
         changes["logits"] = torch.cat([changes["logits"], model.logit_bias.detach()[None] - args.align_logit_bias])
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    found = {"change": changes, "logs": logs, "drawn": gather_object([dataset.drawn]), "world_size": args.world_size}
+    found = {"change": changes, "logs": logs, "errors": gather_object([error]), "world_size": args.world_size}
     wrapper = trainer.model_wrapped  # left to DDP, a parameter that takes no part would be an error
     assert args.world_size == 1 or wrapper.find_unused_parameters is False, type(wrapper)
     return found | {"aligns": args.aligns, "steps": trainer.state.global_step}
