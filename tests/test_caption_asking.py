@@ -88,7 +88,7 @@ def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:
 def answered_unopened(split: Dataset, journal: Path) -> int:
     """Questions whose answer is found without opening an image."""
     with AnswerStore(journal) as store:
-        return sum(record is not None for row in questions_of(split).records(store) for record in row)
+        return sum(answer is not None for row in questions_of(split).answers(store) for answer in row)
 
 
 def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder, journal):

@@ -27,7 +27,7 @@ def put(folder: Path, *pairs: tuple[int, Answer], rank: int = 0) -> None:
 def texts(folder: Path, *numbers: int) -> list[str | None]:
     with AnswerStore(folder) as store:
         found = [store.find(question(number).key) for number in numbers]
-    return [record and record["text"] for record in found]
+    return [answer and answer.text for answer in found]
 
 
 @pytest.mark.parametrize("ranks", [(0, 0), (0, 1), (1, 0)])
@@ -39,6 +39,11 @@ def test_a_caption_wins_over_a_failure_and_the_later_over_the_earlier(tmp_path, 
         assert texts(folder, 1) == ["a"]
         put(folder, (1, Answer(OK, "later")), rank=ranks[1])
         assert texts(folder, 1) == ["later"]
+
+
+def test_the_prompt_which_may_hold_a_thousand_class_names_is_not_kept_with_every_answer(tmp_path):
+    put(tmp_path, (1, Answer(OK, "a")))
+    assert question(1).prompt.encode() not in (tmp_path / "00000.sqlite").read_bytes()
 
 
 def test_a_second_command_with_the_same_answers_is_refused(tmp_path):

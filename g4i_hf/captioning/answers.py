@@ -1,6 +1,6 @@
 """What all captioners share: questions, answers, decoding options, and the interface `Captioner`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,7 +79,6 @@ class Captioner(Protocol):
     # must hold no host, path or token
     provenance: dict[str, Any]
     hosts: Sequence[str] = ()  # with ports, that images are sent to
-    imported: Mapping[str, Answer] | None = None  # answers by key that are taken in place of asking
     why_open: str = ""  # after `run`: why questions have no answer yet, and the remedy
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:

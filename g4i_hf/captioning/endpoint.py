@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -339,38 +340,33 @@ class RequestFiles(EndpointCaptioner):
 
 
 class AnswerFiles(EndpointCaptioner):
-    """Takes answers from files in place of asking. ValueError for a line that is not a result."""
-
-    def __init__(self, *args: Any, **others: Any):
-        super().__init__(*args, **others)
-        self.imported: dict[str, Answer] = {}  # without those that `run` has delivered
-        for path in map(Path, self.endpoint.import_answers):
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    try:
-                        result = json.loads(line)
-                        key, answer = str(result["custom_id"]), answer_of(result["response"])
-                    except (ValueError, LookupError, TypeError, RecursionError) as error:
-                        message = f"{path}, line {number}: not the result of a batch. Download the file again."
-                        raise ValueError(message) from error
-                    if answer is not None and (answer.status == OK or key not in self.imported):
-                        self.imported[key] = answer
+    """Asks nobody: the answers in files are in the store already, and `run` counts the questions without one."""
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]."""
-        questions, num_open = iter(questions), 0
-        while chunk := list(itertools.islice(questions, TOGETHER)):
-            answered = [
-                (question, self.imported.pop(question.key)) for question in chunk if question.key in self.imported
-            ]
-            deliver(answered)
-            num_open += len(chunk) - len(answered)
-        if num_open:
+        if num_open := sum(1 for _ in questions):
             self.why_open = (
-                f"{num_open:,} questions have no answer, and {len(self.imported):,} answers match no open question. "
-                "Export the questions with --export_requests, or start the same command without --import_answers to "
-                "ask the server. --partial writes the captions so far."
+                f"{num_open:,} questions have no answer. Export them with --export_requests, or ask a server without "
+                "--import_answers. --partial writes the captions so far."
             )
+
+
+def answers_in_files(files: Iterable[str]) -> dict[str, Answer]:
+    """Answers by key. ValueError for a line that is not a result; those of other tools are left out."""
+    answers: dict[str, Answer] = {}
+    for path in map(Path, files):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    result = json.loads(line)
+                    key, answer = str(result["custom_id"]), answer_of(result["response"])
+                except (ValueError, LookupError, TypeError, RecursionError) as error:
+                    message = f"{path}, line {number}: not the result of a batch. Download the file again."
+                    raise ValueError(message) from error
+                is_better = answer is not None and (answer.status == OK or key not in answers)
+                if is_better and re.fullmatch("[0-9a-f]{32}", key):
+                    answers[key] = answer
+    return answers
 
 
 def answer_of(response: Any) -> Answer | None:

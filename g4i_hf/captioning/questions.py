@@ -17,8 +17,8 @@ from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import content_of, why_unreadable
 from ..data.record import content_digest
 from ..files import did_you_mean
-from .answers import Question
-from .store import AnswerStore, Keys, Record
+from .answers import Answer, Question
+from .store import AnswerStore, Keys
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class Questions:
         parts = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
         return [Question(row.image_id, image, *part) for part in parts]
 
-    def records(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Record | None]]:
+    def answers(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Answer | None]]:
         """
         For each row, the stored answers to its prompts. `look_closer` reads an image with an unknown place, as its
         file may have been moved or touched; images without a place are always read.
@@ -257,11 +257,11 @@ class Questions:
         for batch in self.batches():
             known = store.find_many([place for row in batch for place in row.places])
             for row in batch:
-                records = [known.get(place) for place in row.places]
-                if not all(row.places) or (look_closer and not all(records)):
+                answers = [known.get(place) for place in row.places]
+                if not all(row.places) or (look_closer and not all(answers)):
                     keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
-                    records = [store.find(key) for key in keys]
-                yield records
+                    answers = [store.find(key) for key in keys]
+                yield answers
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:

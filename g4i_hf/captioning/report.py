@@ -109,7 +109,7 @@ def dry_run(
         lines.append("These answers were there already, so nothing was measured.")
     else:
         known = sum(
-            record is not None for split in questions.values() for row in split.records(store) for record in row
+            answer is not None for split in questions.values() for row in split.answers(store) for answer in row
         )
         remaining = max(sum(map(len, questions.values())) - max(known, len(shown)), 0)
         lines += project(measured, remaining, outcome.seconds, processes, (args.price_input, args.price_output))
@@ -134,12 +134,12 @@ def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, lis
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer]) -> Iterator[Shown]:
     matching, lines = Matching(part.prompts.class_names), []
-    for row, row_records in zip(part.rows(), part.records(store), strict=True):
-        for record, asks_class in zip(row_records, part.prompts.asks_class, strict=True):
-            line = {**vars(Caption.from_record(record))}
+    for row, answers in zip(part.rows(), part.answers(store), strict=True):
+        for answer, asks_class in zip(answers, part.prompts.asks_class, strict=True):
+            line = {**vars(Caption.of(answer))}
             if asks_class and line[columns.CAPTION]:
-                answer = ClassAnswer.from_record(record, matching)
-                line[columns.CAPTION] = answer.answer or answer.answer_status
+                of_class = ClassAnswer.of(answer, matching)
+                line[columns.CAPTION] = of_class.answer or of_class.answer_status
             lines.append(line | {"row": row.number, columns.IMAGE_ID: row.image_id, columns.LABEL: -1})
     for line in records(judge(pd.DataFrame(lines, dtype=object))):
         image_id = line[columns.IMAGE_ID]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .answers import OK, TRANSIENT, Answer, Captioner, Question
 from .questions import Questions
-from .store import AnswerStore, Record
+from .store import AnswerStore
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
 MILLION = 1_000_000
@@ -150,12 +150,12 @@ class Asking:
         *,
         share: Share | None = None,
         budget: Budget | None = None,
-        ask_again: Callable[[Record], bool] | None = None,
+        ask_again: Callable[[Answer], bool] | None = None,
         is_trial: bool = False,
     ):
         self.captioner, self.questions, self.store = captioner, list(questions), store
         self.share, self.budget = share or Share(), budget or Budget()
-        self.ask_again = ask_again or (lambda record: False)
+        self.ask_again = ask_again or (lambda answer: False)
         self.is_trial = is_trial
         self.outcome = Outcome()
         self._asked: set[str] = set()
@@ -206,8 +206,8 @@ class Asking:
         self._were_known(1)
         return False
 
-    def _is_enough(self, record: Record | None) -> bool:
-        return record is not None and not self.ask_again(record)
+    def _is_enough(self, answer: Answer | None) -> bool:
+        return answer is not None and not self.ask_again(answer)
 
     def _were_known(self, number: int) -> None:
         self.outcome.known += number

@@ -16,10 +16,10 @@ from ..data.record import image_digests, known_images
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..names import without_private
 from ..options import CaptionArguments
-from .answers import FAILURES, OK, Captioner
+from .answers import FAILURES, OK, Answer, Captioner
 from .cleaning import clean
 from .questions import Prompts, Questions, check_leak
-from .store import AnswerStore, Keys, Record
+from .store import AnswerStore, Keys
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED, ANSWER_STATUS = "caption_cleaned", "answer_status"
@@ -39,13 +39,13 @@ class Caption:
     caption_cleaned: str | None = None  # the steps that changed the answer, with commas
 
     @classmethod
-    def from_record(cls, record: Record | None) -> "Caption":
-        if record is None:
+    def of(cls, answer: Answer | None) -> "Caption":
+        if answer is None:
             return cls(caption_reason="was not asked")
-        if record["status"] != OK:
-            reason = record["reason"] or FAILURES.get(record["status"], "")
-            return cls(None, record["text"], record["status"], without_private(reason))
-        return cls.from_text(record["text"], record["finish_reason"])
+        if answer.status != OK:
+            reason = answer.reason or FAILURES.get(answer.status, "")
+            return cls(None, answer.text, answer.status, without_private(reason))
+        return cls.from_text(answer.text, answer.finish_reason)
 
     @classmethod
     def from_text(cls, text: str | None, finish_reason: str | None = None) -> "Caption":
@@ -66,13 +66,13 @@ class ClassAnswer:
     answer_reason: str | None = None  # of a failure
 
     @classmethod
-    def from_record(cls, record: Record | None, matching: Matching) -> "ClassAnswer":
-        stored = Caption.from_record(record)
-        if record is None or record["status"] != OK or stored.caption_status == "empty":
+    def of(cls, answer: Answer | None, matching: Matching) -> "ClassAnswer":
+        stored = Caption.of(answer)
+        if answer is None or answer.status != OK or stored.caption_status == "empty":
             return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)
-        matched = matching(record["text"])
+        matched = matching(answer.text)
         status = {NONE: "none", NO_CLASS: "unmatched"}.get(matched, NAMED)
-        return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, record["text"], status)
+        return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, answer.text, status)
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,22 @@ class Layout:
         return self.table(split, itertools.repeat(self.row([]), len(split)))
 
 
-def needs_another_try(record: Record) -> bool:
+def needs_another_try(answer: Answer) -> bool:
     """For `retry_failed`: whether an answer is a failure, or no caption is left when it is cleaned."""
-    return Caption.from_record(record).caption_status != OK
+    return Caption.of(answer).caption_status != OK
 
 
 def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
-    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.records`]."""
+    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
     asks_class, layout = questions.prompts.asks_class, Layout.of(questions.prompts)
     matching = Matching(questions.prompts.class_names)
 
-    def row_of(records: list[Record | None]) -> dict[str, Any]:
-        pairs = list(zip(records, asks_class, strict=True))
-        answers = [ClassAnswer.from_record(record, matching) for record, asks in pairs if asks]
-        return layout.row([Caption.from_record(record) for record, asks in pairs if not asks], *answers)
+    def row_of(answers: list[Answer | None]) -> dict[str, Any]:
+        pairs = list(zip(answers, asks_class, strict=True))
+        of_class = [ClassAnswer.of(answer, matching) for answer, asks in pairs if asks]
+        return layout.row([Caption.of(answer) for answer, asks in pairs if not asks], *of_class)
 
-    return layout.table(questions.image_ids(), map(row_of, questions.records(store, look_closer)))
+    return layout.table(questions.image_ids(), map(row_of, questions.answers(store, look_closer)))
 
 
 def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:

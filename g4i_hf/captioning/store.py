@@ -17,8 +17,6 @@ from .answers import OK, Answer, CaptionerError, Question
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]  # of an answer: fields of the question and of the answer, and the time
-
 DIGEST_BYTES = 16
 MOST_TOGETHER = 500  # digests in a query; up to SQLite 3.31 there may be 999
 # Keys and places never collide. If their content changes, the number must change too
@@ -128,12 +126,12 @@ class AnswerStore:
     def _own(self) -> sqlite3.Connection:
         return self._databases[self.path]
 
-    def find(self, key: str) -> Record | None:
+    def find(self, key: str) -> Answer | None:
         """The best answer to a question: a caption before a failure, otherwise the latest."""
         answers = self._select("SELECT ok, time, record FROM answers WHERE key", [bytes.fromhex(key)])
-        return json.loads(max(answers)[2]) if answers else None
+        return Answer(**json.loads(max(answers)[2])) if answers else None
 
-    def find_many(self, places: list[str]) -> dict[str, Record]:
+    def find_many(self, places: list[str]) -> dict[str, Answer]:
         """The best answers by place, for known places."""
         digests = [bytes.fromhex(place) for place in places if place]
         # Several keys may have one place: that of an image that was unreadable at first
@@ -145,7 +143,7 @@ class AnswerStore:
             key, answer = row[0], row[1:]
             for place in places_of[key]:
                 best[place.hex()] = max(best.get(place.hex(), answer), answer)
-        return {place: json.loads(record) for place, (_, _, record) in best.items()}
+        return {place: Answer(**json.loads(record)) for place, (_, _, record) in best.items()}
 
     def _select(self, query: str, digests: list[bytes]) -> list[tuple]:
         """The rows of some digests, from all files."""
@@ -162,15 +160,15 @@ class AnswerStore:
 
     def put(self, answers: Iterable[tuple[Question, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
         """Write answers, and more pairs of place and key, in one transaction. Raises OSError if it fails."""
-        rows, places, now = [], list(places), time.time()
-        for question, answer in answers:
-            about = {name: getattr(question, name) for name in ("key", "place", "image_id", "prompt")}
-            record = json.dumps(about | vars(answer) | {"time": now})
-            rows.append((bytes.fromhex(question.key), answer.status == OK, now, record))
-            places += [(question.place, question.key)] if question.place else []
-        self._write(rows, [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places])
+        answers = list(answers)
+        places = [*places, *((question.place, question.key) for question, _ in answers if question.place)]
+        self.put_by_key([(question.key, answer) for question, answer in answers], places)
 
-    def _write(self, rows: list[tuple], places: list[tuple]) -> None:
+    def put_by_key(self, answers: Iterable[tuple[str, Answer]], places: Iterable[tuple[str, str]] = ()) -> None:
+        """As [`put`], without the questions."""
+        now = time.time()
+        rows = [(bytes.fromhex(key), answer.status == OK, now, json.dumps(vars(answer))) for key, answer in answers]
+        places = [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places]
         try:
             with self._using, self._own:  # a transaction
                 self._own.execute("BEGIN IMMEDIATE")

@@ -28,7 +28,7 @@ from ..captioning.stage import (
     questions_of,
     write_captions,
 )
-from ..captioning.store import AnswerStore, Record, check_writable
+from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
 from ..data.checks import labels_of
 from ..data.classes import class_names
@@ -174,10 +174,10 @@ class Captioning:
         questions = questions_of(self._splits(), self.args, self.captioner).values()
         with AnswerStore(self.args.journal) as store:
             for each in questions:
-                for row, records in zip(each.rows(), each.records(store), strict=True):
-                    for prompt, choices, record in zip(row.prompts, each.prompts.choices, records, strict=True):
+                for row, answers in zip(each.rows(), each.answers(store), strict=True):
+                    for prompt, choices, answer in zip(row.prompts, each.prompts.choices, answers, strict=True):
                         tokens = image + len(prompt) / LETTERS_A_TOKEN, self.decoding.tokens_for(choices)
-                        total += np.array([1, *tokens]) * (record is None)
+                        total += np.array([1, *tokens]) * (answer is None)
         return total
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
@@ -187,19 +187,19 @@ class Captioning:
         cost = None if args.max_cost is None else args.max_cost / share.processes
         budget = Budget(requests, cost, args.price_input, args.price_output)
         with AnswerStore(args.journal, share.rank) as store:
-            ask_again = self._ask_again(captioner)
+            if self.by_files and self.endpoint.import_answers:
+                from ..captioning.endpoint import answers_in_files
+
+                imported = answers_in_files(self.endpoint.import_answers)
+                store.put_by_key(imported.items())
+                self.say(f"{len(imported):,} answers were read.")
+            ask_again = needs_another_try if args.retry_failed else None
             asking = Asking(captioner, questions.values(), store, share=share, budget=budget, ask_again=ask_again)
             self.outcome = asking.run()
         reason = captioner.why_open or budget.reason
         if share.is_first:
             self.say("\n".join(filter(None, [self.outcome.as_text(), reason])))
         return reason
-
-    def _ask_again(self, captioner: Captioner) -> Callable[[Record], bool] | None:
-        """Whether to repeat a question with a stored answer: a failure, on request or if another one is imported."""
-        if captioner.imported is not None:
-            return lambda record: needs_another_try(record) and record["key"] in captioner.imported
-        return needs_another_try if self.args.retry_failed else None
 
     def _reason_of_any(self, reason: str | None) -> str | None:
         """Why some process stopped early; None when all have asked everything. Waits for all."""

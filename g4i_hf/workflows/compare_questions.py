@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from ..captioning.answers import OK
+from ..captioning.answers import OK, Answer
 from ..captioning.questions import NAMED, Questions
 from ..captioning.runner import MILLION
 from ..captioning.stage import Caption
-from ..captioning.store import AnswerStore, Record
+from ..captioning.store import AnswerStore
 from ..data.checks import labels_of
 from ..data.classes import matched_answers
 from ..embedding.embed import encode_captions
@@ -36,16 +36,16 @@ def compared_questions(
     """
     parts = list(parts)
     prompts, labels = parts[0].prompts, np.concatenate([labels_of(part.split) for part in parts])
-    answers = list(zip(*(estimate for part in parts for estimate in part.records(store)), strict=True))
+    answers = list(zip(*(of_row for part in parts for of_row in part.answers(store)), strict=True))
     views, costs = {}, {}
-    for template, asks_class, records in zip(prompts.templates, prompts.asks_class, answers, strict=True):
+    for template, asks_class, given in zip(prompts.templates, prompts.asks_class, answers, strict=True):
         title = next((name for name, text in NAMED.items() if text == template), f"{template[:SHORT]!r}")
-        costs[title] = _cost(records, (args.price_input, args.price_output), images)
+        costs[title] = _cost(given, (args.price_input, args.price_output), images)
         if asks_class:
-            texts = [record["text"] if record else None for record in records]
+            texts = [answer.text if answer else None for answer in given]
             views[title] = View.answers(matched_answers(texts, names), len(names))
         else:
-            texts = [Caption.from_record(record).caption for record in records]
+            texts = [Caption.of(answer).caption for answer in given]
             views[title] = _view_of_texts(texts, names, EncoderArguments(args.text_encoder))
     number = len(names)
     alone = {title: _accuracy({title: view}, labels, number) for title, view in views.items()}
@@ -83,11 +83,11 @@ def _view_of_texts(texts: list[str | None], names: list[str], args: EncoderArgum
     return View(values, class_name_examples(dict(enumerate(names)), args, device, vectors.shape[1]), learns=False)
 
 
-def _cost(records: Iterable[Record | None], prices: tuple[float | None, float | None], images: int) -> str:
+def _cost(given: Iterable[Answer | None], prices: tuple[float | None, float | None], images: int) -> str:
     """Mean tokens of the answers, and the cost for all images."""
-    answers = [record for record in records if record and record["status"] == OK]
-    tokens = [(record["prompt_tokens"], record["completion_tokens"]) for record in answers]
-    if not tokens or any(None in record for record in tokens):
+    answers = [answer for answer in given if answer and answer.status == OK]
+    tokens = [(answer.prompt_tokens, answer.completion_tokens) for answer in answers]
+    if not tokens or any(None in pair for pair in tokens):
         return "tokens unknown"
     read, written = np.mean(tokens, axis=0)
     text = f"{read:,.0f} tokens read and {written:,.0f} written an image"
