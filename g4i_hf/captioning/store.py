@@ -168,12 +168,12 @@ class AnswerStore:
         """As [`put`], without the questions."""
         now = time.time()
         rows = [(bytes.fromhex(key), answer.status == OK, now, json.dumps(vars(answer))) for key, answer in answers]
-        places = [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places]
+        pairs = [(bytes.fromhex(place), bytes.fromhex(key)) for place, key in places]
         try:
             with self._using, self._own:  # a transaction
                 self._own.execute("BEGIN IMMEDIATE")
                 self._own.executemany(_PUT, rows)
-                self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
+                self._own.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", pairs)
         except sqlite3.DatabaseError as error:
             raise OSError(
                 f"The answers cannot be written to {self.path}: {error}. Make room, or see to the disk and its "
