@@ -19,8 +19,8 @@ from result_files import RESULTS
 
 from g4i_hf import View
 from g4i_hf.data.checks import labels_of
-from g4i_hf.embedding import load_encoder
 from g4i_hf.embedding.embed import name_as_text
+from g4i_hf.embedding.encoders import load_encoder
 from g4i_hf.training.features import ImageEncoder, image_features
 from g4i_hf.training.head import Head
 from g4i_hf.training.judged_heads import Known, last_layers, on_all

@@ -32,7 +32,7 @@ from torch import nn
 
 from g4i_hf import LabelModel, View
 from g4i_hf.data.classes import terms_of
-from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding.encoders import load_encoder
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known, rows_to_keep
 

@@ -29,7 +29,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding.encoders import load_encoder
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.training.features import ImageEncoder, image_features
 from g4i_hf.views.encoders import TowerTransform, encoder_by_student

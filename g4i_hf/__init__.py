@@ -15,7 +15,7 @@ _PLACES = {
     "View": "label_model",
     "ZeroShotImageClassifier": "zero_shot",
     "caption_images": "workflows.caption",
-    "embed_captions": "embedding",
+    "embed_captions": "embedding.embed",
     "embed_view": "views.making",
     "evaluate_run": "workflows.evaluate",
     "fit": "workflows.fit",

@@ -107,7 +107,7 @@ class Embed(Command):
         from accelerate import Accelerator
 
         from .data.loading import load_data, load_reviewed, source_of
-        from .embedding import described_embeddings, embed_stage
+        from .embedding.embed import EmbeddingStage, described_embeddings
         from .views.making import embed_view
 
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
@@ -120,7 +120,8 @@ class Embed(Command):
             made = embed_view(images, view.view, folder, source=source_of(data), **given)
             say(f"View {view.view}: {made}, for g4i fit --views")
         else:
-            say(described_embeddings(embed_stage(images, encoder, folder, source=source_of(data)), folder))
+            stage = EmbeddingStage(images, encoder, folder, source=source_of(data)).write()
+            say(described_embeddings(stage, folder))
 
 
 class Check(Command):

@@ -21,10 +21,10 @@ from test_card import snippets
 from g4i_hf.data.loading import load_data, load_reviewed, open_images, source_of
 from g4i_hf.data.record import content_digest
 from g4i_hf.data.stage import read_stage, write_stage
-from g4i_hf.embedding import EncoderArguments, embed_stage
+from g4i_hf.embedding.embed import EmbeddingStage
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.hub.push import check_publishable
-from g4i_hf.options import DataArguments
+from g4i_hf.options import DataArguments, EncoderArguments
 from g4i_hf.running import main
 
 EMBEDS = List(List(Value("float16"), length=5))
@@ -58,7 +58,9 @@ def captions_stage(folder: Path, ids: list[str], **stage) -> Path:
 
 
 def embedded_stage(data: DataArguments, encoder: Path, folder: Path) -> Path:
-    embed_stage(load_data(data), EncoderArguments(text_encoder=str(encoder)), folder, source=source_of(data))
+    EmbeddingStage(
+        load_data(data), EncoderArguments(text_encoder=str(encoder)), folder, source=source_of(data)
+    ).write()
     return folder
 
 

@@ -32,7 +32,9 @@ from transformers import (
 from g4i_hf import embed_captions
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage
-from g4i_hf.embedding import EncoderArguments, embed_stage, load_encoder, with_text_embeds
+from g4i_hf.embedding.embed import EmbeddingStage, with_text_embeds
+from g4i_hf.embedding.encoders import load_encoder
+from g4i_hf.options import EncoderArguments
 
 CAPTIONS = ["a red car", "owl", None, "a blue bird a red owl", "a red car", "", "long", " \u200b", "owl bird"]
 VECTORS = List(List(Value("float16"), length=5))
@@ -48,7 +50,7 @@ def encoder(static_folder, tmp_path) -> EncoderArguments:
 def embed(captions: list, args: EncoderArguments, folder: Path) -> dict:
     """The `stage.json` of `folder`/embeddings, of images that lie in `folder`/images."""
     images = images_with(captions, folder / "images")
-    return embed_stage(images, args, folder / "embeddings", source=str(folder / "images"))
+    return EmbeddingStage(images, args, folder / "embeddings", source=str(folder / "images")).write()
 
 
 def stored(folder: Path, split: str = "train") -> list:
@@ -179,7 +181,8 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
 def test_captions_that_cannot_be_embedded_are_an_error(encoder, tmp_path):
     train = images_with(["owl", "car"], tmp_path / "images")["train"].remove_columns("caption")
     with pytest.raises(ValueError, match="column 'caption': .* is neither text nor a list .*--caption_column"):
-        embed_stage(DatasetDict(train=train.add_column("caption", [1, 2])), encoder, tmp_path / "e", source="images")
+        numbers = DatasetDict(train=train.add_column("caption", [1, 2]))
+        EmbeddingStage(numbers, encoder, tmp_path / "e", source="images").write()
 
 
 def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for(encoder, tmp_path):

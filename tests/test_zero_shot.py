@@ -21,7 +21,7 @@ from tiny_encoders import save_static_encoder
 from transformers import ZeroShotImageClassificationPipeline
 
 from g4i_hf import ImageSearch
-from g4i_hf.embedding import load_encoder
+from g4i_hf.embedding.encoders import load_encoder
 from g4i_hf.hub import release_student, save_student
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier

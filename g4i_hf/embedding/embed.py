@@ -70,13 +70,6 @@ def embed_captions(
     return with_text_embeds(images, args, embeddings_dir or CACHE, source="images", shared=embeddings_dir is None)
 
 
-def embed_stage(
-    images: DatasetDict, args: EncoderArguments, output_dir: str | Path, *, source: str | Source
-) -> dict[str, Any]:
-    """Write a stage of `image_id` and `text_embeds`, see [`EmbeddingStage.write`]."""
-    return EmbeddingStage(images, args, output_dir, source=source).write()
-
-
 def with_text_embeds(
     images: DatasetDict, args: EncoderArguments, embeddings_dir: str | Path, **where: Any
 ) -> DatasetDict:

@@ -13,7 +13,6 @@ from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig
 
 from ..data.dataset import CaptionedImages
 from ..data.transforms import train_transform
-from ..embedding import EncoderArguments
 from ..embedding.encoders import encoder_identity
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
@@ -26,7 +25,7 @@ from ..modeling.processing import (
 )
 from ..modeling.student import check_is_there
 from ..names import folder_digest, why_missing
-from ..options import AugmentationArguments, StudentArguments
+from ..options import AugmentationArguments, EncoderArguments, StudentArguments
 
 logger = logging.getLogger(__name__)
 

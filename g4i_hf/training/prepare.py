@@ -21,14 +21,13 @@ from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage
-from ..embedding import EmbeddingStage, EncoderArguments, text_embeds_folder
-from ..embedding.embed import CACHE, embeds_of_class_names
+from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text_embeds_folder
 from ..evaluation.predict import predict
 from ..label_model.supervise import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, student_processor
 from ..modeling.student import require_peft
-from ..options import AugmentationArguments, RunArguments, StudentArguments, SupervisionOptions
+from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
 from .build import BuiltStudent, build_student, check_student, processor_of
 from .features import FEATURES, student_features

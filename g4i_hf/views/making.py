@@ -17,7 +17,7 @@ from ..data.opening import STAGE_FILE
 from ..data.record import content_digest
 from ..data.stage import Source
 from ..data.texts import values_of
-from ..embedding import with_text_embeds
+from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows

@@ -18,8 +18,7 @@ from ..data.classes import class_names
 from ..data.images import readable_rows
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
-from ..embedding import with_text_embeds
-from ..embedding.embed import embeds_of_class_names
+from ..embedding.embed import embeds_of_class_names, with_text_embeds
 from ..evaluation.comparison import (
     ALL_MEASURES,
     ComparisonRow,

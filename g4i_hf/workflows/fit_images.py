@@ -22,7 +22,7 @@ from ..data.images import rows_to_use
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images
 from ..data.texts import num_captioned
-from ..embedding import with_text_embeds
+from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import View
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
