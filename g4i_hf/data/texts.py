@@ -164,14 +164,6 @@ def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
     return np.fromiter(map(key, values), dtype=np.int64)
 
 
-def numbered(keys: np.ndarray) -> np.ndarray:
-    """Keys of any shape as 0, 1, 2, ... in order of first occurrence; -1 stays."""
-    numbers = np.full(keys.shape, -1)
-    _, first, inverse = np.unique(keys[keys >= 0], return_index=True, return_inverse=True)
-    numbers[keys >= 0] = np.argsort(np.argsort(first))[inverse]
-    return numbers
-
-
 def caption_lists(split: Dataset) -> Iterator[list[str]]:
     """The captions of each row that have a visible character. A text is a list of one; no column, no captions."""
     for caption in values_of(split, columns.CAPTION) if columns.CAPTION in split.column_names else [None] * len(split):
