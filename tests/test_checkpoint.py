@@ -276,8 +276,7 @@ OF_KILLED = {"student": "vit_tiny_patch16_224", "student_args": json.dumps(STUDE
 OF_KILLED |= {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "learning_rate": "1e-3"}
 OF_KILLED |= {"num_train_epochs": 3, "per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 3}
 OF_KILLED |= {"save_total_limit": 10, "lr_scheduler_type": "cosine", "align_loss": "siglip", "use_cpu": "true"}
-OF_KILLED |= {"align_schedule": "cosine", "align_warmup_epochs": 1, "require_labels": "false"}
-OF_KILLED |= {"repeated_augmentation": 2}
+OF_KILLED |= {"require_labels": "false", "repeated_augmentation": 2}
 # What is called when the process ends, and at which call: before the first checkpoint; between two; then the
 # delicate moments of writing the second one
 MOMENTS = {"step 2": ("training_step", 3), "step 7": ("training_step", 8), "no average yet": ("save", 2)}

@@ -74,7 +74,7 @@ def test_projector_leaves_the_random_state_alone():
     "auto_class, kind",
     [
         (AlignedImageClassification, {"projector_type": "linear"}),
-        (AutoModel, {"projector_norm": "batch", "center_text": True}),
+        (AutoModel, {"projector_norm": "batch"}),
         (
             AutoModelForImageClassification,
             {"projector_norm": "layer", "logit_scale_init": 1.0, "logit_bias_init": -3.0},

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import reference
 import torch
-from make import unit
 from students import ID2LABEL
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -108,8 +107,6 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     groups = {"none": 0, "caption": 2, "class": 3}[options.get("align_mask", "caption")]
     keys = [arrays["image_keys"], arrays["caption_keys"], arrays["labels"][:, None]][:groups]
     texts = arrays["text_embeds"]
-    if options.get("align_center"):
-        texts = unit(texts - data.embeds.mean(0))
     mix_captions = mix if options.get("align_mix_captions", True) else {}
     images = output.image_embeds.detach().double().numpy()
     alignment = reference.Batch(images, texts, arrays["caption_weight"], keys, **mix_captions)
@@ -117,7 +114,7 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     logits = output.logits.detach().double().numpy()
     classification = options.get("classification", {})
     loss_ce = reference.classification(logits, arrays["labels"], smoothing, **mix, **classification)
-    settings = reference.Settings(options["align_temperature"], options.get("align_logit_bias", -10.0))
+    settings = reference.Settings(options["align_temperature"], options.get("logit_bias", -10.0))
     objective = reference.OBJECTIVES[options["align_loss"]]
     loss_align = objective(alignment, settings) / max(alignment.num_captions, 1)
     weight = options["align_weight"]

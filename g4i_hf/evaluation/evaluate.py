@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..files import replace_text
 from .comparison import METRICS_OF_A_SPLIT, SPEED
 from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
-from .predict import Predictions, centred, texts_of
+from .predict import Predictions, texts_of
 
 RESULTS_FILE = "all_results.json"
 
@@ -87,7 +87,7 @@ def zero_shot_metrics(
     comparable = name_embeds is not None and predictions.image_embeds is not None
     if comparable and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
         classes = np.unique(predictions.labels[predictions.labels >= 0])
-        vectors["names"] = classes, centred(name_embeds[classes], predictions)
+        vectors["names"] = classes, name_embeds[classes].astype(np.float32)
     metrics: dict[str, float] = {}
     for kind, (classes, embeds) in vectors.items():
         rows = np.flatnonzero(np.isin(predictions.labels, classes))

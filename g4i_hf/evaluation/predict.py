@@ -38,7 +38,6 @@ class Predictions:
     labels: np.ndarray  # (n,) class indices, -100 for unlabelled images
     logits: np.ndarray  # (n, num_labels) float32
     image_embeds: np.ndarray | None  # (n, D) float32, unit norm; None without texts to compare them with
-    text_mean: np.ndarray | None = None  # (D,) that the model subtracts from text embeddings, if any
     features: np.ndarray | None = None  # (n, F) float32, the input of the classifier; None unless requested
 
     @cached_property
@@ -111,7 +110,6 @@ def predict(
         output_image_embeds = columns.TEXT_EMBEDS in split.column_names
     names = ("logits", *["image_embeds"] * output_image_embeds, *["features"] * output_features)
     requested = {"output_image_embeds": output_image_embeds, "output_features": output_features}
-    text_mean = getattr(model, "text_mean", None)
     model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = DataLoader(images, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     loader = accelerator.prepare(loader)
@@ -135,27 +133,17 @@ def predict(
     return Predictions(
         image_ids=split[columns.IMAGE_ID][:],
         labels=images.labels,
-        text_mean=text_mean.float().cpu().numpy() if text_mean is not None else None,
         **mapped,
     )
 
 
 def texts_of(split: Dataset, predictions: Predictions) -> Texts | None:
-    """The texts of a split, [`centred`] to compare them with image embeddings; None if their sizes differ."""
+    """The texts of a split, in float32, to compare with image embeddings; None if their sizes differ."""
     texts = Texts.of(split) if predictions.image_embeds is not None else None
     if texts is None or len(texts.embeds) == 0 or texts.embeds.shape[1] != predictions.image_embeds.shape[1]:
         return None
-    texts.embeds = centred(texts.embeds[:], predictions)
+    texts.embeds = texts.embeds[:].astype(np.float32)
     return texts
-
-
-def centred(text_embeds: np.ndarray, predictions: Predictions) -> np.ndarray:
-    """(n, D) float32: text embeddings without the mean that the model subtracts, of unit norm."""
-    text_embeds = text_embeds.astype(np.float32)
-    if predictions.text_mean is None:
-        return text_embeds
-    text_embeds = text_embeds - predictions.text_mean
-    return text_embeds / np.maximum(np.linalg.norm(text_embeds, axis=1, keepdims=True), 1e-12)
 
 
 def captions_of(split: Dataset, texts: Texts) -> list[str]:

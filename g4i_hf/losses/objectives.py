@@ -95,9 +95,8 @@ OBJECTIVES = {
     "cosine": cosine_loss,
 }
 
-# Objectives with a temperature, and with a bias, which the model may learn
-WITH_TEMPERATURE = {"clip", "infonce", "siglip"}
-WITH_BIAS = {"siglip"}
+# Objectives whose temperature and bias the model learns
+LEARNED_LOGITS = {"siglip"}
 
 # Objectives whose official implementation gathers without gradient: DDP then divides their gradient by the number of
 # processes, which `align_gradient="official"` reproduces. Its other losses keep the full gradient.

@@ -1,6 +1,6 @@
 """The pairs of a global batch: which text belongs to which image, with what weight, and which are negatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,6 @@ def make_pairs(
     keys: Sequence[torch.Tensor] = (),
     mix_partner: torch.Tensor | None = None,
     mix_share: torch.Tensor | None = None,
-    text_space: Callable[[torch.Tensor], torch.Tensor] = lambda embeds: embeds,
 ) -> Pairs:
     """
     Gather the input of the objectives. With several processes, each must call it for every batch, with keys of the
@@ -52,7 +51,6 @@ def make_pairs(
             key in any group are never negatives of each other; a negative integer is not a key.
         mix_partner: (n,) local index of the image that was mixed into each image (mixup, CutMix).
         mix_share: (n,) share m of the row's first image; its partner has 1 - m.
-        text_space: texts (..., D) -> the embeddings that are compared, such as centred ones.
     """
     text_weights = (text_weights if text_weights.ndim == 2 else text_weights.unsqueeze(1)).to(image_embeds.dtype)
     n, texts_per_row = text_weights.shape
@@ -63,7 +61,7 @@ def make_pairs(
     rows = _Rows(present, list(keys))
     everywhere = rows.gathered(num_rows)
     own_texts = text_embeds.reshape(n, texts_per_row, text_embeds.shape[-1])  # -1 is ambiguous without rows
-    all_text_embeds = text_space(gather_rows(own_texts, num_rows).to(image_embeds.dtype)).flatten(0, 1)
+    all_text_embeds = gather_rows(own_texts, num_rows).to(image_embeds.dtype).flatten(0, 1)
     first = texts_per_row * sum(num_rows[: rank()])
 
     slots, shares = _slots(image_embeds, mix_partner, mix_share)

@@ -32,8 +32,6 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             Initial logarithm of a learned inverse temperature; by default the model has none.
         logit_bias_init (`float`, *optional*):
             Initial value of a learned bias of the logits; by default the model has none.
-        center_text (`bool`, *optional*, defaults to `False`):
-            Whether the model holds a mean embedding, which is subtracted from every text embedding.
         lora (`dict`, *optional*):
             LoRA adapters of the student, with the fields of peft: `r`, `lora_alpha`, `lora_dropout` and
             `target_modules` (full names of the student's layers).
@@ -56,7 +54,6 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         projector_norm: str = "none",
         logit_scale_init: float | None = None,
         logit_bias_init: float | None = None,
-        center_text: bool = False,
         lora: dict[str, Any] | None = None,
         **kwargs,
     ):
@@ -88,7 +85,6 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self.projector_norm = projector_norm
         self.logit_scale_init = logit_scale_init
         self.logit_bias_init = logit_bias_init
-        self.center_text = center_text
         self.lora = lora
         # The classes are those of the student, repeated here for pipelines and metrics
         for name in ("id2label", "label2id", "num_labels"):

@@ -178,8 +178,6 @@ class AlignedImageClassification(PreTrainedModel):
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
         if config.logit_bias_init is not None:
             self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init))
-        if config.center_text:
-            self.register_buffer("text_mean", torch.zeros(config.text_embed_dim))
         self._forward_pass = _ForwardPass()
         for layer in classifier_layers(self.student):
             layer.register_forward_pre_hook(self._forward_pass.collect)
@@ -241,26 +239,13 @@ class AlignedImageClassification(PreTrainedModel):
         aligned = AlignedImageClassificationConfig(student.config, text_embed_dim=text_embed_dim, **config_kwargs)
         return cls(aligned, student)
 
-    def learn_logits(self, temperature: float, bias: float | None = None) -> None:
-        """Make the temperature, and a bias if given, parameters of the model; keeps existing ones."""
-        where = {"device": self.device, "dtype": self.projector.dtype}
+    def learn_logits(self, temperature: float, bias: float = -10.0) -> None:
+        """Make temperature and bias parameters of the model; keeps existing ones."""
         if not hasattr(self, "logit_scale"):
-            self.config.logit_scale_init = -math.log(temperature)
+            where = {"device": self.device, "dtype": self.projector.dtype}
+            self.config.logit_scale_init, self.config.logit_bias_init = -math.log(temperature), bias
             self.logit_scale = nn.Parameter(torch.tensor(self.config.logit_scale_init, **where))
-        if bias is not None and not hasattr(self, "logit_bias"):
-            self.config.logit_bias_init = bias
             self.logit_bias = nn.Parameter(torch.tensor(bias, **where))
-
-    def set_text_mean(self, mean: torch.Tensor) -> None:
-        """mean (D,): subtracted in [`text_space`] from now on."""
-        self.config.center_text = True
-        self.register_buffer("text_mean", mean.to(self.device, self.projector.dtype))
-
-    def text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """Text embeddings (..., D) as compared with image embeddings: centred with `center_text`."""
-        if not self.config.center_text:
-            return text_embeds
-        return nn.functional.normalize(text_embeds - self.text_mean.to(text_embeds.dtype), dim=-1)
 
     def forward(
         self,

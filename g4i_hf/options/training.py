@@ -232,7 +232,9 @@ class AlignmentOptions:
         "cosine (no negatives) or one of yours, registered by module.",
         in_card=True,
     )
-    align_temperature: Positive = option(0.2, "Temperature tau; the paper has 0.05 for DeiT.", in_card=True)
+    align_temperature: Positive = option(
+        0.2, "Temperature tau, learned by siglip; the paper has 0.05 for DeiT.", in_card=True
+    )
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, their mean, or all."
     )
@@ -243,8 +245,6 @@ class AlignmentDetails:
     """Alignment, details"""
 
     about, rare = "captions", True
-    align_learn_temperature: bool | None = option(None, "Learn temperature and bias; by default for siglip only.")
-    align_logit_bias: float = option(-10.0, "Bias of siglip's logits, or its initial value.")
     align_mask: Literal["caption", "class", "none"] = option(
         "caption", "Rows that are no negatives of each other: same image or caption; also same class; or none."
     )
@@ -252,12 +252,6 @@ class AlignmentDetails:
     align_gradient: Literal["invariant", "official"] = option(
         "invariant", "invariant to the number of processes, or official: clip's gradient is divided by that number."
     )
-    align_center: bool = option(False, "Subtract the mean training caption from all text embeddings.")
-    align_schedule: Literal["constant", "cosine"] = option(
-        "constant", "Schedule of align_weight after its warm-up: constant, or cosine decay to zero."
-    )
-    align_warmup_epochs: NotNegative = option(0.0, "Epochs of linear warm-up of align_weight.")
-    align_off_epochs: NotNegative = option(0.0, "Last epochs, trained with align_weight 0.")
 
 
 @dataclass

@@ -1,19 +1,16 @@
 """The alignment loss of a batch, which `AlignmentTrainer` adds to the classification loss."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerState
 
 from ..losses.gather import gather_counts, reduce_sum, world_size
 from ..losses.objectives import (
+    LEARNED_LOGITS,
     OBJECTIVES,
     OFFICIALLY_DIVIDED,
-    WITH_BIAS,
-    WITH_TEMPERATURE,
     LogitSettings,
     alignment_diagnostics,
 )
@@ -55,43 +52,32 @@ def global_mean(local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor
 
 class AlignmentTerm:
     """
-    The alignment loss. A learned temperature is a parameter of the model, and the mean of the training texts a buffer
-    of it. Centring needs `texts` of `train_dataset`, see [`~g4i_hf.data.dataset.CaptionedImages`].
+    The alignment loss. A learned temperature is a parameter of the model.
     """
 
     def __init__(self, args: AlignmentArguments, model: AlignedImageClassification, train_dataset: Any):
         self.args, self.model = args, model
         self.objective = (OBJECTIVES | OWN_OBJECTIVES)[args.align_loss]
-        self.steps_per_epoch: int | None = None
-        self.learned_logits = self._prepare_logits()
-        if train_dataset is None:
-            return
-        texts = getattr(train_dataset, "texts", None)
-        if args.align_center and texts is not None:  # the cosines of a baseline are of centred texts too
-            model.set_text_mean(torch.from_numpy(texts.mean()))
-        if hasattr(self.objective, "prepare") and args.aligns:
+        self.learns_logits = self._prepare_logits()
+        if args.aligns and train_dataset is not None and hasattr(self.objective, "prepare"):
             self.objective.prepare(model, train_dataset)
 
-    def _prepare_logits(self) -> set[str]:
-        """Names of the learned ones among temperature and bias: these become parameters, the others are frozen."""
-        args, model, names = self.args, self.model, set()
-        if args.aligns and args.learns_temperature and args.align_loss in WITH_TEMPERATURE:
-            names = {"logit_scale"} | ({"logit_bias"} if args.align_loss in WITH_BIAS else set())
-            model.learn_logits(args.align_temperature, args.align_logit_bias if "logit_bias" in names else None)
-        for name in {"logit_scale", "logit_bias"}:
+    def _prepare_logits(self) -> bool:
+        """Whether temperature and bias are learned, as parameters of the model; otherwise existing ones are frozen."""
+        args, model = self.args, self.model
+        learns = args.aligns and args.align_loss in LEARNED_LOGITS
+        if learns:
+            model.learn_logits(args.align_temperature)
+        for name in ("logit_scale", "logit_bias"):
             if hasattr(model, name):  # DDP waits for the gradient of each parameter that requires one
-                getattr(model, name).requires_grad_(name in names)
-        return names
+                getattr(model, name).requires_grad_(learns)
+        return learns
 
     def add_to(
-        self,
-        loss: torch.Tensor,
-        outputs: AlignedImageClassifierOutput,
-        inputs: dict[str, torch.Tensor],
-        state: TrainerState,
+        self, loss: torch.Tensor, outputs: AlignedImageClassifierOutput, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, Terms]:
         """The 0-d `loss` plus the alignment loss, and the terms to log."""
-        args, weight = self.args, self.weight_at(state)
+        args, weight = self.args, self.args.align_weight
         # Cosines and their exponentials need more than the 8 bits of bfloat16
         with torch.autocast(outputs.logits.device.type, enabled=False):
             pairs = self._pairs(outputs.image_embeds, inputs)
@@ -106,25 +92,7 @@ class AlignmentTerm:
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
         if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes, and this is a sum
-        # Even if the schedule sets the weight to zero: DDP waits for the gradient of every parameter
         return loss + weight * local_sum / pairs.num_captions.clamp(min=1), terms
-
-    def weight_at(self, state: TrainerState) -> float:
-        """
-        `align_weight` in the next step: it rises linearly from zero during the warm-up, is zero in the last
-        `align_off_epochs`, and decreases in between with `cosine`.
-        """
-        args, step, num_steps = self.args, state.global_step, max(1, state.max_steps)
-        steps_per_epoch = self.steps_per_epoch or num_steps / max(1, args.num_train_epochs)
-        warmup = args.align_warmup_epochs * steps_per_epoch
-        end = num_steps - args.align_off_epochs * steps_per_epoch
-        if step >= end:
-            return 0.0
-        if step < warmup:
-            return args.align_weight * step / warmup
-        if args.align_schedule == "cosine":
-            return args.align_weight * (1 + math.cos(math.pi * (step - warmup) / (end - warmup))) / 2
-        return args.align_weight
 
     def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Pairs:
         mixed = self.args.align_mix_captions
@@ -135,7 +103,6 @@ class AlignmentTerm:
             self._keys(inputs),
             mix_partner=inputs.get("mix_partner") if mixed else None,
             mix_share=inputs.get("mix_share") if mixed else None,
-            text_space=self.model.text_space,
         )
 
     def _keys(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -146,11 +113,8 @@ class AlignmentTerm:
         return [inputs["image_keys"], inputs["caption_keys"], *by_class]
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
-        args = self.args
-        settings = LogitSettings(args.align_temperature, args.align_logit_bias)
-        if "logit_scale" in self.learned_logits:
-            settings.temperature = 1 / outputs.logit_scale
-        if "logit_bias" in self.learned_logits:
-            settings.bias = outputs.logit_bias
-        learned = {name: outputs[name] for name in sorted(self.learned_logits)}
-        return settings, {name: (value, torch.ones_like(value)) for name, value in learned.items()}
+        if not self.learns_logits:
+            return LogitSettings(self.args.align_temperature), {}
+        learned = {name: outputs[name] for name in ("logit_scale", "logit_bias")}
+        terms = {name: (value, torch.ones_like(value)) for name, value in learned.items()}
+        return LogitSettings(1 / outputs.logit_scale, outputs.logit_bias), terms

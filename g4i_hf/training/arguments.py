@@ -107,12 +107,6 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         """Whether there is an alignment loss; a baseline has none."""
         return self.align_weight > 0
 
-    @property
-    def learns_temperature(self) -> bool:
-        if self.align_learn_temperature is not None:
-            return self.align_learn_temperature
-        return self.align_loss == "siglip"
-
     def to_dict(self) -> dict[str, Any]:
         """For trackers: without the path of the run on this machine."""
         return super().to_dict() | {"output_dir": Path(self.output_dir).resolve().name}

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import shutil
 from collections.abc import Mapping
 from functools import cached_property
@@ -190,7 +189,7 @@ class AlignmentTrainer(Trainer):
             drop_last=args.dataloader_drop_last,
             repeats=args.repeated_augmentation,
         )
-        loader = TrainLoader(
+        return TrainLoader(
             DrawnRows(data),
             device=accelerator.device,
             batch_sampler=sampler,
@@ -201,8 +200,6 @@ class AlignmentTrainer(Trainer):
             generator=torch.Generator() if args.dataloader_persistent_workers else None,  # see TrainLoader
             prefetch_factor=args.dataloader_prefetch_factor if args.dataloader_num_workers > 0 else None,
         )
-        self.alignment.steps_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-        return loader
 
     def _cache_features(self) -> None:
         """Compute the features of a frozen backbone once, if every epoch would see the same pixels."""
@@ -258,7 +255,7 @@ class AlignmentTrainer(Trainer):
                 soft_loss, rows = soft_label_loss(outputs.logits, inputs["soft_labels"], **mixing)
                 loss = loss + self.soft_label_weight * self._global_mean("loss_soft_labels", soft_loss, rows)
             if aligning:
-                loss, terms = self.alignment.add_to(loss, outputs, inputs, self.state)
+                loss, terms = self.alignment.add_to(loss, outputs, inputs)
                 for name, (value, count) in terms.items():
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss

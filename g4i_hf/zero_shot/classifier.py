@@ -108,16 +108,12 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             texts = [template.replace(PLACE_OF_LABEL, label) for template in templates for label in labels]
             starts = range(0, len(texts), TEXTS_AT_ONCE)
             batches = [self.text_encoder.encode(texts[start : start + TEXTS_AT_ONCE]) for start in starts]
-            vectors = self._in_text_space(torch.from_numpy(np.concatenate(batches)))
+            vectors = torch.from_numpy(np.concatenate(batches)).float()
             means = vectors.unflatten(0, (len(templates), len(labels))).mean(0)
             self._kept[key] = torch.nn.functional.normalize(means, dim=-1)
             if len(self._kept) > SETS_KEPT:
                 del self._kept[next(iter(self._kept))]  # the oldest
         return self._kept[key]
-
-    @torch.no_grad()
-    def _in_text_space(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        return self.model.text_space(text_embeds.float().to(self.model.device)).cpu()
 
     def __call__(
         self,

@@ -93,7 +93,7 @@ CASES = {
     "vit siglip": VIT | {"align_loss": "siglip"},
     "timm student": TIMM | {"projector_norm": "layer"},
     "baseline": CNN | {"align_weight": 0},
-    "class mask, centred": CNN | {"align_mask": "class", "align_center": "true", "align_temperature": 0.1},
+    "class mask": CNN | {"align_mask": "class", "align_temperature": 0.1},
     "cnn mixed": CNN | MIXED | {"classification_loss": "bce"},
     "vit mixed": VIT | MIXED | {"label_smoothing_factor": 0.1},
     "soft labels": CNN | {"supervision": "auto", "soft_label_weight": 0.7},
@@ -115,7 +115,7 @@ TWO = {
     "two processes, official gradient": VIT | {"align_gradient": "official"},
 }
 # Left to `make test-slow`
-SLOW = {"vit clip", "timm student", "class mask, centred", "accumulation", "moving average", "official gradient"}
+SLOW = {"vit clip", "timm student", "class mask", "accumulation", "moving average", "official gradient"}
 SLOW |= {"several captions, sampled", "head alone", "adapters", "two processes, mixed"}
 SLOW |= {"baseline", "vit mixed", "adam", "released vit"}
 SLOW |= {"two processes, official gradient", "released timm", "released average", "released merged adapters"}
