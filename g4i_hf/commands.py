@@ -254,8 +254,8 @@ class Evaluate(Command):
         g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
     Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's
-    train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--measures all`
-    adds the speed of the student and suspicious labels, which take longer.
+    train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--speed true`
+    adds the speed of the student.
     """
 
     run_options = "train.yaml"
@@ -276,7 +276,7 @@ class Evaluate(Command):
         say("\n" + as_text(evaluation.rows, evaluation.names))
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
             say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
-        if "speed" in args.measures:
+        if args.speed:
             say(f"\n{speed_text(evaluation.results['aligned'])}\n")
         for name, folder in evaluation.folders.items():
             say(f"{evaluation.names[name]}: {folder}/all_results.json, {folder}/predictions")

@@ -27,7 +27,7 @@ EVERYTHING = NOTHING | {"image_size": 48, "classes": list(ID2LABEL.values()), "p
 EVERYTHING |= {"lineage": LINEAGE, "rows": compare(RESULTS, shifted(-0.02), SPLITS), "license": "apache-2.0"}
 EVERYTHING |= {"aligned": True, "onnx": True, "is_timm": True, "model_id": "me/student", "weights": "ema"}
 BEST = {"ema_decay": 0.99, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
-INTERVAL = {"split": "test", "images": 20, "interval": "30 to 70", "suspicious": 2, "difference": "-1 to +5"}
+INTERVAL = {"split": "test", "images": 20, "interval": "30 to 70", "difference": "-1 to +5"}
 EVERYTHING |= {"options": OPTIONS | BEST, "intervals": [INTERVAL]}
 
 
@@ -75,7 +75,7 @@ SAID = {
             *("| accuracy | test | 50.0 | 52.0 | +2.0 |", "| captions | written by a machine, `me/captioner`"),
             "| captioner's settings | max_new_tokens 128, temperature 0.0, image_max_side 768 |",
             *(r"| prompt | What is \| it? |", f"| images | `them/photos` at `{COMMIT}` |", "each caption after `pa"),
-            *("under `apache-2.0`. The terms", "trained on few images (2,897)", "contradict 2 of these labels."),
+            *("under `apache-2.0`. The terms", "trained on few images (2,897)"),
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",
             "The 95% interval of its difference from labels only is -1 to +5 points.",
             *('ZeroShotImageClassifier("me/student")', 'snapshot_download("me/student", allow_patterns="onnx/*")'),

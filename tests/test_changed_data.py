@@ -277,7 +277,7 @@ def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_t
     pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6), tmp_path / "run"
 
     def evaluated(*words) -> str:
-        return said_by(capsys, "evaluate", "--run", run, "--measures", "none", "--splits", *words)
+        return said_by(capsys, "evaluate", "--run", run, "--splits", *words)
 
     train(pictures)
     evaluated("validation", "test")
@@ -300,7 +300,7 @@ def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_t
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_release_compares_no_figures_of_other_labels(train, tmp_path, capsys, split):
     pictures, run = draw_folder(tmp_path / "pictures", train=18, validation=9, test=6), tmp_path / "run"
-    evaluate = ("evaluate", "--run", run, "--measures", "none", "--splits", "test")
+    evaluate = ("evaluate", "--run", run, "--splits", "test")
     train(pictures)
     if split == "test":
         said_by(capsys, *evaluate)

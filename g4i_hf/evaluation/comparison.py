@@ -35,8 +35,6 @@ ALL_MEASURES = {
     "accuracy": Measure("accuracy"),
     "recall_at_1": Measure("caption retrieval R@1", chance="chance_at_1"),
     "recall_at_5": Measure("caption retrieval R@5", chance="chance_at_5"),
-    "text_to_image_recall_at_1": Measure("image retrieval R@1", chance="text_to_image_chance_at_1"),
-    "text_to_image_recall_at_5": Measure("image retrieval R@5", chance="text_to_image_chance_at_5"),
     "zero_shot_captions_accuracy": Measure("classes by captions", ZERO_SHOT, "zero_shot_captions_chance"),
     "zero_shot_names_accuracy": Measure("classes by names", ZERO_SHOT, "zero_shot_names_chance"),
     "ece": Measure("ECE", CALIBRATION, lower_is_better=True),
@@ -49,8 +47,7 @@ SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 METRICS_OF_A_SPLIT = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
-    *("samples", "labelled", "bad_images", "weights", "gallery_size", "text_to_image_gallery_size"),
-    "suspicious_labels",
+    *("samples", "labelled", "bad_images", "weights", "gallery_size"),
 )
 
 # The metrics of a card; `g4i evaluate` shows all of ALL_MEASURES that it computed

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,19 @@ from datasets import Dataset
 
 from ..files import replace_text
 from .comparison import METRICS_OF_A_SPLIT, SPEED
-from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall, text_to_image_recall
+from .metrics import Accuracy, calibration_metrics, recall_at, retrieval_recall
 from .predict import Predictions, texts_of
 
 RESULTS_FILE = "all_results.json"
 
 
 def split_metrics(
-    predictions: Predictions,
-    split: Dataset,
-    name: str,
-    measures: Collection[str] = (),
-    *,
-    name_embeds: np.ndarray | None = None,
+    predictions: Predictions, split: Dataset, name: str, name_embeds: np.ndarray | None = None
 ) -> dict[str, Any]:
     """
-    The metrics of a split, with its name as prefix: `samples`; the number of `labelled` rows, if not all are;
-    `accuracy` over labelled rows; those of [`retrieval_metrics`] over rows with a caption; and those of the measures
-    `text_to_image`, `calibration` and `zero_shot`, which needs the text embeddings of class names.
+    The metrics of a split, with its name as prefix: `samples`; the number of `labelled` rows, if not all are; over
+    labelled rows `accuracy`, [`calibration_metrics`] and [`zero_shot_metrics`], by captions and by `name_embeds`, text
+    embeddings of the class names; and [`retrieval_recall`] over rows with a caption.
     """
     labelled = predictions.labels >= 0
     metrics: dict[str, Any] = {"samples": len(split)}
@@ -37,27 +32,14 @@ def split_metrics(
         metrics |= Accuracy().compute(
             predictions=predictions.predicted[labelled], references=predictions.labels[labelled]
         )
-        if "calibration" in measures:
-            rows = slice(None) if labelled.all() else labelled  # a mask would copy the logits
-            metrics |= calibration_metrics(predictions.logits[rows], predictions.labels[rows])
-        if "zero_shot" in measures:
-            metrics |= zero_shot_metrics(predictions, split, name_embeds)
-    metrics |= retrieval_metrics(predictions, split, both_ways="text_to_image" in measures)
+        rows = slice(None) if labelled.all() else labelled  # a mask would copy the logits
+        metrics |= calibration_metrics(predictions.logits[rows], predictions.labels[rows])
+        metrics |= zero_shot_metrics(predictions, split, name_embeds)
+    if (texts := texts_of(split, predictions)) is not None:
+        captioned = np.flatnonzero(texts.counts)
+        owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
+        metrics |= retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
     return {f"{name}_{figure}": value for figure, value in metrics.items()}
-
-
-def retrieval_metrics(predictions: Predictions, split: Dataset, both_ways: bool = False) -> dict[str, float]:
-    """Recalls over rows with a caption; `both_ways` adds those of images by texts. Empty without text embeddings."""
-    texts = texts_of(split, predictions)
-    if texts is None:
-        return {}
-    captioned = np.flatnonzero(texts.counts)
-    owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
-    recalls = (retrieval_recall, text_to_image_recall) if both_ways else (retrieval_recall,)
-    metrics: dict[str, float] = {}
-    for recall in recalls:
-        metrics |= recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
-    return metrics
 
 
 def zero_shot_metrics(

@@ -80,23 +80,9 @@ def retrieval_recall(
 
     Returns and raises the same as [`recall_at`].
     """
-    captions, entries, owners = _distinct(text_embeds, owners)
-    return recall_at(image_embeds, captions, owners, entries, ks)
-
-
-def text_to_image_recall(
-    image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
-) -> dict[str, float]:
-    """The other direction: share of distinct captions with one of their images among the k nearest."""
-    captions, entries, owners = _distinct(text_embeds, owners)
-    metrics = recall_at(captions, image_embeds, entries, owners, ks)
-    return {f"text_to_image_{name}": value for name, value in metrics.items()}
-
-
-def _distinct(text_embeds: np.ndarray, owners: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct texts, and for each text (m,) the number of its distinct text and of its image."""
     captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    return captions, entries.reshape(-1), np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
+    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
+    return recall_at(image_embeds, captions, owners, entries.reshape(-1), ks)
 
 
 def recall_at(

@@ -51,7 +51,6 @@ def write_report(
         rows=rows,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
-        suspicious={split: (results or {}).get(f"{split}_suspicious_labels") for split in splits},
         runs=order,
         split=name,
         images=len(splits[name]),

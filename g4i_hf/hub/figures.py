@@ -65,8 +65,7 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
     `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; what it was `taught_by`;
     `labels_said`: how many images had a label; `estimates` before training, by name; `intervals`: for each split its
-    images, the 95% intervals of the accuracy and of its difference from the baseline's, and how many of its labels
-    captions contradict.
+    images, and the 95% intervals of the accuracy and of its difference from the baseline's.
     """
     results = read_results(args.run)
     accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(results)}
@@ -83,7 +82,6 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
                 "images": (labelled := results.get(f"{split}_labelled", results[f"{split}_samples"])),
                 "interval": interval_text(accuracies[split], labelled),
                 "difference": _difference_in_words(args, split),
-                "suspicious": results.get(f"{split}_suspicious_labels"),
             }
             for split in _in_order(list(accuracies), args.run)
             if accuracies[split] is not None

@@ -13,8 +13,6 @@ from .captioning import (
 )
 from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, check_view, full_name
 from .evaluation import (
-    CHEAP_MEASURES,
-    MEASURES,
     CheckArguments,
     EvaluateArguments,
     ReleaseArguments,

@@ -3,12 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from ..files import wrong_choice
 from .data import check_views
 from .fields import BadImages, Checked, Count, Number, check_values, option
-
-MEASURES = ("text_to_image", "calibration", "zero_shot", "speed", "labels")
-CHEAP_MEASURES = MEASURES[:3]  # without another pass over the images
 
 
 @dataclass
@@ -55,11 +51,7 @@ class EvaluateArguments:
     train_split: str = option("train", "Training split.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
-    measures: list[str] | None = option(
-        None,
-        "Beside accuracy and caption retrieval: text_to_image, calibration, zero_shot, "
-        "speed (on this CPU) and labels (that captions contradict); all; or none. By default, the first three.",
-    )
+    speed: bool = option(False, "Measure parameters, multiply-adds and ms an image too, on this CPU.")
     report: str | None = option(None, "HTML file for the report.")
     eval_batch_size: Count = option(64, "Images per batch and process.")
     eval_num_workers: Number = option(0, "Worker processes that read images.")
@@ -68,14 +60,6 @@ class EvaluateArguments:
         if not self.run:
             raise ValueError("run is missing: give the run folder with --run.")
         check_values(self)
-        measures = CHEAP_MEASURES if self.measures is None else self.measures
-        words = [name for word in measures for name in word.split(",") if name]
-        known = (*MEASURES, "all", "none")
-        if unknown := [word for word in words if word not in known]:
-            raise ValueError(wrong_choice("measures", unknown[0], known))
-        if "none" in words and len(words) > 1:
-            raise ValueError("measures has none beside others: give none alone, or leave it out.")
-        self.measures = [measure for measure in MEASURES if measure in words or "all" in words]
 
 
 # --- Release ---------------------------------------------------------------------------------------------------------

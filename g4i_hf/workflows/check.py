@@ -22,7 +22,7 @@ from ..evaluation.fit_report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
@@ -51,28 +51,6 @@ def suspicious_labels(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
             "probability_of_suggested": model.posterior_[rows, suggested[rows]].astype(np.float32),
         }
     )
-
-
-def num_suspicious(split: Dataset, training: Dataset | None, num_labels: int) -> int | None:
-    """
-    How many labels of a split captions contradict, where those of both splits are compared. None where it has no
-    labelled rows with embeddings, or these are of one class.
-    """
-    if columns.TEXT_EMBEDS not in split.column_names:
-        return None
-    parts = [split]
-    if training is not None and columns.TEXT_EMBEDS in training.column_names:
-        parts.append(training)
-    text_embeds, labels = [], []
-    for captioned in map(CaptionedRows.of, parts):
-        known = captioned.labels >= 0
-        text_embeds.append(captioned.text_embeds()[known])
-        labels.append(captioned.labels[known])
-    own, every = len(labels[0]), np.concatenate(labels)
-    if own == 0 or len(np.unique(every)) < 2:
-        return None
-    model = LabelModel(num_labels).fit({CAPTION: View(np.concatenate(text_embeds))}, every)
-    return int((suspicious_rows(every, model.posterior_) < own).sum())
 
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:

@@ -38,7 +38,6 @@ from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import difference_interval
 from ..training.run_folder import OPTIONS_FILE, read_options
-from .check import num_suspicious
 from .fit_result import RESULTS
 
 logger = logging.getLogger(__name__)
@@ -201,8 +200,8 @@ class Evaluation:
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
         # Image embeddings are compared with captions of these splits and with class names
         with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
-        texts = "zero_shot" in args.measures or any(map(has_texts, with_texts))
-        texts = texts and aligns(read_options(run)) is not False  # an untrained projector says nothing
+        # A baseline's untrained projector says nothing
+        texts = any(map(has_texts, with_texts)) and aligns(read_options(run)) is not False
         for split_name, split in self.splits.items():
             what, features = f"{run.name}, {split_name}", None
             if self.fit is not None and model.takes_features:  # mostly both runs have the same backbone
@@ -226,28 +225,19 @@ class Evaluation:
         device = self.accelerator.device
         return embeds_of_class_names(self.id2label, self.encoder, device, "zero-shot accuracy by class names")
 
-    @cached_property
-    def _suspicious(self) -> dict[str, int | None]:
-        """By split, the number of labels that captions contradict; None if not requested, or unknown."""
-        if "labels" not in self.args.measures:
-            return dict.fromkeys(self.splits)
-        training = {name: self.training if name != self.args.train_split else None for name in self.splits}
-        return {name: num_suspicious(split, training[name], len(self.id2label)) for name, split in self.splits.items()}
-
     def _metrics(self, name: str) -> dict[str, Any]:
         """Compute the metrics of a run and merge them into its `all_results.json`."""
         args, by_split = self.args, self.predictions[name]
         metrics: dict[str, Any] = {}
-        name_embeds = self._name_embeds if "zero_shot" in args.measures else None
+        has_texts = any(predicted.image_embeds is not None for predicted in by_split.values())
+        name_embeds = self._name_embeds if has_texts else None
         for split_name, predicted in by_split.items():
             split = self.splits[split_name]
-            metrics |= split_metrics(predicted, split, split_name, args.measures, name_embeds=name_embeds)
-            if (suspicious := self._suspicious[split_name]) is not None:
-                metrics[f"{split_name}_suspicious_labels"] = suspicious
+            metrics |= split_metrics(predicted, split, split_name, name_embeds)
             metrics[f"{split_name}_weights"] = args.weights
             if args.on_bad_images == "skip":
                 metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
-        if "speed" in args.measures and name == "aligned":  # the baseline has the same architecture
+        if args.speed and name == "aligned":  # the baseline has the same architecture
             metrics |= self._speed(name)
         results = update_results(self.folders[name], metrics, list(self.splits))
         evaluated, earlier = self.record.of_splits(self.splits), Record.read(self.folders[name])
@@ -271,7 +261,7 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
     Args:
         run: run folder.
         baseline: run folder of its baseline.
-        options: other fields of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `measures` and `report`, and
+        options: other fields of [`~g4i_hf.options.EvaluateArguments`], such as `splits`, `speed` and `report`, and
             of `DataArguments` and `EncoderArguments`, which override those of the run.
 
     Returns:

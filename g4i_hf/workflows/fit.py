@@ -86,7 +86,6 @@ from .fit_result import (
 logger = logging.getLogger(__name__)
 
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
-MEASURES = ("calibration",)
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
 
@@ -230,7 +229,7 @@ class Fit:
             if judge.name in BELIEVED:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
                 predictions = Predictions(*of_images, judge.logits[name], None)
-                of_name |= split_metrics(predictions, self.judging, judge.name, MEASURES)
+                of_name |= split_metrics(predictions, self.judging, judge.name)
             update_results(self.folder / name, of_name)
         head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
         chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}

@@ -31,9 +31,8 @@ FIT = {"output_dir": "{out}"}
 # or the nearest right name
 MISTAKES = {
     # --- Options: test_cli.py has the ways to write one wrongly
-    "option of evaluate": ("evaluate", {"run": "{aligned}", "mesures": "x"}, ("mesures", "measures")),
+    "option of evaluate": ("evaluate", {"run": "{aligned}", "speeed": "true"}, ("speeed", "speed")),
     "no such YAML file": ("embed", {"config": "{gone}"}, ("{gone}", "--config")),
-    "choice of measures": ("evaluate", {"run": "{aligned}", "measures": "speeds"}, ("speeds", "'speed'")),
     "no dataset": ("train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")),
     "no run folder": (
         "train",
@@ -129,7 +128,6 @@ MISTAKES = {
     ),
     "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
     "evaluate images": ("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
-    "speed and no measure": ("evaluate", {"run": "{aligned}", "measures": "none,speed"}, ("none alone",)),
     "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
     "another hold-out": (
         "evaluate",

@@ -17,7 +17,7 @@ PROMISED = {
     "embed": "view text_encoder embeddings_dir text_encoder_prompt",
     "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss supervision unlabelled student pretrained ema_decay",
-    "evaluate": "run baseline splits measures report weights",
+    "evaluate": "run baseline splits speed report weights",
     "release": "run stage baseline repo_id push_to_hub dry_run onnx license with_images",
 }
 
