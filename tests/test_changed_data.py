@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import make
-import numpy as np
 import pytest
 from datasets import Image
 from drawings import STUDENT, TRAINING, draw_folder, drawing
@@ -248,28 +246,6 @@ def test_another_text_encoder_in_the_same_folder_is_other_data(pictures, train, 
     train(pictures, text_encoder=encoder, align_weight=0.3)
     (encoder / "more.txt").write_text("another vocabulary")
     assert "What differs: the text encoder." in train(pictures, text_encoder=encoder, align_weight=0.3)
-
-
-@pytest.mark.slow
-def test_estimates_of_captions_are_made_anew_for_other_image_features(train, tmp_path):
-    """Killed after the estimates, before a checkpoint; then the features were corrected."""
-    rng, number, run = np.random.default_rng(0), 60, tmp_path / "run"
-    classes = np.arange(number) % 3
-    columns = {"label": [label if row % 4 == 0 else None for row, label in enumerate(classes.tolist())]}
-    columns["text_embeds"] = make.unit(rng.normal(size=(number, 4))).tolist()
-
-    def estimates(features: np.ndarray) -> bytes:
-        rows = make.rows(number, "abc", drawing, **columns)
-        shutil.rmtree(tmp_path / "data", ignore_errors=True)
-        rows.add_column("features", features.tolist()).to_parquet(tmp_path / "data" / "train.parquet")
-        options = {"supervision": "auto", "require_labels": "false", "image_features": "features", "align_weight": 0.3}
-        train(tmp_path / "data", **options, save_strategy="no")
-        (run / "all_results.json").unlink()
-        return (run / "supervision" / "posterior.npy").read_bytes()
-
-    estimated, again = estimates(rng.normal(size=(number, 3))), estimates(np.eye(3)[classes])
-    run.rename(tmp_path / "first")
-    assert estimates(np.eye(3)[classes]) == again != estimated
 
 
 @pytest.mark.slow

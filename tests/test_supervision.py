@@ -8,7 +8,7 @@ from pathlib import Path
 import make
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict
 from doors import spelled
 from drawings import STUDENT, TRAINING, draw_folder
 from PIL import Image as PILImage
@@ -184,15 +184,13 @@ def test_what_was_found_is_kept_in_the_run_for_the_same_data_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, Path]:
-    """Folders with labels of 40 of 90 rows, and of one a class; with half of 300 wrong; with all of 90."""
+    """Folders with labels of 40 of 90 rows, with half of 300 wrong, and with all of 90."""
     root = tmp_path_factory.mktemp("supervision")
-    labels_by_name = {"few": few(40, TRUTH[:90]), "one": few(5, TRUTH[:90])}
-    for name, labels in (labels_by_name | {"noisy": noisy(TRUTH[:300]), "whole": TRUTH[:90]}).items():
-        seen = Dataset.from_dict({"seen": vectors(TRUTH[: len(labels)], seed=1)})
-        split = with_pictures(labels, GOOD[: len(labels)])
-        concatenate_datasets([split, seen], axis=1).to_parquet(root / name / "train.parquet")
+    labels_by_name = {"few": few(40, TRUTH[:90]), "noisy": noisy(TRUTH[:300]), "whole": TRUTH[:90]}
+    for name, labels in labels_by_name.items():
+        with_pictures(labels, GOOD[: len(labels)]).to_parquet(root / name / "train.parquet")
         with_pictures(TRUTH[:12], GOOD[:12]).to_parquet(root / name / "validation.parquet")
-    return {name: root / name for name in (*labels_by_name, "noisy", "whole")}
+    return {name: root / name for name in labels_by_name}
 
 
 def words_of(folder: Path, run: Path, *words: str) -> list[str]:
@@ -289,15 +287,7 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
-def test_a_column_or_a_pretrained_student_is_the_second_view(data, tmp_path):
-    auto = ["--supervision", "auto", "--image_features"]
-    run = run_of(data["one"], tmp_path / "a", *auto, "seen")
-    assert (loaded(run).argmax(1) == TRUTH[:90]).all()
-    assert run.supervised.plan.unlabelled_weight == 1 and "judge each other" in run.reasons[0]
-    with pytest.raises(ValueError, match="image_features is 'sen', but the data has no such column"):
-        run_of(data["whole"], tmp_path / "b", *auto, "sen").load()
-    with pytest.raises(ValueError, match="image_features is 'student', but pretrained is false"):
-        run_of(data["whole"], tmp_path / "c", *auto, "student").load()
+def test_a_pretrained_student_is_the_second_view(data, tmp_path):
     main(["train", *words_of(data["whole"], tmp_path / "run", "--align_weight", "0")])
     main(["release", "--run", str(tmp_path / "run"), "--student_dir", str(tmp_path / "student")])
     pretrained = ["--pretrained", "true", "--supervision", "auto", "--student", str(tmp_path / "student")]

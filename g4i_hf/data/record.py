@@ -55,19 +55,18 @@ class Record:
         splits: Mapping[str, Dataset],
         class_names: Iterable[str],
         *,
-        also: Iterable[str] = (),
         inputs: Mapping[str, str | int | None] | None = None,
         earlier: "Record | None" = None,
     ) -> "Record":
         """
-        The record of splits with `image` (not decoded), `image_id`, and a `label` of these classes. `also` names
-        further columns. Reads every image, except files with the size and times of an `earlier` record.
+        The record of splits with `image` (not decoded), `image_id`, and a `label` of these classes.
+        Reads every image, except files with the size and times of an `earlier` record.
         """
-        class_names, compared = list(class_names), list(dict.fromkeys((*COMPARED, *also)))
-        parts = [_text_table(dict.fromkeys((SPLIT, columns.IMAGE_ID, DIGEST, STAT, *compared), []))]
+        class_names = list(class_names)
+        parts = [_text_table(dict.fromkeys((SPLIT, columns.IMAGE_ID, DIGEST, STAT, *COMPARED), []))]
         for name, split in splits.items():
             values = image_digests(split, None if earlier is None else earlier.of_splits([name]).rows)
-            for column in compared:
+            for column in COMPARED:
                 present = column in split.column_names
                 values[column] = list(_values(split, column, class_names)) if present else [None] * len(split)
             parts.append(_text_table({SPLIT: [name] * len(split)} | values))

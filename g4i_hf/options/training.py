@@ -203,7 +203,6 @@ class SupervisionOptions:
         "none",
         "auto: class probabilities from captions for unlabelled rows and doubted labels; none: alignment alone.",
     )
-    image_features: str | None = option(None, "Image features beside captions: a column, or student (pretrained).")
     unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
 
 

@@ -1,7 +1,7 @@
 """Prepares images, labels and captions for the trainer, for `g4i train` and for Python."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -146,13 +146,14 @@ class Preparation:
         split, run, args = embedded.splits[self.run.train_split], self.run, self.args
         if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
             warn_of_unused_captions(split)
+        is_pretrained = isinstance(self.student, StudentArguments) and self.student.pretrained
         supervised = supervise(
             split,
             run,
             num_labels=len(self.id2label),
             seed=args.seed,
             soft_label_weight=args.soft_label_weight,
-            image_features=self._image_features(split, built),
+            image_features=partial(self._features_of_student, split, built) if is_pretrained else None,
             class_embeds=partial(
                 class_name_examples, self.id2label, self.encoder, PartialState().device, embedded.dim
             ),
@@ -165,21 +166,6 @@ class Preparation:
         if args.aligns and args.align_mask == "class" and not (labels_of(supervised.split) >= 0).any():
             logger.warning("align_mask is 'class', but every image learns from soft labels: no classes are masked.")
         return supervised
-
-    def _image_features(self, split: Dataset, built: BuiltStudent) -> Callable[[], np.ndarray | None] | None:
-        """The function that computes image features (N, F) in the main process; None without them."""
-        name = self.run.image_features
-        is_pretrained = self.student.pretrained if isinstance(self.student, StudentArguments) else name == "student"
-        if name == "student" and not is_pretrained:
-            raise ValueError("image_features is 'student', but pretrained is false: random weights see nothing.")
-        if name == "student" or (name is None and self.run.supervision == "auto" and is_pretrained):
-            return lambda: self._features_of_student(split, built)
-        if name is None:
-            return None
-        if name not in split.column_names:
-            present = ", ".join(split.column_names)
-            raise ValueError(f"image_features is {name!r}, but the data has no such column. Its columns: {present}.")
-        return lambda: np.asarray(split.with_format("numpy")[name][:], dtype=np.float32)
 
     def _features_of_student(self, split: Dataset, built: BuiltStudent) -> np.ndarray | None:
         accelerator, model, processor = Accelerator(cpu=self.args.use_cpu), built.model, built.processor

@@ -88,11 +88,9 @@ class TrainingRun:
         """The record of the splits in use, as stored; without rows in processes that write nothing."""
         (splits, id2label), run = self.opened, self.run
         used = {name: splits[name] for name in (run.train_split, run.eval_split) if name in splits}
-        features = {run.image_features} & set(splits[run.train_split].column_names)
         return Record.of(
             used if self.args.should_save else {},
             id2label.values(),
-            also=features,
             inputs=inputs_of(self.encoder, self.student.student),
             earlier=Record.read(self.args.output_dir),
         )
@@ -104,7 +102,7 @@ class TrainingRun:
         if run.eval_split not in splits:
             text = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
             logger.warning(text, run.eval_split)
-        made_with = (self.student, self.augmentation, self.encoder, run.image_features)
+        made_with = (self.student, self.augmentation, self.encoder)
         folder = self.encoder.embeddings_dir
         stage = {"embeddings_dir": folder or output_dir.parent / "embeddings", "shared": folder is None}
         self.prepared = Preparation(
