@@ -166,12 +166,10 @@ class Label(Command):
     in_one_process = True
 
     def run(self, args, data) -> None:
-        from .workflows.label import Labelling
+        from .workflows.label import Labelling, serve
 
         labelling = Labelling(args, data, say=print_note if args.list else say)
         if not args.list and not args.page:
-            from .workflows.label_server import serve
-
             return serve(labelling, say, opens_browser=not args.no_browser)
         labelling.look()
         if args.list:

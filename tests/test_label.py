@@ -23,8 +23,7 @@ from g4i_hf.data.loading import load_reviewed
 from g4i_hf.label_model.picks import pick_gold, pick_next, pick_none, pick_wrong
 from g4i_hf.options import OPTIONS_OF, DataArguments
 from g4i_hf.running import main
-from g4i_hf.workflows.label import Labelling
-from g4i_hf.workflows.label_server import LabelServer
+from g4i_hf.workflows.label import Labelling, LabelServer
 
 TRUTH = np.arange(40) % 4
 

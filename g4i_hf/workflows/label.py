@@ -1,7 +1,17 @@
-"""`g4i label`: which images a person should look at, and what they answer."""
+"""
+`g4i label`: which images a person should look at, and what they answer; and the server of its page, for this machine
+alone, which writes each answer to disk before it replies.
+"""
 
+import contextlib
+import json
+import secrets
 import shlex
+import sys
+import threading
+import webbrowser
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +21,8 @@ from .. import columns
 from ..cli import say
 from ..data.checks import labels_of
 from ..data.classes import same_form
-from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
+from ..data.images import UndecodableImage, clean_jpeg
+from ..data.labels import GOLD, NONE, answers_to, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import caption_lists
@@ -25,6 +36,15 @@ from .fit_images import FitImages
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
 MOST_STATIC = 200  # images of a page that holds them
+SIDE = 640  # pixels of an image
+LARGEST = 10_000  # bytes of a request
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
 
 
 class Labelling:
@@ -208,3 +228,120 @@ class Labelling:
         Path(file).write_text(self.page(items), encoding="utf-8", errors="replace")
         few = f" of {self.left:,}, as a page without a server holds no more" if self.left > MOST_STATIC else ""
         return f"Page: {file}, {len(items):,} images{few}. Append the labels.jsonl that it downloads to {self.file}."
+
+
+# --- The server ------------------------------------------------------------------------------------------------------
+
+
+class LabelServer(ThreadingHTTPServer):
+    """
+    Serves the page at `address`, which holds a random token. Requests without it, for another host or from another
+    origin get 403. `append` writes a line of `labels.jsonl`.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, labelling: Labelling, append: Callable[[str], None]):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.labelling, self.append = labelling, append
+        self.token, self.nonce = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+        self.host, self.lock, self.answered = f"127.0.0.1:{self.server_port}", threading.Lock(), 0
+        self.address = f"http://{self.host}/{self.token}/"
+
+    def answer(
+        self, row: int, label: int | str | None = None, none: bool = False, undo: bool = False
+    ) -> dict[str, Any]:
+        """Writes an answer; `label` is a class or the name of a new one. A ValueError for what no page sends."""
+        labelling = self.labelling
+        is_row = type(row) is int and 0 <= row < len(labelling.names) and labelling.shown[row]
+        is_label = label is None or (type(label) is int and 0 <= label < len(labelling.classes))
+        is_label |= type(label) is str and label.isprintable() and bool(label.strip())
+        if not is_row or not is_label or (label is not None) + (none is True) + (undo is True) != 1:
+            raise ValueError("no answer")
+        with self.lock:
+            label = labelling.class_of(label) if isinstance(label, str) else label
+            self.append(labelling.line(row, label, none, undo))
+            self.answered += -1 if undo else 1
+        return {"label": label}
+
+    def handle_error(self, *request: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # of a browser that no longer waits for an image
+            super().handle_error(*request)
+
+    def more(self) -> dict[str, Any]:
+        with self.lock:
+            return {"items": self.labelling.items()}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: LabelServer
+
+    def do_GET(self) -> None:
+        place = self._place()
+        if place == "":
+            with self.server.lock:
+                self.server.labelling.reopen()
+            self._reply(200, self.server.labelling.page(nonce=self.server.nonce).encode(), "text/html; charset=utf-8")
+        elif place is not None and place.removeprefix("image/").isdecimal():
+            self._image(int(place.removeprefix("image/")))
+        else:
+            self._reply(403 if place is None else 404)
+
+    def do_POST(self) -> None:
+        place, length = self._place(), self.headers.get("Content-Length", "")
+        calls: dict[str, Callable[..., dict]] = {"answer": self.server.answer, "more": self.server.more}
+        called = calls.get(place or "")
+        is_json = self.headers.get("Content-Type") == "application/json"
+        if called is None or not is_json or not length.isdecimal() or int(length) > LARGEST:
+            return self._reply(403)
+        try:
+            reply = called(**json.loads(self.rfile.read(int(length))))
+        except (TypeError, ValueError):
+            return self._reply(400)
+        self._reply(200, json.dumps(reply).encode(), "application/json")
+
+    def _place(self) -> str | None:
+        """The path below the token; None for a request that is not from the page or the browser's address bar."""
+        _, token, *rest = [*self.path.split("/", 2), "", ""]
+        known = secrets.compare_digest(token.encode(), self.server.token.encode())
+        is_own = self.headers.get("Origin") in (None, f"http://{self.server.host}")
+        return rest[0] if known and is_own and self.headers.get("Host") == self.server.host else None
+
+    def _image(self, row: int) -> None:
+        images = self.server.labelling.images
+        try:
+            self._reply(200, clean_jpeg(images[row][columns.IMAGE], SIDE), "image/jpeg")
+        except (IndexError, UndecodableImage):
+            self._reply(404)
+
+    def _reply(self, status: int, content: bytes = b"", kind: str = "text/plain") -> None:
+        self.send_response(status)
+        for name, value in HEADERS.items():
+            self.send_header(name, value.format(nonce=self.server.nonce))
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the terminal is for answers."""
+
+
+def serve(labelling: Labelling, say: Callable[[str], object], opens_browser: bool) -> None:
+    """Until Ctrl+C."""
+    with answers_to(labelling.file) as append:
+        labelling.look()
+        picked = labelling.picked(labelling.left)
+        if not picked.size:
+            say(labelling.nothing())
+            return
+        if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
+            say(f"{labelled:,} of these {len(picked):,} images have a label. They will judge, and no longer train.")
+        with LabelServer(labelling, append) as server:
+            say(f"Answers: {labelling.file}")
+            say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
+            if opens_browser:
+                webbrowser.open(server.address)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+    say(f"{server.answered:,} answers are in {labelling.file}. Learn from them: {labelling.following}")

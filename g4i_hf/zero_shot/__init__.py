@@ -1,6 +1,5 @@
 """Zero-shot classification and text-to-image search with an aligned model and its text encoder."""
 
-from .classifier import ZeroShotImageClassifier
-from .search import ImageSearch
+from .search import ImageSearch, ZeroShotImageClassifier
 
 __all__ = ["ImageSearch", "ZeroShotImageClassifier"]

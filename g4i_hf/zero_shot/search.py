@@ -1,4 +1,4 @@
-"""Text-to-image search: images ranked by the cosine similarity of their embedding and that of a text."""
+"""Zero-shot classification, and images by a text, with an aligned model and the text encoder of its captions."""
 
 import contextlib
 import hashlib
@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -15,15 +16,193 @@ import torch
 from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
+from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageClassificationPipeline
+from transformers.image_utils import load_image
 
 from .. import columns
 from ..data.images import IMAGE_SUFFIXES, content_of, open_image, to_rgb
 from ..data.record import content_digest
-from .classifier import ZeroShotImageClassifier
+from ..embedding.encoders import TextEncoder
+from ..modeling import AlignedImageClassification
+from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
+from ..modeling.processing import student_processor
+from .checkpoint import TextSide, open_aligned, open_encoder
 
 logger = logging.getLogger(__name__)
 CACHE = Path(HF_HOME) / "g4i_hf" / "search"  # of `g4i search`, as nothing is added to a release
 BATCH, THREADS = 32, 8
+DEFAULT_TEMPERATURE = 0.2  # the default of `align_temperature`, for models without a record of theirs
+PLACE_OF_LABEL = "{}"
+TEXTS_AT_ONCE = 64
+SETS_KEPT = 16  # sets of labels with cached vectors
+
+Images: TypeAlias = str | Path | PIL.Image.Image
+Templates: TypeAlias = str | Sequence[str]
+
+
+class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
+    """
+    transformers' `pipeline("zero-shot-image-classification")` with an aligned model for images and the text encoder of
+    its captions for labels, which runs once for each set of labels.
+
+    Args:
+        model: Hub id or folder of a released student (with `aligned/`), of an aligned model or of a run; or the model.
+        subfolder: of the aligned model; by default it is searched.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub.
+        text_encoder: another name or folder of the encoder, or a loaded encoder. Required if it was in a local folder;
+            its files must be the same.
+        temperature: of the scores; by default the learned one, otherwise that of training.
+        image_processor: required for a model object whose student is not a timm model.
+        device: as in `pipeline`; by default an accelerator, if available.
+        kwargs: further arguments of `pipeline`, such as `batch_size`.
+
+    Raises:
+        OSError: if the name is not found.
+        ValueError: without an aligned model, or for that of a baseline.
+
+    Example:
+        >>> classifier = ZeroShotImageClassifier("me/my-student")
+        >>> classifier("pear.png", candidate_labels=["a fruit", "a tool"])
+        [{'score': 0.93, 'label': 'a fruit'}, {'score': 0.07, 'label': 'a tool'}]
+    """
+
+    def __init__(
+        self,
+        model: str | Path | AlignedImageClassification,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        text_encoder: str | Path | TextEncoder | None = None,
+        temperature: float | None = None,
+        image_processor: BaseImageProcessor | None = None,
+        device: int | str | torch.device | None = None,
+        **kwargs,
+    ):
+        if isinstance(model, AlignedImageClassification):
+            config = model.config.student_config
+            model, side = model.eval(), TextSide()
+            if image_processor is None and not isinstance(config, TimmWrapperConfig):
+                raise ValueError(
+                    f"A student of type {config.model_type} does not know its image size: give image_processor."
+                )
+            image_processor = image_processor or student_processor(config, fallback=None)
+        else:
+            model, saved, side = open_aligned(str(model), subfolder, revision, token)
+            image_processor = image_processor or saved
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be positive.")
+        self.side = side.moved(text_encoder) if text_encoder is not None else side
+        self._temperature = temperature
+        self._kept: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}  # vectors of sets of labels
+        task = "zero-shot-image-classification"
+        super().__init__(model=model, image_processor=image_processor, task=task, device=device, **kwargs)
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Accept any model: those that transformers lists have a text tower, and this one does not."""
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Loaded on first use. Raises OSError if that fails; ValueError if the encoder is unknown or another one."""
+        encoder, name = open_encoder(self.side, self.device)
+        if encoder.dim != self.model.config.text_embed_dim:
+            raise ValueError(
+                f"The text encoder {name} gives vectors of {encoder.dim} numbers, but the model was aligned with "
+                f"vectors of {self.model.config.text_embed_dim}. Name the encoder of its captions as text_encoder."
+            )
+        return encoder
+
+    def embed_texts(self, labels: Sequence[str], templates: Sequence[str] = (PLACE_OF_LABEL,)) -> torch.Tensor:
+        """(n, D) of unit norm; of several templates the mean, as in CLIP (arXiv 2103.00020, section 3.1.4)."""
+        key = (tuple(labels), tuple(templates))
+        if key not in self._kept:
+            texts = [template.replace(PLACE_OF_LABEL, label) for template in templates for label in labels]
+            starts = range(0, len(texts), TEXTS_AT_ONCE)
+            batches = [self.text_encoder.encode(texts[start : start + TEXTS_AT_ONCE]) for start in starts]
+            vectors = torch.from_numpy(np.concatenate(batches)).float()
+            means = vectors.unflatten(0, (len(templates), len(labels))).mean(0)
+            self._kept[key] = torch.nn.functional.normalize(means, dim=-1)
+            if len(self._kept) > SETS_KEPT:
+                del self._kept[next(iter(self._kept))]  # the oldest
+        return self._kept[key]
+
+    def __call__(
+        self,
+        image: Images | list[Images],
+        candidate_labels: Sequence[str] | str | None = None,
+        *,
+        hypothesis_template: Templates = PLACE_OF_LABEL,
+        **kwargs,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """
+        Args:
+            image: path, URL, PIL image, or a list, dataset or generator of them.
+            candidate_labels: the classes, as a list or separated by commas.
+            hypothesis_template: text for a label. The default is the label only, where transformers has "This is a
+                photo of {}.": captions describe an image, and rarely say that it is a photo. Several templates are
+                averaged.
+            kwargs: `batch_size`, `num_workers`, `timeout`.
+
+        Returns:
+            A list of `{"score", "label"}`, the best first; a list of such lists for several images. The scores are a
+                softmax over the labels; for a model with a learned bias (`siglip`), as in transformers, a sigmoid of
+                each.
+
+        Raises:
+            ValueError: without labels, or for a template without `{}`.
+        """
+        if isinstance(candidate_labels, str):
+            candidate_labels = candidate_labels.split(",")
+        labels = [label.strip() if isinstance(label, str) else label for label in candidate_labels or ()]
+        labels = [label for label in labels if label != ""]
+        if not labels or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"candidate_labels is {candidate_labels!r}; give class names, in a list or with commas.")
+        templates = (hypothesis_template,) if isinstance(hypothesis_template, str) else tuple(hypothesis_template)
+        if not templates or any(PLACE_OF_LABEL not in template for template in templates):
+            raise ValueError(f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: {{}}.")
+        return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
+
+    def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
+        """(D,) for an image, (n, D) for a list: projected features of unit norm, float32 on the CPU."""
+        embeds = super().__call__(images, None, **kwargs)
+        return embeds if isinstance(embeds, torch.Tensor) else torch.stack(list(embeds))
+
+    @property
+    def scale(self) -> float:
+        """Factor of cosines: the inverse temperature."""
+        if self._temperature is None and hasattr(self.model, "logit_scale"):
+            return min(self.model.logit_scale.exp().item(), MAX_LOGIT_SCALE)
+        return 1 / (self._temperature or self.side.temperature or DEFAULT_TEMPERATURE)
+
+    # --- The steps of a pipeline ---
+
+    def _sanitize_parameters(self, candidate_labels=None, hypothesis_template=None, timeout=None):
+        texts = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
+        for_postprocess = {name: value for name, value in texts.items() if value is not None}
+        return ({"timeout": timeout} if timeout is not None else {}), {}, for_postprocess
+
+    def preprocess(self, image, timeout=None):
+        if isinstance(image, (str, Path)) and os.path.isfile(image):
+            image = PIL.Image.open(image)
+        image = to_rgb(image) if isinstance(image, PIL.Image.Image) else load_image(image, timeout=timeout)
+        return {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"]}
+
+    def _forward(self, model_inputs):
+        outputs = self.model(**model_inputs, output_image_embeds=True)
+        return {"image_embeds": outputs.image_embeds.float()}
+
+    def postprocess(self, model_outputs, candidate_labels=None, hypothesis_template=(PLACE_OF_LABEL,)):
+        embeds = model_outputs["image_embeds"][0]
+        if candidate_labels is None:
+            return embeds
+        logits = self.scale * (self.embed_texts(candidate_labels, hypothesis_template) @ embeds)
+        if hasattr(self.model, "logit_bias"):
+            scores = (logits + self.model.logit_bias.cpu()).sigmoid()
+        else:
+            scores = logits.softmax(-1)
+        ranked = sorted(zip(scores.tolist(), candidate_labels, strict=True), key=lambda pair: -pair[0])
+        return [{"score": score, "label": label} for score, label in ranked]
 
 
 class ImageSearch:
