@@ -1,10 +1,8 @@
 """
 A Hub on loopback, in a thread of this process: it answers what unmodified clients ask of huggingface.co.
 
-    with hub.serving() as served:
-        found = served.run(script, tmp_path)  # by a process of its own, or:
-        with served.here():
-            push_folder(...)
+    with hub.serving() as served, served.here():
+        push_folder(...)
 
 Repositories with one branch, files within commits, or Parquet through LFS, tokens, private repositories, a
 validation of cards, faults on demand. Not here: Xet (clients need HF_HUB_DISABLE_XET=1), pull requests, tags, git.
@@ -17,9 +15,6 @@ import json
 import os
 import re
 import signal
-import socket
-import struct
-import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,13 +26,11 @@ from unittest import mock
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import yaml
-from loaded import PYTHON
 
 ROOT = Path(__file__).parent.parent
 ME_WRITE = "hf_me_write"
 TOKENS = {ME_WRITE: "me"}  # of which user
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-CLIENT = 240  # seconds that a client may take
 # Variables of the test process that would reach into a client
 FOREIGN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 
@@ -149,14 +142,13 @@ class Fault:
     """
     Attributes:
         match: regular expression, found in "METHOD /path".
-        kind: an HTTP status; "cut": the connection is reset after half of the request's body; or what is done with the
-            Hub just before it answers.
+        kind: an HTTP status, or what is done with the Hub just before it answers.
         times: how often it happens; None for ever.
         code: of an error, by which clients tell what is wrong, such as GatedRepo.
     """
 
     match: str
-    kind: int | str | Callable
+    kind: int | Callable
     times: int | None = 1
     code: str = ""
 
@@ -200,7 +192,7 @@ class Hub(ThreadingHTTPServer):
         changed = {path: File(text.encode()) for path, text in files.items()}
         repository.commit(repository.at("main").files | changed, "A commit of somebody else")
 
-    def fault(self, match: str, kind: int | str | Callable, **more) -> None:
+    def fault(self, match: str, kind: int | Callable, **more) -> None:
         self.faults.append(Fault(match, kind, **more))
 
     def state(self) -> dict[str, dict]:
@@ -237,18 +229,6 @@ class Hub(ThreadingHTTPServer):
         ):
             yield
 
-    def run(self, script: str | Path, home: Path, *words: object):
-        """
-        Runs a client, a file or Python code that finds `words` in sys.argv[1:], in a process with caches in `home`.
-        Returns its last line of output, which is JSON; None without output.
-        """
-        command = [PYTHON, *([str(script)] if isinstance(script, Path) else ["-c", script]), *map(str, words)]
-        environment = self.environment(home)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CLIENT)
-        assert done.returncode == 0, f"the client failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-        lines = done.stdout.strip().splitlines()
-        return json.loads(lines[-1]) if lines else None
-
 
 @contextlib.contextmanager
 def serving() -> Iterator[Hub]:
@@ -277,9 +257,6 @@ class Handler(BaseHTTPRequestHandler):
             hub.log.append(line)
             fault = next((each for each in hub.faults if each.happens(line)), None)
         length = int(self.headers.get("Content-Length") or 0)
-        if fault and fault.kind == "cut":
-            self.rfile.read(length // 2)
-            return self.hang_up()
         self.body = self.rfile.read(length)
         self.segments = [unquote(segment) for segment in parts.path.strip("/").split("/")]
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -312,15 +289,6 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
-
-    def hang_up(self) -> None:
-        """Ends the connection with a reset."""
-        self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with contextlib.suppress(OSError):
-            self.rfile.close()  # the socket closes once nobody holds it
-            self.wfile.close()
-        self.connection.close()
 
     # --- What is asked -----------------------------------------------------------------------------------------------
 

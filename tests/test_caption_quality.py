@@ -14,12 +14,9 @@ from g4i_hf.captioning.report import HTML, judge, judge_captions, names_class, w
 from g4i_hf.captioning.stage import Captioned, given_columns
 
 NAMED = [
-    ("golden_retriever", "Two Golden Retrievers on grass."),
-    ("tench, Tinca tinca", "This fish is Tinca  tinca"),
     ("fox", "three foxes"),
     ("dog", "The dog's tail"),
     ("crane (bird)", "A crane stands in water"),
-    ("n02085620-Chihuahua", "A chihuahua."),
     ("GoldenRetriever", "a golden retriever"),
     ("7", "The digit 7 in white"),
     ("猫", "一只猫在睡觉"),

@@ -58,6 +58,8 @@ def test_the_metadata_name_data_base_and_figures():
     assert index["name"] == "student" and {each["dataset"]["split"] for each in index["results"]} == set(SPLITS)
     measured_on = {(each["dataset"]["type"], each["dataset"]["revision"]) for each in index["results"]}
     assert measured_on == {("them/photos", COMMIT)}
+    figures = {each["name"]: each["value"] for result in index["results"] for each in result["metrics"]}
+    assert figures == {f"{row.measure.title} ({row.split})": pytest.approx(row.aligned) for row in EVERYTHING["rows"]}
     assert set(card_of(**NOTHING).data.to_dict()) == {"library_name", "license", "pipeline_tag", "tags"}
 
 

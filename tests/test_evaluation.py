@@ -22,7 +22,6 @@ from g4i_hf.evaluation.evaluate import results_folder
 from g4i_hf.evaluation.metrics import size_metrics
 from g4i_hf.evaluation.predict import load_run, predict
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
-from g4i_hf.options import EvaluateArguments
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options, write_options
 
@@ -100,10 +99,6 @@ def test_images_that_cannot_be_read_are_left_out_on_request_and_counted(run):
     assert (found["test_samples"], found["test_bad_images"]) == (2, 1)
     with pytest.raises(ValueError, match="--on_bad_images skip"):
         evaluate_run(run, **given)
-    with pytest.raises(ValueError, match="choose one of raw, ema"):
-        EvaluateArguments(run="run", weights="best")
-    with pytest.raises(TypeError, match="'speed'"):
-        evaluate_run(run, speeed=True)
 
 
 def test_retrieval_is_shown_of_an_aligned_run_alone(run, tmp_path, capsys):

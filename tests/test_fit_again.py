@@ -124,18 +124,6 @@ def test_other_options_are_another_result_also_of_features(again, place):
 
 
 @pytest.mark.slow
-def test_a_fit_killed_between_two_classifiers_compares_none_of_different_data(again, place):
-    for name in ("with_views", "classifier"):
-        shutil.rmtree(place / "out" / name)
-    (place / "out" / "all_results.json").unlink()
-    correct_labels(place / "pictures")
-    _, said = again()
-    assert "labels of 4 images" in said[0] and (place / "out" / "earlier-1" / "labels_only").is_dir()
-    again("new")
-    assert weights_in(place / "out") == weights_in(place / "new")
-
-
-@pytest.mark.slow
 def test_an_earlier_result_is_overwritten_on_request(again, place):
     correct_labels(place / "pictures")
     for _ in range(2):  # also where nothing has changed

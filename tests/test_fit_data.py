@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
 from drawings import CLASSES, caption, draw_folder, drawing
 from fitting import class_of, few_labels, lines_of, results_of, save_resnet, write_lines
-from hub import serving
 from PIL import Image
 from test_encoders_as_views import saved as save_both
 
@@ -44,37 +44,18 @@ def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, 
         fitted(splits, tmp_path / "other", **named, studnt="x")
 
 
-PUSHED = """
-import json, os, sys
-
-sys.path.insert(0, sys.argv[1])
-import datasets
-from datasets import ClassLabel, Dataset, Features, Value
-from drawings import CLASSES, caption, drawing
-from huggingface_hub import HfApi
-
-from g4i_hf import fit
-from g4i_hf.options import DEFAULT_TEXT_ENCODER
-from g4i_hf.running import main
-
-features = Features(image=datasets.Image(), label=ClassLabel(names=CLASSES), caption=Value("string"))
-rows = [{"image": drawing(n), "label": n % 3, "caption": caption(n)} for n in range(30)]
-Dataset.from_list(rows, features=features).push_to_hub("me/drawings")
-os.chdir(sys.argv[2])
-options = json.loads(sys.argv[3])
-main(["fit", "me/drawings", *(f"--{name}={value}" for name, value in options.items())])
-fit("me/drawings", output_dir="by-python", **options)
-print(json.dumps(HfApi().dataset_info("me/drawings").sha))
-"""
-
-
 @pytest.mark.slow
-def test_a_dataset_of_the_hub_by_its_id(student, static_folder, tmp_path):
+def test_a_dataset_of_the_hub_by_its_id(hub, student, static_folder, tmp_path, monkeypatch):
     """The record names the id and the commit."""
     options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": str(static_folder)}
-    with serving() as hub:
-        place = Path(__file__).parent / "contract"
-        commit = hub.run(PUSHED, tmp_path / "home", place, tmp_path, json.dumps(options))
+    features = Features(image=ImageFeature(), label=ClassLabel(names=CLASSES), caption=Value("string"))
+    rows = [{"image": drawing(number), "label": number % 3, "caption": caption(number)} for number in range(30)]
+    monkeypatch.chdir(tmp_path)
+    with hub.here():
+        Dataset.from_list(rows, features=features).push_to_hub("me/drawings")
+        main(["fit", "me/drawings", *(f"--{name}={value}" for name, value in options.items())])
+        fit("me/drawings", output_dir="by-python", **options)
+    commit = hub.state()["datasets/me/drawings"]["sha"]
     for out in (tmp_path / "runs" / "me--drawings", tmp_path / "by-python"):
         assert results_of(out)["judged_images"] == 30
         assert yaml.safe_load((out / "fit.yaml").read_text())["dataset_name"] == "me/drawings"
@@ -109,15 +90,6 @@ def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student
     make.rows(501, draw=lambda row: make.noise(0), image_id=None).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
         fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
-
-
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(pictures, student, tmp_path, capsys):
-    before = sorted(pictures.rglob("*"))
-    assert fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True) is None
-    said = capsys.readouterr().out
-    assert "60 training images of 3 classes, 9 with a label, 60 with a caption" in said
-    assert "Nothing was written" in said and not (tmp_path / "out").exists()
-    assert sorted(pictures.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("side", "size"), [(8, 128), (32, 128), (40, 160), (64, 224), (300, 224)])

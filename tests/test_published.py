@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
+from doors import files_in
 from hub import serving
 from huggingface_hub import HfApi
 from test_card import snippets
@@ -208,8 +209,10 @@ def test_a_path_in_a_caption_ends_the_release(tmp_path, monkeypatch, capsys):
     stage = stage_of(tmp_path / "stage", IDS)
     rows = captions_of(IDS).map(lambda row: {"caption": f"/home/ann/pictures/{row['image_id']} shows a cat."})
     write_stage(stage, {"train": rows}, read_stage(stage))
+    before = files_in(tmp_path)
     for way in ("--dry_run", "--push_to_hub"):
         with pytest.raises(SystemExit) as ended:
             main(["release", "--stage", str(stage), "--repo_id", "me/captions", way, "true"])
         assert ended.value.code == 2
         assert "data/train-00000-of-00001.parquet holds a path of this machine" in capsys.readouterr().err
+        assert way == "--push_to_hub" or files_in(tmp_path) == before

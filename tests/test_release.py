@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.stage import write_stage
-from g4i_hf.hub.figures import comparison, measured, model_index_results
+from g4i_hf.hub.figures import comparison, measured
 from g4i_hf.hub.push import write_manifest
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -178,25 +178,7 @@ def test_a_dry_run_lists_all_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "Nothing was written or pushed" in said and files_in(tmp_path) == before
 
 
-WRONG = [
-    ({"run": "r", "repo_id": "emoji"}, "repo_id is emoji.*write it as NAME/emoji"),
-    ({"run": "r", "repo_id": "https://huggingface.co/me/x"}, "no Hub id: write it as me/my-student"),
-    ({"stage": "s", "images_id": "https://huggingface.co/d"}, "images_id is .*write it as me/my-st"),
-    ({"stage": "s", "onnx": True}, "onnx is an option of .*stage is s.*give --run"),
-    ({"run": "r", "with_images": True}, "with_images is an option of .*run is r.*give --stage"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), WRONG)
-def test_options_that_make_no_sense_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        ReleaseArguments(**{"dry_run": True} | options)
-    assert ReleaseArguments(stage="s", images_id="mnist").images_id == "mnist"  # an old name of the Hub's
-
-
 # --- Figures: of the released weights, and the same in every form that is published ----------------------------------
-
-PHOTOS = {"dataset_name": "them/photos", "dataset_type": "them/photos", "dataset_revision": COMMIT}
 
 
 @pytest.fixture
@@ -253,16 +235,6 @@ def test_an_interval_is_over_labelled_images(runs):
     assert (test["images"], test["interval"]) == (1192, "49.2 to 54.8")
 
 
-def test_model_index_has_the_numbers_of_the_table(runs):
-    args = arguments(runs)
-    rows = comparison(args)
-    index = {result.metric_name: result for result in model_index_results(rows, PHOTOS, "raw")}
-    assert len(index) == len(rows) and {each.dataset_type for each in index.values()} == {"them/photos"}
-    for row in rows:
-        own = index[f"{row.measure.title} ({row.split})"]
-        assert own.metric_value == pytest.approx(row.aligned) and own.metric_args == {"weights": "raw"}
-
-
 # --- Lineage: where the supervision of a run comes from --------------------------------------------------------------
 
 CAPTIONER = {"captioner": "local", "model": "me/captioner", "revision": "abc", "temperature": 0.0}
@@ -282,13 +254,6 @@ def captions_stage(folder: Path, source: str, **more) -> None:
 def lineage(name, splits=None, revision=None, captions_name=None, **student) -> dict:
     data = DataArguments(dataset_name=str(name), dataset_revision=revision, captions_name=captions_name)
     return lineage_of(splits or splits_of(), data, StudentArguments(**student))
-
-
-def test_captions_that_were_joined_to_images_of_another_name(tmp_path):
-    captions_stage(tmp_path / "captions", "../elsewhere")
-    (tmp_path / "photos").mkdir()
-    found = lineage(tmp_path / "photos", captions_name=str(tmp_path / "captions"))
-    assert found["sources"] == [FOLDER_OF_PHOTOS, CAPTIONS] and found["captions"]["model"] == "me/captioner"
 
 
 def test_branches_become_the_commits_that_were_downloaded():
@@ -320,3 +285,6 @@ def test_no_local_path_is_kept(tmp_path, monkeypatch):
         assert "secret" not in text and "hidden" not in text and os.sep + "photos" not in text
         assert [source["name"] for source in found["sources"]] == ["captions", "photos"]
         assert found["student"]["name"] == "weights"
+    (tmp_path / "secret" / "photos").mkdir()  # of another name than the source of the captions
+    found = lineage("photos", captions_name="captions")
+    assert found["sources"] == [FOLDER_OF_PHOTOS, CAPTIONS] and found["captions"]["model"] == "me/captioner"

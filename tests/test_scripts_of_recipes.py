@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from caption_doors import CAPTIONER, ROOT, Worker, draw_numbers
+from datasets import load_dataset
 from hub import Hub, serving
 from loaded import PYTHON
 from PIL import Image
@@ -37,11 +38,6 @@ from g4i_hf.modeling.packaged import packaged_student
 JOBS = ROOT / "recipes" / "jobs"
 SCRIPTS = sorted(JOBS.glob("*.py"))
 pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
-PUSH = """
-import sys
-from datasets import load_dataset
-load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("me/photos")
-"""
 
 
 def inline_metadata(script: Path) -> dict:
@@ -82,7 +78,9 @@ def hub(tmp_path):
     """With me/photos."""
     draw_numbers(tmp_path / "photos", 12)
     with serving() as hub:
-        hub.run(PUSH, tmp_path / "pusher", tmp_path / "photos" / "train")
+        with hub.here():
+            photos = load_dataset("imagefolder", data_dir=str(tmp_path / "photos" / "train"), split="train")
+            photos.push_to_hub("me/photos")
         yield hub
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from goldens import REWRITE
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 FOLDER = Path(__file__).parent / "fixtures"
+REWRITE = "G4I_HF_REWRITE_GOLDENS"
 RECORD, NUMBERS = FOLDER / "bits.json", FOLDER / "bits.safetensors"
 # Libraries that compute weights, pixels and their order
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "peft", "datasets", "numpy", "pillow")

@@ -31,8 +31,6 @@ FIT = {"output_dir": "{out}"}
 # or the nearest right name
 MISTAKES = {
     # --- Options: test_cli.py has the ways to write one wrongly
-    "option of evaluate": ("evaluate", {"run": "{aligned}", "speeed": "true"}, ("speeed", "speed")),
-    "no such YAML file": ("embed", {"config": "{gone}"}, ("{gone}", "--config")),
     "no dataset": ("train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")),
     "no run folder": (
         "train",
@@ -141,6 +139,11 @@ MISTAKES = {
     "no run to evaluate": ("evaluate", {}, ("run is missing", "--run")),
     "search for nothing": ("search", {"run": "{aligned}"}, ("query is missing",)),
     "search of nothing": ("search", {"run": "{aligned}", "query": "red", "images": "{gone}"}, ("images is '{gone}'",)),
+    "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
+    "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
+    "address of images": ("release", {"stage": "{captions}", "images_id": "https://hf.co/d"}, ("images_id is",)),
+    "ONNX of a stage": ("release", {"stage": "{captions}", "onnx": "true"}, ("onnx is an option of", "give --run")),
+    "images of a run": ("release", {"run": "{aligned}", "with_images": "true"}, ("with_images is", "give --stage")),
     "push without a name": ("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 

