@@ -11,9 +11,6 @@ from transformers import (
     BeitConfig,
     ConvNextConfig,
     DeiTConfig,
-    Dinov2Config,
-    MobileNetV2Config,
-    RegNetConfig,
     ResNetConfig,
     SwinConfig,
     ViTConfig,
@@ -33,14 +30,10 @@ TINY_TIMM_SWIN = {"img_size": 48, "embed_dim": 8, "depths": [1, 1], "num_heads":
 STUDENTS = {
     "resnet": (ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1] * 4, layer_type="basic"), None),
     "vit": (ViTConfig(**TINY_VIT, intermediate_size=64), None),
-    "deit": (DeiTConfig(**TINY_VIT, intermediate_size=64), None),
     "deit-two-heads": (DeiTConfig(**TINY_VIT, intermediate_size=64, architectures=[TWO_HEADED]), None),
     "swin": (SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=3, image_size=48), None),
     "convnext": (ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4), None),
-    "mobilenet_v2": (MobileNetV2Config(depth_multiplier=0.25, image_size=48), None),
-    "regnet": (RegNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1] * 4, groups_width=4), None),
     "beit": (BeitConfig(**TINY_VIT, intermediate_size=64), None),
-    "dinov2": (Dinov2Config(**TINY_VIT), None),
     "timm-resnet": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}),
     "timm-vit": ("vit_tiny_patch16_224", TINY_TIMM_VIT),
     "timm-deit-two-heads": ("deit_tiny_distilled_patch16_224", TINY_TIMM_VIT),
@@ -48,8 +41,6 @@ STUDENTS = {
     "timm-mobilenetv3": ("mobilenetv3_small_050", None),
     "timm-convnext": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     "timm-swin": ("swin_tiny_patch4_window7_224", TINY_TIMM_SWIN),
-    "timm-mixer": ("mixer_s16_224", {"img_size": 48}),
-    "timm-regnet": ("regnety_002", None),
     "timm-poolformer": ("poolformer_s12", None),
 }
 TWO_HEADS = {"deit-two-heads", "timm-deit-two-heads"}

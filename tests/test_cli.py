@@ -171,11 +171,9 @@ WRONG_LINES = [
     ("max_steps: [", "FILE is not valid YAML: while parsing"),
     ("a:\n\tb: 1", "Use spaces instead of tabs."),
     ("student_args: '{\"a\"'", "student_args is '{\"a\"', which is not JSON"),
-    ("align_weight: -1", "align_weight is -1.0; it must be at least 0."),
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
     ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
     ("hflip: 1.5", "hflip is 1.5; it must be at least 0 and at most 1."),
-    ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1."),
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
     ("use_peft: yes", "use_peft adapts pretrained weights, but pretrained is false"),
@@ -188,22 +186,14 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
     assert expected.replace("FILE", str(tmp_path / "öptions.yaml")) in message and "\n" not in message
 
 
-WRONG_WORDS = [
-    (("--max_step", "3"), "unknown option '--max_step' in the command line. Did you mean '--max_steps'?"),
-    (("-max_steps", "1"), "unknown option '-max_steps' in the command line; names start with two dashes."),
-    (("--max_steps", "--bf16"), "--max_steps needs a value: a whole number."),
-    (("--max_steps", "1", "2"), "'2' in the command line belongs to no option."),
-    (("--config", "."), "--config .: this is a folder; name a YAML file in it."),
-    (("--help", "align_wieght"), "no option has that in its name. Did you mean 'align_weight'?"),
-]
-
-
-@pytest.mark.parametrize("argv, expected", WRONG_WORDS)
-def test_a_wrong_word_is_named(argv, expected):
-    assert expected in refused(parse, "--dataset_name", "x", *argv)
-
-
+TRAINING = ["train", "--dataset_name", "x"]
 COMMAND_LINES = [
+    ([*TRAINING, "--max_step", "3"], 2, "unknown option '--max_step' in the command line. Did you mean '--max_steps'"),
+    ([*TRAINING, "-max_steps", "1"], 2, "unknown option '-max_steps' in the command line; names start"),
+    ([*TRAINING, "--max_steps", "--bf16"], 2, "--max_steps needs a value: a whole number."),
+    ([*TRAINING, "--max_steps", "1", "2"], 2, "'2' in the command line belongs to no option."),
+    ([*TRAINING, "--config", "."], 2, "--config .: this is a folder; name a YAML file in it."),
+    (["train", "--help", "align_wieght"], 2, "no option has that in its name. Did you mean 'align_weight'"),
     ([], 2, "usage: g4i COMMAND"),
     (["trian"], 2, "the command is 'trian'; choose one of fit, caption, .*Did you mean 'train'"),
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),

@@ -16,7 +16,7 @@ from students import aligned_model
 from tiny_training import TEXT_DIM, arguments, rows
 
 from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, DrawnRows, GlobalBatchSampler
-from g4i_hf.data.texts import Embeddings, keys_of
+from g4i_hf.data.texts import Embeddings
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
@@ -244,11 +244,6 @@ def numbered(keys: np.ndarray) -> list[int]:
     """Keys as 0, 1, 2, ... in order of first occurrence; -1 stays."""
     numbers = {-1: -1}
     return [numbers.setdefault(key, len(numbers) - 1) for key in keys.ravel().tolist()]
-
-
-def test_equal_values_have_equal_numbers_in_the_order_of_their_first():
-    keys = keys_of(["b", None, "a", "b", "", "c", None, ""])
-    assert numbered(keys) == [0, -1, 1, 0, 2, 3, -1, 2]
 
 
 @pytest.fixture(scope="module")

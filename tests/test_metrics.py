@@ -140,9 +140,6 @@ def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_an
     found = retrieval_recall(EYE[[1, 3]], EYE[:3], ks=(1, 2), owners=np.array([0, 0, 1]))
     chances = {"chance_at_1": (2 / 3 + 1 / 3) / 2, "chance_at_2": (1 + 2 / 3) / 2}
     assert found == pytest.approx({"recall_at_1": 0.5, "recall_at_2": 0.5, "gallery_size": 3} | chances)
-
-
-def test_embeddings_that_are_nan_are_an_error():
     with pytest.raises(ValueError, match="NaN or infinite: the model, or the stage"):
         retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
 

@@ -1,7 +1,5 @@
 """The aligned model: its feature, its initialisation, its round trips, and the student it holds."""
 
-import sys
-
 import pytest
 import torch
 from students import EACH, ID2LABEL, STUDENTS, TWO_HEADS, aligned_model, lora_model
@@ -21,8 +19,8 @@ PIXELS = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("name", EACH)
 def test_feature_is_what_enters_the_classifier(name):
     """
-    logits = classifier(feature); of two heads, the feature is the mean of both inputs. And every parameter that is
-    trained takes part, as DDP, told that none is unused, would otherwise wait for ever.
+    logits = classifier(feature), given features too; of two heads, the feature is the mean of both inputs. And every
+    parameter that is trained takes part, as DDP, told that none is unused, would otherwise wait for ever.
     """
     model, inputs, features = aligned_model(name).train(), [], []
     with torch.no_grad():
@@ -46,19 +44,13 @@ def test_feature_is_what_enters_the_classifier(name):
     (output.logits.square().sum() + output.image_embeds[:, 0].sum()).backward()
     for key, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", EACH)
-def test_logits_and_embeddings_follow_from_the_feature(name):
-    """Of every student that says so; others have two heads, or a norm within the last layer."""
-    model = aligned_model(name).eval()
-    whole = model(PIXELS, output_image_embeds=True, output_features=True)
-    assert model.takes_features or name in TWO_HEADS
-    if model.takes_features:
-        again = model(features=whole.features, output_image_embeds=True)
-        torch.testing.assert_close(again.logits, whole.logits)
-        torch.testing.assert_close(again.image_embeds, whole.image_embeds)
+    with torch.no_grad():
+        whole = model.eval()(PIXELS, output_image_embeds=True, output_features=True)
+        assert model.takes_features or name in TWO_HEADS  # or a norm within the last layer
+        if model.takes_features:
+            again = model(features=whole.features, output_image_embeds=True)
+            torch.testing.assert_close(again.logits, whole.logits)
+            torch.testing.assert_close(again.image_embeds, whole.image_embeds)
 
 
 def test_projector_leaves_the_random_state_alone():
@@ -106,19 +98,6 @@ def test_without_text_it_is_an_image_classifier():
     assert isinstance(model(PIXELS, labels=labels, return_dict=False), tuple)
 
 
-@pytest.mark.parametrize(
-    "name, student_args",
-    [
-        ("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 1, "num_heads": 2}),
-        ("vit", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
-    ],
-)
-def test_position_embeddings_of_a_new_student_fit_its_image_size(name, student_args):
-    build = {"id2label": ID2LABEL, "text_embed_dim": 4, "student_args": student_args, "image_size": 64}
-    model = AlignedImageClassification.from_student(name, **build)
-    assert model.eval()(torch.zeros(1, 3, 64, 64)).logits.shape == (1, len(ID2LABEL))
-
-
 def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
     build = {"id2label": ID2LABEL, "text_embed_dim": 4, "image_settings": {"crop_pct": 0.875}}
     unsized = AlignedImageClassification.from_student("resnet10t", **build).config.student_config
@@ -136,22 +115,6 @@ def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "student, options, message",
-    [
-        ("resnet18", {"student_args": {"num_classes": 7}}, "num_classes.*the classes come from the data"),
-        ("resnet18", {"student_args": {"layer": [1]}}, "student_args .*'layer'.*unexpected keyword"),
-        ("vit", {"student_args": {"hiden_size": 8}}, "hiden_size.*Did you mean 'hidden_size'"),
-        ("resnet1", {}, "student 'resnet1' is no folder, no model of timm.*Did you mean 'resnet"),
-        (ViTConfig(), {"pretrained": True}, "pretrained=True needs the name of a checkpoint"),
-        ("resnet18", {"lora": {"r": 2}}, "set pretrained to true, or leave LoRA out"),
-    ],
-)
-def test_a_student_that_cannot_be_built_is_an_error_that_names_the_remedy(student, options, message):
-    with pytest.raises((ValueError, OSError), match=message):
-        AlignedImageClassification.from_student(student, id2label=ID2LABEL, text_embed_dim=4, **options)
-
-
-@pytest.mark.parametrize(
     "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0), ("lora", {"r": 1})]
 )
 def test_configuration_names_the_wrong_field(name, value):
@@ -163,7 +126,7 @@ def test_configuration_names_the_wrong_field(name, value):
 
 # Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers
 FAST = ["timm-vit", "timm-resnet", "timm-convnext", "vit"]
-SLOW = ["timm-efficientnet", "timm-swin", "swin", "beit", "regnet", "mobilenet_v2"]
+SLOW = ["timm-efficientnet", "timm-swin", "swin", "beit"]
 ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -240,9 +203,6 @@ def test_every_adapter_learns_where_timm_reads_a_weight_without_calling_its_laye
     assert not [key for key, grad in found.items() if grad is None or not grad.any()]
 
 
-def test_a_model_that_cannot_have_adapters_says_why(tmp_path, monkeypatch):
+def test_adapters_of_a_frozen_backbone_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="LoRA adapters, and freeze_backbone would freeze them"):
         trainer_of(tmp_path, "vit", freeze_backbone=True)
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[lora\]' in a clone"):
-        lora_model("vit")

@@ -17,7 +17,7 @@ from transformers import RegNetConfig, TimmWrapperConfig
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub.release import release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
-from g4i_hf.modeling.student import new_student, own_module
+from g4i_hf.modeling.student import own_module
 from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
 
@@ -122,9 +122,6 @@ def test_a_model_registered_with_timm_is_a_student(module):
     assert model.projector(torch.rand(2, 16)).shape == (2, 8) and config.pretrained_cfg["input_size"] == [3, 24, 24]
     assert own_module(config) == "my_student" and model.training
     assert own_module(RegNetConfig()) is own_module(TimmWrapperConfig(architecture="resnet18.a1_in1k")) is None
-    config.architecture = "tiny_nets"
-    with pytest.raises(ValueError, match="no architecture 'tiny_nets'. If it is your own, import the module"):
-        new_student(config)
 
 
 def test_a_model_registered_with_transformers_is_a_student(module):
@@ -132,8 +129,6 @@ def test_a_model_registered_with_transformers_is_a_student(module):
     model = AlignedImageClassification.from_student("tiny-net-2", **BUILD, student_args={"width": 16})
     assert own_module(model.config.student_config) == "my_student" and model.config.student_config.width == 16
     assert model.student.stem[0].weight.std() > 0.05  # not N(0, 0.02)
-    with pytest.raises(ValueError, match="'widht', which TinyNetConfig has no field for. Did you mean 'width'"):
-        AlignedImageClassification.from_student("tiny-net-2", **BUILD, student_args={"widht": 16})
     # configuration and model in two files: what is imported is what registers
     mine.TinyNetForImageClassification.__module__ = "other_file"
     assert own_module(model.config.student_config) == "other_file"

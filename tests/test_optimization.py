@@ -56,13 +56,8 @@ def test_an_optimizer_has_its_own_defaults_and_what_was_changed(tmp_path, option
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"optim": "adamw_torchy"}, "optim is 'adamw_torchy'.*adamw_torch"),
-        ({"optim": "timm:lambb"}, "optim is timm:lambb.*Did you mean 'timm:lamb'"),
-        ({"optim": "timm:adahessian"}, "timm:adahessian, which timm does not have"),
         ({"optim": "timm:lamb", "adam_beta2": 0.95}, "adam_beta2 is set, but timm:lamb.*optim_args"),
-        ({"optim": "timm:lamb", "optim_args": "eps=1e-5 0.9"}, "optim_args is 'eps=1e-5 0.9'.*Write name=value"),
         ({"optim": "timm:lion", "optim_args": "speed=3"}, "optim_args is 'speed=3', which timm:lion does not take"),
-        ({"lr_scheduler_type": "timm:cosine"}, "lr_scheduler_type is 'timm:cosine'.*cosine"),
         ({"layer_decay": 0.5}, "layer_decay is set, but ViTForImageClassification is no student of timm's"),
     ],
 )
@@ -272,16 +267,9 @@ def test_recomputed_gradients_are_the_same(tmp_path, name):
     assert any(not torch.equal(before[key], tensor) for key, tensor in expected.items())
 
 
-@pytest.mark.parametrize(
-    "name, message",
-    [
-        ("timm-resnet", "The student has batch norms.*leave activation_checkpointing out"),
-        ("convnext", "ConvNextForImageClassification does not support"),
-    ],
-)
-def test_what_a_student_cannot_recompute_is_an_error(tmp_path, name, message):
-    with pytest.raises(ValueError, match=message):
-        trainer_of(tmp_path, name, activation_checkpointing=True, max_steps=1).train()
+def test_what_a_student_cannot_recompute_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="The student has batch norms.*leave activation_checkpointing out"):
+        trainer_of(tmp_path, "timm-resnet", activation_checkpointing=True, max_steps=1).train()
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ MISTAKES = {
     "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": ("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
+    "its size": ("train", TRAIN | {"student": "vit", "student_args": '{"hiden_size": 8}'}, ("'hidden_size'",)),
     "no text encoder": ("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
     "text encoder that is not there": ("embed", EMBED | {"text_encoder": "me/none"}, ("me/none",)),
     "no captioner": ("caption", CAPTION, ("--captioner_model", "--base_url")),
