@@ -80,8 +80,6 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
             raise ValueError(message)
         if self.hub_revision is not None:
             raise ValueError(f"hub_revision is {self.hub_revision}; a student is pushed to main: leave it out.")
-        if self.early_stopping_patience is not None:
-            self._prepare_early_stopping()
         if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24
             self.gradient_checkpointing = self.gradient_checkpointing or bool(self.activation_checkpointing)
         TrainingArguments.__post_init__(self)
@@ -110,13 +108,3 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """For trackers: without the path of the run on this machine."""
         return super().to_dict() | {"output_dir": Path(self.output_dir).resolve().name}
-
-    def _prepare_early_stopping(self) -> None:
-        patience = f"early_stopping_patience is {self.early_stopping_patience}, but"
-        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
-            raise ValueError(f"{patience} eval_strategy is no: set it, and save_strategy, to epoch or steps.")
-        if not self.load_best_model_at_end:
-            raise ValueError(f"{patience} load_best_model_at_end is false: set it to true to end with the best.")
-        self.metric_for_best_model: str | None = self.metric_for_best_model or "accuracy"
-        # So that a resumed run continues to count its patience
-        self.restore_callback_states_from_checkpoint = True

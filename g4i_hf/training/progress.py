@@ -158,7 +158,7 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.save_strategy = SaveStrategy.NO
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
-    trial.early_stopping_patience, trial.report_to, trial.disable_tqdm = None, [], True
+    trial.report_to, trial.disable_tqdm = [], True
     trial.stop_on_nan = False  # times alone count
     return trial
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -143,8 +143,6 @@ class AlignmentTrainer(Trainer):
     def _add_callbacks(self) -> None:
         args = self.args
         self.add_callback(callbacks.StepsOfOptions())
-        if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):  # its default folder is named after date and host
                 callback.logging_dir = tensorboard_folder(args)

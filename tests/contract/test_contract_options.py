@@ -53,7 +53,7 @@ def test_help_names_every_option_and_help_all_describes_it(quick):
 def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
     found = options_in(quick.succeed("train", "--help", "warmup").out)
     assert "warmup_steps" in found and all("warmup" in name for name in found)
-    assert options_in(quick.succeed("train", "--help=early-stopping").out) == ["early_stopping_patience"]
+    assert options_in(quick.succeed("train", "--help=layer-decay").out) == ["layer_decay"]
 
 
 def words_of(command: str, folder) -> tuple:
