@@ -167,21 +167,6 @@ def test_what_it_needs_is_said(labels, without, options, said):
         supervised(captioned(labels, GOOD).remove_columns(without), **options)
 
 
-def test_what_was_found_is_kept_in_the_run_for_the_same_data_alone(tmp_path):
-    split, folder = captioned(noisy(), GOOD), tmp_path / "supervision"
-    first = supervised(split, folder=folder)
-    assert {path.name for path in folder.iterdir()} == {"posterior.npy", "supervision.json"}
-    assert soft_of(first.split).tolist() == soft_of(supervised(split).split).tolist()
-    marked = np.roll(np.load(folder / "posterior.npy"), 1, axis=1)  # to see that they are read, not found again
-    np.save(folder / "posterior.npy", marked)
-    again = supervised(split, folder=folder)
-    assert (again.facts, again.plan) == (first.facts, first.plan) and (soft_of(again.split) == marked).all()
-    for other in (captioned(few(300), GOOD), captioned(noisy(), vectors(TRUTH, 0.6))):  # other labels, other captions
-        found = supervised(other, folder=folder)
-        assert found.facts["label_noise_estimate"] != first.facts["label_noise_estimate"]
-        assert soft_of(found.split).tolist() == soft_of(supervised(other).split).tolist()
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, Path]:
     """Folders with labels of 40 of 90 rows, with half of 300 wrong, and with all of 90."""
@@ -282,7 +267,6 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
     low, high = results["label_noise_interval"]
     assert low < results["label_noise_estimate"] < high and results["softens_labels"]
     assert results["supervision"] == "auto" and results["views"]["caption"]["accuracy"] > 0.6
-    assert np.load(tmp_path / "run" / "supervision" / "posterior.npy").shape == (300, len(CLASSES))
     main(command)
     assert "finished" in capsys.readouterr().out
 

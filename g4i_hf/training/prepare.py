@@ -74,8 +74,6 @@ class Preparation:
     args: AlignmentArguments
     evaluated: list[str]  # splits to evaluate
     stage: dict[str, Any]  # `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`]
-    folder: Path | None = None  # stores estimates, which another preparation with the same `made_with` reads
-    made_with: str = ""
 
     def prepared(self) -> Prepared:
         """
@@ -158,8 +156,6 @@ class Preparation:
                 class_name_examples, self.id2label, self.encoder, PartialState().device, embedded.dim
             ),
             class_weights=args.class_weights,
-            folder=self.folder,
-            made_with=self.made_with,
         )
         if supervised.plan.soft_label_weight and args.classification_loss != "cross_entropy":
             raise ValueError("Soft labels need classification_loss: cross_entropy, whose softmax they teach.")

@@ -20,7 +20,8 @@ from ..data.texts import values_of
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE, CaptionedRows
+from ..label_model.supervise import ANSWER, CAPTION, IMAGE, captions_view
+from ..label_model.views import has_value
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
 from ..training.features import FEATURES, features_folder, image_features
@@ -182,7 +183,7 @@ def embed_view(
     if view == CAPTION:
         where = {"source": source, "shared": True}
         embedded = with_text_embeds(DatasetDict(train=training), encoder, Path(output_dir) / "embeddings", **where)
-        known = captions_view(embedded["train"], id2label, encoder, accelerator.device)
+        known = telling_captions(embedded["train"], id2label, encoder, accelerator.device)
     elif view == ANSWER:
         answers = answers_of(training, id2label)
         known = None if answers is None else View.answers(answers, len(id2label))
@@ -235,9 +236,8 @@ def views_of(
         features: (N, F) of its images, by name of the view.
         encoder: of the captions, for the names of the classes; None: it is not known.
     """
-    views = {}
-    captions = captions_view(split, id2label, encoder, device) if columns.TEXT_EMBEDS in split.column_names else None
-    if captions is not None:
+    views, has_captions = {}, columns.TEXT_EMBEDS in split.column_names
+    if has_captions and (captions := telling_captions(split, id2label, encoder, device)) is not None:
         views[CAPTION] = captions
     answers = answers_of(split, id2label)
     if answers is not None and len(np.unique(answers[answers >= 0])) > 1:  # else they predict nothing
@@ -245,17 +245,16 @@ def views_of(
     return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
 
 
-def captions_view(
+def telling_captions(
     split: Dataset, id2label: dict[int, str], encoder: EncoderArguments | None, device: torch.device
 ) -> View | None:
-    """Of rows with `text_embeds`; None where all captions are equal, so that they predict nothing."""
-    captioned, names = CaptionedRows.of(split), None
-    texts = captioned.text_embeds()
+    """The view of rows with `text_embeds`; None where all captions are equal, so that they predict nothing."""
+    names, dim = None, columns.text_embed_dim_of(split.features[columns.TEXT_EMBEDS])
     if encoder is not None:
-        names = class_name_examples(id2label, encoder, device, texts.shape[1])
-    embeds = np.full((len(split), texts.shape[1]), np.nan, dtype=texts.dtype)
-    embeds[captioned.rows] = texts
-    return View(embeds, names, learns=False) if (texts != texts[:1]).any() else None
+        names = class_name_examples(id2label, encoder, device, dim)
+    view = captions_view(split, names)
+    texts = view.values[has_value(view.values)]
+    return view if (texts != texts[:1]).any() else None
 
 
 def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:

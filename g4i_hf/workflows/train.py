@@ -30,7 +30,7 @@ from ..options import (
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import inputs_of
 from ..training.checkpoint import check_same_data
-from ..training.lineage import lineage_of, student_source, write_lineage
+from ..training.lineage import lineage_of, write_lineage
 from ..training.prepare import Preparation, Prepared
 from ..training.progress import as_block, describe_training, plan_of, summary_of_run, trial_arguments
 from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
@@ -102,15 +102,12 @@ class TrainingRun:
         if run.eval_split not in splits:
             text = "The data has no split %r: training is not evaluated. Hold one out with --validation_fraction 0.15."
             logger.warning(text, run.eval_split)
-        made_with = (self.student, self.augmentation, self.encoder)
         folder = self.encoder.embeddings_dir
         stage = {"embeddings_dir": folder or output_dir.parent / "embeddings", "shared": folder is None}
         self.prepared = Preparation(
             *(splits, id2label, self.student, run, self.encoder, self.augmentation, self.args),
             evaluated=[run.eval_split] if run.eval_split in splits else [],
             stage=stage | {"source": source_of(self.data)},
-            folder=None if run.dry_run else output_dir / "supervision",
-            made_with="" if run.dry_run else repr((*made_with, student_source(self.student), self.record.digest)),
         ).prepared()
 
     @property
