@@ -21,7 +21,7 @@ from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.plan import Estimates, estimates_in_words
+from g4i_hf.label_model.plan import estimates_in_words
 from g4i_hf.label_model.view_model import ABSENT
 
 
@@ -277,9 +277,9 @@ def test_captions_of_other_images_accuse_right_labels_only_where_they_are_the_on
     moved[:400] = np.roll(data.x[:400], 1, axis=0)
     of_others = Clusters(moved, data.truth, data.truth)
     alone, both = fitted(of_others), fitted(of_others, images=images.x)
-    assert any("if the captions belong" in line for line in estimates_in_words(Estimates.of(alone, data.truth)))
+    assert any("if the captions belong" in line for line in estimates_in_words(alone, data.truth))
     assert both.label_noise_interval_[0] == 0 and both.label_noise_ < 0.02
-    assert not any("if the captions" in line for line in estimates_in_words(Estimates.of(both, data.truth)))
+    assert not any("if the captions" in line for line in estimates_in_words(both, data.truth))
 
 
 def test_reviewed_labels_are_right():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.plan import Estimates, doubtful_labels, estimates_in_words, noise_in_words
+from g4i_hf.label_model.plan import doubtful_labels, estimates_in_words, noise_in_words
 from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.workflows.fit_result import FitResult
 
@@ -69,9 +69,9 @@ def test_a_student_learns_little_from_images_of_no_class_and_is_not_judged_by_th
 def test_it_is_said_where_it_is_sure():
     with_others, truth, _ = fitted(200)
     without, *_ = fitted(0)
-    lines = estimates_in_words(Estimates.of(with_others, np.where(truth < 0, -1, 0)))
+    lines = estimates_in_words(with_others, np.where(truth < 0, -1, 0))
     assert any(line.startswith(f"{with_others.none_share_.interval[0]:.0%} or more") for line in lines)
-    assert not any("none of" in line for line in estimates_in_words(Estimates.of(without, truth[:480])))
+    assert not any("none of" in line for line in estimates_in_words(without, truth[:480]))
 
 
 RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}

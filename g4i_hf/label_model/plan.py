@@ -19,37 +19,17 @@ CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below w
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
 
-@dataclass
-class Estimates:
-    """Shares in [0, 1]; None where it could not be estimated."""
-
-    # by name of a view its `accuracy` alone, with an `interval`, and its `weight`, see [`LabelModel`]
-    views: dict[str, dict]
-    together: float | None  # accuracy of all views together
-    noise: float | None  # wrong labels; `noise_interval` its 95% interval
-    noise_interval: Sequence[float] | None
-    unlabelled: float  # of the training rows with a caption, `rows` of them, those without a label
-    rows: int
-    # of the unlabelled rows, those that belong to no class; `none_interval` its 95% interval
-    none_of_these: float | None = None
-    none_interval: Sequence[float] | None = None
-
-    @classmethod
-    def of(cls, model: LabelModel, labels: np.ndarray) -> Estimates:
-        together = model.accuracy_.share if model.accuracy_ else None
-        noise = model.label_noise_, model.label_noise_interval_
-        none = (model.none_share_.share, model.none_share_.interval) if model.none_share_ else (None, None)
-        return cls(model.report_, together, *noise, float((labels < 0).mean()), len(labels), *none)
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "views": self.views,
-            "views_accuracy_estimate": self.together,
-            "label_noise_estimate": self.noise,
-            "label_noise_interval": self.noise_interval and list(self.noise_interval),
-            "none_of_these_estimate": self.none_of_these,
-            "none_of_these_interval": self.none_interval and list(self.none_interval),
-        }
+def facts_of(model: LabelModel) -> dict[str, Any]:
+    """The estimates of a fitted model, for `all_results.json`; None where it could not estimate one."""
+    noise, none = model.label_noise_interval_, model.none_share_
+    return {
+        "views": model.report_,
+        "views_accuracy_estimate": model.accuracy_.share if model.accuracy_ else None,
+        "label_noise_estimate": model.label_noise_,
+        "label_noise_interval": noise and list(noise),
+        "none_of_these_estimate": none.share if none else None,
+        "none_of_these_interval": list(none.interval) if none else None,
+    }
 
 
 @dataclass
@@ -60,29 +40,29 @@ class Plan:
     reasons: tuple[str, ...] = ()  # lines for the user
 
 
-def choose(estimates: Estimates) -> Plan:
+def choose(model: LabelModel, labels: np.ndarray) -> Plan:
     """
+    By what a fitted model estimates, for the labels (n,) of rows with a view:
+
     - Images without a label learn from class probabilities. Each has the weight of a label if the views are accurate
       or no image has a label; otherwise all of them together have the weight of all labels.
     - Labels are softened if some are wrong.
     """
-    plan = Plan()
-    parts = []
-    if estimates.unlabelled == 1:
+    plan, parts, unlabelled = Plan(), [], float((labels < 0).mean())
+    if unlabelled == 1:
         parts.append("no image with a caption has a label: all learn soft labels")
-    elif estimates.unlabelled > 0:
-        tells = (estimates.together or 0) >= TELLS_CLASSES
-        plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - estimates.unlabelled) / estimates.unlabelled)
+    elif unlabelled > 0:
+        tells = model.accuracy_ is not None and model.accuracy_.share >= TELLS_CLASSES
+        plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - unlabelled) / unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
-        parts.append(
-            f"{estimates.unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}"
-        )
-    if estimates.noise_interval is not None and estimates.noise_interval[0] > SURELY_WRONG:
+        parts.append(f"{unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
+    noise = model.label_noise_interval_
+    if noise is not None and noise[0] > SURELY_WRONG:
         plan.softens = True
         parts.append("labels are softened where captions contradict them")
-    elif estimates.unlabelled < 1:
+    elif unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
-    plan.reasons = (f"Estimates: {' '.join(estimates_in_words(estimates))}", f"supervision: {'; '.join(parts)}.")
+    plan.reasons = (f"Estimates: {' '.join(estimates_in_words(model, labels))}", f"supervision: {'; '.join(parts)}.")
     return plan
 
 
@@ -94,33 +74,33 @@ def view_in_words(name: str, share: float) -> str:
     return f"{subject} the class of {share:.0%} of the images"
 
 
-def estimates_in_words(estimates: Estimates) -> list[str]:
-    """Lines that report the accuracy of each view, and what is missing."""
-    lines, rows, views = [], estimates.rows, estimates.views.values()
-    for name, line in estimates.views.items():
+def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
+    """Lines that report the accuracy of each view, and what is missing; see [`choose`]."""
+    lines, rows, views, noise = [], len(labels), model.report_, model.label_noise_interval_
+    for name, line in views.items():
         if line["accuracy"] is not None:
             interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
             sentence = view_in_words(name, line["accuracy"])
             lines.append(f"{sentence[0].upper()}{sentence[1:]}{interval}.")
         if line["rows"] < rows:
             lines.append(f"{rows - line['rows']:,} of {rows:,} images have no {name}.")
-    if len(estimates.views) > 1 and estimates.together is not None:
-        lines.append(f"All views together tell that of {estimates.together:.0%}.")
-    if estimates.noise is not None:
-        lines.append(f"About {noise_in_words(estimates.noise, estimates.noise_interval)}.")
-        if len(estimates.views) == 1 and estimates.noise_interval[0] > SURELY_WRONG:
-            (name,) = estimates.views
+    if len(views) > 1 and model.accuracy_ is not None:
+        lines.append(f"All views together tell that of {model.accuracy_.share:.0%}.")
+    if noise is not None:
+        lines.append(f"About {noise_in_words(model.label_noise_, noise)}.")
+        if len(views) == 1 and noise[0] > SURELY_WRONG:
+            (name,) = views
             what = "captions" if name == "caption" else f"values of {name}"
             lines.append(
                 f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
                 f"{what}; a second one can, such as image features."
             )
-    elif estimates.unlabelled == 1:
+    elif not (labels >= 0).any():
         lines.append("No image has a label: nothing has checked this.")
     else:
-        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views) > 1 else ""
+        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
         lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
-    return lines + none_in_words(estimates.none_interval)
+    return lines + none_in_words(model.none_share_ and model.none_share_.interval)
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:

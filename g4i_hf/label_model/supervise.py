@@ -18,7 +18,7 @@ from ..data.texts import Texts
 from ..options import RunArguments
 from .model import LabelModel
 from .none_of_these import weights_of_unlabelled
-from .plan import Estimates, Plan, choose
+from .plan import Plan, choose, facts_of
 from .views import View, rows_with_a_view
 
 logger = logging.getLogger(__name__)
@@ -114,9 +114,8 @@ def _learned(
     """
     labels, has_view = labels_of(training), rows_with_a_view(views)
     model.fit(views, labels, reviewed=reviews_of(training) != "")
-    estimates = Estimates.of(model, labels[has_view])
-    plan = choose(estimates)
-    facts = {"supervision": "auto", "softens_labels": plan.softens} | estimates.facts()
+    plan = choose(model, labels[has_view])
+    facts = {"supervision": "auto", "softens_labels": plan.softens} | facts_of(model)
     unlabelled, labelled = has_view & (labels < 0), np.flatnonzero(labels >= 0)
     if not plan.softens and not unlabelled.any():
         return None, plan, facts

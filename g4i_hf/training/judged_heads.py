@@ -10,7 +10,7 @@ from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
 from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
-from ..label_model.plan import Estimates, choose
+from ..label_model.plan import choose, facts_of
 from ..names import LABELS_ONLY, WITH_VIEWS
 from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, factor_of_confidence, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
@@ -51,8 +51,7 @@ class Known:
         reviews: np.ndarray | None = None,
     ) -> "Known":
         """With the weight of unlabelled rows and the facts by what the fitted model estimates."""
-        estimates = Estimates.of(model, labels)
-        weight, facts = choose(estimates).unlabelled_weight, estimates.facts()
+        weight, facts = choose(model, labels).unlabelled_weight, facts_of(model)
         named = {name: {"class_names": view.class_values is not None} for name, view in views.items()}
         facts["views"] = {name: line | named[name] for name, line in facts["views"].items()}
         return cls(labels, views, model, order, weight, facts, reviews)

@@ -21,7 +21,7 @@ from ..embedding.embed import with_text_embeds
 from ..evaluation.fit_report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
-from ..label_model.plan import Estimates, doubtful_labels, estimates_in_words
+from ..label_model.plan import doubtful_labels, estimates_in_words
 from ..label_model.supervise import ANSWER, CAPTION, IMAGE
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
@@ -146,7 +146,7 @@ def check_labels(
         return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
     reviewed = reviews_of(split) != ""
     model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
-    lines = estimates_in_words(Estimates.of(model, labels))
+    lines = estimates_in_words(model, labels)
     guessed = 1 / len(id2label)
     lines += [
         f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."
