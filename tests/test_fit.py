@@ -110,6 +110,7 @@ def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     found = json.loads((out / "test_results.json").read_text())
     low, high = found["difference_interval"]
     assert low <= found["with_views_accuracy"] - found["labels_only_accuracy"] <= high and found["images"] == 9
+    assert found["with_views_interval"][1] <= 1 and found["verdict"] in ("helped", "hurt", "cannot tell")
     for name in ("labels_only", "with_views"):
         assert results_of(out / name)["test_accuracy"] == pytest.approx(found[f"{name}_accuracy"])
     succeed("release", "--run", out, {"license": "mit"})

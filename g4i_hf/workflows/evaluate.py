@@ -36,9 +36,9 @@ from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
-from ..training.judging import difference_interval
+from ..training.judging import judged_by_labels
 from ..training.run_folder import OPTIONS_FILE, read_options
-from .fit_result import RESULTS
+from .fit_result import RESULTS, judgement_in_results
 
 logger = logging.getLogger(__name__)
 
@@ -83,25 +83,19 @@ class Evaluation:
         """
         is_of_fit = self.fit is not None and self.runs["baseline"] == self.fit / LABELS_ONLY
         is_of_fit = is_of_fit and self.folders["aligned"] == self.runs["aligned"]  # otherwise it is other data
+        name_of = {"aligned": WITH_VIEWS, "baseline": LABELS_ONLY}
         for name in self.splits:
             both = {run: by_split[name] for run, by_split in self.predictions.items()}
-            labels = both["aligned"].labels
-            right = {run: (one.predicted == labels)[labels >= 0].astype(float) for run, one in both.items()}
-            if not len(right["aligned"]):
+            known = (labels := both["aligned"].labels) >= 0
+            if not known.any():
                 continue
-            paired = right["aligned"] - right["baseline"]
-            shares = {
-                "images": len(paired),
-                "labels_only_accuracy": right["baseline"].mean(),
-                "with_views_accuracy": right["aligned"].mean(),
-                "difference": paired.mean(),
-                "difference_interval": difference_interval(paired),
-            }
+            predicted = {name_of[run]: one.predicted[known] for run, one in both.items()}
+            shares = {"images": int(known.sum())} | judgement_in_results(judged_by_labels(predicted, labels[known]))
             if is_of_fit:
                 replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
             points, low, high = (100 * end for end in (shares["difference"], *shares["difference_interval"]))
             self.verdicts.append(
-                f"{name}, {len(paired):,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
+                f"{name}, {shares['images']:,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
                 f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {points:+.1f} points "
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit() if is_of_fit else ''}"
             )
