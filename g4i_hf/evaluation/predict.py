@@ -48,11 +48,8 @@ class Predictions:
     @cached_property
     def score(self) -> np.ndarray:
         """(n,) softmax of the predicted class, as in a pipeline."""
-        return np.concatenate([self.scores_of(rows).max(-1) for rows in blocks(len(self.logits))])
-
-    def scores_of(self, rows: slice | int) -> np.ndarray:
-        """(m, num_labels) softmax of the logits of some rows, or (num_labels,) of one."""
-        return torch.from_numpy(np.asarray(self.logits[rows])).softmax(-1).numpy()
+        parts = [torch.from_numpy(self.logits[rows]).softmax(-1).amax(-1) for rows in blocks(len(self.logits))]
+        return torch.cat(parts).numpy()
 
     def to_dataset(self, id2label: dict[int, str]) -> Dataset:
         """A row an image: `image_id`, `label`, `prediction` (names) and `score` (softmax)."""
