@@ -1,5 +1,6 @@
 """Image processors: from images to `pixel_values` at inference."""
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from transformers import (
 )
 
 from ..names import loading
+
+logger = logging.getLogger(__name__)
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {name: Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
@@ -110,14 +113,20 @@ def saved_processor(folder: str | Path, student_config: PreTrainedConfig) -> Bas
     return default_processor(student_config)
 
 
-def default_processor(student_config: PreTrainedConfig) -> BaseImageProcessor:
-    """From the configuration of a student: its image size, and the normalisation of timm or ImageNet."""
+def default_processor(student_config: PreTrainedConfig, warn: bool = False) -> BaseImageProcessor:
+    """By the configuration of a student: its image size, and the normalisation of timm or ImageNet; `warn` says so."""
     size = image_size_of(student_config, default=None)
     if size is None:
         raise ValueError(
             f"The configuration of the student ({student_config.model_type}) does not say how large its images are: "
             "give the trainer a processing_class, such as "
             "g4i_hf.modeling.processing.generic_processor(ImageSettings(224))."
+        )
+    if warn and not isinstance(student_config, TimmWrapperConfig):
+        logger.warning(
+            "There is no processing_class: the students that are pushed will say that their images have %d pixels "
+            "and ImageNet's normalisation. Give the trainer the image processor of its data where that is wrong.",
+            size,
         )
     return generic_processor(ImageSettings.of(student_config, size))
 

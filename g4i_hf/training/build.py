@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 import timm
-from datasets import Dataset
-from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperConfig, set_seed
+from transformers import BaseImageProcessor, set_seed
 
-from ..data.dataset import CaptionedImages
 from ..data.transforms import train_transform
 from ..embedding.encoders import encoder_identity
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
     EvalTransform,
     ImageSettings,
-    default_processor,
     generic_processor,
     pretrained_processor,
     student_processor,
@@ -42,9 +39,6 @@ class BuiltStudent:
             return EvalTransform(self.processor)
         settings = ImageSettings.from_processor(self.processor)
         return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
-
-    def eval_images(self, split: Dataset | None) -> CaptionedImages | None:
-        return None if split is None else CaptionedImages(split, EvalTransform(self.processor))
 
     def trainer_options(self) -> dict[str, Any]:
         """Arguments of Trainer: the image processor, and accuracy as metric."""
@@ -106,18 +100,6 @@ def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
         "the text encoder": encoder_identity(encoder) if encoder.text_encoder else None,
         "the student": folder_digest(student) if Path(student).is_dir() else None,
     }
-
-
-def processor_of(config: PreTrainedConfig, warn: bool) -> BaseImageProcessor:
-    """The default for a student's configuration; `warn` logs what was assumed if the configuration is incomplete."""
-    processor = default_processor(config)
-    if warn and not isinstance(config, TimmWrapperConfig):
-        logger.warning(
-            "There is no processing_class: the students that are pushed will say that their images have %d pixels "
-            "and ImageNet's normalisation. Give the trainer the image processor of its data where that is wrong.",
-            ImageSettings.from_processor(processor).size,
-        )
-    return processor
 
 
 def predicted_classes(logits, labels):

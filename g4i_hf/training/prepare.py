@@ -25,11 +25,11 @@ from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text
 from ..evaluation.predict import predict
 from ..label_model.supervise import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
-from ..modeling.processing import EvalTransform, student_processor
+from ..modeling.processing import EvalTransform, default_processor, student_processor
 from ..modeling.student import require_peft
 from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
-from .build import BuiltStudent, build_student, check_student, processor_of
+from .build import BuiltStudent, build_student, check_student
 from .features import FEATURES, student_features
 from .lineage import lineage_of
 from .optimization import class_weights_of
@@ -92,7 +92,8 @@ class Preparation:
         if not embedded.num_missing:  # otherwise nothing can be estimated
             supervised = self._supervised(embedded, built)
             embedded.splits[name] = supervised.split
-            eval_images = {name: built.eval_images(embedded.splits[name]) for name in self.evaluated}
+            transform = EvalTransform(built.processor)
+            eval_images = {name: CaptionedImages(embedded.splits[name], transform) for name in self.evaluated}
         transform = built.train_transform(self.augmentation)
         images = CaptionedImages(embedded.splits[name], transform, args.seed, args.align_captions)
         if embedded.num_missing:  # any embedding is enough to time steps
@@ -204,7 +205,7 @@ def images_to_evaluate(
 ) -> CaptionedImages:
     """Items of rows with `image`, and perhaps `label`, with the transform and classes of the model."""
     config = model.config.student_config
-    processor = student_processor(config, saved or processor_of(config, warn=False))
+    processor = student_processor(config, saved or default_processor(config))
     split = standardise(data, "the dataset", {})
     if columns.LABEL in split.column_names:
         names = [model.config.id2label[index] for index in range(model.num_labels)]
@@ -247,7 +248,7 @@ def prepare_in_memory(
     else:
         id2label, config = model.config.id2label, model.config.student_config
         splits = with_class_names(splits, [id2label[index] for index in range(model.num_labels)], "of the model")
-        saved = of_trainer.get("processing_class") or processor_of(config, warn=args.process_index == 0)
+        saved = of_trainer.get("processing_class") or default_processor(config, warn=args.process_index == 0)
         student = BuiltStudent(model, saved, student_processor(config, saved))
     is_embedded = columns.TEXT_EMBEDS in splits[TRAINING].column_names  # the encoder is unknown here
     encoder = EncoderArguments(text_encoder if uses_captions and not is_embedded else None)

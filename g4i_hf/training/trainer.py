@@ -23,12 +23,11 @@ from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import save_student, single_values_normalized
-from ..modeling.processing import EvalTransform
+from ..modeling.processing import EvalTransform, default_processor
 from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
-from .build import processor_of
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -341,7 +340,7 @@ class AlignmentTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("save_student needs whole weights; of sharded ones use save_run and release_student.")
         if self.processing_class is None:
-            self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
+            self.processing_class = default_processor(self.model.config.student_config, self.is_world_process_zero())
         if self.args.should_save:
             save_student(self.accelerator.unwrap_model(self.model), folder, self.processing_class)
             give_usual_permissions(folder)
@@ -428,7 +427,7 @@ class AlignmentTrainer(Trainer):
                 "plain student with a card, not the run folder."
             )
         if self.processing_class is None:  # a student is unusable without one
-            self.processing_class = processor_of(self.model.config.student_config, warn=self.is_world_process_zero())
+            self.processing_class = default_processor(self.model.config.student_config, self.is_world_process_zero())
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.start()
 
