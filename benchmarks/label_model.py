@@ -26,7 +26,7 @@ from result_files import Results
 from g4i_hf.data.checks import labels_of
 from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.label_model import LabelModel, View
-from g4i_hf.label_model.supervise import CAPTION
+from g4i_hf.label_model.plan import CAPTION
 from g4i_hf.options import EncoderArguments
 from g4i_hf.training.prepare import class_name_examples
 from g4i_hf.workflows.check import suspicious_labels

@@ -17,7 +17,7 @@ from tiny_encoders import save_static_encoder
 from g4i_hf import LabelModel, View
 from g4i_hf.cli import parse_options
 from g4i_hf.data.checks import labels_of, with_labels
-from g4i_hf.label_model.supervise import Supervised, supervise
+from g4i_hf.label_model.plan import Supervised, supervise
 from g4i_hf.options import OPTIONS_OF, RunArguments
 from g4i_hf.running import main
 from g4i_hf.workflows.train import TrainingRun

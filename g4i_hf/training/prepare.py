@@ -23,7 +23,7 @@ from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage
 from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text_embeds_folder
 from ..evaluation.predict import predict
-from ..label_model.supervise import Supervised, supervise, warn_of_unused_captions
+from ..label_model.plan import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, default_processor, student_processor
 from ..modeling.student import require_peft
@@ -141,7 +141,7 @@ class Preparation:
             class_weights_of(self.args.class_weights, number, splits[training])  # raises for invalid weights
 
     def _supervised(self, embedded: Embedded, built: BuiltStudent) -> Supervised:
-        """See [`~g4i_hf.label_model.supervise.supervise`]."""
+        """See [`~g4i_hf.label_model.plan.supervise`]."""
         split, run, args = embedded.splits[self.run.train_split], self.run, self.args
         if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
             warn_of_unused_captions(split)

@@ -20,7 +20,7 @@ from ..data.texts import values_of
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE, captions_view
+from ..label_model.plan import ANSWER, CAPTION, IMAGE, captions_view
 from ..label_model.views import has_value
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view

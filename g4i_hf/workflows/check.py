@@ -21,8 +21,7 @@ from ..embedding.embed import with_text_embeds
 from ..evaluation.fit_report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
-from ..label_model.plan import doubtful_labels, estimates_in_words
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..label_model.plan import ANSWER, CAPTION, IMAGE, doubtful_labels, estimates_in_words
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page

@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, set_seed
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
 from ..evaluation.predict import predict
-from ..label_model.supervise import with_soft_labels
+from ..label_model.plan import with_soft_labels
 from ..options import AugmentationArguments, FitArguments
 from ..training.arguments import AlignmentArguments
 from ..training.build import BuiltStudent

@@ -25,7 +25,7 @@ from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import View
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..label_model.plan import ANSWER, CAPTION, IMAGE
 from ..label_model.views import check_views
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY

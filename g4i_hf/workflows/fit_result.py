@@ -18,8 +18,7 @@ from ..data.labels import GOLD
 from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..files import replace_text
-from ..label_model.plan import none_in_words
-from ..label_model.supervise import ANSWER, CAPTION, IMAGE
+from ..label_model.plan import ANSWER, CAPTION, IMAGE, none_in_words
 from ..names import LABELS_ONLY, WITH_VIEWS, file_digest
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement

@@ -17,7 +17,7 @@ from ..data.record import Record
 from ..evaluation.evaluate import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
-from ..label_model.supervise import Supervised
+from ..label_model.plan import Supervised
 from ..modeling.packaged import available_student
 from ..options import (
     AugmentationArguments,
