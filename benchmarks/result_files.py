@@ -13,7 +13,7 @@ from statistics import fmean
 from filelock import FileLock
 
 from g4i_hf.files import replace_text
-from g4i_hf.training.lineage import versions
+from g4i_hf.training.run_folder import versions
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"

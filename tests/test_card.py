@@ -19,7 +19,7 @@ from g4i_hf.hub.push import push_folder
 from g4i_hf.hub.release import release_with_card, write_card
 from g4i_hf.modeling.processing import ImageSettings
 from g4i_hf.options import ReleaseArguments
-from g4i_hf.training.lineage import write_lineage
+from g4i_hf.training.run_folder import write_lineage
 
 NOTHING = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
 SPLITS = ["validation", "test"]

@@ -24,7 +24,7 @@ from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.options import DataArguments, ReleaseArguments, StudentArguments
 from g4i_hf.running import main
-from g4i_hf.training.lineage import lineage_of
+from g4i_hf.training.run_folder import lineage_of
 
 LABELS = {0: "elk", 1: "bee", 2: "ant", 3: "dog", 4: "cat"}  # in no order but their own
 WITH_ALIGNED = ("vit", "timm-resnet")

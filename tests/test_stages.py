@@ -21,7 +21,7 @@ from g4i_hf.files import replacing, restore_replaced
 from g4i_hf.hub.dataset import build_dataset
 from g4i_hf.names import folder_digest, is_path
 from g4i_hf.options import DataArguments, StudentArguments
-from g4i_hf.training.lineage import lineage_of
+from g4i_hf.training.run_folder import lineage_of
 
 CAPTIONS = [f"caption {i}" for i in range(4)]
 

@@ -24,8 +24,7 @@ from ..evaluation.metrics import speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.judging import difference_interval
-from ..training.lineage import read_lineage
-from ..training.run_folder import read_options, with_defaults
+from ..training.run_folder import read_lineage, read_options, with_defaults
 
 logger = logging.getLogger(__name__)
 

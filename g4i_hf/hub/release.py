@@ -26,8 +26,7 @@ from ..modeling.student import own_module, plain_student
 from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
-from ..training.lineage import read_lineage
-from ..training.run_folder import OPTIONS_FILE, read_options, resolved_options
+from ..training.run_folder import OPTIONS_FILE, read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset

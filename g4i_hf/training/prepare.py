@@ -31,8 +31,8 @@ from ..options import AugmentationArguments, EncoderArguments, RunArguments, Stu
 from .arguments import AlignmentArguments
 from .build import BuiltStudent, build_student, check_student
 from .features import FEATURES, student_features
-from .lineage import lineage_of
 from .optimization import class_weights_of
+from .run_folder import lineage_of
 
 logger = logging.getLogger(__name__)
 

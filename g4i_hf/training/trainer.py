@@ -38,10 +38,9 @@ from .checkpoint import (
     remaining_checkpoint_named,
 )
 from .features import FEATURES, student_features
-from .lineage import write_lineage
 from .prepare import Prepared, images_to_evaluate, is_raw, prepare_in_memory
 from .progress import progress_of
-from .run_folder import forget_local_student, locked, name_run, tensorboard_folder
+from .run_folder import forget_local_student, locked, name_run, tensorboard_folder, write_lineage
 
 logger = logging.getLogger(__name__)
 

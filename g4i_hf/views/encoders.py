@@ -28,7 +28,7 @@ from ..names import folder_or_id, loading
 from ..options import AugmentationArguments, StudentArguments
 from ..training.build import build_student, check_student
 from ..training.features import ImageEncoder, encoder_digest
-from ..training.lineage import LINEAGE_FILE
+from ..training.run_folder import LINEAGE_FILE
 
 SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size

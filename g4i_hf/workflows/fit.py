@@ -60,8 +60,7 @@ from ..training.judged_heads import (
     one_hot,
     rows_to_keep,
 )
-from ..training.lineage import lineage_of, write_lineage
-from ..training.run_folder import clear_run, locked, resolved_options, write_options
+from ..training.run_folder import clear_run, lineage_of, locked, resolved_options, write_lineage, write_options
 from ..training.trainer import AlignmentTrainer
 from ..views.making import named_views
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers

@@ -30,10 +30,17 @@ from ..options import (
 from ..training import AlignmentArguments, AlignmentTrainer
 from ..training.build import inputs_of
 from ..training.checkpoint import check_same_data
-from ..training.lineage import lineage_of, write_lineage
 from ..training.prepare import Preparation, Prepared
 from ..training.progress import as_block, describe_training, plan_of, summary_of_run, trial_arguments
-from ..training.run_folder import clear_run, locked, open_run, resolved_options, write_options
+from ..training.run_folder import (
+    clear_run,
+    lineage_of,
+    locked,
+    open_run,
+    resolved_options,
+    write_lineage,
+    write_options,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.processing import student_processor
 from ..names import WITH_VIEWS, bare_name, is_bare, is_path, run_of
 from ..options import aligns
-from ..training.lineage import read_lineage
+from ..training.run_folder import read_lineage
 
 TEXT_ENCODER_FILE = "text_encoder.json"
 RUN_OPTIONS = "train.yaml"
