@@ -18,8 +18,7 @@ from transformers import AutoModelForImageClassification, TimmWrapperConfig
 
 from g4i_hf import evaluate_run
 from g4i_hf.evaluation.comparison import ALL_MEASURES, METRICS_OF_A_SPLIT
-from g4i_hf.evaluation.evaluate import results_folder
-from g4i_hf.evaluation.metrics import size_metrics
+from g4i_hf.evaluation.metrics import results_folder, size_metrics
 from g4i_hf.evaluation.predict import load_run, predict
 from g4i_hf.modeling.processing import EvalTransform, ImageSettings, generic_processor
 from g4i_hf.running import main

@@ -21,11 +21,13 @@ from g4i_hf.evaluation.comparison import (
     as_text,
     compare,
 )
-from g4i_hf.evaluation.evaluate import split_metrics, update_results, zero_shot_metrics
 from g4i_hf.evaluation.metrics import (
     Accuracy,
     calibration_metrics,
     retrieval_recall,
+    split_metrics,
+    update_results,
+    zero_shot_metrics,
 )
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.training.build import accuracy_of_logits, predicted_classes

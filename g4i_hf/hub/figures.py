@@ -19,8 +19,7 @@ from ..evaluation.comparison import (
     ends_in_words,
     interval_text,
 )
-from ..evaluation.evaluate import RESULTS_FILE
-from ..evaluation.metrics import speed_text
+from ..evaluation.metrics import RESULTS_FILE, speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.judging import difference_interval

@@ -25,8 +25,7 @@ from ..evaluation.comparison import (
     compare,
     shown_names,
 )
-from ..evaluation.evaluate import results_folder, split_metrics, update_results
-from ..evaluation.metrics import size_metrics, speed_metrics
+from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, split_metrics, update_results
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text

@@ -14,7 +14,7 @@ from datasets import DatasetDict
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record
-from ..evaluation.evaluate import split_metrics, update_results
+from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
 from ..label_model.plan import Supervised
