@@ -30,8 +30,8 @@ from g4i_hf.evaluation.metrics import (
     zero_shot_metrics,
 )
 from g4i_hf.evaluation.predict import Predictions
-from g4i_hf.training.build import accuracy_of_logits, predicted_classes
 from g4i_hf.training.judging import accuracy_interval
+from g4i_hf.training.prepare import accuracy_of_logits, predicted_classes
 
 EYE = np.eye(4, dtype=np.float32)
 

@@ -114,7 +114,7 @@ def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
     else:
         judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
         lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
-    return lines + none_in_words(model.none_share_ and model.none_share_.interval)
+    return lines + none_in_words(model.none_share_.interval if model.none_share_ else None)
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:

@@ -1,17 +1,18 @@
-"""Prepares images, labels and captions for the trainer, for `g4i train` and for Python."""
+"""Prepares images, labels, captions and the student for the trainer, for `g4i train` and for Python."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import timm
 import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, set_seed
 
 from .. import columns
 from ..cli import say
@@ -21,15 +22,24 @@ from ..data.dataset import CaptionedImages
 from ..data.images import rows_to_use
 from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage
+from ..data.transforms import train_transform
 from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text_embeds_folder
+from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
 from ..label_model.plan import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
-from ..modeling.processing import EvalTransform, default_processor, student_processor
-from ..modeling.student import require_peft
+from ..modeling.processing import (
+    EvalTransform,
+    ImageSettings,
+    default_processor,
+    generic_processor,
+    pretrained_processor,
+    student_processor,
+)
+from ..modeling.student import check_is_there, require_peft
+from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments, SupervisionOptions
 from .arguments import AlignmentArguments
-from .build import BuiltStudent, build_student, check_student
 from .features import FEATURES, student_features
 from .optimization import class_weights_of
 from .run_folder import lineage_of
@@ -38,6 +48,102 @@ logger = logging.getLogger(__name__)
 
 TRAINING, EVALUATION = "train_dataset", "eval_dataset"
 NAMES = {TRAINING: "train", EVALUATION: "validation"}
+
+
+# --- The student -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class BuiltStudent:
+    model: AlignedImageClassification
+    saved_processor: BaseImageProcessor  # saved next to the student
+    processor: BaseImageProcessor  # that of the released student
+
+    def train_transform(self, augmentation: AugmentationArguments) -> Callable:
+        """The augmentation of training images, with the size and normalization of the student."""
+        if augmentation.train_crop == "none":
+            return EvalTransform(self.processor)
+        settings = ImageSettings.from_processor(self.processor)
+        return train_transform(augmentation, settings.size, settings.mean, settings.std, settings.interpolation)
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of Trainer: the image processor, and accuracy as metric."""
+        return {
+            "processing_class": self.saved_processor,
+            "compute_metrics": accuracy_of_logits,
+            "preprocess_logits_for_metrics": predicted_classes,
+        }
+
+
+def build_student(
+    student: StudentArguments,
+    augmentation: AugmentationArguments,
+    seed: int,
+    id2label: dict[int, str],
+    text_embed_dim: int | None,
+) -> BuiltStudent:
+    """Build with initial weights from `seed`; `text_embed_dim` is D, None without embeddings."""
+    check_student(student)
+    set_seed(seed)
+    image_size = augmentation.image_size or (None if student.pretrained else 224)
+    model = AlignedImageClassification.from_student(
+        student.student,
+        id2label=id2label,
+        text_embed_dim=text_embed_dim or 384,
+        pretrained=student.pretrained,
+        student_args=cast("dict[str, Any]", student.student_args),
+        image_size=image_size,
+        image_settings=augmentation.image_settings,
+        revision=student.student_revision,
+        lora=student.lora(),
+        projector_type=student.projector_type,
+        projector_hidden_size=student.projector_hidden_size,
+        projector_norm=student.projector_norm,
+    )
+    config, settings = model.config.student_config, augmentation.image_settings
+    if student.pretrained and config.model_type != "timm_wrapper":
+        saved = pretrained_processor(student.student, student.student_revision, {"image_size": image_size, **settings})
+    else:
+        saved = generic_processor(ImageSettings.of(config, image_size, settings))
+    return BuiltStudent(model, saved, student_processor(config, saved))
+
+
+def check_student(student: StudentArguments) -> None:
+    """Raise OSError, after one request, for a checkpoint or weights neither in the cache nor on the Hub."""
+    name = student.student
+    check_is_there(name, student.student_revision)
+    if not student.pretrained or not timm.is_model(name) or "pretrained_cfg" in str(student.student_args):
+        return
+    weights = timm.get_pretrained_cfg(name)
+    if weights and weights.hf_hub_id and not weights.file and (why := why_missing(weights.hf_hub_id, "model")):
+        what = f"The pretrained weights of {name!r} are {weights.hf_hub_id} on the Hub, and {why}"
+        raise OSError(f"{what}. Train with --pretrained false, or name the folder of a checkpoint as student.")
+
+
+def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
+    """The inputs of a result except data and options, by content; see [`~g4i_hf.data.record.Record`]."""
+    return {
+        "the text encoder": encoder_identity(encoder) if encoder.text_encoder else None,
+        "the student": folder_digest(student) if Path(student).is_dir() else None,
+    }
+
+
+def predicted_classes(logits, labels):
+    """`preprocess_logits_for_metrics` of Trainer: the class of each image, to keep one number in place of C."""
+    return logits.argmax(-1)
+
+
+def accuracy_of_logits(prediction) -> dict[str, float]:
+    """`compute_metrics` of Trainer, on logits or the output of [`predicted_classes`]; empty without labels."""
+    labelled = prediction.label_ids >= 0
+    if not labelled.any():
+        return {}
+    predicted = prediction.predictions
+    predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
+    return {"accuracy": float((predicted[labelled] == prediction.label_ids[labelled]).mean())}
+
+
+# --- Images, labels and captions -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -92,8 +198,8 @@ class Preparation:
         if not embedded.num_missing:  # otherwise nothing can be estimated
             supervised = self._supervised(embedded, built)
             embedded.splits[name] = supervised.split
-            transform = EvalTransform(built.processor)
-            eval_images = {name: CaptionedImages(embedded.splits[name], transform) for name in self.evaluated}
+            shown = EvalTransform(built.processor)
+            eval_images = {name: CaptionedImages(embedded.splits[name], shown) for name in self.evaluated}
         transform = built.train_transform(self.augmentation)
         images = CaptionedImages(embedded.splits[name], transform, args.seed, args.align_captions)
         if embedded.num_missing:  # any embedding is enough to time steps

@@ -126,7 +126,7 @@ class AlignmentTrainer(Trainer):
         if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
             raise ValueError(
                 f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-                "g4i_hf.training.build.accuracy_of_logits, or set it to loss."
+                "g4i_hf.training.prepare.accuracy_of_logits, or set it to loss."
             )
         if args.layer_decay is not None and not hasattr(self.model.student, "timm_model"):
             what = f"layer_decay is set, but {type(self.model.student).__name__} is no student of timm's"

@@ -26,8 +26,8 @@ from ..modeling.processing import image_size_of
 from ..modeling.student import student_config_from
 from ..names import folder_or_id, loading
 from ..options import AugmentationArguments, StudentArguments
-from ..training.build import build_student, check_student
 from ..training.features import ImageEncoder, encoder_digest
+from ..training.prepare import build_student, check_student
 from ..training.run_folder import LINEAGE_FILE
 
 SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged

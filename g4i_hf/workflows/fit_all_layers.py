@@ -19,9 +19,9 @@ from ..evaluation.predict import predict
 from ..label_model.plan import with_soft_labels
 from ..options import AugmentationArguments, FitArguments
 from ..training.arguments import AlignmentArguments
-from ..training.build import BuiltStudent
 from ..training.checkpoint import newest_checkpoint
 from ..training.judged_heads import Judge
+from ..training.prepare import BuiltStudent
 from ..training.progress import seconds_per_step, trial_arguments
 from ..training.trainer import AlignmentTrainer
 from .fit_result import FitFolder, by_first

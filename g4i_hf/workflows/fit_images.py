@@ -30,9 +30,9 @@ from ..label_model.views import check_views
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
-from ..training.build import BuiltStudent, build_student, inputs_of
 from ..training.features import FEATURES, images_with_features, student_features
 from ..training.judged_heads import BELIEVED
+from ..training.prepare import BuiltStudent, build_student, inputs_of
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
 from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
 from .caption import Captioning

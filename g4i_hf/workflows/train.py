@@ -28,9 +28,8 @@ from ..options import (
     TrainingOptions,
 )
 from ..training import AlignmentArguments, AlignmentTrainer
-from ..training.build import inputs_of
 from ..training.checkpoint import check_same_data
-from ..training.prepare import Preparation, Prepared
+from ..training.prepare import Preparation, Prepared, inputs_of
 from ..training.progress import as_block, describe_training, plan_of, summary_of_run, trial_arguments
 from ..training.run_folder import (
     clear_run,
