@@ -231,7 +231,7 @@ def _learned(
     has the probabilities of the true class, times the weight of the row, which is small where no class explains it.
     """
     labels, has_view = labels_of(training), rows_with_a_view(views)
-    model.fit(views, labels, reviewed=reviews_of(training) != "")
+    model.fit(views, np.where(has_view, labels, -1), reviewed=reviews_of(training) != "")
     plan = choose(model, labels[has_view])
     facts = {"supervision": "auto", "softens_labels": plan.softens} | facts_of(model)
     unlabelled, labelled = has_view & (labels < 0), np.flatnonzero(labels >= 0)
