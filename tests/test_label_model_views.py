@@ -357,3 +357,19 @@ def test_a_view_keeps_as_many_directions_as_there_are_classes():
     values = generator.normal(0, 1, (60, 320)).astype(np.float32) + 3 * (labels[:, None] == 1)
     model = LabelModel(300).fit({"caption": View(values)}, labels)
     assert model.spaces_["caption"].rotation.shape == (320, 300)
+
+
+def test_image_features_withstand_wrong_labels_and_wrong_captions():
+    """Classes differ along directions of little variance. A logistic regression has 84 and 68% of these right."""
+    generator, classes = np.random.default_rng(0), 15
+    truth = generator.integers(classes, size=900)
+    features = generator.normal(0, 1, (classes, 60))[truth] + generator.normal(0, np.geomspace(6, 0.6, 60), (900, 60))
+    given = np.where(generator.random(900) < 0.4, (truth + generator.integers(1, classes, 900)) % classes, truth)
+    alone = LabelModel(classes).fit({"image": View(features)}, given)
+    assert (alone.posterior_.argmax(1) == truth).mean() > 0.9
+
+    said = np.where(generator.random(900) < 0.5, generator.integers(classes, size=900), truth)
+    captions = View(np.eye(classes)[said] + generator.normal(0, 0.1, (900, classes)), np.eye(classes))
+    few = np.where(np.arange(900) < 75, truth, -1)
+    both = LabelModel(classes).fit({"caption": captions, "image": View(features)}, few)
+    assert (both.posterior_.argmax(1) == truth)[75:].mean() > 0.85

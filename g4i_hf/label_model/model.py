@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
-from .likelihood import allow_for_new_kinds, calibrate, recalibrate_without
+from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import ABSENT, TAUGHT, ViewModel, logistic_regression, margins_of
+from .view_model import ABSENT, TAUGHT, Classifier, ViewModel, linear_discriminant, logistic_regression, margins_of
 from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_views, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
+SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
+FEWEST_FOR_DISCRIMINANT = 20  # labelled rows that can be held out, to fit linear discriminants too
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
 FEWEST_HIDDEN = 20  # labelled rows that can be held out, to learn what images of no class look like
-TAUGHT_STRENGTH = 1.0  # C of the model that learns the predictions of the views
+TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
+TAUGHT_STRENGTH = 1.0  # C of the same model where it is a logistic regression
 REPEATED = 0.7  # factor of all inverse temperatures with that model, if no label can be held out (three datasets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which the rows that two views are sure of are examined too
 FEWEST_TAUGHT = 2  # sum of the probabilities of a class from which a view can learn it from other views
@@ -31,13 +35,15 @@ TRUST_OF_ONE = 0.5  # probability that the only example of a class is typical, w
 
 class LabelModel:
     """
-    Class probabilities from any number of views. Each view has a logistic regression and a temperature, and some
-    labels may be wrong; all is fitted on held-out rows. The label y of a row x is modelled as
+    Class probabilities from any number of views. Each view has a linear classifier and a temperature, and some labels
+    may be wrong; all is fitted on held-out rows. The label y of a row x is modelled as
 
         P(y | x) = (1 - e) p_y + e q_y
         p = softmax(sum over views v of T_v (m_v / M_v)^g_v z_v + log prior)
 
-    - z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view.
+    - z_v are the logits of a logistic regression on view v. Names of classes are labelled examples of a view. Image
+      features have Fisher's linear discriminant instead if that predicts held-out labels better, as where many are
+      wrong.
     - T_v is the inverse temperature of the view (Guo et al., arXiv 1706.04599); copies of a view share it.
     - m_v is the largest logit of the row minus the mean of its logits, M_v the geometric mean of m_v over the rows.
       This is a temperature for each row, as some captions name the class and others do not (Tomani et al., arXiv
@@ -49,8 +55,8 @@ class LabelModel:
 
     A view without a value for a row, or without an example of a class, has no vote there; see
     [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Views that learn, such as image features, also share
-    a model that learns the predictions of all views for unlabelled rows. If no label can be held out, views judge
-    each other.
+    a model that learns the predictions of all views for unlabelled rows. It is a linear discriminant where enough
+    labels can be held out. If none can, views judge each other.
 
     Args:
         num_labels: C, number of classes.
@@ -195,31 +201,58 @@ class LabelModel:
     # --- Each view ---------------------------------------------------------------------------------------------------
 
     def _fit_view(self, values: dict[str, Values], name: str, rows: Rows) -> ViewModel:
-        """Fit with the strength of regularisation that predicts held-out labels best, tried from the strongest on."""
+        """
+        Of logistic regressions, tried from the strongest regularisation on, and for views that learn of linear
+        discriminants, the one that predicts held-out labels best.
+        """
         view = values[name]
-        classes = np.flatnonzero(view.is_named)
-        known = rows.known[view.has[rows.known]]
         judged = rows.judged[view.has[rows.judged]]
         best, least = None, np.inf
         for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
-            model = ViewModel((name,), (view.x.shape[1],), {}, self.num_labels)
-            for fold in [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]:
-                fitted = known[rows.folds[known] != fold][:MOST_FITTED]
-                x = np.concatenate([view.x[fitted], view.names[classes]])
-                y = np.concatenate([rows.labels[fitted], classes])
-                start = None if best is None else best.models[int(fold)]
-                model.models[int(fold)] = logistic_regression(
-                    x, y, self.num_labels, strength, view.space.variances, start
-                )
-            held_out = model.logits(values, judged, rows.folds)
-            loss = calibrate([held_out], rows.labels[judged], self.log_prior_, quick=True).loss
+            fit = partial(logistic_regression, strength=strength, variances=view.space.variances)
+            model = self._of_folds(values, name, rows, fit, best)
+            loss = self._loss(values, model, rows, judged)
             if len(judged) and loss >= least:
                 break
             best, least = model, loss
+        margin = margins_of(best.logits(values, judged, rows.folds)).mean() if len(judged) else 0.0
+        for shrinkage in SHRINKAGES if view.learns and len(judged) >= FEWEST_FOR_DISCRIMINANT else ():
+            model = self._of_folds(values, name, rows, partial(linear_discriminant, shrinkage=shrinkage))
+            # The priors of temperatures are for logits like those of the regression
+            model.scale(margin / margins_of(model.logits(values, judged, rows.folds)).mean())
+            loss = self._loss(values, model, rows, judged)
+            if loss < least:
+                best, least = model, loss
         unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
         if len(judged) and len(unlabelled):
             best.temper_whole(values, unlabelled)
         return best
+
+    def _of_folds(
+        self,
+        values: dict[str, Values],
+        name: str,
+        rows: Rows,
+        fit: Callable[..., Classifier],
+        start: ViewModel | None = None,
+    ) -> ViewModel:
+        """A classifier for each fold, without its labels, and one of all rows. Names of classes are examples too."""
+        view = values[name]
+        classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
+        model = ViewModel((name,), (view.x.shape[1],), {}, self.num_labels)
+        for fold in map(int, [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]):
+            fitted = known[rows.folds[known] != fold][:MOST_FITTED]
+            x, y = (
+                np.concatenate([view.x[fitted], view.names[classes]]),
+                np.concatenate([rows.labels[fitted], classes]),
+            )
+            kwargs = {} if start is None else {"start": start.models[fold]}
+            model.models[fold] = fit(x, y, self.num_labels, **kwargs)
+        return model
+
+    def _loss(self, values: dict[str, Values], model: ViewModel, rows: Rows, judged: np.ndarray) -> float:
+        held_out = model.logits(values, judged, rows.folds)
+        return calibrate([held_out], rows.labels[judged], self.log_prior_, quick=True).loss
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
@@ -311,6 +344,7 @@ class LabelModel:
         sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
+        discriminates = len(rows.judged) >= FEWEST_FOR_DISCRIMINANT
 
         def learn(fold: int, targets: np.ndarray) -> None:
             """targets: (sample, C) probabilities."""
@@ -318,8 +352,11 @@ class LabelModel:
             x = model.inputs_of(values, np.concatenate([sample[taught], labelled]))
             y = np.concatenate([targets[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
             y[:, y.sum(0) < FEWEST_TAUGHT] = 0
-            start, strength = model.models.get(WHOLE), TAUGHT_STRENGTH / len(learners)
-            model.models[fold] = logistic_regression(x, y, self.num_labels, strength, variances, start)
+            if discriminates:
+                model.models[fold] = linear_discriminant(x, y, self.num_labels, TAUGHT_SHRINKAGE)
+            else:
+                start, strength = model.models.get(WHOLE), TAUGHT_STRENGTH / len(learners)
+                model.models[fold] = logistic_regression(x, y, self.num_labels, strength, variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
             probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
@@ -337,6 +374,10 @@ class LabelModel:
             learn(int(fold), targets)
         for fold in np.unique(rows.folds[known][rows.folds[known] >= 0]):
             learn(int(fold), targets_by(np.full(len(rows.labels), fold)))
+        if discriminates:  # as sure as the targets, before the temperatures and their priors
+            logits = model.logits(values, sample[:MOST_COMPARED], rows.folds)
+            sure = inverse_temperature(logits, self.log_prior_, float(targets[:MOST_COMPARED].max(1).mean()))
+            model.scale(sure / USUAL_INVERSE_TEMPERATURE)
         self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
         self._sources.append(TAUGHT)
         self.models_.append(model)

@@ -1,4 +1,4 @@
-"""The logistic regression on one view, or on several concatenated: a model for each fold, and one of all rows."""
+"""The linear classifier of one view, or of several concatenated: a model for each fold, and one of all rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from .views import WHOLE, Values
 
 TAUGHT = ""  # name of the model that learns what the views predict
+Classifier = tuple[np.ndarray, np.ndarray]  # weight (D, C) and bias (C,)
 
 
 @dataclass
@@ -22,7 +23,7 @@ class ViewModel:
     widths: tuple[int, ...]
     # weight and bias by fold, of the model that was not fitted on it; `WHOLE` was fitted on all rows, and serves all
     # other folds
-    models: dict[int, tuple[np.ndarray, np.ndarray]]
+    models: dict[int, Classifier]
     num_labels: int
     taught: bool = False  # whether it learned predictions of the views
 
@@ -64,9 +65,13 @@ class ViewModel:
         more labels, so it is more confident than the models whose errors calibrate it.
         """
         margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
-        factor = float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE])
-        weight, bias = self.models[WHOLE]
-        self.models[WHOLE] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
+        self.scale(float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE]), WHOLE)
+
+    def scale(self, factor: float, *numbers: int) -> None:
+        """Multiply the logits of these models, or of all."""
+        for number in numbers or self.models:
+            weight, bias = self.models[number]
+            self.models[number] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
 
 
 # --- Multinomial logistic regression ---------------------------------------------------------------------------------
@@ -83,8 +88,8 @@ def logistic_regression(
     num_labels: int,
     strength: float,
     variances: np.ndarray,
-    start: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    start: Classifier | None = None,
+) -> Classifier:
     """
     Weight (D, C) and bias (C,), which is near `ABSENT` for a class without rows. Values (n, D) are along principal
     components; labels are class indices (n,), or probabilities (n, C), zeros for a class that is left out. `strength`
@@ -117,6 +122,26 @@ def logistic_regression(
     minimise(loss, [scaled, offset], MAX_ITER, TOLERANCE)
     weight = (scale * scaled).detach().cpu().numpy()
     return weight, (offset.detach() + absent).cpu().numpy()
+
+
+def linear_discriminant(values: np.ndarray, labels: np.ndarray, num_labels: int, shrinkage: float) -> Classifier:
+    """
+    Weight (D, C) and bias (C,) of Fisher's linear discriminant, near `ABSENT` for a class without rows, of values
+    (n, D). Labels are class indices (n,), or probabilities (n, C), zeros for a class that is left out. Wrong labels
+    move the mean of a class, where they bend a logistic regression. `shrinkage` is the share of the mean variance in
+    the covariance within classes (Friedman, 1989).
+    """
+    shares = labels if labels.ndim == 2 else np.eye(num_labels, dtype=np.float32)[labels]
+    counts, weights = shares.sum(0), shares.sum(1)
+    seen = counts > 0
+    means = shares.T @ values / np.maximum(counts, 1e-9)[:, None]
+    within = (weights[:, None] * values).T @ values - (counts[:, None] * means).T @ means
+    covariance = (1 - shrinkage) * within / weights.sum()
+    covariance[np.diag_indices_from(covariance)] += shrinkage * np.trace(within) / (len(within) * weights.sum()) + 1e-9
+    middle = means[seen].mean(0)
+    weight = np.linalg.solve(covariance, np.where(seen, (means - middle).T, 0))
+    bias = -((means + middle).T * weight).sum(0) / 2
+    return weight.astype(np.float32), np.where(seen, bias, ABSENT).astype(np.float32)
 
 
 @torch.enable_grad()
