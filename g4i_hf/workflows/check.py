@@ -18,7 +18,7 @@ from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, describe_equal_images, differences, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
-from ..evaluation.fit_report import suspicious_rows
+from ..evaluation.report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
 from ..label_model.plan import ANSWER, CAPTION, IMAGE, doubtful_labels, estimates_in_words

@@ -28,9 +28,9 @@ from ..data.dataset import CaptionedImages
 from ..data.labels import GOLD, reviews_of
 from ..data.loading import class_names, standardise
 from ..data.record import order_of
-from ..evaluation.fit_report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import Predictions
+from ..evaluation.report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..files import portable, replace_text
 from ..hub.push import check_replaceable
 from ..hub.release import Release, baseline_of_fit
