@@ -155,10 +155,10 @@ def linear_probe(case: Case) -> torch.Tensor:
     return learned(case.photos, case.labels)
 
 
-def of_fit(case: Case, embeds: np.ndarray, image: bool = True) -> dict[str, torch.Tensor]:
-    """Test logits of the last layers of `g4i fit`, without `validation`; `image`: features are a view too."""
+def of_fit(case: Case, embeds: np.ndarray | None, image: bool = True) -> dict[str, torch.Tensor]:
+    """Test logits of the last layers of `g4i fit`, without `validation`; `image`: features are a view."""
     photos, order = case.photos, np.random.default_rng(case.seed).permutation(len(case.labels))
-    views = {"caption": View(embeds, photos.class_embeds, learns=False)}
+    views = {} if embeds is None else {"caption": View(embeds, photos.class_embeds, learns=False)}
     if image:
         views["image"] = View(photos.raw)
     kept = rows_to_keep(case.labels, order)
@@ -179,6 +179,10 @@ def captions(case: Case) -> torch.Tensor:
 
 def captions_alone(case: Case) -> torch.Tensor:
     return of_fit(case, case.photos.embeds, image=False)[WITH_VIEWS]
+
+
+def without_captions(case: Case) -> torch.Tensor:
+    return of_fit(case, None)[WITH_VIEWS]
 
 
 def instead(embeds: Callable[[Case], np.ndarray]) -> Callable[[Case], torch.Tensor]:
@@ -320,14 +324,16 @@ GRIDS = {
     "few_labels": (
         ["no labels", "1 a class", "4 a class", "16 a class", "at random", "10%"],
         LAYERS
-        | {"auto, captions alone": captions_alone, "self-training": self_training}
+        | {"auto, captions alone": captions_alone, "auto, without captions": without_captions}
+        | {"self-training": self_training}
         | {"label propagation": label_propagation, "Tip-Adapter": cache_of_features}
         | AT_INFERENCE,
     ),
     "wrong_labels": (
         ["20% symmetric", "40% symmetric", "60% symmetric", "20% confusable", "40% confusable", *PEOPLE],
         LAYERS
-        | {"auto, captions alone": captions_alone, "label smoothing": label_smoothing}
+        | {"auto, captions alone": captions_alone, "auto, without captions": without_captions}
+        | {"label smoothing": label_smoothing}
         | {"GCE": generalised_cross_entropy, "small-loss filter": small_loss, "cleanlab": cleanlab},
     ),
     "all_labels": (["all"], LAYERS | AT_INFERENCE),
