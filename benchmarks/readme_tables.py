@@ -143,6 +143,7 @@ VARIANTS = {
     "baseline": "labels only",
     "auto": "**captions**",
     "auto, captions alone": "captions, without image features",
+    "auto, without captions": "image features, without captions",
     "auto and alignment": "captions and alignment",
     "alignment": "captions: alignment alone",
     "early stopping": "labels only, a quarter of the steps",
