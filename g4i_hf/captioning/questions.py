@@ -3,7 +3,7 @@
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -37,10 +37,6 @@ CLASS_NAMES = "class_names"  # in braces, not a column but the names of all clas
 TELLING = (columns.LABEL, columns.IMAGE_ID)
 
 
-class MissingValue(ValueError):
-    """A row has no value for a column in its prompt."""
-
-
 class Prompts:
     """
     Templates: a name in [`NAMED`], or text with columns in braces such as `A {label}, by {artist}.` A
@@ -64,12 +60,8 @@ class Prompts:
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
-        """The prompts of a row, one for each template. Raises MissingValue for an empty column in one of them."""
-        values = {column: self._text(column, row[column]) for column in self.columns}
-        for column in self.columns:
-            if not values[column]:
-                raise MissingValue(f"Column {column!r} is empty, but the prompt names it.")
-        values[CLASS_NAMES] = self._in_words
+        """The prompts of a row, one for each template."""
+        values = {column: self._text(column, row[column]) for column in self.columns} | {CLASS_NAMES: self._in_words}
         return ["".join(text + (values[name] if name else "") for text, name in parts) for parts in self._parsed]
 
     def _text(self, column: str, value: Any) -> str:
@@ -81,12 +73,12 @@ class Prompts:
         return text if text.strip() else ""
 
     def check(self, split: Dataset) -> None:
-        """Check every value that the prompts need, before any request. Raises MissingValue for an empty one."""
+        """Check every value that the prompts need, before any request. Raises ValueError for an empty one."""
         for column in self.columns:
             values = split.select_columns([column])[column][:]
             empty = [row for row, value in enumerate(values) if not self._text(column, value)]
             if empty:
-                raise MissingValue(
+                raise ValueError(
                     f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
                     f"the first is row {empty[0]}. Fill them in, or use a prompt without it, such as --prompt plain."
                 )
@@ -190,13 +182,12 @@ def _tells_class(column: str, split: Dataset) -> bool:
 
 @dataclass
 class Row:
-    """A row of a split. `image` returns `{"bytes", "path"}`, or None."""
+    """A row of a split."""
 
     number: int
     image_id: str
     prompts: list[str]
     places: list[str]  # of the prompts; empty texts if only the bytes of the image identify it
-    image: Callable[[], dict[str, Any] | None]
 
 
 class Questions:
@@ -204,6 +195,7 @@ class Questions:
 
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
+        self.images = split.select_columns([columns.IMAGE])
         self.keys_of_row: dict[int, list[str]] = {}  # for rows without places, once their image has been read
 
     def __len__(self) -> int:
@@ -212,23 +204,19 @@ class Questions:
     def part(self, rows: list[int]) -> "Questions":
         return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
 
-    def image_ids(self) -> Dataset:
-        return self.split.select_columns([columns.IMAGE_ID])
-
     def rows(self) -> Iterator[Row]:
         """All rows; no image is opened."""
         light = self.split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *self.prompts.columns])))
-        images = self.split.select_columns([columns.IMAGE])
+        images = self.images.with_format("arrow")
         for start in range(0, len(light), BATCH):
             batch = light[start : start + BATCH]
-            known = sizes_and_times(images.with_format("arrow")[start : start + BATCH][columns.IMAGE])
+            known = sizes_and_times(images[start : start + BATCH][columns.IMAGE])
             for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], known, strict=True)):
                 prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
                 # A file has a time of change; bytes in a table change with the table
                 table = self.name if mtime is not None else None if size is None else self.split._fingerprint
                 places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
-                number = start + inside
-                yield Row(number, image_id, prompts, places, lambda number=number: images[number][columns.IMAGE])
+                yield Row(start + inside, image_id, prompts, places)
 
     def batches(self) -> Iterator[list[Row]]:
         rows = self.rows()
@@ -237,7 +225,7 @@ class Questions:
 
     def of_row(self, row: Row) -> list[Question]:
         """Read the image once, so that its key is a digest of the bytes that the captioner receives."""
-        image = row.image()
+        image = self.images[row.number][columns.IMAGE]
         try:
             image = {"bytes": content_of(image), "path": (image or {}).get("path")}
             digest = content_digest(image["bytes"])

@@ -128,7 +128,7 @@ def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool
         of_class = [ClassAnswer.of(answer, matching) for answer, asks in pairs if asks]
         return layout.row([Caption.of(answer) for answer, asks in pairs if not asks], *of_class)
 
-    return layout.table(questions.image_ids(), map(row_of, questions.answers(store, look_closer)))
+    return layout.table(questions.split, map(row_of, questions.answers(store, look_closer)))
 
 
 def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:
