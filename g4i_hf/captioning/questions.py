@@ -187,7 +187,7 @@ class Row:
     number: int
     image_id: str
     prompts: list[str]
-    places: list[str]  # of the prompts; empty texts if only the bytes of the image identify it
+    places: list[str]  # of the prompts
 
 
 class Questions:
@@ -196,7 +196,6 @@ class Questions:
     def __init__(self, split: Dataset, name: str, prompts: Prompts, keys: Keys):
         self.split, self.name, self.prompts, self.keys = split, name, prompts, keys
         self.images = split.select_columns([columns.IMAGE])
-        self.keys_of_row: dict[int, list[str]] = {}  # for rows without places, once their image has been read
 
     def __len__(self) -> int:
         return len(self.split) * len(self.prompts.templates)
@@ -214,7 +213,7 @@ class Questions:
             for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], known, strict=True)):
                 prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
                 # A file has a time of change; bytes in a table change with the table
-                table = self.name if mtime is not None else None if size is None else self.split._fingerprint
+                table = self.split._fingerprint if mtime is None and size is not None else self.name
                 places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
                 yield Row(start + inside, image_id, prompts, places)
 
@@ -232,23 +231,20 @@ class Questions:
         except (OSError, ValueError) as error:  # the captioner will answer `undecodable`
             image, digest = {"bytes": None, "path": None, "why": why_unreadable(error)}, f"unreadable {row.image_id}"
         keys = [self.keys.key(digest, prompt) for prompt in row.prompts]
-        if not all(row.places):
-            self.keys_of_row[row.number] = keys
         parts = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
         return [Question(row.image_id, image, *part) for part in parts]
 
     def answers(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Answer | None]]:
         """
         For each row, the stored answers to its prompts. `look_closer` reads an image with an unknown place, as its
-        file may have been moved or touched; images without a place are always read.
+        file may have been moved or touched.
         """
         for batch in self.batches():
             known = store.find_many([place for row in batch for place in row.places])
             for row in batch:
                 answers = [known.get(place) for place in row.places]
-                if not all(row.places) or (look_closer and not all(answers)):
-                    keys = self.keys_of_row.get(row.number) or [question.key for question in self.of_row(row)]
-                    answers = [store.find(key) for key in keys]
+                if look_closer and not all(answers):
+                    answers = [store.find(question.key) for question in self.of_row(row)]
                 yield answers
 
 

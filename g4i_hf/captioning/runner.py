@@ -185,24 +185,19 @@ class Asking:
         """Each question without an answer once, also where two rows show the same image."""
         for split in self.questions:
             for batch in split.batches():
-                # Rows of other processes are read too where they have no place: the columns need their keys
-                batch = [row for row in batch if self.share.is_mine(row.number) or not all(row.places)]
+                batch = [row for row in batch if self.share.is_mine(row.number)]
                 stored = self.store.find_many([place for row in batch for place in row.places])
                 for row in batch:
-                    known = [self._is_enough(stored.get(place)) for place in row.places]
-                    if known and all(known):
-                        self._were_known(len(known))
+                    if all(self._is_enough(stored.get(place)) for place in row.places):
+                        self._were_known(len(row.places))
                         continue
-                    questions = split.of_row(row)
-                    if self.share.is_mine(row.number):
-                        yield from filter(self._is_new, questions)
+                    yield from filter(self._is_new, split.of_row(row))
 
     def _is_new(self, question: Question) -> bool:
         if question.key not in self._asked and not self._is_enough(self.store.find(question.key)):
             self._asked.add(question.key)
             return True
-        if question.place:
-            self._places.append((question.place, question.key))
+        self._places.append((question.place, question.key))
         self._were_known(1)
         return False
 

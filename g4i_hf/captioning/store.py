@@ -53,14 +53,12 @@ class Keys:
         """32 hex digits of an image, by the digest of its bytes, and the prompt with its columns filled in."""
         return _digest(self._key, [image_digest, prompt])
 
-    def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str | None = None) -> str:
+    def place(self, image_id: str, size: int | None, mtime: int | None, prompt: str, table: str) -> str:
         """
-        32 hex digits; empty without both `mtime`, in nanoseconds, and `table`, as then only the bytes show a change.
-        For files, `table` is the name of the split, since `image_id` is unique within a split only. For bytes in a
-        table, which have no `mtime`, it is the fingerprint of the split, which changes with the table.
+        32 hex digits, with `mtime` in nanoseconds. For files, `table` is the name of the split, since `image_id` is
+        unique within a split only. For bytes in a table, which have no `mtime`, it is the fingerprint of the split,
+        which changes with the table. An image that is not there has neither `size` nor `mtime`.
         """
-        if mtime is None and table is None:
-            return ""
         return _digest(self._place, [image_id, size, mtime, table, prompt])
 
 
@@ -133,7 +131,7 @@ class AnswerStore:
 
     def find_many(self, places: list[str]) -> dict[str, Answer]:
         """The best answers by place, for known places."""
-        digests = [bytes.fromhex(place) for place in places if place]
+        digests = [bytes.fromhex(place) for place in places]
         # Several keys may have one place: that of an image that was unreadable at first
         places_of: dict[bytes, list[bytes]] = {}
         for place, key in self._select("SELECT place, key FROM places WHERE place", digests):
