@@ -75,42 +75,20 @@ class ClassAnswer:
         return cls(matching.names[matched] if matched >= 0 else None, matched == NONE, answer.text, status)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which columns a stage has beside `image_id`: those of [`Caption`], of [`ClassAnswer`], or both."""
+TEXT = Value("string")
+OF_CAPTION: dict[str, Any] = {each.name: List(TEXT) for each in fields(Caption)}
+OF_ANSWER: dict[str, Any] = {each.name: TEXT for each in fields(ClassAnswer)} | {columns.ANSWER_IS_NONE: Value("bool")}
 
-    describes: bool = True
-    asks_class: bool = False
 
-    @classmethod
-    def of(cls, prompts: Prompts) -> "Layout":
-        return cls(not all(prompts.asks_class), any(prompts.asks_class))
+def _table(split: Dataset, rows: Iterable[dict[str, Any]], features: dict[str, Any]) -> Dataset:
+    """`image_id` of a split, and the columns of its rows."""
+    ids = split[columns.IMAGE_ID][:]
+    lines = [{columns.IMAGE_ID: image_id} | row for image_id, row in zip(ids, rows, strict=True)]
+    return Dataset.from_list(lines, features=Features({columns.IMAGE_ID: TEXT} | features))
 
-    def row(self, captions: list[Caption], answer: ClassAnswer | None = None) -> dict[str, Any]:
-        """The columns of a row."""
-        cells: dict[str, Any] = {}
-        if self.describes:
-            captions = captions or [Caption()]
-            cells = {each.name: [getattr(one, each.name) for one in captions] for each in fields(Caption)}
-        return cells | vars(answer or ClassAnswer()) if self.asks_class else cells
 
-    def table(self, split: Dataset, rows: Iterable[dict[str, Any]]) -> Dataset:
-        """`image_id` of a split, and the columns of its rows."""
-        text = Value("string")
-        features: dict[str, Any] = {columns.IMAGE_ID: text}
-        if self.describes:
-            features |= dict.fromkeys((each.name for each in fields(Caption)), List(text))
-        if self.asks_class:
-            features |= dict.fromkeys((each.name for each in fields(ClassAnswer)), text)
-            features[columns.ANSWER_IS_NONE] = Value("bool")
-        lines = [
-            {columns.IMAGE_ID: image_id} | row for image_id, row in zip(split[columns.IMAGE_ID][:], rows, strict=True)
-        ]
-        return Dataset.from_list(lines, features=Features(features))
-
-    def empty(self, split: Dataset) -> Dataset:
-        """Of a split that was not asked about."""
-        return self.table(split, itertools.repeat(self.row([]), len(split)))
+def _lists(captions: list[Caption]) -> dict[str, list]:
+    return {name: [getattr(one, name) for one in captions] for name in OF_CAPTION}
 
 
 def needs_another_try(answer: Answer) -> bool:
@@ -120,45 +98,34 @@ def needs_another_try(answer: Answer) -> bool:
 
 def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
     """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
-    asks_class, layout = questions.prompts.asks_class, Layout.of(questions.prompts)
-    matching = Matching(questions.prompts.class_names)
+    asks_class, matching = questions.prompts.asks_class, Matching(questions.prompts.class_names)
+    of_captions = {} if all(asks_class) else OF_CAPTION
+    of_answer = OF_ANSWER if any(asks_class) else {}
 
     def row_of(answers: list[Answer | None]) -> dict[str, Any]:
         pairs = list(zip(answers, asks_class, strict=True))
         of_class = [ClassAnswer.of(answer, matching) for answer, asks in pairs if asks]
-        return layout.row([Caption.of(answer) for answer, asks in pairs if not asks], *of_class)
+        captions = [Caption.of(answer) for answer, asks in pairs if not asks]
+        return (_lists(captions) if captions else {}) | (vars(of_class[0]) if of_class else {})
 
-    return layout.table(questions.split, map(row_of, questions.answers(store, look_closer)))
+    rows = map(row_of, questions.answers(store, look_closer))
+    return _table(questions.split, rows, of_captions | of_answer)
 
 
 def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:
     """The columns of a split from captions by row."""
-    rows = ([Caption.from_text(text) for text in texts or [None]] for texts in captions)
-    return Layout().table(split, map(Layout().row, rows))
+    rows = (_lists([Caption.from_text(text) for text in texts or [None]]) for texts in captions)
+    return _table(split, rows, OF_CAPTION)
 
 
 @dataclass
 class Captioned:
-    """The content of a stage. Splits have `image_id` and the columns of a [`Layout`], in the order of the rows."""
+    """The content of a stage: `image_id` and columns of the splits that were asked about, in the order of the rows."""
 
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
     prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
     quality: dict[str, Any] = field(default_factory=dict)  # figures a split, by `judge_captions`
-    asked_about: list[str] | None = None  # the splits that were to be captioned; None for all of them
-
-    @classmethod
-    def of(
-        cls,
-        tables: dict[str, Dataset],
-        splits: Mapping[str, Dataset],
-        layout: Layout,
-        captioner: dict[str, Any],
-        prompts: Iterable[str] = (),
-    ) -> "Captioned":
-        """From the columns of some splits. The others were not asked about, and have no captions."""
-        every = {name: tables[name] if name in tables else layout.empty(split) for name, split in splits.items()}
-        return cls(every, captioner, list(prompts), asked_about=list(tables))
 
     def _counts(self) -> dict[str, Counter]:
         """How often each status is in each split; lists are taken apart."""
@@ -188,7 +155,6 @@ class Captioned:
         lines = [
             f"{what} of {name}: " + ", ".join(f"{number:,} {status}" for status, number in of_split.most_common())
             for name, of_split in counts.items()
-            if self.asked_about is None or name in self.asked_about
         ]
         failed = sum(of_split[status] for of_split in counts.values() for status in FAILURES)
         if failed and self.prompts:
@@ -218,12 +184,9 @@ def write_captions(
 ) -> dict[str, Any]:
     """Write the stage, with digests of the captioned `images`; returns its `stage.json`."""
     splits = {}
-    asked_about = captioned.asked_about or list(captioned.splits)
     for name, split in captioned.splits.items():
-        described = images[name] if name in asked_about else None
-        splits[name] = _with_digests(
-            split.remove_columns([CLEANED] if captioned.describes else []), described, Path(folder) / f"{name}.parquet"
-        )
+        split = split.remove_columns([CLEANED] if captioned.describes else [])
+        splits[name] = _with_digests(split, images[name], Path(folder) / f"{name}.parquet")
     stage = {
         "stage": "captioning",
         **Source.of(source).recorded(folder),
@@ -231,7 +194,6 @@ def write_captions(
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),
         "quality": captioned.quality,
-        "asked_about": asked_about,
         "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
     }
     write_stage(folder, splits, stage)
@@ -239,11 +201,9 @@ def write_captions(
     return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": column_names}
 
 
-def _with_digests(split: Dataset, images: Dataset | None, earlier: Path) -> Dataset:
+def _with_digests(split: Dataset, images: Dataset, earlier: Path) -> Dataset:
     """With digests of the images that were captioned; files in an earlier stage are not read again."""
-    digests: dict[str, list] = dict.fromkeys(MADE_FROM, [None] * len(split))
-    if images is not None:
-        digests = image_digests(images, known_images(earlier))
+    digests = image_digests(images, known_images(earlier))
     for column in MADE_FROM:
         split = split.add_column(column, digests[column], feature=Value("string"))
     return split
@@ -256,13 +216,13 @@ def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
             raise ValueError(f"{place} lies in captions_dir: the {what} would be lost. Choose another folder.")
 
 
-def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], asked_about: Iterable[str]) -> None:
+def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str], splits: Iterable[str]) -> None:
     """ValueError when the folder holds captions of another origin, or of more splits."""
     present = read_stage(folder)
     if present is None:
         return
     differing = [name for name, now in (("captioner", captioner), ("prompts", prompts)) if present.get(name) != now]
-    if set(present.get("asked_about", ())) - set(asked_about):
+    if set(present.get("num_rows", ())) - set(splits):
         differing.append("caption_splits")
     if differing:
         raise ValueError(

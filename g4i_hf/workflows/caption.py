@@ -19,7 +19,6 @@ from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
     Captioned,
-    Layout,
     answered_columns,
     check_places,
     check_same,
@@ -160,8 +159,7 @@ class Captioning:
             tables = {
                 name: answered_columns(each, store, look_closer=reason is None) for name, each in questions.items()
             }
-        layout = Layout.of(first.prompts)
-        return Captioned.of(tables, splits, layout, captioner.provenance, first.prompts.templates)
+        return Captioned(tables, captioner.provenance, first.prompts.templates)
 
     def ask(self, share: Share) -> None:
         """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""
@@ -251,7 +249,7 @@ class Captioning:
         if not args.overwrite:
             check_same(args.captions_dir, origin, [], chosen)
         tables = {name: given_columns(splits[name], captions) for name, captions in captions_of.items()}
-        return Captioned.of(tables, splits, Layout(), origin)
+        return Captioned(tables, origin)
 
     # --- The stage ---------------------------------------------------------------------------------------------------
 
