@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from g4i_hf.data.checks import check_split
+from g4i_hf.data.checks import check_split, readable_rows
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.image_metadata import without_metadata
 from g4i_hf.data.images import UndecodableImage, clean_jpeg, decode
@@ -38,7 +38,9 @@ def split_with(row: int | None = None, drop: str | None = None, feature=None, **
 
 
 def check(split: Dataset, **kwargs) -> dict[str, int]:
-    return check_split(split, "träin", num_labels=3, **({"text_embed_dim": DIM} | kwargs))
+    counts = check_split(split, "träin", num_labels=3, **({"text_embed_dim": DIM} | kwargs))
+    readable_rows(split, "träin", "error")
+    return counts
 
 
 PICTURE = make.noise(1, 4, 6)
@@ -198,7 +200,7 @@ def look(content: bytes) -> bool:
     image, is_image = {"bytes": content, "path": None}, True
     split = make.rows(1, image=[image], image_id=[NAMED])
     try:
-        check_split(split, "train", num_labels=1)
+        readable_rows(split, "train", "error")
     except ValueError as error:
         is_image = False
         assert NAMED in str(error) and "cannot be decoded" in str(error)

@@ -14,8 +14,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from g4i_hf import load_images
-from g4i_hf.data.checks import labels_of
-from g4i_hf.data.images import BadImageError, readable_rows
+from g4i_hf.data.checks import labels_of, readable_rows
+from g4i_hf.data.images import BadImageError
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import write_stage
 from g4i_hf.data.transforms import open_rgb

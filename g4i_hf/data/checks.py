@@ -3,7 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, List, Value
@@ -11,7 +13,7 @@ from tqdm import tqdm
 
 from .. import columns
 from ..files import did_you_mean
-from .images import bad_image, error_of, why_bad
+from .images import BadImageError, bad_image, describe, error_of, why_bad
 from .joining import check_image_ids
 from .record import image_digests
 from .texts import Embeddings, caption_lists, num_captioned, values_of
@@ -19,7 +21,10 @@ from .texts import Embeddings, caption_lists, num_captioned, values_of
 logger = logging.getLogger(__name__)
 
 UNLABELLED = -100
-UNREADABLE = "images that cannot be read"
+DECODED_AT_ONCE, THREADS = 64, 8
+SHOWN = 10  # images named in a warning
+# With more unreadable images, the cause is the disk or the folder
+MOST_BAD, MOST_BAD_SHARE = 10, 0.01
 CHECK_ALL_BELOW = 50_000  # images, above which only a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # for the rounding of float16
 BATCH = 10_000  # vectors checked at once
@@ -78,13 +83,11 @@ def check_split(
     text_embed_dim: int | None = None,
     training: bool = True,
     require_labels: bool = True,
-    on_bad_images: str = "error",
-    decoded: Collection[str] = (),
 ) -> dict[str, int]:
     """
-    Check ids, labels, text embeddings and images of a split; returns counts of the warnings. Raises ValueError for the
-    first error. With `text_embed_dim`, that of the model, the split must have text embeddings. `training` warns of
-    missing examples and captions. Images whose digest is in `decoded` need not be decoded again.
+    Check ids, labels and text embeddings of a split; returns counts of the warnings. Raises ValueError for the first
+    error. With `text_embed_dim`, that of the model, the split must have text embeddings. `training` warns of missing
+    examples and captions.
     """
     check_image_ids(split, name)
     of_training = chain(
@@ -92,10 +95,9 @@ def check_split(
         _check_captions(split, name),
         _check_text_embeds(split, name, text_embed_dim),
     )
-    warned = (warning for warning in of_training if training)  # errors are raised in any case
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
-    for what, place, count in chain(warned, _check_images(split, name, on_bad_images, decoded)):
+    for what, place, count in [warning for warning in of_training if training]:  # errors are raised in any case
         counts[what] += count
         places.setdefault(what, place)
     for what, count in sorted(counts.items()):
@@ -202,17 +204,49 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
         yield what, f"column 'text_embeds' (first: row {empty[0]})", len(empty)
 
 
-def _check_images(split: Dataset, name: str, on_bad_images: str, decoded: Collection[str]) -> Warned:
-    images, new = split.select_columns([columns.IMAGE]), np.arange(len(split))
+def sampled(rows: Sequence[int]) -> Sequence[int]:
+    """All of them, or at most CHECK_ALL_BELOW at equal distances."""
+    return rows[:: -(-len(rows) // CHECK_ALL_BELOW)] if rows else rows
+
+
+def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each of these rows whose image cannot be decoded, and what [`bad_image`] says of it."""
+    images, starts = split.select_columns([columns.IMAGE]), range(0, len(rows), DECODED_AT_ONCE)
+    with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
+        for start in tqdm(starts, desc=f"Reading images of {name}", leave=False, disable=len(rows) < 1000 or None):
+            some = rows[start : start + DECODED_AT_ONCE]
+            for row, reason in zip(some, pool.map(why_bad, images[some][columns.IMAGE]), strict=True):
+                if reason is not None:
+                    yield row, bad_image(images, split, row, reason)
+
+
+def readable_rows(
+    split: Dataset, name: str, on_bad_images: str = "skip", decoded: Collection[str] = ()
+) -> tuple[Dataset, list[dict[str, Any]]]:
+    """
+    The rows whose image can be decoded, and of the others what [`bad_image`] says; raises BadImageError for too many.
+    With "error" for the first, and then a large split is sampled. Images of a digest in `decoded` were decoded before.
+    """
+    rows: Sequence[int] = range(len(split))
+    bad = {}
     if decoded:
         digests = image_digests(split)[columns.IMAGE_DIGEST]
-        new = np.array([row for row, digest in enumerate(digests) if digest not in decoded], dtype=int)
-    rows = new[np.linspace(0, len(new) - 1, min(len(new), CHECK_ALL_BELOW)).astype(int)].tolist()
-    for row in tqdm(rows, desc=f"Checking images of {name}", unit="image", leave=False, disable=len(rows) < 1000):
-        why = why_bad(images[row][columns.IMAGE])
-        if why is None:
-            continue
-        bad = bad_image(images, split, row, why)
-        if on_bad_images != "skip":
-            raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(bad)}")
-        yield UNREADABLE, f"column 'image' (first: row {row}, {bad['image_id']!r})", 1
+        rows = [row for row in rows if digests[row] not in decoded]
+    if on_bad_images == "error":
+        rows = sampled(rows)
+    for row, item in bad_images(split, name, rows):
+        if on_bad_images == "error":
+            raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(item)}")
+        bad[row] = item
+        if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
+            raise BadImageError(
+                f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
+                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {describe(item)}. Is the folder of the images "
+                "there, and the disk well?"
+            )
+    if not bad:
+        return split, []
+    named = [describe(item) for item in bad.values()]
+    shown = "; ".join(named[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+    logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
+    return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,14 @@ from datasets.features.features import require_storage_embed
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from .. import columns
 from ..files import printable
 
 logger = logging.getLogger(__name__)
 
-# With more unreadable images, the cause is the disk or the folder
-MOST_BAD, MOST_BAD_SHARE = 10, 0.01
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROWS_AT_ONCE = 10_000
-DECODED_AT_ONCE, THREADS = 64, 8
-SHOWN = 10  # images named in a warning
 
 
 def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
@@ -114,34 +108,6 @@ def error_of(bad: dict[str, str | None]) -> BadImageError:
     )
 
 
-def readable_rows(split: Dataset, name: str) -> tuple[Dataset, list[dict[str, Any]]]:
-    """The readable rows, after decoding every image, and the others; raises BadImageError for too many of these."""
-    images, bad = split.select_columns([columns.IMAGE]), {}
-    starts = range(0, len(split), DECODED_AT_ONCE)
-    with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
-        for start in tqdm(starts, desc=f"Reading images of {name}", leave=False, disable=None):
-            stored = images[start : start + DECODED_AT_ONCE][columns.IMAGE]
-            for row, reason in enumerate(pool.map(why_bad, stored), start):
-                if reason is not None:
-                    bad[row] = bad_image(images, split, row, reason)
-            if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
-                raise BadImageError(
-                    f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
-                    f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {describe([*bad.values()][-1])}. Is the folder "
-                    "of the images there, and the disk well?"
-                )
-    if not bad:
-        return split, []
-    named = [describe(item) for item in bad.values()]
-    shown = "; ".join(named[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
-    logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
-    return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
-
-
-def rows_to_use(split: Dataset, name: str, on_bad_images: str) -> Dataset:
-    return readable_rows(split, name)[0] if on_bad_images == "skip" else split
-
-
 # --- Images of a split -----------------------------------------------------------------------------------------------
 
 
@@ -187,10 +153,15 @@ class UndecodableImage(ValueError):
     """The image cannot be read; the message is the reason."""
 
 
-def decode(image: dict[str, Any], max_side: int) -> PILImage.Image:
+def decode(image: dict[str, Any] | None, max_side: int) -> PILImage.Image:
     """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
-        return _shrunk(to_rgb(open_image({"bytes": content_of(image), "path": None})), max_side)
+        opened = open_image({"bytes": content_of(image), "path": None})
+        if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
+            # It can be decoded at a half, a quarter or an eighth, if that is not below the requested size
+            scale = max_side / max(opened.size)
+            opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
+        return _shrunk(to_rgb(opened), max_side)
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise UndecodableImage(_reason(error)) from None
 
@@ -219,17 +190,8 @@ def data_uri(image: dict[str, Any] | None, max_side: int) -> str:
 
 def clean_jpeg(image: dict[str, Any] | None, max_side: int) -> bytes:
     """An upright JPEG of pixels alone, of at most `max_side` pixels a side. Raises UndecodableImage."""
-    try:
-        opened = open_image({"bytes": content_of(image), "path": None})
-        if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
-            # It can be decoded at a half, a quarter or an eighth, if that is not below the requested size
-            scale = max_side / max(opened.size)
-            opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
-        upright = _shrunk(to_rgb(opened), max_side)
-        upright.info = {}  # Pillow writes comment, XMP and others from here
-        buffer = io.BytesIO()
-        subsampling = "4:4:4" if max(upright.size) < TINY else "4:2:0"
-        upright.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
-    except Exception as error:
-        raise UndecodableImage(_reason(error)) from None
+    upright, buffer = decode(image, max_side), io.BytesIO()
+    upright.info = {}  # Pillow writes comment, XMP and others from here
+    subsampling = "4:4:4" if max(upright.size) < TINY else "4:2:0"
+    upright.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)
     return buffer.getvalue()

@@ -16,10 +16,9 @@ from transformers import BaseImageProcessor, set_seed
 
 from .. import columns
 from ..cli import say
-from ..data.checks import check_captioned, check_split, labels_of
+from ..data.checks import check_captioned, check_split, labels_of, readable_rows
 from ..data.classes import class_names, terms_of, with_class_names
 from ..data.dataset import CaptionedImages
-from ..data.images import rows_to_use
 from ..data.loading import standardise
 from ..data.stage import join_stage, read_stage
 from ..data.transforms import train_transform
@@ -233,7 +232,7 @@ class Preparation:
         """Leave out unreadable images, and raise ValueError for other invalid rows."""
         splits, run, training, number = embedded.splits, self.run, self.run.train_split, len(self.id2label)
         for name in (training, *self.evaluated):
-            splits[name] = rows_to_use(splits[name], name, run.on_bad_images)
+            splits[name], _ = readable_rows(splits[name], name, run.on_bad_images)
         dim = embedded.dim or (1 if self.args.aligns else None)
         if embedded.num_missing:
             dim = None

@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.checks import UNREADABLE, check_split, few_labels_in_words, labels_of
+from ..data.checks import bad_images, check_split, few_labels_in_words, labels_of, sampled
 from ..data.classes import class_names
+from ..data.images import describe
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
 from ..data.record import RECORD_FILE, Record, describe_equal_images, differences, order_of
@@ -68,18 +69,17 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
         faults.append(str(error))
     table = [("split", "images", "classes", "labels", "captions", "unreadable")]
     for name, split in splits.items():
-        labels, unreadable = labels_of(split), 0
+        labels = labels_of(split)
         try:
-            needed = {"require_labels": False, "on_bad_images": "skip", "training": name == args.split}
-            counts = check_split(split, name, num_labels=len(id2label), **needed)
-            unreadable = sum(count for what, count in counts.items() if what == UNREADABLE)
+            check_split(split, name, num_labels=len(id2label), require_labels=False, training=name == args.split)
         except ValueError as error:
             faults.append(str(error))
         if name == args.split and id2label and not (labels >= 0).any() and not num_captioned(split):
             faults.append(f"No image of the split {name!r} has a label or a caption.")
-        if unreadable:
-            faults.append(f"{unreadable:,} images of the split {name!r} cannot be read: --on_bad_images skip.")
-        counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), unreadable)
+        if bad := [describe(item) for _, item in bad_images(split, name, sampled(range(len(split))))]:
+            what = f"{len(bad):,} images of the split {name!r} cannot be read"
+            faults.append(f"{what}, the first is {bad[0]}: --on_bad_images skip.")
+        counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
         table.append((name, *(f"{number:,}" for number in counted)))
     changed = _changed(args, splits, id2label)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -13,9 +13,8 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import build_options
-from ..data.checks import check_split
+from ..data.checks import check_split, readable_rows
 from ..data.classes import class_names
-from ..data.images import readable_rows
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
@@ -134,10 +133,10 @@ class Evaluation:
                 captioned, self.encoder, folder or self.runs["aligned"].parent / "embeddings", **where
             )
         for name in dict.fromkeys(names):
-            if args.on_bad_images == "skip":
-                splits[name], bad = readable_rows(splits[name], name)
-                self.left_out[name] = len(bad)
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
+            splits[name], bad = readable_rows(splits[name], name, args.on_bad_images)
+            if args.on_bad_images == "skip":
+                self.left_out[name] = len(bad)
         self.splits = DatasetDict({name: splits[name] for name in names})
         self.training = splits.get(args.train_split)
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from .. import columns
 from ..captioning.answers import Captioner
 from ..captioning.runner import MILLION
 from ..cli import build_options
-from ..data.checks import check_split, few_labels_in_words, labels_of
-from ..data.images import rows_to_use
+from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images
 from ..data.texts import num_captioned
@@ -110,9 +108,8 @@ class FitImages:
             splits["train"] = without_column(self.training, columns.ANSWER)
         decoded = images_with_features(self.folder / FEATURES)
         for name in splits:
-            splits[name] = rows_to_use(splits[name], name, self.args.on_bad_images)
-            needed: dict[str, Any] = {"training": False, "require_labels": False, "decoded": decoded}
-            check_split(splits[name], name, num_labels=number, **needed)
+            check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
+            splits[name], _ = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
         self.say(
