@@ -5,7 +5,6 @@ images goes to none of them.
 
 import csv
 import itertools
-import json
 import logging
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.image_folder import SPLIT_OF
+from ..data.image_folder import SPLIT_OF, csv_rows, json_rows
 from ..data.images import IMAGE_SUFFIXES, image_paths
 from ..options import ExistingCaptionsArguments
 
@@ -162,12 +161,12 @@ CAPTION_FIELDS = ("caption", "captions", "text", "texts", "description", "descri
 
 def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | None) -> Iterator[tuple[str, Any]]:
     """The key, which names an image, and the caption of each record; their fields are found by name if None."""
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv}
+    readers = {".jsonl": json_rows, ".csv": csv_rows, ".tsv": csv_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path.name}: captions are read from {', '.join(readers)} files that name each image.")
     done = 0
     try:
-        for record in readers[path.suffix.lower()](path):
+        for record in readers[path.suffix.lower()](str(path)):
             if done == 0:
                 key_field = _field(record, file_key, KEY_FIELDS)
                 caption_field = _field(record, file_caption, CAPTION_FIELDS)
@@ -187,24 +186,3 @@ def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) ->
     if field not in record:
         raise ValueError(f"no field {given or ' or '.join(usual)} among {', '.join(map(repr, record))}")
     return field
-
-
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line in filter(str.strip, file):
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError(f'{line[:60]!r} is no object such as {{"image_id": "cat/1.jpg", "caption": "a cat"}}')
-            yield record
-
-
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # Of the header alone: commas and quotes in captions mislead the sniffer
-        delimiter = csv.Sniffer().sniff(file.readline(), ",;\t").delimiter
-        file.seek(0)
-        # Strict: a quote that is never closed would otherwise swallow the lines after it without a word
-        for record in csv.DictReader(file, delimiter=delimiter, strict=True):
-            if None in record or None in record.values():
-                raise ValueError(f"not as many fields as in the header; put quotes around text with {delimiter!r}")
-            yield record

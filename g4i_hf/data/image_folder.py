@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +289,7 @@ def read_metadata(file: str, files: Collection[str]) -> Dataset:
         if file.endswith(".parquet"):
             table = pq.read_table(file)
         else:
-            table = _table(_csv_rows(file) if file.endswith(".csv") else _json_rows(file), file)
+            table = _table(csv_rows(file) if file.endswith(".csv") else json_rows(file), file)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8. Save it as UTF-8.") from error
     except (csv.Error, OSError, pa.ArrowException) as error:
@@ -307,7 +307,7 @@ def read_metadata(file: str, files: Collection[str]) -> Dataset:
     return Dataset(table.set_column(place, field, [pa.array(_paths(names, file, files), field.type)]))
 
 
-def _json_rows(file: str) -> Iterator[dict[str, Any]]:
+def json_rows(file: str) -> Iterator[dict[str, Any]]:
     with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -321,9 +321,12 @@ def _json_rows(file: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _csv_rows(file: str) -> Iterator[dict[str, Any]]:
+def csv_rows(file: str) -> Iterator[dict[str, Any]]:
+    """By the delimiter of the first line; a quote that is never closed would swallow the lines after it."""
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(dropwhile(lambda line: not line.strip(), lines))
+        content = dropwhile(lambda line: not line.strip(), lines)
+        head = next(content, "")
+        reader = csv.DictReader(chain([head], content), delimiter=max(",;\t", key=head.count), strict=True)
         for row in reader:
             if None in row:
                 what = f"{file}, line {reader.line_num} has more cells than the first line"
