@@ -13,7 +13,7 @@ from .. import columns
 from ..data.classes import NO_CLASS, NONE, Matching
 from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
-from ..data.stage import Source, ids_digest, read_stage, write_stage
+from ..data.stage import Source, read_stage, write_stage
 from ..names import without_private
 from ..options import CaptionArguments
 from .answers import FAILURES, OK, Answer, Captioner
@@ -194,11 +194,8 @@ def write_captions(
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),
         "quality": captioned.quality,
-        "image_ids_digest": {name: ids_digest(split[columns.IMAGE_ID][:]) for name, split in splits.items()},
     }
-    write_stage(folder, splits, stage)
-    column_names = next(iter(splits.values())).column_names
-    return stage | {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": column_names}
+    return write_stage(folder, splits, stage)
 
 
 def _with_digests(split: Dataset, images: Dataset, earlier: Path) -> Dataset:

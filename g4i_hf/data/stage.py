@@ -219,8 +219,8 @@ def write_stage(
     splits: dict[str, Dataset],
     stage: dict[str, Any],
     tables: dict[str, Dataset] | None = None,
-) -> None:
-    """Replace the folder: Parquet files of the splits and further `tables`, and `stage.json`."""
+) -> dict[str, Any]:
+    """Replace the folder: Parquet files of the splits and further `tables`, and `stage.json`, which is returned."""
     check_replaceable(folder)
     stage = {
         "format": FORMAT,
@@ -233,6 +233,7 @@ def write_stage(
         for name, split in (splits | (tables or {})).items():
             split.to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return stage
 
 
 def check_replaceable(folder: str | Path) -> None:

@@ -145,11 +145,6 @@ def captioned_splits(images: DatasetDict) -> dict[str, Dataset]:
     return captioned
 
 
-def captions_digest(split: Dataset) -> str:
-    """Digest of the texts and of the row of each."""
-    return ids_digest("\2".join(texts) or "\1" for texts in caption_lists(split))
-
-
 def encode_captions(
     captions: list[str],
     encoder: TextEncoder,
@@ -261,7 +256,7 @@ class EmbeddingStage:
             "image_ids_digest": {
                 name: ids_digest(values_of(split, columns.IMAGE_ID)) for name, split in self.splits.items()
             },
-            "captions_digest": {name: captions_digest(split) for name, split in self.splits.items()},
+            "captions_digest": {name: ids_digest(captions_of_rows(split)) for name, split in self.splits.items()},
         }
         if shared:
             digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4).hexdigest()
