@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any, Literal
 
 import timm
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
-from safetensors import safe_open
 from tqdm import tqdm
-from transformers import TimmWrapperConfig
+from transformers import BaseImageProcessor, TimmWrapperConfig
 
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
@@ -21,7 +19,7 @@ from ..extras import require
 from ..files import give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
-from ..modeling.processing import ImageSettings, saved_processor, student_processor
+from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
 from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
 from ..options import ReleaseArguments, aligns
@@ -88,7 +86,7 @@ def release_with_card(
         give_usual_permissions(folder)
         if args.aligned and aligns(options_of(run)) is not False:
             _save_aligned(model, run, folder / ALIGNED)
-        rows = write_card(folder, args, options)
+        rows = write_card(folder, args, model, processor, options)
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         write_manifest(folder)
@@ -178,13 +176,17 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
 
 
 def write_card(
-    student_dir: str | Path, args: ReleaseArguments, options: dict[str, Any] | None = None
+    student_dir: Path,
+    args: ReleaseArguments,
+    model: AlignedImageClassification,
+    processor: BaseImageProcessor,
+    options: dict[str, Any] | None = None,
 ) -> list[ComparisonRow]:
     """Write README.md into a released student; returns its metrics. `options`: by default of `train.yaml`."""
-    student_dir, run = Path(student_dir), Path(args.run)
+    run = Path(args.run)
     lineage, rows = read_lineage(run_of(run)), comparison(args)
     student = Student(
-        **_facts(student_dir, run),
+        **_facts(model, processor),
         weights=args.weights,
         options=options_of(run) if options is None else options,
         lineage=lineage,
@@ -204,35 +206,24 @@ def write_card(
     return rows
 
 
-def _facts(student_dir: Path, run: Path) -> dict[str, Any]:
-    """Facts about the student, without loading it: tensors are counted in its files."""
-    config = AlignedImageClassificationConfig.from_pretrained(run, trust_remote_code=False).student_config
+def _facts(model: AlignedImageClassification, processor: BaseImageProcessor) -> dict[str, Any]:
+    """Facts about the student."""
+    config = model.config.student_config
     is_timm, module = isinstance(config, TimmWrapperConfig), own_module(config)
     if module == "__main__":
         raise ValueError("The architecture is registered by the script or notebook itself: put it into a module.")
-    settings = ImageSettings.from_processor(student_processor(config, saved_processor(run, config)))
+    settings = ImageSettings.from_processor(processor)
     has_center_crop = is_timm and config.pretrained_cfg.get("crop_mode", "center") == "center"
     return {
         "architecture": config.architecture if is_timm else (config.architectures or [config.model_type])[0],
         "num_labels": config.num_labels,
-        "num_parameters": _num_parameters(student_dir),
+        "num_parameters": sum(weights.numel() for weights in plain_student(model).parameters()),
         "image_size": settings.size,
         "pixels": settings if has_center_crop else None,
         "classes": [config.id2label[i] for i in range(config.num_labels)],
         "is_timm": is_timm,
         "module": module,
     }
-
-
-def _num_parameters(folder: Path) -> int:
-    """Number of parameters in the weights of a folder, without the statistics of batch norms."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is not a mapping
-                if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-                    total += math.prod(tensors.get_slice(name).get_shape())
-    return total
 
 
 class StudentPublisher:
