@@ -14,6 +14,14 @@ from typing import Any
 import yaml
 
 
+def check_replaceable(folder: str | Path, what: str, *marks: str) -> None:
+    """Raise ValueError if the folder holds anything but `what`, which has all these files."""
+    folder = Path(folder)
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_empty and not all((folder / mark).is_file() for mark in marks):
+        raise ValueError(f"{folder} holds no {what}. It would be deleted: choose another folder, or move it away.")
+
+
 @contextlib.contextmanager
 def replacing(folder: str | Path) -> Iterator[Path]:
     """

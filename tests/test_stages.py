@@ -89,7 +89,7 @@ def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
 
 def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
     make.folder(tmp_path, ["cat/1.png"])
-    with pytest.raises(ValueError, match="holds other files, which a stage would replace. Choose a folder of its own"):
+    with pytest.raises(ValueError, match="holds no stage. It would be deleted: choose another folder"):
         write_stage(tmp_path, {"train": Dataset.from_dict({"image_id": ["a"]})}, {})
     assert (tmp_path / "cat" / "1.png").is_file()
 

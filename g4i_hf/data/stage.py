@@ -20,7 +20,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 from huggingface_hub import errors, hf_hub_download
 
-from ..files import replacing, restore_replaced
+from ..files import check_replaceable, replacing, restore_replaced
 from ..names import is_path
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
@@ -221,7 +221,7 @@ def write_stage(
     tables: dict[str, Dataset] | None = None,
 ) -> dict[str, Any]:
     """Replace the folder: Parquet files of the splits and further `tables`, and `stage.json`, which is returned."""
-    check_replaceable(folder)
+    check_replaceable(folder, "stage", STAGE_FILE)
     stage = {
         "format": FORMAT,
         **stage,
@@ -234,13 +234,6 @@ def write_stage(
             split.to_parquet(staging / f"{name}.parquet")
         (staging / STAGE_FILE).write_text(json.dumps(stage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return stage
-
-
-def check_replaceable(folder: str | Path) -> None:
-    """Raise ValueError if the folder holds anything but a stage."""
-    folder = Path(folder)
-    if folder.exists() and not (folder / STAGE_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds other files, which a stage would replace. Choose a folder of its own.")
 
 
 def ids_digest(image_ids: Iterable[str | None]) -> str:

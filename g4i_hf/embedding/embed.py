@@ -26,17 +26,9 @@ from tqdm import tqdm
 
 from .. import columns
 from ..data.record import captions_of_rows
-from ..data.stage import (
-    Source,
-    check_replaceable,
-    find_stage,
-    ids_digest,
-    join_stage,
-    open_stage,
-    read_stage,
-    write_stage,
-)
+from ..data.stage import STAGE_FILE, Source, find_stage, ids_digest, join_stage, open_stage, read_stage, write_stage
 from ..data.texts import Embeddings, caption_lists, values_of
+from ..files import check_replaceable
 from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from .encoders import TextEncoder, encoder_from
@@ -246,7 +238,7 @@ class EmbeddingStage:
     ):
         self.folder, self.is_shared = Path(embeddings_dir), shared
         if not shared:
-            check_replaceable(self.folder)
+            check_replaceable(self.folder, "stage", STAGE_FILE)
         self.args, self.source = args, Source.of(source)
         self.splits = captioned_splits(images)  # those with captions
         self.encoder = encoder_from(args, PartialState().device)
@@ -263,7 +255,7 @@ class EmbeddingStage:
             names = [folder_or_id(self.source.name), self.settings["text_encoder"].split("/")[-1]]
             names = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
             self.folder /= "-".join([*names, digest])
-            check_replaceable(self.folder)
+            check_replaceable(self.folder, "stage", STAGE_FILE)
 
     def existing(self) -> dict[str, Any] | None:
         """The `stage.json` in the folder, if it has the same source and settings."""

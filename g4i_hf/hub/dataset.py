@@ -23,11 +23,11 @@ from ..data.labels import LABELS_FILE, with_labels_of
 from ..data.loading import images_root, labels_file_of, open_images
 from ..data.record import content_digest
 from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain, open_stage, read_stage
-from ..files import replacing
+from ..files import check_replaceable, replacing
 from ..names import HUB_ID, bare_name, is_path, without_private
 from ..options import DataArguments
 from .dataset_card import captions_card
-from .push import check_replaceable, write_manifest
+from .push import MANIFEST, OF_DATASET
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def build_dataset(
     """
     stage, output_dir = Path(stage), Path(output_dir)
     _check_stage(stage)
-    check_replaceable(output_dir, "dataset")
+    check_replaceable(output_dir, *OF_DATASET)
     splits, answers = _rows(stage, with_images)
     features = _common_features(splits)
     for name, split in splits.items():
@@ -98,7 +98,7 @@ def build_dataset(
         if answers:
             (folder / LABELS_FILE).write_text(_lines_of(splits, answers), encoding="utf-8")
         (folder / STAGE_FILE).write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_manifest(folder)
+        (folder / MANIFEST).touch()
     return output_dir
 
 

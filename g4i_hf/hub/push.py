@@ -16,32 +16,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Loca
 
 from ..data.stage import STAGE_FILE
 from ..extras import require
-from ..files import replace_text
 from ..names import TOKEN
 
-MANIFEST = ".g4i_hf.json"
-# What is released in a repository of each type, and a file in every release of it
-RELEASES = {"model": ("student", "config.json"), "dataset": ("dataset", STAGE_FILE)}
+MANIFEST = ".g4i_hf.json"  # in a repository the files of the last push; in a folder an empty mark of a release
+# What a folder of a release is called, and files in every one
+OF_STUDENT = ("student that was released", MANIFEST, "config.json")
+OF_DATASET = ("dataset that was released", MANIFEST, STAGE_FILE)
 OF_THE_HUB = {".gitattributes", "README.md"}  # files that the first commit of a repository may have
-
-
-# --- The folder ------------------------------------------------------------------------------------------------------
-
-
-def write_manifest(folder: str | Path) -> None:
-    """Write the files of a release, so that a later one may delete the folder."""
-    names = [name for name, _ in list_files(folder) if name != MANIFEST]
-    replace_text(Path(folder) / MANIFEST, json.dumps({"files": names}, indent=1, ensure_ascii=False) + "\n")
-
-
-def check_replaceable(folder: Path, repo_type: str) -> None:
-    """Raise ValueError if anything but an earlier release of a `model` or `dataset` would be deleted."""
-    what, file = RELEASES[repo_type]
-    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_empty and file not in (read_manifest(folder / MANIFEST) or {}).get("files", ()):
-        raise ValueError(
-            f"{folder} holds no {what} that was released. It would be deleted: choose another folder, or move it away."
-        )
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

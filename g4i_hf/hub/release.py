@@ -16,7 +16,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
 from ..evaluation.predict import load_run
 from ..extras import require
-from ..files import give_usual_permissions, replacing
+from ..files import check_replaceable, give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
@@ -30,7 +30,7 @@ from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
 from .figures import comparison, measured, read_results
 from .onnx import export_onnx
-from .push import SECRETS, check_replaceable, clear_errors, last_push, list_files, push_folder, write_manifest
+from .push import MANIFEST, OF_DATASET, OF_STUDENT, SECRETS, clear_errors, last_push, list_files, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def release_with_card(
         rows = write_card(folder, args, model, processor, options)
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
-        write_manifest(folder)
+        (folder / MANIFEST).touch()
     return output_dir, rows
 
 
@@ -123,7 +123,7 @@ def check_place(folder: Path, run: Path) -> None:
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
         raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
-    check_replaceable(folder, "model")
+    check_replaceable(folder, *OF_STUDENT)
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
@@ -296,7 +296,7 @@ class Release:
 
     def _build_dataset(self, stage: Path) -> None:
         args = self.args
-        check_replaceable(self.place, "dataset")
+        check_replaceable(self.place, *OF_DATASET)
         build_dataset(
             stage,
             self.folder,

@@ -32,8 +32,9 @@ from ..cli import build_options
 from ..data.checks import labels_of
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_data, load_images, source_of
-from ..data.stage import check_replaceable
+from ..data.stage import STAGE_FILE
 from ..extras import require
+from ..files import check_replaceable
 from ..options import (
     ASKING,
     OPTIONS_OF,
@@ -93,7 +94,7 @@ class Captioning:
     def _splits(self) -> DatasetDict:
         """The splits, with class names if the labels have any."""
         args = self.args
-        check_replaceable(args.captions_dir)
+        check_replaceable(args.captions_dir, "stage", STAGE_FILE)
         if args.dry_run and not self.asks:
             raise ValueError("dry_run is for captions that are made now; these exist already.")
         splits = load_data(self.data)

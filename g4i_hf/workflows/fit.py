@@ -31,8 +31,8 @@ from ..data.record import order_of
 from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import Predictions
 from ..evaluation.report import Judged, suspicious_cards, suspicious_rows, write_fit_report
-from ..files import portable, replace_text
-from ..hub.push import check_replaceable
+from ..files import check_replaceable, portable, replace_text
+from ..hub.push import OF_STUDENT
 from ..hub.release import Release, baseline_of_fit
 from ..label_model import LabelModel, View
 from ..label_model.plan import doubtful_labels
@@ -109,7 +109,7 @@ class Fit:
     def run(self) -> FitResult | None:
         """None after a dry run. A ValueError for data that cannot be trained on."""
         images = self.images
-        check_replaceable(self.folder / CLASSIFIER, "model")
+        check_replaceable(self.folder / CLASSIFIER, *OF_STUDENT)
         images.open()
         self.place = FitFolder(self.folder, self._recorded_options(), self.say)
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(images.record))
