@@ -123,12 +123,15 @@ def _is_cached(name: str, kind: str) -> bool:
 
 
 @contextlib.contextmanager
-def loading(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn any error of a library about the files of a model into an OSError of one line, followed by the remedy."""
+def loading(what: str, remedy: str = "", code_option: str | None = None) -> Iterator[None]:
+    """
+    Turn any error of a library about the files of a model into an OSError of one line, followed by the remedy. For
+    `code_option` see [`why_not_loaded`].
+    """
     try:
         yield
     except Exception as error:
-        raise OSError(f"{what} cannot be loaded: {why_not_loaded(error)}.{remedy}") from error
+        raise OSError(f"{what} cannot be loaded: {why_not_loaded(error, code_option)}.{remedy}") from error
 
 
 def why_not_loaded(error: Exception, code_option: str | None = None) -> str:
@@ -170,6 +173,16 @@ def commit_of(repository: str, revision: str | None = None, file: str = "config.
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
+
+
+def identity_of(place: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Digest and commit of a model: a folder has the former, a repository the latter."""
+    if Path(place).is_dir():
+        return folder_digest(place), None
+    for file in ("config.json", "modules.json"):  # some models of sentence-transformers have no config.json
+        with contextlib.suppress(OSError):
+            return None, commit_of(place, revision, file)
+    return None, revision
 
 
 def is_of_fit(folder: str | Path) -> bool:

@@ -1,20 +1,19 @@
 """Captions from a vision-language model in this process. torch is imported when the model is loaded."""
 
-import contextlib
 import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
 from ..data.images import UndecodableImage, decode
-from ..names import commit_of, folder_digest, why_not_loaded
+from ..names import check_dataset_name, folder_or_id, identity_of, loading
 from ..options import LocalCaptionerArguments
 from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
 
@@ -33,7 +32,7 @@ Row = tuple[Question, PILImage.Image]
 class LocalCaptioner(Captioner):
     """
     A model of `AutoModelForImageTextToText`, by Hub id or folder, loaded at the first question. A revision is resolved
-    to a commit on creation. Raises CaptionerError for a model that does not exist or has another type.
+    to a commit on creation. Raises OSError for a model that does not exist, CaptionerError for one of another type.
     """
 
     def __init__(
@@ -48,16 +47,21 @@ class LocalCaptioner(Captioner):
         self.model, self.decoding, self.device = model, decoding or Decoding(), device
         self.local = local or LocalCaptionerArguments()
         self.batch_size = self.local.caption_batch_size
-        identity = _identity(model, revision)
-        self.revision = identity["revision"]
+        check_dataset_name(model, "captioner_model")
+        digest, commit = identity_of(model, revision)
+        self.revision = digest or commit
         self._check_kind()
         # The dtype, bfloat16 or float32, may differ between the machines of a run
-        self.provenance = {"captioner": "local", **identity, "dtype": "auto", **self.decoding.provenance}
+        self.provenance = {"captioner": "local", "model": folder_or_id(model), "revision": self.revision}
+        self.provenance |= {"dtype": "auto", **self.decoding.provenance}
+
+    def _loading(self) -> AbstractContextManager:
+        return loading(f"The captioner {self.model!r}", code_option="--trust_remote_code true")
 
     def _check_kind(self) -> None:
         from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
-        with _explained(f"The captioner {self.model!r} cannot be loaded"):
+        with self._loading():
             config = AutoConfig.from_pretrained(
                 self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code
             )
@@ -69,11 +73,11 @@ class LocalCaptioner(Captioner):
 
     @cached_property
     def generator(self) -> "Generator":
-        """The loaded model and processor. Raises CaptionerError if one of them cannot be loaded."""
+        """The loaded model and processor. Raises OSError if one of them cannot be loaded."""
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        with _explained(f"The captioner {self.model!r} cannot be loaded"):
+        with self._loading():
             processor = AutoProcessor.from_pretrained(
                 self.model, revision=self.revision, trust_remote_code=self.local.trust_remote_code
             )
@@ -259,22 +263,3 @@ class StepCounter:
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         self.count += 1
         return scores
-
-
-def _identity(model: str, revision: str | None) -> dict[str, str | None]:
-    """The name without its path, and the revision: the commit of a Hub model, or the digest of a folder's files."""
-    if Path(model).is_dir():
-        return {"model": Path(model).resolve().name, "revision": folder_digest(model)}
-    with _explained(f"{model!r} cannot be found"):
-        if model.startswith((".", "~", "/")) or model.count("/") > 1:  # no Hub id looks like that
-            raise FileNotFoundError("there is no such folder")
-        return {"model": model, "revision": commit_of(model, revision)}
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn any error on loading into a CaptionerError of one line."""
-    try:
-        yield
-    except Exception as error:
-        raise CaptionerError(f"{what}: {why_not_loaded(error, '--trust_remote_code true')}.") from error

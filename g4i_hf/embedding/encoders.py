@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..files import did_you_mean
-from ..names import commit_of, folder_digest, folder_or_id, loading, why_missing
+from ..names import folder_or_id, identity_of, loading, why_missing
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, full_name
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def load_encoder(
     tower = next((tower for start, tower in TOWERS.items() if model_type.startswith(start)), SentenceEncoder)
     with loading(f"The text encoder {name!r}", _package_for(name)):
         encoder = tower(place, revision, str(device), prompt)
-    digest, commit = _identity(place, revision)
+    digest, commit = identity_of(place, revision)
     encoder.provenance = {
         "text_encoder": folder_or_id(name),
         "text_encoder_revision": commit,
@@ -105,21 +105,11 @@ def encoder_from(args: EncoderArguments, device: str | torch.device) -> TextEnco
 def encoder_identity(args: EncoderArguments) -> str | None:
     """The digest of a text encoder's folder, or its commit on the Hub; None if unknown."""
     with contextlib.suppress(OSError):
-        digest, commit = _identity(
+        digest, commit = identity_of(
             check_encoder(args.text_encoder, args.text_encoder_revision), args.text_encoder_revision
         )
         return digest or commit
     return None
-
-
-def _identity(place: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Digest and commit: a folder has the former, a repository the latter."""
-    if Path(place).is_dir():
-        return folder_digest(place), None
-    for file in ("config.json", "modules.json"):  # some models of sentence-transformers have no config.json
-        with contextlib.suppress(OSError):
-            return None, commit_of(place, revision, file)
-    return None, revision
 
 
 def model_type_of(place: str, revision: str | None = None) -> str:
