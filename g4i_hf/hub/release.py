@@ -24,7 +24,7 @@ from ..modeling.student import own_module, plain_student
 from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
-from ..training.run_folder import OPTIONS_FILE, read_lineage, read_options, resolved_options
+from ..training.run_folder import read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
@@ -84,7 +84,7 @@ def release_with_card(
         if not isinstance(model.config.student_config, TimmWrapperConfig):  # whose config.json is enough
             saved_processor(run, model.config.student_config).save_pretrained(folder)
         give_usual_permissions(folder)
-        if args.aligned and aligns(options_of(run)) is not False:
+        if args.aligned and aligns(read_options(run_of(run))) is not False:
             _save_aligned(model, run, folder / ALIGNED)
         rows = write_card(folder, args, model, processor, options)
         if args.onnx:  # last, as it takes longest
@@ -152,12 +152,6 @@ def _forget_origin(model: AlignedImageClassification) -> None:
         }
 
 
-def options_of(run: str | Path) -> dict[str, Any]:
-    """The options of a run or of one of its checkpoints; empty for any other folder."""
-    place = run_of(run)
-    return read_options(place) if (place / OPTIONS_FILE).is_file() else {}
-
-
 def weights_license(lineage: dict[str, Any]) -> str | None:
     """The license of the pretrained weights of a run, from timm or the card of the checkpoint; None if unknown."""
     student = lineage.get("student") or {}
@@ -188,7 +182,7 @@ def write_card(
     student = Student(
         **_facts(model, processor),
         weights=args.weights,
-        options=options_of(run) if options is None else options,
+        options=read_options(run_of(run)) if options is None else options,
         lineage=lineage,
         rows=rows,
         **measured(args),
@@ -257,7 +251,7 @@ class StudentPublisher:
         """
         run = self.args.output_dir
         args = ReleaseArguments(run=run, repo_id=self.repo_id, aligned=self.args.aligns)
-        student, _ = release_with_card(args, options_of(run) or resolved_options((self.args,), run))
+        student, _ = release_with_card(args, read_options(run_of(run)) or resolved_options((self.args,), run))
         return push_folder(
             student,
             self.repo_id,

@@ -122,10 +122,9 @@ def write_options(output_dir: str | Path, options: dict[str, Any], head: str = H
 
 
 def read_options(run: str | Path) -> dict[str, Any]:
+    """The options of a run; empty for any other folder."""
     path = Path(run) / OPTIONS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-    return read_mapping(path)
+    return read_mapping(path) if path.is_file() else {}
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:

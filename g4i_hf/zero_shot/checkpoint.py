@@ -11,15 +11,13 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 from transformers.utils import cached_file
 
 from ..embedding.encoders import TextEncoder, load_encoder
-from ..files import read_mapping
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.processing import student_processor
 from ..names import WITH_VIEWS, bare_name, is_bare, is_path, run_of
 from ..options import aligns
-from ..training.run_folder import read_lineage
+from ..training.run_folder import read_lineage, read_options
 
 TEXT_ENCODER_FILE = "text_encoder.json"
-RUN_OPTIONS = "train.yaml"
 ALIGNED = "aligned"
 
 logger = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ class TextSide:
     @classmethod
     def of_run(cls, run: Path) -> "TextSide":
         """By the lineage of a run, else by its options, in which a local path is relative to the run."""
-        options, known = _options_of(run), read_lineage(run).get("text_encoder")
+        options, known = read_options(run), read_lineage(run).get("text_encoder")
         encoder = cls.from_record(known or options)
         encoder.temperature = options.get("align_temperature")
         place = (run / (options.get("text_encoder") or "")).resolve()
@@ -99,15 +97,11 @@ def open_aligned(
 
 def _check_aligned(folder: Path) -> None:
     """Raise ValueError for a run without alignment, or one of its checkpoints; a folder without options passes."""
-    if aligns(_options_of(run_of(folder))) is False:
+    if aligns(read_options(run_of(folder))) is False:
         raise ValueError(
             f"{folder} is a baseline (align_weight 0), whose scores of texts would be chance. Name a run with "
             "align_weight above 0, or its released student."
         )
-
-
-def _options_of(run: Path) -> dict[str, Any]:
-    return read_mapping(run / RUN_OPTIONS) if (run / RUN_OPTIONS).is_file() else {}
 
 
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
