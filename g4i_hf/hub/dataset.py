@@ -1,5 +1,6 @@
 """A stage -> a dataset for everyone: Parquet files, a card, and what may be published of its provenance."""
 
+import itertools
 import json
 import logging
 import math
@@ -230,11 +231,11 @@ def _write_split(split: Dataset, name: str, features: Features, folder: Path) ->
             split = split.add_column(column, [None] * len(split), feature=features[column])
     count = min(max(math.ceil(size / SHARD_BYTES), 1), max(len(split), 1))
     for number in range(count):
-        shard = split.shard(count, number, contiguous=True).select_columns(list(features))
+        shard = split.shard(count, number, contiguous=True)
         if columns.IMAGE in features:
             first = number * (len(split) // count) + min(number, len(split) % count)
             shard = _without_metadata(shard, name, first)
-        shard = shard.cast(features, keep_in_memory=True)
+        shard = shard.select_columns(list(features)).cast(features, keep_in_memory=True)
         shard.to_parquet(folder / f"{name}-{number:05d}-of-{count:05d}.parquet")
 
 
@@ -246,23 +247,13 @@ def _without_metadata(shard: Dataset, name: str, first: int) -> Dataset:
             return without_metadata(image)
         except ValueError as error:
             raise ValueError(
-                f"split {name!r}, row {first + row}, image {image_id!r}: {error}. Repair the image or remove it from "
+                f"split {name!r}, row {row}, image {image_id!r}: {error}. Repair the image or remove it from "
                 "the data, or publish without images."
             ) from error
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        return shard.map(
-            lambda images, image_ids, rows: {columns.IMAGE: list(pool.map(stripped, images, image_ids, rows))},
-            input_columns=[columns.IMAGE, columns.IMAGE_ID],
-            with_indices=True,
-            batched=True,
-            batch_size=100,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            features=shard.features,
-            new_fingerprint=f"{shard._fingerprint}-stripped",  # the pool cannot be hashed
-            desc=f"Writing {name}",
-        )
+        images = list(pool.map(stripped, shard[columns.IMAGE], shard[columns.IMAGE_ID], itertools.count(first)))
+    return shard.remove_columns(columns.IMAGE).add_column(columns.IMAGE, images, feature=Image(decode=False))
 
 
 # --- Provenance without anything of this machine ---------------------------------------------------------------------
