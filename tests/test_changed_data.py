@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from g4i_hf import load_images
 from g4i_hf.data.images import content_of
-from g4i_hf.data.record import RECORD_FILE, Record, differences, image_digests
+from g4i_hf.data.record import RECORD_FILE, Record, differences
 from g4i_hf.running import main
 
 
@@ -103,18 +103,6 @@ def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_
         assert Record.of(load_images(tmp_path / "table"), names, earlier=before).digest == before.digest
     replace_bytes(pictures)
     assert differences(before, Record.of(saved(), names, earlier=before)) == {"image_digest": "contents of 1 image"}
-
-
-def test_files_that_an_earlier_record_knows_are_not_hashed_again(pictures, monkeypatch):
-    """Neither for the record nor after it, as by another start of `fit`."""
-    monkeypatch.setattr("g4i_hf.data.record.JUST_WRITTEN", -1)
-    before = record_of(pictures)
-    monkeypatch.setattr("g4i_hf.data.record._READ", {})  # of another process
-    monkeypatch.setattr("g4i_hf.data.record.content_of", None)
-    splits = load_images(pictures)
-    assert Record.of(splits, before.class_names, earlier=before).digest == before.digest
-    known = before.of_splits(["train"]).rows["image_digest"].to_pylist()
-    assert image_digests(splits["train"])["image_digest"] == known
 
 
 def said_by(capsys, *words) -> str:

@@ -17,6 +17,7 @@ import make
 import numpy as np
 import pytest
 import torch
+from caption_doors import WORKERS
 from datasets import Dataset, DatasetDict, Image
 from loaded import PYTHON, kill, real
 from processes import happens
@@ -24,7 +25,6 @@ from students import ID2LABEL, STUDENTS, aligned_model, lora_model
 from tiny_training import TEXT_DIM, StopAfter, arguments, rows, same
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
@@ -262,65 +262,41 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
 # --- Killed by SIGKILL, between steps and while a checkpoint is written: resumed to the same bits --------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    split = split_of().cast_column("image", Image())
-    split = with_labels(split, np.where(np.arange(len(split)) % 4 == 3, -1, labels_of(split)))
-    DatasetDict({"train": split}).save_to_disk(folder / "data")
-    return folder
-
-
-STUDENT_ARGS = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.1, "drop_path_rate": 0.1}
-OF_KILLED = {"student": "vit_tiny_patch16_224", "student_args": json.dumps(STUDENT_ARGS), "image_size": 32}
-OF_KILLED |= {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "learning_rate": "1e-3"}
-OF_KILLED |= {"num_train_epochs": 3, "per_device_train_batch_size": 3, "save_strategy": "steps", "save_steps": 3}
-OF_KILLED |= {"save_total_limit": 10, "lr_scheduler_type": "cosine", "align_loss": "siglip", "use_cpu": "true"}
-OF_KILLED |= {"require_labels": "false", "repeated_augmentation": 2}
+OF_KILLED = OPTIONS | {"train_crop": "pad", "color_jitter": 0.3, "mixup_alpha": 0.2, "ema_decay": 0.9, "max_steps": 12}
+OF_KILLED |= {"per_device_train_batch_size": 3, "save_steps": 3, "lr_scheduler_type": "cosine", "align_loss": "siglip"}
+OF_KILLED |= {"repeated_augmentation": 2}
 # What is called when the process ends, and at which call: before the first checkpoint; between two; then the
 # delicate moments of writing the second one
-MOMENTS = {"step 2": ("training_step", 3), "step 7": ("training_step", 8), "no average yet": ("save", 2)}
-MOMENTS |= {"weights written": ("_save_optimizer_and_scheduler", 2), "not yet renamed": ("finalize_checkpoint", 2)}
-KILLED = """
-import os, signal, sys
-from g4i_hf.running import main
-from g4i_hf.training import trainer
-from g4i_hf.training.callbacks import EmaCallback
-name, left = sys.argv[1], int(sys.argv[2])
-owner = next(each for each in (EmaCallback, trainer.AlignmentTrainer, trainer) if hasattr(each, name))
-original = getattr(owner, name)
-def deadly(*args, **more):
-    global left
-    left -= 1
-    return original(*args, **more) if left else os.kill(os.getpid(), signal.SIGKILL)
-setattr(owner, name, deadly)
-main(sys.argv[3:])
-"""
+MODULE, CLASS = "g4i_hf.training.trainer", "g4i_hf.training.trainer:AlignmentTrainer"
+MOMENTS = {"step 2": (f"{CLASS}.training_step", 3), "step 7": (f"{CLASS}.training_step", 8)}
+MOMENTS |= {"no average yet": ("g4i_hf.training.callbacks:EmaCallback.save", 2)}
+MOMENTS |= {"weights written": (f"{CLASS}._save_optimizer_and_scheduler", 2)}
+MOMENTS |= {"not yet renamed": (f"{MODULE}.finalize_checkpoint", 2)}
 
 
-def train(folder: Path, run: Path, *killed: object) -> subprocess.CompletedProcess:
-    options = OF_KILLED | {"dataset_name": folder / "data", "output_dir": run}
-    words = ["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
-    start = ["-c", KILLED, *map(str, killed)] if killed else ["-m", "g4i_hf"]
-    return subprocess.run([PYTHON, *start, *words], capture_output=True, text=True, cwd=folder)
+def train(trained: Path, run: Path, *killed: object) -> subprocess.CompletedProcess:
+    main = "from g4i_hf.running import main; main(sys.argv[1:])"
+    start = [WORKERS / "deadly.py", *map(str, killed), main] if killed else ["-m", "g4i_hf"]
+    words = command(trained, run, **OF_KILLED)
+    return subprocess.run([PYTHON, *start, *words], capture_output=True, text=True, cwd=trained)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder) -> Path:
-    done = train(folder, folder / "undisturbed")
+def undisturbed(trained) -> Path:
+    done = train(trained, trained / "undisturbed")
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "undisturbed"
+    return trained / "undisturbed"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_one_process_killed_at_any_moment(folder, undisturbed, tmp_path, moment):
+def test_one_process_killed_at_any_moment(trained, undisturbed, tmp_path, moment):
     run = tmp_path / "run"
-    assert train(folder, run, *MOMENTS[moment]).returncode == -signal.SIGKILL
+    assert train(trained, run, *MOMENTS[moment]).returncode == -signal.SIGKILL
     if not moment.startswith("step"):
         (whole,) = run.glob("checkpoint-*")
         assert whole.name == "checkpoint-3" and (whole / "ema.safetensors").is_file()
-    done = train(folder, run)
+    done = train(trained, run)
     assert done.returncode == 0, done.stderr[-3000:]
     assert ("Resuming from" in done.stdout) == (moment != "step 2") and not list(run.glob(".tmp*"))
     for name in ("model.safetensors", "ema.safetensors"):

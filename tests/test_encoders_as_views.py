@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from caption_doors import ROOT
+from caption_doors import ROOT, WORKERS
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 from doors import TWO_PROCESSES, succeed
 from loaded import PYTHON, real
@@ -206,17 +206,11 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
 
 
 INTERRUPTED = """
-import os, signal, sys
 sys.path[:0] = {tests!r}
-from g4i_hf import View, embed_view
+from g4i_hf import embed_view
 from g4i_hf.training import features
 from test_encoders_as_views import images_of
-features.ROWS_A_FILE, write, written = 16, features._write, []
-def killed(*args):
-    write(*args)
-    written.append(args)
-    len(written) < 2 or os.kill(os.getpid(), signal.SIGKILL)
-features._write = killed
+features.ROWS_A_FILE = 16
 embed_view(images_of(60), "image:{encoder}", "out")
 """
 
@@ -226,7 +220,8 @@ def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same
     encoder, images = saved("vit", tmp_path / "vit"), images_of(60)
     whole = stored(embed_view(images, f"image:{encoder}", tmp_path / "whole"))
     script = INTERRUPTED.format(tests=[str(HERE), str(HERE / "contract")], encoder=encoder)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
+    deadly = [str(WORKERS / "deadly.py"), "g4i_hf.training.features._write", "3"]
+    done = subprocess.run([sys.executable, *deadly, script], cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("out/views/*"))
     assert len(list(tmp_path.glob("out/features/*/*.parquet"))) == 2
     assert np.array_equal(stored(embed_view(images, f"image:{encoder}", tmp_path / "out")), whole)

@@ -34,29 +34,23 @@ def trainer_of(folder: Path, model=None, callbacks=None, **options) -> Alignment
     return AlignmentTrainer(model or aligned_model("vit"), arguments(folder, **options), data, **more)
 
 
-def test_without_a_terminal_there_is_a_line_an_event(tmp_path, capsys):
-    trainer = trainer_of(tmp_path, logging_steps=3)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_there_is_a_line_an_event_and_in_a_terminal_a_bar_below_the_lines(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    trainer = trainer_of(tmp_path, disable_tqdm=not terminal, logging_steps=3)
     trainer.train()
     printed, errors = capsys.readouterr()
-    lines, history = printed.splitlines(), trainer.state.log_history
-    assert len(lines) == 4 and not errors and "{" not in printed
+    lines, history = [line for line in printed.splitlines() if line.strip()], trainer.state.log_history
+    assert len(lines) == 4 and "{" not in printed
     assert lines[0].startswith(f"epoch 1.0/2  step 3/6  loss {history[0]['loss']:.4g}  ") and "  lr " in lines[0]
     assert all(f"  {name} {history[0][name]:.4g}  " in lines[0] for name in ("loss_ce", "loss_align"))
     assert re.search(r"  \d\d:\d\d left$", lines[0]) and "cosine" not in lines[0]
     shown = f"evaluation  loss {history[1]['eval_loss']:.4g}  accuracy {history[1]['eval_accuracy']:.4g}"
     assert lines[1].endswith(shown)
-    trainer.log({"note": "no number", "loss": 1.0})  # by a user
-
-
-def test_a_terminal_shows_a_bar_below_the_lines(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    trainer_of(tmp_path, disable_tqdm=False, logging_steps=3).train()
-    printed, errors = capsys.readouterr()
     bars = [part for part in errors.split("\r") if "/6 [" in part]
-    assert bars[-1].startswith("100%|") and " 6/6" in bars[-1]
-    lines = [line for line in printed.splitlines() if line.strip()]
-    assert len(lines) == 4 and "loss_align" in lines[0] and "evaluation" in lines[1]
+    assert bars[-1].startswith("100%|") and " 6/6" in bars[-1] if terminal else not errors
+    trainer.log({"note": "no number", "loss": 1.0})  # by a user
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import make
 import pytest
+from caption_doors import WORKERS
 from datasets import Dataset, DatasetDict, List, Value
 from loaded import PYTHON
 
@@ -139,28 +140,19 @@ def test_where_the_new_folder_cannot_be_moved_the_earlier_one_is_put_back(place,
     assert names(place.parent) == ["made", "made/old.txt"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
+REPLACES = """
 from g4i_hf.files import replacing
-original = Path.rename
-def rename(path, target):
-    if sys.argv[2] in path.name:  # the process ends instead
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(path, target)
-Path.rename = rename
 with replacing(sys.argv[1]) as folder:
     (folder / "new.txt").touch()
-    if sys.argv[2] == "within":
-        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("moment", ["within", ".tmp-"])
-def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place, moment):
-    ended = subprocess.run([PYTHON, "-c", KILLED, str(place), moment])
+@pytest.mark.parametrize("move", [1, 2])
+def test_after_a_kill_the_earlier_folder_is_back_and_nothing_else_is_left(place, move):
+    """Before the earlier folder is moved away, or before the new one is moved to its place."""
+    ended = subprocess.run([PYTHON, WORKERS / "deadly.py", "pathlib:Path.rename", str(move), REPLACES, place])
     assert ended.returncode == -signal.SIGKILL
-    assert len(list(place.parent.iterdir())) == 2 and place.exists() == (moment == "within")
+    assert len(list(place.parent.iterdir())) == 2 and place.exists() == (move == 1)
     restore_replaced(place)  # as whoever opens it does first
     assert names(place.parent) == ["made", "made/old.txt"]
 
