@@ -69,7 +69,7 @@ def stage_of(text: str, ids_from: str = "file") -> dict:
     stage |= {"source_columns": {"image": text, "image_id": text}, "columns": ["image_id", "caption", "text_embeds"]}
     stage |= {"with_images": False, "ids_from": ids_from}
     stage |= {"text_encoder": text, "text_encoder_revision": text, "text_encoder_prompt": text}
-    return stage | {"captions_stage": captions | {"quality": {"train": {text: 0.5}}}}
+    return stage | {"captions_stage": captions}
 
 
 def student_of(text: str) -> Student:

@@ -1,79 +1,61 @@
-"""Caption quality, and pages to look at before and after paying: a dry run, and `caption_report.html`."""
+"""Pages to look at before and after paying: a dry run, and `caption_report.html`."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from datasets import ClassLabel, Dataset
 
 from .. import columns
 from ..data.checks import labels_of
-from ..data.classes import Matching, terms_of
+from ..data.classes import Matching
 from ..options import CaptionArguments
 from ..pages import Shown, thumbnail, write_page
 from .answers import OK, Answer, Captioner, CaptionerError
-from .cleaning import UNSPACED
 from .questions import Questions
 from .runner import NOT_KEPT, Asking, Budget, cost_of
-from .stage import CLEANED, RAW, REASON, STATUS, Caption, Captioned, ClassAnswer
+from .stage import Caption, Captioned, ClassAnswer, captions_in
 from .store import AnswerStore
 
 HTML = "caption_report.html"
 PAGE = "index.html"  # of a dry run
 EXAMPLES = 12
-MOST_LINES = 60  # of a table
+DOUBTFUL = {"unfinished": "cut off", "repetitions": "in a loop"}  # steps of cleaning
 
 
 def write_report(
-    folder: str | Path,
-    judged: Mapping[str, pd.DataFrame],
-    images: Mapping[str, Any],
-    about: dict[str, Any] | None = None,
-    title: str = "Captions",
+    folder: str | Path, captioned: Captioned, images: Mapping[str, Any], about: Iterable[str] = ()
 ) -> Path:
-    """Write the report of `judged` tables, by split, see [`judge`], and return its path; `about`: for the top."""
-    sections = []
-    for name, split in judged.items():
-        is_present = split[columns.CAPTION].notna()
-        groups = {
-            "Doubtful captions": _spread(split[split["doubts"] != ""], "doubts"),
-            "Without a caption": _spread(split[~is_present], STATUS),
-            "Changed by cleaning": _spread(split[is_present & (split[CLEANED] != "")], CLEANED),
-        }
-        examples = {
-            heading: [card_of(line, images[name]) for line in records(lines)] for heading, lines in groups.items()
-        }
-        statuses = split[[STATUS, REASON]].fillna("").value_counts().reset_index(name="captions").head(MOST_LINES)
-        sections.append({"name": name, "statuses": records(statuses), "examples": examples})
+    """Write a page of captions that are missing or were cleaned, `EXAMPLES` of a kind, and return its path."""
+    shown: list[Shown] = []
+    kinds: Counter[tuple] = Counter()
+    for name, split in captioned.splits.items():
+        for row, cells in enumerate(split):
+            for caption in captions_in(cells):
+                kind = name, caption.caption_status, caption.caption_cleaned
+                kinds[kind] += 1
+                if (caption.caption is None or caption.caption_cleaned) and kinds[kind] <= EXAMPLES:
+                    shown.append(card_of(caption, images[name], row, f"{name}: {cells[columns.IMAGE_ID]}"))
     page = Path(folder) / HTML
-    write_page(page, title, about=about, splits=sections)
+    write_page(page, "Captions", paragraphs=[*captioned.lines(), *about], shown=shown)
     return page
 
 
-def _spread(lines: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The first line of each value of a column, then the second of each, and so on, up to EXAMPLES."""
-    ranks = lines.groupby(column).cumcount().to_numpy()
-    return lines.iloc[np.argsort(ranks, kind="stable")[:EXAMPLES]]
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-def card_of(line: dict[str, Any], images: Any) -> Shown:
-    """The card of a line of a judged table; `images` are the rows of its split."""
-    caption, raw = line[columns.CAPTION], line[RAW]
-    cleaned = [("soft", f"cleaned: {line[CLEANED].replace(',', ', ')}")] if line[CLEANED] else []
-    doubts = line["doubts"].split(", ") if caption else [line[STATUS], line[REASON]]
+def card_of(caption: Caption, images: Any, row: int, title: str) -> Shown:
+    """The card of a caption of a row of `images`."""
+    steps = list(filter(None, (caption.caption_cleaned or "").split(",")))
+    doubts = [caption.caption_status, caption.caption_reason]
+    if caption.caption:
+        doubts = [DOUBTFUL[step] for step in steps if step in DOUBTFUL]
     return Shown(
-        picture=thumbnail(images, int(line["row"])),
-        caption=caption,
-        title=" · ".join(filter(None, [line[columns.IMAGE_ID], line["class"]])),
-        lines=cleaned + [("wrong", doubt) for doubt in doubts if doubt],
-        raw=raw if raw != caption else None,
+        picture=thumbnail(images, row),
+        caption=caption.caption,
+        title=title,
+        lines=[("soft", f"cleaned: {', '.join(steps)}")] * bool(steps)
+        + [("wrong", doubt) for doubt in doubts if doubt],
+        raw=caption.caption_raw if caption.caption_raw != caption.caption else None,
     )
 
 
@@ -133,19 +115,15 @@ def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, lis
 
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer]) -> Iterator[Shown]:
-    matching, lines = Matching(part.prompts.class_names), []
+    matching = Matching(part.prompts.class_names)
     for row, answers in zip(part.rows(), part.answers(store), strict=True):
-        for answer, asks_class in zip(answers, part.prompts.asks_class, strict=True):
-            line = {**vars(Caption.of(answer))}
-            if asks_class and line[columns.CAPTION]:
+        for stored, asks_class in zip(answers, part.prompts.asks_class, strict=True):
+            answer = stored or failures.get(row.image_id)  # these are not stored
+            caption = Caption.of(answer)
+            if asks_class and caption.caption:
                 of_class = ClassAnswer.of(answer, matching)
-                line[columns.CAPTION] = of_class.answer or of_class.answer_status
-            lines.append(line | {"row": row.number, columns.IMAGE_ID: row.image_id, columns.LABEL: -1})
-    for line in records(judge(pd.DataFrame(lines, dtype=object))):
-        image_id = line[columns.IMAGE_ID]
-        if line[columns.CAPTION] is None and image_id in failures:  # these are not stored
-            line |= {STATUS: failures[image_id].status, REASON: failures[image_id].reason}
-        yield card_of(line | {columns.IMAGE_ID: f"{part.name}: {image_id}"}, part.split)
+                caption = replace(caption, caption=of_class.answer or of_class.answer_status)
+            yield card_of(caption, part.split, row.number, f"{part.name}: {row.image_id}")
 
 
 def project(
@@ -173,84 +151,3 @@ def project(
         return [*lines, "Cost: unknown; it takes --price_input, --price_output and the numbers of tokens."]
     cost = times * sum(costs)
     return [*lines, f"Cost: {cost:,.2f}" if cost >= 1 else f"Cost: {cost:.4f}"]
-
-
-# --- Quality: doubts, and the share of captions that name the class of their image -----------------------------------
-
-
-def judge_captions(captioned: Captioned, splits: Mapping[str, Dataset]) -> dict[str, pd.DataFrame]:
-    """Judge the captions of each split by [`judge`], and add the metrics to `captioned`. `splits`: the rows."""
-    if not captioned.describes:
-        return {}
-    judged = {name: judge(*caption_table(split, splits[name])) for name, split in captioned.splits.items()}
-    for name, table in judged.items():
-        captioned.quality[name] = {key: value for key, value in figures(table).items() if value is not None}
-    return judged
-
-
-def caption_table(split: Dataset, images: Dataset | None) -> tuple[pd.DataFrame, list[str] | None]:
-    """A line for each caption, with the `row` of its image and its `label` (-1 without); and the class names."""
-    table = pd.DataFrame(split.to_dict(), dtype=object)
-    table = table.explode([columns.CAPTION, RAW, STATUS, REASON, CLEANED])
-    table = table.astype(object).where(table.notna(), None)
-    table[columns.LABEL], names = -1, None
-    feature = None if images is None else images.features.get(columns.LABEL)
-    if isinstance(feature, ClassLabel):
-        labels = np.array([-1 if label is None else label for label in images[columns.LABEL]], dtype=int)
-        table[columns.LABEL], names = labels[table.index], feature.names
-    table = table[table[STATUS].notna()]  # an image without a question may have an empty list
-    return table.reset_index(names="row"), names
-
-
-def judge(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The table of [`caption_table`] with `class`, `named` (see [`names_class`]) and `doubts`, with commas."""
-    table, captions, labels = table.copy(), table[columns.CAPTION], table[columns.LABEL]
-    class_of = dict(enumerate(names or ()))
-    table["class"] = [class_of.get(label, "") for label in labels]
-    table["named"] = np.nan if names is None else names_class(captions, labels, names)
-    is_present = captions.notna()
-    is_labelled = is_present & (labels >= 0)
-    same_text = captions.str.rstrip(". ").str.casefold()
-    classes_of_text = labels.where(is_labelled).groupby(same_text).transform("nunique")
-    doubts = {
-        "cut off": table[CLEANED].str.contains("unfinished", na=False),
-        "in a loop": table[CLEANED].str.contains("repetitions", na=False),
-        "given to other classes too": is_labelled & (classes_of_text > 1),
-    }
-    table["doubts"] = ""
-    for reason, is_doubted in doubts.items():
-        table.loc[is_present & is_doubted, "doubts"] += f"{reason}, "
-    table["doubts"] = table["doubts"].str.removesuffix(", ")
-    return table
-
-
-def figures(judged: pd.DataFrame) -> dict[str, Any]:
-    """Counts and shares for `stage.json`; None for unknown ones."""
-    captioned = judged[judged[columns.CAPTION].notna()]
-    return {
-        "captions": len(captioned),
-        "without_caption": len(judged) - len(captioned),
-        "doubtful": int((captioned["doubts"] != "").sum()),
-        "names_label": float(captioned["named"].mean()) if captioned["named"].notna().any() else None,
-    }
-
-
-def names_class(captions: Sequence[str | None], labels: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """(N,) whether a caption has its class name as a whole word: 1, 0, or NaN without caption, label or name."""
-    patterns = [_pattern_of(terms_of(name)) for name in names]
-    named = np.full(len(captions), np.nan)
-    for row, (caption, label) in enumerate(zip(captions, labels, strict=True)):
-        pattern = patterns[label] if caption is not None and label >= 0 else None
-        if pattern is not None:
-            named[row] = bool(pattern.search(caption.casefold()))
-    return named
-
-
-def _pattern_of(terms: Sequence[str]) -> re.Pattern | None:
-    """A pattern for text in lower case; None without terms."""
-    alternatives = []
-    for term in terms:
-        pattern = r"[\W_]+".join(map(re.escape, term.split(" ")))
-        has_words = not re.search(f"[{UNSPACED}]", term)
-        alternatives.append(rf"(?<![^\W_]){pattern}(?:e?s)?(?![^\W_])" if has_words else pattern)
-    return re.compile("|".join(alternatives)) if alternatives else None

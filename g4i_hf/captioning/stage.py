@@ -91,6 +91,11 @@ def _lists(captions: list[Caption]) -> dict[str, list]:
     return {name: [getattr(one, name) for one in captions] for name in OF_CAPTION}
 
 
+def captions_in(cells: dict[str, Any]) -> list[Caption]:
+    """Of a row of a table."""
+    return [Caption(*values) for values in zip(*(cells[name] for name in OF_CAPTION), strict=True)]
+
+
 def needs_another_try(answer: Answer) -> bool:
     """For `retry_failed`: whether an answer is a failure, or no caption is left when it is cleaned."""
     return Caption.of(answer).caption_status != OK
@@ -125,7 +130,6 @@ class Captioned:
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
     prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
-    quality: dict[str, Any] = field(default_factory=dict)  # figures a split, by `judge_captions`
 
     def _counts(self) -> dict[str, Counter]:
         """How often each status is in each split; lists are taken apart."""
@@ -193,7 +197,6 @@ def write_captions(
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,
         "status": captioned.status_counts(),
-        "quality": captioned.quality,
     }
     return write_stage(folder, splits, stage)
 

@@ -40,7 +40,7 @@ SHARD_BYTES = 500_000_000  # of a Parquet file, as `push_to_hub` has them
 
 # What a published stage may hold of a stage; a field that is not known here may be anything
 PUBLISHED = (
-    *("format", "captioner", "prompts", "status", "quality"),
+    *("format", "captioner", "prompts", "status"),
     *("text_encoder", "text_encoder_revision", "text_encoder_digest", "text_encoder_prompt"),
     *("text_embed_dim", "max_tokens", "normalised"),
     *("captions", "captions_over_window", "captions_digest", "image_ids_digest", "versions"),

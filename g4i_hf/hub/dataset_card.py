@@ -12,12 +12,6 @@ from ..names import is_bare, is_hub_id
 from ..options import ASKING
 from .card import ORIGINS, TEMPLATES, captioner_rows, code, code_cell, license_in_words, plain
 
-FIGURES = {
-    "captions": "captions",
-    "doubtful": "captions with a doubt: cut off, in a loop, or also given to other classes",
-    "without_caption": "images or prompts without a caption",
-    "names_label": "share that names its class",
-}
 ENCODER = {
     "text_encoder": "text encoder",
     "text_encoder_revision": "its revision",
@@ -60,7 +54,6 @@ def captions_card(
         is_licensed=license is not None,
         captioner=code(captioner.get("model")),
         status_table=_statuses(captions.get("status") or {}),
-        quality_table=_quality(captions.get("quality") or {}),
         tells_class=any("{label}" in prompt for prompt in captions.get("prompts") or []),
         cut=_cut(stage) if embedded else "",
         images_id=images_id,
@@ -138,19 +131,6 @@ def _statuses(counts: dict[str, dict[str, int]]) -> str:
     splits = list(dict.fromkeys(split for inner in counts.values() for split in inner))
     cells = [[plain(name), *(f"{inner.get(split, 0):,}" for split in splits)] for name, inner in counts.items()]
     return markdown_table(["status", *map(plain, splits)], cells) if counts else ""
-
-
-def _quality(quality: dict[str, dict[str, Any]]) -> str:
-    """A row for each metric, a column for each split."""
-    rows = []
-    for name in dict.fromkeys(name for figures in quality.values() for name in figures):
-        values = [figures.get(name) for figures in quality.values()]
-        rows.append([FIGURES.get(name, plain(name.replace("_", " "))), *map(_number, values)])
-    return markdown_table(["figure", *map(code_cell, quality)], rows) if rows else ""
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def write_card(folder: str | Path, stage: dict[str, Any]) -> None:

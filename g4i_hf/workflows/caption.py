@@ -14,7 +14,7 @@ from .. import columns
 from ..captioning.answers import OK, Captioner, Decoding
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
-from ..captioning.report import PAGE, dry_run, judge_captions, write_report
+from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
@@ -255,10 +255,10 @@ class Captioning:
     # --- The stage ---------------------------------------------------------------------------------------------------
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
-        """Judges the captions, and writes the stage, its report and its card."""
+        """Writes the stage, its report and its card."""
         from ..hub.dataset_card import write_card
 
-        args, judged = self.args, judge_captions(captioned, splits)
+        args = self.args
         try:
             stage = write_captions(captioned, args.captions_dir, source=source_of(self.data), images=splits)
         except OSError as error:
@@ -266,10 +266,10 @@ class Captioning:
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_card(args.captions_dir, stage)
-        if args.report and judged:
-            about = {name: value for name, value in stage["captioner"].items() if value is not None}
-            about |= {"prompts": stage["prompts"]} if stage["prompts"] else {}
-            self.say(f"report: {write_report(args.captions_dir, judged, splits, about)}")
+        if args.report and captioned.describes:
+            about = [f"{name}: {value}" for name, value in stage["captioner"].items() if value is not None]
+            about += [f"prompt: {prompt}" for prompt in stage["prompts"]]
+            self.say(f"report: {write_report(args.captions_dir, captioned, splits, about)}")
         statuses = captioned.status_counts()
         count = sum(sum(statuses.get(status, {}).values()) for status in (OK, NAMED))
         speed = f", {self.outcome.per_second:.1f} requests per second" if self.asks and not self.by_files else ""
