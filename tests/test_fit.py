@@ -211,18 +211,6 @@ def test_small_data_sets_become_classifiers(fitted, tmp_path, number):
     assert found.with_views_accuracy is not None and (found.classifier / "model.safetensors").is_file()
 
 
-def test_images_without_a_caption_are_known_by_their_features(fitted, tmp_path):
-    """Also where others have one: of 30 images, half of them with a label, three have a caption."""
-    pictures = few_labels(tmp_path, 5, train=30, validation=6)
-    file = pictures / "train" / "metadata.jsonl"
-    file.write_text("\n".join(file.read_text().splitlines()[:3]) + "\n")
-    found = fitted(pictures)
-    assert (found.judged_on, found.judged_images) == ("validation", 6)
-    assert found.with_views_accuracy >= found.labels_only_accuracy - 0.2
-    for name, accuracy in (("labels_only", found.labels_only_accuracy), ("with_views", found.with_views_accuracy)):
-        assert results_of(found.classifier.parent / name)["validation_accuracy"] == pytest.approx(accuracy)
-
-
 def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
     """One label a class, which cannot be left out, and few others; all layers are not trained then."""
     pictures = few_labels(tmp_path, 1, train=24)

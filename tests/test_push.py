@@ -110,13 +110,6 @@ def test_commits_of_others_are_written_over_with_replace_alone(hub, push, repo, 
     assert hub.state()[f"models/{repo}"] == after
 
 
-def test_a_repository_that_was_only_made_is_empty_and_an_id_without_a_namespace_is_that_of_the_token(
-    hub, push, repo, folder
-):
-    hub.create(repo)
-    assert "url" in push(folder, repo.split("/")[1]) and files_of(hub, repo) == sizes(folder)
-
-
 def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, folder):
     push(folder, repo)
     (folder / "config.json").write_text('{"ours": true}')
@@ -126,16 +119,13 @@ def test_somebody_who_pushes_in_between_is_not_overwritten(hub, push, repo, fold
 
 
 def test_public_on_request_and_what_exists_keeps_its_visibility(hub, push, repo, folder):
+    """An id without a namespace is that of the token."""
     push(folder, repo, private=False)
     (folder / "config.json").write_text('{"a": 1}')
     assert "url" in push(folder, repo) and not hub.state()[f"models/{repo}"]["private"]
-
-
-def test_a_card_that_the_hub_refuses_is_not_pushed(hub, push, repo, folder):
-    (folder / "README.md").write_text(CARD.replace("apache-2.0", "/home/ann/license"))
-    answer = push(folder, repo)
-    assert answer["error"] == "ValueError" and "license" in answer["message"]
-    assert files_of(hub, repo) == {} and not hub.requests("/commit/")
+    hub.create(f"{repo}-2")
+    assert "url" in push(folder, f"{repo}-2".split("/")[1]) and files_of(hub, f"{repo}-2") == sizes(folder)
+    assert not hub.state()[f"models/{repo}-2"]["private"]
 
 
 AGAIN = "same command again"
