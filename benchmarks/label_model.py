@@ -25,11 +25,11 @@ from result_files import Results
 
 from g4i_hf.data.checks import labels_of
 from g4i_hf.evaluation.metrics import calibration_metrics
+from g4i_hf.evaluation.report import suspicious_rows
 from g4i_hf.label_model import LabelModel, View
 from g4i_hf.label_model.plan import CAPTION
 from g4i_hf.options import EncoderArguments
 from g4i_hf.training.prepare import class_name_examples
-from g4i_hf.workflows.check import suspicious_labels
 
 KEY = ("data", "label_fraction", "wrong_rate", "kind", "seed")
 SETTINGS = [  # share of labels, share of wrong ones, kind
@@ -73,7 +73,6 @@ def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: flo
         np.asarray(part.with_format("numpy")["text_embeds"][:], dtype=np.float32) for part in (learned, held_out)
     )
     model = LabelModel(num_labels, seed).fit({CAPTION: View(embeds, class_embeds)}, given)
-    table = suspicious_labels(model, given)
     others = np.concatenate([others, embeds[given < 0]])
     others_truth = np.concatenate([labels_of(held_out), truth[given < 0]])
     probabilities = model.predict({CAPTION: others})
@@ -88,7 +87,7 @@ def measured(rows: Dataset, class_embeds: np.ndarray, fraction: float, rate: flo
         "wrong": float(wrong.sum() / (given >= 0).sum()),
         "estimated_wrong": model.label_noise_,
         "interval": model.label_noise_interval_,
-        "ours": precision_and_recall(table["row"].to_numpy(), wrong),
+        "ours": precision_and_recall(suspicious_rows(given, model.posterior_), wrong),
     }
     return found | {"cleanlab": by_cleanlab(given, model.probabilities_.astype(np.float64), wrong)}
 

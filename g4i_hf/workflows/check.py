@@ -16,7 +16,7 @@ from ..data.classes import class_names
 from ..data.images import describe
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
-from ..data.record import RECORD_FILE, Record, describe_equal_images, differences, order_of
+from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
 from ..evaluation.report import suspicious_rows
@@ -31,33 +31,36 @@ from ..views.encoders import STUDENT_VIEW, encoder_of_fit
 from ..views.making import other_views, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
-TABLE_COLUMNS = ["image_id", "label", "suggested", "probability", "probability_of_suggested", "caption"]
 SHOWN = 100  # labels on the page, the most suspicious first
 
 
-def suspicious_labels(model: LabelModel, labels: np.ndarray) -> pd.DataFrame:
+def _suspicious(model: LabelModel, labels: np.ndarray, split: Dataset, id2label: dict[int, str]) -> pd.DataFrame:
     """
-    A table of labels (N,) that are not the most probable class given the label and all views, the most suspicious
-    first. `model` was fitted on them. Columns: `row`, `label` and `suggested` (class indices), `probability` (of the
-    label being right) and `probability_of_suggested`.
+    A table of labels (N,) of a split that are not the most probable class given the label and all views, the most
+    suspicious first: the `row`, the names of both classes, and the probability of each. `model` was fitted on them.
     """
-    rows, suggested = suspicious_rows(labels, model.posterior_), model.posterior_.argmax(1)
+    rows = suspicious_rows(labels, model.posterior_)
+    given, suggested, shown = labels[rows], model.posterior_.argmax(1)[rows], split.select(rows)
     return pd.DataFrame(
         {
             "row": rows,
-            "label": labels[rows],
-            "suggested": suggested[rows],
-            "probability": model.posterior_[rows, labels[rows]].astype(np.float32),
-            "probability_of_suggested": model.posterior_[rows, suggested[rows]].astype(np.float32),
+            "image_id": shown[columns.IMAGE_ID][:],
+            "label": list(map(id2label.get, given.tolist())),
+            "suggested": list(map(id2label.get, suggested.tolist())),
+            "probability": model.posterior_[rows, given].astype(np.float32),
+            "probability_of_suggested": model.posterior_[rows, suggested].astype(np.float32),
+            "caption": list(map(" / ".join, caption_lists(shown))),
         }
     )
 
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Read every image, label and caption. Returns the splits; lines on changes since the last check, and a table with a
+    Read every image, label and caption, and remove the page of an earlier check. Returns the splits; a table with a
     line for each split; and why the data cannot be trained on, empty if it can.
     """
+    for name in (PAGE, TABLE):
+        (Path(args.check_dir) / name).unlink(missing_ok=True)
     splits = load_reviewed(data)
     faults: list[str] = []
     id2label: dict[int, str] = {}
@@ -81,30 +84,12 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             faults.append(f"{what}, the first is {bad[0]}: --on_bad_images skip.")
         counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
         table.append((name, *(f"{number:,}" for number in counted)))
-    changed = _changed(args, splits, id2label)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     if not faults:
         lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
     lines += describe_equal_images(Record.of(splits, id2label.values()).rows)
-    return splits, list(filter(None, changed + lines)), faults
-
-
-def _changed(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]) -> list[str]:
-    """A line about what has changed since the page in `check_dir` was made, which is removed then."""
-    earlier, folder = Record.read(args.check_dir), Path(args.check_dir)
-    if earlier is None or args.split not in splits:
-        return []
-    changes = differences(earlier, _record_of(args, splits, id2label))
-    if not changes:
-        return []
-    for name in (PAGE, TABLE, RECORD_FILE):
-        (folder / name).unlink(missing_ok=True)
-    return [f"Changed since the last check in {folder}: {', '.join(changes.values())}."]
-
-
-def _record_of(args: CheckArguments, splits: DatasetDict, id2label: dict[int, str]) -> Record:
-    return Record.of({args.split: splits[args.split]}, id2label.values(), earlier=Record.read(args.check_dir))
+    return splits, list(filter(None, lines)), faults
 
 
 def _views(
@@ -132,7 +117,6 @@ def check_labels(
     args: CheckArguments, data: DataArguments, encoder: EncoderArguments, splits: DatasetDict
 ) -> list[str]:
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
-    record = _record_of(args, *class_names(splits))
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     split, views = _views(args, data, encoder, splits, id2label)
     labels, (digests, order) = labels_of(split), order_of(split)
@@ -157,25 +141,16 @@ def check_labels(
     known = int((rows_with_a_view(views) & (labels >= 0)).sum())
     if not known:
         return lines
-    table = suspicious_labels(model, labels)
+    table = _suspicious(model, labels, split, id2label)
     lines.append(f"{len(table):,} of {known:,} labels {'is' if len(table) == 1 else 'are'} suspicious.")
     doubtful = doubtful_labels(model, views, np.where(reviewed, -1, labels)) - len(table)
     if doubtful > 0 and args.split == "train":
         what = "1 more label differs" if doubtful == 1 else f"{doubtful:,} more labels differ"
         command = f"g4i label {shlex.quote(data.dataset_name)} --pick wrong"
         lines.append(f"{what} from the likeliest class, but may be right. To look: {command}")
-    _write_labels(args, split, _described(table, split, id2label), list(views), lines)
-    record.write(args.check_dir)
+    _write_labels(args, split, table, list(views), lines)
     out = Path(args.check_dir)
     return [*lines, f"Page with images: {out / PAGE}", f"All suspicious labels: {out / TABLE}"]
-
-
-def _described(table: pd.DataFrame, split: Dataset, id2label: dict[int, str]) -> pd.DataFrame:
-    """With the names of the classes, the caption and the id of each row."""
-    rows = split.select(table["row"])
-    texts = list(map(" / ".join, caption_lists(rows)))
-    names = {name: [id2label[int(label)] for label in table[name]] for name in ("label", "suggested")}
-    return table.assign(caption=texts, image_id=rows[columns.IMAGE_ID][:], **names)
 
 
 def _write_labels(
@@ -183,7 +158,7 @@ def _write_labels(
 ) -> None:
     out = Path(args.check_dir)
     out.mkdir(parents=True, exist_ok=True)
-    cells = table[TABLE_COLUMNS].map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
+    cells = table.drop(columns="row").map(lambda cell: spreadsheet_text(cell) if isinstance(cell, str) else cell)
     replace_text(out / TABLE, cells.to_csv(index=False, float_format="%.4f"))
     by_views = "captions say" if views == [CAPTION] else "the views say"
     shown = [
