@@ -36,8 +36,8 @@ SHOWN = 100  # labels on the page, the most suspicious first
 
 def _suspicious(model: LabelModel, labels: np.ndarray, split: Dataset, id2label: dict[int, str]) -> pd.DataFrame:
     """
-    A table of labels (N,) of a split that are not the most probable class given the label and all views, the most
-    suspicious first: the `row`, the names of both classes, and the probability of each. `model` was fitted on them.
+    The labels (N,) of a split that are not the most probable class given the label and all views, the most suspicious
+    first. A table of the `row`, the names of both classes, and the probability of each. `model` was fitted on them.
     """
     rows = suspicious_rows(labels, model.posterior_)
     given, suggested, shown = labels[rows], model.posterior_.argmax(1)[rows], split.select(rows)
