@@ -94,7 +94,7 @@ def test_repeated_lines_count_once_and_several_captions_are_asked_for(tmp_path):
 
 def test_captions_of_a_column():
     data, arguments = splits(train=["1.jpg", "2.jpg"], test=["3.jpg"]), ExistingCaptionsArguments()
-    with pytest.raises(ValueError, match="No column 'caption' in the data. Its columns: image_id"):
+    with pytest.raises(ValueError, match="has no column 'caption'. Its columns: image_id"):
         existing_captions(data, arguments)
     data["train"] = data["train"].add_column("caption", ["a", " "])
     assert existing_captions(data, arguments) == {"train": [["a"], []]}

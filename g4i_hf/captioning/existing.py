@@ -15,8 +15,10 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
+from ..data.checks import captioned_splits
 from ..data.image_folder import SPLIT_OF, csv_rows, json_rows
 from ..data.images import IMAGE_SUFFIXES, image_paths
+from ..data.texts import caption_lists
 from ..options import ExistingCaptionsArguments
 
 logger = logging.getLogger(__name__)
@@ -32,30 +34,13 @@ def existing_captions(
     by default the latter where one is given. ValueError when they cannot be read, or matched without guessing.
     """
     if captioner == "column" or (captioner is None and arguments.captions_file is None):
-        return _from_column(splits)
+        return {name: list(caption_lists(split)) for name, split in captioned_splits(splits).items()}
     if arguments.captions_file is None:
         raise ValueError(f"captioner is {captioner!r}: name the file of captions with --captions_file.")
     path = Path(arguments.captions_file)
     if not path.is_file():
         raise FileNotFoundError(f"captions_file is {str(path)!r}, but there is no such file.")
     return _from_file(splits, path, arguments)
-
-
-def _from_column(splits: DatasetDict) -> dict[str, list[list[str]]]:
-    captioned = {name: split for name, split in splits.items() if columns.CAPTION in split.column_names}
-    if not captioned:
-        available = sorted({column for split in splits.values() for column in split.column_names})
-        raise ValueError(
-            f"No column 'caption' in the data. Its columns: {', '.join(available)}. Name one with --caption_column, "
-            "or a file with --captions_file."
-        )
-    return {
-        name: [
-            _texts(caption, f"Split {name!r}, column 'caption', row {row}")
-            for row, caption in enumerate(split[columns.CAPTION][:])
-        ]
-        for name, split in captioned.items()
-    }
 
 
 def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, list[list[str]]]:

@@ -18,13 +18,14 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset, DatasetDict, DatasetInfo, LargeList, List, Value
+from datasets import Dataset, DatasetDict, DatasetInfo, Value
 from datasets.table import InMemoryTable
 from datasets.utils.logging import is_progress_bar_enabled
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from .. import columns
+from ..data.checks import captioned_splits
 from ..data.record import captions_of_rows
 from ..data.stage import STAGE_FILE, Source, find_stage, ids_digest, join_stage, open_stage, read_stage, write_stage
 from ..data.texts import Embeddings, caption_lists, values_of
@@ -36,7 +37,6 @@ from .encoders import TextEncoder, encoder_from
 logger = logging.getLogger(__name__)
 
 CACHE = Path(HF_HOME) / "g4i_hf" / "embeddings"  # the default folder of embeddings
-TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nulls has the type null
 
 
 def embed_captions(
@@ -117,24 +117,6 @@ def _check_encoder(source: Source, text_encoder: str) -> None:
 
 
 # --- From captions to vectors ----------------------------------------------------------------------------------------
-
-
-def captioned_splits(images: DatasetDict) -> dict[str, Dataset]:
-    """The splits with captions. Raises ValueError if there is none, or the column holds no texts or lists of texts."""
-    captioned = {name: split for name, split in images.items() if columns.CAPTION in split.column_names}
-    for name, split in (captioned or images).items():
-        feature = split.features.get(columns.CAPTION)
-        if feature is None:
-            raise ValueError(
-                f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. "
-                f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption."
-            )
-        if (feature.feature if isinstance(feature, (List, LargeList)) else feature) not in TEXT:
-            raise ValueError(
-                f"Split {name!r}, column 'caption': {feature} is neither text nor a list of texts. Name the right "
-                "column with --caption_column."
-            )
-    return captioned
 
 
 def encode_captions(
