@@ -185,11 +185,13 @@ class Captioning:
         requests = None if args.max_requests is None else share.part_of(args.max_requests)
         cost = None if args.max_cost is None else args.max_cost / share.processes
         budget = Budget(requests, cost, args.price_input, args.price_output)
-        with AnswerStore(args.journal, share.rank) as store:
-            if self.by_files and self.endpoint.import_answers:
-                from ..captioning.endpoint import answers_in_files
+        imported = {}
+        if self.by_files and self.endpoint.import_answers:
+            from ..captioning.endpoint import answers_in_files
 
-                imported = answers_in_files(self.endpoint.import_answers)
+            imported = answers_in_files(self.endpoint.import_answers)  # a mistake there leaves no journal
+        with AnswerStore(args.journal, share.rank) as store:
+            if imported:
                 store.put_by_key(imported.items())
                 self.say(f"{len(imported):,} answers were read.")
             ask_again = needs_another_try if args.retry_failed else None
