@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
+from .fit_view import FEWEST_FOR_DISCRIMINANT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import ABSENT, TAUGHT, Classifier, ViewModel, linear_discriminant, logistic_regression, margins_of
+from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
 from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_views, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
-SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
-FEWEST_FOR_DISCRIMINANT = 20  # labelled rows that can be held out, to fit linear discriminants too
-MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
-MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
 FEWEST_HIDDEN = 20  # labelled rows that can be held out, to learn what images of no class look like
 TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
@@ -182,7 +177,7 @@ class LabelModel:
         self._as_people_err: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
-        self.models_ = [self._fit_view(values, name, rows) for name in known]
+        self.models_ = [fit_view(values[name], rows, self.log_prior_) for name in known]
         self.accuracy_: Estimate | None = None
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
@@ -198,67 +193,11 @@ class LabelModel:
             self._teach(values, learners, rows)
         self._estimate(values, rows)
 
-    # --- Each view ---------------------------------------------------------------------------------------------------
-
-    def _fit_view(self, values: dict[str, Values], name: str, rows: Rows) -> ViewModel:
-        """
-        Of logistic regressions, tried from the strongest regularisation on, and for views that learn of linear
-        discriminants, the one that predicts held-out labels best.
-        """
-        view = values[name]
-        judged = rows.judged[view.has[rows.judged]]
-        best, least = None, np.inf
-        for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
-            fit = partial(logistic_regression, strength=strength, variances=view.space.variances)
-            model = self._of_folds(values, name, rows, fit, best)
-            loss = self._loss(values, model, rows, judged)
-            if len(judged) and loss >= least:
-                break
-            best, least = model, loss
-        margin = margins_of(best.logits(values, judged, rows.folds)).mean() if len(judged) else 0.0
-        for shrinkage in SHRINKAGES if view.learns and len(judged) >= FEWEST_FOR_DISCRIMINANT else ():
-            model = self._of_folds(values, name, rows, partial(linear_discriminant, shrinkage=shrinkage))
-            # The priors of temperatures are for logits like those of the regression
-            model.scale(margin / margins_of(model.logits(values, judged, rows.folds)).mean())
-            loss = self._loss(values, model, rows, judged)
-            if loss < least:
-                best, least = model, loss
-        unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
-        if len(judged) and len(unlabelled):
-            best.temper_whole(values, unlabelled)
-        return best
-
-    def _of_folds(
-        self,
-        values: dict[str, Values],
-        name: str,
-        rows: Rows,
-        fit: Callable[..., Classifier],
-        start: ViewModel | None = None,
-    ) -> ViewModel:
-        """A classifier for each fold, without its labels, and one of all rows. Names of classes are examples too."""
-        view = values[name]
-        classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
-        model = ViewModel((name,), (view.x.shape[1],), {}, self.num_labels)
-        for fold in map(int, [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]):
-            fitted = known[rows.folds[known] != fold][:MOST_FITTED]
-            x, y = (
-                np.concatenate([view.x[fitted], view.names[classes]]),
-                np.concatenate([rows.labels[fitted], classes]),
-            )
-            kwargs = {} if start is None else {"start": start.models[fold]}
-            model.models[fold] = fit(x, y, self.num_labels, **kwargs)
-        return model
-
-    def _loss(self, values: dict[str, Values], model: ViewModel, rows: Rows, judged: np.ndarray) -> float:
-        held_out = model.logits(values, judged, rows.folds)
-        return calibrate([held_out], rows.labels[judged], self.log_prior_, quick=True).loss
+    # --- Calibration -------------------------------------------------------------------------------------------------
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
         return [model.logits(values, rows, model_of) for model in self.models_]
-
-    # --- Calibration -------------------------------------------------------------------------------------------------
 
     def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
         judged = rows.judged

@@ -1,0 +1,67 @@
+"""The classifier of each view: of several, the one that predicts held-out labels best."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from .likelihood import calibrate
+from .view_model import Classifier, ViewModel, linear_discriminant, logistic_regression, margins_of
+from .views import WHOLE, Rows, Values
+
+STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
+SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
+FEWEST_FOR_DISCRIMINANT = 20  # labelled rows that can be held out, to fit linear discriminants too
+MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
+MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
+
+
+def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
+    """
+    Logistic regressions are tried from the strongest regularisation on. For views that learn, such as image features,
+    linear discriminants are tried too. `log_prior`: (C,) of the classes.
+    """
+    judged = rows.judged[view.has[rows.judged]]
+
+    def held_out(model: ViewModel) -> np.ndarray:
+        return model.logits({view.name: view}, judged, rows.folds)
+
+    def loss_of(model: ViewModel) -> float:
+        return calibrate([held_out(model)], rows.labels[judged], log_prior, quick=True).loss
+
+    best, least = None, np.inf
+    for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
+        fit = partial(logistic_regression, strength=strength, variances=view.space.variances)
+        model = _of_folds(view, rows, len(log_prior), fit, best)
+        loss = loss_of(model)
+        if len(judged) and loss >= least:
+            break
+        best, least = model, loss
+    if view.learns and len(judged) >= FEWEST_FOR_DISCRIMINANT:
+        margin = margins_of(held_out(best)).mean()
+        for shrinkage in SHRINKAGES:
+            model = _of_folds(view, rows, len(log_prior), partial(linear_discriminant, shrinkage=shrinkage))
+            # The priors of temperatures are for logits like those of the regression
+            model.scale(margin / margins_of(held_out(model)).mean())
+            loss = loss_of(model)
+            if loss < least:
+                best, least = model, loss
+    unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
+    if len(judged) and len(unlabelled):
+        best.temper_whole({view.name: view}, unlabelled)
+    return best
+
+
+def _of_folds(
+    view: Values, rows: Rows, num_labels: int, fit: Callable[..., Classifier], start: ViewModel | None = None
+) -> ViewModel:
+    """A classifier for each fold, without its labels, and one of all rows. Names of classes are examples too."""
+    classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
+    model = ViewModel((view.name,), (view.x.shape[1],), {}, num_labels)
+    for fold in map(int, [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]):
+        fitted = known[rows.folds[known] != fold][:MOST_FITTED]
+        x = np.concatenate([view.x[fitted], view.names[classes]])
+        y = np.concatenate([rows.labels[fitted], classes])
+        kwargs = {} if start is None else {"start": start.models[fold]}
+        model.models[fold] = fit(x, y, num_labels, **kwargs)
+    return model
