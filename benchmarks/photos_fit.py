@@ -33,14 +33,15 @@ from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
 from g4i_hf.workflows.fit_result import FitResult
 
-SETTINGS = ("none", "1 a class", "4 a class", "40% wrong", "uneven", "all")
+SETTINGS = ("none", "1 a class", "4 a class", "40% wrong", "40% wrong, no captions", "uneven", "all")
 KEY = ("data", "setting", "validation", "seed")
 
 
 def drawn(training: Dataset, setting: str, seed: int) -> Dataset:
     if setting == "none":
         return with_labels(training, np.full(len(training), -1))
-    if setting == "40% wrong":
+    if setting.startswith("40% wrong"):
+        training = training.remove_columns("caption") if setting.endswith("no captions") else training
         return with_label_noise(training, 0.4, seed, training.features["label"].num_classes)
     return with_labels(training, labels_with(training, "at random" if setting == "uneven" else setting, seed))
 

@@ -81,6 +81,7 @@ FIT = {
     "4 a class": "4 labels a class",
     "uneven": "as many, drawn at random",
     "40% wrong": "40% of the labels wrong",
+    "40% wrong, no captions": "40% of the labels wrong, without captions²",
     "all": "all labels right¹",
 }
 
