@@ -101,6 +101,7 @@ def test_bytes_in_a_table_that_have_changed_are_noticed_and_others_are_not_read_
     with monkeypatch.context() as patched:
         patched.setattr("g4i_hf.data.record.content_of", None)
         assert Record.of(load_images(tmp_path / "table"), names, earlier=before).digest == before.digest
+    assert len(splits) > 1 and differences(before, Record.of(dict(reversed(splits.items())), names)) == {}
     replace_bytes(pictures)
     assert differences(before, Record.of(saved(), names, earlier=before)) == {"image_digest": "contents of 1 image"}
 

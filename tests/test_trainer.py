@@ -230,14 +230,17 @@ def test_learned_logits_start_at_the_options_and_step_along_their_slope(tmp_path
         ({"align_loss": "clip"}, False),
     ],
 )
-@pytest.mark.parametrize("brought_along", [False, True])
+@pytest.mark.parametrize("brought_along", [False, True, "temperature alone"])
 def test_the_temperature_is_learned_by_siglip_alone(tmp_path, vit, options, learned, brought_along):
     """One that the model brings along is otherwise left alone."""
     if brought_along:
         vit.learn_logits(0.5, -1.0)
+    if brought_along == "temperature alone":
+        del vit.logit_bias
+        vit.config.logit_bias_init = None
     trainer, _ = one_step(tmp_path, vit, rows(4, torch.float64), per_device_train_batch_size=4, **options)
     assert ("logit_scale" in first_log(trainer)) == learned
-    assert hasattr(trainer.model, "logit_scale") == (learned or brought_along)
+    assert hasattr(trainer.model, "logit_scale") == (learned or bool(brought_along))
     if brought_along:
         assert (trainer.model.logit_scale != vit.logit_scale).item() == learned
 

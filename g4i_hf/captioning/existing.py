@@ -161,7 +161,8 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(key), record.get(caption_field)
             done += 1
     except (ValueError, csv.Error) as error:
-        message = f"{path.name}, record {done + 1}: {error}. Correct it, or give --file_key and --file_caption."
+        what = f"{path.name}, record {done + 1}: {str(error).removeprefix(f'{path}, ').rstrip('.')}"
+        message = f"{what}. Correct it, or give --file_key and --file_caption."
         raise ValueError(message) from error
 
 

@@ -68,7 +68,7 @@ class ClassAnswer:
     @classmethod
     def of(cls, answer: Answer | None, matching: Matching) -> "ClassAnswer":
         stored = Caption.of(answer)
-        if answer is None or answer.status != OK or stored.caption_status == "empty":
+        if answer is None or answer.status != OK or not any(map(str.isalnum, answer.text or "")):
             return cls(None, False, stored.caption_raw, stored.caption_status, stored.caption_reason)
         matched = matching(answer.text)
         status = {NONE: "none", NO_CLASS: "unmatched"}.get(matched, NAMED)

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 DIGEST_BYTES = 16
 MOST_TOGETHER = 500  # digests in a query; up to SQLite 3.31 there may be 999
 # Keys and places never collide. If their content changes, the number must change too
-_KEY, _PLACE = b"g4i_hf key 1", b"g4i_hf place 1"
+_KEY, _PLACE = b"g4i_hf key 2", b"g4i_hf place 2"
 
 _TABLES = """
 BEGIN IMMEDIATE;

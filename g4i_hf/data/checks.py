@@ -225,7 +225,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
 
 def sampled(rows: Sequence[int]) -> Sequence[int]:
     """All of them, or at most CHECK_ALL_BELOW at equal distances."""
-    return rows[:: -(-len(rows) // CHECK_ALL_BELOW)] if rows else rows
+    return [rows[place] for place in np.linspace(0, len(rows) - 1, min(len(rows), CHECK_ALL_BELOW)).astype(int)]
 
 
 def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -330,7 +330,7 @@ def csv_rows(file: str) -> Iterator[dict[str, Any]]:
         for row in reader:
             if None in row:
                 what = f"{file}, line {reader.line_num} has more cells than the first line"
-                raise ValueError(f"{what}. Put texts with commas between double quotes.")
+                raise ValueError(f"{what}. Put texts with {reader.reader.dialect.delimiter!r} between double quotes.")
             yield {column: cell or None for column, cell in row.items()}
 
 

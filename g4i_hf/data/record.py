@@ -270,9 +270,19 @@ def _of_rows(before: dict[str, list], after: dict[str, list]) -> dict[str, str]:
         changes["new"] = _images(added, "new ")
     if removed := len(before[SPLIT]) - len(pairs):
         changes["removed"] = f"{_images(removed)} removed"
-    if not changes and pairs != sorted(pairs, key=lambda pair: pair[1]):
+    if not changes and _are_in_another_order(pairs, before[SPLIT]):
         changes["order"] = "the order of the images"
     return changes
+
+
+def _are_in_another_order(pairs: list[tuple[int, int]], splits: list[str]) -> bool:
+    """Within a split of the first, whichever split comes first."""
+    last: dict[str, int] = {}
+    for old, new in pairs:
+        if new < last.get(splits[old], -1):
+            return True
+        last[splits[old]] = new
+    return False
 
 
 def _paired(before: dict[str, list], after: dict[str, list]) -> list[tuple[int, int]]:

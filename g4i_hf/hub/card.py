@@ -27,7 +27,7 @@ MOST_CLASSES = 1000
 FEW_IMAGES = 10_000
 # Of captions that were given
 ORIGINS = {"column": "a column of the data", "file": "a file that names each image"}
-NO_SETTINGS = ("captioner", "model", "revision", "prompts")  # of what is known of a captioner
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "image_max_side", "dtype")  # of a captioner
 BATCH = "per_device_train_batch_size"
 OF_FIT = ("student", "pretrained", "image_size", "text_encoder", "seed")  # the other options are the projector's
 SHOWN_VERSIONS = ("g4i_hf", "torch", "transformers", "timm", "datasets")
@@ -238,8 +238,7 @@ def captioner_rows(
     """Prompts and settings of what wrote captions, by its provenance."""
     prompts = prompts or []
     names = ["prompt"] if len(prompts) == 1 else [f"prompt {i + 1}" for i in range(len(prompts))]
-    known = {name: value for name, value in captioner.items() if name not in NO_SETTINGS and value is not None}
-    settings = ", ".join(f"{name} {value}" for name, value in known.items())
+    settings = ", ".join(f"{name} {captioner[name]}" for name in SETTINGS if captioner.get(name) is not None)
     rows = list(zip(names, prompts, strict=True)) + [("captioner's settings", settings)] * bool(settings)
     return [(name, plain(text, longest)) for name, text in rows]
 

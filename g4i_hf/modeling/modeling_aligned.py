@@ -241,11 +241,11 @@ class AlignedImageClassification(PreTrainedModel):
 
     def learn_logits(self, temperature: float, bias: float = -10.0) -> None:
         """Make temperature and bias parameters of the model; keeps existing ones."""
-        if not hasattr(self, "logit_scale"):
-            where = {"device": self.device, "dtype": self.projector.dtype}
-            self.config.logit_scale_init, self.config.logit_bias_init = -math.log(temperature), bias
-            self.logit_scale = nn.Parameter(torch.tensor(self.config.logit_scale_init, **where))
-            self.logit_bias = nn.Parameter(torch.tensor(bias, **where))
+        where = {"device": self.device, "dtype": self.projector.dtype}
+        for name, value in {"logit_scale": -math.log(temperature), "logit_bias": bias}.items():
+            if not hasattr(self, name):
+                setattr(self.config, f"{name}_init", value)
+                setattr(self, name, nn.Parameter(torch.tensor(value, **where)))
 
     def forward(
         self,

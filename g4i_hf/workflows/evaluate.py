@@ -55,7 +55,6 @@ class Evaluation:
         self.folders: dict[str, Path] = {}  # by run, for its metrics
         self.splits = DatasetDict()  # to evaluate, with their embeddings
         self.id2label: dict[int, str] = {}
-        self.training: Dataset | None = None  # split
         self.record: Record | None = None  # of the splits evaluated now or before; in the main process
         self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.predictions: dict[str, dict[str, Predictions]] = {}  # by run and split
@@ -138,7 +137,6 @@ class Evaluation:
             if args.on_bad_images == "skip":
                 self.left_out[name] = len(bad)
         self.splits = DatasetDict({name: splits[name] for name in names})
-        self.training = splits.get(args.train_split)
 
     def _check_data(self, splits: DatasetDict, evaluated: list[str]) -> None:
         """Raise OtherDataError if the data is not that of the training, or that of the metrics of other splits."""
@@ -190,10 +188,8 @@ class Evaluation:
         if {int(i): label for i, label in model.config.id2label.items()} != self.id2label:
             raise ValueError(f"{run} was trained on other classes than those of the data, or another order of them.")
         how = (self.accelerator, args.eval_batch_size, args.eval_num_workers)
-        # Image embeddings are compared with captions of these splits and with class names
-        with_texts = [*self.splits.values(), *([self.training] if self.training else [])]
-        # A baseline's untrained projector says nothing
-        texts = any(map(has_texts, with_texts)) and aligns(read_options(run)) is not False
+        # Compared with captions and class names; a baseline's untrained projector says nothing
+        texts = aligns(read_options(run)) is not False
         for split_name, split in self.splits.items():
             what, features = f"{run.name}, {split_name}", None
             if self.fit is not None and model.takes_features:  # mostly both runs have the same backbone
