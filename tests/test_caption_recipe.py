@@ -1,16 +1,14 @@
 """`caption` as people start it, where a mistake would cost answers, images or trust."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import make
 import pytest
-from caption_doors import CAPTIONER, ROOT, answers_in, asking, caption, draw_numbers, rows_of
+from caption_doors import CAPTIONER, answers_in, asking, caption, draw_numbers, rows_of
 from datasets import DatasetDict
-from doors import imports_of, succeed
-from test_caption_kills import CAPTION, environment
+from doors import TWO_PROCESSES, imports_of, succeed
 
 from g4i_hf import load_images
 from g4i_hf.captioning.runner import Share
@@ -112,11 +110,8 @@ def test_a_limit_that_the_second_process_alone_met_leaves_no_captions_that_pass_
     server = serve()
 
     def run(*more: str) -> str:
-        command = [*CAPTION[2], *asking(server, "--dataset_name", tmp_path / "pictures", *more)]
-        command += ["--captions_dir", tmp_path / "captions"]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, env=environment())
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        places = {"dataset_name": tmp_path / "pictures", "captions_dir": tmp_path / "captions"}
+        return succeed("caption", *asking(server, *more), places, launcher=TWO_PROCESSES).out
 
     said = run("--max_requests", "5")
     assert "the same command asks for as many more" in said

@@ -373,3 +373,14 @@ def test_image_features_withstand_wrong_labels_and_wrong_captions():
     few = np.where(np.arange(900) < 75, truth, -1)
     both = LabelModel(classes).fit({"caption": captions, "image": View(features)}, few)
     assert (both.posterior_.argmax(1) == truth)[75:].mean() > 0.85
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_image_features_that_tell_nearly_all_leave_no_class_without_a_row():
+    """Logits of a discriminant are far apart there, and a very low one would mean that its class has no row."""
+    generator, truth = np.random.default_rng(0), np.arange(400) % 10
+    features = generator.normal(0, 1, (10, 200))[truth] + generator.normal(0, 0.02, (400, 200))
+    captions = View(np.eye(10)[truth] + generator.normal(0, 0.3, (400, 10)), np.eye(10))
+    labels = np.where(np.arange(400) < 30, truth, -1)
+    model = LabelModel(10).fit({"caption": captions, "image": View(features)}, labels)
+    assert np.isfinite(model.posterior_).all() and (model.posterior_.argmax(1) == truth).mean() > 0.99

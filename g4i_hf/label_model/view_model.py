@@ -129,7 +129,8 @@ def linear_discriminant(values: np.ndarray, labels: np.ndarray, num_labels: int,
     Weight (D, C) and bias (C,) of Fisher's linear discriminant, near `ABSENT` for a class without rows, of values
     (n, D). Labels are class indices (n,), or probabilities (n, C), zeros for a class that is left out. Wrong labels
     move the mean of a class, where they bend a logistic regression. `shrinkage` is the share of the mean variance in
-    the covariance within classes (Friedman, 1989).
+    the covariance within classes (Friedman, 1989). The mean margin of these rows is 1, as that of logits far from each
+    other would be taken for a class without rows.
     """
     shares = labels if labels.ndim == 2 else np.eye(num_labels, dtype=np.float32)[labels]
     counts, weights = shares.sum(0), shares.sum(1)
@@ -141,7 +142,10 @@ def linear_discriminant(values: np.ndarray, labels: np.ndarray, num_labels: int,
     middle = means[seen].mean(0)
     weight = np.linalg.solve(covariance, np.where(seen, (means - middle).T, 0))
     bias = -((means + middle).T * weight).sum(0) / 2
-    return weight.astype(np.float32), np.where(seen, bias, ABSENT).astype(np.float32)
+    weight, bias = weight.astype(np.float32), bias.astype(np.float32)
+    logits = (values @ weight + bias)[:, seen]
+    usual = np.float32(np.average(logits.max(1) - logits.mean(1), weights=weights))
+    return weight / usual, np.where(seen, bias / usual, np.float32(ABSENT))
 
 
 @torch.enable_grad()
