@@ -193,11 +193,11 @@ class LabelModel:
             self._teach(values, learners, rows)
         self._estimate(values, rows)
 
-    # --- Calibration -------------------------------------------------------------------------------------------------
-
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
         return [model.logits(values, rows, model_of) for model in self.models_]
+
+    # --- Calibration -------------------------------------------------------------------------------------------------
 
     def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
         judged = rows.judged
