@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 from .cli import OptionError, check_paths, is_first_process, say
 from .extras import require
 from .files import printable
-from .names import LABELS_ONLY, check_run, is_of_fit
+from .names import LABELS_ONLY, OPTIONS_FILE, check_run, is_of_fit
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -232,14 +231,15 @@ class Train(Command):
 
     def _compare_with_labels_only(self, run, data, encoder, student, augmentation, training) -> None:
         """Train the same without captions, and print both accuracies."""
+        from .evaluation.metrics import read_results
+
         baseline = copy.copy(training)  # `replace` would lose the options that only Trainer has
         baseline.output_dir = os.path.join(training.output_dir, LABELS_ONLY)
         baseline.align_weight, baseline.push_to_hub = 0.0, False
         say(f"\nOn the labels alone, in {baseline.output_dir}:")
         alone = dataclasses.replace(run, labels_only=False, supervision="none", unlabelled="drop")
         self._train(alone, data, encoder, student, augmentation, baseline)
-        files = [Path(options.output_dir) / "all_results.json" for options in (baseline, training)]
-        results = [json.loads(file.read_text(encoding="utf-8")) for file in files if is_first_process()]
+        results = [read_results(options.output_dir) for options in (baseline, training) if is_first_process()]
         name = f"{run.eval_split}_accuracy"
         if results and all(name in metrics for metrics in results):
             both = f"labels only {results[0][name]:.1%}, with captions {results[1][name]:.1%}"
@@ -256,7 +256,7 @@ class Evaluate(Command):
     adds the speed of the student.
     """
 
-    run_options = "train.yaml"
+    run_options = OPTIONS_FILE
 
     def check(self, args, data, encoder) -> None:
         check_paths(baseline=args.baseline)

@@ -10,6 +10,7 @@ from pathlib import Path
 from .files import nearest, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
+OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
 # Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
@@ -187,7 +188,7 @@ def identity_of(place: str, revision: str | None) -> tuple[str | None, str | Non
 
 def is_of_fit(folder: str | Path) -> bool:
     """Whether a folder is one of `g4i fit`, which holds two runs."""
-    return (Path(folder) / WITH_VIEWS / "train.yaml").is_file()
+    return (Path(folder) / WITH_VIEWS / OPTIONS_FILE).is_file()
 
 
 def run_of(folder: str | Path) -> Path:
@@ -195,7 +196,7 @@ def run_of(folder: str | Path) -> Path:
     folder = Path(folder)
     if is_of_fit(folder):
         return folder / WITH_VIEWS
-    is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / "train.yaml").is_file()
+    is_checkpoint = folder.name.startswith("checkpoint-") and not (folder / OPTIONS_FILE).is_file()
     return folder.parent if is_checkpoint else folder
 
 
@@ -209,7 +210,7 @@ def folder_digest(folder: str | Path) -> str:
     """Digest of the names and contents of a model's files. Subfolders with a stage or a run are left out."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
-    outputs = {path.parent for name in ("stage.json", "train.yaml") for path in root.glob(f"*/**/{name}")}
+    outputs = {path.parent for name in ("stage.json", OPTIONS_FILE) for path in root.glob(f"*/**/{name}")}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ..files import replace_text
+from ..names import RESULTS_FILE
 from .comparison import METRICS_OF_A_SPLIT, SPEED
 from .predict import Predictions, blocks, texts_of
 
@@ -173,9 +174,6 @@ def speed_text(results: dict[str, Any]) -> str:
 # --- The metrics of a split, and the file that holds them ------------------------------------------------------------
 
 
-RESULTS_FILE = "all_results.json"
-
-
 def split_metrics(
     predictions: Predictions, split: Dataset, name: str, name_embeds: np.ndarray | None = None
 ) -> dict[str, Any]:
@@ -241,17 +239,21 @@ def zero_shot_metrics(
     return metrics
 
 
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """`all_results.json` of a run, or of a folder of `g4i fit`; empty without one."""
+    path = Path(folder) / RESULTS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def update_results(run: str | Path, metrics: dict[str, Any], splits: Iterable[str] = ()) -> dict[str, Any]:
     """
     Add metrics to the `all_results.json` of a folder, replacing the file in one step, and return its content. Earlier
     metrics of the splits, and those of size and speed, are dropped, as a split may have lost its captions.
     """
-    path = Path(run) / RESULTS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.is_file() else {}
     dropped = {f"{split}_{figure}" for split in splits for figure in METRICS_OF_A_SPLIT} | {*(SPEED if splits else ())}
-    results = {name: value for name, value in results.items() if name not in dropped} | metrics
-    replace_text(path, json.dumps(results, indent=4, sort_keys=True) + "\n")
+    results = {name: value for name, value in read_results(run).items() if name not in dropped} | metrics
+    Path(run).mkdir(parents=True, exist_ok=True)
+    replace_text(Path(run) / RESULTS_FILE, json.dumps(results, indent=4, sort_keys=True) + "\n")
     return results
 
 

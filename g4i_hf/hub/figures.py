@@ -1,6 +1,5 @@
 """Figures of a release, beside the baseline's, also as `model-index`."""
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..evaluation.comparison import (
     ends_in_words,
     interval_text,
 )
-from ..evaluation.metrics import RESULTS_FILE, speed_text
+from ..evaluation.metrics import read_results, speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.judging import difference_interval
@@ -51,12 +50,6 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
             others = {f"{split}_{name}" for name in (*CARD_MEASURES, "samples")}
             results = {key: value for key, value in results.items() if key not in others}
     return results
-
-
-def read_results(run: str | Path) -> dict[str, Any]:
-    """`all_results.json` of a run; empty before any evaluation."""
-    path = Path(run) / RESULTS_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, TimmWrapperConfig
 
 from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
+from ..evaluation.metrics import read_results
 from ..evaluation.predict import load_run
 from ..extras import require
 from ..files import check_replaceable, give_usual_permissions, replacing
@@ -28,7 +29,7 @@ from ..training.run_folder import read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
-from .figures import comparison, measured, read_results
+from .figures import comparison, measured
 from .onnx import export_onnx
 from .push import MANIFEST, OF_DATASET, OF_STUDENT, SECRETS, clear_errors, last_push, list_files, push_folder
 

@@ -25,23 +25,19 @@ from ..data.record import RECORD_FILE
 from ..data.stage import Source, find_stage, known_chain
 from ..files import read_mapping, replace_text, yaml_lines
 from ..modeling.packaged import PACKAGE, published_name
-from ..names import is_hub_id
+from ..names import EMA_FILE, OPTIONS_FILE, RESULTS_FILE, is_hub_id
 from ..options import OPTIONS_OF, DataArguments, StudentArguments, about, is_secret, marked, names_of
 from .arguments import AlignmentArguments
 from .checkpoint import AFRESH, STAGING, checkpoints_of, missing_of, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-OPTIONS_FILE = "train.yaml"
 HEAD = "The options of this run; repeat it with --config on this file."
 LOCK_FILE = ".lock"
 TENSORBOARD_DIR = "tensorboard"
 # Files that a run writes, and so may leave behind
 WRITTEN_FOLDERS = ("student", "predictions", TENSORBOARD_DIR, STAGING)
-WRITTEN_FILES = (
-    *("all_results.json", "model.safetensors", "ema.safetensors", "trainer_state.json", "lineage.json"),
-    RECORD_FILE,
-)
+WRITTEN_FILES = (*("model.safetensors", EMA_FILE, "trainer_state.json", "lineage.json", RESULTS_FILE, RECORD_FILE),)
 REMEDY = "Choose another --output_dir, or replace it with --overwrite true."
 
 
@@ -160,7 +156,7 @@ def open_run(output_dir: str | Path, options: dict[str, Any], overwrite: bool) -
             differing.append(f"{name} ({there!r} there, {here!r} here)")
     if differing:
         raise ValueError(f"{folder} holds a run with other options: {', '.join(differing[:3])}. {REMEDY}")
-    if (folder / "all_results.json").is_file():  # written last
+    if (folder / RESULTS_FILE).is_file():  # written last
         return "finished", None
     checkpoint = newest_checkpoint(folder)
     if checkpoint is not None:

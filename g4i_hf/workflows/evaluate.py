@@ -24,19 +24,26 @@ from ..evaluation.comparison import (
     compare,
     shown_names,
 )
-from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, split_metrics, update_results
+from ..evaluation.metrics import (
+    read_results,
+    results_folder,
+    size_metrics,
+    speed_metrics,
+    split_metrics,
+    update_results,
+)
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
-from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of
+from ..names import LABELS_ONLY, OPTIONS_FILE, WITH_VIEWS, check_run, is_of_fit, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import judged_by_labels
-from ..training.run_folder import OPTIONS_FILE, read_options
-from .fit_result import RESULTS, judgement_in_results
+from ..training.run_folder import read_options
+from .fit_result import judgement_in_results
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +106,7 @@ class Evaluation:
 
     def _estimate_of_fit(self) -> str:
         """The accuracy of the classifier with views that `g4i fit` had estimated."""
-        fit = json.loads((self.fit / RESULTS).read_text(encoding="utf-8")) if (self.fit / RESULTS).is_file() else {}
+        fit = read_results(self.fit)
         share, interval = fit.get(f"{WITH_VIEWS}_accuracy"), fit.get(f"{WITH_VIEWS}_interval")
         if share is None or interval is None:
             return ""

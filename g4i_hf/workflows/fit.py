@@ -28,7 +28,7 @@ from ..data.dataset import CaptionedImages
 from ..data.labels import GOLD, reviews_of
 from ..data.loading import class_names, standardise
 from ..data.record import order_of
-from ..evaluation.metrics import split_metrics, update_results
+from ..evaluation.metrics import read_results, split_metrics, update_results
 from ..evaluation.predict import Predictions
 from ..evaluation.report import Judged, suspicious_cards, suspicious_rows, write_fit_report
 from ..files import check_replaceable, portable, replace_text
@@ -37,7 +37,7 @@ from ..hub.release import Release, baseline_of_fit
 from ..label_model import LabelModel, View
 from ..label_model.plan import doubtful_labels
 from ..modeling.processing import EvalTransform
-from ..names import LABELS_ONLY, WITH_VIEWS
+from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
     DataArguments,
@@ -72,7 +72,6 @@ from .fit_result import (
     FINISHED,
     OTHER,
     REPORT,
-    RESULTS,
     UNFINISHED,
     FitFolder,
     FitResult,
@@ -148,7 +147,7 @@ class Fit:
         if self.args.overwrite:
             self.place.clear()
         elif holds == OTHER:
-            self.before = FitResult.read(self.folder) if (self.folder / RESULTS).is_file() else None
+            self.before = FitResult.read(self.folder) if (self.folder / RESULTS_FILE).is_file() else None
             self.place.set_aside()
         self.place.note(result={})
         self.images.record.write(self.folder)
@@ -220,7 +219,7 @@ class Fit:
             "suspicious_labels": suspicious,
             "doubtful_labels": max(doubtful_labels(known.model, known.views, known.unreviewed) - suspicious, 0),
         }
-        replace_text(self.folder / RESULTS, json.dumps(results | known.facts, indent=2) + "\n")
+        replace_text(self.folder / RESULTS_FILE, json.dumps(results | known.facts, indent=2) + "\n")
         result = FitResult.read(self.folder)
         for name in names:
             of_name: dict[str, Any] = {"judgement": result.of_card(name), "labels_said": result.labels_in_words()}
@@ -241,7 +240,7 @@ class Fit:
 
     def _release(self) -> FitResult:
         """Makes `classifier/` of the run that `--release` names, or the better one, unless it is there."""
-        results = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
+        results = read_results(self.folder)
         better = LABELS_ONLY if (results["difference"] or 0) < 0 else WITH_VIEWS
         released = better if self.args.release == "auto" else self.args.release
         if results.get("released") != released:
@@ -250,7 +249,7 @@ class Fit:
             run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
             Release(ReleaseArguments(run=run, baseline=baseline, student_dir=student)).build()
             results |= {"released": released, "finetuned": released in finetuned}
-            replace_text(self.folder / RESULTS, json.dumps(results, indent=2) + "\n")
+            replace_text(self.folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
             text = (self.folder / CONFIG).read_text(encoding="utf-8")
             replace_text(
                 self.folder / CONFIG, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M)

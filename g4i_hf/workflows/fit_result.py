@@ -17,13 +17,14 @@ from accelerate.utils import broadcast_object_list
 from ..data.labels import GOLD
 from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
+from ..evaluation.metrics import read_results
 from ..files import replace_text
 from ..label_model.plan import ANSWER, CAPTION, IMAGE, none_in_words
-from ..names import LABELS_ONLY, WITH_VIEWS, file_digest
+from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS, file_digest
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
 
-CLASSIFIER, REPORT, RESULTS, CONFIG, NOTE = "classifier", "report.html", "all_results.json", "fit.yaml", "fit.json"
+CLASSIFIER, REPORT, CONFIG, NOTE = "classifier", "report.html", "fit.yaml", "fit.json"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, OTHER, UNFINISHED = "finished", "other", "unfinished"
 
@@ -79,7 +80,7 @@ class FitFolder:
         return bool(changes)
 
     def _earlier(self) -> list[Path]:
-        places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS)]
+        places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS_FILE)]
         others = [*self.folder.glob(f"{FINETUNED}*"), *self.folder.glob("*_results.json")]  # and of g4i evaluate
         return [place for place in dict.fromkeys([*places, *others]) if place.exists()]
 
@@ -102,7 +103,7 @@ class FitFolder:
     def result_files(self) -> dict[str, str]:
         """Digests of the files of a finished result; empty if one is missing."""
         runs = [path for path in (self.folder / LABELS_ONLY, self.folder / WITH_VIEWS) if path.exists()]
-        files = [self.folder / RESULTS, self.folder / CONFIG]
+        files = [self.folder / RESULTS_FILE, self.folder / CONFIG]
         files += [place / "model.safetensors" for place in (self.folder / CLASSIFIER, *runs)]
         if not runs or not all(file.is_file() for file in files):
             return {}
@@ -153,7 +154,7 @@ class FitResult:
 
     @classmethod
     def read(cls, folder: Path) -> "FitResult":
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        results = read_results(folder)
         kept = {each.name: results[each.name] for each in fields(cls) if each.name in results}
         return cls(classifier=folder / CLASSIFIER, config=folder / CONFIG, **kept)
 
