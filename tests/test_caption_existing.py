@@ -125,6 +125,7 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
             "file,caption\na.jpg,a cat, a dog\n",
             "record 1: line 2 has more cells than the first line. Put texts",
         ),
+        ("c.csv", "file,caption\na.jpg,a cat\nb.jpg\n", "record 2: line 3 has fewer cells than the first line"),
         ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "record 2: unexpected end of data"),
         ("c.csv", b"file,caption\na.jpg,caf\xe9\n", "record 1: 'utf-8' codec"),
         (
@@ -132,7 +133,8 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
             '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j',
             "record 2: line 2 is no JSON object",
         ),
-        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"caption": "b"}\n', "record 2: field 'file' is None"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "", "caption": "b"}', "record 2: field 'file' is ''"),
+        ("c.jsonl", '{"file": "a.jpg", "text": "x"}\n{"file": "b.jpg"}\n', "record 2: no field text among 'file'"),
         ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files that name each image"),
     ],
 )

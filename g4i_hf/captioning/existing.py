@@ -152,13 +152,11 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
     done = 0
     try:
         for record in readers[path.suffix.lower()](str(path)):
-            if done == 0:
-                key_field = _field(record, file_key, KEY_FIELDS)
-                caption_field = _field(record, file_caption, CAPTION_FIELDS)
-            key = record.get(key_field)
-            if key in (None, ""):
-                raise ValueError(f"field {key_field!r} is {key!r}, but must name an image")
-            yield str(key), record.get(caption_field)
+            file_key = _field(record, file_key, KEY_FIELDS)  # that of the first record, from then on
+            file_caption = _field(record, file_caption, CAPTION_FIELDS)
+            if record[file_key] in (None, ""):
+                raise ValueError(f"field {file_key!r} is {record[file_key]!r}, but must name an image")
+            yield str(record[file_key]), record[file_caption]
             done += 1
     except (ValueError, csv.Error) as error:
         what = f"{path.name}, record {done + 1}: {str(error).removeprefix(f'{path}, ').rstrip('.')}"

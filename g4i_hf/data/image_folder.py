@@ -328,8 +328,9 @@ def csv_rows(file: str) -> Iterator[dict[str, Any]]:
         head = next(content, "")
         reader = csv.DictReader(chain([head], content), delimiter=max(",;\t", key=head.count), strict=True)
         for row in reader:
-            if None in row:
-                what = f"{file}, line {reader.line_num} has more cells than the first line"
+            if None in row or None in row.values():
+                count = "more" if None in row else "fewer"
+                what = f"{file}, line {reader.line_num} has {count} cells than the first line"
                 raise ValueError(f"{what}. Put texts with {reader.reader.dialect.delimiter!r} between double quotes.")
             yield {column: cell or None for column, cell in row.items()}
 
