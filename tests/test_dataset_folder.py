@@ -122,7 +122,7 @@ def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
     stage = read_stage(embedded)  # goes back to images and captioner
     assert stage["stage"] == "embedding" and stage["text_encoder"] == "static" and stage["published"]
     assert stage["captions_stage"]["captioner"]["model"] == "captioner" and stage["source_name"] == "pictures"
-    assert "{label}" in stage["captions_stage"]["prompts"][0] and stage["ids_from"] == "file"
+    assert "{label}" in stage["captions_stage"]["prompts"][0]
 
 
 def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
@@ -241,35 +241,6 @@ def test_a_broken_image_is_named_and_captions_alone_are_published_all_the_same(s
     assert load_dataset(str(build_dataset(stage, tmp_path / "out")), split="train").num_rows == 12
 
 
-@pytest.mark.parametrize("kind", ["file", "content", "column"])
-@pytest.mark.parametrize("images_id", [None, "me/pictures"])
-def test_snippets_of_the_card_run(stages, tmp_path, monkeypatch, kind, images_id, static_folder):
-    """Of images whose ids are those of files, made of their content, or a column."""
-    monkeypatch.chdir(tmp_path)
-    pictures, stage = stages / "pictures", stages / "runs" / "embeddings"
-    if kind != "file":
-        pictures, ids = tmp_path / "data", {"image_id": None} if kind == "content" else {}
-        rows = make.rows(2, caption=["owl", "car"], label=None, **ids).cast_column("image", Image())
-        rows.to_parquet(pictures / "train.parquet")
-        stage = embedded_stage(DataArguments(str(pictures)), static_folder, Path("e"))
-    build_dataset(stage, "me/captions", images_id=images_id, repo_id="me/captions")
-    card = Path("me/captions/README.md").read_text()
-    assert not re.search(r"\n\n\n|\|\n\n+\|", card)
-    place = images_id or "path/to/images"
-    shutil.copytree(pictures, place)
-    first, joining = snippets(card)
-    exec(first, {})
-    if kind == "content" and images_id is None:  # such images are never a folder of pictures
-        joining = joining.replace('"imagefolder", data_dir=', "")
-    seen: dict = {}
-    exec(joining, seen)
-    expected = {row["image_id"]: row for row in load_dataset("me/captions", split="train")}
-    assert len(seen["joined"]) == len(expected) and all(row["image"].size for row in seen["joined"])
-    for row, image_id in zip(seen["joined"], seen["image_ids"], strict=True):
-        assert row["caption"] == expected[image_id]["caption"]
-        assert row["text_embeds"] == expected[image_id]["text_embeds"]
-
-
 def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, monkeypatch, capsys):
     """Images with captions of their own, most of them without a label; `test`, which comes first, has no captions."""
     monkeypatch.chdir(tmp_path)
@@ -279,6 +250,7 @@ def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, m
     where = ["--dataset_dir", "me/pictures", "--repo_id", "me/pictures"]
     main(["release", "--stage", "captions", "--with_images", *where])
     card = Path("me/pictures/README.md").read_text()
+    assert not re.search(r"\n\n\n|\|\n\n+\|", card)
     assert "| `label` | the class; null in 6 of 9 rows of `train` |" in card
     assert "null in place of one that is missing: in 3 of 3 rows of `test` |" in card
     assert "The images have other terms" not in card and "## Limits" not in card

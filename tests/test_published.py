@@ -13,7 +13,6 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from doors import files_in
 from hub import serving
 from huggingface_hub import HfApi
-from test_card import snippets
 from test_stages import IDS, captions_of, save_images
 
 from g4i_hf import load_images
@@ -54,7 +53,7 @@ def folder(tmp_path_factory) -> Path:
         HfApi().create_repo("me/files", repo_type="dataset", private=True)
         HfApi().upload_folder(repo_id="me/files", folder_path=pictures, repo_type="dataset")  # as `hf upload`
         push_folder(build_dataset(stage, folder / "images", with_images=True), "me/images", "dataset")
-        for way in ("rows", "files", "images", "nothing"):
+        for way in ("rows", "files", "nothing"):
             push_folder(build_dataset(stage, folder / way, images_id=f"me/{way}"), f"me/captions-of-{way}", "dataset")
         (folder / "hub").write_text(hub.url)
         yield folder
@@ -84,11 +83,6 @@ def test_the_images_of_captions_are_known_by_files_or_a_column_of_ids(folder):
     said = said_of("me/captions-of-rows")
     assert "is 'dog/2.png', that of the images '1.png#" in said and "hf upload" in said and "a column image_id" in said
     assert "me/nothing" in said_of("me/captions-of-nothing")
-    for way in ("files", "images"):
-        seen: dict = {}
-        code = snippets((folder / way / "README.md").read_text())[1]
-        exec(code.replace("path/to/captions", f"me/captions-of-{way}"), seen)
-        assert dict(zip(seen["image_ids"], seen["joined"]["caption"], strict=True)) == {i: f"of {i}" for i in IDS}
 
 
 # Rows that name, in place of an image, a file of whoever opens them or an address of its network

@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,6 @@ from .images import IMAGE_SUFFIXES, content_of, file_columns, image_paths
 from .record import captions_of_rows, image_digests
 
 NO_ROW = -1
-CONTENT_ID = re.compile("[0-9a-f]{24}")
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +99,6 @@ def _id_of_file(path: str | None) -> str | None:
     if file.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
-
-
-def id_form(image_id: str) -> str:
-    """Whether an id was made from a `file` name or from `content`, or comes from a `column`, by its form."""
-    base = image_id.partition("#")[0]
-    if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES:
-        return "file"
-    return "content" if CONTENT_ID.fullmatch(base) else "column"
 
 
 def content_id(image: dict[str, Any]) -> str:

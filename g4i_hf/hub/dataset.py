@@ -19,7 +19,7 @@ from .. import columns
 from ..captioning.stage import RAW, REASON, STATUS
 from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
-from ..data.joining import check_image_ids, id_form
+from ..data.joining import check_image_ids
 from ..data.labels import LABELS_FILE, with_labels_of
 from ..data.loading import images_root, labels_file_of, open_images
 from ..data.record import content_digest
@@ -86,7 +86,6 @@ def build_dataset(
     public = public_stage(stage, with_images=with_images, images_id=images_id)
     public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
     _check_source(public, repo_id)
-    public["ids_from"] = _ids_from(splits)
     shown = [column for column in (columns.LABEL, columns.CAPTION) if column in features]
     public["nulls"] = {column: {name: _nulls(split, column) for name, split in splits.items()} for column in shown}
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
@@ -198,18 +197,6 @@ def _check_ids(split: Dataset, name: str) -> None:
                 f"Split {name!r}, column 'image_id': {local[0].as_py()!r} is a path of this machine. Give the images "
                 "other ids, or leave the column out to have them made from file names."
             )
-
-
-def _ids_from(splits: DatasetDict) -> str | None:
-    """
-    What the ids are by their form: made from `file` names or the `content` of images, or a `column` of the data. None
-    for a mixture, or where equal ids got a number: the snippet of the card cannot make those.
-    """
-    ids = {image_id for split in splits.values() for image_id in split[columns.IMAGE_ID][:]}
-    forms = set(map(id_form, ids))
-    if "column" in forms:  # made ids are of the other forms
-        return "column"
-    return forms.pop() if len(forms) == 1 and not any("#" in image_id for image_id in ids) else None
 
 
 def _nulls(split: Dataset, column: str) -> int:
