@@ -239,15 +239,13 @@ def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple
                     yield row, bad_image(images, split, row, reason)
 
 
-def readable_rows(
-    split: Dataset, name: str, on_bad_images: str = "skip", decoded: Collection[str] = ()
-) -> tuple[Dataset, list[dict[str, Any]]]:
+def readable_rows(split: Dataset, name: str, on_bad_images: str = "skip", decoded: Collection[str] = ()) -> Dataset:
     """
-    The rows whose image can be decoded, and of the others what [`bad_image`] says; raises BadImageError for too many.
-    With "error" for the first, and then a large split is sampled. Images of a digest in `decoded` were decoded before.
+    The rows whose image can be decoded. Raises BadImageError for too many others; with "error" ValueError for the
+    first, and then a large split is sampled. Images of a digest in `decoded` were decoded before.
     """
     rows: Sequence[int] = range(len(split))
-    bad = {}
+    bad: dict[int, str] = {}
     if decoded:
         digests = image_digests(split)[columns.IMAGE_DIGEST]
         rows = [row for row in rows if digests[row] not in decoded]
@@ -256,16 +254,15 @@ def readable_rows(
     for row, item in bad_images(split, name, rows):
         if on_bad_images == "error":
             raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(item)}")
-        bad[row] = item
+        bad[row] = describe(item)
         if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
             raise BadImageError(
                 f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
-                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {describe(item)}. Is the folder of the images "
+                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {bad[row]}. Is the folder of the images "
                 "there, and the disk well?"
             )
     if not bad:
-        return split, []
-    named = [describe(item) for item in bad.values()]
-    shown = "; ".join(named[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+        return split
+    shown = "; ".join(list(bad.values())[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
     logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
-    return split.select([row for row in range(len(split)) if row not in bad]), list(bad.values())
+    return split.select([row for row in range(len(split)) if row not in bad])

@@ -47,7 +47,7 @@ SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 METRICS_OF_A_SPLIT = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
-    *("samples", "labelled", "bad_images", "weights", "gallery_size"),
+    *("samples", "labelled", "weights", "gallery_size"),
 )
 
 # The metrics of a card; `g4i evaluate` shows all of ALL_MEASURES that it computed

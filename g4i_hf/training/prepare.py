@@ -232,7 +232,7 @@ class Preparation:
         """Leave out unreadable images, and raise ValueError for other invalid rows."""
         splits, run, training, number = embedded.splits, self.run, self.run.train_split, len(self.id2label)
         for name in (training, *self.evaluated):
-            splits[name], _ = readable_rows(splits[name], name, run.on_bad_images)
+            splits[name] = readable_rows(splits[name], name, run.on_bad_images)
         dim = embedded.dim or (1 if self.args.aligns else None)
         if embedded.num_missing:
             dim = None

@@ -63,7 +63,6 @@ class Evaluation:
         self.splits = DatasetDict()  # to evaluate, with their embeddings
         self.id2label: dict[int, str] = {}
         self.record: Record | None = None  # of the splits evaluated now or before; in the main process
-        self.left_out: dict[str, int] = {}  # by split, unreadable images that are skipped
         self.predictions: dict[str, dict[str, Predictions]] = {}  # by run and split
         self.results: dict[str, dict[str, Any]] = {}  # by run, its `all_results.json`; in the main process
         self.verdicts: list[str] = []  # of a run and its baseline, a line a split
@@ -140,9 +139,7 @@ class Evaluation:
             )
         for name in dict.fromkeys(names):
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
-            splits[name], bad = readable_rows(splits[name], name, args.on_bad_images)
-            if args.on_bad_images == "skip":
-                self.left_out[name] = len(bad)
+            splits[name] = readable_rows(splits[name], name, args.on_bad_images)
         self.splits = DatasetDict({name: splits[name] for name in names})
 
     def _check_data(self, splits: DatasetDict, evaluated: list[str]) -> None:
@@ -230,8 +227,6 @@ class Evaluation:
             split = self.splits[split_name]
             metrics |= split_metrics(predicted, split, split_name, name_embeds)
             metrics[f"{split_name}_weights"] = args.weights
-            if args.on_bad_images == "skip":
-                metrics[f"{split_name}_bad_images"] = self.left_out[split_name]
         if args.speed and name == "aligned":  # the baseline has the same architecture
             metrics |= self._speed(name)
         results = update_results(self.folders[name], metrics, list(self.splits))

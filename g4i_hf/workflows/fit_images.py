@@ -109,7 +109,7 @@ class FitImages:
         decoded = images_with_features(self.folder / FEATURES)
         for name in splits:
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
-            splits[name], _ = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
+            splits[name] = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
         self.say(
