@@ -176,7 +176,7 @@ def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
 def loaded(run: TrainingRun) -> np.ndarray:
     """The soft labels with which it would train."""
     run.load()
-    return soft_of(run.prepared.embedded.splits["train"])
+    return soft_of(run.prepared.splits["train"])
 
 
 def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data, tmp_path):

@@ -14,6 +14,7 @@ from ..data.texts import caption_lists
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import aligns, learned_from_captions
 from ..pages import thumbnail, write_page
+from ..training.judged_heads import KEPT, Judge
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text, shown_names
 from .metrics import speed_text
@@ -158,35 +159,41 @@ PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many a
 RARELY = 0.02  # share of confusions from which they are shown
 
 
-@dataclass
-class Judged:
-    """Images that judged, and the predictions of the released classifier for them."""
-
-    images: Dataset  # n rows
-    logits: np.ndarray  # (n, C)
-    probabilities: np.ndarray  # (n, C) of the classes; one-hot for labels
-    has_labels: bool  # whether these are labels
-
-
 def write_fit_report(
     path: str | Path,
     title: str,
     verdict: Sequence[str],
     results: dict[str, Any],
     names: dict[str, str],
-    judged: Judged,
+    judge: Judge,
+    judging: Dataset,
     suspicious: Iterable[dict[str, Any]],
     classes: dict[int, str],
     settings: dict[str, Any],
 ) -> None:
     """
-    Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `suspicious` cards of
-    [`suspicious_cards`], `settings` are shown in a folded section.
+    Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `judging` the images
+    of the judge, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
     """
     accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
-    about = "Drawn at random from the images that judged." if len(judged.images) else ""
-    reason = "Their label is another class" if judged.has_labels else "The views think of another class"
+    about = "Drawn at random from the images that judged." if len(judging) else ""
+    has_labels, logits = judge.name != KEPT, judge.logits[results["released"]]
+    reason = "Their label is another class" if has_labels else "The views think of another class"
+    predicted, likeliest, score = logits.argmax(1), judge.probabilities.argmax(1), softmax(logits, axis=1).max(1)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(judging))[:PREDICTIONS])
+    differ = np.flatnonzero(likeliest != predicted)
+    doubt = (score * judge.probabilities.max(1))[differ]
+
+    def card(row: int) -> dict[str, Any]:
+        lines, other = [("soft", f"{100 * score[row]:.0f}% sure")], classes[int(likeliest[row])]
+        is_other = likeliest[row] != predicted[row]
+        if has_labels:
+            lines.append(("wrong", f"is {other}") if is_other else ("right", "right"))
+        elif is_other:
+            lines.append(("wrong", f"views say {other}"))
+        return _card(judging, row, classes[int(predicted[row])], lines)
+
     write_page(
         path,
         title,
@@ -195,13 +202,13 @@ def write_fit_report(
         bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
         views=results["views"],
         suspicious=list(suspicious),
-        predictions=_predictions(judged, classes),
+        predictions=[card(row) for row in drawn.tolist()],
         about_pictures=about,
-        doubts=_doubts(judged, classes),
-        heading_of_doubts="Mistakes" if judged.has_labels else "Where classifier and views disagree",
+        doubts=[card(row) for row in differ[np.argsort(-doubt, kind="stable")][:DOUBTS].tolist()],
+        heading_of_doubts="Mistakes" if has_labels else "Where classifier and views disagree",
         about_doubts=f"{reason}, where the classifier is surest of its own.",
-        confusions=_confusions(judged, classes),
-        estimated=not judged.has_labels,
+        confusions=_confusions(predicted, judge.probabilities, classes),
+        estimated=not has_labels,
         settings=settings,
     )
 
@@ -231,28 +238,10 @@ def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
     return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
 
 
-def _predictions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
-    rows = np.sort(np.random.default_rng(0).permutation(len(judged.images))[:PREDICTIONS])
-    return [_predicted(judged, int(row), classes) for row in rows]
-
-
-def _doubts(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
-    """Images where the most probable class is another one, sorted by the confidence of the classifier."""
-    if not len(judged.images):
-        return []
-    predicted, score = judged.logits.argmax(1), softmax(judged.logits, axis=1).max(1)
-    differ = np.flatnonzero(judged.probabilities.argmax(1) != predicted)
-    doubt = score * judged.probabilities.max(1)
-    rows = differ[np.argsort(-doubt[differ], kind="stable")][:DOUBTS]
-    return [_predicted(judged, int(row), classes) for row in rows]
-
-
-def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]:
-    """Pairs of a true class and a class that is predicted for some of its images."""
-    if not len(judged.images):
-        return []
-    number = judged.logits.shape[1]
-    counts = judged.probabilities.T.astype(np.float64) @ np.eye(number)[judged.logits.argmax(1)]
+def _confusions(predicted: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]) -> list[dict[str, Any]]:
+    """Pairs of a class (n, C) and another that is predicted (n,) for some of its images."""
+    number = len(classes)
+    counts = probabilities.T.astype(np.float64) @ np.eye(number)[predicted]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     pairs = np.argsort(-shares, axis=None, kind="stable")[:CONFUSIONS]
@@ -267,17 +256,6 @@ def _confusions(judged: Judged, classes: dict[int, str]) -> list[dict[str, Any]]
         for true, other in top
         if shares[true, other] > RARELY
     ]
-
-
-def _predicted(judged: Judged, row: int, classes: dict[int, str]) -> dict[str, Any]:
-    predicted, score = int(judged.logits[row].argmax()), float(softmax(judged.logits[row]).max())
-    other, is_other = int(judged.probabilities[row].argmax()), judged.probabilities[row].argmax() != predicted
-    lines = [("soft", f"{100 * score:.0f}% sure")]
-    if judged.has_labels:
-        lines.append(("wrong", f"is {classes[other]}") if is_other else ("right", "right"))
-    elif is_other:
-        lines.append(("wrong", f"views say {classes[other]}"))
-    return _card(judged.images, row, classes[predicted], lines)
 
 
 def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> dict[str, Any]:

@@ -146,20 +146,12 @@ def accuracy_of_logits(prediction) -> dict[str, float]:
 
 
 @dataclass
-class Embedded:
-    """Splits with `text_embeds` of `dim` dimensions (None without)."""
-
-    splits: DatasetDict
-    dim: int | None
-    folder: Path | None = None  # their stage, if the splits had none
-    num_missing: int = 0  # in a dry run, distinct captions without an embedding
-
-
-@dataclass
 class Prepared:
     """What the trainer needs, and where it is from."""
 
-    embedded: Embedded  # the splits in use, without unreadable images; training rows perhaps with `soft_labels`
+    splits: DatasetDict  # in use, without unreadable images; training rows perhaps with `soft_labels`
+    embeddings: Path | None  # the stage of the embeddings, if the data had none
+    num_missing: int  # in a dry run, distinct captions without an embedding
     built: BuiltStudent
     images: CaptionedImages  # to train on
     eval_images: dict[str, CaptionedImages]  # by split
@@ -179,6 +171,9 @@ class Preparation:
     args: AlignmentArguments
     evaluated: list[str]  # splits to evaluate
     stage: dict[str, Any]  # `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`]
+    embeddings: Path | None = None  # as of [`Prepared`]
+    num_missing: int = 0
+    dim: int | None = None  # of the embeddings, None without
 
     def prepared(self) -> Prepared:
         """
@@ -187,23 +182,23 @@ class Preparation:
         """
         name, args = self.run.train_split, self.args
         self._check_options()  # before captions are embedded, which can take long
-        embedded = self._embedded()
-        self._check_rows(embedded)
+        self._embed()
+        self._check_rows()
         built = self.student
         if isinstance(built, StudentArguments):
-            built = build_student(built, self.augmentation, args.seed, self.id2label, embedded.dim)
+            built = build_student(built, self.augmentation, args.seed, self.id2label, self.dim)
         eval_images: dict[str, CaptionedImages] = {}
         supervised = None
-        if not embedded.num_missing:  # otherwise nothing can be estimated
-            supervised = self._supervised(embedded, built)
-            embedded.splits[name] = supervised.split
+        if not self.num_missing:  # otherwise nothing can be estimated
+            supervised = self._supervised(built)
+            self.splits[name] = supervised.split
             shown = EvalTransform(built.processor)
-            eval_images = {name: CaptionedImages(embedded.splits[name], shown) for name in self.evaluated}
+            eval_images = {name: CaptionedImages(self.splits[name], shown) for name in self.evaluated}
         transform = built.train_transform(self.augmentation)
-        images = CaptionedImages(embedded.splits[name], transform, args.seed, args.align_captions)
-        if embedded.num_missing:  # any embedding is enough to time steps
-            images.use_one_embedding(embedded.dim)
-        return Prepared(embedded, built, images, eval_images, supervised)
+        images = CaptionedImages(self.splits[name], transform, args.seed, args.align_captions)
+        if self.num_missing:  # any embedding is enough to time steps
+            images.use_one_embedding(self.dim)
+        return Prepared(self.splits, self.embeddings, self.num_missing, built, images, eval_images, supervised)
 
     def _check_options(self) -> None:
         if isinstance(self.student, StudentArguments):
@@ -215,28 +210,29 @@ class Preparation:
         if self.args.aligns:
             check_captioned(self.splits, self.run.train_split)
 
-    def _embedded(self) -> Embedded:
+    def _embed(self) -> None:
         splits, encoder = self.splits, self.encoder
         has_embeds = any(columns.TEXT_EMBEDS in names for names in splits.column_names.values())
         if self.run.dry_run and encoder.text_encoder and not has_embeds:
             stage = EmbeddingStage(splits, encoder, **self.stage)
             if number := stage.num_to_embed():
-                return Embedded(splits, stage.encoder.dim, num_missing=number)
-        folder = text_embeds_folder(splits, encoder, **self.stage)
-        if folder is not None:
-            splits = join_stage(splits, folder, read_stage(folder))
-        dim = columns.text_embed_dim_of(splits[self.run.train_split].features.get(columns.TEXT_EMBEDS))
-        return Embedded(DatasetDict(splits), dim, folder)
+                self.num_missing, self.dim = number, stage.encoder.dim
+                return
+        self.embeddings = text_embeds_folder(splits, encoder, **self.stage)
+        if self.embeddings is not None:
+            splits = join_stage(splits, self.embeddings, read_stage(self.embeddings))
+        self.splits = DatasetDict(splits)
+        self.dim = columns.text_embed_dim_of(splits[self.run.train_split].features.get(columns.TEXT_EMBEDS))
 
-    def _check_rows(self, embedded: Embedded) -> None:
+    def _check_rows(self) -> None:
         """Leave out unreadable images, and raise ValueError for other invalid rows."""
-        splits, run, training, number = embedded.splits, self.run, self.run.train_split, len(self.id2label)
+        splits, run, training, number = self.splits, self.run, self.run.train_split, len(self.id2label)
         for name in (training, *self.evaluated):
             splits[name] = readable_rows(splits[name], name, run.on_bad_images)
-        dim = embedded.dim or (1 if self.args.aligns else None)
-        if embedded.num_missing:
+        dim = self.dim or (1 if self.args.aligns else None)
+        if self.num_missing:
             dim = None
-        elif embedded.dim and isinstance(self.student, BuiltStudent):
+        elif self.dim and isinstance(self.student, BuiltStudent):
             dim = self.student.model.config.text_embed_dim
         labels = dict[str, Any](num_labels=number, require_labels=run.require_labels)
         check_split(splits[training], training, text_embed_dim=dim, **labels)
@@ -245,9 +241,9 @@ class Preparation:
         if isinstance(self.args.class_weights, list):
             class_weights_of(self.args.class_weights, number, splits[training])  # raises for invalid weights
 
-    def _supervised(self, embedded: Embedded, built: BuiltStudent) -> Supervised:
+    def _supervised(self, built: BuiltStudent) -> Supervised:
         """See [`~g4i_hf.label_model.plan.supervise`]."""
-        split, run, args = embedded.splits[self.run.train_split], self.run, self.args
+        split, run, args = self.splits[self.run.train_split], self.run, self.args
         if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
             warn_of_unused_captions(split)
         is_pretrained = isinstance(self.student, StudentArguments) and self.student.pretrained
@@ -258,9 +254,7 @@ class Preparation:
             seed=args.seed,
             soft_label_weight=args.soft_label_weight,
             image_features=partial(self._features_of_student, split, built) if is_pretrained else None,
-            class_embeds=partial(
-                class_name_examples, self.id2label, self.encoder, PartialState().device, embedded.dim
-            ),
+            class_embeds=partial(class_name_examples, self.id2label, self.encoder, PartialState().device, self.dim),
             class_weights=args.class_weights,
         )
         if supervised.plan.soft_label_weight and args.classification_loss != "cross_entropy":
@@ -369,9 +363,9 @@ def prepare_in_memory(
         say(line)
     by_name |= prepared.eval_images
     of_trainer[EVALUATION] = dict(zip(evaluated, by_name.values(), strict=True)) if several else by_name[EVALUATION]
-    rows = {NAMES.get(name, name): split for name, split in prepared.embedded.splits.items()}
+    rows = {NAMES.get(name, name): split for name, split in prepared.splits.items()}
     known_student = student if isinstance(student, StudentArguments) else None
-    lineage = lineage_of(rows, None, known_student, prepared.embedded.folder)
+    lineage = lineage_of(rows, None, known_student, prepared.embeddings)
     return prepared, of_trainer, lineage | {"processes": args.world_size}
 
 

@@ -30,7 +30,7 @@ from ..data.loading import class_names, standardise
 from ..data.record import order_of
 from ..evaluation.metrics import read_results, split_metrics, update_results
 from ..evaluation.predict import Predictions
-from ..evaluation.report import Judged, suspicious_cards, suspicious_rows, write_fit_report
+from ..evaluation.report import suspicious_cards, suspicious_rows, write_fit_report
 from ..files import check_replaceable, portable, replace_text
 from ..hub.push import OF_STUDENT
 from ..hub.release import Release, baseline_of_fit
@@ -52,7 +52,6 @@ from ..training.head import Head
 from ..training.judged_heads import (
     BELIEVED,
     IN_TURN,
-    KEPT,
     Judge,
     Known,
     judge_in_training,
@@ -260,14 +259,13 @@ class Fit:
     def _report(self, result: FitResult, judge: Judge) -> None:
         """The page, with the images that judged and those with suspicious labels."""
         known, images = self.known, self.images
-        judged = Judged(self.judging, judge.logits[result.released], judge.probabilities, judge.name != KEPT)
         cards = suspicious_cards(images.training, known.unreviewed, known.model.probabilities_, images.id2label)
         names = {name: result.words(name) for name in judge.logits}
         title = f"{Path(images.data.dataset_name).name}: what g4i fit found"
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in chosen.items() if name in in_card}
-        shown = vars(result), names, judged, cards, images.id2label, settings
+        shown = vars(result), names, judge, self.judging, cards, images.id2label, settings
         write_fit_report(self.folder / REPORT, title, result.judgement_lines(), *shown)
 
     def _say_result(self, result: FitResult) -> FitResult:

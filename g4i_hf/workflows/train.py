@@ -132,14 +132,14 @@ class TrainingRun:
     def train(self, state: str, checkpoint: str | None) -> dict[str, Any]:
         """Train from the result of [`open`]; returns the metrics, which are written last, to `all_results.json`."""
         self.trainer = trainer = self.build_trainer()
-        args, embedded = trainer.args, self.prepared.embedded
+        args, prepared = trainer.args, self.prepared
         trainer.data_record = self.record
         if args.should_save:
             if state == "fresh":
                 clear_run(args.output_dir)
             self.record.write(args.output_dir)
             write_options(args.output_dir, self.resolved)
-            lineage = lineage_of(embedded.splits, self.data, self.student, embedded.folder)
+            lineage = lineage_of(prepared.splits, self.data, self.student, prepared.embeddings)
             write_lineage(args.output_dir, lineage | {"processes": args.world_size}, resumed=checkpoint is not None)
         trainer.accelerator.wait_for_everyone()
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -148,9 +148,9 @@ class TrainingRun:
         if self.supervised is not None:
             metrics |= self.supervised.facts
         name = self.run.eval_split
-        if (split := embedded.splits.get(name)) is not None:
+        if (split := prepared.splits.get(name)) is not None:
             predictions = predict(
-                *(trainer.model.eval(), self.prepared.built.processor, split, trainer.accelerator),
+                *(trainer.model.eval(), prepared.built.processor, split, trainer.accelerator),
                 output_image_embeds=None if args.aligns else False,
             )
             metrics |= split_metrics(predictions, split, name) if predictions else {}  # of the main process
@@ -177,7 +177,7 @@ class TrainingRun:
             trainer = self.build_trainer(trial_arguments(self.args, folder))
             planned = plan_of(trainer, self.args)
         rows = {"Would train": self._described(trainer)}
-        if number := self.prepared.embedded.num_missing:
+        if number := self.prepared.num_missing:
             encoder = self.encoder.text_encoder
             rows["Captions"] = [f"{number:,} different captions would be embedded first, by {encoder}"]
             if self.run.supervision == "auto":
