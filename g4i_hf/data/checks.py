@@ -40,6 +40,11 @@ def labels_of(split: Dataset) -> np.ndarray:
     return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
 
 
+def labels_in_words(images: int, labels: int) -> str:
+    """For the card of a student."""
+    return f"Of its {images:,} training images, {labels:,} had a label."
+
+
 def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
     """A line on the classes with no label or one, with up to three names each; "" if all have two or none has any."""
     counts = np.bincount(labels[labels >= 0], minlength=len(names))

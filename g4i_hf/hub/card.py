@@ -50,7 +50,7 @@ class Student:
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
     judgement: str = ""  # of `g4i fit`, in words; left out beside figures of a split that it was not judged by
-    labels_said: str = ""  # of `g4i fit`: how many images had a label, in words
+    labels_said: str = ""  # how many training images had a label, in words
     taught_by: list[str] | None = None  # beside labels and image features, such as captions; None: see `options`
     intervals: list[dict[str, Any]] = field(default_factory=list)  # see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen

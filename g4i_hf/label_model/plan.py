@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, List, Value
 
 from .. import columns
-from ..data.checks import labelled_rows, labels_of, with_labels
+from ..data.checks import labelled_rows, labels_in_words, labels_of, with_labels
 from ..data.labels import reviews_of
 from ..data.texts import Texts
 from ..options import RunArguments
@@ -187,8 +187,9 @@ def supervise(
     """
     if run.unlabelled == "drop":
         training = labelled_rows(training)
+    of_labels = {"labels_said": labels_in_words(len(training), int((labels_of(training) >= 0).sum()))}
     if run.supervision == "none":
-        return Supervised(training, facts={"supervision": "none"})
+        return Supervised(training, facts={"supervision": "none"} | of_labels)
     if columns.TEXT_EMBEDS not in training.column_names:
         raise ValueError(
             f"supervision is {run.supervision!r}, but the training split has no text_embeds. Give --text_encoder, or "
@@ -200,6 +201,7 @@ def supervise(
         views |= {} if features is None else {IMAGE: View(features)}
         learned = _learned(training, views, LabelModel(num_labels, seed), class_weights)
     soft, plan, facts = broadcast_object_list([learned])[0]
+    facts |= of_labels
     if soft is None:
         return Supervised(training, plan, facts)
     weight = float(np.count_nonzero(soft.any(1)) / soft.sum(dtype=np.float64))

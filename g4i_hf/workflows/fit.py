@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import build_options, say
-from ..data.checks import labels_of
+from ..data.checks import labels_in_words, labels_of
 from ..data.dataset import CaptionedImages
 from ..data.labels import GOLD, reviews_of
 from ..data.loading import class_names, standardise
@@ -220,8 +220,9 @@ class Fit:
         }
         replace_text(self.folder / RESULTS_FILE, json.dumps(results | known.facts, indent=2) + "\n")
         result = FitResult.read(self.folder)
+        of_labels = labels_in_words(result.images, result.labels)
         for name in names:
-            of_name: dict[str, Any] = {"judgement": result.of_card(name), "labels_said": result.labels_in_words()}
+            of_name: dict[str, Any] = {"judgement": result.of_card(name), "labels_said": of_labels}
             of_name |= {"taught_by": taught_by(known.facts["views"])} if name == WITH_VIEWS else {}
             if judge.name in BELIEVED:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)

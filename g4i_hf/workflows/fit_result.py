@@ -196,9 +196,6 @@ class FitResult:
         ends = f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
         return f"{right}, 95% interval {ends}, {how[self.judged_on]}{unreviewed}."
 
-    def labels_in_words(self) -> str:
-        return f"Of its {self.images:,} training images, {self.labels:,} had a label."
-
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
             return "Its accuracy is unknown: there is no image to judge by."
