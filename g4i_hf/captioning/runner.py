@@ -1,8 +1,6 @@
 """Asks a captioner the questions that have no stored answer, and stores every answer as it comes."""
 
-import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -163,8 +161,8 @@ class Asking:
         self._began: float | None = None
 
     def run(self) -> Outcome:
-        """CaptionerError or OSError where asking or writing fails, KeyboardInterrupt also on SIGTERM."""
-        with _interrupted_once(), self._bar() as self._progress:
+        """CaptionerError or OSError where asking or writing fails."""
+        with self._bar() as self._progress:
             try:
                 self.captioner.run(self._pending(), self._deliver, self._allow)
             finally:
@@ -233,24 +231,3 @@ class Asking:
     def _keep(self, answers: list[tuple[Question, Answer]]) -> None:
         places = [self._places.popleft() for _ in range(len(self._places))]
         self.store.put(answers, places)
-
-
-@contextlib.contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """SIGTERM, of launchers and schedulers, ends like Ctrl-C; both may come again while answers are written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(number, frame):
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = [signal.signal(number, interrupt) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
