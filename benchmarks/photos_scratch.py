@@ -67,7 +67,7 @@ def trained(photos: Path, data: str, seed: int, controls: dict, options: dict, r
     splits["train"] = controlled(splits["train"], seed, **controls)
     save(splits, copy)
     settings = {"dataset_name": copy.resolve(), "output_dir": run, "seed": seed, "max_steps": steps_of(photos, data)}
-    settings |= {"require_labels": False, "logging_strategy": "no", "disable_tqdm": True} | options
+    settings |= {"unlabelled": "keep", "logging_strategy": "no", "disable_tqdm": True} | options
     words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
     g4i(["train", "--config", str(ROOT / "recipes" / "photos" / data / "train.yaml"), *words])
     g4i(["evaluate", "--run", str(run), "--splits", "test"])

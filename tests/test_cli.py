@@ -68,7 +68,7 @@ VALUES = [
     *[(f"learning_rate: {text}", float(text.strip("'"))) for text in ("5e-4", "1", "'0.5'")],
     *[(f"dataset_revision: {text}", text) for text in ("012", "1e5", "no", "2020-01-01")],
     *[(f"bf16: {text}", True) for text in ("yes", "1", "'true'")],
-    *[(f"require_labels: {text}", False) for text in ("no", "off", "0")],
+    *[(f"align_mix_captions: {text}", False) for text in ("no", "off", "0")],
     *[(f"dataset_revision: {text}", None) for text in ("", "null", "~")],
     ("eval_strategy: no", "no"),
     ("splits: test", ["test"]),
@@ -91,7 +91,7 @@ WORDS = [
     (("--seed", "1", "--seed=2"), "seed", 2),
     (("--student_args", '{"a-b": "c-d=e"}'), "student_args", {"a-b": "c-d=e"}),
     (("--bf16", "--max_steps", "3"), "bf16", True),
-    (("--no-require-labels",), "require_labels", False),
+    (("--no-align-mix-captions",), "align_mix_captions", False),
     (("--caption_column", ""), "caption_column", ""),
 ]
 

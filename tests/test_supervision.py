@@ -165,7 +165,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 def words_of(folder: Path, run: Path, *words: str) -> list[str]:
-    given = {"dataset_name": folder, "output_dir": run, "require_labels": "false", "logging_steps": 1}
+    given = {"dataset_name": folder, "output_dir": run, "unlabelled": "keep", "logging_steps": 1}
     return [*spelled((STUDENT, TRAINING, given)), *words]
 
 

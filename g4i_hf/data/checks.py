@@ -158,7 +158,7 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
             if require_labels:
                 where = f"Split {name!r}, column 'label', row {row}"
                 raise ValueError(
-                    f"{where}: unlabelled ({label}). Label the row, remove it, or set --require_labels false."
+                    f"{where}: unlabelled ({label}). Label the row, remove it, or give --unlabelled keep, or drop."
                 )
             yield unlabelled, f"column 'label' (first: row {row})", 1
         elif not 0 <= label < num_labels:

@@ -203,7 +203,9 @@ class SupervisionOptions:
         "none",
         "auto: class probabilities from captions for unlabelled rows and doubted labels; none: alignment alone.",
     )
-    unlabelled: Literal["keep", "drop"] = option("keep", "Rows without a label: keep (for their captions) or drop.")
+    unlabelled: Literal["error", "keep", "drop"] = option(
+        "error", "Rows without a label: an error, keep (for their captions) or drop."
+    )
 
 
 @dataclass
@@ -214,7 +216,6 @@ class RunArguments(SupervisionOptions, Checked):
     dry_run: bool = option(False, "Time a few steps and print the plan; write nothing.", about="call")
     train_split: str = option("train", "Training split.")
     eval_split: str = option("validation", "Split to evaluate during training.")
-    require_labels: bool = option(True, "If false, images without labels train on their captions.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report).", about="running")
     labels_only: bool = option(False, "Train on the labels alone too, and compare both.", about="call")
 

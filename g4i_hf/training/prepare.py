@@ -234,7 +234,7 @@ class Preparation:
             dim = None
         elif self.dim and isinstance(self.student, BuiltStudent):
             dim = self.student.model.config.text_embed_dim
-        labels = dict[str, Any](num_labels=number, require_labels=run.require_labels)
+        labels = dict[str, Any](num_labels=number, require_labels=run.unlabelled == "error")
         check_split(splits[training], training, text_embed_dim=dim, **labels)
         for name in self.evaluated:
             check_split(splits[name], name, training=False, **labels)
@@ -334,7 +334,7 @@ def prepare_in_memory(
     several = isinstance(evaluated, Mapping)
     by_name = {f"{EVALUATION}[{key!r}]": evaluated[key] for key in evaluated} if several else {EVALUATION: evaluated}
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
-    run = RunArguments(**of_run, train_split=TRAINING, require_labels=False)
+    run = RunArguments(**{"unlabelled": "keep"} | of_run, train_split=TRAINING)
     uses_captions = args.aligns or run.supervision != "none"
     with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
         splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})

@@ -315,7 +315,7 @@ class Fit:
         trainer.save_run()
         if not trainer.args.should_save:
             return
-        folder, run, images = trainer.args.output_dir, RunArguments(require_labels=False), self.images
+        folder, run, images = trainer.args.output_dir, RunArguments(unlabelled="keep"), self.images
         options = (run, images.data, images.encoder, images.student, images.augmentation, trainer.args)
         write_options(folder, resolved_options(options, folder), OF_RUNS)
         self.images.record.write(folder)

@@ -71,7 +71,7 @@ TIMM = {"student": "resnet18", "student_args": '{"layers": [1, 1, 1, 1], "channe
 COMMON = {
     "dataset_name": "{plain}",
     "image_size": 32,
-    "require_labels": "false",
+    "unlabelled": "keep",
     "max_steps": 3,
     "per_device_train_batch_size": 6,
     "optim": "sgd",  # rounding can turn the sign of a gradient, which is Adam's first step

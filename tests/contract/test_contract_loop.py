@@ -62,11 +62,10 @@ def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
 
 
 ONE_EPOCH = TRAINING | {"max_steps": 3, "logging_steps": 1, "learning_rate": "1e-2"}
-NO_LABELS = {"require_labels": "false"}
 WAYS = {
     # labels a class, options beside those of a short run, and what is printed
-    "unlabelled": (3, NO_LABELS, ("9 of 18", "--supervision auto")),
-    "dropped": (3, NO_LABELS | {"unlabelled": "drop"}, ("9 of 18",)),
+    "unlabelled": (3, {"unlabelled": "keep"}, ("9 of 18", "--supervision auto")),
+    "dropped": (3, {"unlabelled": "drop"}, ("9 of 18",)),
     "unreadable image": (6, {"on_bad_images": "skip"}, ("cross/1.png",)),
 }
 

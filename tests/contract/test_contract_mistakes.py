@@ -52,7 +52,7 @@ MISTAKES = {
     ),
     "no class folders": ("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
     "label out of range": ("train", TRAIN | {"dataset_name": "{labels}"}, ("label", "row 4", "7", "3 classes")),
-    "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--require_labels")),
+    "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
     "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     # --- Models
     "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),

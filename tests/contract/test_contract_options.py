@@ -87,11 +87,11 @@ def printed(quick, folder, *words) -> dict:
 
 def test_defaults_that_the_readme_promises(quick, tmp_path):
     values = printed(quick, tmp_path, DATA)
-    expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "keep"}
+    expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "error"}
     expected |= {"pretrained": False, "soft_label_weight": None}
     expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
     expected |= {"lr_scheduler_type": "cosine"}
-    expected |= {"on_bad_images": "error", "require_labels": True, "train_split": "train"}
+    expected |= {"on_bad_images": "error", "train_split": "train"}
     assert {name: values[name] for name in expected} == expected
 
 

@@ -45,7 +45,7 @@ def train_and_save() -> None:
     output_dir, data, *more = sys.argv[1:]
     argv = ["--dataset_name", data, "--output_dir", output_dir, "--student", "vit_tiny_patch16_224"]
     argv += ["--student_args", STUDENT_ARGS, "--image_size", "32", "--train_crop", "pad", "--learning_rate", "1e-2"]
-    argv += ["--require_labels", "false", "--logging_steps", "1", "--save_strategy", "no", "--optim", "sgd", *more]
+    argv += ["--unlabelled", "keep", "--logging_steps", "1", "--save_strategy", "no", "--optim", "sgd", *more]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
     held = {}
