@@ -7,8 +7,7 @@ from pathlib import Path
 import make
 from datasets import Dataset
 
-from g4i_hf.captioning.report import EXAMPLES, HTML, write_report
-from g4i_hf.captioning.stage import OF_CAPTION, Caption, Captioned
+from g4i_hf.captioning.stage import EXAMPLES, HTML, OF_CAPTION, Caption, Captioned, write_report
 
 EVIL = "<script>alert('caption')</script>"
 CAPTIONS = [

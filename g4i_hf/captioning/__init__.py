@@ -5,6 +5,5 @@ Captions of images, new or existing, as a stage of Parquet.
 - `answers`: questions, answers and the interface of captioners; `local` and `endpoint` implement it
 - `servers`: requests to servers, and their replies
 - `runner`, `store`: request missing answers, within limits, and store every answer
-- `cleaning`, `existing`, `stage`: from answers, or captions that exist, to columns and their folder
-- `report`: the report, and the page and projected costs of a dry run
+- `cleaning`, `existing`, `stage`: from answers, or captions that exist, to columns, their folder and its report
 """

@@ -1,4 +1,4 @@
-"""The stage of captions: its columns, from stored answers or from existing captions, and its folder."""
+"""The stage of captions: its columns, from stored answers or from existing captions, its folder and its report."""
 
 import itertools
 from collections import Counter
@@ -16,6 +16,7 @@ from ..data.record import image_digests, known_images
 from ..data.stage import Source, read_stage, write_stage
 from ..names import without_private
 from ..options import CaptionArguments
+from ..pages import Shown, thumbnail, write_page
 from .answers import FAILURES, OK, Answer, Captioner
 from .cleaning import clean
 from .questions import Prompts, Questions, check_leak
@@ -24,6 +25,9 @@ from .store import AnswerStore, Keys
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED, ANSWER_STATUS = "caption_cleaned", "answer_status"
 MADE_FROM = (columns.IMAGE_DIGEST, columns.IMAGE_STAT)
+HTML = "caption_report.html"
+EXAMPLES = 12  # of a kind, in the report
+DOUBTFUL = {"unfinished": "cut off", "repetitions": "in a loop"}  # steps of cleaning
 MISSING = "missing"  # not asked, or no caption was given
 NAMED = "named"  # an answer that names a class
 
@@ -228,3 +232,40 @@ def check_same(folder: str | Path, captioner: dict[str, Any], prompts: list[str]
         raise ValueError(
             f"{folder} holds captions of another {', '.join(differing)}. Choose another captions_dir, or --overwrite."
         )
+
+
+# --- The report ------------------------------------------------------------------------------------------------------
+
+
+def write_report(
+    folder: str | Path, captioned: Captioned, images: Mapping[str, Any], about: Iterable[str] = ()
+) -> Path:
+    """Write a page of captions that are missing or were cleaned, `EXAMPLES` of a kind, and return its path."""
+    shown: list[Shown] = []
+    kinds: Counter[tuple] = Counter()
+    for name, split in captioned.splits.items():
+        for row, cells in enumerate(split):
+            for caption in captions_in(cells):
+                kind = name, caption.caption_status, caption.caption_cleaned
+                kinds[kind] += 1
+                if (caption.caption is None or caption.caption_cleaned) and kinds[kind] <= EXAMPLES:
+                    shown.append(card_of(caption, images[name], row, f"{name}: {cells[columns.IMAGE_ID]}"))
+    page = Path(folder) / HTML
+    write_page(page, "Captions", paragraphs=[*captioned.lines(), *about], shown=shown)
+    return page
+
+
+def card_of(caption: Caption, images: Any, row: int, title: str) -> Shown:
+    """The card of a caption of a row of `images`."""
+    steps = list(filter(None, (caption.caption_cleaned or "").split(",")))
+    doubts = [caption.caption_status, caption.caption_reason]
+    if caption.caption:
+        doubts = [DOUBTFUL[step] for step in steps if step in DOUBTFUL]
+    return Shown(
+        picture=thumbnail(images, row),
+        caption=caption.caption,
+        title=title,
+        lines=[("soft", f"cleaned: {', '.join(steps)}")] * bool(steps)
+        + [("wrong", doubt) for doubt in doubts if doubt],
+        raw=caption.caption_raw if caption.caption_raw != caption.caption else None,
+    )

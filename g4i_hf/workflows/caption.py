@@ -14,7 +14,6 @@ from .. import columns
 from ..captioning.answers import OK, Captioner, Decoding
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
-from ..captioning.report import PAGE, dry_run, write_report
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
@@ -26,10 +25,10 @@ from ..captioning.stage import (
     needs_another_try,
     questions_of,
     write_captions,
+    write_report,
 )
 from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
-from ..data.checks import labels_of
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_data, load_images, source_of
 from ..data.stage import STAGE_FILE
@@ -44,6 +43,7 @@ from ..options import (
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
 )
+from .dry_run import PAGE, dry_run
 
 PIXELS_A_TOKEN, LETTERS_A_TOKEN = 28 * 28, 4  # roughly; the former as Qwen2.5-VL (arXiv 2502.13923) reads an image
 
@@ -216,27 +216,9 @@ class Captioning:
             hosts = ", ".join(captioner.hosts)
             self.say(f"Images are sent to {hosts}, at most {self.args.image_max_side} px, without metadata.")
         with AnswerStore(self.args.journal) as store:
-            compared = self._compared(questions, store)
-            about = self.args, self.share.processes, compared
-            folder, text = dry_run(captioner, questions, store, *about)
+            folder, text = dry_run(captioner, questions, store, self.args, self.share.processes)
         self.say(text)
         self.say(f"Look at {folder / PAGE}. Nothing else was written; the answers are kept.")
-
-    def _compared(self, questions: dict[str, Questions], store: AnswerStore) -> Callable | None:
-        """What compares several questions, or that for the class, by labelled images; None without any."""
-        prompts, splits = next(iter(questions.values())).prompts, [each.split for each in questions.values()]
-        feature = splits[0].features.get(columns.LABEL)
-        is_labelled = isinstance(feature, ClassLabel) and any((labels_of(split) >= 0).any() for split in splits)
-        if not is_labelled or not (len(prompts.templates) > 1 or any(prompts.asks_class)):
-            return None
-        if not all(prompts.asks_class):
-            from ..embedding.encoders import check_encoder
-
-            check_encoder(self.args.text_encoder)  # before anything is paid for
-        from .compare_questions import compared_questions
-
-        rest = feature.names, self.args, sum(map(len, splits))
-        return lambda parts: compared_questions(parts, store, *rest)
 
     # --- Captions that exist -----------------------------------------------------------------------------------------
 
