@@ -34,11 +34,10 @@ from PIL import Image
 from result_files import RESULTS, ROOT, write_result
 from sklearn.datasets import load_sample_images
 
-from g4i_hf.captioning.answers import OK
+from g4i_hf.captioning.answers import OK, AnswerStore, Keys
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.questions import Prompts, Questions
 from g4i_hf.captioning.runner import Asking
-from g4i_hf.captioning.store import AnswerStore, Keys
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 95
 PIECES = 200

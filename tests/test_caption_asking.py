@@ -13,11 +13,10 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from g4i_hf import columns
-from g4i_hf.captioning.answers import OK, Answer
+from g4i_hf.captioning.answers import OK, Answer, AnswerStore, Keys
 from g4i_hf.captioning.questions import Prompts, Questions
 from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
-from g4i_hf.captioning.store import AnswerStore, Keys
 from g4i_hf.data.images import content_of
 from g4i_hf.data.loading import open_images
 from g4i_hf.workflows.dry_run import project

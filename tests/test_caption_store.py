@@ -8,8 +8,7 @@ import pytest
 from caption_doors import ROOT
 from loaded import PYTHON
 
-from g4i_hf.captioning.answers import OK, Answer, CaptionerError, Question
-from g4i_hf.captioning.store import AnswerStore, Keys
+from g4i_hf.captioning.answers import OK, Answer, AnswerStore, CaptionerError, Keys, Question
 
 KEYS = Keys({"model": "tiny"})
 
@@ -81,8 +80,7 @@ def test_every_part_of_keys_and_places_counts():
 
 WRITER = """
 import resource, signal, sys
-from g4i_hf.captioning.answers import OK, Answer
-from g4i_hf.captioning.store import AnswerStore
+from g4i_hf.captioning.answers import OK, Answer, AnswerStore
 from test_caption_store import question
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -18,8 +18,7 @@ from students import aligned_model
 
 from g4i_hf.captioning.answers import FAILURES, OK
 from g4i_hf.captioning.cleaning import clean
-from g4i_hf.hub.card import Student, student_card
-from g4i_hf.hub.dataset_card import captions_card
+from g4i_hf.hub.card import Student, captions_card, student_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.names import is_path
 from g4i_hf.running import main

@@ -17,8 +17,7 @@ from ..data.image_folder import SPLIT_FOLDERS
 from ..data.images import content_of, why_unreadable
 from ..data.record import content_digest
 from ..files import did_you_mean
-from .answers import Answer, Question
-from .store import AnswerStore, Keys
+from .answers import Answer, AnswerStore, Keys, Question
 
 logger = logging.getLogger(__name__)
 

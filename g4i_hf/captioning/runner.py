@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from .answers import OK, TRANSIENT, Answer, Captioner, Question
+from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, Question
 from .questions import Questions
-from .store import AnswerStore
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
 MILLION = 1_000_000

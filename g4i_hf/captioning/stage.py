@@ -17,10 +17,9 @@ from ..data.stage import Source, read_stage, write_stage
 from ..names import without_private
 from ..options import CaptionArguments
 from ..pages import Shown, thumbnail, write_page
-from .answers import FAILURES, OK, Answer, Captioner
+from .answers import FAILURES, OK, Answer, AnswerStore, Captioner, Keys
 from .cleaning import clean
 from .questions import Prompts, Questions, check_leak
-from .store import AnswerStore, Keys
 
 RAW, STATUS, REASON = columns.CAPTION_RAW, columns.CAPTION_STATUS, columns.CAPTION_REASON
 CLEANED, ANSWER_STATUS = "caption_cleaned", "answer_status"

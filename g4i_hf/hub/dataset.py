@@ -27,7 +27,7 @@ from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain
 from ..files import check_replaceable, replacing
 from ..names import HUB_ID, bare_name, is_path, without_private
 from ..options import DataArguments
-from .dataset_card import captions_card
+from .card import captions_card
 from .push import MANIFEST, OF_DATASET
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import OK, Captioner, Decoding
+from ..captioning.answers import OK, AnswerStore, Captioner, Decoding, check_writable
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -27,7 +27,6 @@ from ..captioning.stage import (
     write_captions,
     write_report,
 )
-from ..captioning.store import AnswerStore, check_writable
 from ..cli import build_options
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_data, load_images, source_of
@@ -240,7 +239,7 @@ class Captioning:
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
         """Writes the stage, its report and its card."""
-        from ..hub.dataset_card import write_card
+        from ..hub.card import write_captions_card
 
         args = self.args
         try:
@@ -249,7 +248,7 @@ class Captioning:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
-        write_card(args.captions_dir, stage)
+        write_captions_card(args.captions_dir, stage)
         if args.report and captioned.describes:
             about = [f"{name}: {value}" for name, value in stage["captioner"].items() if value is not None]
             about += [f"prompt: {prompt}" for prompt in stage["prompts"]]

@@ -15,11 +15,10 @@ import numpy as np
 from datasets import ClassLabel
 
 from .. import columns
-from ..captioning.answers import OK, Answer, Captioner, CaptionerError
+from ..captioning.answers import OK, Answer, AnswerStore, Captioner, CaptionerError
 from ..captioning.questions import NAMED, Questions
 from ..captioning.runner import MILLION, NOT_KEPT, Asking, Budget, cost_of
 from ..captioning.stage import Caption, ClassAnswer, card_of
-from ..captioning.store import AnswerStore
 from ..data.checks import labels_of
 from ..data.classes import Matching, matched_answers
 from ..options import CaptionArguments, EncoderArguments
