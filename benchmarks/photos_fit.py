@@ -26,14 +26,15 @@ from photos import ENCODER, labels_with, parsed, parser_of, photos_of
 from result_files import Results
 
 from g4i_hf import fit
-from g4i_hf.data.checks import with_labels
+from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.evaluation.predict import Predictions, load_run, predict
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
 from g4i_hf.workflows.fit_result import FitResult
 
-SETTINGS = ("none", "1 a class", "4 a class", "40% wrong", "40% wrong, no captions", "uneven", "all")
+NO_CAPTIONS, REMOVED = "40% wrong, no captions", "40% wrong, removed"
+SETTINGS = ("none", "1 a class", "4 a class", "uneven", "40% wrong", NO_CAPTIONS, REMOVED, "all")
 KEY = ("data", "setting", "validation", "seed")
 
 
@@ -41,8 +42,10 @@ def drawn(training: Dataset, setting: str, seed: int) -> Dataset:
     if setting == "none":
         return with_labels(training, np.full(len(training), -1))
     if setting.startswith("40% wrong"):
-        training = training.remove_columns("caption") if setting.endswith("no captions") else training
-        return with_label_noise(training, 0.4, seed, training.features["label"].num_classes)
+        given = labels_of(with_label_noise(training, 0.4, seed, training.features["label"].num_classes))
+        if setting == REMOVED:
+            given[given != labels_of(training)] = -1
+        return with_labels(training.remove_columns("caption") if setting == NO_CAPTIONS else training, given)
     return with_labels(training, labels_with(training, "at random" if setting == "uneven" else setting, seed))
 
 
