@@ -45,16 +45,15 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     for label in range(len(kept)):
         chosen = np.flatnonzero(truth == label)[:LABELS]
         labels[chosen] = label
-    features = photos.features.numpy()[rows]
+    features = photos.raw[rows]
     caption = View(photos.embeds[rows], photos.class_embeds[kept], learns=False)
     views = {"caption": caption, "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
     known = Known.of(model, views, labels, np.arange(len(rows)))
     strength = layers_of_fit(known, features)[WITH_VIEWS].strength
     weighed, plain = known.targets(), model.posterior_.astype(np.float32)
-    x, y = photos.test
-    of_test = np.isin(y, kept)
-    x, y = x.numpy()[of_test], place[y[of_test]]
+    of_test = np.isin(photos.test[1], kept)
+    x, y = photos.raw_test[of_test], place[photos.test[1][of_test]]
 
     def accuracy(targets: np.ndarray) -> float:
         head = fit_head(features, targets, strength)

@@ -86,7 +86,7 @@ class Photos:
     def views(self) -> dict[str, View]:
         """Captions with class names, and image features."""
         caption = View(self.embeds, self.class_embeds, learns=False)
-        return {"caption": caption, "image": View(self.features.numpy())}
+        return {"caption": caption, "image": View(self.raw)}
 
     def answers(self, counts: np.ndarray) -> np.ndarray:
         """(N, 10) how many people gave each class."""

@@ -160,7 +160,7 @@ def of_fit(case: Case, embeds: np.ndarray | None, image: bool = True) -> dict[st
     photos, order = case.photos, np.random.default_rng(case.seed).permutation(len(case.labels))
     views = {} if embeds is None else {"caption": View(embeds, photos.class_embeds, learns=False)}
     if image:
-        views["image"] = View(photos.raw)
+        views["image"] = photos.views["image"]
     kept = rows_to_keep(case.labels, order)
     model = LabelModel(photos.num_labels, case.seed)
     model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), kept))
