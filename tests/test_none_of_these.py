@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from g4i_hf import LabelModel, View
+from g4i_hf.label_model.picks import pick_next
 from g4i_hf.label_model.plan import doubtful_labels, estimates_in_words, noise_in_words
 from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.workflows.fit_result import FitResult
@@ -65,6 +66,16 @@ def test_a_student_learns_little_from_images_of_no_class_and_is_not_judged_by_th
     unlabelled = np.flatnonzero(labels < 0)
     judge = judge_in_training(known, np.zeros((len(truth), 2)), unlabelled)
     assert (truth[unlabelled] < 0).mean() > 0.3 > 0.2 > (truth[judge.rows] < 0).mean()
+
+
+def test_images_of_no_class_are_not_labelled_next():
+    model, truth, views = fitted(200)
+    labels, values = np.where(model.folds_ < 5, truth, -1), [view.values for view in views.values()]
+    left_out, counted = (
+        (truth[pick_next(model.probabilities_, labels, none, values)] < 0).sum()
+        for none in (model.none_, np.zeros(len(truth)))
+    )
+    assert left_out <= 5 and counted >= 15, "uncertain images are mostly of no class"
 
 
 def test_it_is_said_where_it_is_sure():

@@ -41,14 +41,20 @@ def pick_wrong(
 
 
 def pick_next(
-    probabilities: np.ndarray, labels: np.ndarray, values: Sequence[np.ndarray], number: int = ROUND, seed: int = 0
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    none: np.ndarray,
+    values: Sequence[np.ndarray],
+    number: int = ROUND,
+    seed: int = 0,
 ) -> np.ndarray:
     """
     Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
-    each of as many clusters. Before them the surest row of each class without a label. `values` are (N, D) each, such
-    as image features; a row of NaN has none.
+    each of as many clusters. Before them the surest row of each class without a label. Rows that more likely belong to
+    no class are left out, by the probability `none` (N,): they are uncertain too. `values` are (N, D) each, such as
+    image features; a row of NaN has none.
     """
-    rows = np.flatnonzero(labels < 0)
+    rows = np.flatnonzero((labels < 0) & (none <= 0.5))
     of_rows = probabilities[rows].astype(np.float32)
     likeliest, share = of_rows.argmax(1), of_rows.max(1)
     first = []

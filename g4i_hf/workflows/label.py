@@ -112,7 +112,7 @@ class Labelling:
         """Why the list of images is empty."""
         return {
             "wrong": "No label looks wrong.",
-            "next": "Every image has a label.",
+            "next": "Every image has a label, or seems to belong to no class: --pick none shows those.",
             GOLD: f"{self.args.n - self.left:,} gold images are answered. For more: --n {self.args.n + 100}.",
             NONE: "Every image was reviewed.",
         }[self.args.pick]
@@ -133,7 +133,8 @@ class Labelling:
             picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
         else:
             labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
-            picked = pick_next(self.probabilities, labels, [view.values for view in self.views.values()], number)
+            values = [view.values for view in self.views.values()]
+            picked = pick_next(self.probabilities, labels, self.none, values, number)
         return picked[: max(number, 0)]
 
     def items(self) -> list[dict[str, Any]]:
