@@ -18,7 +18,7 @@ from .joining import join_captions, with_image_ids
 from .labels import LABELS_FILE, with_answers
 from .opening import is_image_folder, open_data
 from .record import image_digests
-from .stage import Link, Source, chain_of, check_names_images, find_stage, join_stage, open_stage
+from .stage import Source, chain_of, check_names_images, find_stage, join_stage, open_stage
 
 
 def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
@@ -69,7 +69,7 @@ def load_reviewed(data: DataArguments, output_dir: str | Path | None = None) -> 
 
 def images_root(data: DataArguments) -> Path | None:
     """The folder of image files that the data comes from; None for Parquet or the Hub."""
-    *_, (source, _) = chain_of(source_of(data))
+    *_, source = chain_of(source_of(data))
     return Path(source.name) if is_image_folder(source.name) else None
 
 
@@ -141,13 +141,14 @@ def open_images(source: str | Source) -> DatasetDict:
     return _opened(chain_of(Source.of(source)), {}, None)
 
 
-def _opened(chain: Iterator[Link], names: dict[str, str], config: str | None) -> DatasetDict:
+def _opened(chain: Iterator[Source], names: dict[str, str], config: str | None) -> DatasetDict:
     """
     The first dataset of a chain: its images, or those of the next one with its columns; then joined with captions, and
     with its validation split. `names` are the names of columns by ours, and `config` a configuration; both override
     those of the chain.
     """
-    source, stage = next(chain)
+    source = next(chain)
+    stage = source.stage
     config, names, captions = config or source.config, source.columns | names, None
     if source.captions is not None:
         captions = _open_captions(source.captions, source.captions_revision, names)

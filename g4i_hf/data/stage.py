@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict
@@ -58,6 +59,11 @@ class Source:
     @classmethod
     def of(cls, source: "str | Source") -> "Source":
         return source if isinstance(source, Source) else cls(source)
+
+    @cached_property
+    def stage(self) -> dict[str, Any] | None:
+        """Its `stage.json`; None if it is not a stage."""
+        return find_stage(self.name, self.revision)
 
     def captions_stage(self) -> dict[str, Any] | None:
         """The `stage.json` of the joined captions, if they are a stage."""
@@ -126,22 +132,15 @@ def _resolved(name: str, folder: str | Path) -> str:
     return name
 
 
-class Link(NamedTuple):
-    """A link of the provenance chain: a dataset, and its `stage.json`, or None if it is not a stage."""
-
-    source: Source
-    stage: dict[str, Any] | None
-
-
-def chain_of(source: Source) -> Iterator[Link]:
+def chain_of(source: Source) -> Iterator[Source]:
     """
     The datasets from a source to its images, looked up lazily. The last is not a stage, or does not name its images.
     Raises FileNotFoundError for a missing folder, and ValueError if stages without images name each other as images.
     """
     seen, holds_images = set(), False
     while True:
-        stage = find_stage(source.name, source.revision)
-        yield Link(source, stage)
+        yield source
+        stage = source.stage
         further = None if stage is None else Source.read(stage, source.name)
         if further is None:
             return
@@ -155,17 +154,15 @@ def chain_of(source: Source) -> Iterator[Link]:
         source = further
 
 
-def known_chain(source: Source) -> list[Link]:
-    """[`chain_of`] as a list. A missing folder is the last link, by its former path."""
-    links: list[Link] = []
+def known_chain(source: Source) -> list[Source]:
+    """[`chain_of`] as a list. A missing folder is the last, by its former path."""
+    chain: list[Source] = []
     try:
-        for link in chain_of(source):
-            links.append(link)
+        for each in chain_of(source):
+            chain.append(each)
     except FileNotFoundError:
-        last = links[-1]
-        missing = os.path.abspath(os.path.join(last.source.name, last.stage["source"]))
-        links.append(Link(Source(missing), None))
-    return links
+        chain.append(Source(os.path.abspath(os.path.join(chain[-1].name, chain[-1].stage["source"]))))
+    return chain
 
 
 def _place(source: Source) -> tuple[str, str | None]:

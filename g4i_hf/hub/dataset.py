@@ -283,13 +283,13 @@ def _images_and_captions(folder: str | Path) -> tuple[Source | None, dict[str, A
     captions: dict[str, Any] | None = None
     named: dict[str, str] = {}
     chain = known_chain(Source(str(folder)))
-    for source, stage in chain:
-        for each in filter(None, (source.captions_stage(), stage)):
+    for source in chain:
+        for each in filter(None, (source.captions_stage(), source.stage)):
             captions = captions or (each if each.get("stage") == "captioning" else each.get("captions_stage"))
         named = source.columns | named
     last = chain[-1]
     holds_images = last.stage is None or last.stage.get("with_images") or last.stage.get("source") is None
-    return (replace(last.source, columns=named) if len(chain) > 1 and holds_images else None), captions
+    return (replace(last, columns=named) if len(chain) > 1 and holds_images else None), captions
 
 
 def _facts_of(stage: dict[str, Any]) -> dict[str, Any]:

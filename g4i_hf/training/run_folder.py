@@ -293,13 +293,13 @@ def _sources(source: Source) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     sources: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     chain = known_chain(source)
-    for link, stage in chain:
-        joined = link.captions_stage()
-        sources.append(_described(link.name, stage, link.revision, link.config))
-        if link.captions:
+    for each in chain:
+        joined = each.captions_stage()
+        sources.append(_described(each.name, each.stage, each.revision, each.config))
+        if each.captions:
             named = {**(joined or {"stage": "captions"}), "with_images": False}
-            sources.append(_described(link.captions, named, link.captions_revision))
-        stages += [part for part in (joined, stage) if part]
+            sources.append(_described(each.captions, named, each.captions_revision))
+        stages += [part for part in (joined, each.stage) if part]
     unnamed = (chain[-1].stage or {}).get("source_name")  # a published stage, without a published source
     return [*sources, *([_described(f"./{unnamed}")] if unnamed else [])], stages
 
