@@ -63,7 +63,7 @@ class CommonOptions:
 
     config: str | None = option(None, "YAML file of options; paths from ./ or ../ are relative to it.")
     print_config: bool = option(False, "Print the resolved options as such a file, and stop.")
-    module: str | None = option(None, "Python file or module to import first, for a student of yours.")
+    module: str | None = option(None, "Python file or module to import first, for custom students.")
 
 
 class Parser(ArgumentParser):
@@ -298,7 +298,7 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
     first = "".join(f"[{name.upper()}] " for name in first_words(names))
     usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
     usage += f", or accelerate launch recipes/{command}.py"
-    about = "Defaults are in brackets; an option without one is unset. `--NAME` alone sets a switch to true."
+    about = "Defaults are in brackets. `--NAME` alone sets a boolean option to true."
     if TrainingOptions in classes:
         about += "\nThe other options of transformers' TrainingArguments, such as --fsdp, are options here too."
     return "\n".join([usage, "", description.strip(), "", about, *help_page(groups), *rare_page(rare)])

@@ -35,16 +35,17 @@ def print_note(text: str) -> None:
 
 
 class Fit(Command):
-    """From a folder of images to a classifier, and what its captions gain: one command.
+    """Train a classifier on a folder of images, and estimate what captions add.
 
         g4i fit pictures
         g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct
-        g4i fit pictures --finetune true --minutes 60
+        g4i fit pictures --minutes 60
 
-    Computes the features of a frozen pretrained student once, and what captions, features and labels together say of
-    each image. Fits the last layer on that, and on the given labels alone beside it. It never reads `test`, and sends
-    images nowhere unless `--captioner` is a server. To resume, run the same command again. If the data or the options
-    have changed since, it says what, does the work anew, and keeps the earlier result in the folder `earlier-1`.
+    Computes the features of a pretrained student once, and estimates class probabilities from captions, features and
+    labels together. Trains the last layer on these and, to compare, on the labels alone. It never reads `test`, and
+    sends no images anywhere unless `--captioner` is a server. To resume, run the same command again. If the data or
+    options changed, it prints what changed, trains again, and keeps the earlier result in `earlier-1`. Without options
+    it trains on the photographs of the demo.
     """
 
     default_config = "photos_demo/fit.yaml"
@@ -64,7 +65,7 @@ class Caption(Command):
             --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
 
     Answers are saved on arrival. To resume, run the same command again. Without options it captions the Shapes recipe
-    with the small model of that recipe.
+    with the small captioner of that recipe.
     """
 
     default_config = "shapes/caption.yaml"
@@ -85,16 +86,16 @@ class Caption(Command):
 
 
 class Embed(Command):
-    """Embed images or captions: a view that tells classes, or the captions that a training aligns with.
+    """Embed images or captions: a view for `g4i fit`, or captions for `g4i train`.
 
         g4i embed pictures --view image:openai/clip-vit-base-patch32 -o runs/pictures
         g4i embed --dataset_name pictures --caption_column text \\
             --text_encoder openai/clip-vit-base-patch32 --embeddings_dir runs/pictures/embeddings
 
-    With `--view` it makes a view of the training images, a folder that `g4i fit` takes. A view holds what captions,
-    answers or scores say, or features of any image encoder of timm or transformers; CLIP and SigLIP add the class
-    names. To resume, run the same command again: only what is new or has changed is computed. Without `--view` it
-    embeds the captions for a training; those beyond the window of the encoder are cut, and counted.
+    With `--view` it writes a view of the training images: captions, answers, scores, or features of any image encoder
+    of timm or transformers. CLIP and SigLIP add the class names. Without `--view` it embeds the captions; those longer
+    than the encoder's context window are truncated and counted. To resume, run the same command again: only new and
+    changed images are computed.
     """
 
     def check(self, view, data, encoder) -> None:
@@ -124,16 +125,16 @@ class Embed(Command):
 
 
 class Check(Command):
-    """Check data before training, and find labels that look wrong: a page with images and a CSV file.
+    """Check data before training, and find labels that look wrong.
 
         g4i check pictures
         g4i check pictures --views caption image:student
 
-    Prints images, classes, labels, captions and unreadable files of each split, and ends with status 1 where the data
-    cannot be trained on. With `--views` it also says of how many images each view tells the class: those of `g4i fit`.
-    Without, captions count where they are embedded or `--text_encoder` is given, and image features with `--student`.
-    Each label is compared with class probabilities from all views, estimated without that label. The data is not
-    changed: `g4i fit` and `g4i train --supervision auto` allow for wrong labels.
+    Prints images, classes, labels, captions and unreadable files of each split, and exits with status 1 if the data
+    cannot be trained on. With `--views` it also prints the estimated accuracy of each view, and writes labels that
+    contradict the views to an HTML page and a CSV file. Without `--views`, captions are used if they are embedded
+    or `--text_encoder` is given, and image features with `--student`. The data is not changed: `g4i fit` and
+    `g4i train --supervision auto` allow for wrong labels.
     """
 
     in_one_process = True
@@ -150,15 +151,15 @@ class Check(Command):
 
 
 class Label(Command):
-    """Review labels, correct them, and label what matters next: a page in the browser.
+    """Review, correct and add labels in the browser.
 
         g4i label pictures --pick wrong
         g4i label pictures --pick next --n 20 --list
 
-    Shows one image at a time, with its captions, the likeliest class and the given label. Keys: Enter takes the
-    suggestion, 1-9 a likely class, letters begin a class name, n is none of these, space skips, Backspace undoes. Each
-    answer is on disk at once, in labels.jsonl beside the images; `g4i fit` and the other commands take it in place of
-    the folder name. The page is served by this machine to itself alone, and sends nothing elsewhere. No student is
+    Shows one image at a time, with its captions, the most likely class and the given label. Keys: Enter accepts the
+    suggestion, 1-9 choose a likely class, letters begin a class name, n is none of these, Space skips, Backspace
+    undoes. Each answer is saved at once, in labels.jsonl beside the images; `g4i fit` and the other commands use it
+    instead of the folder name. Only this machine can open the page, and nothing is sent elsewhere. No student is
     trained.
     """
 
@@ -178,7 +179,7 @@ class Label(Command):
 
 
 class Train(Command):
-    """Train an aligned student, or with `--align_weight 0` its baseline.
+    """Train an aligned student with all its layers, or its baseline with `--align_weight 0`.
 
         g4i train --dataset_name pictures --text_encoder sentence-transformers/all-MiniLM-L6-v2 \\
             --student resnet18 --output_dir runs/pictures
@@ -241,13 +242,13 @@ class Train(Command):
 
 
 class Evaluate(Command):
-    """Evaluate a run, and its baseline beside it, on every split but the training split.
+    """Evaluate a result of `g4i fit`, or a run and its baseline, on every split except the training split.
 
+        g4i evaluate runs/pictures --splits test
         g4i evaluate --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
 
     Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's
-    train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/. `--speed true`
-    adds the speed of the student.
+    train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/.
     """
 
     run_options = OPTIONS_FILE
@@ -281,13 +282,12 @@ class Evaluate(Command):
 
 
 class Search(Command):
-    """Find images by a text, with an aligned student.
+    """Find images by text, with an aligned student.
 
         g4i search runs/pictures "a red flower" --images pictures/validation
         g4i search me/my-student "a red flower" --images holiday --top_k 20 --page found.html
 
-    Prints the best images with their cosine. Embeddings of the images are kept for the next query, in the cache of
-    Hugging Face (HF_HOME).
+    Prints the best matches with their cosine similarity. Image embeddings are cached in HF_HOME for the next query.
     """
 
     in_one_process = True
@@ -322,7 +322,7 @@ class Release(Command):
         g4i release --run runs/emoji_styles/aligned --baseline runs/emoji_styles/baseline
         g4i release --stage runs/emoji_styles/embeddings --repo_id me/emoji-captions
 
-    transformers loads the student without this package; timm loads timm students too. Nothing is pushed without
+    transformers loads the student without this package, and timm loads timm students. Nothing is pushed without
     --push_to_hub; --dry_run lists what would be pushed, and writes nothing.
     """
 

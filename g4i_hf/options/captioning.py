@@ -11,18 +11,18 @@ from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, che
 class PromptOptions:
     """Model and prompts"""
 
-    captioner_model: str | None = option(None, "Hub id or folder of a VLM; with base_url, the server's name for it.")
+    captioner_model: str | None = option(None, "Hub id or folder of a VLM; with base_url, its name on the server.")
     captioner_revision: str | None = option(None, "Branch, tag or commit of the model.")
     prompt: list[str] | None = option(
         None,
-        "Prompt: text, `plain` (the paper's), `class` (names the class) or `choose` (asks for the class). Columns in "
-        "braces, such as {label}, are filled in, and {class_names}. Several prompts give several captions per image.",
+        "Any text, `plain` (the paper's), `class` (names the class) or `choose` (asks for the class). {COLUMN} and "
+        "{class_names} are filled in. Several prompts give several captions per image.",
     )
-    max_new_tokens: Count = option(128, "Maximum length of an answer in tokens; a quarter of it for a class.")
+    max_new_tokens: Count = option(128, "Maximum number of new tokens; a quarter of it when asked for the class.")
     temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
     top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
-    image_max_side: Count = option(768, "Longest side in pixels; larger images are shrunk first.")
-    train_splits: list[str] | None = option(None, "Splits whose prompts may name the class; train by default.")
+    image_max_side: Count = option(768, "Longest side in pixels; larger images are resized.")
+    train_splits: list[str] | None = option(None, "Training splits: prompts may name the class; train by default.")
 
 
 @dataclass
@@ -30,12 +30,12 @@ class ResumeOptions:
     """Resuming and limits"""
 
     journal_dir: str | None = option(None, "Folder where answers are saved on arrival; `<captions_dir>.journal`.")
-    retry_failed: bool = option(False, "Ask again about images whose caption failed, was refused or is empty.")
+    retry_failed: bool = option(False, "Request captions again that failed, were refused or are empty.")
     dry_run: Number = option(
-        0, "Ask about this many images only, project time and cost for all, compare several prompts.", about="call"
+        0, "Caption only this many images, estimate time and cost for all, compare several prompts.", about="call"
     )
     text_encoder: str = option(
-        DEFAULT_TEXT_ENCODER, "Text encoder by which a dry run compares several prompts.", about="call"
+        DEFAULT_TEXT_ENCODER, "Text encoder with which a dry run compares several prompts.", about="call"
     )
     partial: bool = option(False, "When a limit ends the run, write the captions so far; other rows have none.")
     max_requests: Number | None = option(None, "Stop after this many requests.")
@@ -58,7 +58,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
     )
     captions_dir: str | None = option(None, "Folder for the captions.")
     caption_splits: list[str] | None = option(
-        None, "Splits to caption; by default the training splits, and all of captions that exist."
+        None, "Splits to caption; by default the training splits, or all splits for existing captions."
     )
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
     report: bool = option(True, "Write caption_report.html into captions_dir.")
@@ -96,7 +96,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 
 @dataclass
 class LocalCaptionerArguments(Checked):
-    """Captioner in this process"""
+    """Local captioner"""
 
     caption_batch_size: Count = option(8, "Images per batch.")
     trust_remote_code: bool = option(False, "Run code that comes with the model: only if you have read it.")
@@ -108,7 +108,7 @@ class EndpointArguments(Checked):
 
     base_url: str | None = option(None, "Address up to /v1; separate several servers with commas.")
     api_key_env: str | None = option(
-        None, "Environment variable with the API key. By default Hugging Face hosts alone get a token, your own."
+        None, "Environment variable with the API key. By default only Hugging Face hosts get a token: yours."
     )
     max_concurrency: Count = option(384, "Maximum number of concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Timeout of a request in seconds.")
@@ -129,6 +129,6 @@ class ExistingCaptionsArguments:
 
     rare = True
     captions_file: str | None = option(None, "JSONL or CSV with the name of each image.")
-    file_key: str | None = option(None, "Field with the image's name; found by its own name by default.")
-    file_caption: str | None = option(None, "Field with the caption; found by its own name by default.")
-    several_captions: bool = option(False, "A repeated key adds another caption instead of being an error.")
+    file_key: str | None = option(None, "Field with the image's name; by default file_name or similar.")
+    file_caption: str | None = option(None, "Field with the caption; by default caption or similar.")
+    several_captions: bool = option(False, "Keep several captions of an image, which are an error otherwise.")

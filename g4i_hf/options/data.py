@@ -29,11 +29,11 @@ class ColumnOptions:
     dataset_config_name: str | None = option(None, "Configuration of a Hub dataset.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of a Hub dataset.")
     captions_revision: str | None = option(None, "Branch, tag or commit of the captions.", about="captions")
-    image_column: str | None = option(None, "The dataset's name for the column `image`.")
-    label_column: str | None = option(None, "The dataset's name for the column `label`.")
-    image_id_column: str | None = option(None, "The dataset's name for the column `image_id`.")
-    caption_column: str | None = option(None, "The dataset's name for the column `caption`.", about="captions")
-    text_embeds_column: str | None = option(None, "The dataset's name for `text_embeds`.", about="captions")
+    image_column: str | None = option(None, "Image column; `image` by default.")
+    label_column: str | None = option(None, "Label column; `label` by default.")
+    image_id_column: str | None = option(None, "Column of image ids; `image_id` by default.")
+    caption_column: str | None = option(None, "Caption column; `caption` by default.", about="captions")
+    text_embeds_column: str | None = option(None, "Embedding column; `text_embeds` by default.", about="captions")
 
 
 @dataclass
@@ -47,10 +47,10 @@ class DataArguments(ColumnOptions):
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
         None, "Share of each class of `train` to hold out as `validation`."
     )
-    class_names_file: str | None = option(None, "Class names, a line each, where the data has none.", path=True)
+    class_names_file: str | None = option(None, "File with a class name per line, for data without names.", path=True)
     labels_file: str | None = option(
         None,
-        "Labels of g4i label; by default `labels.jsonl` of the images or of g4i fit.",
+        "Labels from g4i label; by default `labels.jsonl` beside the images or in the folder of g4i fit.",
         about="data",
         path=True,
     )
@@ -72,11 +72,13 @@ class ViewArguments:
 
     view: str | None = option(
         None,
-        f"Make a view for g4i fit --views: {VIEW_FORMS}. It is a folder in embeddings_dir/views. Without it, "
-        "embeddings of captions alone.",
+        f"View to make for g4i fit: {VIEW_FORMS}. It is written to embeddings_dir/views. Without it, captions are "
+        "embedded for g4i train.",
     )
 
-    student: str | None = option(None, "Pretrained timm or transformers model of image:student; that of g4i fit.")
+    student: str | None = option(
+        None, "Pretrained timm or transformers model for image:student; that of g4i fit by default."
+    )
 
     def __post_init__(self):
         if self.view:

@@ -14,9 +14,9 @@ class CheckArguments(Checked):
     split: str = option("train", "Split to check.")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
     student: str | None = option(
-        None, "Pretrained timm or transformers model, whose image features are compared with labels too."
+        None, "Pretrained timm or transformers model, whose image features are also compared with labels."
     )
-    views: list[str] | None = option(None, "What tells the class, as in g4i fit.")
+    views: list[str] | None = option(None, "Views to use, as in g4i fit.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -32,7 +32,7 @@ class SearchArguments:
     images: str | None = option(None, "Folder of images, searched with its subfolders.")
     top_k: Count = option(5, "Number of images to find.")
     page: str | None = option(None, "HTML file for a page of the images found.")
-    text_encoder: str | None = option(None, "Another place of the text encoder of the captions.")
+    text_encoder: str | None = option(None, "Present location of the text encoder of the captions, if it moved.")
 
     def __post_init__(self):
         check_values(self)
@@ -46,12 +46,12 @@ class EvaluateArguments:
     """Evaluation"""
 
     run: str | None = option(None, "Run folder.")
-    baseline: str | None = option(None, "Run folder of the baseline, evaluated beside it.")
+    baseline: str | None = option(None, "Run folder of the baseline to compare with.")
     splits: list[str] | None = option(None, "Splits to evaluate; all but the training split by default.")
     train_split: str = option("train", "Training split.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
-    speed: bool = option(False, "Measure parameters, multiply-adds and ms an image too, on this CPU.")
+    speed: bool = option(False, "Also measure parameters, multiply-adds and ms per image, on this CPU.")
     report: str | None = option(None, "HTML file for the report.")
     eval_batch_size: Count = option(64, "Images per batch and process.")
     eval_num_workers: Number = option(0, "Worker processes that read images.")
@@ -69,7 +69,7 @@ class EvaluateArguments:
 class ReleasedStudentOptions:
     """Student"""
 
-    student_dir: str | None = option(None, "Folder for the student; <run>/student by default, classifier of g4i fit.")
+    student_dir: str | None = option(None, "Folder for the student; <run>/student or <run>/classifier by default.")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
@@ -81,7 +81,7 @@ class ReleasedDatasetOptions:
 
     dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
     with_images: bool = option(False, "Publish the images too, without EXIF; otherwise users join them by image_id.")
-    images_id: str | None = option(None, "Hub id of the images, if the stage has them from a local folder.")
+    images_id: str | None = option(None, "Hub id of the images, if they came from a local folder.")
 
 
 @dataclass
@@ -92,7 +92,7 @@ class PushOptions:
     repo_id: str | None = option(None, "Hub id, such as me/my-student.")
     push_to_hub: bool = option(False, "Push to repo_id.")
     private: bool = option(True, "Make a new repository private.")
-    replace: bool = option(False, "Push over commits of others.")
+    replace: bool = option(False, "Push even if others have committed to the repository.")
     dry_run: bool = option(False, "List what would be pushed, with sizes; write and push nothing.", about="call")
 
 

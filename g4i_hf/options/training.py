@@ -33,49 +33,47 @@ OWN_OBJECTIVES: dict[str, Any] = {}  # by name, from [`~g4i_hf.register_objectiv
 class FitArguments:
     """Fit"""
 
-    output_dir: str | None = option(
-        None, "Folder for everything; runs/NAME of the dataset by default.", about="running"
-    )
+    output_dir: str | None = option(None, "Output folder; runs/NAME of the dataset by default.", about="running")
     captioner: str | None = option(
         None,
-        "Describes images without captions, and says their class: a VLM's Hub id or folder, or a server's address.",
+        "VLM that describes images without captions, and names their class: Hub id, folder, or a server's address.",
     )
-    captioner_model: str | None = option(None, "The model's name on the server at captioner.")
+    captioner_model: str | None = option(None, "Name of the model on that server.")
     api_key_env: str | None = option(None, "Environment variable that holds the server's token.", about="call")
     questions: list[Literal["describe", "choose"]] = option(
-        ["describe", "choose"], "What the captioner is asked: describe (captions), choose (the class)."
+        ["describe", "choose"], "Questions to the captioner: describe (captions), choose (the class)."
     )
     price_input: NotNegative | None = option(None, "Price of a million input tokens.", about="call")
     price_output: NotNegative | None = option(None, "Price of a million output tokens.", about="call")
-    yes: bool = option(False, "Send more than 1,000 requests to captioner without being asked.", about="call")
+    yes: bool = option(False, "Send more than 1,000 requests to a server without confirmation.", about="call")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.", in_card=True)
     student: str | None = option(
         None, "Pretrained timm or transformers model; a small EfficientNet by default.", in_card=True
     )
-    pretrained: bool = option(True, "Start from the student's weights; false trains all its layers from scratch.")
+    pretrained: bool = option(True, "Start from pretrained weights; false trains all layers from scratch.")
     image_size: Count | None = option(
-        None, "Image size in pixels; by default the usual one of the student, less for tiny images.", in_card=True
+        None, "Image size in pixels; by default that of the student, or less for small images.", in_card=True
     )
     views: list[str] | None = option(
         None,
-        f"What tells the class: {VIEW_FORMS}, folders of g4i embed; by default the first three, and those in "
+        f"Views to use: {VIEW_FORMS}, or folders of g4i embed; by default the first three, and those in "
         "output_dir/views.",
     )
     finetune: Literal["auto", "true", "false"] = option(
         "auto",
-        "Train all layers after the last one: true, false, or auto (where minutes allow enough of it).",
+        "Also train all layers: true, false, or auto (if minutes allow enough epochs).",
         in_card=True,
     )
-    finetune_epochs: Positive = option(20.0, "Epochs of training all layers, at most.")
+    finetune_epochs: Positive = option(20.0, "Maximum number of epochs for all layers.")
     learning_rate: Positive | None = option(
-        None, "Peak learning rate of training all layers; by default 1e-4, and 1e-3 from scratch."
+        None, "Peak learning rate for all layers; by default 1e-4, or 1e-3 from scratch."
     )
     minutes: Positive | None = option(
-        None, "Minutes for training all layers; by default 30 with a GPU, and none on a CPU."
+        None, "Time limit for all layers with finetune auto; by default 30 with a GPU, and 0 on a CPU."
     )
     release: Literal["auto", "labels_only", "with_views"] = option(
         "auto",
-        "What classifier/ holds: labels_only, with_views, or auto (with views, unless they are judged worse).",
+        "What classifier/ holds: labels_only, with_views, or auto (with views, unless their accuracy is lower).",
         about="running",
     )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
@@ -98,14 +96,14 @@ class FitArguments:
 class LabelArguments(Checked):
     """Label"""
 
-    output_dir: str | None = option(None, "Folder of embeddings and features, that of g4i fit; runs/NAME by default.")
-    views: list[str] | None = option(None, "What tells the class, as in g4i fit.")
+    output_dir: str | None = option(None, "Folder of g4i fit, for embeddings and features; runs/NAME by default.")
+    views: list[str] | None = option(None, "Views to use, as in g4i fit.")
     pick: Literal["wrong", "next", "gold", "none"] = option(
         "next",
-        "wrong (labels that look wrong), next (images that teach most), gold (a random sample, to measure the "
+        "wrong (labels that look wrong), next (images most useful to label), gold (a random sample, to measure "
         "accuracy), or none (images of no class).",
     )
-    n: Count = option(100, "Number of images; of gold ones in all.")
+    n: Count = option(100, "Number of images; for gold, the size of the whole sample.")
     list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
     page: str | None = option(None, "HTML file for a page that needs no server and downloads labels.jsonl.")
     no_browser: bool = option(False, "Print the address of the page without opening a browser.")
@@ -217,7 +215,7 @@ class RunArguments(SupervisionOptions, Checked):
     train_split: str = option("train", "Training split.")
     eval_split: str = option("validation", "Split to evaluate during training.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report).", about="running")
-    labels_only: bool = option(False, "Train on the labels alone too, and compare both.", about="call")
+    labels_only: bool = option(False, "Also train on the labels alone, and compare both.", about="call")
 
 
 @dataclass
@@ -229,11 +227,11 @@ class AlignmentOptions:
     align_loss: str = option(
         "clip",
         "clip (symmetric InfoNCE over the global batch), infonce (image to text only), siglip (pairwise sigmoid), "
-        "cosine (no negatives) or one of yours, registered by module.",
+        "cosine (no negatives) or a custom one, registered by module.",
         in_card=True,
     )
     align_temperature: Positive = option(
-        0.2, "Temperature tau, learned by siglip; the paper has 0.05 for DeiT.", in_card=True
+        0.2, "Temperature tau, learned by siglip; the paper uses 0.05 for DeiT.", in_card=True
     )
     align_captions: Literal["sample", "mean", "all"] = option(
         "sample", "Several captions per image: sample one each epoch, their mean, or all."
@@ -246,7 +244,7 @@ class AlignmentDetails:
 
     about, rare = "captions", True
     align_mask: Literal["caption", "class", "none"] = option(
-        "caption", "Rows that are no negatives of each other: same image or caption; also same class; or none."
+        "caption", "Rows that are never negatives: caption (same image or caption), class (also same class), or none."
     )
     align_mix_captions: bool = option(True, "Align mixed images with the captions of both images, not of the first.")
     align_gradient: Literal["invariant", "official"] = option(
@@ -289,7 +287,7 @@ class OptimizationOptions:
     weight_decay_on: Literal["trainer", "matrices", "all"] = option(
         "trainer", "Parameters to decay: all but biases and norms, as in Trainer; matrices, as in timm; or all."
     )
-    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor; timm students.")
+    layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor, for timm students.")
     freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
@@ -317,9 +315,9 @@ class LengthOptions:
 class OptimizerOptions:
     """Trainer: optimizer"""
 
-    optim: str = option("adamw_torch_fused", "Trainer's name, or timm's, as timm:lamb.", in_card=True)
+    optim: str = option("adamw_torch_fused", "Optimizer of Trainer, or timm:NAME.", in_card=True)
     learning_rate: float = option(1e-3, "Peak learning rate; pretrained weights need less: 1e-4.", in_card=True)
-    lr_scheduler_type: str = option("cosine", "Schedule by Trainer's name.", in_card=True)
+    lr_scheduler_type: str = option("cosine", "Learning-rate schedule of Trainer.", in_card=True)
     warmup_steps: float = option(0.05, "Warm-up in steps or, below 1, as a share of all steps.")
     weight_decay: NotNegative = option(0.0, "Weight decay.", in_card=True)
 
