@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
 from ..data.classes import NONE_OF_THESE, terms_of
-from ..data.image_folder import SPLIT_FOLDERS
+from ..data.image_folder import SPLIT_OF
 from ..data.images import content_of, why_unreadable
 from ..data.record import content_digest
 from ..files import did_you_mean
@@ -148,7 +148,7 @@ def check_leak(
     metric from captions would measure the leak. A column leaks the class if it is `label`, `image_id` or a ClassLabel,
     or if its values determine the labels or follow from them.
     """
-    training = set(SPLIT_FOLDERS["train"] if train_splits is None else train_splits)
+    training = {word for word in SPLIT_OF if SPLIT_OF[word] == "train"} if train_splits is None else set(train_splits)
     for template in resolve(templates):
         for column in (name for _, name in _parse(template) if name):
             for split_name, split in splits.items():

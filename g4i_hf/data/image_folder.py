@@ -20,22 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.data_files import SPLIT_KEYWORDS
 
 from .. import columns
 from ..files import did_you_mean
 from .classes import class_names, same_form
+from .images import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
 # Names of files and folders that are splits, as in `datasets`; folders may have a suffix, as in test_novel
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-SPLIT_OF = {word: split for split, words in SPLIT_FOLDERS.items() for word in words}
+SPLIT_OF = {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 SHOWN = 3  # names in a message
 
@@ -115,7 +111,7 @@ def _check_metadata(folder: Path, roots: dict[str, list[str]]) -> None:
 
 def _read_split(name: str, roots: list[str], folder: Path) -> Split:
     folder_of = {file: _class_folder(file, root) for root in roots for file in _files(root)}
-    images = sorted(file for file in folder_of if os.path.splitext(file)[1].lower() in ImageFolder.EXTENSIONS)
+    images = sorted(file for file in folder_of if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES)
     if not images:
         raise FileNotFoundError(
             f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."

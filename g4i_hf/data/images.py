@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
 from datasets.features.features import require_storage_embed
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
@@ -25,7 +26,7 @@ from ..files import printable
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
 ROWS_AT_ONCE = 10_000
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 from .. import __version__, columns
 from ..data.labels import GOLD
 from ..evaluation.comparison import ComparisonRow, as_markdown, markdown_table, shown_names
+from ..files import INVISIBLE
 from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_bare, is_hub_id, is_path
@@ -386,8 +387,7 @@ def write_captions_card(folder: str | Path, stage: dict[str, Any]) -> None:
 
 # --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------
 
-# Nobody sees them, and they turn what stands around them: control characters, halves of characters, marks of direction
-_UNSEEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile(f"[{INVISIBLE}]")
 # A pipe ends a cell; the others begin a tag, an entity, a link, an image or code
 _ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "&": "&amp;", "[": "\\[", "]": "\\]", "`": "\\`"})
 

@@ -59,7 +59,8 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     images, and the 95% intervals of the accuracy and of its difference from the baseline's.
     """
     results = read_results(args.run)
-    accuracies = {split: figures(args.run, args.weights).get(f"{split}_accuracy") for split in _splits(results)}
+    shown = figures(args.run, args.weights)
+    accuracies = {split: shown.get(f"{split}_accuracy") for split in _splits(results)}
     names = ("supervision", "softens_labels", "views", "label_noise_estimate", "label_noise_interval")
     return {
         "speed": speed_text(results),

@@ -1,6 +1,5 @@
 """The images of `g4i fit` and `g4i label`: opened, checked, embedded, and what is known of the class of each."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
-from ..data.record import Record, describe_equal_images
+from ..data.record import Record, content_digest, describe_equal_images
 from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
@@ -96,7 +95,7 @@ class FitImages:
         answers = self.training[columns.ANSWER][:] if columns.ANSWER in self.training.column_names else []
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
-        inputs["the answers"] = hashlib.blake2b(json.dumps(answers).encode(), digest_size=16).hexdigest()
+        inputs["the answers"] = content_digest(json.dumps(answers).encode())
         return Record.of(self.splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
 
     def check(self) -> None:

@@ -20,12 +20,12 @@ from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageCla
 from transformers.image_utils import load_image
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, content_of, open_image, to_rgb
-from ..data.record import content_digest
+from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
 from ..embedding.encoders import TextEncoder
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
+from ..names import file_digest
 from .checkpoint import TextSide, open_aligned, open_encoder
 
 logger = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ class ImageSearch:
 
 def _digest_of_file(path: str) -> str:
     try:
-        return content_digest(content_of({"bytes": None, "path": path}))
+        return file_digest(path)
     except OSError:
         return "unreadable"
 
@@ -316,5 +316,5 @@ def files_in(folder: str | Path) -> list[str]:
     paths = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
     files = sorted(str(path) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise FileNotFoundError(f"{folder} holds no image.")
     return files
