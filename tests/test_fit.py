@@ -19,6 +19,7 @@ from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
+from g4i_hf.workflows import fit_all_layers
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +205,11 @@ def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, numbe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [9, 65])
-def test_small_data_sets_become_classifiers(fitted, tmp_path, number):
+def test_small_data_sets_become_classifiers(fitted, tmp_path, monkeypatch, number):
     """All layers are trained; the last batch of 65 images has one."""
+    monkeypatch.setattr(fit_all_layers, "EPOCHS", 1)
     pictures = draw_folder(tmp_path / "pictures", train=number, validation=6)
-    found = fitted(pictures, finetune="true", finetune_epochs=1)
+    found = fitted(pictures, finetune="true")
     assert found.with_views_accuracy is not None and (found.classifier / "model.safetensors").is_file()
 
 
@@ -245,10 +247,12 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(
 
 @pytest.mark.slow
 def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
-    fitted, pictures, student, tmp_path, capsys
+    fitted, pictures, student, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "out"
-    found = fitted(pictures, out, finetune="true", finetune_epochs=2, learning_rate=1e-3)
+    monkeypatch.setattr(fit_all_layers, "EPOCHS", 2)
+    monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", 1e-3)
+    found = fitted(pictures, out, finetune="true")
     said = capsys.readouterr().out
     assert said.count("All layers, ") == 2 and not list(out.glob("finetuned_*"))
     before, kept = AutoModelForImageClassification.from_pretrained(student).state_dict(), {}
@@ -261,9 +265,10 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
 
 
 @pytest.mark.slow
-def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, capsys):
-    given = {"student": None, "image_size": 64, "finetune": "true", "finetune_epochs": 3, "learning_rate": 1}
-    found = fitted(photos, tmp_path / "out", **given)
+def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit_all_layers, "EPOCHS", 3)
+    monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", 1)
+    found = fitted(photos, tmp_path / "out", student=None, image_size=64, finetune="true")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("All layers, ")]
     assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
 

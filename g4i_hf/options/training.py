@@ -64,10 +64,6 @@ class FitArguments:
         "Also train all layers: true, false, or auto (if minutes allow enough epochs).",
         in_card=True,
     )
-    finetune_epochs: Positive = option(20.0, "Maximum number of epochs for all layers.")
-    learning_rate: Positive | None = option(
-        None, "Peak learning rate for all layers; by default 1e-4, or 1e-3 from scratch."
-    )
     minutes: Positive | None = option(
         None, "Time limit for all layers with finetune auto; by default 30 with a GPU, and 0 on a CPU."
     )

@@ -26,7 +26,8 @@ from ..training.progress import seconds_per_step, trial_arguments
 from ..training.trainer import AlignmentTrainer
 from .fit_result import FitFolder, by_first
 
-BATCH, FEWEST_STEPS, FEWEST_EPOCHS = 64, 300, 5  # fewer are not worth the time
+EPOCHS, BATCH = 20.0, 64  # at most so many epochs
+FEWEST_STEPS, FEWEST_EPOCHS = 300, 5  # fewer are not worth the time
 USUAL_MINUTES = 30  # with a GPU
 PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates
 
@@ -57,9 +58,9 @@ def trainer_of_all_layers(
     of_training = AlignmentArguments(
         output_dir=str(folder),
         align_weight=align_weight,
-        num_train_epochs=args.finetune_epochs,
+        num_train_epochs=EPOCHS,
         per_device_train_batch_size=BATCH,
-        learning_rate=args.learning_rate or (PRETRAINED_RATE if args.pretrained else SCRATCH_RATE),
+        learning_rate=PRETRAINED_RATE if args.pretrained else SCRATCH_RATE,
         weight_decay=0.05,
         logging_steps=0.1,
         save_steps=0.1,
