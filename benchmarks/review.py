@@ -50,7 +50,8 @@ def known_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | 
 def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:
     rows, told = np.flatnonzero(labels < 0), model.probabilities_.astype(np.float32)
     if strategy == "next":
-        return pick_next(told, labels, model.none_, [drawn.embeds, drawn.features], ROUND, seed)
+        none, is_none = model.none_, np.zeros(len(labels), dtype=bool)
+        return pick_next(told, labels, none, is_none, [drawn.embeds, drawn.features], ROUND, seed)
     if strategy == "random":
         return np.random.default_rng([seed, len(rows)]).permutation(rows)[:ROUND]
     told = told[rows]

@@ -54,12 +54,13 @@ def test_what_to_label_next_is_uncertain_and_differs():
     labels[:3] = TRUTH[:3]  # class 3 has none
     alike, others = [4, 8, 12, 16, 20], [5, 6, 7, 9]  # of class 0, and of others
     probabilities[alike], probabilities[others] = told(share=0.35)[alike], told(share=0.4)[others]
-    found = pick_next(probabilities, labels, np.zeros(40), [points], 5)
+    none = np.zeros(40), np.zeros(40, dtype=bool)
+    found = pick_next(probabilities, labels, *none, [points], 5)
     assert TRUTH[found[0]] == 3 and len(set(found)) == 5 and set(found[1:]) <= {*alike, *others}
     assert set(TRUTH[found[1:]]) == {0, 1, 2, 3}, "the most uncertain alone are of one class"
     no_values = [points, np.full((40, 2), np.nan)]
-    assert len(pick_next(np.full((40, 4), 0.25), labels, np.zeros(40), no_values, 37)) == 37
-    assert not len(pick_next(probabilities, TRUTH, np.zeros(40), [points], 5))
+    assert len(pick_next(np.full((40, 4), 0.25), labels, *none, no_values, 37)) == 37
+    assert not len(pick_next(probabilities, TRUTH, *none, [points], 5))
 
 
 def test_a_gold_sample_stays_and_grows_and_has_no_image_twice():

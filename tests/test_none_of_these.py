@@ -69,13 +69,17 @@ def test_a_student_learns_little_from_images_of_no_class_and_is_not_judged_by_th
 
 
 def test_images_of_no_class_are_not_labelled_next():
+    """By their probability, and once a person has seen some of them, as similar images are not asked about."""
     model, truth, views = fitted(200)
     labels, values = np.where(model.folds_ < 5, truth, -1), [view.values for view in views.values()]
-    left_out, counted = (
-        (truth[pick_next(model.probabilities_, labels, none, values)] < 0).sum()
-        for none in (model.none_, np.zeros(len(truth)))
-    )
-    assert left_out <= 5 and counted >= 15, "uncertain images are mostly of no class"
+    nobody, unknown = np.zeros(len(truth), dtype=bool), np.zeros(len(truth))
+
+    def number(none: np.ndarray, is_none: np.ndarray) -> int:
+        return (truth[pick_next(model.probabilities_, labels, none, is_none, values)] < 0).sum()
+
+    assert number(unknown, nobody) >= 15 and number(model.none_, nobody) <= 5
+    seen = np.isin(np.arange(len(truth)), np.flatnonzero(truth < 0)[:20])
+    assert number(unknown, seen) <= 2
 
 
 def test_it_is_said_where_it_is_sure():

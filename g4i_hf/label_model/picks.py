@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import KNeighborsClassifier
 
 from .views import MOST_SAMPLED, Space, has_value
 
@@ -44,17 +45,24 @@ def pick_next(
     probabilities: np.ndarray,
     labels: np.ndarray,
     none: np.ndarray,
+    is_none: np.ndarray,
     values: Sequence[np.ndarray],
     number: int = ROUND,
     seed: int = 0,
 ) -> np.ndarray:
     """
     Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
-    each of as many clusters. Before them the surest row of each class without a label. Rows that more likely belong to
-    no class are left out, by the probability `none` (N,): they are uncertain too. `values` are (N, D) each, such as
-    image features; a row of NaN has none.
+    each of as many clusters. Before them the surest row of each class without a label.
+
+    Images of no class are uncertain too, and teach nothing. Rows that more likely belong to no class are left out, and
+    so are those that are more similar to an image of which a person said so than to any labelled one.
+
+    Args:
+        none: (N,) the probability that a row belongs to no class; 1 for a row that is not to be picked.
+        is_none: (N,) whether a person said so.
+        values: (N, D) each, such as image features; a row of NaN has none.
     """
-    rows = np.flatnonzero((labels < 0) & (none <= 0.5))
+    rows = np.flatnonzero((labels < 0) & ~is_none & (none <= 0.5))
     of_rows = probabilities[rows].astype(np.float32)
     likeliest, share = of_rows.argmax(1), of_rows.max(1)
     first = []
@@ -64,19 +72,26 @@ def pick_next(
     first = sorted(first, key=lambda place: -share[place])[:number]
     rest = np.setdiff1d(np.arange(len(rows)), first)
     second, largest = np.partition(of_rows[rest], -2, axis=1)[:, -2:].T
-    most = min(max(len(rest) // UNCERTAIN, number), MOST_CLUSTERED)
-    uncertain = rest[np.argsort(largest - second, kind="stable")[:most]]
-    wanted = min(number - len(first), len(uncertain))
+    candidates = rows[rest[np.argsort(largest - second, kind="stable")[:MOST_CLUSTERED]]]
+    first = rows[np.array(first, dtype=np.int64)]
+    reviewed = np.flatnonzero(is_none | (labels >= 0)) if is_none.any() else candidates[:0]
+    points = np.concatenate([_directions(each, np.concatenate([candidates, reviewed])) for each in values], axis=1)
+    points, of_reviewed = np.split(points, [len(candidates)])
+    if len(reviewed) and len(candidates):
+        similar = KNeighborsClassifier(1).fit(of_reviewed, is_none[reviewed]).predict(points)
+        candidates, points = candidates[~similar], points[~similar]
+    most = max(len(rest) // UNCERTAIN, number)
+    candidates, points = candidates[:most], points[:most]
+    wanted = min(number - len(first), len(candidates))
     if not wanted:
-        return rows[np.array(first, dtype=np.int64)]
-    points = np.concatenate([_directions(each, rows[uncertain]) for each in values], axis=1)
+        return first
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer of them differ
         clusters = KMeans(wanted, n_init=2, random_state=seed).fit(points)
     distances = clusters.transform(points)
     distances[clusters.labels_[:, None] != np.arange(wanted)] = np.inf  # a row stands for its own cluster
-    central = list(dict.fromkeys([*uncertain[distances.argmin(0)], *uncertain]))[:wanted]
-    return rows[np.array([*first, *central], dtype=np.int64)]
+    central = list(dict.fromkeys([*candidates[distances.argmin(0)], *candidates]))[:wanted]
+    return np.array([*first, *central], dtype=np.int64)
 
 
 def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

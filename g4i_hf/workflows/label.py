@@ -132,9 +132,8 @@ class Labelling:
             rows = np.flatnonzero(is_open)
             picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
         else:
-            labels = np.where(~is_open & (self.labels < 0), len(self.classes), self.labels)  # not asked once more
-            values = [view.values for view in self.views.values()]
-            picked = pick_next(self.probabilities, labels, self.none, values, number)
+            values, none = [view.values for view in self.views.values()], np.where(is_open, self.none, 1)
+            picked = pick_next(self.probabilities, self.labels, none, self.reviews == NONE, values, number)
         return picked[: max(number, 0)]
 
     def items(self) -> list[dict[str, Any]]:
