@@ -287,7 +287,6 @@ class OptimizationOptions:
     freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
-    stop_on_nan: bool = option(True, "End training with an error on a NaN or infinite loss term.", about="running")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")
     max_grad_norm: NotNegative = option(1.0, "Maximum gradient norm; 0: no clipping.")
     label_smoothing_factor: Share = option(0.0, "Label smoothing.")

@@ -110,5 +110,5 @@ class LossCheck(TrainerCallback):
         kept = f" {checkpoint} is from before that." if checkpoint is not None else ""
         raise NonFiniteLoss(
             f"In step {step} of {state.max_steps} {' and '.join(terms)} became NaN or infinite, so training ended."
-            f"{kept} Try {remedy}; or train on regardless with stop_on_nan false."
+            f"{kept} Try {remedy}."
         )

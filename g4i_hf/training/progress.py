@@ -159,7 +159,6 @@ def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
     trial.load_best_model_at_end = False
     trial.report_to, trial.disable_tqdm = [], True
-    trial.stop_on_nan = False  # times alone count
     return trial
 
 

@@ -144,7 +144,7 @@ class AlignmentTrainer(Trainer):
         # Replaces Trainer's progress bar; a notebook keeps its table
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = progress_of(args) if shows else None
-        self.loss_check = callbacks.LossCheck() if args.stop_on_nan else None
+        self.loss_check = callbacks.LossCheck()
         self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
         optional = (self.progress, self.loss_check, self.ema)
         for callback in filter(None, optional):
@@ -268,8 +268,7 @@ class AlignmentTrainer(Trainer):
 
     def _note(self, name: str, value: torch.Tensor, count: torch.Tensor) -> None:
         self.terms.add(name, value, count)
-        if self.loss_check is not None:
-            self.loss_check.note(name, value, self.state.global_step + 1)
+        self.loss_check.note(name, value, self.state.global_step + 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # Trainer logs on every process at the same steps, so all of them reduce their sums here
