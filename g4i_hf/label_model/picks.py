@@ -54,8 +54,8 @@ def pick_next(
     Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
     each of as many clusters. Before them the surest row of each class without a label.
 
-    Images of no class are uncertain too, and teach nothing. Rows that more likely belong to no class are left out, and
-    so are those that are more similar to an image of which a person said so than to any labelled one.
+    Images of no class are uncertain too, and teach nothing. Left out are rows that more likely belong to no class, and
+    those that are nearer to an image of which a person said so than to any labelled one.
 
     Args:
         none: (N,) the probability that a row belongs to no class; 1 for a row that is not to be picked.
