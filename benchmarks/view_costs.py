@@ -30,9 +30,10 @@ from transformers import (
 )
 
 from g4i_hf.embedding.encoders import load_encoder
+from g4i_hf.modeling.processing import EvalTransform
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.training.features import ImageEncoder, image_features
-from g4i_hf.views.encoders import TowerTransform, encoder_by_student
+from g4i_hf.views.encoders import encoder_by_student
 
 SQUARE = {"shortest_edge": 256}
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14, "image_size": 518}
@@ -56,7 +57,7 @@ def encoder_of(name: str) -> ImageEncoder:
         found = model(pixels)
         return getattr(found, "image_embeds", found.last_hidden_state[:, 0])
 
-    return ImageEncoder(model, TowerTransform(processor), features, "0")
+    return ImageEncoder(model, EvalTransform(processor), features, "0")
 
 
 def main() -> None:

@@ -32,8 +32,6 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     Dinov2Config,
-    Siglip2Config,
-    Siglip2ImageProcessor,
     SiglipConfig,
     SiglipImageProcessor,
     ViTConfig,
@@ -53,12 +51,10 @@ TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num
 TEXT |= {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 TEXT |= {"max_position_embeddings": 16, "projection_size": 32, "projection_dim": 16}
 BOTH = {"text_config": TEXT, "vision_config": VISION}
-NAFLEX = BOTH | {"vision_config": VISION | {"num_patches": 16}}
 SQUARE, CROP = {"height": 32, "width": 32}, {"size": {"shortest_edge": 32}, "crop_size": 32}
 BY_BOTH = {
     "clip": (CLIPConfig(**BOTH, projection_dim=16), CLIPImageProcessor(**CROP)),
     "siglip": (SiglipConfig(**BOTH), SiglipImageProcessor(size=SQUARE)),
-    "siglip2": (Siglip2Config(**NAFLEX), Siglip2ImageProcessor(patch_size=8, max_num_patches=16)),
 }
 VIT = (ViTConfig(**VISION), ViTImageProcessor(size=SQUARE), lambda hidden: hidden[:, 0])
 # With what a student of transformers gives to its last layer
@@ -246,13 +242,14 @@ def test_mistakes_end_in_one_line(tmp_path):
     scores = {"two": [[0.1, 0.9]] * 3, "some": [[0.1, None, 0.2]] * 3, "words": ["a", "b", "c"]}
     for name, values in scores.items():
         images = images.add_column(name, values)
-    wordless, bert = tmp_path / "wordless", tmp_path / "bert"
+    wordless, bert, naflex = (tmp_path / name for name in ("wordless", "bert", "naflex"))
     saved("clip", wordless)
     weights = load_file(wordless / "model.safetensors")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("text_")}
     save_file(weights, wordless / "model.safetensors", metadata={"format": "pt"})
-    bert.mkdir()
-    (bert / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    for folder, kind in ((bert, "bert"), (naflex, "siglip2")):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     for view, words in {
         "clicks": "There is no view 'clicks'.*caption, answer, image:student, .*scores:COLUMN",
         "scores:": "There is no view 'scores:'",
@@ -263,6 +260,7 @@ def test_mistakes_end_in_one_line(tmp_path):
         "scores:some": "row 0: some numbers are NaN",
         "scores:words": "row 0: 'a'; a list of 3 numbers",
         f"image:{bert}": "a model of the kind 'bert' is no image encoder",
+        f"image:{naflex}": "NaFlex variant of SigLIP 2.*such as google/siglip2-base-patch16-224",
         f"image:{wordless}": "wordless.*it holds no whole text tower",
     }.items():
         with pytest.raises((ValueError, OSError), match=words) as error:

@@ -1,6 +1,5 @@
 """What is seen of a training: lines or a bar, trackers, the summary, a dry run; a loss that becomes NaN ends it."""
 
-import math
 import os
 import re
 import sys

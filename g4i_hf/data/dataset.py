@@ -420,7 +420,7 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
 def for_inference(batch: dict[str, Any]) -> dict[str, Any]:
     """With channels last, faster for convolutions. Training has the layout, and so the bits, of the stock Trainer."""
     pixels = batch.get("pixel_values")
-    if pixels is not None and pixels.ndim == 4:  # SigLIP 2 may have patches instead
+    if pixels is not None:
         batch = batch | {"pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
     return batch
 

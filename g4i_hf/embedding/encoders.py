@@ -113,13 +113,22 @@ def encoder_identity(args: EncoderArguments) -> str | None:
 
 
 def model_type_of(place: str, revision: str | None = None) -> str:
-    """Empty for sentence-transformers models without a transformers configuration, such as static embeddings."""
+    """
+    Empty for sentence-transformers models without a transformers configuration, such as static embeddings. Raises
+    OSError for NaFlex, whose images have no fixed size.
+    """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False).model_type
+        model_type = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False).model_type
     except (OSError, ValueError):
         return ""
+    if model_type.startswith("siglip2"):  # SigLIP 2 of a fixed size is `siglip`
+        raise OSError(
+            f"{place} is a NaFlex variant of SigLIP 2, which g4i_hf does not read. Use one with a fixed image size, "
+            "such as google/siglip2-base-patch16-224."
+        )
+    return model_type
 
 
 def _packaged_folder(name: str) -> str | None:
@@ -251,9 +260,5 @@ class SiglipTextEncoder(ClipTextEncoder):
     padding = "max_length"
 
 
-class Siglip2TextEncoder(SiglipTextEncoder):
-    model_class = "Siglip2TextModel"
-
-
-# By the start of `model_type`, such as siglip or siglip_text_model; the longest first
-TOWERS = {"siglip2": Siglip2TextEncoder, "siglip": SiglipTextEncoder, "clip": ClipTextEncoder}
+# By the start of `model_type`, such as siglip or siglip_text_model
+TOWERS = {"siglip": SiglipTextEncoder, "clip": ClipTextEncoder}

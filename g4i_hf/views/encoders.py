@@ -1,19 +1,12 @@
 """Encoders of images: the student of `g4i fit`, or any other network with its own weights and preprocessing."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
 import torch
 from datasets import Dataset
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    AutoImageProcessor,
-    BaseImageProcessor,
-    TimmWrapperConfig,
-)
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoImageProcessor, TimmWrapperConfig
 
 from .. import columns
 from ..data.classes import terms_of
@@ -22,7 +15,7 @@ from ..data.record import RECORD_FILE
 from ..embedding.encoders import load_encoder, load_tower, model_type_of
 from ..hub.push import MANIFEST
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
-from ..modeling.processing import image_size_of
+from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import student_config_from
 from ..names import folder_or_id, loading
 from ..options import AugmentationArguments, StudentArguments
@@ -65,7 +58,7 @@ def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
     if not is_image_text(name):
         return encoder_by_student(name)
     tower = ImageTower(name)
-    return ImageEncoder(tower, TowerTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
+    return ImageEncoder(tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
 
 
 def check_encoder_of(view: str) -> None:
@@ -108,8 +101,7 @@ def encoder_of_fit(student: str | None, images: Dataset) -> ImageEncoder:
 # By `model_type`: the image tower, and the output that lies in the space of the texts
 IMAGE_TOWERS = {
     "clip": ("CLIPVisionModelWithProjection", "image_embeds"),
-    "siglip": ("SiglipVisionModel", "pooler_output"),  # also SigLIP 2 of one image size
-    "siglip2": ("Siglip2VisionModel", "pooler_output"),  # NaFlex: any aspect ratio, as patches
+    "siglip": ("SiglipVisionModel", "pooler_output"),  # also SigLIP 2
 }
 WORDINGS = (
     "a photo of a {}.",
@@ -127,7 +119,7 @@ def is_image_text(name: str) -> bool:
 
 
 class ImageTower(torch.nn.Module):
-    """Pixels of [`TowerTransform`] -> (B, D) of unit norm. Raises OSError, with the reason, if it cannot be loaded."""
+    """(B, 3, H, W) pixels -> (B, D) of unit norm. Raises OSError, with the reason, if it cannot be loaded."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -137,26 +129,8 @@ class ImageTower(torch.nn.Module):
             self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        inputs = {"pixel_values": pixels}
-        if pixels.ndim == 3:
-            shape = {"pixel_attention_mask": pixels[..., -3], "spatial_shapes": pixels[:, 0, -2:].long()}
-            inputs = {"pixel_values": pixels[..., :-3]} | shape
-        return torch.nn.functional.normalize(getattr(self.model(**inputs), self.output).float(), dim=-1)
-
-
-@dataclass
-class TowerTransform:
-    """An image -> (3, H, W); of NaFlex (patches, P + 3), each patch with its mask and the shape in patches."""
-
-    processor: BaseImageProcessor
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        inputs = self.processor(images=image, return_tensors="pt")
-        pixels = inputs["pixel_values"][0]
-        if "spatial_shapes" not in inputs:
-            return pixels
-        mask, shape = inputs["pixel_attention_mask"][0, :, None], inputs["spatial_shapes"].expand(len(pixels), 2)
-        return torch.cat([pixels, mask.to(pixels.dtype), shape.to(pixels.dtype)], dim=1)
+        embeds = getattr(self.model(pixel_values=pixels), self.output)
+        return torch.nn.functional.normalize(embeds.float(), dim=-1)
 
 
 def named_in_its_space(name: str, id2label: dict[int, str], device: str | torch.device) -> np.ndarray:
