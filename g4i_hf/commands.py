@@ -169,13 +169,10 @@ class Label(Command):
         from .workflows.label import Labelling, serve
 
         labelling = Labelling(args, data, say=print_note if args.list else say)
-        if not args.list and not args.page:
+        if not args.list:
             return serve(labelling, say, opens_browser=not args.no_browser)
         labelling.look()
-        if args.list:
-            print("\n".join(labelling.listed()) or labelling.nothing())
-        else:
-            say(labelling.write_page(args.page))
+        print("\n".join(labelling.listed()) or labelling.nothing())
 
 
 class Train(Command):

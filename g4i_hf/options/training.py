@@ -101,7 +101,6 @@ class LabelArguments(Checked):
     )
     n: Count = option(100, "Number of images; for gold, the size of the whole sample.")
     list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
-    page: str | None = option(None, "HTML file for a page that needs no server and downloads labels.jsonl.")
     no_browser: bool = option(False, "Print the address of the page without opening a browser.")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")

@@ -12,7 +12,6 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,10 @@ from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
 from ..options import DataArguments, FitArguments, LabelArguments
-from ..pages import page, thumbnail
+from ..pages import page
 from .fit_images import FitImages
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
-MOST_STATIC = 200  # images of a page that holds them
 SIDE = 640  # pixels of an image
 LARGEST = 10_000  # bytes of a request
 HEADERS = {
@@ -202,32 +200,11 @@ class Labelling:
             lines.append(f"{printable(self.names[row])}\t{printable(suggested)}\t{share:.4f}")
         return lines
 
-    def page(self, items: list[dict[str, Any]] | None = None, nonce: str = "page") -> str:
-        """The page; without images its script asks the server for them."""
-        data: dict[str, Any] = {"items": items or [], "served": items is None, "classes": self.classes}
-        data |= {
-            "new": sorted(self.new),
-            "pick": self.args.pick,
-            "hides": self.args.pick == GOLD,
-            "then": self.following,
-        }
+    def page(self, nonce: str) -> str:
+        """The page, whose script asks the server for images."""
+        pick = self.args.pick
+        data = {"classes": self.classes, "pick": pick, "hides": pick == GOLD, "then": self.following}
         return page("label.html.j2", data=data, nonce=nonce)
-
-    def write_page(self, file: str) -> str:
-        """Write one file with its images, which downloads the answers. Returns a message."""
-        by_name = columns.IMAGE_ID if self.root is None else "file_name"
-        items = [self._item(int(row)) for row in self.picked(min(self.left, MOST_STATIC))]
-        if not items:
-            return self.nothing()
-        for item in items:
-            row = item["row"]
-            item["line"] = {by_name: self.names[row], "digest": self.digests[row]}
-            item["picture"] = thumbnail(self.images, row)
-            item["examples"] = [thumbnail(self.images, other) for other in item["examples"]]
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).write_text(self.page(items), encoding="utf-8", errors="replace")
-        few = f" of {self.left:,}, as a page without a server holds no more" if self.left > MOST_STATIC else ""
-        return f"Page: {file}, {len(items):,} images{few}. Append the labels.jsonl that it downloads to {self.file}."
 
 
 # --- The server ------------------------------------------------------------------------------------------------------
