@@ -28,7 +28,7 @@ HEAD = """\
 # Command line
 
 Generated from the option dataclasses in `g4i_hf/options`. In a terminal, `g4i COMMAND --help all` lists the same
-options, `--help` the usual ones, and `--help WORD` those with a word in their name.
+options, and `--help` the usual ones.
 
 Options come from defaults, then a YAML file (`--config`), then the command line; later ones win. `--print_config`
 prints the resolved options as such a file. `-` and `_` are alike in names. A switch without a value is set to true.

@@ -279,21 +279,17 @@ def resolved_yaml(classes: tuple[type, ...], values: dict[str, Any]) -> str:
 
 
 def help_text(classes: tuple[type, ...], argv: list[str], command: str, description: str) -> str:
-    """`--help`: usage and the usual options; `--help all`: all of ours; `--help WORD`: those with the word."""
-    place = next(i for i, word in enumerate(argv) if word.split("=")[0] in ("-h", "--help"))
-    following = [argv[place].partition("=")[2], *argv[place + 1 : place + 2]]
-    topic = next((word for word in following if word and not word.startswith("-")), "")
+    """`--help`: usage and the usual options; `--help all`: all of ours."""
+    shows_all = bool({"all", "--help=all"} & set(argv))
     groups: Groups = {}
     rare: Groups = {}
     for declaring, group in grouped((CommonOptions, *classes)).items():
         texts = {name: described(field) for name, field in group.items()}
-        target = rare if not topic and vars(declaring).get("rare") else groups
+        target = rare if not shows_all and vars(declaring).get("rare") else groups
         target[title_of(declaring)] = {
             name: f"{text} [{default}]" if default else text for name, (text, default) in texts.items()
         }
-    groups["This command"]["help"] = "This page; `--help all`: every option; `--help WORD`: with WORD."
-    if topic not in ("", "all"):
-        return "\n".join(help_page(_about_topic(classes, groups, topic)))
+    groups["This command"]["help"] = "This page; `--help all`: every option."
     names = [name for group in groups.values() for name in group]
     first = "".join(f"[{name.upper()}] " for name in first_words(names))
     usage = f"usage: g4i {command} {first}[--config YAML] [--NAME VALUE ...]"
@@ -304,24 +300,9 @@ def help_text(classes: tuple[type, ...], argv: list[str], command: str, descript
     return "\n".join([usage, "", description.strip(), "", about, *help_page(groups), *rare_page(rare)])
 
 
-def _about_topic(classes: tuple[type, ...], groups: Groups, topic: str) -> Groups:
-    """The options with the topic in their name, otherwise the groups with it in their title."""
-    part = topic.lower().replace("-", "_")
-    if TrainingOptions in classes:
-        of_trainer = dict.fromkeys(other_trainer_options(), "See TrainingArguments of transformers.")
-        groups = groups | {OF_TRAINER: of_trainer}
-    matches = {title: {name: group[name] for name in group if part in name} for title, group in groups.items()}
-    if not any(matches.values()):
-        matches = {title: group for title, group in groups.items() if part in title.lower()}
-    if not any(matches.values()):
-        near = did_you_mean(part, [name for group in groups.values() for name in group])
-        raise OptionError(f"--help {topic}: no option has that in its name.{near} --help all lists every one.")
-    return matches
-
-
 def rare_page(groups: Groups) -> Iterator[str]:
     if groups:
-        yield "\nMore, described by `--help all` and `--help WORD`"
+        yield "\nMore, described by `--help all`"
     for title, group in groups.items():
         line = f"  {title.replace(':', ',')}: {', '.join(group)}"
         yield from textwrap.wrap(line, _width(), subsequent_indent="    ")

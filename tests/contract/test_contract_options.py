@@ -46,14 +46,6 @@ def test_help_names_every_option_and_help_all_describes_it(quick):
     assert {"learning_rate", "gradient_accumulation_steps", "seed", "bf16"} <= set(options_in(brief))
     assert set(options_in(brief)) < set(options_in(full))
     assert all(re.search(rf"\b{name}\b", brief) for name in options_in(full))
-    found = options_in(quick.succeed("train", "--help", "ddp").out)  # of Trainer alone
-    assert {"ddp_timeout", "ddp_backend"} <= set(found) - set(options_in(full))
-
-
-def test_help_about_a_word_has_the_options_with_it_in_their_name(quick):
-    found = options_in(quick.succeed("train", "--help", "warmup").out)
-    assert "warmup_steps" in found and all("warmup" in name for name in found)
-    assert options_in(quick.succeed("train", "--help=layer-decay").out) == ["layer_decay"]
 
 
 def words_of(command: str, folder) -> tuple:
