@@ -86,7 +86,7 @@ class GlobalBatchSampler(BatchSampler):
 
     @property
     def sampler(self) -> "GlobalBatchSampler":
-        """Where accelerate calls `set_epoch` if batches are skipped; Trainer does so since 5.24."""
+        """Where accelerate calls `set_epoch` if batches are skipped."""
         return self
 
     @property

@@ -179,7 +179,7 @@ class SentenceEncoder(TextEncoder):
         self.tokenizer = self.model.tokenizer
         if hasattr(self.model, "get_embedding_dimension"):
             self.dim = int(self.model.get_embedding_dimension())
-        else:  # sentence-transformers before 5.4
+        else:  # before sentence-transformers 5.4
             self.dim = int(self.model.get_sentence_embedding_dimension())
         window = self.model.max_seq_length
         self.max_tokens = int(window) if window is not None and math.isfinite(window) else None

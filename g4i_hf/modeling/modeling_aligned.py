@@ -38,8 +38,6 @@ from .student import (
     student_config_from,
 )
 
-IS_RENAMED = hasattr(PreTrainedModel, "activation_checkpointing_enable")  # by transformers 5.24
-CHECKPOINTING = "activation_checkpointing" if IS_RENAMED else "gradient_checkpointing"
 MAX_LOGIT_SCALE = 100.0  # as in CLIP (arXiv 2103.00020, section 2.5)
 # Of a student's image processor and architecture. Other entries of timm, such as `file`, describe other weights
 PUBLIC_PRETRAINED_CFG = (
@@ -333,10 +331,7 @@ class AlignedImageClassification(PreTrainedModel):
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
             what = "The student has batch norms, which would count a batch twice where it is computed again"
             raise ValueError(f"{what}: leave activation_checkpointing out.")
-        getattr(self.student, f"{CHECKPOINTING}_enable")(*args, **kwargs)
-
-    if not IS_RENAMED:  # the name that Trainer calls then
-        gradient_checkpointing_enable = activation_checkpointing_enable
+        self.student.activation_checkpointing_enable(*args, **kwargs)
 
     def get_input_embeddings(self) -> None:
         """None, as there are no tokens; accelerate calls it before it shards weights by FSDP2."""

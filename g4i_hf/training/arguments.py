@@ -77,8 +77,6 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         check_training(self)
         if self.push_to_hub:
             raise ValueError(f"push_to_hub is set, but {NOT_PUSHED}")
-        if "activation_checkpointing" not in _PARENT:  # its name before transformers 5.24
-            self.gradient_checkpointing = self.gradient_checkpointing or bool(self.activation_checkpointing)
         TrainingArguments.__post_init__(self)
         if is_timms:
             self.optim = optim

@@ -95,8 +95,6 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
             value = getattr(value, "value", value)  # enumerations
             default = getattr(field.default, "value", field.default)
             hidden = about(field.name) == "call" or is_secret(field.name)
-            # Before transformers 5.24, Trainer fills in options of FSDP even if it is off
-            hidden = hidden or (field.name in ("fsdp", "fsdp_config") and not arguments.fsdp)
             is_plain = isinstance(value, (str, int, float, bool, list, dict, type(None)))
             if is_plain and not hidden and (field.name in ours or value != default):
                 options[field.name] = value
