@@ -119,15 +119,6 @@ def odd_server():
         yield start
 
 
-def test_a_proxy_of_the_environment_is_used_but_for_addresses_without(serve, odd_server, monkeypatch):
-    proxy = odd_server()
-    monkeypatch.setenv("http_proxy", proxy.url)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    [(_, answer)] = ask(captioner(base_url="http://captioner.invalid/v1"), questions(1))
-    assert answer.text == "a cat" and proxy.asked == ["http://captioner.invalid/v1/chat/completions"]
-    assert_all_right(ask(captioner(serve()), questions(1)), 1)
-
-
 def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
     server = serve("--echo")
     asked = captioner(server, max_new_tokens=9, temperature=0.5, top_p=0.9, revision="v2", max_side=99)

@@ -66,12 +66,6 @@ def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_pat
     assert answers_in(tmp_path / "captions.journal") == 0
 
 
-def test_a_dry_run_without_requests_says_why_it_shows_nothing(tmp_path, serve):
-    draw_numbers(tmp_path / "pictures", 4)
-    server = serve()
-    assert "max_requests is reached" in caption(tmp_path, *asking(server, "--dry_run", 2, "--max_requests", 0))
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_a_file_of_captions_names_the_images_of_a_table_by_their_files_or_ids(tmp_path, named):
     images = [make.stored(make.noise(n)) | {"path": f"{n}.png" if named else None} for n in range(3)]

@@ -40,11 +40,6 @@ def test_a_caption_wins_over_a_failure_and_the_later_over_the_earlier(tmp_path, 
         assert texts(folder, 1) == ["later"]
 
 
-def test_the_prompt_which_may_hold_a_thousand_class_names_is_not_kept_with_every_answer(tmp_path):
-    put(tmp_path, (1, Answer(OK, "a")))
-    assert question(1).prompt.encode() not in (tmp_path / "00000.sqlite").read_bytes()
-
-
 def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
     with AnswerStore(tmp_path):
         with pytest.raises(CaptionerError, match="Another process captions.*would pay for the same"):
@@ -105,11 +100,3 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     assert len(said) > 20 and texts(tmp_path, *map(int, said)) == [f"text {number} " * 50 for number in said]
     put(tmp_path, (100_000, Answer(OK, "later")))
     assert texts(tmp_path, 100_000) == ["later"]
-
-
-def test_only_a_damaged_file_of_answers_is_to_be_moved_away(tmp_path):
-    (tmp_path / "00001.sqlite").write_bytes(b"no database" * 99)
-    (tmp_path / "other" / "00001.sqlite").mkdir(parents=True)
-    for folder, remedy in ((tmp_path, "Move the file away"), (tmp_path / "other", "See to the disk")):
-        with pytest.raises(OSError, match=f"The answers in .*00001.sqlite cannot be read.*{remedy}"):
-            AnswerStore(folder)

@@ -12,7 +12,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import filelock
 import make
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ from g4i_hf.options import AugmentationArguments
 from g4i_hf.running import main
 from g4i_hf.training import AlignmentArguments, AlignmentTrainer
 from g4i_hf.training.checkpoint import CheckpointError, OtherDataError, newest_checkpoint
-from g4i_hf.training.run_folder import LOCK_FILE, clear_run, open_run, resolved_options, write_options
+from g4i_hf.training.run_folder import clear_run, open_run, resolved_options, write_options
 
 ROOT = Path(__file__).parent.parent
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "per_device_train_batch_size": 4}
@@ -147,27 +146,6 @@ def test_a_resume_under_other_versions_says_which_and_records_both(trained, inte
     assert json.loads(file.read_text())["versions"] == known["versions"] | {"pillow": f"1.1.7, {now}"}
 
 
-def test_one_that_is_named_must_be_whole_and_there(trained, tmp_path):
-    shutil.copytree(trained / "trainer" / "checkpoint-2", tmp_path / "checkpoint-2")
-    trainer = trainer_of(tmp_path)
-    with pytest.raises(FileNotFoundError, match="checkpoint-7 is no folder. Resume from another"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
-    (tmp_path / "checkpoint-2" / "scheduler.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="checkpoint-2 is not whole: scheduler.pt is missing"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    with pytest.raises(FileNotFoundError, match="no whole checkpoint to resume from"):
-        trainer.train(resume_from_checkpoint=True)
-
-
-def test_of_what_data_a_checkpoint_without_a_record_is_is_not_known(trained, tmp_path, caplog):
-    checkpoint = shutil.copytree(trained / "trainer" / "checkpoint-2", tmp_path / "checkpoint-2")
-    with pytest.raises(OtherDataError, match="What differs: not known, as the run holds no record of its data"):
-        trainer_of(tmp_path, CHANGES["labels of 1 image"]).train(resume_from_checkpoint=str(checkpoint))
-    (checkpoint / "checkpoint.json").unlink()
-    trainer_of(tmp_path).train(resume_from_checkpoint=str(checkpoint))
-    assert "no readable checkpoint.json: whether the data has changed is not known." in caplog.text
-
-
 @contextlib.contextmanager
 def no_file_larger_than(size: int):
     """The kernel refuses to write on, as on a full disk."""
@@ -230,13 +208,6 @@ def test_a_folder_that_is_no_run_or_another_run_is_left_alone(tmp_path, caplog):
     for name, value in (("dataset_name", "other"), ("learning_rate", 0.5), ("eval_steps", 5)):
         with pytest.raises(ValueError, match=f"a run with other options: {name} .*there.*--overwrite"):
             open_run(tmp_path, options | {name: value}, overwrite=False)
-
-
-def test_a_folder_that_another_process_trains_into_is_refused_by_its_number(tmp_path):
-    with filelock.FileLock(tmp_path / LOCK_FILE):
-        (tmp_path / LOCK_FILE).write_text("4711")
-        with pytest.raises(OSError, match=r"Another training writes to .* \(process 4711\)\. Wait until"):
-            trainer_of(tmp_path).train()
 
 
 @pytest.mark.slow

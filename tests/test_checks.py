@@ -22,7 +22,7 @@ from g4i_hf.data.images import UndecodableImage, clean_jpeg, decode
 from g4i_hf.pages import thumbnail
 
 CLASSES, DIM = ["ant", "bée", "猫"], 4
-VECTOR, SEVERAL = List(Value("float16"), length=DIM), List(List(Value("float16"), length=DIM))
+SEVERAL = List(List(Value("float16"), length=DIM))
 UNIT = np.eye(DIM).tolist()
 
 
@@ -44,7 +44,6 @@ def check(split: Dataset, **kwargs) -> dict[str, int]:
 
 
 PICTURE = make.noise(1, 4, 6)
-PIXELS = np.asarray(PICTURE)
 CUT = {"bytes": make.stored(PICTURE.resize((99, 99)), "JPEG")["bytes"][:-99], "path": None}
 NO_LIST = "is no list of floats of fixed length. Store it as List"
 # Fault -> the split, and what the message says after its name

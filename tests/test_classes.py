@@ -9,7 +9,7 @@ from unicodedata import normalize
 import make
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict
 from test_loading import by_id, classes_by_id, one_line, rows
 
 from g4i_hf import load_images
@@ -310,14 +310,6 @@ def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
     lines = [{"file_name": file, "caption": text} for file, text in zip(LABELS, captions, strict=True)]
     write_metadata(tmp_path / "train", lines, suffix)
     assert load_images(tmp_path)["train"]["caption"][:] == captions
-
-
-def test_class_names_of_parquet_metadata_are_those_of_its_classes(tmp_path):
-    make.folder(tmp_path, [*FILES, "validation/cat/1.png", "validation/dog/2.png"])
-    features = Features({"file_name": Value("string"), "label": ClassLabel(names=["dog", "cat"])})
-    rows = {"file_name": ["dog/3.png", "dog/4.png"], "label": [1, -1]}
-    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train" / "metadata.parquet")
-    assert classes_by_id(tmp_path) == LABELS | {"dog/3.png": "cat"}
 
 
 MIXED = b'{"file_name": "cat/1.png", "x": 1}\n{"file_name": "cat/2.png", "x": "a"}'

@@ -120,27 +120,6 @@ def test_a_path_that_starts_with_a_dot_is_relative_to_its_file(tmp_path, monkeyp
         assert (found["label_column"], found["caption_column"]) == ("runs/x", "./here")
 
 
-def test_a_tilde_is_the_home_folder(written, monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    found = parse("--dataset_name=~/data", "--output_dir=~/runs/x")
-    assert (found["dataset_name"], found["output_dir"]) == (f"{tmp_path}/data", f"{tmp_path}/runs/x")
-    assert written("student: ~/checkpoint")["student"] == f"{tmp_path}/checkpoint"
-    assert options.DataArguments("~/data").dataset_name == f"{tmp_path}/data"  # as load_images makes it
-
-
-def test_paths_in_a_list_are_relative_to_its_file_too(tmp_path, monkeypatch, capsys):
-    """Also those that --print_config says, in a file elsewhere."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "o.yaml").write_text("dataset_name: ./r\ncaptions_dir: c\nimport_answers: [./b, ../c, d]\n")
-    with pytest.raises(SystemExit):
-        main(["caption", "--config", "a/o.yaml", "--print_config"])
-    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
-    for file in ("a/o.yaml", "again.yaml"):
-        found = parse("--config", file, classes=OPTIONS_OF["caption"])["import_answers"]
-        assert [Path(path).resolve() for path in found] == [tmp_path / path for path in ("a/b", "c", "d")]
-
-
 def test_other_options_of_trainer_pass_through(tmp_path):
     (tmp_path / "o.yaml").write_text(f"{BASE}adam_beta1: 0.8")
     words = ["--config", str(tmp_path / "o.yaml"), "--label_names", "a", "b", "--logging_first_step"]

@@ -304,13 +304,3 @@ def test_every_option_of_every_command_is_in_the_reference(prepared):
 def test_the_reference_has_every_public_name():
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
-
-
-def test_prose_that_is_long_or_puzzling_is_found():
-    sys.path.insert(0, str(ROOT / "tests"))
-    from prose import problems
-
-    long = "This sentence has " + "very " * 30 + "many words."
-    assert [line.split(": ")[1] for line in problems("page", f"# A title\n\n{long}\n")] == ["35 words"]
-    assert not list(problems("page", f"```\n{long}\n```\n\n| {long} |\n|---|\n\n`surely`\n"))
-    assert "confidence" in next(problems("page", "It surely helps."))

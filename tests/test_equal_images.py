@@ -53,12 +53,6 @@ def test_unlabelled_copies_go_along_and_images_of_several_classes_stay(tmp_path)
     assert not circles & set(images_of(splits, "validation"))
 
 
-def test_copies_of_one_image_leave_nothing_to_hold_out(tmp_path):
-    pictures = copied(tmp_path, 3, 4)
-    with pytest.raises(ValueError, match="No class .* two labelled images that differ.*Label more images, or"):
-        load_images(pictures, validation_fraction=0.15)
-
-
 @pytest.fixture
 def pictures(tmp_path) -> Path:
     return draw_folder(tmp_path / "pictures", train=36, validation=9, test=9)

@@ -117,17 +117,6 @@ def test_retrieval_is_shown_of_an_aligned_run_alone(run, tmp_path, capsys):
         assert (paired in printed) == bool(values)
 
 
-def test_figures_that_are_not_taken_again_do_not_stay_nor_need_an_encoder(run, caplog):
-    first = evaluate_run(run, splits=["validation", "plain"])["aligned"]
-    assert {"validation_zero_shot_names_accuracy", "validation_recall_at_1", "plain_ece"} <= set(first)
-    options = {"splits": ["validation"], "text_encoder": "nobody/there"}
-    found = evaluate_run(run, **options)["aligned"]
-    assert {"validation_zero_shot_captions_accuracy", "validation_accuracy", "plain_ece"} <= set(found)
-    assert "validation_zero_shot_names_accuracy" not in found
-    assert "No zero-shot accuracy by class names: " in caplog.text and "nobody/there" in caplog.text
-    assert json.loads((run / "all_results.json").read_text()) == found
-
-
 def test_figures_go_into_the_run_only_for_its_own_data(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     run = tmp_path / "runs" / "one"

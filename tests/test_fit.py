@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import browser_page
 from doors import ROOT, refused_by_windows, succeed
 from drawings import draw_folder
 from fitting import few_labels, results_of
@@ -142,19 +141,6 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     assert page.count("<img") >= 12 and page.count("data:image/") == page.count("<img") and "http" not in page
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_report_of_fit_without_script_at_any_width(result):
-    with browser_page(java_script_enabled=False) as (shown, outside):
-        shown.set_content((result.classifier.parent / "report.html").read_text())
-        for width in (1180, 380):
-            shown.set_viewport_size({"width": width, "height": 900})
-            assert shown.locator("body").bounding_box()["width"] <= width
-            for one in (*shown.locator("img").all(), *shown.locator(".bar").all()):
-                box = one.bounding_box()
-                assert box["width"] > 20 and box["x"] >= 0 and box["x"] + box["width"] <= width
-        assert not outside and shown.locator("p").first.bounding_box()["y"] < 200
-
-
 def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsys):
     """The classes are the folders of `test`."""
     pictures = few_labels(tmp_path, 0, train=102, test=3)
@@ -222,12 +208,6 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
     assert (found.classifier / "config.json").is_file() and found.judged_images == 0
     with pytest.raises(ValueError, match="kept only where they judge better.*`validation`"):
         fitted(pictures, tmp_path / "other", finetune="true")
-
-
-def test_a_student_whose_last_layer_cannot_be_fitted_is_said(fitted, tmp_path):
-    pictures = draw_folder(tmp_path / "pictures", train=9, validation=3)
-    with pytest.raises(ValueError, match="more than one linear layer"):
-        fitted(pictures, student="deit_tiny_distilled_patch16_224", pretrained=False, finetune="auto")
 
 
 def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(

@@ -109,13 +109,6 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
     assert all((out / "earlier-1" / name).exists() for name in RESULT)
 
 
-def test_what_is_missing_is_made_again(again, place):
-    before = weights_in(place / "out")
-    (place / "out" / "with_views" / "model.safetensors").unlink()
-    again()
-    assert weights_in(place / "out") == before
-
-
 @pytest.mark.slow
 def test_other_options_are_another_result_also_of_features(again, place):
     _, said = again(seed=1, image_size=48)

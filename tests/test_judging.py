@@ -133,16 +133,6 @@ def test_classes_without_a_label_to_hold_out_make_it_less_sure(missing):
         assert unsure.accuracies["with_views"].share < sure.accuracies["with_views"].share
 
 
-def test_both_accuracies_differ_by_the_difference():
-    probabilities, _ = images(300, 1)
-    of_labels, labels = images(100, 2)
-    predicted, of_held_out = both(probabilities.argmax(1), 1), both(labels, 2, 0.7, 0.75)
-    found = judged_by_probabilities(predicted, probabilities, held_out(of_labels, labels), of_held_out)
-    difference = found.accuracies["with_views"].share - found.accuracies["labels_only"].share
-    low, high = found.difference.interval
-    assert found.difference.share == pytest.approx(difference) and low < difference < high
-
-
 def test_labels_that_the_label_model_picked_judge_nothing():
     """They are no random sample; gold images have a split of their own."""
     generator = np.random.default_rng(0)

@@ -44,18 +44,6 @@ def test_it_predicts_other_rows_as_well_as_it_says_and_is_calibrated():
     assert (fitted(learned, ids=range(600)).probabilities_ == model.probabilities_).all()
 
 
-@pytest.mark.slow
-def test_with_few_labels_it_is_no_surer_than_it_may_be():
-    """Of all labels it learns to be surer than the models are that the temperature is fitted to: here by 3 points."""
-    excess = []
-    for seed in range(24):
-        data = clusters(3000, seed=seed)
-        labels = some_labels(data.truth, 8)
-        found = fitted(data, labels).predict(views_of(data.x[labels < 0]))
-        excess.append(found.max(1).mean() - accuracy(found, data.truth[labels < 0]))
-    assert abs(np.mean(excess)) < 0.02, excess
-
-
 def test_a_rows_own_label_is_not_in_its_probabilities():
     """
     A model that has seen a label is drawn to it, wrong as it is: here by a word that no other caption has. Only the

@@ -312,13 +312,6 @@ def test_a_class_whose_labels_are_all_of_equal_images_is_not_held_out():
     assert (found.folds_[rows[:2]] == -2).all() and (found.posterior_[rows[:2]].argmax(1) == 2).all()
 
 
-def test_a_copy_of_a_view_is_named_and_predicts_alone():
-    data = clusters(60)
-    model = LabelModel(CLASSES).fit({"first": View(data.x), "again": View(data.x)}, data.y)
-    assert model.report_["again"]["copy_of"] == "first" and model.report_["again"]["weight"] == 0
-    np.testing.assert_array_equal(model.predict({"again": data.x}), model.predict({"first": data.x}))
-
-
 def test_kept_rows_teach_nothing_and_are_predicted():
     """What their captions say changes what is said of them, and of no other row: most of these have no caption."""
     data = clusters(400, spread=2.0)

@@ -5,11 +5,10 @@ import torch
 from students import EACH, ID2LABEL, STUDENTS, TWO_HEADS, aligned_model, lora_model
 from tiny_training import arguments, rows, same
 from torch import nn
-from transformers import AutoModel, AutoModelForImageClassification, ViTConfig
+from transformers import AutoModel, AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification, AlignmentTrainer
 from g4i_hf.hub import release_student, save_student
-from g4i_hf.modeling.configuration_aligned import AlignedImageClassificationConfig
 from g4i_hf.modeling.processing import ImageSettings, generic_processor, pretrained_processor
 from g4i_hf.modeling.student import classifier_layers, is_adapter, plain_student
 
@@ -114,14 +113,6 @@ def test_image_settings_are_those_of_the_student_and_its_processor(tmp_path):
             pretrained_processor(str(tmp_path), None, wanted)
 
 
-@pytest.mark.parametrize(
-    "name, value", [("projector_type", "conv"), ("projector_norm", "group"), ("text_embed_dim", 0), ("lora", {"r": 1})]
-)
-def test_configuration_names_the_wrong_field(name, value):
-    with pytest.raises(ValueError, match=name):
-        AlignedImageClassificationConfig(ViTConfig(), **{name: value})
-
-
 # --- LoRA: which layers are adapted, what learns, and that adapters come back and are merged -------------------------
 
 # Fused and separate attention, batch norms, depthwise convolutions, of timm and of transformers
@@ -201,8 +192,3 @@ def test_every_adapter_learns_where_timm_reads_a_weight_without_calling_its_laye
     found = {key: parameter.grad for key, parameter in model.named_parameters() if ".lora_B." in key}
     assert any(".qkv." in key for key in found)
     assert not [key for key, grad in found.items() if grad is None or not grad.any()]
-
-
-def test_adapters_of_a_frozen_backbone_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="LoRA adapters, and freeze_backbone would freeze them"):
-        trainer_of(tmp_path, "vit", freeze_backbone=True)

@@ -8,7 +8,7 @@ import pytest
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.picks import pick_next
-from g4i_hf.label_model.plan import doubtful_labels, estimates_in_words, noise_in_words
+from g4i_hf.label_model.plan import doubtful_labels, noise_in_words
 from g4i_hf.training.judged_heads import Known, judge_in_training
 from g4i_hf.workflows.fit_result import FitResult
 
@@ -82,14 +82,6 @@ def test_images_of_no_class_are_not_labelled_next():
     assert number(unknown, seen) <= 2
 
 
-def test_it_is_said_where_it_is_sure():
-    with_others, truth, _ = fitted(200)
-    without, *_ = fitted(0)
-    lines = estimates_in_words(with_others, np.where(truth < 0, -1, 0))
-    assert any(line.startswith(f"{with_others.none_share_.interval[0]:.0%} or more") for line in lines)
-    assert not any("none of" in line for line in estimates_in_words(without, truth[:480]))
-
-
 RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
 RESULT |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
 
@@ -102,22 +94,6 @@ def test_fit_says_it_and_which_labels_are_worth_a_look():
     assert next_command.endswith("(14): g4i label pictures --pick wrong")
     found = FitResult(**RESULT | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
     assert len(found.judgement_lines()) == 1 and found.next_command("pictures").endswith("--pick next")
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ("kept", "validation", "80% (estimated) -> 90% (measured)"),
-        ("validation", "gold", "80% (measured) -> 90% (reviewed)"),
-        ("gold", "gold", "80% -> 90%"),
-    ],
-)
-def test_accuracies_of_two_runs_say_how_they_were_judged_where_that_differs(before, after, said):
-    one, other = (
-        FitResult(**RESULT | {"judged_on": judged_on, "released": "with_views", "with_views_accuracy": accuracy})
-        for judged_on, accuracy in ((before, 0.8), (after, 0.9))
-    )
-    assert f"; accuracy {said}; wrong labels" in other.since(one)
 
 
 def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():

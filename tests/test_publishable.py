@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from g4i_hf.hub.push import check_publishable, list_files
-from g4i_hf.names import bare_name
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -133,21 +132,3 @@ def test_every_way_to_write_a_path_and_what_only_looks_like_one(folder, monkeypa
     monkeypatch.chdir("/")  # which every machine has
     file.write_text("#!/usr/bin/env python\n/usr/local/bin\n/bin")
     check_publishable(folder)
-
-
-BARE = {
-    "org/model-7B.v1": "org/model-7B.v1",
-    "llava:7b": "llava:7b",
-    "/models/llava/": "llava",
-    "~/llava": "llava",
-    "models/ann/llava": "llava",
-    "gpu-box.corp:8000/llava": "llava",
-    "http://gpu-box.corp:8000/v1/llava?key=1": "llava",
-    "D:\\models\\llava": "llava",
-    "10.1.2.3": "...",
-    "..": "",
-}
-
-
-def test_models_have_bare_names():
-    assert {name: bare_name(name) for name in BARE} == BARE

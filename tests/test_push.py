@@ -177,10 +177,5 @@ def test_training_pushes_nothing_and_names_the_command(tmp_path):
             pushing()
 
 
-def test_a_student_of_unknown_size_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"\(resnet\) does not say how large.*processing_class"):
-        trainer_of(tmp_path).save_student(tmp_path / "student")
-
-
 def trainer_of(folder) -> AlignmentTrainer:
     return AlignmentTrainer(aligned_model("resnet"), arguments(folder), rows())

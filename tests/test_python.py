@@ -7,7 +7,7 @@ from pathlib import Path
 import make
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, Dataset, Image, Value
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 from test_docs import block
@@ -147,18 +147,3 @@ def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
             "resnet18", id2label={0: "circle", 1: "cross"}, text_embed_dim=384, student_args=SMALL["student_args"]
         )
         AlignmentTrainer(two, short(tmp_path), raw())
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda data: data.remove_columns("caption"), r"Rename the right one to 'caption', by rename_column\. Write"),
-        (lambda data: data.rename_column("caption", "text"), r"to 'caption', by rename_column, perhaps text\. Write"),
-        (lambda data: data.remove_columns("label"), "No column 'label'"),
-        (lambda data: DatasetDict(train=data), r"load_images\('pictures'\)\['train'\]; it is a DatasetDict"),
-    ],
-)
-def test_what_a_dataset_lacks_is_said_with_the_remedy(built, tmp_path, change, says):
-    with pytest.raises(ValueError, match=says):
-        built("resnet18", tmp_path, change(raw()))
-    assert not (tmp_path / "run").exists()

@@ -140,19 +140,6 @@ def test_rows_learn_by_their_label_or_else_by_their_caption():
     assert dropped["image_id"][:] == [f"id-{row}" for row in labelled]
 
 
-@pytest.mark.parametrize(
-    ("labels", "without", "options", "said"),
-    [
-        *((labels, [], {}, "needs captions, .* and labels or names of at least two") for labels in (few(0), few(1))),
-        (TRUTH, ["text_embeds"], {}, "supervision is 'auto', but the training split has no text_embeds"),
-        (few(0), [], {"class_embeds": lambda: np.eye(DIM)[: len(CLASSES)], "unlabelled": "drop"}, "no row .* a label"),
-    ],
-)
-def test_what_it_needs_is_said(labels, without, options, said):
-    with pytest.raises(ValueError, match=said):
-        supervised(captioned(labels, GOOD).remove_columns(without), **options)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, Path]:
     """Folders with labels of 40 of 90 rows, with half of 300 wrong, and with all of 90."""

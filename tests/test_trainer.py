@@ -182,14 +182,6 @@ def test_batch_without_captions_trains_on_its_labels_alone(tmp_path, vit):
     assert len(gradients.found) == 4 and not any(grad.any() for grad in gradients.found)  # zero, not None: DDP waits
 
 
-def test_alignment_without_text_embeds_and_balance_without_labels_are_errors(tmp_path, vit):
-    data = [{name: row[name] for name in ("pixel_values", "labels")} for row in rows(4, torch.float64)]
-    with pytest.raises(ValueError, match="align_weight is 0.7.*no text_embeds.*set align_weight to 0"):
-        one_step(tmp_path, vit, data, align_weight=0.7)
-    with pytest.raises(ValueError, match="no `labels`"):
-        AlignmentTrainer(vit, arguments(tmp_path, class_weights="balanced"), data)
-
-
 def test_evaluation_sees_whole_images(tmp_path, vit):
     """Mixup is for training alone: the loss of an evaluation is the cross entropy of the images themselves."""
     data = rows(4, torch.float64)

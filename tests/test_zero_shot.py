@@ -13,7 +13,6 @@ import pytest
 import torch
 from datasets import Dataset, Image
 from doors import ROOT, python, succeed
-from released_runs import a_run
 from sentence_transformers import SentenceTransformer
 from students import aligned_model
 from test_docs import block
@@ -27,7 +26,6 @@ from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.zero_shot import ZeroShotImageClassifier
 
 DIM = 12
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class KnownVectors:
@@ -158,28 +156,6 @@ def test_the_aligned_model_is_found_in_a_student_and_in_a_run(released, model):
     assert opened("run/checkpoint-3", 2.5) == opened("run", 2.5)
 
 
-def test_a_plain_student_and_a_wrong_name_are_said(released, monkeypatch):
-    with pytest.raises(ValueError, match=r"plain holds no aligned model .*plain/aligned.*--aligned true"):
-        ZeroShotImageClassifier(released / "plain")
-    with pytest.raises(ValueError, match="holds no aligned model"):
-        ZeroShotImageClassifier(released / "student", subfolder="elsewhere")
-    monkeypatch.chdir(released)
-    with pytest.raises(FileNotFoundError, match="No such folder: runs/a/nope"):  # and not a Hub id of a wrong form
-        ZeroShotImageClassifier("runs/a/nope")
-
-
-def test_a_baseline_is_refused_and_what_is_not_known_is_not(released, model):
-    """As by a release, of which its folder has no aligned model."""
-    run = released / "run"
-    shutil.copytree(run, run / "checkpoint-3", ignore=shutil.ignore_patterns("train.yaml"))
-    for folder in (run, run / "checkpoint-3"):
-        (run / "train.yaml").write_text("align_weight: 0.0\n")
-        with pytest.raises(ValueError, match=f"{folder.name} is a baseline .*Name a run with align_weight above 0"):
-            ZeroShotImageClassifier(folder)
-        (run / "train.yaml").write_text("learning_rate: 1\n")
-        assert ZeroShotImageClassifier(folder, device="cpu").side.text_encoder is None
-
-
 @pytest.fixture
 def fine_tuned(tmp_path):
     """An encoder in a folder that is called like one on the Hub, and what a release keeps of it."""
@@ -237,16 +213,6 @@ def test_labels_have_the_prompt_of_the_captions(released, fine_tuned):
     assert torch.equal(without, label_vector(text_encoder_prompt=""))
     assert torch.equal(label_vector(), label_vector(text_encoder_prompt="dog "))
     assert not torch.allclose(without, label_vector())
-
-
-def test_an_encoder_of_the_hub_that_came_with_a_package_is_loaded_by_its_name(tmp_path):
-    """It lies in a folder too, and has a digest, but its name is that of the Hub."""
-    run = a_run(tmp_path / "run")
-    answer = ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"])
-    assert sum(each["score"] for each in answer) == pytest.approx(1)
-    provenance = load_encoder(MINILM, prompt="passage: ").provenance  # with the prompt of the run
-    (run / "text_encoder.json").write_text(json.dumps(provenance))  # as a release has it
-    assert ZeroShotImageClassifier(run, device="cpu")(pictures(1)[0], ["a cat", "a dog"]) == answer
 
 
 @pytest.mark.slow
