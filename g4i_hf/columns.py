@@ -1,8 +1,6 @@
 """Names and features of the dataset columns, shared by all stages."""
 
-import contextlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from datasets import Features, List, Value
@@ -36,12 +34,11 @@ OTHER_NAMES = {
 
 
 def name_it(ours: str, present: Iterable[str]) -> str:
-    """The remedy for a missing column: the option that names it, with a likely column of those present."""
+    """The remedy for a missing column, with a likely one of those present."""
     by_lower_case = {name.lower(): name for name in present}
     likely = next((by_lower_case[name] for name in OTHER_NAMES.get(ours, ()) if name in by_lower_case), None)
-    if likely is None:
-        return f"Name the right one with --{ours}_column."
-    return f"Did you mean --{ours}_column {likely}?"
+    which = "Rename the right one" if likely is None else f"Did you mean {likely!r}? Rename it"
+    return f"{which} to {ours!r}, or name it with --{ours}_column."
 
 
 def its_columns(ours: str, present: Iterable[str]) -> str:
@@ -60,18 +57,3 @@ def text_embed_dim_of(feature: Any) -> int | None:
     if isinstance(feature, List) and isinstance(feature.feature, List):
         feature = feature.feature
     return feature.length if isinstance(feature, List) and feature.length > 0 else None
-
-
-@contextlib.contextmanager
-def named_in_python(remedy: str) -> Iterator[None]:
-    """Errors about a dataset in memory: `remedy`, with `{name}`, replaces the option of the command for a column."""
-
-    def in_python(option: re.Match) -> str:
-        return remedy.format(name=option[1]) + (f", perhaps {option[2]}." if option[2] else "")
-
-    try:
-        yield
-    except ValueError as error:
-        option = r"(?:[Nn]ame (?:the right one|another) with|Did you mean) --(\w+?)_column(?: (\S+)\?)?"
-        words = re.sub(option, in_python, str(error))
-        raise ValueError(re.sub(r"(--|given as )(\w+?)_column", r"\1\2", words).replace("--", "")) from error

@@ -336,11 +336,10 @@ def prepare_in_memory(
     raw = {TRAINING: training} | {name: split for name, split in by_name.items() if is_raw(split)}
     run = RunArguments(**{"unlabelled": "keep"} | of_run, train_split=TRAINING)
     uses_captions = args.aligns or run.supervision != "none"
-    with columns.named_in_python("Rename the right one to '{name}', by rename_column"):
-        splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
-        splits, id2label = class_names(splits)
-        if uses_captions:
-            check_captioned(splits, TRAINING)
+    splits = DatasetDict({name: standardise(split, name, {}) for name, split in raw.items()})
+    splits, id2label = class_names(splits)
+    if uses_captions:
+        check_captioned(splits, TRAINING)
     student: StudentArguments | BuiltStudent
     if isinstance(model, str):
         student = StudentArguments(student=model, **of_student)

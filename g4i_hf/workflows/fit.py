@@ -397,9 +397,8 @@ def fit(
             raise TypeError(
                 f"data is a {type(split).__name__}; make a dataset of it, by Dataset.from_list or from_pandas."
             )
-    with columns.named_in_python("Name the right one with the argument `{name}`"):
-        images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
-        class_names(images)
+    images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+    class_names(images)
     given = {"dataset_name": "in memory", "output_dir": IN_MEMORY} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
     return Fit(args, of_data, images=images, views=given_views).run()
