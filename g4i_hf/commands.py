@@ -81,7 +81,7 @@ class Caption(Command):
         try:
             captioning.run()
         except KeyboardInterrupt:
-            print("Interrupted. Every answer so far is kept; the same command resumes.", file=sys.stderr)
+            print("Interrupted. All answers so far are stored. Run the same command again to resume.", file=sys.stderr)
             raise SystemExit(130) from None
 
 
@@ -207,7 +207,7 @@ class Train(Command):
         with training_run.alone():
             state, checkpoint = training_run.open()
             if state == "finished":
-                say(f"{output_dir} holds this very run, finished. Train it again with --overwrite true.")
+                say(f"{output_dir} holds this very run, finished. To train it again, pass --overwrite true.")
                 return
             training_run.load()
             for line in training_run.reasons:
@@ -275,7 +275,7 @@ class Evaluate(Command):
             say(f"report: {args.report}")
         say("\n".join(evaluation.verdicts))
         if evaluation.fit is not None:
-            say(f"For these figures in the card of its classifier: g4i release --run {evaluation.fit}")
+            say(f"To put these metrics into the model card: g4i release --run {evaluation.fit}")
 
 
 class Search(Command):
@@ -309,7 +309,7 @@ class Search(Command):
                 )
                 for match in matches
             ]
-            write_page(args.page, args.query, paragraphs=[f"The nearest of the images in {args.images}."], shown=shown)
+            write_page(args.page, args.query, paragraphs=[f"Best matches in {args.images}."], shown=shown)
             say(f"page: {args.page}")
 
 
@@ -335,7 +335,7 @@ class Release(Command):
         if args.run and not is_of_fit(args.run) and not (Path(args.run) / "stage.json").is_file():
             check_run(args.run, args.weights)
         if args.push_to_hub or args.dry_run:  # before anything is written
-            require("detect_secrets", "hub", "The search for secrets before a push")
+            require("detect_secrets", "hub", "The scan for secrets before a push")
 
     def run(self, args) -> None:
         from .hub.push import check_publishable
@@ -347,7 +347,7 @@ class Release(Command):
                 release.build()
                 say("\n".join([*release.lines, *release.listed()]))
                 check_publishable(release.folder)
-            say("No local path, host name or token was found in them. Nothing was written or pushed.")
+            say("No local path, host name or token was found. Nothing was written or pushed.")
             return
         release = Release(args)
         release.build()

@@ -98,7 +98,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
     except (ImportError, OSError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         raise SystemExit(130) from None
     end_processes()
 

@@ -284,7 +284,7 @@ class EndpointRun:
             self._give_up(server, server.why_lost())
         elif server.is_down and not server.has_warned and server.seconds_of_failures > WARN_SECONDS:
             server.has_warned = True
-            words = "%s does not answer (%s). Trying for %.0f s."
+            words = "%s does not answer (%s). Retrying for %.0f s."
             logger.warning(words, server.name, server.last_error, server.patience)
 
     def _give_up(self, server: Server, why: str) -> None:
@@ -293,7 +293,7 @@ class EndpointRun:
         if not any(other.alive for other in self.servers):
             self._end(CaptionerError(why))
         elif was_alive:
-            logger.warning("%s The other servers go on.", why)
+            logger.warning("%s The other servers continue.", why)
         while server.held:
             question, _ = server.held.pop()
             self.tasks.create_task(self._answer(question))
@@ -325,8 +325,8 @@ class RequestFiles(EndpointCaptioner):
             path.unlink()
             return
         self.why_open = (
-            f"{count:,} requests are in {path}. Send them with your provider's tool. Then start the same command with "
-            "--import_answers and the files of the answers, in place of --export_requests."
+            f"{count:,} requests are in {path}. Send them with your provider's tool. Then run the same command with "
+            "--import_answers FILES instead of --export_requests."
         )
 
     def _line_of(self, question: Question) -> bytes | Answer:

@@ -86,7 +86,7 @@ def _roots_of_splits(folder: Path) -> dict[str, list[str]]:
         ignored = sorted(path.name for path in folders if path not in named)
         logger.warning("%s: folders that are no splits are left out: %s", folder, ", ".join(ignored))
         if any(name.lower() in UNLABELLED_FOLDERS for name in ignored):
-            logger.warning("Images without a label belong into a folder of that name within train.")
+            logger.warning("Put images without a label into a folder of that name within train.")
     return roots or {"train": [os.path.abspath(folder)]}
 
 

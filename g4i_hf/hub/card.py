@@ -257,8 +257,8 @@ NONCOMMERCIAL = re.compile(r"\bnc\b|non-?commercial|research|apple-amlr|seer-lic
 def license_in_words(license: str | None) -> str:
     """The first sentence of the terms of a student or a dataset."""
     if license is None:
-        return "Its maker has not chosen a license: ask before you use it for more than looking at it."
-    return f"Its maker releases it under {code(license)}."
+        return "Its author has not chosen a license: ask for permission before you use it."
+    return f"Its author releases it under {code(license)}."
 
 
 # --- Captions and embeddings: a pure function of `stage.json` --------------------------------------------------------
@@ -267,9 +267,9 @@ ENCODER = {
     "text_encoder": "text encoder",
     "text_encoder_revision": "its revision",
     "text_encoder_digest": "digest of its files",
-    "text_encoder_prompt": "text before every caption",
+    "text_encoder_prompt": "prefix of every caption",
     "text_embed_dim": "dimensions",
-    "max_tokens": "window in tokens",
+    "max_tokens": "context window in tokens",
 }
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 SMALL_WINDOW = 0.01  # share of truncated captions from which the card mentions it

@@ -114,13 +114,13 @@ def last_push(
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
 # The Xet client has the status of the server in its text only
 STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
-AGAIN = "Nothing of this push is visible; give the same command again"
+AGAIN = "Nothing of this push is visible; run the same command again"
 REMEDIES = {
     401: "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`",
-    403: "the token may not write there. Use one with the role `write`, and a namespace of your own",
-    404: "no such repository, or one that this token may not see",
-    409: f"somebody else has pushed there meanwhile. {AGAIN}",
-    412: f"somebody else has pushed there meanwhile. {AGAIN}",
+    403: "the token may not write there. Use one with the role `write`, and a namespace that you own",
+    404: "no such repository, or this token has no access",
+    409: f"someone else has pushed there meanwhile. {AGAIN}",
+    412: f"someone else has pushed there meanwhile. {AGAIN}",
 }
 
 
@@ -152,7 +152,7 @@ def clear_errors(repo_id: str) -> Iterator[None]:
 # --- What must not be published: paths, host names, tokens, pickles --------------------------------------------------
 
 
-SECRETS = "The search for secrets before a push"
+SECRETS = "The scan for secrets before a push"
 NEVER_PUBLISHED = {"__pycache__", ".cache", ".git"}  # folders
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these match ordinary words and version numbers

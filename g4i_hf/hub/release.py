@@ -190,7 +190,7 @@ def write_card(
     )
     card = student_card(student)
     if NONCOMMERCIAL.search(student.weights_license or ""):
-        message = "The starting weights (%s) are under %s, which forbids commercial use, whatever --license says."
+        message = "The starting weights (%s) are under %s, which forbids commercial use, regardless of --license."
         logger.warning(message, lineage["student"]["name"], student.weights_license)
     card.save(student_dir / "README.md")
     return rows
@@ -267,7 +267,7 @@ class Release:
         self._say("student", self.place, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
         self._say("run", run, "the aligned model, options, figures, predictions")
         if (run.parent / "report.html").exists():
-            self._say("report", run.parent / "report.html", "a page with pictures")
+            self._say("report", run.parent / "report.html", "an HTML report with images")
 
     def _say(self, name: str, path: Path, what: str) -> None:
         self.lines.append(f"{name:10}{path}  ({what})")

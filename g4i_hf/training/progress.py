@@ -171,7 +171,7 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
     total = tqdm.format_interval(max_steps * seconds)
     return {
         "Steps": [f"{max_steps:,}: {epochs}, {batch_in_words(args)}"],
-        "Time": [f"about {total} ({seconds:.3g} s a step here), and what evaluation and saving take"],
+        "Time": [f"about {total} ({seconds:.3g} s a step here), plus evaluation and saving"],
         "Run": [args.output_dir],
     }
 

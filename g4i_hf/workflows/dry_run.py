@@ -65,7 +65,7 @@ def dry_run(
     if not answers and budget.reason:
         lines.append(budget.reason)
     elif not answers:
-        lines.append("These answers were there already, so nothing was measured.")
+        lines.append("All answers were stored already, so nothing was measured.")
     else:
         known = sum(
             answer is not None for split in questions.values() for row in split.answers(store) for answer in row
@@ -116,7 +116,7 @@ def project(
     `processes` of the same speed will share the work; `prices` are those of a million prompt and completion tokens.
     """
     times = remaining / len(measured)
-    lines = [f"{len(measured):,} answers were measured; {remaining:,} are still to come."]
+    lines = [f"{len(measured):,} answers were measured; {remaining:,} are left."]
     counts = {"Requests": "attempts", "Tokens read": "prompt_tokens", "Tokens written": "completion_tokens"}
     for title, name in counts.items():
         values = [getattr(answer, name) for answer in measured]

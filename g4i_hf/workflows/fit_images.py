@@ -141,7 +141,7 @@ class FitImages:
                 "address of a server, metadata.jsonl beside the images, or --caption_column; or add a view that has "
                 "class names, such as --views image:openai/clip-vit-base-patch32 image:student."
             )
-        self.say("Captions: none, so image features and labels alone say what the unlabelled images show.")
+        self.say("Captions: none, so image features and labels alone classify the unlabelled images.")
 
     def prepare(self) -> None:
         """Chooses the size of the images, and looks whether the encoder of captions is there."""

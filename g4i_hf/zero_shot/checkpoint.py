@@ -81,7 +81,7 @@ def open_aligned(
     if inner is None:
         where = " and ".join(f"{name}/{folder}".rstrip("/") for folder in tried)
         raise ValueError(
-            f"{name} holds no aligned model (looked in {where}): a plain student knows no text. Name a run, or a "
+            f"{name} holds no aligned model (looked in {where}): a plain student has no text side. Name a run, or a "
             "student that was released with --aligned true."
         )
     folder = Path(name) / inner
@@ -99,7 +99,7 @@ def _check_aligned(folder: Path) -> None:
     """Raise ValueError for a run without alignment, or one of its checkpoints; a folder without options passes."""
     if aligns(read_options(run_of(folder))) is False:
         raise ValueError(
-            f"{folder} is a baseline (align_weight 0), whose scores of texts would be chance. Name a run with "
+            f"{folder} is a baseline (align_weight 0), whose text scores would be random. Name a run with "
             "align_weight above 0, or its released student."
         )
 

@@ -274,7 +274,7 @@ class ImageSearch:
             np.save(unfinished, embeds)
             unfinished.replace(file)
         except OSError as error:
-            logger.info("The embeddings of the images are not kept: %s", error)
+            logger.info("The image embeddings are not cached: %s", error)
             with contextlib.suppress(OSError):
                 unfinished.unlink()
         return embeds
