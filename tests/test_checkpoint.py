@@ -285,7 +285,7 @@ def with_dropout() -> AlignedImageClassification:
 
 
 def with_adapters() -> AlignedImageClassification:
-    return lora_model("timm-resnet", lora_dropout=0.3)
+    return lora_model("timm-vit", lora_dropout=0.3)
 
 
 @pytest.mark.parametrize(

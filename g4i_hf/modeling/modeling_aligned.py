@@ -31,7 +31,7 @@ from .student import (
     classifier_layers,
     feature_size,
     find_target_modules,
-    keep_statistics,
+    has_batch_norms,
     new_student,
     plain_student,
     pretrained_student,
@@ -322,13 +322,11 @@ class AlignedImageClassification(PreTrainedModel):
             self.student.eval()
             for layer in classifier_layers(self.student):
                 layer.train(mode)
-        elif self.config.lora is not None:
-            keep_statistics(self.student)
         return self
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Raises ValueError for a student that cannot, or whose batch norms would see each batch twice."""
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.student.modules()):
+        if has_batch_norms(self.student):
             what = "The student has batch norms, which would count a batch twice where it is computed again"
             raise ValueError(f"{what}: leave activation_checkpointing out.")
         self.student.activation_checkpointing_enable(*args, **kwargs)

@@ -234,19 +234,22 @@ def require_peft() -> ModuleType:
 
 def find_target_modules(student: PreTrainedModel) -> list[str]:
     """
-    Names of the layers that get an adapter: every Linear and every plain convolution, except the first layer, which
-    reads the pixels, and the classifier. `all-linear` of peft omits convolutions and adapts the classifier.
+    Names of the layers that get an adapter: all linear ones but the classifier, which `all-linear` of peft adapts too.
+    Raises ValueError for a student without any, and for batch norms, whose statistics no adapter can store.
     """
-    layers = {name: layer for name, layer in student.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     classifier = {part for head in classifier_layers(student) for part in head.modules()}
-    return [name for name, layer in list(layers.items())[1:] if layer not in classifier and _is_plain(layer)]
+    linear = [n for n, layer in student.named_modules() if type(layer) is nn.Linear and layer not in classifier]
+    if not linear or has_batch_norms(student):
+        why = "has batch norms" if linear else "has no linear layers but its classifier"
+        raise ValueError(
+            f"LoRA adapts the linear layers of a network such as vit_small_patch16_224, but the student {why}: leave "
+            "use_peft out, or choose another student."
+        )
+    return linear
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether the adapter can be merged: a subclass may change its weight, as standardised convolutions do."""
-    if type(layer) is nn.Conv2d:
-        return layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
-    return type(layer) is nn.Linear
+def has_batch_norms(student: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
 
 
 def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
@@ -256,24 +259,12 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
     for module in student.modules():
         if hasattr(module, "qkv_bias_separate"):
             module.qkv_bias_separate = True  # otherwise BEiT, EVA and Swin v2 of timm read the weight without a call
-    for layer in map(student.get_submodule, lora["target_modules"]):
-        if isinstance(layer.base_layer, nn.Conv2d):
-            # MobileNetV2 of transformers reads its padding here, which peft's layer lacks
-            for name in ("kernel_size", "stride", "dilation"):
-                setattr(layer, name, getattr(layer.base_layer, name))
     for layer in classifier_layers(student):
         layer.requires_grad_(True)
 
 
 def is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
-
-
-def keep_statistics(student: PreTrainedModel) -> None:
-    """Freeze the running statistics of batch norms, as an adapter cannot store others for its base."""
-    for module in student.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
 
 
 def plain_student(model: Any) -> PreTrainedModel:

@@ -86,7 +86,7 @@ COMMON = {
 }
 ADAM = {"optim": "adamw_torch", "adam_epsilon": "1e-3", "learning_rate": "1e-2", "weight_decay": 0.05}
 MIXED = {"mixup_alpha": 0.4, "cutmix_alpha": 1}
-TUNED = {"student": "{cnn}", "student_args": None, "pretrained": "true"}
+TUNED = {"student_args": None, "pretrained": "true"}
 CASES = {
     "cnn clip": CNN | {"align_loss": "clip"},
     "vit clip": VIT | {"align_loss": "clip"},
@@ -106,8 +106,8 @@ CASES = {
     "augmented": CNN
     | {"dataset_name": "{jpeg}", "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}
     | {"color_jitter": 0.3, "repeated_augmentation": 2},
-    "head alone": TUNED | {"freeze_backbone": "true"},
-    "adapters": TUNED | {"use_peft": "true", "lora_r": 2},
+    "head alone": TUNED | {"student": "{cnn}", "freeze_backbone": "true"},
+    "adapters": TUNED | {"student": "{vit}", "use_peft": "true", "lora_r": 2},
 }
 TWO = {
     "two processes": VIT,
@@ -163,7 +163,7 @@ def words(folder) -> Callable[[dict, Path], dict]:
 
     def spelled(options: dict, run: Path) -> dict:
         found = COMMON | options | {"output_dir": run}
-        places = {f"{{{name}}}": folder / name for name in ("plain", "several", "jpeg", "cnn")}
+        places = {f"{{{name}}}": folder / name for name in ("plain", "several", "jpeg", "cnn", "vit")}
         return {name: places.get(value, value) for name, value in found.items() if value is not None}
 
     return spelled
@@ -175,8 +175,9 @@ def trained(quick, folder, words) -> Callable[[str], Path]:
 
     def train(name: str) -> Path:
         run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
-        if options["student"] == "{cnn}" and not (folder / "cnn").exists():
-            quick.succeed("release", {"run": train("cnn clip"), "student_dir": folder / "cnn"})
+        kind = options["student"].strip("{}")
+        if "pretrained" in options and not (folder / kind).exists():
+            quick.succeed("release", {"run": train(f"{kind} clip"), "student_dir": folder / kind})
         if not (run / "all_results.json").exists():
             quick.succeed("train", words(options, run))
         return run
