@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,20 @@ def _temporary_prefix(place: Path, kind: str) -> str:
     return f".{place.name}.{kind}-{platform.node()}-"
 
 
-def replace_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file atomically: after an error, such as a full disk, the earlier file is unchanged."""
-    path = Path(path)
-    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+@contextlib.contextmanager
+def replacing_file(path: str | Path) -> Iterator[Path]:
+    """Yields a place to write to, which becomes the file; after an error, such as a full disk, that is unchanged."""
+    staging = Path(path).with_name(f".{uuid.uuid4().hex}.tmp")  # of this process alone
     try:
-        staging.write_text(text, encoding="utf-8")
-        os.replace(staging, path)
+        yield staging
+        staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    with replacing_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")
 
 
 def give_usual_permissions(folder: str | Path) -> None:

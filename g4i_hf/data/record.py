@@ -21,6 +21,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from .. import columns
+from ..files import replacing_file
 from .images import content_of
 from .texts import Embeddings, caption_keys, values_of
 
@@ -98,14 +99,9 @@ class Record:
         return Record(rows, self.class_names, self.inputs)
 
     def write(self, folder: str | Path) -> None:
-        place = Path(folder) / RECORD_FILE
-        staging = place.with_name(f".{place.name}.tmp-{os.getpid()}")
         facts = json.dumps({"class_names": self.class_names, "inputs": self.inputs})
-        try:
+        with replacing_file(Path(folder) / RECORD_FILE) as staging:
             pq.write_table(self.rows.replace_schema_metadata({"g4i_hf": facts}), staging)
-            staging.replace(place)
-        finally:
-            staging.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: str | Path) -> "Record | None":

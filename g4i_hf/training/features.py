@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import BaseImageProcessor
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
 from ..data.record import image_digests
+from ..files import replacing_file
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers
@@ -168,8 +168,6 @@ def _compute(
 
 
 def _write(folder: Path, digests: list[str], values: np.ndarray) -> None:
-    """Write another file, complete or not at all."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    path, staging = folder / f"{digests[0]}.parquet", folder / f"{uuid.uuid4().hex}.tmp"  # others may write it too
-    pq.write_table(pa.table({"image": digests, "values": column}), staging)
-    staging.replace(path)
+    with replacing_file(folder / f"{digests[0]}.parquet") as staging:
+        pq.write_table(pa.table({"image": digests, "values": column}), staging)

@@ -1,6 +1,5 @@
 """Zero-shot classification, and images by a text, with an aligned model and the text encoder of its captions."""
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from transformers.image_utils import load_image
 from .. import columns
 from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
 from ..embedding.encoders import TextEncoder
+from ..files import replacing_file
 from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
@@ -268,15 +268,13 @@ class ImageSearch:
         file = folder / f"{digest.hexdigest()}.npy"
         if file.is_file():
             return np.load(file, allow_pickle=False)
-        embeds, unfinished = self._embedded(), file.with_suffix(f".{os.getpid()}.npy")
+        embeds = self._embedded()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.save(unfinished, embeds)
-            unfinished.replace(file)
+            with replacing_file(file) as staging, staging.open("wb") as opened:
+                np.save(opened, embeds)
         except OSError as error:
             logger.info("The image embeddings are not cached: %s", error)
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
         return embeds
 
     def _embedded(self) -> np.ndarray:
