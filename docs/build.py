@@ -31,7 +31,7 @@ Generated from the option dataclasses in `g4i_hf/options`. In a terminal, `g4i C
 options, and `--help` the usual ones.
 
 Options come from defaults, then a YAML file (`--config`), then the command line; later ones win. `--print_config`
-prints the resolved options as such a file. `-` and `_` are alike in names. A switch without a value is set to true.
+prints the resolved options as such a file. Names may have `-` or `_`. A boolean option without a value is true.
 """
 
 
