@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .cli import OptionError, check_paths, is_first_process, say
-from .extras import require
 from .files import printable
-from .names import LABELS_ONLY, OPTIONS_FILE, check_run, is_of_fit
+from .names import LABELS_ONLY, OPTIONS_FILE, check_run, is_of_fit, require
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()

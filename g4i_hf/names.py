@@ -1,11 +1,13 @@
-"""Names of datasets and models: whether they exist, their commit or digest, and the run they belong to."""
+"""Names of datasets, models and packages: whether they exist, their commit or digest, and the run they belong to."""
 
 import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from .files import nearest, restore_replaced
 
@@ -121,6 +123,16 @@ def _is_cached(name: str, kind: str) -> bool:
         return (repository / "snapshots").is_dir()
     home = os.environ.get("HF_DATASETS_CACHE", os.path.join(constants.HF_HOME, "datasets"))
     return repository.exists() or Path(home, name.replace("/", "___")).exists()
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional module; an ImportError says what needs it (`purpose`), and how to install the extra."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        missing = error.name or module
+        # Not by its name before an index has it, as anybody could register it there
+        raise ImportError(f"{purpose} needs {missing}: pip install -e '.[{extra}]' in a clone of g4i_hf.") from error
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "g4i_hf"
 RECIPES = ROOT / "recipes"
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
-columns extras files
+columns files
 options names
 cli data
 pages

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..extras import require
+from ..names import require
 
 BATCHES = (1, 2, 3, 8)  # batch sizes to compare
 TOLERANCE = 1e-4  # relative to the largest logit, or to 1 if that is smaller

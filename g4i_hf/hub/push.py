@@ -15,8 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
 from ..data.stage import STAGE_FILE
-from ..extras import require
-from ..names import TOKEN
+from ..names import TOKEN, require
 
 MANIFEST = ".g4i_hf.json"  # in a repository the files of the last push; in a folder an empty mark of a release
 # What a folder of a release is called, and files in every one

@@ -11,7 +11,7 @@ from .views import WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
-FEWEST_FOR_DISCRIMINANT = 20  # labelled rows that can be held out, to fit linear discriminants too
+FEWEST_HELD_OUT = 20  # labelled rows that can be held out, for discriminants and for images of no class
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 
@@ -37,7 +37,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         if len(judged) and loss >= least:
             break
         best, least = model, loss
-    if view.learns and len(judged) >= FEWEST_FOR_DISCRIMINANT:
+    if view.learns and len(judged) >= FEWEST_HELD_OUT:
         margin = margins_of(held_out(best)).mean()
         for shrinkage in SHRINKAGES:
             model = _of_folds(view, rows, len(log_prior), partial(linear_discriminant, shrinkage=shrinkage))

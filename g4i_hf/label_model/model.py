@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
-from .fit_view import FEWEST_FOR_DISCRIMINANT, MOST_COMPARED, MOST_FITTED, fit_view
+from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
 from .saved import load, save
@@ -19,7 +19,6 @@ from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
-FEWEST_HIDDEN = 20  # labelled rows that can be held out, to learn what images of no class look like
 TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
 TAUGHT_STRENGTH = 1.0  # C of the same model where it is a logistic regression
 REPEATED = 0.7  # factor of all inverse temperatures with that model, if no label can be held out (three datasets)
@@ -283,7 +282,7 @@ class LabelModel:
         sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
-        discriminates = len(rows.judged) >= FEWEST_FOR_DISCRIMINANT
+        discriminates = len(rows.judged) >= FEWEST_HELD_OUT
 
         def learn(fold: int, targets: np.ndarray) -> None:
             """targets: (sample, C) probabilities."""
@@ -387,7 +386,7 @@ class LabelModel:
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> NoneOfThese | None:
         """A model of a fold predicts unlabelled rows: it has seen as many labels as that of a held-out row."""
         judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
-        if len(judged) < FEWEST_HIDDEN or not len(unlabelled):
+        if len(judged) < FEWEST_HELD_OUT or not len(unlabelled):
             return None
         model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
         labelled, hidden, unknown = [], [], []

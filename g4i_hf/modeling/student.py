@@ -22,9 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..extras import require
 from ..files import did_you_mean
-from ..names import loading, why_missing
+from ..names import loading, require, why_missing
 
 PAGE = "docs/guides/training.md"
 HINT = f"If it is your own, import the module that registers it first ({PAGE})."

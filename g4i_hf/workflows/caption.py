@@ -31,8 +31,8 @@ from ..cli import build_options
 from ..data.classes import class_names
 from ..data.loading import check_has_split, load_data, load_images, source_of
 from ..data.stage import STAGE_FILE
-from ..extras import require
 from ..files import check_replaceable
+from ..names import require
 from ..options import (
     ASKING,
     OPTIONS_OF,
