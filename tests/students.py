@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from transformers import (
-    BeitConfig,
-    ConvNextConfig,
-    DeiTConfig,
-    ResNetConfig,
-    SwinConfig,
-    ViTConfig,
-)
+from transformers import BeitConfig, ConvNextConfig, DeiTConfig, ResNetConfig, SwinConfig, ViTConfig
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub import save_student

@@ -48,8 +48,7 @@ def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: flo
 
 
 @pytest.mark.parametrize(
-    ("labels_only", "with_views", "verdict"),
-    [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell")],
+    ("labels_only", "with_views", "verdict"), [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell")]
 )
 def test_labels_that_are_believed_give_a_verdict(labels_only, with_views, verdict):
     truth = np.arange(400) % CLASSES

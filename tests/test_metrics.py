@@ -14,13 +14,7 @@ from sklearn.metrics import log_loss
 from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
 
-from g4i_hf.evaluation.comparison import (
-    ALL_MEASURES,
-    METRICS_OF_A_SPLIT,
-    as_markdown,
-    as_text,
-    compare,
-)
+from g4i_hf.evaluation.comparison import ALL_MEASURES, METRICS_OF_A_SPLIT, as_markdown, as_text, compare
 from g4i_hf.evaluation.metrics import (
     Accuracy,
     calibration_metrics,

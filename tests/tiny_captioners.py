@@ -70,10 +70,7 @@ def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
     )
     pixels = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "patch_size": 8}
     processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**pixels),
-        tokenizer,
-        Qwen2VLVideoProcessor(**pixels),
-        chat_template=CHAT,
+        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template=CHAT
     )
     return Qwen2_5_VLForConditionalGeneration(config), processor
 

@@ -65,21 +65,13 @@ MISTAKES = {
     "captioner that is not there": ("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
     # --- Captions
     "folder of a captioner": ("caption", CAPTION | {"captioner_model": "no/such/folder"}, ("no such folder",)),
-    "no captioner at all": (
-        "caption",
-        CAPTION | {"captioner_model": "{bert}"},
-        ("AutoModelForImageTextToText",),
-    ),
+    "no captioner at all": ("caption", CAPTION | {"captioner_model": "{bert}"}, ("AutoModelForImageTextToText",)),
     "model of a server": ("caption", SERVER | {"captioner_model": None}, ("captioner_model is missing",)),
     "split to caption": ("caption", SERVER | {"caption_splits": "evening"}, ("no split 'evening'",)),
     "cost without prices": ("caption", SERVER | {"max_cost": 5}, ("max_cost needs the prices",)),
     "captions in a file": ("caption", LOCAL | {"captions_dir": "{texts}/train/circle/note.txt/c"}, ("is a file",)),
     "journal in the captions": ("caption", LOCAL | {"journal_dir": "{out}/journal"}, ("answers would be lost",)),
-    "choose of nothing": (
-        "caption",
-        SERVER | {"dataset_name": "{flat}", "prompt": "choose"},
-        ("no names of",),
-    ),
+    "choose of nothing": ("caption", SERVER | {"dataset_name": "{flat}", "prompt": "choose"}, ("no names of",)),
     "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
     "choose of a column": (
         "caption",
@@ -109,11 +101,7 @@ MISTAKES = {
     "address of its captioner": ("fit", FIT | {"captioner_model": "vlm"}, ("give its address with captioner",)),
     "questions": ("fit", FIT | {"questions": "chose"}, ("questions is 'chose'", "Did you mean 'choose'")),
     "layers": ("fit", FIT | {"finetune": "maybe"}, ("finetune is 'maybe'",)),
-    "no weights": (
-        "fit",
-        FIT | {"pretrained": "false"},
-        ("pretrained is false: name a student",),
-    ),
+    "no weights": ("fit", FIT | {"pretrained": "false"}, ("pretrained is false: name a student",)),
     # --- Folders
     "run of other options": (
         "train",
