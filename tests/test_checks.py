@@ -65,12 +65,12 @@ ERRORS = {
     "NaN": (split_with(4, text_embeds=[np.nan] * DIM), "'text_embeds', row 4: NaN or infinite. Embed this cap"),
     "zero": (split_with(2, text_embeds=[0] * DIM), "'text_embeds', row 2: a norm of zero. Embed.*set .* to null"),
     "long": (split_with(5, text_embeds=[0.6] * DIM), "'text_embeds', row 5: a norm other than 1. Embed this"),
-    "cut image": (split_with(1, image=CUT), r"'image', row 1: The image 'ïd-1' cannot .*\). Replace the file"),
+    "cut image": (split_with(1, image=CUT), "'image', row 1: .*cannot be decoded: 'ïd-1': .* Replace the file"),
     "no file": (
         split_with(1, image={"bytes": None, "path": "/no/b.png"}),
         "cannot be .*there is no such file.*Replace",
     ),
-    "null image": (split_with(4, image=None), r"'image', row 4: .*'ïd-4' cannot be decoded \(null\). Replace"),
+    "null image": (split_with(4, image=None), "'image', row 4: .*cannot be decoded: 'ïd-4': null. Replace"),
 }
 
 

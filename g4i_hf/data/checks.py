@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from .. import columns
 from ..files import did_you_mean
-from .images import BadImageError, bad_image, describe, error_of, why_bad
+from .images import BadImageError, bad_image, error_of, why_bad
 from .joining import check_image_ids
 from .record import image_digests
 from .texts import Embeddings, caption_lists, num_captioned, values_of
@@ -233,7 +232,7 @@ def sampled(rows: Sequence[int]) -> Sequence[int]:
     return [rows[place] for place in np.linspace(0, len(rows) - 1, min(len(rows), CHECK_ALL_BELOW)).astype(int)]
 
 
-def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Each of these rows whose image cannot be decoded, and what [`bad_image`] says of it."""
     images, starts = split.select_columns([columns.IMAGE]), range(0, len(rows), DECODED_AT_ONCE)
     with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
@@ -250,24 +249,25 @@ def readable_rows(split: Dataset, name: str, on_bad_images: str = "skip", decode
     first, and then a large split is sampled. Images of a digest in `decoded` were decoded before.
     """
     rows: Sequence[int] = range(len(split))
-    bad: dict[int, str] = {}
+    unreadable: dict[int, str] = {}
     if decoded:
         digests = image_digests(split)[columns.IMAGE_DIGEST]
         rows = [row for row in rows if digests[row] not in decoded]
     if on_bad_images == "error":
         rows = sampled(rows)
-    for row, item in bad_images(split, name, rows):
+    for row, bad in bad_images(split, name, rows):
         if on_bad_images == "error":
-            raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(item)}")
-        bad[row] = describe(item)
-        if len(bad) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
+            raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(bad)}")
+        unreadable[row] = bad
+        if len(unreadable) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
             raise BadImageError(
-                f"{len(bad):,} of {len(split):,} images cannot be read, too many to be left out (at most "
-                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {bad[row]}. Is the folder of the images "
+                f"{len(unreadable):,} of {len(split):,} images cannot be read, too many to be left out (at most "
+                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {bad}. Is the folder of the images "
                 "there, and the disk well?"
             )
-    if not bad:
+    if not unreadable:
         return split
-    shown = "; ".join(list(bad.values())[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
-    logger.warning("Split %r: %d of %d images cannot be read and are left out: %s", name, len(bad), len(split), shown)
-    return split.select([row for row in range(len(split)) if row not in bad])
+    shown = "; ".join([*unreadable.values()][:SHOWN]) + "; ..." * (len(unreadable) > SHOWN)
+    text = "Split %r: %d of %d images cannot be read and are left out: %s"
+    logger.warning(text, name, len(unreadable), len(split), shown)
+    return split.select([row for row in range(len(split)) if row not in unreadable])

@@ -90,22 +90,18 @@ def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
     return None
 
 
-def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> dict[str, str | None]:
-    """For reports: `image_id`, `file` (None for bytes in a table) and `reason`."""
+def bad_image(images: Dataset, image_ids: Dataset, row: int, reason: str) -> str:
+    """For messages: `image_id`, the file unless the bytes are in a table, and the reason."""
     image = images[row][columns.IMAGE]
     file = image.get("path") if isinstance(image, dict) and image.get("bytes") is None else None
-    return {"image_id": image_ids[row][columns.IMAGE_ID], "file": file, "reason": reason}
+    return f"{image_ids[row][columns.IMAGE_ID]!r}" + (f" ({printable(file)})" if file else "") + f": {reason}"
 
 
-def describe(bad: dict[str, str | None]) -> str:
-    return f"{bad['image_id']!r}" + (f" ({printable(bad['file'])})" if bad["file"] else "") + f": {bad['reason']}"
-
-
-def error_of(bad: dict[str, str | None]) -> BadImageError:
-    place = f" ({printable(bad['file'])})" if bad["file"] else ""
+def error_of(bad: str) -> BadImageError:
+    """The error for what [`bad_image`] says."""
     return BadImageError(
-        f"The image {bad['image_id']!r}{place} cannot be decoded ({bad['reason']}). Replace the file or remove the "
-        "row, or leave such images out with --on_bad_images skip."
+        f"An image cannot be decoded: {bad}. Replace the file or remove the row, or leave such images out with "
+        "--on_bad_images skip."
     )
 
 

@@ -13,7 +13,6 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..data.checks import bad_images, check_split, few_labels_in_words, labels_of, sampled
 from ..data.classes import class_names
-from ..data.images import describe
 from ..data.labels import reviews_of
 from ..data.loading import load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
@@ -79,7 +78,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             faults.append(str(error))
         if name == args.split and id2label and not (labels >= 0).any() and not num_captioned(split):
             faults.append(f"No image of the split {name!r} has a label or a caption.")
-        if bad := [describe(item) for _, item in bad_images(split, name, sampled(range(len(split))))]:
+        if bad := [what for _, what in bad_images(split, name, sampled(range(len(split))))]:
             what = f"{len(bad):,} images of the split {name!r} cannot be read"
             faults.append(f"{what}, the first is {bad[0]}: --on_bad_images skip.")
         counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
