@@ -192,6 +192,8 @@ class Train(Command):
         trackers = [training.report_to] if isinstance(training.report_to, str) else training.report_to or []
         for name in TRACKERS & set(trackers):
             require(name, "trackers", f"report_to {name}")
+        if training.push_to_hub:
+            require("detect_secrets", "hub", "The search for secrets before a push")
 
     def run(self, run, data, encoder, student, augmentation, training) -> None:
         self._train(run, data, encoder, student, augmentation, training)
@@ -202,11 +204,13 @@ class Train(Command):
         from .workflows.train import TrainingRun
 
         training_run = TrainingRun(run, data, encoder, student, augmentation, training)
-        output_dir = training_run.args.output_dir
+        output_dir, pushes = training_run.args.output_dir, training_run.args.push_to_hub
         with training_run.alone():
             state, checkpoint = training_run.open()
             if state == "finished":
                 say(f"{output_dir} holds this very run, finished. To train it again, pass --overwrite true.")
+                if pushes:
+                    say("It was not pushed now: that is what g4i release does.")
                 return
             training_run.load()
             for line in training_run.reasons:
@@ -219,6 +223,8 @@ class Train(Command):
                 say(f"Resuming from {checkpoint}")
             metrics = training_run.train(state, checkpoint)
             say(f"\n{training_run.summary(metrics)}")
+            if pushes:
+                say(f"Pushed: {training_run.publish()}")
 
     def _compare_with_labels_only(self, run, data, encoder, student, augmentation, training) -> None:
         """Train the same without captions, and print both accuracies."""
@@ -226,7 +232,7 @@ class Train(Command):
 
         baseline = copy.copy(training)  # `replace` would lose the options that only Trainer has
         baseline.output_dir = os.path.join(training.output_dir, LABELS_ONLY)
-        baseline.align_weight = 0.0
+        baseline.align_weight, baseline.push_to_hub = 0.0, False
         say(f"\nOn the labels alone, in {baseline.output_dir}:")
         alone = dataclasses.replace(run, labels_only=False, supervision="none", unlabelled="drop")
         self._train(alone, data, encoder, student, augmentation, baseline)

@@ -1,6 +1,7 @@
 """Pushes over HTTP: whole or not at all, nothing of others is lost, and a repetition succeeds."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from students import aligned_model
 from tiny_training import arguments, rows
 
 from g4i_hf import AlignmentTrainer
+from g4i_hf.hub import StudentPublisher
 from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, push_folder
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
@@ -171,11 +173,29 @@ def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
     assert "http" not in str(error.value)
 
 
-def test_training_pushes_nothing_and_names_the_command(tmp_path):
-    for pushing in (lambda: arguments(tmp_path, push_to_hub=True), trainer_of(tmp_path).push_to_hub):
-        with pytest.raises(ValueError, match="run folder .* not pushed.*g4i release --run RUN .*--push_to_hub true"):
-            pushing()
+def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match="hub_strategy is every_save; a student is pushed at the end alone"):
+        arguments(tmp_path, hub_strategy="every_save")
+    with pytest.raises(ValueError, match="hub_revision is v2; a student is pushed to main"):
+        arguments(tmp_path, hub_revision="v2")
+    args = arguments(tmp_path, push_to_hub=True, hub_model_id="me/student")
+    with pytest.raises(ValueError, match=r"\(resnet\) does not say how large.*processing_class"):
+        AlignmentTrainer(aligned_model("resnet"), args, rows(), publisher=StudentPublisher(args))
 
 
-def trainer_of(folder) -> AlignmentTrainer:
-    return AlignmentTrainer(aligned_model("resnet"), arguments(folder), rows())
+@pytest.mark.slow
+def test_the_end_of_training_is_pushed_as_a_release(hub, push, tmp_path, monkeypatch):
+    """As by the code of docs/guides/publish.md, which makes a private repository first."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
+    seen = {"model": aligned_model("timm-resnet"), "images": rows(4)}
+    exec(re.search(r"<!-- test: publisher -->\n```python\n(.*?)```", page, re.S)[1], seen)
+    main = hub.state()["models/me/pictures-student"]
+    assert main["private"] and main["title"] == "End of training" and main["commits"] == 2
+    assert {"config.json", "model.safetensors"} <= set(main["files"])
+    card = hub.repositories["models/me/pictures-student"].at("main").files["README.md"].content.decode()
+    assert "48 x 48 pixels" in card
+    hub.create("me/notes")
+    hub.commit("me/notes", {"notes.txt": "mine"})
+    with pytest.raises(OSError, match="has commits that no g4i release.*--hub_model_id"):
+        StudentPublisher(replace(seen["args"], hub_model_id="me/notes")).start()

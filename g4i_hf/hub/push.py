@@ -42,6 +42,8 @@ def push_folder(
     repo_type: str = "model",
     *,
     private: bool = True,
+    message: str | None = None,
+    token: str | None = None,
     replace: bool = False,
 ) -> str:
     """
@@ -60,7 +62,7 @@ def push_folder(
         PushError: if the Hub rejects the push, cannot be reached, or has commits of others.
     """
     check_publishable(folder)
-    api, folder = HfApi(), Path(folder)
+    api, folder = HfApi(token=token), Path(folder)
     with clear_errors(repo_id):
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         head, left, last = last_push(api, repo_id, repo_type, replace)
@@ -74,7 +76,7 @@ def push_folder(
             repo_id,
             [*added, CommitOperationAdd(MANIFEST, text.encode())]
             + [CommitOperationDelete(name) for name in sorted(left - files.keys())],
-            commit_message=f"Release {folder.resolve().name}",
+            commit_message=message or f"Release {folder.resolve().name}",
             repo_type=repo_type,
             parent_commit=head,  # fails after a push in between
         ).commit_url
@@ -103,7 +105,8 @@ def last_push(
     if not replace and (len(commits) > 1 or present - OF_THE_HUB):
         raise PushError(
             f"{repo_id} has commits that no g4i release has pushed, the last is {info.sha[:8]}. Nothing was pushed. "
-            "Choose another --repo_id, or write over them with --replace true."
+            "Choose another --repo_id (in training, --hub_model_id), or write over them with g4i release --replace "
+            "true."
         )
     return info.sha, left, None
 

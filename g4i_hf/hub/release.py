@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig
 
@@ -16,6 +16,7 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
 from ..evaluation.metrics import read_results
 from ..evaluation.predict import load_run
+from ..extras import require
 from ..files import check_replaceable, give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
@@ -23,13 +24,14 @@ from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
 from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
 from ..options import ReleaseArguments, aligns
-from ..training.run_folder import read_lineage, read_options
+from ..training.arguments import AlignmentArguments
+from ..training.run_folder import read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
 from .figures import comparison, measured
 from .onnx import export_onnx
-from .push import MANIFEST, OF_DATASET, OF_STUDENT, list_files, push_folder
+from .push import MANIFEST, OF_DATASET, OF_STUDENT, SECRETS, clear_errors, last_push, list_files, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ def release_student(
     return release_with_card(with_run_of_fit(args))[0]
 
 
-def release_with_card(args: ReleaseArguments) -> tuple[Path, list[ComparisonRow]]:
+def release_with_card(
+    args: ReleaseArguments, options: dict[str, Any] | None = None
+) -> tuple[Path, list[ComparisonRow]]:
     """[`release_student`] by options. Returns the folder, and the metrics of the card."""
     run, output_dir = Path(args.run), place_of(args)
     check_place(output_dir, run)
@@ -83,7 +87,7 @@ def release_with_card(args: ReleaseArguments) -> tuple[Path, list[ComparisonRow]
         give_usual_permissions(folder)
         if args.aligned and aligns(read_options(run_of(run))) is not False:
             _save_aligned(model, run, folder / ALIGNED)
-        rows = write_card(folder, args, model, processor)
+        rows = write_card(folder, args, model, processor, options)
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         (folder / MANIFEST).touch()
@@ -171,14 +175,15 @@ def write_card(
     args: ReleaseArguments,
     model: AlignedImageClassification,
     processor: BaseImageProcessor,
+    options: dict[str, Any] | None = None,
 ) -> list[ComparisonRow]:
-    """Write README.md into a released student; returns its metrics."""
+    """Write README.md into a released student; returns its metrics. `options`: by default of `train.yaml`."""
     run = Path(args.run)
     lineage, rows = read_lineage(run_of(run)), comparison(args)
     student = Student(
         **_facts(model, processor),
         weights=args.weights,
-        options=read_options(run_of(run)),
+        options=read_options(run_of(run)) if options is None else options,
         lineage=lineage,
         rows=rows,
         **measured(args),
@@ -214,6 +219,47 @@ def _facts(model: AlignedImageClassification, processor: BaseImageProcessor) -> 
         "is_timm": is_timm,
         "module": module,
     }
+
+
+class StudentPublisher:
+    """
+    Pushes the release of a run, not its folder, at the end of a training with `push_to_hub`.
+
+    The repository is created before training, so that a token without write access fails early. `args` are
+    `hub_model_id`, `hub_token` and `hub_private_repo`.
+    """
+
+    def __init__(self, args: AlignmentArguments):
+        self.args = args
+        self.repo_id = args.hub_model_id or Path(args.output_dir).resolve().name
+
+    def start(self) -> str:
+        """Create the repository; returns its full id. Raises ImportError without detect-secrets, and PushError."""
+        require("detect_secrets", "hub", SECRETS)
+        check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
+        api = HfApi(token=self.args.hub_token)
+        with clear_errors(self.repo_id):
+            private = self.args.hub_private_repo is not False
+            self.repo_id = api.create_repo(self.repo_id, private=private, exist_ok=True).repo_id
+            last_push(api, self.repo_id)
+        return self.repo_id
+
+    def push_run(self, message: str = "End of training") -> str:
+        """
+        Push the release of the finished run, with its card; returns the URL of the commit. Without a `train.yaml`, as
+        in a run from Python, the options are those of the arguments. Raises ValueError for a release that cannot be
+        made or must not be published; OSError if it was not written or pushed.
+        """
+        run = self.args.output_dir
+        args = ReleaseArguments(run=run, repo_id=self.repo_id, aligned=self.args.aligns)
+        student, _ = release_with_card(args, read_options(run_of(run)) or resolved_options((self.args,), run))
+        return push_folder(
+            student,
+            self.repo_id,
+            private=self.args.hub_private_repo is not False,
+            message=message,
+            token=self.args.hub_token,
+        )
 
 
 # --- From options to a released folder, and the push -----------------------------------------------------------------

@@ -124,7 +124,7 @@ def default_processor(student_config: PreTrainedConfig, warn: bool = False) -> B
         )
     if warn and not isinstance(student_config, TimmWrapperConfig):
         logger.warning(
-            "There is no processing_class: the student will say that its images have %d pixels "
+            "There is no processing_class: the students that are pushed will say that their images have %d pixels "
             "and ImageNet's normalisation. Give the trainer the image processor of its data where that is wrong.",
             size,
         )

@@ -329,11 +329,13 @@ class SavingOptions:
 
 @dataclass
 class LoggingOptions:
-    """Trainer: logging, memory"""
+    """Trainer: logging, Hub, memory"""
 
     about, rare = "running", True
     logging_steps: float = option(0.02, "Steps between logs, or, below 1, as a share of all steps.")
     report_to: list | str | None = option("none", "Tracker: tensorboard, trackio, wandb, all or none.")
+    push_to_hub: bool = option(False, "Push the student after training.")
+    hub_model_id: str | None = option(None, "Hub id of the repository.")
     per_device_eval_batch_size: Count = option(64, "Evaluation batch size per device.")
     activation_checkpointing: bool | None = option(None, "Recompute activations in the backward pass to save memory.")
 

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 import torch
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from ..files import wrong_choice
@@ -15,10 +16,6 @@ from ..options.fields import typed
 from .optimization import TIMM, timm_optimizer
 
 OUTPUT_DIR = "runs/classifier"
-NOT_PUSHED = (
-    "a run folder holds more than its student, and is not pushed. Release the student when it is trained: "
-    "g4i release --run RUN --repo_id NAME --push_to_hub true."
-)
 _PARENT = TrainingArguments.__dataclass_fields__
 
 
@@ -34,8 +31,9 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
 
     Other defaults that differ: `remove_unused_columns=False`, as our own dataset reads the rows;
     `ddp_find_unused_parameters=False`, as every parameter takes part in every step;
-    `dataloader_persistent_workers=True` with workers; `project=g4i_hf`, for Trackio and Weights & Biases;
-    `use_cpu=True` without an accelerator; `optim=adamw_torch_fused`, the parent's default from torch 2.8.
+    `dataloader_persistent_workers=True` with workers; `hub_private_repo=True`; `hub_strategy=end`, the only choice;
+    `project=g4i_hf`, for Trackio and Weights & Biases; `use_cpu=True` without an accelerator;
+    `optim=adamw_torch_fused`, the parent's default from torch 2.8.
 
     `optim` also takes the optimizers of timm, such as `timm:lamb`, with `optim_args`.
 
@@ -53,6 +51,8 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     )
     dataloader_persistent_workers: bool = field(default=True, metadata={"help": "Keep the workers between epochs."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    hub_private_repo: bool | None = field(default=True, metadata={"help": "Make a new repository private."})
+    hub_strategy: HubStrategy | str = field(default="end", metadata={"help": "The student is pushed at the end."})
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __post_init__(self):
@@ -75,8 +75,11 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
         if is_timms:  # the parent only takes members of its enumeration
             self.optim = _PARENT["optim"].default
         check_training(self)
-        if self.push_to_hub:
-            raise ValueError(f"push_to_hub is set, but {NOT_PUSHED}")
+        if self.hub_strategy != HubStrategy.END:
+            message = f"hub_strategy is {self.hub_strategy}; a student is pushed at the end alone: leave it out."
+            raise ValueError(message)
+        if self.hub_revision is not None:
+            raise ValueError(f"hub_revision is {self.hub_revision}; a student is pushed to main: leave it out.")
         TrainingArguments.__post_init__(self)
         if is_timms:
             self.optim = optim

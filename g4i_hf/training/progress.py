@@ -152,12 +152,12 @@ class _StepTimes(TrainerCallback):
 
 
 def trial_arguments(args: AlignmentArguments, folder: str) -> AlignmentArguments:
-    """The same training for a few steps, without logs and trackers; writes to `folder` alone."""
+    """The same training for a few steps, without logs, trackers and pushes; writes to `folder` alone."""
     trial = copy.copy(args)
     trial.output_dir, trial.max_steps = folder, TIMED_STEPS
     trial.save_strategy = SaveStrategy.NO
     trial.eval_strategy = trial.logging_strategy = IntervalStrategy.NO
-    trial.load_best_model_at_end = False
+    trial.load_best_model_at_end = trial.push_to_hub = False
     trial.report_to, trial.disable_tqdm = [], True
     return trial
 

@@ -27,7 +27,7 @@ from ..modeling.processing import EvalTransform, default_processor
 from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
-from .arguments import NOT_PUSHED, AlignmentArguments
+from .arguments import AlignmentArguments
 from .checkpoint import (
     STAGING,
     check_resumable,
@@ -66,13 +66,14 @@ class AlignmentTrainer(Trainer):
             augmented and captions embedded here, unless there is a column `text_embeds`. With an aligned model also
             items like those of [`~g4i_hf.data.dataset.CaptionedImages`].
         text_encoder: Hub id or folder of the encoder for captions without embeddings.
+        publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
         kwargs: arguments of `Trainer`; with such a dataset also options of [`~g4i_hf.options.AugmentationArguments`]
             and `SupervisionOptions`, such as `train_crop="pad"` and `supervision="auto"`; with a name also those of
             `StudentArguments`, such as `pretrained=True`.
 
     Raises:
-        ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; for a
-            `metric_for_best_model` that is not computed; for `ema_decay` with DeepSpeed.
+        ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; for `push_to_hub`
+            without a publisher; for a `metric_for_best_model` that is not computed; for `ema_decay` with DeepSpeed.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class AlignmentTrainer(Trainer):
         train_dataset=None,
         *,
         text_encoder: str = DEFAULT_TEXT_ENCODER,
+        publisher=None,
         **kwargs,
     ):
         args, self.lineage = args or AlignmentArguments(), None
@@ -107,6 +109,7 @@ class AlignmentTrainer(Trainer):
         forget_local_student(model.config)
         # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
+        self.publisher = publisher
         kwargs = {"optimizer_cls_and_kwargs": optimization.timm_optimizer(args)} | kwargs
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         # The loss of a batch is a mean; Trainer divides it by the accumulation steps
@@ -325,7 +328,7 @@ class AlignmentTrainer(Trainer):
     def save_run(self) -> None:
         """Write weights, their moving average and the state of a finished training into the run folder."""
         with self._saving("The weights"):
-            self.save_model()
+            self.save_model(_internal_call=True)  # otherwise it would be pushed now, before its evaluation
             if self.args.should_save and self.ema is not None:
                 self.ema.save(self.args.output_dir)
             self.save_state()
@@ -412,6 +415,25 @@ class AlignmentTrainer(Trainer):
         saved = type(self.model).from_pretrained(checkpoint, trust_remote_code=False, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
-    def push_to_hub(self, *args, **kwargs):
-        """Raises ValueError: `g4i release` pushes the student of a run, with its card."""
-        raise ValueError(NOT_PUSHED[0].upper() + NOT_PUSHED[1:])
+    # --- Pushing: a release instead of the run folder ----------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Called before training, so that a token without write access fails early."""
+        if self.publisher is None:
+            raise ValueError(
+                "push_to_hub is set: give the trainer a publisher=g4i_hf.hub.StudentPublisher(args), which pushes the "
+                "plain student with a card, not the run folder."
+            )
+        if self.processing_class is None:  # a student is unusable without one
+            self.processing_class = default_processor(self.model.config.student_config, self.is_world_process_zero())
+        if self.is_world_process_zero():
+            self.hub_model_id = self.publisher.start()
+
+    def push_to_hub(self, commit_message: str | None = "End of training", **kwargs) -> str | None:
+        """Save the run and push its release. Returns the URL of the commit, on the first process."""
+        if self.hub_model_id is None:
+            self.init_hf_repo()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return self.publisher.push_run(commit_message)

@@ -16,6 +16,7 @@ from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record
 from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import predict
+from ..hub import StudentPublisher
 from ..label_model.plan import Supervised
 from ..modeling.packaged import available_student
 from ..options import (
@@ -122,8 +123,9 @@ class TrainingRun:
     def build_trainer(self, args: AlignmentArguments | None = None) -> AlignmentTrainer:
         """The trainer; `args` replaces those of the run, for a trial."""
         args = args or self.args
+        publisher = StudentPublisher(args) if args.push_to_hub else None
         evaluated = self.prepared.eval_images.get(self.run.eval_split)
-        return AlignmentTrainer(self.prepared, args, eval_dataset=evaluated)
+        return AlignmentTrainer(self.prepared, args, eval_dataset=evaluated, publisher=publisher)
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -158,6 +160,16 @@ class TrainingRun:
 
     def summary(self, metrics: dict[str, Any]) -> str:
         return summary_of_run(self.trainer, self._described(self.trainer), metrics)
+
+    def publish(self) -> str:
+        """Push the student. Returns the URL of the commit."""
+        try:
+            return self.trainer.push_to_hub()
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The run is finished and whole in {self.args.output_dir}, but was not pushed: {error}\nPush it with "
+                f"g4i release --run {self.args.output_dir} --repo_id {self.trainer.hub_model_id} --push_to_hub true"
+            ) from error
 
     def plan(self, checkpoint: str | None) -> str:
         """The plan of a dry run, with the time of a few steps in a temporary folder."""

@@ -1,14 +1,14 @@
 """
 Captions out and in by name, a student out and in by name, against the test Hub: one commit each, private, without
-paths of this machine. `make hub-demo` runs it.
+paths of this machine; and training that pushes. `make hub-demo` runs it.
 """
 
 import json
 
 import pyarrow.parquet as pq
 import pytest
-from doors import ROOT, python, succeed
-from drawings import ENCODER
+from doors import ROOT, python, run, spelled, succeed
+from drawings import ENCODER, STUDENT, TRAINING
 from hub import FOREIGN, ME_WRITE
 
 pytestmark = pytest.mark.slow
@@ -93,3 +93,17 @@ def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed, folder, online
         expected = {"label": row["prediction"], "score": pytest.approx(row["score"], abs=1e-5)}
         assert found[row["image_id"]] == expected
     assert len({row["prediction"] for row in rows}) > 1, "a student that always says the same proves little"
+
+
+def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, pushed, folder, online):
+    hub.fault("POST .*/commit/", 403, times=None)
+    given = {"dataset_name": "me/shapes-embedded", "output_dir": "unlucky", "hub_model_id": "me/unlucky"}
+    given |= {"push_to_hub": "true"} | TRAINING | {"save_strategy": "steps", "save_steps": 1}
+    done = run("train", STUDENT, given, **online)
+    hub.faults.clear()
+    assert done.code != 0 and "finished and whole" in done.err and "may not write there" in done.err
+    assert (folder / "unlucky" / "all_results.json").is_file()
+    again = {"run": "unlucky", "repo_id": "me/unlucky", "push_to_hub": "true"}
+    assert f"g4i release {' '.join(spelled((again,)))}" in done.err
+    succeed("release", again, **online)
+    assert "model.safetensors" in hub.state()["models/me/unlucky"]["files"]
