@@ -16,13 +16,12 @@ from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
 from ..evaluation.metrics import read_results
 from ..evaluation.predict import load_run
-from ..extras import require
 from ..files import check_replaceable, give_usual_permissions, replacing
 from ..modeling import AlignedImageClassification, AlignedImageClassificationConfig
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
-from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, run_of, why_missing
+from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, require, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import read_lineage, read_options, resolved_options
