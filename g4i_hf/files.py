@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ def wrong_choice(name: str, value: object, choices: Iterable[str]) -> str:
     """`align_loss is 'clop'; choose one of clip, infonce. Did you mean 'clip'?`"""
     choices = [str(choice) for choice in choices]
     return f"{name} is {brief(value)}; choose one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three, for a message."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def brief(value: object) -> str:

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from tqdm import tqdm
 
 from .. import columns
-from ..files import did_you_mean
+from ..files import did_you_mean, some
 from .images import BadImageError, bad_image, error_of, why_bad
 from .joining import check_image_ids
 from .record import image_digests
@@ -53,8 +53,7 @@ def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
     for number, what in enumerate(("no label", "one label")):
         few = [repr(name) for name, count in zip(names, counts, strict=True) if count == number]
         if few:
-            more = ", ..." if len(few) > 3 else ""
-            parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({', '.join(few[:3])}{more})")
+            parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({some(few)})")
     return f"Labels: {'; '.join(parts)}." if parts else ""
 
 

@@ -23,7 +23,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, c
 from datasets.data_files import SPLIT_KEYWORDS
 
 from .. import columns
-from ..files import did_you_mean
+from ..files import did_you_mean, some
 from .classes import class_names, same_form
 from .images import IMAGE_SUFFIXES
 
@@ -33,7 +33,6 @@ STAGE_FILE = "stage.json"  # in the folders of stages, see `stage`
 # Names of files and folders that are splits, as in `datasets`; folders may have a suffix, as in test_novel
 SPLIT_OF = {word: str(split) for split, words in SPLIT_KEYWORDS.items() for word in words}
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
-SHOWN = 3  # names in a message
 
 
 @dataclass
@@ -242,7 +241,7 @@ def _log_folders(split: Split, known: set[str], by_folder: bool) -> None:
         logger.warning(
             "Split %r: %d images are unlabelled, as their folders (%s) are none of the classes that are known (%s).%s "
             "If they are classes, add images of them to train, or write the labels into the metadata.",
-            *(split.name, len(without), _some(folders), _some(classes), did_you_mean(folders[0], classes)),
+            *(split.name, len(without), some(folders), some(classes), did_you_mean(folders[0], classes)),
         )
 
 
@@ -259,10 +258,6 @@ def _warn_of_unlisted(split: Split, num_kept: int) -> None:
             "out. A line needs the file_name alone; null stands for what is not known.",
             *(split.name, left, number),
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 # --- Metadata: a row an image, which it names by a path relative to the file -----------------------------------------

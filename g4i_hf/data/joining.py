@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Value, concatenate_datas
 from datasets.table import InMemoryTable
 
 from .. import columns
+from ..files import some
 from .images import IMAGE_SUFFIXES, content_of, file_columns, image_paths
 from .record import captions_of_rows, image_digests
 
@@ -26,7 +27,6 @@ MADE_FROM = {
     columns.IMAGE_DIGEST: ("images", "captions", "g4i caption"),
     columns.CAPTION_DIGEST: ("captions", "embeddings", "g4i embed"),
 }
-EXAMPLES = 3
 IN_MEMORY = 1 << 26  # bytes, above which a reordered table is written to the cache of `datasets`
 
 
@@ -275,5 +275,4 @@ def _nothing_in_common(images: DatasetDict, captions: Mapping[str, Dataset], wha
 
 
 def _first(split: Dataset, rows: Sequence[int]) -> str:
-    image_ids = split.select_columns([columns.IMAGE_ID]).select(rows[:EXAMPLES])[columns.IMAGE_ID][:]
-    return ", ".join(map(repr, image_ids)) + (", ..." if len(rows) > EXAMPLES else "")
+    return some([*map(repr, split.select_columns([columns.IMAGE_ID]).select(rows[:4])[columns.IMAGE_ID])])

@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from .. import columns
-from ..files import replacing_file
+from ..files import replacing_file, some
 from .images import content_of
 from .texts import Embeddings, caption_keys, values_of
 
@@ -37,7 +37,6 @@ COMPARED = {
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a newer file may change again without a new time
-SHOWN = 3  # class names
 _READ: dict[tuple[str, str], str] = {}  # digests of files, by path and stat
 
 
@@ -310,12 +309,8 @@ def _class_names(there: list[str], here: list[str]) -> str:
     gone = [name for name in there if name not in here]
     if not added and not gone:
         return "the order of the class names"
-    parts = [f"{what}: {_some(names)}" for what, names in (("new", added), ("gone", gone)) if names]
+    parts = [f"{what}: {some([*map(repr, names)])}" for what, names in (("new", added), ("gone", gone)) if names]
     return f"class names ({'; '.join(parts)})"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 # --- Equal images ----------------------------------------------------------------------------------------------------
