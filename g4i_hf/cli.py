@@ -122,7 +122,7 @@ class Parser(ArgumentParser):
         if alias in self.hints:
             hint = f" Did you mean {prefix + alias!r}?"
         elif FitArguments in self.classes and alias in Parser(OPTIONS_OF["train"]).hints:
-            hint = " It is an option of g4i train; g4i fit sets it."
+            hint = " It is an option of g4i train, not of g4i fit."
         else:
             hint = did_you_mean(name, self.hints, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"

@@ -121,7 +121,7 @@ def check_labels(
     labels, (digests, order) = labels_of(split), order_of(split)
     if not views:
         return [
-            "To estimate the accuracy of captions and image features, and find labels that look wrong: --views "
+            "To estimate the accuracy of captions and image features, and find labels that look wrong, add --views "
             "caption image:student."
         ]
     if not (labels >= 0).any() and all(view.class_values is None for view in views.values()):
