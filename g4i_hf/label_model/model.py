@@ -94,7 +94,7 @@ class LabelModel:
             labels: (N,) class indices; negative for rows without a label.
             ids: (N,) of the rows, which decide the folds; None: their values do. So the order of rows changes nothing.
             groups: (N,) numbers, equal for rows that share a fold, such as those of equal images.
-            reviewed: (N,) whether a person confirmed the label, which is right then.
+            reviewed: (N,) whether a person confirmed the label, which is then assumed correct.
             kept: (N,) unlabelled rows that teach no view, so that a classifier can be judged by their probabilities.
 
         Raises:
@@ -130,7 +130,7 @@ class LabelModel:
     def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
         """
         Args:
-            views: values (n, D) of views that the model was fitted on; one that is missing says nothing.
+            views: values (n, D) of views that the model was fitted on; some may be missing.
             fold: 0 to 4 for the models that were not fitted on the labels of this fold.
 
         Returns:

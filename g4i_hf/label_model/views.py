@@ -21,12 +21,12 @@ NEEDS = (
 @dataclass
 class View:
     """
-    One source of knowledge about the class of each image: embedded captions, answers, image features.
+    One source of evidence about the class of each image: embedded captions, answers, image features.
 
     Args:
         values: (N, D) of any float type, in memory or memory-mapped. A row of NaN has no value.
-        class_values: (C, D) the names of the classes in the same space, such as class names by the encoder of the
-            captions. Each is another labelled example. A row of zeros or NaN is a class without a name.
+        class_values: (C, D) embeddings of the class names in the same space, by the encoder of the captions for
+            example. Each is one more labelled example. A row of zeros or NaN is a class without a name.
         source: what made the values, such as the name of a captioner. Views of one source share one vote where views
             judge each other. None: no other view has this source. Views that learn, without class_values, have one
             source whatever is given, as image encoders make similar errors.
@@ -42,7 +42,7 @@ class View:
     @classmethod
     def answers(cls, answers: np.ndarray, num_labels: int, source: str | None = None) -> View:
         """
-        A view of answers to the question for the class.
+        A view of a model's answers when it was asked for the class.
 
         Args:
             answers: (N,) class indices; negative where there is none.

@@ -371,7 +371,7 @@ def fit(
         data: folder or Hub id, see [`~g4i_hf.load_images`]; or a dataset in memory, one split or several by name.
         views: names as in `g4i fit --views`, folders of `g4i embed`, and `View(values)` with a row for each training
             image. None: captions, answers, features of the student, and views in `output_dir`.
-        image, label, caption, image_id: names of these columns, where they are others.
+        image, label, caption, image_id: names of these columns, if they differ.
         options: others of the command, such as `output_dir`, `student` and `finetune`.
 
     Returns:

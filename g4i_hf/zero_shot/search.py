@@ -207,7 +207,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
 class ImageSearch:
     """
-    Finds images by a text. Every image is embedded once; a query takes one run of the text encoder.
+    Finds images by text. Every image is embedded once; a query takes one run of the text encoder.
 
     Args:
         model: run folder, aligned student or Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or a classifier.
