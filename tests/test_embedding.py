@@ -168,13 +168,6 @@ def test_two_processes_write_what_one_writes(clip_folder, tmp_path):
     assert read_stage(tmp_path / "two") == stage and not list(tmp_path.glob(".two*"))
 
 
-def test_captions_that_cannot_be_embedded_are_an_error(encoder, tmp_path):
-    train = images_with(["owl", "car"], tmp_path / "images")["train"].remove_columns("caption")
-    with pytest.raises(ValueError, match="column 'caption': .* is neither text nor a list .*--caption_column"):
-        numbers = DatasetDict(train=train.add_column("caption", [1, 2]))
-        EmbeddingStage(numbers, encoder, tmp_path / "e", source="images").write()
-
-
 def test_embeddings_of_another_encoder_do_not_pass_for_those_that_were_asked_for(encoder, tmp_path):
     embed(["a cat", "a dog"], encoder, tmp_path)
     folder = tmp_path / "embeddings"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict, Image, load_from_disk
+from datasets import Dataset, DatasetDict, Image
 from doors import TWO_PROCESSES, succeed
 from released_runs import a_run
 from students import ID2LABEL, aligned_model
@@ -86,12 +86,6 @@ def test_all_figures_of_splits_that_lack_labels_or_captions(run, capsys):
     assert all(measure.title in printed and measure.group in printed for measure in ALL_MEASURES.values())
     table = pd.read_parquet(run / "predictions" / "validation.parquet").set_index("image_id")
     assert table["label"].isna().sum() == 1 and (table["label"] == table["prediction"]).sum() == 9
-
-
-def test_class_names_are_enough_for_zero_shot_accuracy(run, tmp_path):
-    DatasetDict(plain=load_from_disk(run.parent / "data")["plain"]).save_to_disk(tmp_path / "plain")
-    found = evaluate_run(run, dataset_name=str(tmp_path / "plain"), splits=["plain"])["aligned"]
-    assert "plain_zero_shot_names_accuracy" in found
 
 
 def test_images_that_cannot_be_read_are_left_out_on_request(run):

@@ -189,12 +189,6 @@ def test_what_cannot_be_fitted_is_an_error(view, labels, message):
         LabelModel(3).fit({"caption": view}, labels)
 
 
-def test_a_fold_that_is_none_cannot_predict():
-    data = clusters(100)
-    with pytest.raises(ValueError, match="fold 7"):
-        fitted(data).predict(views_of(data.x), fold=7)
-
-
 def with_names() -> tuple[Clusters, np.ndarray, np.ndarray]:
     """Rows, labels of one row a class, and an embedding near the centre of each class."""
     data = clusters(1500, spread=1.6)

@@ -267,16 +267,6 @@ def test_a_fault_is_one_line_with_its_place_and_the_remedy(tmp_path, fault):
     assert re.search(says, one_line(place))
 
 
-def test_a_dataset_of_several_configurations_names_them_and_the_option(tmp_path):
-    for name in ("small", "large"):
-        (tmp_path / name).mkdir()
-        rows(2).to_parquet(tmp_path / name / "train.parquet")
-    listed = "".join(f"- config_name: {name}\n  data_files: {name}/train.parquet\n" for name in ("small", "large"))
-    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
-    assert re.search(r"--dataset_config_name: \['small', 'large'\]\.$", one_line(tmp_path))
-    assert len(load_images(tmp_path, dataset_config_name="small")["train"]) == 2
-
-
 def test_rows_that_cannot_be_read_are_left_out_and_named_and_too_many_are_an_error(tmp_path, caplog):
     files = [f"all/{number:02}.png" for number in range(12)]
     split = open_images(str(make.folder(tmp_path, files) / "all"))["train"]

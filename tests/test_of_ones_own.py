@@ -15,10 +15,7 @@ from torch import nn
 from transformers import RegNetConfig, TimmWrapperConfig
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.hub.release import release_with_card
-from g4i_hf.modeling.processing import ImageSettings, generic_processor
 from g4i_hf.modeling.student import own_module
-from g4i_hf.options import ReleaseArguments
 from g4i_hf.running import main
 
 sys.path.append(str(Path(__file__).parent.parent / "recipes" / "text_teacher"))
@@ -132,16 +129,6 @@ def test_a_model_registered_with_transformers_is_a_student(module):
     # configuration and model in two files: what is imported is what registers
     mine.TinyNetForImageClassification.__module__ = "other_file"
     assert own_module(model.config.student_config) == "other_file"
-
-
-def test_a_script_is_no_module_to_publish(module, tmp_path, monkeypatch):
-    mine = module(OF_TIMM)
-    AlignedImageClassification.from_student("tiny_net", **BUILD).save_pretrained(tmp_path / "run")
-    generic_processor(ImageSettings(24)).save_pretrained(tmp_path / "run")
-    mine.tiny_net.__module__ = "__main__"
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # not `python -m pytest`
-    with pytest.raises(ValueError, match="registered by the script or notebook itself"):
-        release_with_card(ReleaseArguments(run=str(tmp_path / "run"), license="mit"))
 
 
 @pytest.mark.parametrize("name", ["registering.py", "evaluate.py"])

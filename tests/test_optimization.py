@@ -186,12 +186,6 @@ def test_the_best_weights_are_loaded_and_saved_with_their_average(tmp_path, name
     assert same(type(trainer.model).from_pretrained(tmp_path).state_dict(), trainer.model.state_dict())
 
 
-def test_a_metric_that_nothing_computes_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="metric_for_best_model is accuracy.*accuracy_of_logits"):
-        args = arguments(tmp_path, **BEST | {"metric_for_best_model": "accuracy"})
-        AlignmentTrainer(aligned_model("vit"), args, rows(), eval_dataset=rows(4))
-
-
 def test_an_average_that_deepspeed_would_lose_is_refused(tmp_path, monkeypatch):
     """DeepSpeed itself is not needed for it: what Trainer found out when it made the accelerator is enough."""
     create = AlignmentTrainer.create_accelerator_and_postprocess

@@ -281,14 +281,6 @@ def test_captions_that_do_not_fit_are_an_error(pictures, tmp_path, ids, split, m
         load_images(pictures, captions_name=save_captions(tmp_path / "captions", ids, split))
 
 
-def test_data_without_ids_captions_or_folders_is_an_error(pictures, tmp_path):
-    captions_of(IDS).rename_column("image_id", "file").to_parquet(tmp_path / "a" / "train.parquet")
-    with pytest.raises(ValueError, match="no column 'image_id'.* Its columns: file, caption.*g4i caption"):
-        load_images(pictures, captions_name=str(tmp_path / "a"))
-    with pytest.raises(FileNotFoundError, match="captions_name is './c', but there is no such folder"):
-        load_images(pictures, captions_name="./c")
-
-
 @pytest.mark.parametrize("way", ["captions_name", "stage"])
 def test_vectors_and_raw_answers_of_other_captions_are_not_kept(tmp_path, way, caplog):
     """Of images in Parquet beside earlier captions, in two splits, of which one gets new captions."""
