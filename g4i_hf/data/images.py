@@ -78,7 +78,11 @@ def why_unreadable(error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    if isinstance(error, PILImage.DecompressionBombError):
+        return "it has more pixels than can be opened safely"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:100]
 
 
 def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
@@ -160,7 +164,7 @@ def decode(image: dict[str, Any] | None, max_side: int) -> PILImage.Image:
             opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
         return _shrunk(to_rgb(opened), max_side)
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
-        raise UndecodableImage(_reason(error)) from None
+        raise UndecodableImage(why_unreadable(error)) from None
 
 
 def _shrunk(image: PILImage.Image, max_side: int) -> PILImage.Image:
@@ -170,14 +174,6 @@ def _shrunk(image: PILImage.Image, max_side: int) -> PILImage.Image:
         return image
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, PILImage.Resampling.LANCZOS)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PILImage.DecompressionBombError):
-        return "it has more pixels than can be opened safely"
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    return why_unreadable(error)[:100]
 
 
 def data_uri(image: dict[str, Any] | None, max_side: int) -> str:

@@ -17,7 +17,7 @@ from datasets import ClassLabel
 from .. import columns
 from ..captioning.answers import OK, Answer, AnswerStore, Captioner, CaptionerError
 from ..captioning.questions import NAMED, Questions
-from ..captioning.runner import MILLION, NOT_KEPT, Asking, Budget, cost_of
+from ..captioning.runner import NOT_KEPT, Asking, Budget, cost_of
 from ..captioning.stage import Caption, ClassAnswer, card_of
 from ..data.checks import labels_of
 from ..data.classes import Matching, matched_answers
@@ -208,6 +208,6 @@ def _cost(given: Iterable[Answer | None], prices: tuple[float | None, float | No
         return "tokens unknown"
     read, written = np.mean(tokens, axis=0)
     text = f"{read:,.0f} tokens read and {written:,.0f} written an image"
-    if prices[0] is None or prices[1] is None:
+    if None in prices:
         return text
-    return f"{text}, {images * (read * prices[0] + written * prices[1]) / MILLION:,.2f} for {images:,} images"
+    return f"{text}, {images * np.mean([cost_of(answer, prices) for answer in answers]):,.2f} for {images:,} images"
