@@ -11,7 +11,7 @@ from tiny_training import arguments, rows
 
 from g4i_hf import AlignmentTrainer
 from g4i_hf.hub import StudentPublisher
-from g4i_hf.hub.push import MANIFEST, PushError, clear_errors, push_folder
+from g4i_hf.hub.push import MANIFEST, push_folder
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
 
@@ -155,22 +155,6 @@ def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push
     assert ME_WRITE not in answer["message"]
     assert hub.state()[f"models/{repo}"] == before
     assert "url" in push(folder, repo) and files_of(hub, repo) == sizes(folder)
-
-
-ROUTE = "domain: https://huggingface.co/api/models/me/student/xet-write-token/main"
-XET = [  # in the words of hf_xet 1.8
-    (f"Network error: HTTP status client error (401 Unauthorized), {ROUTE}", "expired.*hf auth login"),
-    (f"Network error: HTTP status client error (403 Forbidden), {ROUTE}", "may not write.*role `write`"),
-    (f"Network error: HTTP status server error (503 Service Unavailable), {ROUTE}", AGAIN),
-    ("Network error: error sending request for url (https://cas:4010/)", AGAIN),
-]
-
-
-@pytest.mark.parametrize(("text", "words"), XET)
-def test_what_the_xet_client_calls_a_connection_may_be_the_token(text, words):
-    with pytest.raises(PushError, match=f"(?s)me/student: .*{words}") as error, clear_errors("me/student"):
-        raise ConnectionError(text)
-    assert "http" not in str(error.value)
 
 
 def test_what_cannot_be_pushed_or_known_is_said_before_training(tmp_path):

@@ -114,8 +114,6 @@ def last_push(
 # --- Errors and remedies ---------------------------------------------------------------------------------------------
 
 HTTPError = HfHubHTTPError.__bases__[0]  # of httpx2; before huggingface_hub 2 of httpx
-# The Xet client has the status of the server in its text only
-STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
 AGAIN = "Nothing of this push is visible; run the same command again"
 REMEDIES = {
     401: "the Hub does not accept the token, which may have expired. Log in again with `hf auth login`",
@@ -142,9 +140,7 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         cause = error.__cause__ if wraps else error  # the error of an upload or a download
         if not isinstance(cause, (HTTPError, ConnectionError)):
             raise
-        match = STATUS.search(str(cause))
-        response = getattr(cause, "response", None)
-        status = response.status_code if response is not None else int(match[1]) if match else None
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         # The message of the server in one line, without URLs for uploads
         message = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
         reason = re.sub(r"https?://\S+", "...", message)[:300] or type(cause).__name__
