@@ -81,10 +81,10 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float((probabilities.argmax(1) == truth).mean())
 
 
-def calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Expected calibration error of the predicted class."""
     confidence, right = probabilities.max(1).astype(float), probabilities.argmax(1) == truth
-    of = np.minimum((confidence * bins).astype(int), bins - 1)
+    of = np.minimum((confidence * 10).astype(int), 9)
     return sum(abs(confidence[of == b].mean() - right[of == b].mean()) * (of == b).mean() for b in np.unique(of))
 
 

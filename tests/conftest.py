@@ -12,6 +12,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     COLUMNS="100",  # width of a terminal, for pages of help
 )
+os.environ.pop("ACCELERATE_CONFIG_FILE", None)  # which may have another number of processes
 
 import loaded  # noqa: F401
 import pytest

@@ -29,8 +29,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 ME_WRITE = "hf_me_write"
-TOKENS = {ME_WRITE: "me"}  # of which user
-KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+KINDS = ("models", "datasets", "spaces")
 # Variables of the test process that would reach into a client
 FOREIGN = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
 
@@ -171,7 +170,7 @@ class Hub(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self):
-        self.lock, self.tokens = threading.RLock(), dict(TOKENS)
+        self.lock, self.tokens = threading.RLock(), {ME_WRITE}  # those of `me`, the only user
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.log: list[str] = []
@@ -186,9 +185,9 @@ class Hub(ThreadingHTTPServer):
         self.repositories[f"{kind}s/{id}"] = made = Repository(kind, id, private)
         return made
 
-    def commit(self, id: str, files: dict[str, str], kind: str = "model") -> None:
+    def commit(self, id: str, files: dict[str, str]) -> None:
         """Behind the clients' backs, as by somebody else."""
-        repository = self.repositories[f"{kind}s/{id}"]
+        repository = self.repositories[f"models/{id}"]
         changed = {path: File(text.encode()) for path, text in files.items()}
         repository.commit(repository.at("main").files | changed, "A commit of somebody else")
 
@@ -295,22 +294,19 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self) -> tuple:
         """Status, content and headers; 501 for what this server does not know."""
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
-        self.token = self.server.tokens.get(given)
-        if given and self.token is None:
+        if given not in self.server.tokens and self.segments[0] != "lfs":
             raise Refusal(401, "Invalid credentials in Authorization header")
         match self.command, self.segments:
             case "GET", ["api", "whoami-v2"]:
                 auth = {"accessToken": {"displayName": "a token", "role": "write"}}
-                return 200, {"type": "user", "name": self.token or self.refuse_stranger(), "orgs": [], "auth": auth}
+                return 200, {"type": "user", "name": "me", "orgs": [], "auth": auth}
             case "POST", ["api", "validate-yaml"]:
                 errors = [{"message": text} for text in check_card(json.loads(self.body).get("content", ""))]
                 return 400 if errors else 200, {"errors": errors, "warnings": []}
             case "POST", ["api", "repos", "create"]:
                 return self.create()
             case method, ["api", kind, namespace, name, *rest] if kind in KINDS:
-                return self.of_repository(self.visible(kind, namespace, name), method, rest)
-            case "GET", ["api", kind, _] if kind in KINDS:
-                raise Refusal(404, "Repository not found", "RepoNotFound")
+                return self.of_repository(self.repository(kind, namespace, name), method, rest)
             case "PUT", ["lfs", oid]:
                 self.server.uploaded[oid] = self.body
                 return 200, b""
@@ -319,27 +315,18 @@ class Handler(BaseHTTPRequestHandler):
             case method, segments:
                 return self.of_files("models", method, segments)
 
-    def refuse_stranger(self):
-        raise Refusal(401, "Invalid username or password.")
-
     def unknown(self) -> Refusal:
         return Refusal(501, f"This test server does not know {self.command} {self.path}: set HF_HUB_DISABLE_XET=1")
 
-    def visible(self, kind: str, namespace: str, name: str) -> Repository:
-        repository = self.server.repositories.get(f"{kind}/{namespace}/{name}")
-        if repository is None or (repository.private and self.token != namespace):
-            raise Refusal(404 if self.token else 401, "Repository not found", "RepoNotFound")
-        return repository
-
-    def check_writer(self, namespace: str) -> None:
-        if (self.token or self.refuse_stranger()) != namespace:
-            raise Refusal(403, "Forbidden: you must use a write token of the namespace.", url=None)
+    def repository(self, kind: str, namespace: str, name: str) -> Repository:
+        found = self.server.repositories.get(f"{kind}/{namespace}/{name}")
+        if found is None:
+            raise Refusal(404, "Repository not found", "RepoNotFound")
+        return found
 
     def create(self) -> tuple:
         body = json.loads(self.body)
-        namespace = body.get("organization") or self.token or ""
-        self.check_writer(namespace)
-        kind, id = body.get("type") or "model", f"{namespace}/{body['name']}"
+        kind, id = body.get("type") or "model", f"me/{body['name']}"
         exists = f"{kind}s/{id}" in self.server.repositories
         private = body.get("visibility") == "private" or bool(body.get("private"))
         repository = Repository(kind, id, private) if exists else self.server.create(id, kind, private)
@@ -349,7 +336,6 @@ class Handler(BaseHTTPRequestHandler):
         return 200, about
 
     def of_repository(self, repository: Repository, method: str, rest: list[str]) -> tuple:
-        author = repository.id.split("/")[0]
         match method, rest:
             case "GET", []:
                 return 200, info(repository, repository.at("main"))
@@ -358,14 +344,12 @@ class Handler(BaseHTTPRequestHandler):
             case "GET", ["tree", revision, *path]:
                 return self.tree(repository.at(revision), "/".join(path))
             case "GET", ["commits", _]:
-                fields = {"message": "", "authors": [{"user": author}]}
+                fields = {"message": "", "authors": [{"user": "me"}]}
                 history = reversed(repository.history)
                 return 200, [fields | {"id": each.oid, "title": each.title, "date": each.date} for each in history]
             case "POST", ["paths-info", revision]:
                 paths = parse_qs(self.body.decode()).get("paths", [])
                 return 200, list(filter(None, (repository.at(revision).listed(path.strip("/")) for path in paths)))
-        self.check_writer(author)
-        match method, rest:
             case "POST", ["preupload", "main"]:
                 return self.preupload(repository.at("main"))
             case "POST", ["commit", "main"]:
@@ -383,11 +367,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def of_files(self, kind: str, method: str, segments: list[str]) -> tuple:
         match method, segments:
-            case "POST", [namespace, _, "info", "lfs", "objects", "batch"]:
-                self.check_writer(namespace)
+            case "POST", [_, _, "info", "lfs", "objects", "batch"]:
                 return self.batch()
             case "GET" | "HEAD", [namespace, name, "resolve", revision, *path] if path:
-                return self.resolve(self.visible(kind, namespace, name), revision, "/".join(path))
+                return self.resolve(self.repository(kind, namespace, name), revision, "/".join(path))
         raise self.unknown()
 
     def resolve(self, repository: Repository, revision: str, path: str) -> tuple:

@@ -52,9 +52,9 @@ def aligned_model(name: str, text_embed_dim: int = 12, **kwargs) -> AlignedImage
 COMMIT = "a" * 40
 
 
-def on_hub(name: str, repository: str | None = None) -> str:
+def on_hub(name: str) -> str:
     """The Hub id under which the cache holds a tiny checkpoint, as if it had been downloaded from there."""
-    repository = repository or f"me/{name}"
+    repository = f"me/{name}"
     place = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     if not place.exists():
         staging = place.with_name(f".{place.name}-{os.getpid()}")  # other processes may be at the same
@@ -74,8 +74,8 @@ def on_hub(name: str, repository: str | None = None) -> str:
     return repository
 
 
-def lora_model(name: str, text_embed_dim: int = 12, **lora) -> AlignedImageClassification:
+def lora_model(name: str, **lora) -> AlignedImageClassification:
     """The student of that name, as a pretrained one with LoRA adapters and a new head of three classes."""
     settings = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0} | lora
-    sizes = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "text_embed_dim": text_embed_dim, "image_size": 48}
+    sizes = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "text_embed_dim": 12, "image_size": 48}
     return AlignedImageClassification.from_student(on_hub(name), pretrained=True, lora=settings, **sizes)

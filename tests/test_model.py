@@ -121,11 +121,11 @@ SLOW = ["timm-swin", "swin", "beit"]
 ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
-def logits(model, pixels: torch.Tensor = PIXELS) -> torch.Tensor:
+def logits(model) -> torch.Tensor:
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()  # files give unaligned tensors, and other last bits
     with torch.no_grad():
-        return model.eval()(pixel_values=pixels).logits
+        return model.eval()(PIXELS).logits
 
 
 def trainer_of(folder, name: str, **options) -> AlignmentTrainer:

@@ -132,7 +132,7 @@ AGAIN = "same command again"
 FAULTS = {
     # the request, what happens to it, and words of the message
     "conflict": ("POST .*/commit/", 409, f"pushed there meanwhile.*{AGAIN}"),
-    "expired": ("/commit/", lambda hub: hub.tokens.pop(ME_WRITE, None), "hf auth login"),
+    "expired": ("/commit/", lambda hub: hub.tokens.discard(ME_WRITE), "hf auth login"),
     "forbidden": ("/preupload/", 403, "may not write there.*role `write`"),
     "gone": ("/commit/", 404, "no such repository"),
     "out of order": ("/commit/", 500, f"has failed.*Nothing of this push is visible.*{AGAIN}"),
@@ -150,7 +150,7 @@ def test_after_a_fault_nothing_is_half_there_and_a_repetition_succeeds(hub, push
     hub.fault(match, kind, times=None)
     answer = push(folder, repo)
     hub.faults.clear()
-    hub.tokens[ME_WRITE] = "me"
+    hub.tokens.add(ME_WRITE)
     assert answer["error"] == "PushError" and re.search(words, answer["message"], re.S), answer
     assert ME_WRITE not in answer["message"]
     assert hub.state()[f"models/{repo}"] == before

@@ -56,10 +56,11 @@ def few(count: int, truth: np.ndarray = TRUTH) -> np.ndarray:
     return np.where(np.arange(len(truth)) < count, truth, -100)
 
 
-def noisy(truth: np.ndarray = TRUTH, share: float = 0.5) -> np.ndarray:
+def noisy(truth: np.ndarray = TRUTH) -> np.ndarray:
+    """Half of them wrong."""
     rng = np.random.default_rng(1)
     others = (truth + rng.integers(1, len(CLASSES), len(truth))) % len(CLASSES)
-    return np.where(rng.random(len(truth)) < share, others, truth)
+    return np.where(rng.random(len(truth)) < 0.5, others, truth)
 
 
 def soft_of(split: Dataset) -> np.ndarray:

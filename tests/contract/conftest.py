@@ -3,15 +3,9 @@
 import shutil
 from pathlib import Path
 
-import doors
 import pytest
+from doors import succeed
 from drawings import ENCODER, STUDENT, TRAINING, draw_folder
-
-
-@pytest.fixture(scope="session")
-def quick():
-    """Runs commands."""
-    return doors
 
 
 @pytest.fixture(scope="session")
@@ -21,28 +15,28 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folders(quick, tmp_path_factory) -> Path:
+def folders(tmp_path_factory) -> Path:
     """`pictures`, the stages `captions` and `embeddings`, the runs `aligned` and `baseline`. Read only."""
     folder = tmp_path_factory.mktemp("folders")
     draw_folder(folder / "pictures", train=18, validation=9)
     captions = {"dataset_name": "./pictures", "captions_dir": "captions", "captioner": "column"}
-    quick.succeed("caption", captions, cwd=folder)
-    quick.succeed("embed", {"dataset_name": "./captions", "embeddings_dir": "embeddings"}, ENCODER, cwd=folder)
+    succeed("caption", captions, cwd=folder)
+    succeed("embed", {"dataset_name": "./captions", "embeddings_dir": "embeddings"}, ENCODER, cwd=folder)
     for run, weight in (("aligned", 0.3), ("baseline", 0)):
         data = {"dataset_name": "./embeddings", "output_dir": run, "align_weight": weight}
-        quick.succeed("train", data, STUDENT, TRAINING, cwd=folder)
+        succeed("train", data, STUDENT, TRAINING, cwd=folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def loop(quick, folders, tmp_path_factory) -> Path:
+def loop(folders, tmp_path_factory) -> Path:
     """
     The whole road in one folder: a copy of `folders`, with `report.html`, the student in `aligned/student`, and
     `captions-dataset`. Read only.
     """
     folder = shutil.copytree(folders, tmp_path_factory.mktemp("loop") / "loop")
     runs = {"run": "aligned", "baseline": "baseline"}
-    quick.succeed("evaluate", runs, {"report": "report.html"}, cwd=folder)
-    quick.succeed("release", runs, {"license": "apache-2.0"}, cwd=folder)
-    quick.succeed("release", {"stage": "captions"}, cwd=folder)
+    succeed("evaluate", runs, {"report": "report.html"}, cwd=folder)
+    succeed("release", runs, {"license": "apache-2.0"}, cwd=folder)
+    succeed("release", {"stage": "captions"}, cwd=folder)
     return folder

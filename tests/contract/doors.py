@@ -17,8 +17,6 @@ WAIT = 300  # seconds that a command may take
 LAUNCHER = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 TWO_PROCESSES = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0", *LAUNCHER)
 HEAVY = {"torch", "datasets", "accelerate", "timm", "sentence_transformers", "sklearn"}  # seconds to import
-# Another number of processes would be read from a configuration of the launcher
-FOREIGN = ("ACCELERATE_CONFIG_FILE",)
 
 
 @dataclass
@@ -55,8 +53,7 @@ def spelled(words: tuple) -> list[str]:
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """The variables of a command; `more` replaces, and a value of None removes."""
-    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN} | (more or {})
-    return {name: value for name, value in variables.items() if value is not None}
+    return {name: value for name, value in (os.environ | (more or {})).items() if value is not None}
 
 
 def run(command: str, *words, env: dict | None = None, cwd: Path = ROOT, **started) -> Done:
@@ -78,10 +75,7 @@ def refused_by_windows(folder: Path) -> list[str]:
 
 
 def succeed(command: str, *words, **kwargs) -> Done:
-    return succeeded(run(command, *words, **kwargs), command, words)
-
-
-def succeeded(done: Done, command: str, words: tuple) -> Done:
+    done = run(command, *words, **kwargs)
     assert done.code == 0, f"{command} {spelled(words)} ended with {done.code}\n{done.out[-2000:]}\n{done.err[-4000:]}"
     return done
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bits import Bits
 from datasets import Dataset, Image
-from doors import TWO_PROCESSES
+from doors import TWO_PROCESSES, python, succeed
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
@@ -170,16 +170,16 @@ def words(folder) -> Callable[[dict, Path], dict]:
 
 
 @pytest.fixture(scope="module")
-def trained(quick, folder, words) -> Callable[[str], Path]:
+def trained(folder, words) -> Callable[[str], Path]:
     """The run of a case, trained when it is first asked for."""
 
     def train(name: str) -> Path:
         run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
         kind = options["student"].strip("{}")
         if "pretrained" in options and not (folder / kind).exists():
-            quick.succeed("release", {"run": train(f"{kind} clip"), "student_dir": folder / kind})
+            succeed("release", {"run": train(f"{kind} clip"), "student_dir": folder / kind})
         if not (run / "all_results.json").exists():
-            quick.succeed("train", words(options, run))
+            succeed("train", words(options, run))
         return run
 
     return train
@@ -192,8 +192,8 @@ def test_steps_of_training(bits, trained, name):
 
 
 @pytest.mark.parametrize("name", marked(TWO))
-def test_two_processes(bits, quick, words, tmp_path, name):
-    quick.succeed("train", words(TWO[name], tmp_path / "run"), launcher=TWO_PROCESSES)
+def test_two_processes(bits, words, tmp_path, name):
+    succeed("train", words(TWO[name], tmp_path / "run"), launcher=TWO_PROCESSES)
     log = log_of(tmp_path / "run")
     assert log[0]["epoch"] == 1 / 2, "two processes with 6 images each: two steps an epoch of 22"
     bits.check(name, weights_of(tmp_path / "run"), log)
@@ -224,11 +224,11 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("name", marked(RELEASED, "released "))
-def test_a_released_student(bits, quick, trained, tmp_path, name):
+def test_a_released_student(bits, trained, tmp_path, name):
     case, options = RELEASED[name]
     student, file = tmp_path / "student", tmp_path / "found.safetensors"
-    quick.succeed("release", options, {"run": trained(case), "student_dir": student})
-    quick.python(PLAIN, student, file)
+    succeed("release", options, {"run": trained(case), "student_dir": student})
+    python(PLAIN, student, file)
     config = json.loads((student / "config.json").read_text())
     config.pop("transformers_version", None)
     bits.check(f"released {name}", load_file(file), config=config)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from doors import ROOT, files_in
+from doors import ROOT, files_in, succeed
 
 STUDENT = {"README.md", "config.json", "model.safetensors"}
 
@@ -19,12 +19,12 @@ def commands_of(*target: str) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.slow
-def test_make_demo(quick, tmp_path):
+def test_make_demo(tmp_path):
     """As it is: a minute of two cores."""
     assert [command for command, _ in commands_of("demo")] == ["check", "fit", "search", "evaluate"]
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     for command, words in commands_of("demo"):
-        quick.succeed(command, *words, cwd=tmp_path)
+        succeed(command, *words, cwd=tmp_path)
     out = tmp_path / "runs" / "photos_demo"
     assert files_in(out / "classifier") >= STUDENT
     assert (out / "report.html").stat().st_size > 5e4 and (out / "found.html").stat().st_size > 1e4

@@ -78,22 +78,22 @@ def test_g4i_says_it_once_for_all_its_processes(pictures, tmp_path):
     assert done.code == 2 and left == "", "a process was left behind"
 
 
-def test_the_public_names_import_nothing_heavy(quick):
+def test_the_public_names_import_nothing_heavy():
     code = "import g4i_hf, sys; print(sorted(g4i_hf.__all__), [m for m in ('torch', 'datasets') if m in sys.modules])"
     assert python(code, start=sys.executable) == f"{PUBLIC} []\n"
-    quick.python("import g4i_hf\nfor name in g4i_hf.__all__:\n    assert getattr(g4i_hf, name).__doc__, name\n")
+    python("import g4i_hf\nfor name in g4i_hf.__all__:\n    assert getattr(g4i_hf, name).__doc__, name\n")
     assert (ROOT / "g4i_hf" / "py.typed").is_file()
 
 
 @pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
-def test_threads_wait_without_spinning_unless_the_user_says_otherwise(quick, given, found):
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(given, found):
     code = "import os, g4i_hf.running; print(os.environ['OMP_WAIT_POLICY'])"
-    assert quick.python(code, env={"OMP_WAIT_POLICY": given}) == f"{found}\n"
+    assert python(code, env={"OMP_WAIT_POLICY": given}) == f"{found}\n"
 
 
 @pytest.mark.slow
-def test_captions_from_python(quick, loop, tmp_path):
+def test_captions_from_python(loop, tmp_path):
     code = "import sys, g4i_hf\nimages = g4i_hf.caption_images(sys.argv[1], 'new', captioner='column')\n"
     code += "print(images['train']['caption'][0])"
-    assert "on paper" in quick.python(code, loop / "pictures", cwd=tmp_path)
+    assert "on paper" in python(code, loop / "pictures", cwd=tmp_path)
     assert (tmp_path / "new" / "stage.json").is_file()

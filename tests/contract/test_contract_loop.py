@@ -8,7 +8,7 @@ import shlex
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from doors import ROOT, files_in, refused_by_windows, spelled
+from doors import ROOT, files_in, refused_by_windows, run, spelled, succeed
 from drawings import ENCODER, STUDENT, TRAINING
 from fitting import few_labels
 
@@ -25,18 +25,18 @@ def test_windows_takes_the_name_of_every_file(loop):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["aligned", "baseline"])
-def test_a_run_folder_is_whole(loop, run):
-    files = files_in(loop / run)
+@pytest.mark.parametrize("name", ["aligned", "baseline"])
+def test_a_run_folder_is_whole(loop, name):
+    files = files_in(loop / name)
     assert files >= RUN and not [name for name in files if name.endswith(PICKLES)]
-    results = json.loads((loop / run / "all_results.json").read_text())
+    results = json.loads((loop / name / "all_results.json").read_text())
     assert results["validation_samples"] == 9 and 0 <= results["validation_accuracy"] <= 1
     assert {"train_loss", "train_samples_per_second", "validation_ece", "validation_nll"} <= set(results)
-    state = json.loads((loop / run / "trainer_state.json").read_text())
+    state = json.loads((loop / name / "trainer_state.json").read_text())
     assert state["global_step"] == TRAINING["max_steps"]
-    options = yaml.safe_load((loop / run / "train.yaml").read_text())
-    assert options["align_weight"] == (0.3 if run == "aligned" else 0) and options["dataset_name"] == "../embeddings"
-    rows = pq.read_table(loop / run / "predictions" / "validation.parquet").to_pylist()
+    options = yaml.safe_load((loop / name / "train.yaml").read_text())
+    assert options["align_weight"] == (0.3 if name == "aligned" else 0) and options["dataset_name"] == "../embeddings"
+    rows = pq.read_table(loop / name / "predictions" / "validation.parquet").to_pylist()
     assert len(rows) == 9 and {"image_id", "label", "prediction", "score"} <= set(rows[0])
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert results["validation_accuracy"] == pytest.approx(right / 9)
@@ -51,13 +51,13 @@ def test_no_path_of_this_machine_is_in_what_was_made(loop):
 
 
 @pytest.mark.slow
-def test_a_dry_run_of_training_writes_nothing(quick, loop, tmp_path):
+def test_a_dry_run_of_training_writes_nothing(loop, tmp_path):
     before = files_in(loop)
     data = {"dataset_name": loop / "pictures", "output_dir": "run", "dry_run": "true"}
-    done = quick.succeed("train", data, STUDENT, TRAINING, ENCODER, cwd=tmp_path)
+    done = succeed("train", data, STUDENT, TRAINING, ENCODER, cwd=tmp_path)
     assert "resnet18" in done.out and "18 images" in done.out and "27" in done.out, "what, on what, what to embed"
     data |= {"dataset_name": loop / "embeddings", "supervision": "auto"}
-    assert "Estimates: Captions tell the class of" in quick.succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
+    assert "Estimates: Captions tell the class of" in succeed("train", data, STUDENT, TRAINING, cwd=tmp_path).out
     assert list(tmp_path.iterdir()) == [] and files_in(loop) == before
 
 
@@ -90,7 +90,7 @@ def test_a_way_of_training(tmp_path, capfd, caplog, way):
 
 
 @pytest.mark.slow
-def test_a_student_of_ones_own(quick, loop, tmp_path):
+def test_a_student_of_ones_own(loop, tmp_path):
     """docs/guides/training.md: its code, and its commands, with which a comparison's processes know it too."""
     page = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
     module, lines = (
@@ -102,12 +102,12 @@ def test_a_student_of_ones_own(quick, loop, tmp_path):
     for line in lines.replace("\\\n", " ").splitlines():
         start, command, *words = shlex.split(line)
         assert start == "g4i"
-        done = quick.succeed(command, *words, *([ONE_EPOCH] if command == "train" else []), cwd=tmp_path)
+        done = succeed(command, *words, *([ONE_EPOCH] if command == "train" else []), cwd=tmp_path)
         assert command != "train" or "g4i evaluate --run runs/mine --module my_student.py" in done.out
     student = tmp_path / "runs" / "mine" / "student"
     assert {"model.safetensors", "config.json", "README.md"} <= files_in(student)
     assert "my_student" in (student / "README.md").read_text()
     small = {"student": "tiny_net", "image_size": 32} | ONE_EPOCH | {"max_steps": 1}
     words = {"dataset_name": loop / "embeddings", "output_dir": tmp_path / "another"}
-    done = quick.run("train", words | small)
+    done = run("train", words | small)
     assert done.code == 2 and "tiny_net" in done.err, "without its module nobody knows it"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from doors import COMMANDS, HEAVY, ROOT, python, succeed
+from doors import COMMANDS, HEAVY, ROOT, python, run, succeed
 from released_runs import a_run
 
 DATA = {"dataset_name": "./pictures", "output_dir": "run"}
@@ -41,8 +41,8 @@ def test_help_imports_nothing_heavy():
     assert python(code, " ".join(HEAVY), *COMMANDS, start=sys.executable).count("recipes/") >= len(COMMANDS)
 
 
-def test_help_names_every_option_and_help_all_describes_it(quick):
-    brief, full = (quick.succeed("train", "--help", *topic).out for topic in ((), ("all",)))
+def test_help_names_every_option_and_help_all_describes_it():
+    brief, full = (succeed("train", "--help", *topic).out for topic in ((), ("all",)))
     assert {"learning_rate", "gradient_accumulation_steps", "seed", "bf16"} <= set(options_in(brief))
     assert set(options_in(brief)) < set(options_in(full))
     assert all(re.search(rf"\b{name}\b", brief) for name in options_in(full))
@@ -55,30 +55,30 @@ def words_of(command: str, folder) -> tuple:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_printed_configuration_says_the_same_again(quick, tmp_path, command):
+def test_a_printed_configuration_says_the_same_again(tmp_path, command):
     words = words_of(command, tmp_path)
     before = set(tmp_path.rglob("*"))
-    first = quick.succeed(command, *words, "--print_config", cwd=tmp_path)
+    first = succeed(command, *words, "--print_config", cwd=tmp_path)
     assert set(tmp_path.rglob("*")) == before, "nothing is written"
     (tmp_path / "printed.yaml").write_text(first.out, encoding="utf-8")
     values = yaml.safe_load(first.out)
     assert set(values) >= set(PROMISED[command].split()) - {"dry_run", "final", "pretrained"}
-    again = quick.succeed(command, {"config": "printed.yaml"}, "--print_config", cwd=tmp_path)
+    again = succeed(command, {"config": "printed.yaml"}, "--print_config", cwd=tmp_path)
     assert yaml.safe_load(again.out) == values
     assert again.out == first.out
 
 
-def test_secrets_are_not_printed(quick, tmp_path):
-    printed = quick.succeed("train", DATA, {"hub_token": "hf_confidential"}, "--print_config", cwd=tmp_path).out
+def test_secrets_are_not_printed(tmp_path):
+    printed = succeed("train", DATA, {"hub_token": "hf_confidential"}, "--print_config", cwd=tmp_path).out
     assert "confidential" not in printed and "hub_token" not in printed
 
 
-def printed(quick, folder, *words) -> dict:
-    return yaml.safe_load(quick.succeed("train", *words, "--print_config", cwd=folder).out)
+def printed(folder, *words) -> dict:
+    return yaml.safe_load(succeed("train", *words, "--print_config", cwd=folder).out)
 
 
-def test_defaults_that_the_readme_promises(quick, tmp_path):
-    values = printed(quick, tmp_path, DATA)
+def test_defaults_that_the_readme_promises(tmp_path):
+    values = printed(tmp_path, DATA)
     expected = {"align_weight": 0.3, "align_loss": "clip", "supervision": "none", "unlabelled": "error"}
     expected |= {"pretrained": False, "soft_label_weight": None}
     expected |= {"learning_rate": 1e-3, "num_train_epochs": 50, "per_device_train_batch_size": 64}
@@ -87,13 +87,13 @@ def test_defaults_that_the_readme_promises(quick, tmp_path):
     assert {name: values[name] for name in expected} == expected
 
 
-def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(quick, tmp_path):
+def test_the_recipe_takes_options_by_its_name_and_data_or_a_file_replace_it(tmp_path):
     """An option alone would train it in place of a dataset that was forgotten."""
-    assert printed(quick, tmp_path)["freeze_backbone"] is True
+    assert printed(tmp_path)["freeze_backbone"] is True
     recipe = ROOT / "recipes" / "emoji_styles" / "train.yaml"
-    values = printed(quick, tmp_path, {"config": recipe, "align_weight": 0})
+    values = printed(tmp_path, {"config": recipe, "align_weight": 0})
     assert values["align_weight"] == 0 and values["student_args"]["channels"] == [32, 64, 128, 256]
-    assert quick.run("train", {"align_weight": 0}, cwd=tmp_path).code == 2
-    assert printed(quick, tmp_path, DATA)["student_args"] is None
+    assert run("train", {"align_weight": 0}, cwd=tmp_path).code == 2
+    assert printed(tmp_path, DATA)["student_args"] is None
     (tmp_path / "o.yaml").write_text("dataset_name: x\noutput_dir: y\n")
-    assert printed(quick, tmp_path, {"config": "o.yaml"})["student_args"] is None
+    assert printed(tmp_path, {"config": "o.yaml"})["student_args"] is None

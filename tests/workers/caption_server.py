@@ -28,11 +28,11 @@ CONTENT = {"garbage": b'{"choices": [{"mess\xff', "no-choices": b'{"id": "1", "c
 FAULTS = (*STATUS, "slow", "cut", "cut-body", *CONTENT)
 
 
-def picture_of(number: int, side: int = 32) -> Image.Image:
+def picture_of(number: int) -> Image.Image:
     """A number of 16 bits in black and white squares: no codec, scaling or sharpening changes what it says."""
     bits = [(number >> place) & 1 for place in range(CELLS * CELLS)]
     cells = np.array(bits, dtype=np.uint8).reshape(CELLS, CELLS) * 255
-    return Image.fromarray(cells.repeat(side // CELLS, 0).repeat(side // CELLS, 1)).convert("RGB")
+    return Image.fromarray(cells.repeat(8, 0).repeat(8, 1)).convert("RGB")
 
 
 def number_in(picture: Image.Image) -> int:
@@ -72,7 +72,7 @@ class CaptionServer:
         if request.path == "/stats":
             return web.json_response(self.stats())
         if request.path.endswith("/models"):
-            models = [{"id": name} for name in (self.args.model, "another")]
+            models = [{"id": name} for name in ("tiny", "another")]
             return web.json_response({"object": "list", "data": models})
         if request.path != "/v1/chat/completions":
             return error(404, f"no {request.path}")
@@ -124,7 +124,7 @@ class CaptionServer:
         if self.args.token and headers.get("authorization") != f"Bearer {self.args.token}":
             return error(401, f"wrong token: {headers.get('authorization')}")
         asked = json.loads(body)
-        if asked["model"] != self.args.model:
+        if asked["model"] != "tiny":
             return error(404, f"no model {asked['model']}")
         async with self.places:
             await asyncio.sleep(self.args.latency)
@@ -178,7 +178,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--capacity", type=int, default=1024, help="requests that are worked on at the same time")
     parser.add_argument("--answer", choices=("number", "digest"), default="number")
-    parser.add_argument("--model", default="tiny")
     parser.add_argument("--token", help="wanted, else 401")
     parser.add_argument("--always", type=int, default=0, help="status of every reply")
     parser.add_argument("--say", type=in_quotes, help="the message of --always and --reject, with escapes of JSON")
