@@ -116,7 +116,7 @@ def project(
     `processes` of the same speed will share the work; `prices` are those of a million prompt and completion tokens.
     """
     times = remaining / len(measured)
-    lines = [f"{len(measured):,} answers were measured; {remaining:,} are left."]
+    lines = [f"{len(measured):,} answers were measured; {remaining:,} are still to come."]
     counts = {"Requests": "attempts", "Tokens read": "prompt_tokens", "Tokens written": "completion_tokens"}
     for title, name in counts.items():
         values = [getattr(answer, name) for answer in measured]
