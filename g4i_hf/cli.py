@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from .files import brief, did_you_mean, portable, printable_lines, read_lines, relative_to_file, yaml_lines
-from .names import check_dataset_exists, run_of
+from .names import OPTIONS_FILE, check_dataset_exists, run_of
 from .options import (
     OPTIONS_OF,
     OWN_MODULE,
     DataArguments,
+    EvaluateArguments,
     FitArguments,
     TrainingOptions,
     option,
@@ -149,17 +150,15 @@ def parse_options(
     command: str = "COMMAND",
     description: str = "",
     default_config: Path | None = None,
-    run_options: str | None = None,
 ) -> tuple[Any, ...]:
     """
     Parse dataclasses, whose fields are the options, from a YAML file (`--config`) and the command line: one instance
-    for each class. `TrainingOptions` has further options of Trainer in its attribute `others`. `--help` and
-    `--print_config` print and exit.
+    for each class. `TrainingOptions` has further options of Trainer in its attribute `others`; `EvaluateArguments` has
+    the options of its run as defaults, but for those of the data of another dataset. `--help` and `--print_config`
+    print and exit.
 
     Args:
         default_config: YAML file for a command line without options, except those of the machine.
-        run_options: name of the YAML file in the folder `run`; `--config` overrides its options. Unknown options in it
-            are ignored, and with another dataset those of the run's dataset.
 
     Raises:
         OptionError: for an unknown option, with the nearest name, a value of the wrong type, or no dataset.
@@ -181,7 +180,7 @@ def parse_options(
                     "takes without one, are in a clone of the repository and not in the package."
                 )
     in_file = {} if config is None else parser.yaml_file(Path(config))
-    values = _complete(parser, in_file | from_words, run_options)
+    values = _complete(parser, in_file | from_words)
     if values.get("module"):
         import_module(values["module"])
     options = tuple(_build(cls, values) for cls in classes)
@@ -215,7 +214,7 @@ def with_underscores(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
-def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options: str | None = None) -> tuple[Any, ...]:
+def build_options(classes: tuple[type, ...], given: dict[str, Any]) -> tuple[Any, ...]:
     """[`parse_options`] for keyword arguments. Raises TypeError for an unknown one, with the nearest name."""
     parser = Parser(classes)
     for name in given:
@@ -223,20 +222,20 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any], run_options:
             raise TypeError(parser.unknown(name, "the arguments"))
     lists = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     values = {name: typed(parser.hints[name], value, name) for name, value in lists.items()}
-    values = _complete(parser, values, run_options)
+    values = _complete(parser, values)
     return tuple(_build(cls, values) for cls in classes)
 
 
-def _complete(parser: Parser, values: dict[str, Any], run_options: str | None) -> dict[str, Any]:
-    """The values, with the options of the run folder `run` as defaults."""
-    if run_options is not None and values.get("run"):
+def _complete(parser: Parser, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, to evaluate with the options of the run folder `run` as defaults."""
+    if EvaluateArguments in parser.classes and values.get("run"):
         run = Path(values["run"])
         if not run.is_dir():
             raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
         run = run_of(run)
-        if not (run / run_options).is_file():
-            raise OptionError(f"{run} is no run folder: it holds no {run_options}.")
-        of_run = parser.yaml_file(run / run_options, strict=False)
+        if not (run / OPTIONS_FILE).is_file():
+            raise OptionError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
+        of_run = parser.yaml_file(run / OPTIONS_FILE, strict=False)
         if "dataset_name" in values:
             of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
         values = of_run | values
@@ -344,12 +343,11 @@ def check_data(options: Iterable[Any]) -> None:
                 check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)
 
 
-def check_paths(**paths: str | list[str] | None) -> None:
+def check_paths(**paths: str | None) -> None:
     """Raise FileNotFoundError for a missing file or folder that an option names."""
-    for name, named in paths.items():
-        for path in [named] if isinstance(named, str) else named or []:
-            if path and not Path(path).exists():
-                raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
+    for name, path in paths.items():
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
 
 
 def is_first_process() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .cli import OptionError, check_paths, is_first_process, say
 from .files import printable
-from .names import LABELS_ONLY, OPTIONS_FILE, check_run, is_of_fit, require
+from .names import LABELS_ONLY, check_run, is_of_fit, require
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -21,7 +21,6 @@ class Command:
     """`check` validates options before torch is imported, `run` does the work; the docstring is for `--help`."""
 
     default_config: str | None = None  # in recipes/, for a command line without options
-    run_options: str | None = None  # file in the run folder whose options are the defaults
     in_one_process = False
 
     def check(self, *options) -> None:
@@ -252,8 +251,6 @@ class Evaluate(Command):
     Adds the metrics to each run's all_results.json and writes its predictions. The data is that of the run's
     train.yaml. Results on other data (`--dataset_name`) go into a folder in the run's evaluations/.
     """
-
-    run_options = OPTIONS_FILE
 
     def check(self, args, data, encoder) -> None:
         check_paths(baseline=args.baseline)

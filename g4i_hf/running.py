@@ -87,7 +87,6 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
             command=name,
             description=inspect.getdoc(command),
             default_config=RECIPES / command.default_config if command.default_config else None,
-            run_options=command.run_options,
         )
         check_data(options)
         command.check(*options)

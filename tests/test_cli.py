@@ -49,7 +49,7 @@ def refused(parse_it, *args, **kwargs) -> str:
 
 
 def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
-    evaluate = {"classes": OPTIONS_OF["evaluate"], "run_options": "train.yaml"}
+    evaluate = {"classes": OPTIONS_OF["evaluate"]}
     of_run = "dataset_name: ./data\ntext_encoder: of run\ntext_encoder_prompt: p\nlabel_column: l\n"
     of_run += "validation_fraction: 0.2\nclass_names_file: classes.txt\n"
     (tmp_path / "run").mkdir()
@@ -71,7 +71,7 @@ VALUES = [
     *[(f"align_mix_captions: {text}", False) for text in ("no", "off", "0")],
     *[(f"dataset_revision: {text}", None) for text in ("", "null", "~")],
     ("eval_strategy: no", "no"),
-    ("splits: test", ["test"]),
+    ("views: caption", ["caption"]),
     ("class_weights: balanced", "balanced"),
     ("student_args: {a: 1e-3, b: '1e-3', c: [2e-3, a1e5]}", {"a": 1e-3, "b": "1e-3", "c": [2e-3, "a1e5"]}),
     ("student_args: '{\"a\": [1]}'", {"a": [1]}),
@@ -81,8 +81,8 @@ VALUES = [
 @pytest.mark.parametrize("text, expected", VALUES, ids=[text for text, _ in VALUES])
 def test_a_value_in_yaml_has_the_type_of_its_option(written, text, expected):
     """A revision of digits is no octal number, a strategy called `no` no switch, and 5e-4 no text."""
-    of_evaluate = {"base": "run: r\ndataset_name: d\n", "classes": OPTIONS_OF["evaluate"]}
-    value = written(text, **of_evaluate if text.startswith("splits") else {})[text.split(":")[0]]
+    of_fit = {"base": "dataset_name: d\n", "classes": OPTIONS_OF["fit"]}
+    value = written(text, **of_fit if text.startswith("views") else {})[text.split(":")[0]]
     assert value == expected and type(value) is type(expected)
 
 

@@ -70,7 +70,7 @@ def parsed_options(path: Path, *more: str) -> tuple:
     """What its command makes of a YAML file, with `more` on the command line: its dataclasses."""
     command = command_of(path)
     argv = ["--config", str(path), *more]
-    return parse_options(OPTIONS_OF[command], argv, run_options=COMMANDS[command].run_options)
+    return parse_options(OPTIONS_OF[command], argv)
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=of_recipe)

@@ -402,7 +402,7 @@ def learned_from_captions(options: Mapping[str, Any]) -> str | None:
 OF_TRAINER = {
     "call": ("local_rank", "dataloader_pin_memory"),
     "running": (
-        *("disable_tqdm", "log", "save_", "hub_", "push_", "run_name", "project", "trackio_", "torch_compile"),
+        *("disable_tqdm", "log", "save_", "hub_", "run_name", "project", "trackio_", "torch_compile"),
         *("dataloader_prefetch", "dataloader_persistent", "gradient_checkpointing", "activation_checkpointing"),
     ),
 }

@@ -258,7 +258,7 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
         `{"aligned": metrics, "baseline": metrics}`, also written to the `all_results.json` of each run.
     """
     arguments = {"run": str(run)} | ({"baseline": str(baseline)} if baseline else {}) | options
-    evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], arguments, run_options=OPTIONS_FILE))
+    evaluation = Evaluation(*build_options(OPTIONS_OF["evaluate"], arguments))
     evaluation.evaluate()
     if evaluation.args.report and evaluation.results:
         evaluation.write_report()
