@@ -1,7 +1,6 @@
 """Every test runs offline, on one thread, with caches of its own. Set before any library is imported."""
 
 import gc
-import importlib.util
 import os
 
 os.environ.update(
@@ -27,11 +26,6 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("fast"), max_examples=100, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
-
-
-def pytest_runtest_setup(item):
-    if item.get_closest_marker("onnx") and importlib.util.find_spec("onnxscript") is None:
-        pytest.skip("the extra onnx is not installed")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,7 +8,7 @@ from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.hub.push import check_publishable
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.onnx
+pytest.importorskip("onnxscript")
 # The others are slow: attention, windows, depthwise convolutions, two heads, of both libraries
 QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
 

@@ -155,12 +155,6 @@ def test_what_a_visitor_can_correct_is_an_error(app):
             app["predict"](image, names)
 
 
-def test_its_page_is_built(app):
-    pytest.importorskip("gradio")
-    (called,) = [each for each in app["build"]().config["dependencies"] if each["api_name"] == "predict"]
-    assert len(called["inputs"]) == len(called["outputs"]) == 2
-
-
 def test_its_folder_is_a_space():
     page = (SPACE / "README.md").read_text(encoding="utf-8")
     card = yaml.safe_load(page.split("---\n")[1])

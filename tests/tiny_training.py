@@ -114,7 +114,7 @@ def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options
     logits = output.logits.detach().double().numpy()
     classification = options.get("classification", {})
     loss_ce = reference.classification(logits, arrays["labels"], smoothing, **mix, **classification)
-    settings = reference.Settings(options["align_temperature"], options.get("logit_bias", -10.0))
+    settings = reference.Settings(options["align_temperature"], -10.0)
     objective = reference.OBJECTIVES[options["align_loss"]]
     loss_align = objective(alignment, settings) / max(alignment.num_captions, 1)
     weight = options["align_weight"]

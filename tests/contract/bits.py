@@ -136,17 +136,13 @@ def lines(entries: dict) -> str:
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(entries[name])}" for name in sorted(entries)) + "\n}"
 
 
-def layout_of(tensors: Tensors) -> list[str]:
-    """Name, type and shape of each, in the order of their names."""
-    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
-    return [f"{name} {types[name]} {list(tensors[name].shape)}" for name in sorted(tensors)]
-
-
 def digest_of(tensors: Tensors) -> str:
     """Of names, types, shapes and every bit."""
-    digest = hashlib.sha256("\n".join(layout_of(tensors)).encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+    arrays = {name: tensors[name].contiguous().numpy() for name in sorted(tensors)}
+    layout = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
+    digest = hashlib.sha256("\n".join(layout).encode())
+    for array in arrays.values():
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
