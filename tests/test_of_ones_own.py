@@ -33,7 +33,7 @@ OPTIONS |= {"per_device_train_batch_size": ROWS}
 def test_a_step_of_the_recipe_is_that_of_the_formula(tmp_path):
     """Dot products of projected features and centred texts, neither of unit norm, in the place of cosines."""
     torch.manual_seed(1)
-    data, model = Rows(rows(ROWS, torch.float64)), aligned_model("vit", TEXT_DIM, projector_type="linear").double()
+    data, model = Rows(rows(ROWS, torch.float64)), aligned_model("vit", TEXT_DIM).double()
     trainer, moved = one_step(tmp_path, model, data, **OPTIONS)
 
     output = model.train()(torch.stack([row["pixel_values"] for row in data]), output_features=True)

@@ -210,7 +210,7 @@ def test_a_baseline_that_is_none_is_refused(runs, change, message):
 def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
     """And it may be trained on the images themselves, where the run was on the stage of their captions."""
     images = LINEAGE | {"sources": [{"id": "them/photos", "images": True}], "captions": None, "text_encoder": None}
-    options = {"align_weight": 0, "align_loss": "siglip", "text_encoder": None, "projector_type": "linear"}
+    options = {"align_weight": 0, "align_loss": "siglip", "text_encoder": None, "projector_norm": "layer"}
     options |= {"dataset_name": "them/photos", "caption_column": "text", "logging_steps": 7, "unlabelled": "drop"}
     a_run(runs / "aligned0", model=False, seed=0, dataset_name="me/embedded")
     a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)

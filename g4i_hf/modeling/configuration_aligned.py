@@ -6,7 +6,6 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .student import HINT
 
-PROJECTOR_TYPES = ("mlp", "linear")
 PROJECTOR_NORMS = ("batch", "layer", "none")
 # The fields of peft's LoraConfig that are supported
 LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules")
@@ -21,12 +20,11 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             Configuration of the student, any of `AutoModelForImageClassification` (timm's wrapper included).
         text_embed_dim (`int`, *optional*, defaults to 384):
             Size D of the text embeddings.
-        projector_type (`str`, *optional*, defaults to `"mlp"`):
-            `"mlp"` (Linear, norm, ReLU, Linear) or `"linear"`.
         projector_hidden_size (`int`, *optional*):
-            Width of the hidden layer of the MLP. Defaults to 2 D, as in GPT4Image (arXiv 2306.00693).
+            Width of the hidden layer of the projector (Linear, norm, ReLU, Linear). Defaults to 2 D, as in GPT4Image
+            (arXiv 2306.00693).
         projector_norm (`str`, *optional*, defaults to `"none"`):
-            Norm after the first layer of the MLP: `"batch"` (the paper's choice for ResNet), `"layer"` or `"none"`
+            Norm after the first layer: `"batch"` (the paper's choice for ResNet), `"layer"` or `"none"`
             (the paper's choice for DeiT).
         logit_scale_init (`float`, *optional*):
             Initial logarithm of a learned inverse temperature; by default the model has none.
@@ -37,7 +35,7 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             `target_modules` (full names of the student's layers).
 
     Raises:
-        ValueError: for an unknown projector type or norm, a dimension that is not positive, or unknown fields of LoRA.
+        ValueError: for an unknown norm, a dimension that is not positive, or unknown fields of LoRA.
     """
 
     # The configuration of the student is not listed in `sub_configs`, as transformers would reset its attention
@@ -49,7 +47,6 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         self,
         student_config: PreTrainedConfig | dict[str, Any] | None = None,
         text_embed_dim: int = 384,
-        projector_type: str = "mlp",
         projector_hidden_size: int | None = None,
         projector_norm: str = "none",
         logit_scale_init: float | None = None,
@@ -66,12 +63,8 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             # wrapper
             student_config = CONFIG_MAPPING[student_config["model_type"]].from_dict(dict(student_config))
         projector_hidden_size = 2 * text_embed_dim if projector_hidden_size is None else projector_hidden_size
-        for name, value, choices in (
-            ("projector_type", projector_type, PROJECTOR_TYPES),
-            ("projector_norm", projector_norm, PROJECTOR_NORMS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        if projector_norm not in PROJECTOR_NORMS:
+            raise ValueError(f"projector_norm is {projector_norm!r}; choose one of {', '.join(PROJECTOR_NORMS)}.")
         if min(text_embed_dim, projector_hidden_size) < 1:
             raise ValueError(
                 f"text_embed_dim ({text_embed_dim}) or projector_hidden_size ({projector_hidden_size}) not positive."
@@ -80,7 +73,6 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
             raise ValueError(f"lora has the fields {', '.join(sorted(lora))}; it needs {', '.join(LORA_FIELDS)}.")
         self.student_config: PreTrainedConfig = student_config
         self.text_embed_dim = text_embed_dim
-        self.projector_type = projector_type
         self.projector_hidden_size = projector_hidden_size
         self.projector_norm = projector_norm
         self.logit_scale_init = logit_scale_init

@@ -69,7 +69,7 @@ class AlignedImageClassifierOutput(ModelOutput):
 
 class Projector(nn.Module):
     """
-    Maps the feature of the student (B, F) to the space of the text embeddings (B, D), by an MLP or a linear layer. Its
+    Maps the feature of the student (B, F) to the space of the text embeddings (B, D), by an MLP. Its
     initialisation restores the random state, so that a student trains the same with and without a projector.
     """
 
@@ -79,11 +79,8 @@ class Projector(nn.Module):
         hidden, out = config.projector_hidden_size, config.text_embed_dim
         norm = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}[config.projector_norm]
         with torch.random.fork_rng(devices=[]):
-            if config.projector_type == "linear":
-                self.layers = nn.Linear(in_features, out)
-            else:
-                fc1, fc2 = nn.Linear(in_features, hidden), nn.Linear(hidden, out)
-                self.layers = nn.Sequential(OrderedDict(fc1=fc1, norm=norm(hidden), act=nn.ReLU(), fc2=fc2))
+            fc1, fc2 = nn.Linear(in_features, hidden), nn.Linear(hidden, out)
+            self.layers = nn.Sequential(OrderedDict(fc1=fc1, norm=norm(hidden), act=nn.ReLU(), fc2=fc2))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """features (B, F) -> image_embeds (B, D), each row of unit norm; in training only if `normalizes`."""

@@ -131,7 +131,6 @@ class StudentDetails:
         None, "JSON: arguments of timm.create_model, or configuration fields.", about="training"
     )
     student_revision: str | None = option(None, "Branch, tag or commit of a Hub checkpoint.", about="training")
-    projector_type: Literal["mlp", "linear"] = option("mlp", "Projector from feature to text embedding space.")
     projector_hidden_size: Count | None = option(None, "Hidden size of the MLP; 2 D by default.")
     projector_norm: Literal["none", "batch", "layer"] = option("none", "Normalization layer of the MLP.")
 

@@ -95,7 +95,6 @@ def build_student(
         image_settings=augmentation.image_settings,
         revision=student.student_revision,
         lora=student.lora(),
-        projector_type=student.projector_type,
         projector_hidden_size=student.projector_hidden_size,
         projector_norm=student.projector_norm,
     )
