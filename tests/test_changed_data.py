@@ -137,7 +137,7 @@ def swap(pictures: Path, first: str, second: str) -> None:
 def captions(pictures, tmp_path) -> Path:
     """A stage of the captions of the drawings."""
     folder = tmp_path / "captions"
-    main(["caption", "--dataset_name", str(pictures), "--captions_dir", str(folder), "--captioner", "column"])
+    main(["caption", "--dataset_name", str(pictures), "--captions_dir", str(folder), "--caption_column", "caption"])
     return folder
 
 

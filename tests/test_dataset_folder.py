@@ -246,7 +246,7 @@ def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, m
     monkeypatch.chdir(tmp_path)
     few_labels(tmp_path, 1, train=9)
     draw_folder(Path("pictures"), captions=False, test=3)
-    main(["caption", "pictures", "--captioner", "column", "--caption_column", "caption", "--captions_dir", "captions"])
+    main(["caption", "pictures", "--caption_column", "caption", "--captions_dir", "captions"])
     where = ["--dataset_dir", "me/pictures", "--repo_id", "me/pictures"]
     main(["release", "--stage", "captions", "--with_images", *where])
     card = Path("me/pictures/README.md").read_text()

@@ -26,17 +26,13 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 3  # of keys, in messages
 
 
-def existing_captions(
-    splits: DatasetDict, arguments: ExistingCaptionsArguments, captioner: str | None = None
-) -> dict[str, list[list[str]]]:
+def existing_captions(splits: DatasetDict, arguments: ExistingCaptionsArguments) -> dict[str, list[list[str]]]:
     """
-    The existing captions of each split that has any, a list for each of its rows. `captioner` is `column` or `file`,
-    by default the latter where one is given. ValueError when they cannot be read, or matched without guessing.
+    The captions of a file, or else of the column, for each split that has any, a list for each of its rows. ValueError
+    when they cannot be read, or matched without guessing.
     """
-    if captioner == "column" or (captioner is None and arguments.captions_file is None):
-        return {name: list(caption_lists(split)) for name, split in captioned_splits(splits).items()}
     if arguments.captions_file is None:
-        raise ValueError(f"captioner is {captioner!r}: name the file of captions with --captions_file.")
+        return {name: list(caption_lists(split)) for name, split in captioned_splits(splits).items()}
     path = Path(arguments.captions_file)
     if not path.is_file():
         raise FileNotFoundError(f"captions_file is {str(path)!r}, but there is no such file.")

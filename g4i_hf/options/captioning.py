@@ -1,7 +1,6 @@
 """Options of `g4i caption`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from .data import DEFAULT_TEXT_ENCODER
 from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
@@ -51,11 +50,6 @@ ASKING = ("local", "endpoint")  # captioners that run a model; the others take e
 class CaptionArguments(PromptOptions, ResumeOptions):
     """Captions"""
 
-    captioner: Literal["local", "endpoint", "column", "file"] | None = option(
-        None,
-        "local (a VLM in this process), endpoint (an OpenAI-compatible server), column (of the dataset) or file "
-        "(JSONL or CSV that names each image). By default, the other options decide.",
-    )
     captions_dir: str | None = option(None, "Folder for the captions.")
     caption_splits: list[str] | None = option(
         None, "Splits to caption; by default the training splits, or all splits for existing captions."
@@ -76,9 +70,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
 
     def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str:
-        """The source of the captions, a choice of `captioner`."""
-        if self.captioner is not None:
-            return self.captioner
+        """The source of the captions: one of [`ASKING`], `file` or `column`."""
         named = {
             "file": captions_file,
             "endpoint": base_url,
@@ -90,7 +82,7 @@ class CaptionArguments(PromptOptions, ResumeOptions):
                 return kind
         raise ValueError(
             "Nothing says where captions come from. Give a model with --captioner_model, a server with --base_url as "
-            "well, a file with --captions_file, or a column of the data with --captioner column."
+            "well, a file with --captions_file, or a column of the data with --caption_column."
         )
 
 

@@ -117,8 +117,6 @@ class Captioning:
         if self.kind == "endpoint":
             from ..captioning.endpoint import AnswerFiles, EndpointCaptioner, RequestFiles
 
-            if not self.endpoint.base_url:
-                raise ValueError("base_url is missing: give the address of the server up to /v1.")
             server = (model, self.endpoint.base_url, decoding)
             if self.by_files:
                 if self.share.processes > 1:
@@ -226,7 +224,7 @@ class Captioning:
             return None
         args, existing = self.args, self.existing
         chosen = DatasetDict({name: splits[name] for name in splits if name in (args.caption_splits or splits)})
-        captions_of = existing_captions(chosen, existing, self.kind)
+        captions_of = existing_captions(chosen, existing)
         origin = {"captioner": self.kind}
         if existing.captions_file:
             origin["file"] = Path(existing.captions_file).name

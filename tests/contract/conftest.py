@@ -19,7 +19,7 @@ def folders(tmp_path_factory) -> Path:
     """`pictures`, the stages `captions` and `embeddings`, the runs `aligned` and `baseline`. Read only."""
     folder = tmp_path_factory.mktemp("folders")
     draw_folder(folder / "pictures", train=18, validation=9)
-    captions = {"dataset_name": "./pictures", "captions_dir": "captions", "captioner": "column"}
+    captions = {"dataset_name": "./pictures", "captions_dir": "captions", "caption_column": "caption"}
     succeed("caption", captions, cwd=folder)
     succeed("embed", {"dataset_name": "./captions", "embeddings_dir": "embeddings"}, ENCODER, cwd=folder)
     for run, weight in (("aligned", 0.3), ("baseline", 0)):

@@ -93,7 +93,7 @@ def test_threads_wait_without_spinning_unless_the_user_says_otherwise(given, fou
 
 @pytest.mark.slow
 def test_captions_from_python(loop, tmp_path):
-    code = "import sys, g4i_hf\nimages = g4i_hf.caption_images(sys.argv[1], 'new', captioner='column')\n"
+    code = "import sys, g4i_hf\nimages = g4i_hf.caption_images(sys.argv[1], 'new', caption_column='caption')\n"
     code += "print(images['train']['caption'][0])"
     assert "on paper" in python(code, loop / "pictures", cwd=tmp_path)
     assert (tmp_path / "new" / "stage.json").is_file()

@@ -75,7 +75,7 @@ MISTAKES = {
     "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
     "choose of a column": (
         "caption",
-        SERVER | {"prompt": "choose", "captioner": "column"},
+        {"dataset_name": "{pictures}", "captions_dir": "{out}", "prompt": "choose", "caption_column": "caption"},
         ("asks a model, but these captions exist",),
     ),
     "export and import": ("caption", EXPORT | {"import_answers": "answers.jsonl"}, ("not both",)),
@@ -110,7 +110,7 @@ MISTAKES = {
     ),
     "captions over the images": (
         "caption",
-        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "captioner": "column"},
+        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "caption_column": "caption"},
         ("{pictures}",),
     ),
     "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),

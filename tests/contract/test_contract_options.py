@@ -12,7 +12,7 @@ DATA = {"dataset_name": "./pictures", "output_dir": "run"}
 # Of each command, options that the README or a page of docs/ names
 PROMISED = {
     "fit": "dataset_name output_dir captioner student finetune minutes dry_run",
-    "caption": "captioner captioner_model base_url prompt captions_dir dry_run max_cost price_input",
+    "caption": "captioner_model base_url prompt captions_dir dry_run max_cost price_input",
     "embed": "view text_encoder embeddings_dir text_encoder_prompt",
     "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss supervision unlabelled student pretrained ema_decay learning_rate seed bf16",
