@@ -68,9 +68,8 @@ test-slow: venv browser
 # The fast tests with the lowest version of everything that setup.cfg admits, in an environment of their own
 test-minimum:
 	@test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
-	.venv-minimum/bin/python tests/minimum_versions.py setup.cfg > .venv-minimum/requirements.txt
-	.venv-minimum/bin/python -m pip install --quiet -r .venv-minimum/requirements.txt
-	.venv-minimum/bin/python -m pip install --quiet --no-deps -e .
+	.venv-minimum/bin/python -m pip install --quiet uv
+	.venv-minimum/bin/uv pip install --quiet --python .venv-minimum --resolution lowest-direct --torch-backend cpu -e '.[lowest]'
 	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Tests open reports in a real browser
