@@ -58,7 +58,7 @@ def serve():
 
 def asking(server: Worker, *more: object) -> list[object]:
     """Words of a command that asks the server about `pictures` into `captions`."""
-    options = ["--dataset_name", "pictures", "--captions_dir", "captions", "--report", "false"]
+    options = ["--dataset_name", "pictures", "--captions_dir", "captions"]
     return [*options, "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", *more]
 
 

@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 
 def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:
     options = {"dataset_name": pictures, "captions_dir": captions, "base_url": f"{server.url}/v1"}
-    options |= {"captioner_model": "tiny", "report": "false", "max_concurrency": 4} | more
+    options |= {"captioner_model": "tiny", "max_concurrency": 4} | more
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*command, *words], cwd=ROOT, env=environment(), start_new_session=True, **output)

@@ -28,7 +28,7 @@ def test_a_dry_run_by_a_server_imports_no_torch(serve, tmp_path):
 def test_a_column_that_goes_along_with_the_label_is_refused_for_evaluation(tmp_path):
     images = make.rows(4, wnid=["n1", "n2", "n1", "n2"])
     DatasetDict(train=images).save_to_disk(tmp_path / "data")
-    local = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16, "--report", "false"]
+    local = ["--captions_dir", "captions", "--captioner_model", CAPTIONER, "--max_new_tokens", 16]
     data = ["--dataset_name", "./data", *local, "--prompt", "See {wnid}."]
     said = caption(tmp_path, *data, "--train_splits", "training", fails=True)
     assert "the column 'wnid', which tells the class, and split 'train' is for evaluation" in said

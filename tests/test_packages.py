@@ -81,7 +81,7 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     done = subprocess.run([g4i, "fit"], cwd=empty, capture_output=True, text=True, env=offline)
     assert done.returncode == 2 and "are in a clone of the repository and not in the package" in done.stderr
     data = ("--dataset_name", f"{place}/recipes/emoji_styles", "--captions_dir", "captions")
-    run(g4i, "caption", *data, "--caption_column", "caption", "--report", "false", cwd=empty, **offline)
+    run(g4i, "caption", *data, "--caption_column", "caption", cwd=empty, **offline)
     run(python, "-m", "g4i_hf", "release", "--stage", "captions", "--dataset_dir", "made", cwd=empty, **offline)
     assert (empty / "made" / "README.md").is_file()
 

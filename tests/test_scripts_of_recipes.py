@@ -97,7 +97,7 @@ def run(hub: Hub, folder: Path, script: str, *words: object, start: tuple = (PYT
 
 def test_a_dataset_is_captioned_and_a_student_trained_on_it_and_pushed_only_if_asked(hub, tmp_path):
     server = Worker()
-    words = ["me/photos", "--base_url", f"{server.url}/v1", "--captioner_model", "tiny", "--report", "false"]
+    words = ["me/photos", "--base_url", f"{server.url}/v1", "--captioner_model", "tiny"]
     try:
         said = run(hub, tmp_path, "caption.py", *words, "--push_to", "me/photos-captions", "--dry_run", 2, start=UV)
         assert "number" in said and server.stats()["distinct"] == 2

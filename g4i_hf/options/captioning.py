@@ -55,7 +55,6 @@ class CaptionArguments(PromptOptions, ResumeOptions):
         None, "Splits to caption; by default the training splits, or all splits for existing captions."
     )
     overwrite: bool = option(False, "Replace captions in captions_dir that were made with other options.")
-    report: bool = option(True, "Write caption_report.html into captions_dir.")
 
     def __post_init__(self):
         check_values(self)

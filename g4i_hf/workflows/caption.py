@@ -247,7 +247,7 @@ class Captioning:
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
         write_captions_card(args.captions_dir, stage)
-        if args.report and captioned.describes:
+        if captioned.describes:
             about = [f"{name}: {value}" for name, value in stage["captioner"].items() if value is not None]
             about += [f"prompt: {prompt}" for prompt in stage["prompts"]]
             self.say(f"report: {write_report(args.captions_dir, captioned, splits, about)}")
