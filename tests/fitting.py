@@ -57,21 +57,7 @@ def write_lines(pictures: Path, lines: list[dict]) -> None:
 
 def few_labels(folder: Path, labels_a_class: int, **sizes: int) -> Path:
     """Drawings with captions; all training images but so many of each class are in `unlabelled`."""
-    root = draw_folder(folder / "pictures", **sizes)
-    training, lines = root / "train", lines_of(root)
-    kept = dict.fromkeys(CLASSES, labels_a_class)
-    (training / "unlabelled").mkdir()
-    for line in lines:
-        file = Path(line["file_name"])
-        kept[file.parent.name] -= 1
-        if kept[file.parent.name] < 0:
-            (training / file).rename(training / "unlabelled" / file.name)
-            line["file_name"] = f"unlabelled/{file.name}"
-    write_lines(root, lines)
-    for name in CLASSES:
-        if not any((training / name).iterdir()):
-            (training / name).rmdir()
-    return root
+    return draw_folder(folder / "pictures", labels_a_class=labels_a_class, **sizes)
 
 
 def results_of(folder: Path) -> dict:

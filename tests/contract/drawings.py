@@ -29,13 +29,17 @@ def caption(number: int) -> str:
     return f"a {COLOURS[number % 5]} {CLASSES[number % 3]} on paper, number {number}"
 
 
-def draw_folder(folder: Path, captions: bool = True, **sizes: int) -> Path:
-    """An image folder: a folder for each split, in it one for each class; captions in a metadata.jsonl a split."""
+def draw_folder(folder: Path, captions: bool = True, labels_a_class: int | None = None, **sizes: int) -> Path:
+    """
+    An image folder: a folder for each split, in it one for each class; captions in a metadata.jsonl a split. With
+    `labels_a_class`, all training images but so many of each class are in `unlabelled`.
+    """
     number = 0
     for split, size in sizes.items():
         lines = []
-        for _ in range(size):
-            file = Path(CLASSES[number % 3]) / f"{number}.png"
+        for row in range(size):
+            is_unlabelled = split == "train" and labels_a_class is not None and row // 3 >= labels_a_class
+            file = Path("unlabelled" if is_unlabelled else CLASSES[number % 3]) / f"{number}.png"
             (folder / split / file).parent.mkdir(parents=True, exist_ok=True)
             drawing(number).save(folder / split / file)
             lines.append(json.dumps({"file_name": file.as_posix(), "caption": caption(number)}))
