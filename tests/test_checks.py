@@ -53,7 +53,7 @@ ERRORS = {
     "unlabelled": (split_with(0, label=None), r"'label', row 0: unlabelled \(None\). Label the row, remove it"),
     "doubled id": (split_with(5, image_id="ïd-1"), "'image_id', row 5: 'ïd-1', which row 1 has too. Give every"),
     "null id": (split_with(2, image_id=None), "'image_id', row 2: null. Give every image an id"),
-    "no embeddings": (split_with(drop="text_embeds"), "has no column 'text_embeds'.*g4i embed.*--text_embeds_column"),
+    "no embeddings": (split_with(drop="text_embeds"), "has no column 'text_embeds'.*g4i embed.*--text_encoder"),
     "of any length": (
         split_with(text_embeds=UNIT + UNIT[:2], feature=List(Value("float32"))),
         f"every row: .*float32.* {NO_LIST}",

@@ -187,7 +187,7 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
             return
         raise ValueError(
             f"Split {name!r} has no column 'text_embeds'. Its columns: {', '.join(split.column_names)}. Make it with "
-            "g4i embed, name it with --text_embeds_column, or give --text_encoder."
+            "g4i embed, rename yours, or give --text_encoder."
         )
     where = f"Split {name!r}, column 'text_embeds', "
     feature = split.features[columns.TEXT_EMBEDS]

@@ -124,7 +124,7 @@ def check_has_split(splits: Iterable[str], name: str, option: str = "") -> None:
 
 def source_of(data: DataArguments) -> Source:
     """The source that a stage records for these options."""
-    named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column"))}
+    named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column", None))}
     captions = (data.captions_name, data.captions_revision)
     images = (data.dataset_name, data.dataset_revision, data.dataset_config_name, named)
     return Source(*images, *captions, data.validation_fraction)

@@ -33,7 +33,6 @@ class ColumnOptions:
     label_column: str | None = option(None, "Label column; `label` by default.")
     image_id_column: str | None = option(None, "Column of image ids; `image_id` by default.")
     caption_column: str | None = option(None, "Caption column; `caption` by default.", about="captions")
-    text_embeds_column: str | None = option(None, "Embedding column; `text_embeds` by default.", about="captions")
 
 
 @dataclass
