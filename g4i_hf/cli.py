@@ -52,7 +52,7 @@ OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"
 NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is required
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
-OUTPUTS = ("output_dir", "captions_dir", "check_dir", "student_dir", "embeddings_dir")
+OUTPUTS = ("output_dir", "captions_dir", "check_dir", "embeddings_dir")
 
 
 # --- Parsing ---------------------------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def test_the_card_says_what_is_missing_and_its_command_trains(words, tmp_path, m
     few_labels(tmp_path, 1, train=9)
     draw_folder(Path("pictures"), captions=False, test=3)
     main(["caption", "pictures", "--caption_column", "caption", "--captions_dir", "captions"])
-    where = ["--dataset_dir", "me/pictures", "--repo_id", "me/pictures"]
+    where = ["--output_dir", "me/pictures", "--repo_id", "me/pictures"]
     main(["release", "--stage", "captions", "--with_images", *where])
     card = Path("me/pictures/README.md").read_text()
     assert not re.search(r"\n\n\n|\|\n\n+\|", card)

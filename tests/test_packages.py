@@ -82,7 +82,7 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     assert done.returncode == 2 and "are in a clone of the repository and not in the package" in done.stderr
     data = ("--dataset_name", f"{place}/recipes/emoji_styles", "--captions_dir", "captions")
     run(g4i, "caption", *data, "--caption_column", "caption", cwd=empty, **offline)
-    run(python, "-m", "g4i_hf", "release", "--stage", "captions", "--dataset_dir", "made", cwd=empty, **offline)
+    run(python, "-m", "g4i_hf", "release", "--stage", "captions", "--output_dir", "made", cwd=empty, **offline)
     assert (empty / "made" / "README.md").is_file()
 
 
@@ -131,7 +131,7 @@ MISSING = {
     "server": ("openai", "caption --dataset_name PICTURES --base_url http://localhost:1/v1 "
                "--captioner_model m --captions_dir OUT"),
     "trackers": ("wandb", "train PICTURES --output_dir OUT --report_to wandb"),
-    "hub": ("detect_secrets", "release --stage STAGE --dataset_dir OUT --dry_run true"),
+    "hub": ("detect_secrets", "release --stage STAGE --output_dir OUT --dry_run true"),
 }  # fmt: skip
 
 

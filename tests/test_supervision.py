@@ -248,7 +248,7 @@ def test_auto_trains_with_soft_labels_against_noise(data, tmp_path, capsys):
 
 def test_a_pretrained_student_is_the_second_view(data, tmp_path):
     main(["train", *words_of(data["whole"], tmp_path / "run", "--align_weight", "0")])
-    main(["release", "--run", str(tmp_path / "run"), "--student_dir", str(tmp_path / "student")])
+    main(["release", "--run", str(tmp_path / "run"), "--output_dir", str(tmp_path / "student")])
     assert "Of its 90 training images, 90 had a label." in (tmp_path / "student" / "README.md").read_text()
     pretrained = ["--pretrained", "true", "--supervision", "auto", "--student", str(tmp_path / "student")]
     run = run_of(data["few"], tmp_path / "d", *pretrained)

@@ -67,7 +67,7 @@ def release_student(
             cannot be exported.
     """
     place = str(output_dir) if output_dir else None
-    args = ReleaseArguments(run=str(run), student_dir=place, weights=weights, aligned=aligned, onnx=onnx)
+    args = ReleaseArguments(run=str(run), output_dir=place, weights=weights, aligned=aligned, onnx=onnx)
     return release_with_card(with_run_of_fit(args))[0]
 
 
@@ -104,8 +104,8 @@ def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
     if not (released := results.get("released")):
         raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
     baseline = args.baseline or baseline_of_fit(folder, released, results["finetuned_runs"])
-    place = args.student_dir or str(folder / "classifier")
-    return replace(args, run=str(folder / released), baseline=baseline, student_dir=place)
+    place = args.output_dir or str(folder / "classifier")
+    return replace(args, run=str(folder / released), baseline=baseline, output_dir=place)
 
 
 def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> str | None:
@@ -115,14 +115,14 @@ def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> 
 
 
 def place_of(args: ReleaseArguments) -> Path:
-    return Path(args.student_dir) if args.student_dir else Path(args.run) / "student"
+    return Path(args.output_dir) if args.output_dir else Path(args.run) / "student"
 
 
 def check_place(folder: Path, run: Path) -> None:
     """Raise ValueError if the run, or more than an earlier release, would be deleted."""
     place, taken = folder.resolve(), run.resolve()
     if place == taken or place in taken.parents:
-        raise ValueError(f"{folder} is or holds the run itself. Choose another --student_dir.")
+        raise ValueError(f"{folder} is or holds the run itself. Choose another --output_dir.")
     check_replaceable(folder, *OF_STUDENT)
 
 
@@ -306,7 +306,7 @@ class Release:
         if args.baseline:
             check_run(args.baseline)
         check_place(self.place, run)
-        _, rows = release_with_card(replace(args, student_dir=str(self.folder)))
+        _, rows = release_with_card(replace(args, output_dir=str(self.folder)))
         if rows:
             self.lines.append(f"\n{as_text(rows)}\n")
         self._say("student", self.place, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
@@ -342,4 +342,4 @@ class Release:
 def dataset_place(args: ReleaseArguments) -> Path:
     stage = Path(args.stage)
     stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
-    return Path(args.dataset_dir or stage.with_name(f"{stage.name}-dataset"))
+    return Path(args.output_dir or stage.with_name(f"{stage.name}-dataset"))

@@ -69,7 +69,6 @@ class EvaluateArguments:
 class ReleasedStudentOptions:
     """Student"""
 
-    student_dir: str | None = option(None, "Folder for the student; <run>/student or <run>/classifier by default.")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
@@ -79,7 +78,6 @@ class ReleasedStudentOptions:
 class ReleasedDatasetOptions:
     """Dataset"""
 
-    dataset_dir: str | None = option(None, "Folder for the dataset; <stage>-dataset by default.")
     with_images: bool = option(False, "Publish the images too, without EXIF; otherwise users join them by image_id.")
     images_id: str | None = option(None, "Hub id of the images, if they came from a local folder.")
 
@@ -103,6 +101,9 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
     run: str | None = option(None, "Run folder of the student to release, or the folder of g4i fit.")
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
+    output_dir: str | None = option(
+        None, "Folder for the release; <run>/student, <run>/classifier or <stage>-dataset by default."
+    )
 
     def __post_init__(self):
         if self.stage and self.run:

@@ -247,7 +247,7 @@ class Fit:
             finetuned = results["finetuned_runs"]
             baseline = baseline_of_fit(self.folder, released, finetuned)
             run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
-            Release(ReleaseArguments(run=run, baseline=baseline, student_dir=student)).build()
+            Release(ReleaseArguments(run=run, baseline=baseline, output_dir=student)).build()
             results |= {"released": released, "finetuned": released in finetuned}
             replace_text(self.folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
             text = (self.folder / CONFIG).read_text(encoding="utf-8")

@@ -177,7 +177,7 @@ def trained(folder, words) -> Callable[[str], Path]:
         run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
         kind = options["student"].strip("{}")
         if "pretrained" in options and not (folder / kind).exists():
-            succeed("release", {"run": train(f"{kind} clip"), "student_dir": folder / kind})
+            succeed("release", {"run": train(f"{kind} clip"), "output_dir": folder / kind})
         if not (run / "all_results.json").exists():
             succeed("train", words(options, run))
         return run
@@ -227,7 +227,7 @@ RELEASED = {
 def test_a_released_student(bits, trained, tmp_path, name):
     case, options = RELEASED[name]
     student, file = tmp_path / "student", tmp_path / "found.safetensors"
-    succeed("release", options, {"run": trained(case), "student_dir": student})
+    succeed("release", options, {"run": trained(case), "output_dir": student})
     python(PLAIN, student, file)
     config = json.loads((student / "config.json").read_text())
     config.pop("transformers_version", None)
