@@ -306,7 +306,7 @@ class Search(Command):
             shown = [
                 Shown(
                     picture=thumbnail([{"image": {"bytes": None, "path": match["image"]}}], 0),
-                    caption=match["image"],
+                    title=match["image"],
                     lines=[("soft", f"cosine {match['score']:.3f}")],
                 )
                 for match in matches

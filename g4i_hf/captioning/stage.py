@@ -262,9 +262,9 @@ def card_of(caption: Caption, images: Any, row: int, title: str) -> Shown:
         doubts = [DOUBTFUL[step] for step in steps if step in DOUBTFUL]
     return Shown(
         picture=thumbnail(images, row),
-        caption=caption.caption,
         title=title,
-        lines=[("soft", f"cleaned: {', '.join(steps)}")] * bool(steps)
+        lines=[("", caption.caption) if caption.caption else ("wrong", "no caption")]
+        + [("soft", f"cleaned: {', '.join(steps)}")] * bool(steps)
         + [("wrong", doubt) for doubt in doubts if doubt],
         raw=caption.caption_raw if caption.caption_raw != caption.caption else None,
     )

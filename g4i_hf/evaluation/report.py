@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from .. import columns
 from ..data.texts import caption_lists
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import aligns, learned_from_captions
-from ..pages import thumbnail, write_page
+from ..pages import Shown, thumbnail, write_page
 from ..training.judged_heads import KEPT, Judge
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text, shown_names
@@ -22,6 +23,7 @@ from .predict import Predictions, captions_of, texts_of
 
 # At most as many are shown
 CAPTIONED, NEAREST, DIFFERING, MISTAKES = 6, 3, 18, 6
+LONGEST = 150  # characters of a caption
 
 
 def write_report(
@@ -43,9 +45,9 @@ def write_report(
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
     order = [run for run in ("baseline", "aligned") if run in runs]
-    shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label)
-    both = "baseline" in runs and bool(labelled)
     names = shown_names(options)
+    shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label, names)
+    both = "baseline" in runs and bool(labelled)
     compared = f"{names['aligned'].capitalize()}, and on labels only"
     write_page(
         path,
@@ -81,6 +83,7 @@ class ShownSplit:
     split: Dataset
     predictions: dict[str, Predictions]  # of `aligned` and perhaps `baseline`, which comes first
     id2label: dict[int, str]
+    names: dict[str, str]  # of the runs, for users
 
     @property
     def labels(self) -> np.ndarray:
@@ -89,26 +92,26 @@ class ShownSplit:
     def name(self, label: int) -> str:
         return self.id2label.get(int(label), "unlabelled")
 
-    def picture(self, row: int) -> dict[str, str | None]:
-        return {"uri": thumbnail(self.split, int(row)), "alt": f"image of class {self.name(self.labels[row])}"}
+    def prediction(self, run: str, row: int) -> tuple[str, str]:
+        """A line: the class that a run predicts for a labelled image, and its score."""
+        of_run = self.predictions[run]
+        is_right = of_run.predicted[row] == self.labels[row]
+        text = f"{self.names[run]}: {self.name(of_run.predicted[row])} {'✓' if is_right else '✗'}"
+        return "right" if is_right else "wrong", f"{text} {of_run.score[row]:.0%}"
 
-    def prediction(self, run: str, row: int) -> dict[str, Any]:
-        """The prediction of a run for an image: `name` of the class, `score`, and whether it is `right`, if known."""
-        predicted, label = int(self.predictions[run].predicted[row]), int(self.labels[row])
-        score = float(self.predictions[run].score[row])
-        right = None if label < 0 else predicted == label
-        return {"run": run, "name": self.name(predicted), "score": score, "right": right}
+    def card(self, row: int, lines: list[tuple[str, str]]) -> Shown:
+        return Shown(thumbnail(self.split, int(row)), self.name(self.labels[row]), lines)
 
-    def card(self, row: int, first: str = "") -> dict[str, Any]:
-        """An image, its class, and the prediction of each run, with that of `first` before the others."""
-        predictions = [self.prediction(run, row) for run in sorted(self.predictions, key=lambda run: run != first)]
-        return {"picture": self.picture(row), "label": self.name(self.labels[row]), "predictions": predictions}
+    def predicted(self, row: int, first: str = "") -> Shown:
+        """A card with the prediction of each run, that of `first` before the others."""
+        runs = sorted(self.predictions, key=lambda run: run != first)
+        return self.card(row, [self.prediction(run, row) for run in runs])
 
     def right(self, run: str) -> np.ndarray:
         return self.predictions[run].predicted == self.labels
 
 
-def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
+def caption_cards(shown: ShownSplit) -> list[Shown] | None:
     """A few images with the nearest captions in the aligned run; None for a split without captions."""
     predictions = shown.predictions["aligned"]
     texts = texts_of(shown.split, predictions) if columns.CAPTION in shown.split.column_names else None
@@ -123,8 +126,8 @@ def caption_cards(shown: ShownSplit) -> list[dict[str, Any]] | None:
             nearest.setdefault(captions[place], float(cosines[place]))
             if len(nearest) == NEAREST:
                 break
-        items = [{"caption": text, "cosine": nearest[text], "is_own": text in own_captions} for text in nearest]
-        cards.append(shown.card(row) | {"captions": items})
+        lines = [(text in own_captions, f"{nearest[text]:z.2f} {shorten(text, LONGEST)}") for text in nearest]
+        cards.append(shown.card(row, [("right", f"{line} (own)") if own else ("", line) for own, line in lines]))
     return cards
 
 
@@ -135,13 +138,13 @@ def differing_cards(shown: ShownSplit) -> dict[str, Any]:
     number = round(DIFFERING * len(mended) / max(1, len(mended) + len(broken)))
     rng = np.random.default_rng(0)
     rows = [*rng.permutation(mended)[:number].tolist(), *rng.permutation(broken)[: DIFFERING - number].tolist()]
-    return {"mended": len(mended), "broken": len(broken), "cards": [shown.card(row) for row in rows]}
+    return {"mended": len(mended), "broken": len(broken), "cards": [shown.predicted(row) for row in rows]}
 
 
-def mistake_cards(shown: ShownSplit) -> dict[str, list[dict[str, Any]]]:
+def mistake_cards(shown: ShownSplit) -> dict[str, list[Shown]]:
     """The mistakes of each run with the highest scores, with the prediction of the other run."""
     return {
-        run: [shown.card(row, first=run) for row in worst_mistakes(predictions, MISTAKES)]
+        run: [shown.predicted(row, first=run) for row in worst_mistakes(predictions, MISTAKES)]
         for run, predictions in shown.predictions.items()
     }
 
@@ -167,7 +170,7 @@ def write_fit_report(
     names: dict[str, str],
     judge: Judge,
     judging: Dataset,
-    suspicious: Iterable[dict[str, Any]],
+    suspicious: Iterable[Shown],
     classes: dict[int, str],
     settings: dict[str, Any],
 ) -> None:
@@ -185,7 +188,7 @@ def write_fit_report(
     differ = np.flatnonzero(likeliest != predicted)
     doubt = (score * judge.probabilities.max(1))[differ]
 
-    def card(row: int) -> dict[str, Any]:
+    def card(row: int) -> Shown:
         lines, other = [("soft", f"{100 * score[row]:.0f}% sure")], classes[int(likeliest[row])]
         is_other = likeliest[row] != predicted[row]
         if has_labels:
@@ -218,7 +221,7 @@ BARS = (LABELS_ONLY, WITH_VIEWS)
 
 def suspicious_cards(
     images: Dataset, labels: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]
-) -> list[dict[str, Any]]:
+) -> list[Shown]:
     """Cards of rows whose most probable class, by out-of-fold probabilities (N, C), is not their label."""
     rows = suspicious_rows(labels, probabilities)[:SUSPICIOUS]
     suggested = probabilities[rows].argmax(1)
@@ -258,11 +261,7 @@ def _confusions(predicted: np.ndarray, probabilities: np.ndarray, classes: dict[
     ]
 
 
-def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> dict[str, Any]:
+def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> Shown:
     captions = next(caption_lists(images.select([row])))
-    return {
-        "picture": {"uri": thumbnail(images, row), "alt": f"image of which is said: {title}"},
-        "title": title,
-        "lines": [{"kind": kind, "text": text} for kind, text in [*lines, ("soft", images[row][columns.IMAGE_ID])]],
-        "caption": captions[0] if captions else "",
-    }
+    texts = [images[row][columns.IMAGE_ID], *(shorten(caption, LONGEST) for caption in captions[:1])]
+    return Shown(thumbnail(images, row), title, [*lines, *(("soft", text) for text in texts)])

@@ -15,12 +15,11 @@ SIDE = 240  # pixels of an image on a page
 
 @dataclass
 class Shown:
-    """A card: one image with its caption, and lines of a kind: `soft`, or `wrong` in red."""
+    """A card: one image, and lines of a kind: plain (``), `soft`, `right` in green or `wrong` in red."""
 
     picture: str | None  # a data URI; None for an image that cannot be read
-    caption: str | None
-    title: str = ""
-    lines: Sequence[tuple[str, str]] = ()
+    title: str
+    lines: Sequence[tuple[str, str]]
     raw: str | None = None  # the unedited answer, if it differs
 
 

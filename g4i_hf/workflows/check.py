@@ -163,9 +163,9 @@ def _write_labels(
     shown = [
         Shown(
             picture=thumbnail(split, int(line.row)),
-            caption=line.caption,
             title=f"{line.image_id}: {line.label}",
             lines=[
+                ("", line.caption),
                 ("soft", f"{by_views}: {line.suggested} ({line.probability_of_suggested:.0%})"),
                 ("wrong", f"the label {line.label} is right with probability {line.probability:.1%}"),
             ],
