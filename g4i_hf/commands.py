@@ -36,7 +36,7 @@ class Fit(Command):
     """Train a classifier on a folder of images, and estimate what captions add.
 
         g4i fit pictures
-        g4i fit pictures --captioner Qwen/Qwen2.5-VL-3B-Instruct
+        g4i fit pictures --captioner HuggingFaceTB/SmolVLM-Instruct
         g4i fit pictures --minutes 60
 
     Computes the features of a pretrained student once, and estimates class probabilities from captions, features and

@@ -72,18 +72,28 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
     monkeypatch.setenv("SERVER_TOKEN", "sk-right")
     asked = {"captioner": f"{server.url}/v1", "captioner_model": "tiny", "api_key_env": "SERVER_TOKEN"}
     asked["text_encoder"] = DEFAULT_TEXT_ENCODER  # the words of a random model are not those of drawings
+    prices = {"price_input": 10, "price_output": 100}
+    assert fitted(pictures, out, **asked, **prices, dry_run=True) is None
+    # 48 questions, about the same image of some 752 tokens, and answers of 200 and 32 tokens
+    said = capsys.readouterr().out
+    assert "48 (plain 24, choose 24), at most about 36,934 tokens" in said and "a cost of 0.75" in said, said
+    assert server.stats()["requests"] == 0 and not out.exists()
     fitted(pictures, out, **asked, questions=["describe"])
     assert server.stats()["requests"] == 24 and not (out / "answers").exists()
-    found = fitted(pictures, out, **asked, price_input=10, price_output=100)
-    said = capsys.readouterr().out
-    # 24 questions of some 752 tokens of the image and 27 of the prompt, and answers of 32 tokens
-    assert "24 (plain 0, choose 24), at most about 0.0 million tokens read and 0.0 written, a cost of 0.26" in said
+    found = fitted(pictures, out, **asked, **prices)
+    assert "24 (plain 0, choose 24), at most" in capsys.readouterr().out
     assert server.stats()["requests"] == 48 and {"caption", "answer"} <= set(found.views)
+    fitted(pictures, out, text_encoder=DEFAULT_TEXT_ENCODER)
+    said = capsys.readouterr().out
+    assert f"Captions: those of {out / 'answers'}" in said and "holds this very result" in said
     answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
     assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
     # The captions say which folder the result belongs to
     assert fit(out / "captions", dry_run=True, student=str(found.classifier)) is None
     assert not (tmp_path / "runs").exists()
+    shutil.copy(next((pictures / "test").rglob("*.png")), next((pictures / "train").iterdir()) / "new.png")
+    with pytest.raises(ValueError, match="1 of 25 images have no row there.* pass --captioner again"):
+        fitted(pictures, out)
 
 
 def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):

@@ -165,6 +165,11 @@ def known_chain(source: Source) -> list[Source]:
     return chain
 
 
+def images_of(source: Source) -> tuple[str, str | None]:
+    """The name and revision of the images that a source leads to."""
+    return _place(known_chain(source)[-1])
+
+
 def _place(source: Source) -> tuple[str, str | None]:
     return (os.path.realpath(source.name) if Path(source.name).is_dir() else source.name), source.revision
 

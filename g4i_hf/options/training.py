@@ -37,11 +37,12 @@ class FitArguments:
     captioner: str | None = option(
         None,
         "VLM that describes images without captions, and names their class: Hub id, folder, or a server's address.",
+        about="data",
     )
-    captioner_model: str | None = option(None, "Name of the model on that server.")
+    captioner_model: str | None = option(None, "Name of the model on that server.", about="data")
     api_key_env: str | None = option(None, "Environment variable that holds the server's token.", about="call")
     questions: list[Literal["describe", "choose"]] = option(
-        ["describe", "choose"], "Questions to the captioner: describe (captions), choose (the class)."
+        ["describe", "choose"], "Questions to the captioner: describe (captions), choose (the class).", about="data"
     )
     price_input: NotNegative | None = option(None, "Price of a million input tokens.", about="call")
     price_output: NotNegative | None = option(None, "Price of a million output tokens.", about="call")
@@ -82,6 +83,8 @@ class FitArguments:
         check_views(self.views)
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
+        if self.minutes and self.finetune != "auto":
+            raise ValueError(f"minutes limits finetune auto, but finetune is {self.finetune}: leave one of both out.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:
             raise ValueError("captioner is a server: name its model with captioner_model.")
         if self.captioner_model and not (self.captioner and is_address(self.captioner)):

@@ -1,9 +1,11 @@
 """`g4i caption`: from images to a stage of captions. Local models are imported late, as endpoints need no torch."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import OK, AnswerStore, Captioner, Decoding, check_writable
+from ..captioning.answers import OK, Answer, AnswerStore, Captioner, Decoding, check_writable
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -168,12 +170,16 @@ class Captioning:
         """(3,) requests still to be sent; at most so many tokens, about, that they read, and that they write."""
         total, image = np.zeros(3), self.args.image_max_side**2 / PIXELS_A_TOKEN
         questions = questions_of(self._splits(), self.args, self.captioner).values()
-        with AnswerStore(self.args.journal) as store:
+        unasked = not Path(self.args.journal).exists()  # a dry run writes no journal
+        with nullcontext() if unasked else AnswerStore(self.args.journal) as store:
             for each in questions:
-                for row, answers in zip(each.rows(), each.answers(store), strict=True):
-                    for prompt, choices, answer in zip(row.prompts, each.prompts.choices, answers, strict=True):
+                nothing: Iterable[list[Answer | None]] = repeat([None] * len(each.prompts.templates), len(each.split))
+                stored = nothing if store is None else each.answers(store)
+                for row, answers in zip(each.rows(), stored, strict=True):
+                    per_prompt = zip(row.prompts, each.prompts.choices, answers, strict=True)
+                    for prompt, choices, _ in (question for question in per_prompt if question[2] is None):
                         tokens = image + len(prompt) / LETTERS_A_TOKEN, self.decoding.tokens_for(choices)
-                        total += np.array([1, *tokens]) * (answer is None)
+                        total += np.array([1, *tokens])
         return total
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..captioning.answers import Captioner
 from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images
+from ..data.stage import STAGE_FILE, images_of
 from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
@@ -77,13 +77,23 @@ class FitImages:
     # --- Before anything is computed ---------------------------------------------------------------------------------
 
     def open(self, names: tuple[str, ...] = ("train", *BELIEVED)) -> None:
-        """Reads these splits and the class names; training images without captions are described first."""
+        """
+        Reads these splits and the class names. Training images without captions are described first, or have those
+        that an earlier `--captioner` wrote to the folder.
+        """
         with self.accelerator.main_process_first():
             splits = self.in_memory or load_reviewed(self.data, self.folder)
-        if self.args.captioner and self.in_memory is None and "train" in splits:
-            data = ask_about(splits["train"], self.args, self.data, self.folder, self.say)
+        if self.in_memory is None and "train" in splits:
+            if self.args.captioner:
+                data = ask_about(splits["train"], self.args, self.data, self.folder, self.say)
+            else:
+                data = answered_before(splits["train"], self.views, self.data, self.folder, self.say)
             if data is not self.data:
-                self.data, splits = data, load_reviewed(data, self.folder)
+                self.data = data
+                try:
+                    splits = load_reviewed(data, self.folder)
+                except ValueError as error:
+                    raise ValueError(f"{error} For new images, pass --captioner again.") from error
         check_has_split(splits, "train")
         splits, self.id2label = class_names(splits)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
@@ -222,20 +232,43 @@ def ask_about(training: Dataset, args: FitArguments, data: DataArguments, folder
     """
     has = {"describe": num_captioned(training) > 0, "choose": columns.ANSWER in training.column_names}
     runs = [_asking(question, args, data, folder, say) for question in args.questions if not has[question]]
-    if args.dry_run and runs:
-        prompts = ", ".join(run.args.prompt[0] for run in runs)
-        say(f"Would ask {args.captioner} about {len(training):,} training images: {prompts}.")
-    if args.dry_run or not runs:
-        return data
     for run in runs:
         run.captioner = runs[0].captioner  # one model for both
-    by_first(lambda: _agree({run.args.prompt[0]: run.ahead() for run in runs}, runs[0].captioner, args, say))
+    if not runs:
+        return data
+    if args.dry_run:
+        prompts = ", ".join(run.args.prompt[0] for run in runs)
+        say(f"Would ask {args.captioner} about {len(training):,} training images: {prompts}.")
+        if is_address(args.captioner):
+            say(_open_questions(runs, args)[1])
+        return data
+    by_first(lambda: _agree(runs, args, say))
     stage = runs[0].data
     for run in runs:
         run.data = stage
         run.run()
         PartialState().wait_for_everyone()
-        stage = DataArguments(run.args.captions_dir, class_names_file=data.class_names_file)
+        stage = _of_stage(run.args.captions_dir, data)
+    return stage
+
+
+def answered_before(
+    training: Dataset, views: Sequence[str], data: DataArguments, folder: Path, say: Say
+) -> DataArguments:
+    """The data with the answers that `ask_about` wrote to the folder about these images, if it has none."""
+    places = [folder / place for place, _ in reversed(QUESTIONS.values()) if (folder / place / STAGE_FILE).is_file()]
+    answered = num_captioned(training) > 0 or columns.ANSWER in training.column_names
+    if answered or not places or not {CAPTION, ANSWER} & set(views):
+        return data
+    stage = _of_stage(str(places[0]), data)
+    if images_of(source_of(stage)) != images_of(source_of(data)):
+        return data
+    say(f"Captions: those of {places[0]}, written with an earlier --captioner.")
+    return stage
+
+
+def _of_stage(folder: str, data: DataArguments) -> DataArguments:
+    stage = DataArguments(folder, class_names_file=data.class_names_file)
     return replace(stage, validation_fraction=data.validation_fraction, labels_file=data.labels_file)
 
 
@@ -249,21 +282,28 @@ def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path
     return Captioning(*build_options(OPTIONS_OF["caption"], options), say=say)
 
 
-def _agree(ahead: dict[str, np.ndarray], captioner: Captioner, args: FitArguments, say: Say) -> None:
-    """Print the cost of the questions. Raises ValueError for many requests to a server without consent."""
+def _open_questions(runs: list[Captioning], args: FitArguments) -> tuple[float, str]:
+    """The number of questions without an answer, and a line with their cost; 0 if there are none."""
+    ahead = {run.args.prompt[0]: run.ahead() for run in runs}
     requests, read, written = sum(ahead.values())
-    if not requests:
-        return
-    where, cost = ", ".join(captioner.hosts), ""
+    cost = ""
     if args.price_input is not None and args.price_output is not None:
         cost = f", a cost of {(read * args.price_input + written * args.price_output) / MILLION:,.2f}"
     by_prompt = ", ".join(f"{prompt} {counts[0]:,.0f}" for prompt, counts in ahead.items())
-    tokens = f"{read / MILLION:,.1f} million tokens read and {written / MILLION:,.1f} written"
-    say(f"Questions to {where or args.captioner}: {requests:,.0f} ({by_prompt}), at most about {tokens}{cost}.")
-    if not where or requests <= MOST_UNASKED or args.yes:
+    tokens = f"{read:,.0f} tokens read and {written:,.0f} written"
+    where = ", ".join(runs[0].captioner.hosts) or args.captioner
+    return requests, f"Questions to {where}: {requests:,.0f} ({by_prompt}), at most about {tokens}{cost}."
+
+
+def _agree(runs: list[Captioning], args: FitArguments, say: Say) -> None:
+    """Print the cost of the questions. Raises ValueError for many requests to a server without consent."""
+    requests, line = _open_questions(runs, args)
+    if requests:
+        say(line)
+    if not is_address(args.captioner) or requests <= MOST_UNASKED or args.yes:
         return
     if not (sys.stdin.isatty() and input("Send them? [y/N] ").strip().lower() in ("y", "yes")):
         raise ValueError(
-            f"{requests:,.0f} requests with images would go to {where}. Send them with --yes, or try a few first: "
-            "g4i caption --prompt plain choose --dry_run 64."
+            f"{requests:,.0f} requests with images would go to {', '.join(runs[0].captioner.hosts)}. Send them with "
+            "--yes, or try a few first: g4i caption --prompt plain choose --dry_run 64."
         )
