@@ -1,7 +1,7 @@
 """Logits, features and embeddings of an aligned model for the splits of a dataset."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,12 +73,6 @@ def load_run(run: str | Path, weights: str = "raw") -> tuple[AlignedImageClassif
     return model, student_processor(config, saved_processor(run, config))
 
 
-def for_prediction(split: Dataset, transform: Callable) -> CaptionedImages:
-    """The images and labels of a split, for [`predict`]."""
-    needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
-    return CaptionedImages(split.select_columns(needed), transform)
-
-
 @torch.no_grad()
 def predict(
     model: AlignedImageClassification,
@@ -100,7 +94,8 @@ def predict(
     """
     if len(split) == 0:
         raise ValueError("A split without rows cannot be evaluated.")
-    images = for_prediction(split, EvalTransform(processor))
+    needed = [name for name in (columns.IMAGE, columns.IMAGE_ID, columns.LABEL) if name in split.column_names]
+    images = CaptionedImages(split.select_columns(needed), EvalTransform(processor))
     if features is not None:
         images.use_features(features)
     if output_image_embeds is None:
