@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import make
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from caption_doors import CAPTIONER
-from datasets import Dataset
 from doors import spelled
 from drawings import CLASSES, ENCODER, STUDENT, TRAINING, draw_folder
 from fitting import few_labels
@@ -26,17 +24,14 @@ CAPTION = {"captions_dir": "{out}"}
 LOCAL = CAPTION | {"captioner_model": CAPTIONER}
 SERVER = CAPTION | {"captioner_model": "m", "base_url": "http://127.0.0.1:9/v1"}  # where nobody listens
 EXPORT = SERVER | {"export_requests": "requests.jsonl"}
+PRICES = {"price_input": 1, "price_output": 1}
 FIT = {"output_dir": "{out}"}
 # Command; options, of which `{...}` are folders of `places`; and what the line must hold: the mistake, and the remedy
 # or the nearest right name
 MISTAKES = {
     # --- Options: test_cli.py has the ways to write one wrongly
     "no dataset": ("train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")),
-    "no run folder": (
-        "train",
-        {"dataset_name": "{pictures}"} | STUDENT | TRAINING,
-        ("output_dir is missing", "--output_dir"),
-    ),
+    "no run folder": ("train", {"dataset_name": "{pictures}"} | STUDENT, ("output_dir is missing", "--output_dir")),
     # --- Data
     "no such folder": ("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
     "folder without images": ("train", TRAIN | {"dataset_name": "{texts}"}, ("dataset_name", "{texts}")),
@@ -45,11 +40,7 @@ MISTAKES = {
     "caption column": ("embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")),
     "label column": ("train", TRAIN | {"label_column": "lable"}, ("lable", "label_column", " label")),
     "no captions to train on": ("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
-    "captions of another split": (
-        "train",
-        TRAIN | {"dataset_name": "{elsewhere}"},
-        ("'train' has no captions; they are in validation alone",),
-    ),
+    "captions of another split": ("train", TRAIN | {"dataset_name": "{elsewhere}"}, ("'train'", "validation alone")),
     "no class folders": ("train", TRAIN | {"dataset_name": "{flat}"}, ("'train'", "cats/0.png", "metadata")),
     "label out of range": ("train", TRAIN | {"dataset_name": "{labels}"}, ("label", "row 4", "7", "3 classes")),
     "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
@@ -75,24 +66,16 @@ MISTAKES = {
     "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
     "choose of a column": (
         "caption",
-        {"dataset_name": "{pictures}", "captions_dir": "{out}", "prompt": "choose", "caption_column": "caption"},
-        ("asks a model, but these captions exist",),
+        CAPTION | {"prompt": "choose", "caption_column": "caption"},
+        ("captions exist",),
     ),
     "export and import": ("caption", EXPORT | {"import_answers": "answers.jsonl"}, ("not both",)),
-    "cost of an export": (
-        "caption",
-        EXPORT | {"max_cost": 1, "price_input": 1, "price_output": 1},
-        ("--max_requests",),
-    ),
+    "cost of an export": ("caption", EXPORT | PRICES | {"max_cost": 1}, ("--max_requests",)),
     "export of a local model": ("caption", EXPORT | {"base_url": None}, ("base_url",)),
     "no answers to import": ("caption", SERVER | {"import_answers": "gone.jsonl"}, ("gone.jsonl",)),
     "address without http": ("caption", SERVER | {"base_url": "localhost:8000"}, ("must look like http",)),
     "no address": ("caption", SERVER | {"base_url": " , "}, ("not given",)),
-    "token in an address": (
-        "caption",
-        SERVER | {"base_url": "https://me:canary@host/v1"},
-        ("host; put a token into an environment variable",),
-    ),
+    "token in an address": ("caption", SERVER | {"base_url": "https://me:canary@host/v1"}, ("environment variable",)),
     "offline": ("caption", SERVER | {"base_url": "https://router.huggingface.co/v1"}, ("HF_HUB_OFFLINE",)),
     "no such variable": ("caption", SERVER | {"api_key_env": "NO_SUCH_TOKEN"}, ("environment variable is not set",)),
     "no token in it": ("caption", SERVER | {"api_key_env": "ODD_TOKEN"}, ("holds no token",)),
@@ -103,24 +86,16 @@ MISTAKES = {
     "layers": ("fit", FIT | {"finetune": "maybe"}, ("finetune is 'maybe'",)),
     "no weights": ("fit", FIT | {"pretrained": "false"}, ("pretrained is false: name a student",)),
     # --- Folders
-    "run of other options": (
-        "train",
-        TRAIN | {"dataset_name": "{embeddings}", "output_dir": "{aligned}"},
-        ("{aligned} holds a run with other options: ", "--overwrite"),
-    ),
+    "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
     "captions over the images": (
         "caption",
-        {"dataset_name": "{pictures}", "captions_dir": "{pictures}", "caption_column": "caption"},
+        {"captions_dir": "{pictures}", "caption_column": "caption"},
         ("{pictures}",),
     ),
     "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
     "evaluate images": ("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
     "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
-    "another hold-out": (
-        "evaluate",
-        {"run": "{aligned}", "validation_fraction": 0.2},
-        ("it was trained on would pass for held out",),
-    ),
+    "another hold-out": ("evaluate", {"run": "{aligned}", "validation_fraction": 0.2}, ("would pass for held out",)),
     "nothing to release": ("release", {}, ("--run", "--stage")),
     "release a stage as a run": ("release", {"run": "{captions}"}, ("{captions}", "--stage")),
     "release a run as a stage": ("release", {"stage": "{aligned}"}, ("{aligned}", "--run")),
@@ -141,12 +116,11 @@ MISTAKES = {
 def places(tmp_path_factory, pictures) -> dict[str, Path]:
     """Folders with something wrong, and right ones; `gone` and `out` are not there."""
     root = tmp_path_factory.mktemp("places")
-    found = {name: root / name for name in ("gone", "texts", "labels")}
+    found = {name: root / name for name in ("gone", "texts", "labels", "captions")}
     found |= {"pictures": pictures, "aligned": a_run(root / "aligned", dataset_name=str(pictures))}
-    for name, stage, column in (("captions", "captioning", "caption"), ("embeddings", "embedding", "text_embeds")):
-        found[name] = root / name
-        about = {"stage": stage, "source": str(pictures), "captioner": {"captioner": "column"}}
-        write_stage(found[name], {split: beside(rows, column) for split, rows in load_images(pictures).items()}, about)
+    captions = {name: rows.select_columns(["image_id", "caption"]) for name, rows in load_images(pictures).items()}
+    about = {"stage": "captioning", "source": str(pictures), "captioner": {"captioner": "column"}}
+    write_stage(found["captions"], captions, about)
     (found["texts"] / "train" / "circle").mkdir(parents=True)
     (found["texts"] / "train" / "circle" / "note.txt").write_text("no image")
     found["bare"] = draw_folder(root / "bare", captions=False, train=6)
@@ -162,12 +136,6 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     found["bert"] = root / "bert"
     found["flat"] = make.folder(root / "flat", [f"train/{number}.png" for number in range(4)])
     return found
-
-
-def beside(rows: Dataset, column: str) -> Dataset:
-    """What a stage holds of the rows."""
-    columns = {"image_id": rows["image_id"][:], "caption": rows["caption"][:], "text_embeds": np.eye(384)[: len(rows)]}
-    return make.rows(len(rows), image=None, label=None, **columns).select_columns(["image_id", column])
 
 
 def labelled(folder: Path, labels: list[int]) -> None:
