@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from make import content
 
 from g4i_hf.running import main
 
@@ -21,8 +20,6 @@ WORKERS = ROOT / "tests" / "workers"
 CAPTIONER = ROOT / "recipes" / "shapes" / "captioner"
 sys.path.insert(0, str(WORKERS))
 from caption_server import picture_of  # noqa: E402
-
-png = content
 
 
 class Worker:

@@ -136,33 +136,10 @@ class Repository:
 # --- The server ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Fault:
-    """
-    Attributes:
-        match: regular expression, found in "METHOD /path".
-        kind: an HTTP status, or what is done with the Hub just before it answers.
-        times: how often it happens; None for ever.
-        code: of an error, by which clients tell what is wrong, such as GatedRepo.
-    """
-
-    match: str
-    kind: int | Callable
-    times: int | None = 1
-    code: str = ""
-
-    def happens(self, line: str) -> bool:
-        """Whether it is the turn of this request; counts it."""
-        if self.times == 0 or not re.search(self.match, line):
-            return False
-        self.times = self.times if self.times is None else self.times - 1
-        return True
-
-
 class Hub(ThreadingHTTPServer):
     """
     Attributes:
-        faults: those that are switched on.
+        faults: those that are switched on, see [`fault`].
         log: "METHOD /path" of each request.
     """
 
@@ -172,7 +149,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         self.lock, self.tokens = threading.RLock(), {ME_WRITE}  # those of `me`, the only user
         self.repositories: dict[str, Repository] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[tuple[str, int | Callable, str]] = []
         self.log: list[str] = []
         self.uploaded: dict[str, bytes] = {}  # what LFS has received, by its SHA-256
         super().__init__(("127.0.0.1", 0), Handler)
@@ -191,8 +168,12 @@ class Hub(ThreadingHTTPServer):
         changed = {path: File(text.encode()) for path, text in files.items()}
         repository.commit(repository.at("main").files | changed, "A commit of somebody else")
 
-    def fault(self, match: str, kind: int | Callable, **more) -> None:
-        self.faults.append(Fault(match, kind, **more))
+    def fault(self, match: str, kind: int | Callable, code: str = "") -> None:
+        """
+        For requests of which "METHOD /path" has the regular expression: an HTTP status, by the `code` of which clients
+        tell what is wrong, or what is done with the Hub just before it answers.
+        """
+        self.faults.append((match, kind, code))
 
     def state(self) -> dict[str, dict]:
         """Of each repository its visibility, the number of commits, and the newest one with the sizes of its files."""
@@ -254,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
         line = f"{self.command} {parts.path}"
         with hub.lock:
             hub.log.append(line)
-            fault = next((each for each in hub.faults if each.happens(line)), None)
+            kind, code = next(((kind, code) for match, kind, code in hub.faults if re.search(match, line)), (None, ""))
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
         self.segments = [unquote(segment) for segment in parts.path.strip("/").split("/")]
@@ -262,11 +243,10 @@ class Handler(BaseHTTPRequestHandler):
         self.origin = f"http://{self.headers.get('Host') or hub.url}"
         try:
             with hub.lock:
-                if fault and isinstance(fault.kind, int):
-                    code = fault.code or ("RepoNotFound" if fault.kind == 404 else "")
-                    raise Refusal(fault.kind, "Injected fault", code, {"Retry-After": "1"})
-                if fault:
-                    fault.kind(hub)
+                if isinstance(kind, int):
+                    raise Refusal(kind, "Injected fault", code, {"Retry-After": "1"})
+                if kind:
+                    kind(hub)
                 reply = self.reply()
         except Refusal as refusal:
             reply = refusal.status, refusal.body, refusal.headers

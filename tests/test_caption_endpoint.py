@@ -14,6 +14,7 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import caption_doors
+import make
 import pytest
 from caption_doors import Worker, picture_of
 
@@ -41,7 +42,7 @@ def give_up(monkeypatch, seconds: float, of_one_that_worked: float) -> None:
 
 
 def question(number: int, data: bytes | None = None) -> Question:
-    image = {"bytes": caption_doors.png(picture_of(number)) if data is None else data, "path": None}
+    image = {"bytes": make.content(picture_of(number)) if data is None else data, "path": None}
     return Question(str(number), image, "What is it?", f"key {number}")
 
 

@@ -230,7 +230,7 @@ def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same
 
 def test_a_gated_model_names_the_remedy(hub, tmp_path):
     hub.create("me/gated")
-    hub.fault("/me/gated/resolve/", 403, times=None, code="GatedRepo")
+    hub.fault("/me/gated/resolve/", 403, "GatedRepo")
     with hub.here(), pytest.raises(ValueError) as error:
         embed_view(images_of(2), "image:me/gated", tmp_path / "out")
     what = "it is gated: accept its terms on its page on the Hub, and log in with `hf auth login`"

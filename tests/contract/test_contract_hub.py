@@ -96,7 +96,7 @@ def test_what_is_loaded_by_name_predicts_what_the_run_did(pushed, folder, online
 
 
 def test_a_push_that_fails_leaves_the_run_whole_and_says_how_to_repeat_it(hub, pushed, folder, online):
-    hub.fault("POST .*/commit/", 403, times=None)
+    hub.fault("POST .*/commit/", 403)
     given = {"dataset_name": "me/shapes-embedded", "output_dir": "unlucky", "hub_model_id": "me/unlucky"}
     given |= {"push_to_hub": "true"} | TRAINING | {"save_strategy": "steps", "save_steps": 1}
     done = run("train", STUDENT, given, **online)

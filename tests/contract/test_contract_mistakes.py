@@ -64,11 +64,7 @@ MISTAKES = {
     "journal in the captions": ("caption", LOCAL | {"journal_dir": "{out}/journal"}, ("answers would be lost",)),
     "choose of nothing": ("caption", SERVER | {"dataset_name": "{flat}", "prompt": "choose"}, ("no names of",)),
     "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
-    "choose of a column": (
-        "caption",
-        CAPTION | {"prompt": "choose", "caption_column": "caption"},
-        ("captions exist",),
-    ),
+    "choose a column": ("caption", CAPTION | {"prompt": "choose", "caption_column": "caption"}, ("captions exist",)),
     "export and import": ("caption", EXPORT | {"import_answers": "answers.jsonl"}, ("not both",)),
     "cost of an export": ("caption", EXPORT | PRICES | {"max_cost": 1}, ("--max_requests",)),
     "export of a local model": ("caption", EXPORT | {"base_url": None}, ("base_url",)),
@@ -87,11 +83,7 @@ MISTAKES = {
     "no weights": ("fit", FIT | {"pretrained": "false"}, ("pretrained is false: name a student",)),
     # --- Folders
     "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
-    "captions over the images": (
-        "caption",
-        {"captions_dir": "{pictures}", "caption_column": "caption"},
-        ("{pictures}",),
-    ),
+    "captions over images": ("caption", {"captions_dir": "{pictures}", "caption_column": "caption"}, ("{pictures}",)),
     "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
     "evaluate images": ("evaluate", {"run": "{pictures}"}, ("{pictures}", "no run")),
     "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
