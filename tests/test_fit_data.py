@@ -80,19 +80,21 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
     assert server.stats()["requests"] == 0 and not out.exists()
     fitted(pictures, out, **asked, questions=["describe"])
     assert server.stats()["requests"] == 24 and not (out / "answers").exists()
-    found = fitted(pictures, out, **asked, **prices)
-    assert "24 (plain 0, choose 24), at most" in capsys.readouterr().out
+    found = fitted(pictures, out, **asked, questions=["choose"])
+    assert "24 (choose 24), at most" in capsys.readouterr().out
     assert server.stats()["requests"] == 48 and {"caption", "answer"} <= set(found.views)
+    fitted(pictures, out, **asked)
+    assert "holds this very result" in capsys.readouterr().out and server.stats()["requests"] == 48
     fitted(pictures, out, text_encoder=DEFAULT_TEXT_ENCODER)
     said = capsys.readouterr().out
-    assert f"Captions: those of {out / 'answers'}" in said and "holds this very result" in said
+    assert f"Captions and answers: those of {out / 'answers'}" in said and "holds this very result" in said
     answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
     assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
     # The captions say which folder the result belongs to
     assert fit(out / "captions", dry_run=True, student=str(found.classifier)) is None
     assert not (tmp_path / "runs").exists()
     shutil.copy(next((pictures / "test").rglob("*.png")), next((pictures / "train").iterdir()) / "new.png")
-    with pytest.raises(ValueError, match="1 of 25 images have no row there.* pass --captioner again"):
+    with pytest.raises(ValueError, match="1 of 25 images have no row there.* g4i fit with --captioner again"):
         fitted(pictures, out)
 
 

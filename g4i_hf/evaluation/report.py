@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -126,7 +125,7 @@ def caption_cards(shown: ShownSplit) -> list[Shown] | None:
             nearest.setdefault(captions[place], float(cosines[place]))
             if len(nearest) == NEAREST:
                 break
-        lines = [(text in own_captions, f"{nearest[text]:z.2f} {shorten(text, LONGEST)}") for text in nearest]
+        lines = [(text in own_captions, f"{nearest[text]:z.2f} {_shortened(text)}") for text in nearest]
         cards.append(shown.card(row, [("right", f"{line} (own)") if own else ("", line) for own, line in lines]))
     return cards
 
@@ -261,7 +260,11 @@ def _confusions(predicted: np.ndarray, probabilities: np.ndarray, classes: dict[
     ]
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
 def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> Shown:
     captions = next(caption_lists(images.select([row])))
-    texts = [images[row][columns.IMAGE_ID], *(shorten(caption, LONGEST) for caption in captions[:1])]
+    texts = [images[row][columns.IMAGE_ID], *(_shortened(caption) for caption in captions[:1])]
     return Shown(thumbnail(images, row), title, [*lines, *(("soft", text) for text in texts)])

@@ -73,18 +73,17 @@ def pick_next(
     rest = np.setdiff1d(np.arange(len(rows)), first)
     second, largest = np.partition(of_rows[rest], -2, axis=1)[:, -2:].T
     candidates = rows[rest[np.argsort(largest - second, kind="stable")[:MOST_CLUSTERED]]]
-    first = rows[np.array(first, dtype=np.int64)]
-    reviewed = np.flatnonzero(is_none | (labels >= 0)) if is_none.any() else candidates[:0]
-    points = np.concatenate([_directions(each, np.concatenate([candidates, reviewed])) for each in values], axis=1)
-    points, of_reviewed = np.split(points, [len(candidates)])
-    if len(reviewed) and len(candidates):
-        similar = KNeighborsClassifier(1).fit(of_reviewed, is_none[reviewed]).predict(points)
-        candidates, points = candidates[~similar], points[~similar]
-    most = max(len(rest) // UNCERTAIN, number)
-    candidates, points = candidates[:most], points[:most]
+    first, most = rows[np.array(first, dtype=np.int64)], max(len(rest) // UNCERTAIN, number)
+    if len(candidates) and is_none.any() and (labels >= 0).any():
+        reviewed = np.flatnonzero(is_none | (labels >= 0))
+        points = _points(values, np.concatenate([candidates, reviewed]))
+        nearest = KNeighborsClassifier(1).fit(points[len(candidates) :], is_none[reviewed])
+        candidates = candidates[~nearest.predict(points[: len(candidates)])]
+    candidates = candidates[:most]
     wanted = min(number - len(first), len(candidates))
     if not wanted:
         return first
+    points = _points(values, candidates)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer of them differ
         clusters = KMeans(wanted, n_init=2, random_state=seed).fit(points)
@@ -92,6 +91,10 @@ def pick_next(
     distances[clusters.labels_[:, None] != np.arange(wanted)] = np.inf  # a row stands for its own cluster
     central = list(dict.fromkeys([*candidates[distances.argmin(0)], *candidates]))[:wanted]
     return np.array([*first, *central], dtype=np.int64)
+
+
+def _points(values: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([_directions(each, rows) for each in values], axis=1)
 
 
 def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -83,8 +83,8 @@ class FitArguments:
         check_views(self.views)
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
-        if self.minutes and self.finetune != "auto":
-            raise ValueError(f"minutes limits finetune auto, but finetune is {self.finetune}: leave one of both out.")
+        if self.minutes and (self.finetune != "auto" or not self.pretrained):
+            raise ValueError("minutes is the limit of finetune auto with a pretrained student: leave minutes out.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:
             raise ValueError("captioner is a server: name its model with captioner_model.")
         if self.captioner_model and not (self.captioner and is_address(self.captioner)):

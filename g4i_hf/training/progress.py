@@ -179,6 +179,7 @@ def plan_of(trainer: Any, args: AlignmentArguments) -> dict[str, list[str]]:
 def seconds_per_step(trainer: Any) -> float:
     """Median of some steps of a trainer of [`trial_arguments`], whose weights are changed."""
     times = _StepTimes()
+    trainer.remove_callback(trainer.loss_check)  # the rate may not suit these few steps
     trainer.add_callback(times)
     trainer.train()
     return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))

@@ -99,6 +99,7 @@ class Fit:
         views: Mapping[str, View] | None = None,
     ):
         self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
+        self.name = data.dataset_name  # as given; `images.data` may be its captions
         self.folder, self.accelerator = self.images.folder, self.images.accelerator
         self.finetuned: list[str] = []
         self.judge: Judge | None = None  # of the first process
@@ -262,7 +263,7 @@ class Fit:
         known, images = self.known, self.images
         cards = suspicious_cards(images.training, known.unreviewed, known.model.probabilities_, images.id2label)
         names = {name: result.words(name) for name in judge.logits}
-        title = f"{Path(images.data.dataset_name).name}: what g4i fit found"
+        title = f"{Path(self.name).name}: what g4i fit found"
         chosen = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in chosen.items() if name in in_card}
@@ -277,7 +278,7 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
-        there = [self.images.data.dataset_name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
+        there = [self.name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
         if self.images.in_memory is None and (following := result.next_command(shlex.join(there))):
             self.say(following)
         return result

@@ -93,7 +93,10 @@ class FitImages:
                 try:
                     splits = load_reviewed(data, self.folder)
                 except ValueError as error:
-                    raise ValueError(f"{error} For new images, pass --captioner again.") from error
+                    if "have no row there" not in str(error):
+                        raise
+                    remedy = "Run g4i fit with --captioner again, or without captions: --views image:student."
+                    raise ValueError(f"{error} {remedy}") from error
         check_has_split(splits, "train")
         splits, self.id2label = class_names(splits)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
@@ -231,16 +234,17 @@ def ask_about(training: Dataset, args: FitArguments, data: DataArguments, folder
     ValueError for many requests without confirmation.
     """
     has = {"describe": num_captioned(training) > 0, "choose": columns.ANSWER in training.column_names}
-    runs = [_asking(question, args, data, folder, say) for question in args.questions if not has[question]]
-    for run in runs:
-        run.captioner = runs[0].captioner  # one model for both
+    open_questions = [question for question in args.questions if not has[question]]
+    if not has["describe"] and "describe" not in open_questions:  # perhaps an earlier command has asked it
+        data = _stage_in(folder, "captions", data) or data
+    runs = [_asking(question, args, data, folder, say) for question in open_questions]
     if not runs:
         return data
     if args.dry_run:
         prompts = ", ".join(run.args.prompt[0] for run in runs)
         say(f"Would ask {args.captioner} about {len(training):,} training images: {prompts}.")
         if is_address(args.captioner):
-            say(_open_questions(runs, args)[1])
+            say(_ahead(runs, args)[1])
         return data
     by_first(lambda: _agree(runs, args, say))
     stage = runs[0].data
@@ -255,21 +259,28 @@ def ask_about(training: Dataset, args: FitArguments, data: DataArguments, folder
 def answered_before(
     training: Dataset, views: Sequence[str], data: DataArguments, folder: Path, say: Say
 ) -> DataArguments:
-    """The data with the answers that `ask_about` wrote to the folder about these images, if it has none."""
-    places = [folder / place for place, _ in reversed(QUESTIONS.values()) if (folder / place / STAGE_FILE).is_file()]
-    answered = num_captioned(training) > 0 or columns.ANSWER in training.column_names
-    if answered or not places or not {CAPTION, ANSWER} & set(views):
+    """The data with the captions and answers in the folder of the fit about these images, where it has none."""
+    if columns.ANSWER in training.column_names or not {CAPTION, ANSWER} & set(views):
         return data
-    stage = _of_stage(str(places[0]), data)
-    if images_of(source_of(stage)) != images_of(source_of(data)):
+    stage = _stage_in(folder, "answers", data)
+    if num_captioned(training):
+        if stage is None or _stage_in(folder, "captions", data) is not None:  # those are older than the data's own
+            return data
+    elif stage is None and (stage := _stage_in(folder, "captions", data)) is None:
         return data
-    say(f"Captions: those of {places[0]}, written with an earlier --captioner.")
+    say(f"Captions and answers: those of {stage.dataset_name}.")
     return stage
 
 
+def _stage_in(folder: Path, name: str, data: DataArguments) -> DataArguments | None:
+    """The data with the stage of this name in the folder of the fit, if it is about the same images."""
+    stage = _of_stage(str(folder / name), data)
+    is_there = (folder / name / STAGE_FILE).is_file() and images_of(source_of(stage)) == images_of(source_of(data))
+    return stage if is_there else None
+
+
 def _of_stage(folder: str, data: DataArguments) -> DataArguments:
-    stage = DataArguments(folder, class_names_file=data.class_names_file)
-    return replace(stage, validation_fraction=data.validation_fraction, labels_file=data.labels_file)
+    return replace(data, dataset_name=folder, dataset_revision=None, captions_name=None, captions_revision=None)
 
 
 def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path, say: Say) -> Captioning:
@@ -282,8 +293,10 @@ def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path
     return Captioning(*build_options(OPTIONS_OF["caption"], options), say=say)
 
 
-def _open_questions(runs: list[Captioning], args: FitArguments) -> tuple[float, str]:
-    """The number of questions without an answer, and a line with their cost; 0 if there are none."""
+def _ahead(runs: list[Captioning], args: FitArguments) -> tuple[float, str]:
+    """The number of questions without an answer, and a line with their cost."""
+    for run in runs:
+        run.captioner = runs[0].captioner  # one model for both
     ahead = {run.args.prompt[0]: run.ahead() for run in runs}
     requests, read, written = sum(ahead.values())
     cost = ""
@@ -297,7 +310,7 @@ def _open_questions(runs: list[Captioning], args: FitArguments) -> tuple[float, 
 
 def _agree(runs: list[Captioning], args: FitArguments, say: Say) -> None:
     """Print the cost of the questions. Raises ValueError for many requests to a server without consent."""
-    requests, line = _open_questions(runs, args)
+    requests, line = _ahead(runs, args)
     if requests:
         say(line)
     if not is_address(args.captioner) or requests <= MOST_UNASKED or args.yes:

@@ -94,6 +94,7 @@ MISTAKES = {
     "release both": ("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
     "no run to evaluate": ("evaluate", {}, ("run is missing", "--run")),
     "search for nothing": ("search", {"run": "{aligned}"}, ("query is missing",)),
+    "baseline": ("search", {"run": "{baseline}", "query": "red", "images": "{pictures}"}, ("is a baseline",)),
     "search of nothing": ("search", {"run": "{aligned}", "query": "red", "images": "{gone}"}, ("images is '{gone}'",)),
     "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
     "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
@@ -110,6 +111,7 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("places")
     found = {name: root / name for name in ("gone", "texts", "labels", "captions")}
     found |= {"pictures": pictures, "aligned": a_run(root / "aligned", dataset_name=str(pictures))}
+    found["baseline"] = a_run(root / "baseline", dataset_name=str(pictures), align_weight=0.0)
     captions = {name: rows.select_columns(["image_id", "caption"]) for name, rows in load_images(pictures).items()}
     about = {"stage": "captioning", "source": str(pictures), "captioner": {"captioner": "column"}}
     write_stage(found["captions"], captions, about)
