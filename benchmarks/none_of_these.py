@@ -10,7 +10,7 @@ PHOTOS and `--cache` are those of photos_frozen.py. The student is the last laye
 `LabelModel` says: with the weights that images of no class get, without these weights, and with such images left out
 by the truth. Its accuracy is that on `test`, images of known classes. AUROC and the false alarms where 95% are found
 are those of the label model's probability that no class explains an image, and of the lowest probability of the most
-probable class. The truth answers three rounds of `g4i label --pick next`. Writes results/none_of_these.json.
+probable class. Writes results/none_of_these.json.
 """
 
 from itertools import product
@@ -21,7 +21,6 @@ from result_files import Results
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.picks import pick_next
 from g4i_hf.names import WITH_VIEWS
 from g4i_hf.training.head import fit_head
 from g4i_hf.training.judged_heads import Known
@@ -66,24 +65,12 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     row |= {"said": share and share.share, "said_at_least": share and share.interval[0]}
     row |= {"weighed": accuracy(weighed), "plain": accuracy(plain), "by_hand": accuracy(plain * (truth >= 0)[:, None])}
     if others:
-        row["shown_next"] = share_shown_next(model, views, labels, truth)
         scores = {"none": model.none_[unlabelled], "max_softmax": -model.probabilities_[unlabelled].max(1)}
         for name, score in scores.items():
             alarms, found, _ = roc_curve(is_none, score)
             row[f"{name}_auroc"] = float(roc_auc_score(is_none, score))
             row[f"{name}_false_alarms"] = float(alarms[found >= 0.95].min())
     return row
-
-
-def share_shown_next(model: LabelModel, views: dict[str, View], labels: np.ndarray, truth: np.ndarray) -> float:
-    """Of images of no class, in three rounds of `--pick next`. Unlike there, the label model is not fitted again."""
-    labels, is_none, shown = labels.copy(), np.zeros(len(labels), dtype=bool), []
-    for _ in range(3):
-        values = [view.values for view in views.values()]
-        picked = pick_next(model.probabilities_, labels, model.none_, is_none, values)
-        labels[picked], is_none[picked] = truth[picked], truth[picked] < 0
-        shown.extend(truth[picked] < 0)
-    return float(np.mean(shown))
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """
-Draws docs/images/photos_*.png: accuracy against the share of wrong labels, and against the labels a class, beside
+Draws docs/images/photos_*.png: accuracy against the share of wrong labels, and against the labels per class, beside
 methods without captions (results/photos_*.json); what each view adds (results/label_model_views.json).
 
     python benchmarks/photo_figures.py
@@ -70,7 +70,7 @@ def few_labels() -> None:
     for axes, (data, name) in zip(panels, NAMES.items(), strict=True):
         found.draw(axes, data, FROZEN, settings, list(LINES))
         axes.set_xticks(range(5), ["0", "1", "4", "16", "all"])
-        axes.set(title=name, xlabel="labels a class")
+        axes.set(title=name, xlabel="labels per class")
     panels[0].set_ylabel(f"accuracy on test, %\n{STUDENTS[FROZEN]}")
     legend_below(figure, panels)
     figure.savefig(IMAGES / "photos_few_labels.png", dpi=130)
@@ -120,7 +120,7 @@ def views() -> None:
                 axes.bar(x, value, 0.13, color=color, label=title)
                 axes.annotate(f"{value:.0f}", (x, value), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(NAMES)), NAMES.values())
-    axes.set_ylabel("one label a class: right probabilities\nof unlabelled training images, %")
+    axes.set_ylabel("one label per class: right probabilities\nof unlabelled training images, %")
     axes.spines[["top", "right"]].set_visible(False)
     bars = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(bars.values(), bars.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)

@@ -77,11 +77,12 @@ STUDENTS = {
 
 FIT = {
     "none": "no labels",
-    "1 a class": "1 label a class",
-    "4 a class": "4 labels a class",
+    "1 a class": "1 label per class",
+    "4 a class": "4 labels per class",
     "uneven": "as many, drawn at random",
     "40% wrong": "40% of the labels wrong",
     "40% wrong, no captions": "40% of the labels wrong, without captions²",
+    "40% wrong, removed": "these 40% removed by hand³",
     "all": "all labels right¹",
 }
 
@@ -195,7 +196,7 @@ def grid(name: str, *settings: str) -> str:
                 if any(rows):
                     shown = baselines if variant == "auto" else [None] * len(rows)
                     lines.append([VARIANTS[variant], *map(accuracy, rows, shown)])
-    return table(["accuracy on `test`", *settings], lines)
+    return table(["accuracy on `test`", *(setting.replace(" a class", " per class") for setting in settings)], lines)
 
 
 @of_page
@@ -220,7 +221,7 @@ def photos_controls() -> str:
     groups, lines = grouped(rows, "variant", "data"), []
     for variant, title in ({"baseline": "labels only", "auto": "captions"} | CONTROLS).items():
         lines.append([title, *(accuracy(groups[variant, data]) for data in NAMES)])
-    return table(["4 labels a class", *NAMES.values()], lines)
+    return table(["4 labels per class", *NAMES.values()], lines)
 
 
 # --- Estimates -------------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def coverage() -> str:
         + [held([row.get(name) for row in group]) for name in COVERED]
         for (labels, wrong), group in groups.items()
     ]
-    return table(["labels a class", "wrong", *COVERED.values()], lines)
+    return table(["labels per class", "wrong", *COVERED.values()], lines)
 
 
 @of_page
@@ -329,7 +330,9 @@ def views_added() -> str:
         [title, *(percent(mean(groups.get((views, *column), []), "accuracy")) for column in columns)]
         for views, title in VIEWS.items()
     ]
-    return table(["views", *(f"{NAMES[data]}, {setting}" for data, setting in columns)], lines)
+    return table(
+        ["views", *(f"{NAMES[data]}, {setting}".replace(" a class", " per class") for data, setting in columns)], lines
+    )
 
 
 @of_page
