@@ -30,7 +30,7 @@ demo: $(VENV)/.demo
 	$(if $(WRONG),$(BIN)/python $(PHOTOS)/wrong.py runs/wrong --wrong $(WRONG))
 	$(G4I) check $(PICTURES) $(if $(WRONG),--text_encoder all-MiniLM-L6-v2 --check_dir $(OUT)/check)
 	$(G4I) fit $(PICTURES) -o $(OUT) --image_size 128
-	$(G4I) search $(OUT) "a striped animal" --images $(PHOTOS)/pictures/test --page $(OUT)/found.html
+	$(G4I) search $(OUT) "a boat with sails" --images $(PHOTOS)/pictures/test --page $(OUT)/found.html
 	$(G4I) evaluate $(OUT) --splits test
 	@echo "Classifier: $(OUT)/classifier; pages: $(OUT)/report.html, $(OUT)/found.html$(if $(WRONG),$(COMMA) $(OUT)/check/suspicious_labels.html)"
 	@echo "Next: $(if $(WRONG),,make demo WRONG=0.4, or )your own pictures: $(G4I) fit FOLDER"

@@ -155,14 +155,14 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(record[file_key]), record[file_caption]
             done += 1
     except (ValueError, csv.Error) as error:
-        what = f"{path.name}, record {done + 1}: {str(error).removeprefix(f'{path}, ').rstrip('.')}"
-        message = f"{what}. Correct it, or give --file_key and --file_caption."
-        raise ValueError(message) from error
+        what = str(error).removeprefix(f"{path}, ").rstrip(".")
+        raise ValueError(f"{path.name}, record {done + 1}: {what}. Correct it.") from error
 
 
 def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) -> str:
     names = {name.strip().lower(): name for name in record}
     field = given or next((names[name] for name in usual if name in names), None)
     if field not in record:
-        raise ValueError(f"no field {given or ' or '.join(usual)} among {', '.join(map(repr, record))}")
+        names = ", ".join(map(repr, record))
+        raise ValueError(f"no field {given or ' or '.join(usual)} among {names}: give --file_key and --file_caption")
     return field
