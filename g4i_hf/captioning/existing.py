@@ -163,6 +163,6 @@ def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) ->
     names = {name.strip().lower(): name for name in record}
     field = given or next((names[name] for name in usual if name in names), None)
     if field not in record:
-        names = ", ".join(map(repr, record))
-        raise ValueError(f"no field {given or ' or '.join(usual)} among {names}: give --file_key and --file_caption")
+        present = ", ".join(map(repr, record))
+        raise ValueError(f"no field {given or ' or '.join(usual)} among {present}: give --file_key and --file_caption")
     return field
