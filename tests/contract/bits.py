@@ -2,8 +2,8 @@
 Weights and logged numbers of tiny runs, compared with the fixture: fixtures/bits.safetensors and fixtures/bits.json.
 
 In the environment that wrote the fixture, every bit must be the same. Another CPU, torch or transformers rounds
-differently. There the numbers are compared within tolerances, and a failure says so. A transformers older than that
-of the fixture draws other first weights from the same seed, so there is nothing to compare, and the tests are skipped.
+differently. There the numbers are compared within tolerances, and a failure says so. A torch or transformers older than
+that of the fixture draws other first weights from the same seed. Then there is nothing to compare: tests are skipped.
 To accept the present numbers:
 
     G4I_HF_REWRITE_GOLDENS=1 pytest -m "" tests/contract/test_contract_bits.py
@@ -58,7 +58,7 @@ class Bits:
 
     Attributes:
         exact: whether the present environment wrote it, but for cases that have an environment of their own.
-        other_weights: whether students start from other weights than in the fixture.
+        other_weights: the packages that make students start from other weights than in the fixture; "" without.
         cases: name -> digest of all bits, log, and configuration of a released student.
         numbers: name -> float64 (tensors, 3 + SAMPLES), see [`numbers_of`].
     """
@@ -68,7 +68,8 @@ class Bits:
         record = json.loads(RECORD.read_text())
         self.made_in: dict[str, str] = record["environment"]
         self.exact = self.made_in == self.here
-        self.other_weights = Version(self.here["transformers"]) < Version(self.made_in["transformers"])
+        older = [name for name in ("torch", "transformers") if Version(self.here[name]) < Version(self.made_in[name])]
+        self.other_weights = " and ".join(f"{name} {self.here[name]}" for name in older)
         self.cases: dict[str, dict[str, Any]] = record["cases"]
         self.numbers = load_file(NUMBERS)
 
