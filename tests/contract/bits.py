@@ -2,8 +2,8 @@
 Weights and logged numbers of tiny runs, compared with the fixture: fixtures/bits.safetensors and fixtures/bits.json.
 
 In the environment that wrote the fixture, every bit must be the same. Another CPU, torch or transformers rounds
-differently. There the numbers are compared within tolerances, and a failure says so. A torch or transformers older than
-that of the fixture draws other first weights from the same seed. Then there is nothing to compare: tests are skipped.
+differently. There the numbers are compared within tolerances, and a failure says so. Older torch or transformers
+than in the fixture draw other first weights from the same seed. Nothing can be compared then, and tests are skipped.
 To accept the present numbers:
 
     G4I_HF_REWRITE_GOLDENS=1 pytest -m "" tests/contract/test_contract_bits.py
