@@ -105,6 +105,10 @@ def content_id(image: dict[str, Any]) -> str:
     return hashlib.blake2b(content_of(image), digest_size=12).hexdigest()
 
 
+class MissingRowsError(ValueError):
+    """A stage that must be complete has no row for an image."""
+
+
 # --- Joining ---------------------------------------------------------------------------------------------------------
 
 
@@ -191,11 +195,11 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
 
 
 def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, complete: bool) -> None:
-    """Warn of rows without a counterpart on the other side, or raise ValueError if `complete`."""
+    """Warn of rows without a counterpart on the other side, or raise MissingRowsError if `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
         what = f"{len(without)} of {len(images)} images have no row there, the first is {_first(images, without[:1])}"
-        raise ValueError(f"{where}: {what}. Run the stage again on this dataset.")
+        raise MissingRowsError(f"{where}: {what}. Run the stage again on this dataset.")
     if len(without):
         message = "%s: %d of %d images have no row there and are used without caption: %s"
         logger.warning(message, where, len(without), len(images), _first(images, without))

@@ -176,10 +176,9 @@ class Captioning:
                 nothing: Iterable[list[Answer | None]] = repeat([None] * len(each.prompts.templates), len(each.split))
                 stored = nothing if store is None else each.answers(store)
                 for row, answers in zip(each.rows(), stored, strict=True):
-                    per_prompt = zip(row.prompts, each.prompts.choices, answers, strict=True)
-                    for prompt, choices, _ in (question for question in per_prompt if question[2] is None):
+                    for prompt, choices, answer in zip(row.prompts, each.prompts.choices, answers, strict=True):
                         tokens = image + len(prompt) / LETTERS_A_TOKEN, self.decoding.tokens_for(choices)
-                        total += np.array([1, *tokens])
+                        total += np.array([1, *tokens]) * (answer is None)
         return total
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:

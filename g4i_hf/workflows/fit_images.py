@@ -15,6 +15,7 @@ from .. import columns
 from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
+from ..data.joining import MissingRowsError
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images
 from ..data.stage import STAGE_FILE, images_of
@@ -92,9 +93,7 @@ class FitImages:
                 self.data = data
                 try:
                     splits = load_reviewed(data, self.folder)
-                except ValueError as error:
-                    if "have no row there" not in str(error):
-                        raise
+                except MissingRowsError as error:
                     remedy = "Run g4i fit with --captioner again, or without captions: --views image:student."
                     raise ValueError(f"{error} {remedy}") from error
         check_has_split(splits, "train")
@@ -262,11 +261,9 @@ def answered_before(
     """The data with the captions and answers in the folder of the fit about these images, where it has none."""
     if columns.ANSWER in training.column_names or not {CAPTION, ANSWER} & set(views):
         return data
-    stage = _stage_in(folder, "answers", data)
-    if num_captioned(training):
-        if stage is None or _stage_in(folder, "captions", data) is not None:  # those are older than the data's own
-            return data
-    elif stage is None and (stage := _stage_in(folder, "captions", data)) is None:
+    answers, captions = (_stage_in(folder, name, data) for name in ("answers", "captions"))
+    stage = answers or captions  # answers have the captions too
+    if stage is None or (captions and num_captioned(training)):  # those would replace the data's own
         return data
     say(f"Captions and answers: those of {stage.dataset_name}.")
     return stage
