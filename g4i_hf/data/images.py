@@ -26,7 +26,8 @@ from ..files import printable
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
+# Of an image folder, but no videos, and nothing for which Pillow starts Ghostscript
+IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS) - {".eps", ".mpeg", ".mpg", ".ps"}
 ROWS_AT_ONCE = 10_000
 
 
