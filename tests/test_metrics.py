@@ -21,7 +21,6 @@ from g4i_hf.evaluation.metrics import (
     retrieval_recall,
     split_metrics,
     update_results,
-    zero_shot_metrics,
 )
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.training.judging import accuracy_interval
@@ -140,25 +139,12 @@ def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_an
         retrieval_recall(np.full((2, 4), np.nan), EYE[:2])
 
 
-def test_a_class_is_the_mean_of_its_distinct_captions():
-    """
-    Class 0 has the captions x, x again, and y: with x counted twice the diagonal image would be nearer to class 1.
-    The row without label and the class without captions are left out.
-    """
-    one = np.float32([0.5, np.sqrt(0.75), 0, 0])
-    rows = split(["x", "x", "y", "z", "nobody's", None], [EYE[0], EYE[0], EYE[1], one, EYE[3], None])
-    embeds = [np.float32([0.72, 0.69, 0, 0]), EYE[0], EYE[3], EYE[1], EYE[3], EYE[3]]
-    found = zero_shot_metrics(predictions(embeds, [0, 0, 0, 1, -100, 2]), rows)
-    # the diagonal one, x and z are right; the third row is at right angles to both classes: a tie, so a miss
-    assert found == pytest.approx({"zero_shot_captions_accuracy": 3 / 4, "zero_shot_captions_chance": 1 / 2})
-
-
 def test_classes_by_names_are_those_that_the_split_shows():
     """Class 2, which image 1 is nearest to, is not in the split. Names of another size say nothing."""
     rows = Dataset.from_dict({"image_id": ["a", "b"]})
-    found = zero_shot_metrics(predictions([EYE[0], EYE[2] + 0.1 * EYE[1]], [0, 1]), rows, EYE[:3])
-    assert found == {"zero_shot_names_accuracy": 1.0, "zero_shot_names_chance": 0.5}
-    assert zero_shot_metrics(predictions(EYE[:2]), rows, EYE[:, :3]) == {}
+    found = split_metrics(predictions([EYE[0], EYE[2] + 0.1 * EYE[1]], [0, 1]), rows, "v", EYE[:3])
+    assert (found["v_zero_shot_accuracy"], found["v_zero_shot_chance"]) == (1.0, 0.5)
+    assert "v_zero_shot_accuracy" not in split_metrics(predictions(EYE[:2]), rows, "v", EYE[:, :3])
 
 
 def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):

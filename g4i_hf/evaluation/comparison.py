@@ -28,15 +28,13 @@ def shown_names(options: Mapping[str, Any]) -> dict[str, str]:
     return SHOWN | {"aligned": "with views"} if has_none else SHOWN
 
 
-ZERO_SHOT = "Zero-shot accuracy: the nearest class text, without the classifier"
 CALIBRATION = "Calibration of the classifier"
 
 ALL_MEASURES = {
     "accuracy": Measure("accuracy"),
     "recall_at_1": Measure("caption retrieval R@1", chance="chance_at_1"),
     "recall_at_5": Measure("caption retrieval R@5", chance="chance_at_5"),
-    "zero_shot_captions_accuracy": Measure("classes by captions", ZERO_SHOT, "zero_shot_captions_chance"),
-    "zero_shot_names_accuracy": Measure("classes by names", ZERO_SHOT, "zero_shot_names_chance"),
+    "zero_shot_accuracy": Measure("zero-shot accuracy", chance="zero_shot_chance"),
     "ece": Measure("ECE", CALIBRATION, lower_is_better=True),
     "adaptive_ece": Measure("adaptive ECE", CALIBRATION, lower_is_better=True),
     "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),

@@ -76,52 +76,35 @@ def retrieval_recall(
     image_embeds: np.ndarray, text_embeds: np.ndarray, ks: tuple[int, ...] = (1, 5), owners: np.ndarray | None = None
 ) -> dict[str, float]:
     """
-    Share of images with one of their captions among the k nearest.
+    Share of images with one of their texts among the k nearest.
 
     Args:
         image_embeds: (n, D) unit norm.
         text_embeds: (m, D) unit norm. Equal rows are one entry of the gallery.
         ks: sizes of the shortlist.
-        owners: (m,) the image of each caption; by default caption i describes image i. If an image has several
-            captions, the nearest counts.
-
-    Returns and raises the same as [`recall_at`].
-    """
-    captions, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
-    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
-    return recall_at(image_embeds, captions, owners, entries.reshape(-1), ks)
-
-
-def recall_at(
-    queries: np.ndarray, gallery: np.ndarray, query_of: np.ndarray, entry_of: np.ndarray, ks: tuple[int, ...] = (1, 5)
-) -> dict[str, float]:
-    """
-    Args:
-        queries: (n, D) unit norm.
-        gallery: (m, D) unit norm.
-        query_of, entry_of: (p,) pairs: entry `entry_of[i]` is a right answer to query `query_of[i]`. Every query has
-            at least one.
-        ks: sizes of the shortlist.
+        owners: (m,) the image of each text; by default text i is that of image i. Every image has at least one; of
+            several, the nearest counts.
 
     Returns:
-        `recall_at_k`, the share of queries with a right answer among the k nearest, where a wrong answer with an equal
-            cosine ranks first; `chance_at_k`, for k answers drawn at random; `gallery_size`.
+        `recall_at_k`, where a wrong text with an equal cosine ranks first; `chance_at_k`, for k texts drawn at random;
+            `gallery_size`.
 
     Raises:
         ValueError: for embeddings that are NaN or infinite.
     """
-    if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
+    if not (np.isfinite(image_embeds).all() and np.isfinite(text_embeds).all()):
         raise ValueError("Embeddings are NaN or infinite: the model, or the stage of text_embeds, is broken.")
-    gallery = gallery.astype(np.float32)
-    order = np.argsort(query_of, kind="stable")
-    query_of, entry_of = query_of[order], entry_of[order]
-    place = np.empty(len(queries), dtype=np.int64)
-    num_right = np.empty(len(queries), dtype=np.int64)
-    for rows in blocks(len(queries)):
-        cosines = queries[rows].astype(np.float32) @ gallery.T
-        first, last = np.searchsorted(query_of, [rows.start, rows.start + len(cosines)])
+    gallery, entries = np.unique(text_embeds.astype(np.float32), axis=0, return_inverse=True)
+    owners = np.arange(len(text_embeds)) if owners is None else np.asarray(owners)
+    order = np.argsort(owners, kind="stable")
+    owners, entries = owners[order], entries.reshape(-1)[order]
+    place = np.empty(len(image_embeds), dtype=np.int64)
+    num_right = np.empty(len(image_embeds), dtype=np.int64)
+    for rows in blocks(len(image_embeds)):
+        cosines = image_embeds[rows].astype(np.float32) @ gallery.T
+        first, last = np.searchsorted(owners, [rows.start, rows.start + len(cosines)])
         is_right = np.zeros(cosines.shape, dtype=bool)
-        is_right[query_of[first:last] - rows.start, entry_of[first:last]] = True
+        is_right[owners[first:last] - rows.start, entries[first:last]] = True
         best = np.where(is_right, cosines, -np.inf).max(1, keepdims=True)
         place[rows] = 1 + ((cosines >= best) & ~is_right).sum(1)
         num_right[rows] = is_right.sum(1)
@@ -179,10 +162,11 @@ def split_metrics(
 ) -> dict[str, Any]:
     """
     The metrics of a split, with its name as prefix: `samples`; the number of `labelled` rows, if not all are; over
-    labelled rows `accuracy`, [`calibration_metrics`] and [`zero_shot_metrics`], by captions and by `name_embeds`, text
-    embeddings of the class names; and [`retrieval_recall`] over rows with a caption.
+    labelled rows `accuracy`, [`calibration_metrics`] and `zero_shot_accuracy`, which assigns the class whose name is
+    nearest among the classes of the split, by `name_embeds` (num_labels, D); and [`retrieval_recall`] over rows with a
+    caption.
     """
-    labelled = predictions.labels >= 0
+    labelled, image_embeds = predictions.labels >= 0, predictions.image_embeds
     metrics: dict[str, Any] = {"samples": len(split)}
     if labelled.any():
         metrics |= {} if labelled.all() else {"labelled": int(labelled.sum())}
@@ -191,52 +175,14 @@ def split_metrics(
         )
         rows = slice(None) if labelled.all() else labelled  # a mask would copy the logits
         metrics |= calibration_metrics(predictions.logits[rows], predictions.labels[rows])
-        metrics |= zero_shot_metrics(predictions, split, name_embeds)
+        if name_embeds is not None and image_embeds is not None and name_embeds.shape[1] == image_embeds.shape[1]:
+            nearest = retrieval_recall(image_embeds[rows], name_embeds[predictions.labels[rows]], ks=(1,))
+            metrics |= {"zero_shot_accuracy": nearest["recall_at_1"], "zero_shot_chance": nearest["chance_at_1"]}
     if (texts := texts_of(split, predictions)) is not None:
         captioned = np.flatnonzero(texts.counts)
         owners = np.repeat(np.arange(len(captioned)), texts.counts[captioned])
-        metrics |= retrieval_recall(predictions.image_embeds[captioned], texts.embeds, owners=owners)
+        metrics |= retrieval_recall(image_embeds[captioned], texts.embeds, owners=owners)
     return {f"{name}_{figure}": value for figure, value in metrics.items()}
-
-
-def zero_shot_metrics(
-    predictions: Predictions, split: Dataset, name_embeds: np.ndarray | None = None
-) -> dict[str, float]:
-    """
-    Accuracy of assigning each labelled image the class with the nearest text, among the classes of the split. A text
-    that is as near as that of the right class counts as an error. Two kinds of text:
-
-    - `captions`: the mean over the distinct captions of the class in the split, including that of the image. Classes
-      without captions are not candidates, and their images are left out.
-    - `names`: the class name only.
-
-    `name_embeds` are (num_labels, D). Returns `zero_shot_captions_accuracy`, `zero_shot_captions_chance`,
-    `zero_shot_names_accuracy` and `zero_shot_names_chance`, if the split has the labels and texts.
-    """
-    vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    texts = texts_of(split, predictions)
-    if texts is not None:
-        labels = np.repeat(predictions.labels, texts.counts)
-        _, first = np.unique(np.stack([texts.text_keys, labels]), axis=1, return_index=True)
-        first = first[labels[first] >= 0]
-        classes, members = np.unique(labels[first], return_inverse=True)
-        sums = np.zeros((len(classes), texts.embeds.shape[1]), dtype=np.float32)
-        np.add.at(sums, members, texts.embeds[first])
-        vectors["captions"] = classes, sums
-    comparable = name_embeds is not None and predictions.image_embeds is not None
-    if comparable and name_embeds.shape[1] == predictions.image_embeds.shape[1]:
-        classes = np.unique(predictions.labels[predictions.labels >= 0])
-        vectors["names"] = classes, name_embeds[classes].astype(np.float32)
-    metrics: dict[str, float] = {}
-    for kind, (classes, embeds) in vectors.items():
-        rows = np.flatnonzero(np.isin(predictions.labels, classes))
-        if len(rows):
-            right = np.searchsorted(classes, predictions.labels[rows])
-            embeds = embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
-            recall = recall_at(predictions.image_embeds[rows], embeds, np.arange(len(rows)), right, ks=(1,))
-            metrics |= {f"zero_shot_{kind}_accuracy": recall["recall_at_1"]}
-            metrics |= {f"zero_shot_{kind}_chance": recall["chance_at_1"]}
-    return metrics
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
