@@ -109,16 +109,27 @@ class Calibration:
         return (1 - noise) * probabilities[places] + noise * by_chance, np.broadcast_to(1 - noise, len(predicted))
 
 
-def inverse_temperature(logits: np.ndarray, log_prior: np.ndarray, confidence: float) -> float:
-    """The one whose mean probability of the most probable class is `confidence`, within e^-5 to e^5."""
+def inverse_temperature(
+    logits: np.ndarray,
+    log_prior: np.ndarray | float,
+    confidence: float,
+    weights: np.ndarray | None = None,
+    between: tuple[float, float] = (np.exp(-5.0), np.exp(5.0)),
+    xtol: float = 0.01,
+) -> float:
+    """
+    The one whose mean probability of the most probable class, with these weights (n,), is `confidence`; `xtol` is the
+    precision of its logarithm.
+    """
 
     def excess(log_inverse: float) -> float:
-        return softmax(np.exp(log_inverse) * logits + log_prior, axis=1).max(1).mean() - confidence
+        most = softmax(np.exp(log_inverse) * logits + log_prior, axis=1).max(1)
+        return np.average(most, weights=weights) - confidence
 
-    low, high = -5.0, 5.0
+    low, high = np.log(between)
     if excess(low) > 0 or excess(high) < 0:
-        return float(np.exp(low if excess(low) > 0 else high))
-    return float(np.exp(root_scalar(excess, bracket=(low, high), xtol=0.01).root))
+        return float(between[0] if excess(low) > 0 else between[1])
+    return float(np.exp(root_scalar(excess, bracket=(low, high), xtol=xtol).root))
 
 
 # --- Accuracy over all rows, estimated from held-out rows ------------------------------------------------------------

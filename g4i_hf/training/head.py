@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
-from scipy.special import softmax
 
 from ..label_model.view_model import minimise
 from ..modeling import AlignedImageClassification
@@ -19,7 +17,6 @@ MAX_ITER = 60
 TOLERANCE, ROUGH = 1e-7, 1e-5  # change of the mean loss at which to stop; `ROUGH` while selecting a strength
 FEWEST_JUDGED = 20  # held-out rows needed to select a strength
 SHARPNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # factors of the logits
-LEAST_FACTOR, MOST_FACTOR = 0.02, 50.0  # of logits
 TINY = 1e-9
 
 
@@ -104,22 +101,6 @@ def best_strength(
             break
         best, most = strength, float(likelihoods.max())
     return best
-
-
-def factor_of_confidence(logits: np.ndarray, accuracy: float, weights: np.ndarray | None = None) -> float:
-    """
-    The factor of logits (n, C) at which the mean probability of the predicted class, with these weights (n,), is this
-    accuracy.
-    """
-
-    def excess(log_factor: float) -> float:
-        confidence = softmax(np.exp(log_factor) * logits, axis=1).max(1)
-        return float(np.average(confidence, weights=weights)) - accuracy
-
-    low, high = np.log(LEAST_FACTOR), np.log(MOST_FACTOR)
-    if excess(low) > 0 or excess(high) < 0:
-        return LEAST_FACTOR if excess(low) > 0 else MOST_FACTOR
-    return float(np.exp(brentq(excess, low, high, xtol=1e-3)))
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

@@ -8,17 +8,18 @@ import numpy as np
 
 from ..data.labels import GOLD, PICKED
 from ..label_model import LabelModel, View
-from ..label_model.calibration import HeldOut
+from ..label_model.calibration import HeldOut, inverse_temperature
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..label_model.plan import choose, facts_of
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, factor_of_confidence, fit_head
+from .head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
 from .judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 
 KEPT_SHARE, FEWEST_KEPT, MOST_KEPT = 0.2, 100, 5_000  # of the unlabelled images, to judge both layers
 FOLDS = 5
 QUICK = 2e7  # rows x features x classes, above which data is large
 UNSEEN = 0.01  # rows of each class with a label that no other has
+FACTORS = (0.02, 50.0)  # of logits, the least and the largest
 HALF_TRUSTED = 10  # images that set the confidence of a classifier by half
 ENOUGH_JUDGED = 100  # labelled rows that select the strength of the regularisation in large data
 VALIDATION, KEPT, IN_TURN = "validation", "kept", "folds"
@@ -140,7 +141,8 @@ class Judge:
         factors = dict.fromkeys(self.logits, 1.0)
         for name, estimate in self.judgement().accuracies.items():
             share = float(np.clip(estimate.share, least, 1 - least))
-            factors[name] = factor_of_confidence(self.logits[name], share, weights) ** trust
+            factor = inverse_temperature(self.logits[name], 0.0, share, weights, FACTORS, xtol=1e-3)
+            factors[name] = factor**trust
         return factors
 
     def rows_alone(self) -> "Judge":
