@@ -4,7 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
@@ -28,7 +27,6 @@ MOST_BAD, MOST_BAD_SHARE = 10, 0.01
 CHECK_ALL_BELOW = 50_000  # images, above which only a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # for the rounding of float16
 BATCH = 10_000  # vectors checked at once
-Warned = Iterator[tuple[str, str, int]]  # a warning, its first place, and a count
 
 
 def labels_of(split: Dataset) -> np.ndarray:
@@ -87,26 +85,16 @@ def check_split(
     text_embed_dim: int | None = None,
     training: bool = True,
     require_labels: bool = True,
-) -> dict[str, int]:
+) -> None:
     """
-    Check ids, labels and text embeddings of a split; returns counts of the warnings. Raises ValueError for the first
-    error. With `text_embed_dim`, that of the model, the split must have text embeddings. `training` warns of missing
-    examples and captions.
+    Check ids, labels and text embeddings of a split. Raises ValueError for the first error. With `text_embed_dim`,
+    that of the model, the split must have text embeddings. `training` warns of missing labels, examples and captions.
     """
     check_image_ids(split, name)
-    of_training = chain(
-        _check_labels(split, name, num_labels, require_labels),
-        _check_captions(split, name),
-        _check_text_embeds(split, name, text_embed_dim),
-    )
-    counts: Counter[str] = Counter()
-    places: dict[str, str] = {}
-    for what, place, count in [warning for warning in of_training if training]:  # errors are raised in any case
-        counts[what] += count
-        places.setdefault(what, place)
-    for what, count in sorted(counts.items()):
-        logger.warning("Split %r: %s %s; %s", name, f"{count:,}", what, places[what])
-    return dict(counts)
+    warnings = _check_labels(split, name, num_labels, require_labels)
+    warnings += _check_text_embeds(split, name, text_embed_dim)
+    for warning in warnings if training else ():
+        logger.warning("Split %r: %s", name, warning)
 
 
 def captioned_splits(images: DatasetDict) -> dict[str, Dataset]:
@@ -140,51 +128,40 @@ def check_captioned(splits: Mapping[str, Dataset], name: str) -> None:
     )
 
 
-def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> Warned:
-    unlabelled = "rows without a label"
+def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bool) -> list[str]:
+    """Warnings. ValueError for a label out of range or, if they are required, a missing one."""
     if columns.LABEL not in split.column_names:
         if require_labels:
             raise ValueError(
                 f"Split {name!r} has no column 'label'. {columns.its_columns(columns.LABEL, split.column_names)}"
             )
-        yield unlabelled, "column 'label'", len(split)
-        return
-    seen = set()
+        return [f"{len(split):,} rows without a label"]
+    counts: Counter[int | None] = Counter()
     for row, label in enumerate(values_of(split, columns.LABEL)):
-        seen.add(label)
-        if label is None or label == -1:
-            if require_labels:
-                where = f"Split {name!r}, column 'label', row {row}"
-                raise ValueError(
-                    f"{where}: unlabelled ({label}). Label the row, remove it, or give --unlabelled keep, or drop."
-                )
-            yield unlabelled, f"column 'label' (first: row {row})", 1
-        elif not 0 <= label < num_labels:
+        counts[label] += 1
+        where = f"Split {name!r}, column 'label', row {row}"
+        if label is not None and not -1 <= label < num_labels:
             known = f"there are {num_labels} classes (0 to {num_labels - 1}). Correct it"
-            raise ValueError(f"Split {name!r}, column 'label', row {row}: {label} is out of range, {known}.")
-    empty = sorted(set(range(num_labels)) - seen)
-    if empty:
-        feature = split.features[columns.LABEL]
-        first = f"class {empty[0]}"
+            raise ValueError(f"{where}: {label} is out of range, {known}.")
+        if label in (None, -1) and require_labels:
+            remedy = "Label the row, remove it, or give --unlabelled keep, or drop."
+            raise ValueError(f"{where}: unlabelled ({label}). {remedy}")
+    unlabelled = counts[None] + counts[-1]
+    warnings = [f"{unlabelled:,} rows without a label"] if unlabelled else []
+    if empty := sorted(set(range(num_labels)) - set(counts)):
+        first, feature = f"class {empty[0]}", split.features[columns.LABEL]
         if isinstance(feature, ClassLabel):  # perhaps a misspelt folder of another split
             unseen = feature.names[empty[0]]
             first = repr(unseen) + did_you_mean(unseen, [other for other in feature.names if other != unseen])
-        yield "classes without an example", f"column 'label' (first: {first})", len(empty)
+        warnings.append(f"{len(empty):,} classes without an example, the first is {first}")
+    return warnings
 
 
-def _check_captions(split: Dataset, name: str) -> Warned:
-    if columns.TEXT_EMBEDS not in split.column_names:
-        return
-    if columns.CAPTION in split.column_names:
-        for row, captions in enumerate(caption_lists(split)):
-            if not captions:
-                yield "rows without caption, trained on their label alone", f"column 'caption' (first: row {row})", 1
-
-
-def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
+def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> list[str]:
+    """Warnings. ValueError for a wrong vector or, for a model of `dim` dimensions, none."""
     if columns.TEXT_EMBEDS not in split.column_names:
         if dim is None:
-            return
+            return []
         raise ValueError(
             f"Split {name!r} has no column 'text_embeds'. Its columns: {', '.join(split.column_names)}. Make it with "
             "g4i embed, rename yours, or give --text_encoder."
@@ -220,10 +197,13 @@ def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> Warned:
                     f"{where}row {rows[start + bad.argmax()]}: {what}. Embed this caption again, with unit norm, or "
                     "set the row's text_embeds to null to train it on its label alone."
                 )
-    empty = np.flatnonzero(embeds.counts == 0)
-    if len(empty):
-        what = "rows without text_embeds, trained on their label alone"
-        yield what, f"column 'text_embeds' (first: row {empty[0]})", len(empty)
+    has_text = embeds.counts > 0
+    if columns.CAPTION in split.column_names:
+        has_text &= np.fromiter(map(bool, caption_lists(split)), dtype=bool)
+    if has_text.all():
+        return []
+    without, first = (~has_text).sum(), has_text.argmin()
+    return [f"{without:,} rows without caption or text_embeds, trained on their label alone (first: row {first})"]
 
 
 def sampled(rows: Sequence[int]) -> Sequence[int]:

@@ -5,7 +5,6 @@ Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and the 
 import base64
 import io
 import logging
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,22 +158,13 @@ def decode(image: dict[str, Any] | None, max_side: int) -> PILImage.Image:
     """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
         opened = open_image({"bytes": content_of(image), "path": None})
-        if opened.format in ("JPEG", "MPO") and max(opened.size) > max_side:
-            # It can be decoded at a half, a quarter or an eighth, if that is not below the requested size
-            scale = max_side / max(opened.size)
-            opened.draft(None, (math.ceil(opened.width * scale), math.ceil(opened.height * scale)))
-        return _shrunk(to_rgb(opened), max_side)
+        if opened.format in ("JPEG", "MPO"):  # which can be decoded at a half, a quarter or an eighth of its size
+            opened.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)
+        upright = to_rgb(opened)
+        upright.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)  # never enlarges
+        return upright
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise UndecodableImage(why_unreadable(error)) from None
-
-
-def _shrunk(image: PILImage.Image, max_side: int) -> PILImage.Image:
-    """With a longest side of at most `max_side` pixels; never enlarged."""
-    scale = max_side / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, PILImage.Resampling.LANCZOS)
 
 
 def data_uri(image: dict[str, Any] | None, max_side: int) -> str:
