@@ -334,28 +334,28 @@ class Release(Command):
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
             )
         check_paths(baseline=args.baseline)
-        if args.run and not is_of_fit(args.run) and not (Path(args.run) / "stage.json").is_file():
+        if args.run and not is_of_fit(args.run):
             check_run(args.run, args.weights)
         if args.push_to_hub or args.dry_run:  # before anything is written
             require("detect_secrets", "hub", "The scan for secrets before a push")
 
     def run(self, args) -> None:
-        from .hub.push import check_publishable
-        from .hub.release import Release
+        from .hub.push import check_publishable, push_folder
+        from .hub.release import build_release, listed
 
         if args.dry_run:
             with tempfile.TemporaryDirectory() as scratch:
-                release = Release(args, Path(scratch))
-                release.build()
-                say("\n".join([*release.lines, *release.listed()]))
-                check_publishable(release.folder)
+                folder, lines = build_release(args, Path(scratch))
+                say("\n".join([*lines, *listed(folder, args)]))
+                check_publishable(folder)
             say("No local path, host name or token was found. Nothing was written or pushed.")
             return
-        release = Release(args)
-        release.build()
-        say("\n".join(release.lines))
+        folder, lines = build_release(args)
+        say("\n".join(lines))
         if args.push_to_hub:
-            say(f"Pushed {release.folder} to {release.push()}")
+            where = args.repo_id, "dataset" if args.stage else "model"
+            url = push_folder(folder, *where, private=args.private, replace=args.replace)
+            say(f"Pushed {folder} to {url}")
 
 
 COMMANDS: dict[str, Any] = {

@@ -201,9 +201,8 @@ def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded
 
 def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, embedded, tmp_path):
     for folder, words in (
-        (stages / "pictures", "is no stage: it holds no stage.json"),
-        (stages / "runs", f"Name one of those in it: {stages / 'runs' / 'captions'}"),
-        (embedded, "made of a stage already"),
+        (stages / "pictures", "is no such stage. Name a folder of captions"),
+        (embedded, "is a dataset already: push it as it is"),
     ):
         with pytest.raises(ValueError, match=words):
             build_dataset(folder, tmp_path / "out")
@@ -213,16 +212,6 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
         with pytest.raises(ValueError, match="holds no dataset that was released"):
             build_dataset(stages / "runs" / "embeddings", place)
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
-
-
-def test_captions_are_not_published_as_their_own_images(tmp_path):
-    (tmp_path / "photos").mkdir()
-    for source, images_id in (("me/pictures", None), ("../photos", "me/pictures")):
-        stage = captions_stage(tmp_path / "stage", ["a"], source=source)
-        for repo_id in ("me/pictures", "Me/Pictures", "pictures"):
-            with pytest.raises(ValueError, match=f"repo_id is {repo_id}, and the images are me/pict.*point at itself"):
-                build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
-    build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)
 
 
 def test_ids_that_are_paths_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from g4i_hf.hub.push import check_publishable, list_files
+from g4i_hf.hub.push import check_publishable
 
 HOST = "gpu-box-17.corp"
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
@@ -86,18 +86,6 @@ def test_pickles_are_refused_by_name(folder):
         (folder / name).write_bytes(b"x")
         refused(folder, f"{name} may be a pickle")
         (folder / name).unlink()
-
-
-def test_what_is_pushed_and_what_is_looked_at_are_the_same(folder):
-    for name in ("__pycache__/c.py", ".git/config", ".cache/x.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(f"{HOME}/data")
-    check_publishable(folder)
-    assert list_files(folder) == []
-    (folder / "cache").mkdir()
-    (folder / "cache" / "z").write_text(f"{HOME}/data")
-    assert [name for name, _ in list_files(folder)] == ["cache/z"]
-    refused(folder, "holds a path")
 
 
 def test_other_variables_and_names_of_machines_are_words(folder, monkeypatch):

@@ -72,8 +72,8 @@ def build_dataset(
         repo_id: of the card's snippets.
 
     Raises:
-        ValueError: when it is no stage, an image cannot be read, an id is a path, `repo_id`
-            is that of the images, or `output_dir` holds something else.
+        ValueError: when it is no stage, an image cannot be read, an id is a path, or `output_dir` holds something
+            else.
         FileNotFoundError: when images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -85,7 +85,9 @@ def build_dataset(
         _check_ids(split, name)
     public = public_stage(stage, with_images=with_images, images_id=images_id)
     public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
-    _check_source(public, repo_id)
+    if public.get("source_name") and not with_images:
+        words = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
+        logger.warning(words, public["source_name"])
     shown = [column for column in (columns.LABEL, columns.CAPTION) if column in features]
     public["nulls"] = {column: {name: _nulls(split, column) for name, split in splits.items()} for column in shown}
     date = datetime.fromtimestamp((stage / STAGE_FILE).stat().st_mtime, UTC).date().isoformat()
@@ -103,27 +105,10 @@ def build_dataset(
 
 
 def _check_stage(folder: Path) -> None:
-    if (made := read_stage(folder)) is None:
-        stages = sorted(str(file.parent) for file in folder.rglob(STAGE_FILE))
-        remedy = f"one of those in it: {', '.join(stages[:3])}" if stages else "a folder of captions or embeddings"
-        raise ValueError(f"{folder} is no stage: it holds no {STAGE_FILE}. Name {remedy}.")
-    if made.get("stage") == "view":
-        raise ValueError(f"{folder} is a view for g4i fit. Name a folder of captions or embeddings.")
-    if made.get("published"):
-        raise ValueError(f"{folder} is a dataset that was made of a stage already. Push it as it is.")
-
-
-def _check_source(public: dict[str, Any], repo_id: str | None) -> None:
-    """ValueError for a stage that would be published as the dataset of its images."""
-    ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
-    if ours and (ours == theirs or ("/" not in ours and ours == theirs.split("/")[-1])):
-        raise ValueError(
-            f"repo_id is {repo_id}, and the images are {public['source']}: a dataset there would point at itself. "
-            "Give it an id of its own, with its namespace, as in me/my-captions."
-        )
-    if public.get("source_name") and not public["with_images"]:
-        words = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
-        logger.warning(words, public["source_name"])
+    made = read_stage(folder)
+    if made is None or made.get("stage") == "view" or made.get("published"):
+        what = "is a dataset already: push it as it is" if made and made.get("published") else "is no such stage"
+        raise ValueError(f"{folder} {what}. Name a folder of captions or embeddings, which holds a {STAGE_FILE}.")
 
 
 def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:

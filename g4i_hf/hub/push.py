@@ -151,7 +151,6 @@ def clear_errors(repo_id: str) -> Iterator[None]:
 
 
 SECRETS = "The scan for secrets before a push"
-NEVER_PUBLISHED = {"__pycache__", ".cache", ".git"}  # folders
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 NOISY = {"ArtifactoryDetector", "IPPublicDetector"}  # these match ordinary words and version numbers
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)(_|$)|(^|_)(PASS|AUTH)(_|$)")
@@ -159,13 +158,9 @@ SHORTEST_SECRET, SHORTEST_HOST = 12, 6  # shorter ones are ordinary words
 
 
 def list_files(folder: str | Path) -> list[tuple[str, int]]:
-    """Name and size in bytes of every file of a released folder that is published, sorted by name."""
-    root, files = Path(folder), []
-    for path in root.rglob("*"):
-        name = path.relative_to(root)
-        if path.is_file() and not NEVER_PUBLISHED & set(name.parts):
-            files.append((name.as_posix(), path.stat().st_size))
-    return sorted(files)
+    """Name and size in bytes of every file of a released folder, sorted by name."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
 def check_publishable(folder: str | Path) -> None:

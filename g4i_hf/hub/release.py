@@ -12,7 +12,6 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig
 
-from ..data.stage import STAGE_FILE
 from ..evaluation.comparison import ComparisonRow, as_text
 from ..evaluation.metrics import read_results
 from ..evaluation.predict import load_run
@@ -21,7 +20,7 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
-from ..names import LABELS_ONLY, WITH_VIEWS, check_run, is_of_fit, require, run_of, why_missing
+from ..names import LABELS_ONLY, WITH_VIEWS, is_of_fit, require, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import read_lineage, read_options, resolved_options
@@ -84,9 +83,28 @@ def release_with_card(
         if not isinstance(model.config.student_config, TimmWrapperConfig):  # whose config.json is enough
             saved_processor(run, model.config.student_config).save_pretrained(folder)
         give_usual_permissions(folder)
-        if args.aligned and aligns(read_options(run_of(run))) is not False:
+        options = read_options(run_of(run)) if options is None else options
+        with_aligned = args.aligned and aligns(options) is not False
+        if with_aligned:
             _save_aligned(model, run, folder / ALIGNED)
-        rows = write_card(folder, args, model, processor, options)
+        lineage, rows = read_lineage(run_of(run)), comparison(args)
+        student = Student(
+            **_facts(model, processor),
+            weights=args.weights,
+            options=options,
+            lineage=lineage,
+            rows=rows,
+            **measured(args),
+            aligned=with_aligned,
+            onnx=args.onnx,
+            model_id=args.repo_id or "path/to/student",
+            license=args.license,
+            weights_license=weights_license(lineage),
+        )
+        if NONCOMMERCIAL.search(student.weights_license or ""):
+            message = "The starting weights (%s) are under %s, which forbids commercial use, regardless of --license."
+            logger.warning(message, lineage["student"]["name"], student.weights_license)
+        student_card(student).save(folder / "README.md")
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         (folder / MANIFEST).touch()
@@ -115,7 +133,11 @@ def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> 
 
 
 def place_of(args: ReleaseArguments) -> Path:
-    return Path(args.output_dir) if args.output_dir else Path(args.run) / "student"
+    if args.output_dir or args.run:
+        return Path(args.output_dir or Path(args.run) / "student")
+    stage = Path(args.stage)
+    stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
+    return stage.with_name(f"{stage.name}-dataset")
 
 
 def check_place(folder: Path, run: Path) -> None:
@@ -167,37 +189,6 @@ def weights_license(lineage: dict[str, Any]) -> str | None:
     except (OSError, ValueError):  # of the Hub or the network, or an invalid card
         return None
     return card.get("license_name") or card.get("license")
-
-
-def write_card(
-    student_dir: Path,
-    args: ReleaseArguments,
-    model: AlignedImageClassification,
-    processor: BaseImageProcessor,
-    options: dict[str, Any] | None = None,
-) -> list[ComparisonRow]:
-    """Write README.md into a released student; returns its metrics. `options`: by default of `train.yaml`."""
-    run = Path(args.run)
-    lineage, rows = read_lineage(run_of(run)), comparison(args)
-    student = Student(
-        **_facts(model, processor),
-        weights=args.weights,
-        options=read_options(run_of(run)) if options is None else options,
-        lineage=lineage,
-        rows=rows,
-        **measured(args),
-        aligned=(student_dir / ALIGNED).is_dir(),
-        onnx=args.onnx or (student_dir / ONNX_FILE).is_file(),
-        model_id=args.repo_id or "path/to/student",
-        license=args.license,
-        weights_license=weights_license(lineage),
-    )
-    card = student_card(student)
-    if NONCOMMERCIAL.search(student.weights_license or ""):
-        message = "The starting weights (%s) are under %s, which forbids commercial use, regardless of --license."
-        logger.warning(message, lineage["student"]["name"], student.weights_license)
-    card.save(student_dir / "README.md")
-    return rows
 
 
 def _facts(model: AlignedImageClassification, processor: BaseImageProcessor) -> dict[str, Any]:
@@ -261,85 +252,37 @@ class StudentPublisher:
         )
 
 
-# --- From options to a released folder, and the push -----------------------------------------------------------------
+# --- The command -----------------------------------------------------------------------------------------------------
 
 
-class Release:
-    """Builds and pushes a student or a dataset; the command prints `lines`. A dry run writes into `scratch`."""
-
-    def __init__(self, args: ReleaseArguments, scratch: Path | None = None):
-        self.args = args = with_run_of_fit(args)
-        self.repo_type = "dataset" if args.stage else "model"
-        self.place = dataset_place(args) if args.stage else place_of(args)
-        self.folder = scratch / self.place.resolve().name if scratch else self.place  # where it is written
-        self.lines: list[str] = []
-
-    def build(self) -> None:
-        """Raise ValueError or OSError if there is no such run or stage, and for one that cannot be released."""
-        folder = Path(self.args.stage or self.args.run)
-        is_stage, is_run = (folder / STAGE_FILE).is_file(), (folder / "model.safetensors").is_file()
-        if self.args.run and is_stage and not is_run:
-            raise ValueError(f"{folder} is a stage, no run. Release it as a dataset: --stage {folder}, without --run.")
-        if self.args.stage and is_run and not is_stage:
-            raise ValueError(f"{folder} is a run, no stage. Release its student: --run {folder}, without --stage.")
-        if self.args.stage:
-            self._build_dataset(folder)
-        else:
-            self._build_student(folder)
-        self.lines.append(f"{'license':10}{self.args.license or 'none: give one with --license'}")
-
-    def _build_dataset(self, stage: Path) -> None:
-        args = self.args
-        check_replaceable(self.place, *OF_DATASET)
-        build_dataset(
-            stage,
-            self.folder,
-            with_images=args.with_images,
-            images_id=args.images_id,
-            license=args.license,
-            repo_id=args.repo_id,
-        )
-        self._say("dataset", self.place, "Parquet files and a card, for datasets.load_dataset")
-
-    def _build_student(self, run: Path) -> None:
-        args = self.args
-        if args.baseline:
-            check_run(args.baseline)
-        check_place(self.place, run)
-        _, rows = release_with_card(replace(args, output_dir=str(self.folder)))
+def build_release(args: ReleaseArguments, scratch: Path | None = None) -> tuple[Path, list[str]]:
+    """
+    Builds a student or a dataset, in a dry run within `scratch`. Returns its folder, and lines for the user. Raises
+    ValueError or OSError for a run or stage that cannot be released.
+    """
+    args = with_run_of_fit(args)
+    place, lines = place_of(args), list[str]()
+    folder = scratch / place.resolve().name if scratch else place
+    if args.stage:
+        check_replaceable(place, *OF_DATASET)
+        given = {name: getattr(args, name) for name in ("with_images", "images_id", "license", "repo_id")}
+        build_dataset(args.stage, folder, **given)
+        lines.append(f"dataset   {place}  (Parquet files and a card, for datasets.load_dataset)")
+    else:
+        check_place(place, Path(args.run))
+        _, rows = release_with_card(replace(args, output_dir=str(folder)))
         if rows:
-            self.lines.append(f"\n{as_text(rows)}\n")
-        self._say("student", self.place, "a plain checkpoint, for AutoModelForImageClassification.from_pretrained")
-        self._say("run", run, "the aligned model, options, figures, predictions")
-        if (run.parent / "report.html").exists():
-            self._say("report", run.parent / "report.html", "an HTML report with images")
-
-    def _say(self, name: str, path: Path, what: str) -> None:
-        self.lines.append(f"{name:10}{path}  ({what})")
-
-    # --- The Hub -----------------------------------------------------------------------------------------------------
-
-    def listed(self) -> list[str]:
-        """The files that would be pushed, for a dry run."""
-        files = list_files(self.folder)
-        where = self.args.repo_id or "a repository that --repo_id names"
-        visibility = "private" if self.args.private else "public"
-        total = tqdm.format_sizeof(sum(size for _, size in files), "B")
-        what = f"{len(files)} files, {total}"
-        lines = [f"\nWould be pushed as a {self.repo_type} to {where}, {visibility} if new: {what}"]
-        return lines + [f"{tqdm.format_sizeof(size, 'B'):>10}  {name}" for name, size in files]
-
-    def push(self) -> str:
-        return push_folder(
-            self.folder,
-            self.args.repo_id,
-            self.repo_type,
-            private=self.args.private,
-            replace=self.args.replace,
-        )
+            lines.append(f"\n{as_text(rows)}\n")
+        lines.append(f"student   {place}  (a plain checkpoint, for AutoModelForImageClassification.from_pretrained)")
+        lines.append(f"run       {args.run}  (the aligned model, options, figures, predictions)")
+    return folder, [*lines, f"license   {args.license or 'none: give one with --license'}"]
 
 
-def dataset_place(args: ReleaseArguments) -> Path:
-    stage = Path(args.stage)
-    stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
-    return Path(args.output_dir or stage.with_name(f"{stage.name}-dataset"))
+def listed(folder: Path, args: ReleaseArguments) -> list[str]:
+    """The files that would be pushed, for a dry run."""
+    files = list_files(folder)
+    where = args.repo_id or "a repository that --repo_id names"
+    visibility = "private" if args.private else "public"
+    total = tqdm.format_sizeof(sum(size for _, size in files), "B")
+    lines = [f"\nWould be pushed to {where}, {visibility} if new: {len(files)} files, {total}"]
+    return lines + [f"{tqdm.format_sizeof(size, 'B'):>10}  {name}" for name, size in files]

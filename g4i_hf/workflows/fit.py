@@ -33,7 +33,7 @@ from ..evaluation.predict import Predictions
 from ..evaluation.report import suspicious_cards, suspicious_rows, write_fit_report
 from ..files import check_replaceable, portable, replace_text
 from ..hub.push import OF_STUDENT
-from ..hub.release import Release, baseline_of_fit
+from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
 from ..label_model.plan import doubtful_labels
 from ..modeling.processing import EvalTransform
@@ -248,7 +248,7 @@ class Fit:
             finetuned = results["finetuned_runs"]
             baseline = baseline_of_fit(self.folder, released, finetuned)
             run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
-            Release(ReleaseArguments(run=run, baseline=baseline, output_dir=student)).build()
+            release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
             results |= {"released": released, "finetuned": released in finetuned}
             replace_text(self.folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
             text = (self.folder / CONFIG).read_text(encoding="utf-8")
