@@ -18,7 +18,7 @@ import pytest
 import timm
 import torch
 from caption_doors import ROOT, WORKERS
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 from doors import TWO_PROCESSES, succeed
 from loaded import PYTHON, real
 from processes import happens
@@ -199,6 +199,13 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"Scores in p tell the class of \d+% of the images \(95% interval", said)
     assert "Features of clip tell the class of" in said and "3 of 60 labels are suspicious" in said
+
+
+def test_a_view_without_class_names_is_one_of_any_classes(tmp_path, static_folder):
+    feature = List(Value("float16"), length=6)  # which another encoder made, so that names cannot stand beside them
+    images = images_of(4, labels=True).add_column("text_embeds", np.eye(4, 6).tolist(), feature=feature)
+    folder = embed_view(images, "caption", tmp_path, text_encoder=str(static_folder))
+    assert read(folder, images, ["a", "b"]).class_values is None
 
 
 INTERRUPTED = """

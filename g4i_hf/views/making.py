@@ -97,10 +97,10 @@ def digests_of(views: list[str], training: Dataset) -> dict[str, str]:
         kind, _, what = view.partition(":")
         if kind == "image" and Path(what).is_dir():
             digests[f"the encoder {what}"] = folder_digest(what)
-        elif kind == "scores" and what in training.column_names:
-            digests[f"the scores {what}"] = content_digest(json.dumps(training[what][:]).encode())
         elif view not in OWN_VIEWS and Path(view, STAGE_FILE).is_file():
             digests[f"the view {view}"] = folder_digest(view)
+        elif kind != "image" and what in training.column_names:
+            digests[f"the {kind} {what}"] = content_digest(json.dumps(training[what][:]).encode())
     return digests
 
 
@@ -117,11 +117,11 @@ def other_views(
     for view in views:
         if view in OWN_VIEWS:
             continue
-        if view.startswith(("image:", "scores:")):
+        if Path(view).is_dir():
+            name, values = read_view(view, images, id2label)
+        else:
             new = new_view(view, images, id2label, output_dir, accelerator)
             name, values = new.name, new.view()
-        else:
-            name, values = read_view(view, images, id2label)
         if name in made:
             raise ValueError(f"Two views are called {name!r} (views). Leave one out.")
         made[name] = values

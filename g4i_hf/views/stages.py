@@ -38,7 +38,7 @@ class NewView:
     """A view that is to be made of N images."""
 
     name: str  # without the place of a folder
-    knows_classes: bool  # whether it has values of the class names, or a column a class
+    knows_classes: bool  # whether it has values of the class names
     depends_on: dict[str, Any]  # for `stage.json`; a stage of the same is the same view
     values: Callable[[], np.ndarray]  # called by all processes, (N, D)
     class_values: Callable[[], np.ndarray | None]  # called by the first process, (C, D); None without any
@@ -46,7 +46,8 @@ class NewView:
 
     @classmethod
     def of(cls, name: str, view: View) -> "NewView":
-        return cls(name, True, {"values_digest": view.digest()}, lambda: view.values, lambda: view.class_values)
+        names, depends_on = view.class_values, {"values_digest": view.digest()}
+        return cls(name, names is not None, depends_on, lambda: view.values, lambda: names)
 
     def view(self) -> View:
         """As [`as_view`]; called by all processes, without class names but in the first."""

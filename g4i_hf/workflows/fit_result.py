@@ -285,13 +285,12 @@ def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
 
 def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] if ":" in name else name for name in views}
-    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores", IMAGE: ""}
-    words_of = [own.get(kind, "views of your own") for kind in kinds.values()]
+    kinds = {name: name.partition(":")[0] for name in views}
+    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
+    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
     if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
         words_of.append("class names")
-    order = ("captions", "answers", "scores", "class names", "views of your own")
-    return [words for words in order if words in words_of]
+    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
 
 
 def listed(words: Sequence[str]) -> str:
