@@ -113,8 +113,8 @@ class AlignmentTerm:
         return [inputs["image_keys"], inputs["caption_keys"], *by_class]
 
     def _logit_settings(self, outputs: AlignedImageClassifierOutput) -> tuple[LogitSettings, Terms]:
+        settings = LogitSettings(self.args.align_temperature)
         if not self.learns_logits:
-            return LogitSettings(self.args.align_temperature), {}
-        learned = {name: outputs[name] for name in ("logit_scale", "logit_bias")}
-        terms = {name: (value, torch.ones_like(value)) for name, value in learned.items()}
-        return LogitSettings(1 / outputs.logit_scale, outputs.logit_bias), terms
+            return settings, {}
+        terms = {name: (outputs[name], torch.ones_like(outputs[name])) for name in ("logit_scale", "logit_bias")}
+        return replace(settings, temperature=1 / outputs.logit_scale, bias=outputs.logit_bias), terms
