@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,15 @@ def image_features(
     accelerator: Accelerator,
     num_workers: int = 0,
     description: str = "Image features",
-    known: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """
     (n, F) float32 features of images, on every process. Those that `folder` lacks are computed on all processes and
-    stored every `ROWS_A_FILE` images, in a subfolder for each encoder and preprocessing: another call resumes, or adds
-    images. `known` has features by digest of the image.
+    stored every `ROWS_A_FILE` images: another call resumes, or adds images. They are in a subfolder for each encoder,
+    its preprocessing and the precision of the device.
     """
-    folder = features_folder(encoder, folder, accelerator)
-    digests, given = image_digests(images)[columns.IMAGE_DIGEST], dict(known or {})
-    known = given | _read(folder)
+    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
+    folder = Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
+    digests, known = image_digests(images)[columns.IMAGE_DIGEST], _read(folder)
     first_row = {digest: row for row, digest in reversed(list(enumerate(digests)))}
     rows = [row for digest, row in first_row.items() if digest not in known]
     accelerator.wait_for_everyone()
@@ -104,14 +103,8 @@ def image_features(
         missing = [digests[row] for row in rows]
         _compute(encoder, images.select(rows), missing, folder, accelerator, num_workers, description)
         accelerator.wait_for_everyone()
-        known = given | _read(folder)
+        known = _read(folder)
     return np.stack([known[digest] for digest in digests])
-
-
-def features_folder(encoder: ImageEncoder, folder: str | Path, accelerator: Accelerator) -> Path:
-    """That of one encoder, its preprocessing and the precision of the device."""
-    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
-    return Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:

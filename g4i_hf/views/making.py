@@ -24,11 +24,11 @@ from ..label_model.plan import ANSWER, CAPTION, IMAGE, captions_view
 from ..label_model.views import has_value
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
-from ..training.features import FEATURES, features_folder, image_features
+from ..training.features import FEATURES, image_features
 from ..training.head import Scale
 from ..training.prepare import class_name_examples
 from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
-from .stages import VIEWS, NewView, place_of, read_view, values_in, view_stage, write_view
+from .stages import VIEWS, NewView, read_view, view_stage, write_view
 
 OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 
@@ -54,21 +54,18 @@ def new_view(
     encoder, name = encoder_of(view, images, student), view_name(view)
     is_both = view != STUDENT_VIEW and is_image_text(what)
     rows = images.select_columns([columns.IMAGE, columns.IMAGE_ID]).select(range(len(images))[share])
-    parts = features_folder(encoder, Path(output_dir) / FEATURES, accelerator)
 
     def class_values() -> np.ndarray | None:
         is_wanted = is_both and id2label and accelerator.is_main_process
         return named_in_its_space(what, id2label, accelerator.device) if is_wanted else None
 
     def values() -> np.ndarray:
-        known = values_in(place_of(output_dir, name), encoder.digest)
         place = Path(output_dir) / FEATURES
-        return image_features(encoder, rows, place, accelerator, description=f"Features, {name}", known=known)
+        return image_features(encoder, rows, place, accelerator, description=f"Features, {name}")
 
     text_encoder = encoder_identity(EncoderArguments(what)) if is_both else None
     depends_on = {"encoder_digest": encoder.digest, "text_encoder": text_encoder}
-    kept = view == STUDENT_VIEW  # g4i fit needs the features of the student themselves
-    return NewView(name, is_both, depends_on, values, class_values, None if kept else parts)
+    return NewView(name, is_both, depends_on, values, class_values)
 
 
 # --- g4i fit and check -----------------------------------------------------------------------------------------------

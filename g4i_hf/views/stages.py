@@ -7,7 +7,6 @@ A stage is `OUT/views/<name>/`: `train.parquet` with `image_id`, the digest of t
 
 import logging
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate import PartialState
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
@@ -42,7 +40,6 @@ class NewView:
     depends_on: dict[str, Any]  # for `stage.json`; a stage of the same is the same view
     values: Callable[[], np.ndarray]  # called by all processes, (N, D)
     class_values: Callable[[], np.ndarray | None]  # called by the first process, (C, D); None without any
-    parts: Path | None = None  # folder of values so far, which a whole stage needs no more
 
     @classmethod
     def of(cls, name: str, view: View) -> "NewView":
@@ -92,22 +89,11 @@ def write_view(
         logger.info("The view %s is there already: nothing has changed since.", new.name)
         return folder
     values, class_values = new.values(), new.class_values()
-    PartialState().wait_for_everyone()  # all have read the parts
     if is_main:
         rows = {name: digests[name] for name in (columns.IMAGE_ID, columns.IMAGE_DIGEST)}
         named = {} if class_values is None else {CLASSES: _table({CLASS_NAME: stage["class_names"]}, class_values)}
         write_stage(folder, {"train": _table(rows, values)}, stage, tables=named)
-        if new.parts is not None:
-            shutil.rmtree(new.parts, ignore_errors=True)
     return folder
-
-
-def values_in(folder: Path, encoder_digest: str) -> dict[str, np.ndarray]:
-    """digest -> (F,) of the images in a stage by this encoder; none in another one."""
-    if (read_stage(folder) or {}).get("encoder_digest") != encoder_digest:
-        return {}
-    there = pq.read_table(folder / "train.parquet")
-    return dict(zip(there[columns.IMAGE_DIGEST].to_pylist(), _values_of(there), strict=True))
 
 
 def _table(texts: dict[str, list], values: np.ndarray) -> Dataset:
