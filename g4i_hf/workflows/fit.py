@@ -123,7 +123,7 @@ class Fit:
         with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
             by_first(lambda: self._begin(holds))
             result = self._fitted()
-            by_first(lambda: self.place.note(self.place.result_files()))
+            by_first(lambda: self.place.note(finished=True))
         return self._say_result(result)
 
     def _same_again(self) -> FitResult:
@@ -149,7 +149,7 @@ class Fit:
         elif holds == OTHER:
             self.before = FitResult.read(self.folder) if (self.folder / RESULTS_FILE).is_file() else None
             self.place.set_aside()
-        self.place.note(result={})
+        self.place.note(finished=False)
         self.images.record.write(self.folder)
 
     def _fitted(self) -> FitResult:
@@ -255,7 +255,6 @@ class Fit:
             replace_text(
                 self.folder / CONFIG, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M)
             )
-            self.place.note(self.place.result_files())
         return FitResult.read(self.folder)
 
     def _report(self, result: FitResult, judge: Judge) -> None:

@@ -123,5 +123,5 @@ def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitF
     epochs = min(args.num_train_epochs, steps / steps_an_epoch)
     if steps < FEWEST_STEPS * len(trainers) or epochs < FEWEST_EPOCHS:
         epochs = 0.0
-    by_first(lambda: place.note({}, epochs=epochs))
+    by_first(lambda: place.note(epochs=epochs))
     return epochs

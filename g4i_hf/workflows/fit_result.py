@@ -20,7 +20,7 @@ from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text
 from ..label_model.plan import ANSWER, CAPTION, IMAGE, none_in_words
-from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS, file_digest
+from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
 
@@ -46,12 +46,12 @@ class FitFolder:
         file = self.folder / NOTE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    def note(self, result: dict[str, str], **decided: float) -> None:
-        """Record options, decisions and digests of the result. Earlier decisions stay while the options do."""
+    def note(self, **decided: float) -> None:
+        """Record options and decisions, such as `finished`. Earlier decisions stay while the options do."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
         kept = earlier if earlier.get("options") == self.options else {}
-        noted = kept | {"options": self.options, "result": result} | decided
+        noted = kept | {"options": self.options} | decided
         replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
     def holds(self, record: Record) -> str:
@@ -61,9 +61,7 @@ class FitFolder:
         """
         if self._is_other(record):
             return OTHER
-        noted, files = self.noted(), self.result_files()
-        is_finished = files and noted.get("options") == self.options and noted.get("result") == files
-        return FINISHED if is_finished else UNFINISHED
+        return FINISHED if self.noted().get("finished") and self._is_whole() else UNFINISHED
 
     def _is_other(self, record: Record) -> bool:
         earlier, noted = Record.read(self.folder), self.noted()
@@ -100,14 +98,11 @@ class FitFolder:
             path.rename(place / path.name)
         self.say(f"The earlier result is kept in {place}.")
 
-    def result_files(self) -> dict[str, str]:
-        """Digests of the files of a finished result; empty if one is missing."""
+    def _is_whole(self) -> bool:
         runs = [path for path in (self.folder / LABELS_ONLY, self.folder / WITH_VIEWS) if path.exists()]
         files = [self.folder / RESULTS_FILE, self.folder / CONFIG]
         files += [place / "model.safetensors" for place in (self.folder / CLASSIFIER, *runs)]
-        if not runs or not all(file.is_file() for file in files):
-            return {}
-        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
+        return bool(runs) and all(file.is_file() for file in files)
 
 
 def default_folder(dataset_name: str) -> str:
