@@ -49,7 +49,6 @@ ALIASES = {
 }
 # Options that only apply to the dataset of a run
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
-NAMES_OF_DATA = ("dataset_name", "run", "stage")  # one of them is required
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
 OUTPUTS = ("output_dir", "captions_dir", "check_dir", "embeddings_dir")
@@ -170,15 +169,15 @@ def parse_options(
     parser = Parser(classes)
     from_words = parser.command_line([with_underscores(word) for word in argv])
     print_config, config = from_words.pop("print_config", False), from_words.pop("config", None)
-    if config is None and not set(NAMES_OF_DATA) & set(from_words):
+    about = about_of(parser.classes)
+    is_alone = all(name == "module" or about.get(name) == "call" for name in from_words)
+    if config is None and default_config is not None and is_alone:
         config = default_config
-        if config is not None:
-            _check_alone(parser, from_words, command, config)
-            if not config.is_file():
-                raise OptionError(
-                    f"name a folder of images: g4i {command} pictures. The photographs of the demo, which {command} "
-                    "takes without one, are in a clone of the repository and not in the package."
-                )
+        if not config.is_file():
+            raise OptionError(
+                f"name a folder of images: g4i {command} pictures. The photographs of the demo, which {command} "
+                "takes without one, are in a clone of the repository and not in the package."
+            )
     in_file = {} if config is None else parser.yaml_file(Path(config))
     values = _complete(parser, in_file | from_words)
     if values.get("module"):
@@ -187,19 +186,6 @@ def parse_options(
     if print_config:
         print_and_exit(resolved_yaml(classes, values))
     return options
-
-
-def _check_alone(parser: Parser, options: dict[str, Any], command: str, config: Path) -> None:
-    """Raise OptionError for options, other than those of the machine, without the data that they are for."""
-    named: list[str] = [name for name in ("run", "stage") if name in parser.hints] or ["dataset_name"]
-    unused = sorted(name for name in set(options) - {"module"} if about_of(parser.classes).get(name) != "call")
-    if unused and named[0] in parser.hints:
-        inside = os.path.relpath(config)
-        raise OptionError(
-            f"--{unused[0]} is given without {' or '.join(f'--{name}' for name in named)}: name yours, as in g4i "
-            f"{command} --{named[0]} FOLDER. The bundled example takes options after --config "
-            f"{config if inside.startswith('..') else inside}."
-        )
 
 
 def first_words(known: Container[str]) -> list[str]:
