@@ -75,12 +75,7 @@ class Caption(Command):
     def run(self, *options) -> None:
         from .workflows.caption import Captioning
 
-        captioning = Captioning(*options, say=say)
-        try:
-            captioning.run()
-        except KeyboardInterrupt:
-            print("Interrupted. All answers so far are stored. Run the same command again to resume.", file=sys.stderr)
-            raise SystemExit(130) from None
+        Captioning(*options, say=say).run()
 
 
 class Embed(Command):

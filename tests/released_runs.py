@@ -7,8 +7,8 @@ import torch
 from students import ID2LABEL, STUDENTS
 
 from g4i_hf import AlignedImageClassification
-from g4i_hf.captioning.answers import Decoding
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.options import Decoding
 from g4i_hf.training.run_folder import write_lineage, write_options
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"

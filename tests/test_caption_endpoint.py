@@ -18,10 +18,10 @@ import make
 import pytest
 from caption_doors import Worker, picture_of
 
-from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
+from g4i_hf.captioning.answers import Answer, CaptionerError, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.servers import UselessReply, answer_in, error_message, token_for, wait_asked_for
-from g4i_hf.options import EndpointArguments
+from g4i_hf.options import Decoding, EndpointArguments
 
 MB = 1 << 20
 FAULTS = {"429", "429-wait", "503", "500", "slow", "cut", "cut-body", "garbage", "no-choices"}
@@ -122,7 +122,7 @@ def odd_server():
 
 def test_prompt_and_decoding_are_sent_and_are_part_of_the_provenance(serve):
     server = serve("--echo")
-    asked = captioner(server, max_new_tokens=9, temperature=0.5, top_p=0.9, revision="v2", max_side=99)
+    asked = captioner(server, max_new_tokens=9, temperature=0.5, top_p=0.9, revision="v2", image_max_side=99)
     [(_, answer)] = ask(asked, questions(1))
     sent = {"max_tokens": 9, "model": "tiny", "seed": 0, "temperature": 0.5, "top_p": 0.9}
     assert answer.text == f"number 0 What is it? {sent}"

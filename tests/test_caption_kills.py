@@ -1,6 +1,7 @@
 """Captioning killed at any moment, alone and by many tasks of an executor: nothing is paid twice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, t
     requests = server.stats()["requests"]
     assert IMAGES <= requests <= IMAGES + 16 * len(moments), "four tasks of four requests each may have been under way"
     assert captions_of_numbers(captions) == all_right(IMAGES)
-    finish(start(CAPTION, pictures, tmp_path / "alone", server, journal_dir=tmp_path / "captions.journal"))
+    shutil.copytree(tmp_path / "captions.journal", tmp_path / "alone.journal")
+    finish(start(CAPTION, pictures, tmp_path / "alone", server))
     assert server.stats()["requests"] == requests
     for name in ("train.parquet", "stage.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (captions / name).read_bytes(), name

@@ -15,9 +15,9 @@ from PIL import Image
 from tiny_captioners import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from g4i_hf.captioning.answers import Answer, CaptionerError, Decoding, Question
+from g4i_hf.captioning.answers import Answer, CaptionerError, Question
 from g4i_hf.captioning.local import FAILURES_IN_A_ROW, LocalCaptioner
-from g4i_hf.options import LocalCaptionerArguments
+from g4i_hf.options import Decoding, LocalCaptionerArguments
 
 PROMPTS = ["Describe this image in detail.", "what is it?", "a"]
 SIZES = [(32, 32), (64, 32), (40, 80), (16, 16)]
@@ -157,7 +157,8 @@ def test_provenance_of_a_folder_is_its_name_and_content(qwen, tmp_path):
 
 
 def test_every_option_that_changes_answers_is_in_the_key_and_no_other(qwen):
-    options = [{}, {"max_new_tokens": 9}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}, {"max_side": 20}]
+    options = [{}, {"max_new_tokens": 9}, {"temperature": 0.5}, {"image_max_side": 20}]
+    options.append({"temperature": 0.5, "top_p": 0.5})
     made = [captioner(qwen, **given).provenance for given in options]
     assert all(made.count(provenance) == 1 for provenance in made)
     assert all(captioner(qwen, **given).provenance == made[0] for given in ({"top_p": 0.5}, {"batch_size": 2}))

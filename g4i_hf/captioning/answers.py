@@ -1,11 +1,10 @@
 """
-What all captioners share: questions, answers, decoding options and the interface `Captioner`. Stored answers are
-durable before they count, and are found again after a restart or when images were moved.
+What all captioners share: questions, answers and the interface `Captioner`. Stored answers are durable before they
+count, and are found again after a restart or when images were moved.
 """
 
 import hashlib
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -53,32 +52,6 @@ class Answer:
     completion_tokens: int | None = None
     seconds: float | None = None  # from the first attempt to the answer
     attempts: int = 1  # requests; 0 for an image that could not be sent
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Image size and generation options."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0  # of sampling; 0 decodes greedily
-    top_p: float | None = None  # sample among the likeliest tokens of this total probability
-    max_side: int = 768  # larger images are shrunk to this longest side in pixels
-
-    def tokens_for(self, choices: Sequence[str]) -> int:
-        """Most tokens of an answer; one that is a choice is short."""
-        return max(1, self.max_new_tokens // 4) if choices else self.max_new_tokens
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """The options that answers depend on: `top_p` and the seed only where the temperature is above 0."""
-        is_sampled = self.temperature > 0
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p if is_sampled else None,
-            "seed": 0 if is_sampled else None,
-            "image_max_side": self.max_side,
-        }
 
 
 Deliver = Callable[[list[tuple[Question, Answer]]], None]
@@ -184,7 +157,6 @@ class AnswerStore:
 
     def __init__(self, folder: str | Path, rank: int = 0):
         self.folder = Path(folder)
-        check_writable(self.folder, "journal_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{rank:05d}.sqlite"
         self._lock = filelock.FileLock(self.path.with_suffix(".lock"), blocking=False)
@@ -291,11 +263,3 @@ def _damaged(path: str | Path, error: sqlite3.DatabaseError) -> OSError:
     is_damaged = any(words in str(error) for words in ("malformed", "not a database"))
     remedy = "Move the file away: its images are asked about again." if is_damaged else "See to the disk and the file."
     return OSError(f"The answers in {path} cannot be read: {error}. {remedy}")
-
-
-def check_writable(folder: str | Path, option: str) -> None:
-    """Before money is spent: raise OSError if the folder of an option is not writable."""
-    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        why = "may not be written to" if existing.is_dir() else "is a file"
-        raise OSError(f"{option} is {folder}, but {existing} {why}. Give another {option}.")

@@ -24,8 +24,8 @@ import openai
 
 from ..data.images import UndecodableImage, data_uri
 from ..names import folder_digest
-from ..options import EndpointArguments
-from .answers import OK, TRANSIENT, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
+from ..options import Decoding, EndpointArguments
+from .answers import OK, TRANSIENT, Answer, Captioner, CaptionerError, Deliver, Question
 from .servers import Server, UselessReply, addresses_of, answer_in, error_message, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class EndpointRun:
                 return
 
     async def _answer(self, question: Question) -> None:
-        max_side = self.captioner.decoding.max_side
+        max_side = self.captioner.decoding.image_max_side
         try:
             uri = await self.loop.run_in_executor(self.preparers, data_uri, question.image, max_side)
         except UndecodableImage as error:
@@ -332,7 +332,7 @@ class RequestFiles(EndpointCaptioner):
     def _line_of(self, question: Question) -> bytes | Answer:
         """The request; the answer for an image that cannot be read."""
         try:
-            body = self.body_of(question, data_uri(question.image, self.decoding.max_side))
+            body = self.body_of(question, data_uri(question.image, self.decoding.image_max_side))
         except UndecodableImage as error:
             return Answer("undecodable", reason=str(error), attempts=0)
         request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}

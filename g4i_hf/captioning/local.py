@@ -14,8 +14,8 @@ from PIL import Image as PILImage
 
 from ..data.images import UndecodableImage, decode
 from ..names import check_dataset_name, folder_or_id, identity_of, loading
-from ..options import LocalCaptionerArguments
-from .answers import OK, Answer, Captioner, CaptionerError, Decoding, Deliver, Question
+from ..options import Decoding, LocalCaptionerArguments
+from .answers import OK, Answer, Captioner, CaptionerError, Deliver, Question
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ class LocalCaptioner(Captioner):
 
     def _decode(self, question: Question) -> PILImage.Image | UndecodableImage:
         try:
-            return decode(question.image, self.decoding.max_side)
+            return decode(question.image, self.decoding.image_max_side)
         except UndecodableImage as error:
             return error
 

@@ -1,6 +1,7 @@
 """The stage of captions: its columns, from stored answers or from existing captions, its folder and its report."""
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -213,7 +214,11 @@ def _with_digests(split: Dataset, images: Dataset, earlier: Path) -> Dataset:
 
 
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:
-    """ValueError when writing the stage, which replaces its folder, would take the answers or the images away."""
+    """ValueError where the stage, which replaces its folder, would take away answers or images; OSError: no access."""
+    existing = next(path for path in Path(captions_dir).absolute().parents if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "may not be written to" if existing.is_dir() else "is a file"
+        raise OSError(f"captions_dir is {captions_dir}, but {existing} {why}. Give another captions_dir.")
     for what, place in (("answers", journal), ("images", dataset_name)):
         if Path(place).resolve().is_relative_to(Path(captions_dir).resolve()):
             raise ValueError(f"{place} lies in captions_dir: the {what} would be lost. Choose another folder.")

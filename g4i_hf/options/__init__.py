@@ -7,6 +7,7 @@ The options of all commands. Imports are light, as `--help` and an invalid optio
 from .captioning import (
     ASKING,
     CaptionArguments,
+    Decoding,
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,

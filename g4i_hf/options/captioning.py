@@ -1,9 +1,37 @@
 """Options of `g4i caption`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .data import DEFAULT_TEXT_ENCODER
 from .fields import Checked, Count, Fraction, NotNegative, Number, Positive, check_values, option
+
+
+@dataclass
+class Decoding:
+    """Decoding"""
+
+    max_new_tokens: Count = option(128, "Maximum number of new tokens; a quarter of it when asked for the class.")
+    temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
+    top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
+    image_max_side: Count = option(768, "Longest side in pixels; larger images are resized.")
+
+    def tokens_for(self, choices: Sequence[str]) -> int:
+        """Most tokens of an answer; one that is a choice is short."""
+        return max(1, self.max_new_tokens // 4) if choices else self.max_new_tokens
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The options that answers depend on: `top_p` and the seed only where the temperature is above 0."""
+        is_sampled = self.temperature > 0
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p if is_sampled else None,
+            "seed": 0 if is_sampled else None,
+            "image_max_side": self.image_max_side,
+        }
 
 
 @dataclass
@@ -17,10 +45,6 @@ class PromptOptions:
         "Any text, `plain` (the paper's), `class` (names the class) or `choose` (asks for the class). {COLUMN} and "
         "{class_names} are filled in. Several prompts give several captions per image.",
     )
-    max_new_tokens: Count = option(128, "Maximum number of new tokens; a quarter of it when asked for the class.")
-    temperature: NotNegative = option(0.0, "Sampling temperature; 0: greedy decoding.")
-    top_p: Fraction | None = option(None, "Nucleus sampling: total probability of the tokens to sample from.")
-    image_max_side: Count = option(768, "Longest side in pixels; larger images are resized.")
     train_splits: list[str] | None = option(None, "Training splits: prompts may name the class; train by default.")
 
 
@@ -28,7 +52,6 @@ class PromptOptions:
 class ResumeOptions:
     """Resuming and limits"""
 
-    journal_dir: str | None = option(None, "Folder where answers are saved on arrival; `<captions_dir>.journal`.")
     retry_failed: bool = option(False, "Request captions again that failed, were refused or are empty.")
     dry_run: Number = option(
         0, "Caption only this many images, estimate time and cost for all, compare several prompts.", about="call"
@@ -47,7 +70,7 @@ ASKING = ("local", "endpoint")  # captioners that run a model; the others take e
 
 
 @dataclass
-class CaptionArguments(PromptOptions, ResumeOptions):
+class CaptionArguments(PromptOptions, Decoding, ResumeOptions):
     """Captions"""
 
     captions_dir: str | None = option(None, "Folder for the captions.")
@@ -65,8 +88,8 @@ class CaptionArguments(PromptOptions, ResumeOptions):
 
     @property
     def journal(self) -> str:
-        """Folder of the answers; next to the captions, which are replaced as a whole."""
-        return self.journal_dir or f"{self.captions_dir.rstrip('/')}.journal"
+        """The folder where answers are saved on arrival: next to the captions, which are replaced as a whole."""
+        return f"{self.captions_dir.rstrip('/')}.journal"
 
     def kind(self, base_url: str | None, captions_file: str | None, caption_column: str | None) -> str:
         """The source of the captions: one of [`ASKING`], `file` or `column`."""

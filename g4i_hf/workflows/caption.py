@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import OK, Answer, AnswerStore, Captioner, Decoding, check_writable
+from ..captioning.answers import OK, Answer, AnswerStore, Captioner
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -77,7 +77,6 @@ class Captioning:
         self.by_files = bool(endpoint.export_requests or endpoint.import_answers) and not args.dry_run
         if self.by_files and self.kind != "endpoint":
             raise ValueError("export_requests and import_answers take the options of a server: give its --base_url.")
-        self.decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.image_max_side)
         self.share = Share.from_environment()
         self.say = say
         self.outcome: Outcome | None = None  # of asking a captioner
@@ -85,7 +84,6 @@ class Captioning:
     def run(self) -> bool:
         """Whether a stage was written: not in a dry run, after a limit, or in other processes than the first."""
         check_places(self.args.captions_dir, self.args.journal, self.data.dataset_name)
-        check_writable(Path(self.args.captions_dir).absolute().parent, "captions_dir")
         splits = self._splits()
         captioned = self._asked(splits) if self.asks else self._given(splits)
         if captioned is not None:
@@ -115,11 +113,11 @@ class Captioning:
         args = self.args
         if not args.captioner_model:
             raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
-        model, revision, decoding = args.captioner_model, args.captioner_revision, self.decoding
+        model, revision = args.captioner_model, args.captioner_revision
         if self.kind == "endpoint":
             from ..captioning.endpoint import AnswerFiles, EndpointCaptioner, RequestFiles
 
-            server = (model, self.endpoint.base_url, decoding)
+            server = (model, self.endpoint.base_url, args)
             if self.by_files:
                 if self.share.processes > 1:
                     raise ValueError("export_requests and import_answers are for one process. Start one.")
@@ -130,7 +128,7 @@ class Captioning:
             return EndpointCaptioner(*server, revision=revision, endpoint=self.endpoint)
         from ..captioning.local import LocalCaptioner
 
-        return LocalCaptioner(model, decoding, revision=revision, local=self.local, device=_device(self.share))
+        return LocalCaptioner(model, args, revision=revision, local=self.local, device=_device(self.share))
 
     def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None if a limit ended the run, or in other processes than the first."""
@@ -177,7 +175,7 @@ class Captioning:
                 stored = nothing if store is None else each.answers(store)
                 for row, answers in zip(each.rows(), stored, strict=True):
                     for prompt, choices, answer in zip(row.prompts, each.prompts.choices, answers, strict=True):
-                        tokens = image + len(prompt) / LETTERS_A_TOKEN, self.decoding.tokens_for(choices)
+                        tokens = image + len(prompt) / LETTERS_A_TOKEN, self.args.tokens_for(choices)
                         total += np.array([1, *tokens]) * (answer is None)
         return total
 

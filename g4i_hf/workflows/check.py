@@ -135,8 +135,6 @@ def check_labels(
         for name, line in model.report_.items()
         if line["interval"] is not None and line["interval"][0] <= guessed
     ]
-    if list(views) == [CAPTION]:
-        lines.append("By captions alone; g4i fit uses image features too: --views caption image:student.")
     known = int((rows_with_a_view(views) & (labels >= 0)).sum())
     if not known:
         return lines

@@ -30,7 +30,7 @@ FIT = {"output_dir": "{out}"}
 # or the nearest right name
 MISTAKES = {
     # --- Options: test_cli.py has the ways to write one wrongly
-    "no dataset": ("train", STUDENT, ("--dataset_name", "g4i train --dataset_name FOLDER", "photos_demo/train.yaml")),
+    "no dataset": ("train", STUDENT, ("dataset_name is missing", "--dataset_name")),
     "no run folder": ("train", {"dataset_name": "{pictures}"} | STUDENT, ("output_dir is missing", "--output_dir")),
     # --- Data
     "no such folder": ("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
@@ -61,7 +61,6 @@ MISTAKES = {
     "split to caption": ("caption", SERVER | {"caption_splits": "evening"}, ("no split 'evening'",)),
     "cost without prices": ("caption", SERVER | {"max_cost": 5}, ("max_cost needs the prices",)),
     "captions in a file": ("caption", LOCAL | {"captions_dir": "{texts}/train/circle/note.txt/c"}, ("is a file",)),
-    "journal in the captions": ("caption", LOCAL | {"journal_dir": "{out}/journal"}, ("answers would be lost",)),
     "choose of nothing": ("caption", SERVER | {"dataset_name": "{flat}", "prompt": "choose"}, ("no names of",)),
     "class twice": ("caption", SERVER | {"prompt": ["{class_names}?", "choose"]}, ("asks for the class twice",)),
     "choose a column": ("caption", CAPTION | {"prompt": "choose", "caption_column": "caption"}, ("captions exist",)),
