@@ -88,6 +88,16 @@ def view_in_words(name: str, share: float) -> str:
     return f"{subject} the class of {share:.0%} of the images"
 
 
+def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What tells classes beside image features, in words."""
+    kinds = {name: name.partition(":")[0] for name in views}
+    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
+    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
+    if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
+        words_of.append("class names")
+    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
+
+
 def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
     """Lines that report the accuracy of each view, and what is missing; see [`choose`]."""
     lines, rows, views, noise = [], len(labels), model.report_, model.label_noise_interval_

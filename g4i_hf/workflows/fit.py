@@ -35,7 +35,7 @@ from ..files import check_replaceable, portable, replace_text
 from ..hub.push import OF_STUDENT
 from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
-from ..label_model.plan import doubtful_labels
+from ..label_model.plan import doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
 from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..options import (
@@ -77,7 +77,6 @@ from .fit_result import (
     by_first,
     in_words,
     judgement_in_results,
-    taught_by,
 )
 
 logger = logging.getLogger(__name__)

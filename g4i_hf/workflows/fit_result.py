@@ -19,7 +19,7 @@ from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text
-from ..label_model.plan import ANSWER, CAPTION, IMAGE, none_in_words
+from ..label_model.plan import none_in_words, taught_by
 from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
@@ -276,16 +276,6 @@ class FitResult:
 def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
     with_views = listed(taught_by(views)) or "image features of all images"
     return {LABELS_ONLY: "labels only", WITH_VIEWS: f"with {with_views}"}[name]
-
-
-def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] for name in views}
-    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
-    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
-    if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
-        words_of.append("class names")
-    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
 
 
 def listed(words: Sequence[str]) -> str:
