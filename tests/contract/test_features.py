@@ -1,4 +1,4 @@
-"""The tables name tests and lines that are there: FEATURES.md, SECURITY.md, and BREAKS.md, which `breaks.py` runs."""
+"""What pages name is there: FEATURES.md, SECURITY.md, CONTRIBUTING.md, and BREAKS.md, which `breaks.py` runs."""
 
 import re
 from pathlib import Path
@@ -29,6 +29,16 @@ def test_each_promise_about_untrusted_input_has_a_test_that_exists():
     assert len(named) > 10
     for file, test in named:
         assert f"def {test}(" in (HERE.parent / file).read_text(), f"{file}::{test}"
+
+
+def test_contributing_names_what_is_there():
+    text, code = (ROOT / "CONTRIBUTING.md").read_text(), [*(ROOT / "g4i_hf").rglob("*.py"), *HERE.parent.rglob("*.py")]
+    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in code)))
+    named = re.findall(r"`(?:\w+\.)?(\w*[A-Z_]\w*)`", text)
+    files = re.findall(r"`(\w+/[\w/]+\.(?:py|html\.j2|md))`", text)
+    assert len(named) > 30 and [name for name in named if name not in words] == []
+    places = [(ROOT / file, ROOT / "g4i_hf" / file) for file in files]
+    assert len(files) > 30 and [place for place, other in places if not place.exists() and not other.exists()] == []
 
 
 def test_every_break_changes_a_line_that_is_there_and_names_a_test_that_is_there():
