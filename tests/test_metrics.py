@@ -24,7 +24,7 @@ from g4i_hf.evaluation.metrics import (
 )
 from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.training.judging import accuracy_interval
-from g4i_hf.training.prepare import accuracy_of_logits, predicted_classes
+from g4i_hf.training.prepare import accuracy_of_logits
 
 EYE = np.eye(4, dtype=np.float32)
 
@@ -40,13 +40,10 @@ def split(captions: list, embeds: list) -> Dataset:
     return Dataset.from_dict({"caption": captions, "text_embeds": embeds})
 
 
-def test_accuracy_in_training_is_of_labelled_rows_and_of_classes_in_place_of_logits():
-    logits, labels = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 1, -100])
-    classes = predicted_classes(logits, None)
-    assert classes.tolist() == [1, 0, 1]
-    for given_ in (logits.numpy(), classes.numpy()):
-        assert accuracy_of_logits(EvalPrediction(given_, labels)) == {"accuracy": 0.5}
-    assert accuracy_of_logits(SimpleNamespace(predictions=logits.numpy(), label_ids=np.full(3, -100))) == {}
+def test_accuracy_in_training_is_of_labelled_rows():
+    logits, labels = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 1, -100])
+    assert accuracy_of_logits(EvalPrediction(logits, labels)) == {"accuracy": 0.5}
+    assert accuracy_of_logits(SimpleNamespace(predictions=logits, label_ids=np.full(3, -100))) == {}
     metric = evaluate.combine([Accuracy()])
     metric.add_batch(predictions=[0, 1, 2, 2], references=[0] * 4)
     assert metric.compute() == {"accuracy": 0.25}

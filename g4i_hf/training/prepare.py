@@ -67,11 +67,7 @@ class BuiltStudent:
 
     def trainer_options(self) -> dict[str, Any]:
         """Arguments of Trainer: the image processor, and accuracy as metric."""
-        return {
-            "processing_class": self.saved_processor,
-            "compute_metrics": accuracy_of_logits,
-            "preprocess_logits_for_metrics": predicted_classes,
-        }
+        return {"processing_class": self.saved_processor, "compute_metrics": accuracy_of_logits}
 
 
 def build_student(
@@ -126,19 +122,13 @@ def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
     }
 
 
-def predicted_classes(logits, labels):
-    """`preprocess_logits_for_metrics` of Trainer: the class of each image, to keep one number in place of C."""
-    return logits.argmax(-1)
-
-
 def accuracy_of_logits(prediction) -> dict[str, float]:
-    """`compute_metrics` of Trainer, on logits or the output of [`predicted_classes`]; empty without labels."""
+    """`compute_metrics` of Trainer; empty without labels."""
     labelled = prediction.label_ids >= 0
     if not labelled.any():
         return {}
-    predicted = prediction.predictions
-    predicted = np.argmax(predicted, axis=-1) if predicted.ndim == 2 else predicted
-    return {"accuracy": float((predicted[labelled] == prediction.label_ids[labelled]).mean())}
+    predicted = np.argmax(prediction.predictions[labelled], axis=-1)
+    return {"accuracy": float((predicted == prediction.label_ids[labelled]).mean())}
 
 
 # --- Images, labels and captions -------------------------------------------------------------------------------------
