@@ -107,7 +107,7 @@ class Embeddings:
 
     def _map(self) -> None:
         """Map each part of the table as a NumPy view, and count the vectors before each."""
-        self._parts = [_vectors(chunk) for chunk in self._split.data.column(columns.TEXT_EMBEDS).chunks]
+        self._parts = [vectors_of(chunk) for chunk in self._split.data.column(columns.TEXT_EMBEDS).chunks]
         self._dim = max((part.shape[1] for part in self._parts), default=0)
         self._firsts = np.cumsum([0, *map(len, self._parts)])[:-1]
 
@@ -131,8 +131,13 @@ def _has_several(kind: pa.DataType) -> bool:
     return hasattr(kind.value_type, "value_type")
 
 
-def _vectors(chunk: pa.Array) -> np.ndarray:
-    """(vectors, D) of a part of the column; not copied if their type has a fixed length."""
+def column_of(vectors: np.ndarray) -> pa.FixedSizeListArray:
+    """Vectors (n, D) as a column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def vectors_of(chunk: pa.Array) -> np.ndarray:
+    """(vectors, D) of a part of a column; not copied if their type has a fixed length."""
     if _has_several(chunk.type):
         chunk = chunk.values  # of the whole part, as offsets count from its start
     if pa.types.is_fixed_size_list(chunk.type):

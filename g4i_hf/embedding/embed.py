@@ -28,7 +28,7 @@ from .. import columns
 from ..data.checks import captioned_splits
 from ..data.record import captions_of_rows
 from ..data.stage import STAGE_FILE, Source, find_stage, ids_digest, join_stage, open_stage, read_stage, write_stage
-from ..data.texts import Embeddings, caption_lists, values_of
+from ..data.texts import Embeddings, caption_lists, column_of, values_of
 from ..files import check_replaceable
 from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
@@ -175,8 +175,7 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
 def text_embeds_column(vectors: np.ndarray, counts: np.ndarray) -> pa.Array:
     """Vectors (n, D) as a column, `counts` (rows,) of them a row; null for none."""
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(counts == 0))
+    return pa.ListArray.from_arrays(offsets, column_of(vectors), mask=pa.array(counts == 0))
 
 
 def name_as_text(class_name: str) -> str:

@@ -142,16 +142,12 @@ def differing_cards(shown: ShownSplit) -> dict[str, Any]:
 
 def mistake_cards(shown: ShownSplit) -> dict[str, list[Shown]]:
     """The mistakes of each run with the highest scores, with the prediction of the other run."""
-    return {
-        run: [shown.predicted(row, first=run) for row in worst_mistakes(predictions, MISTAKES)]
-        for run, predictions in shown.predictions.items()
-    }
-
-
-def worst_mistakes(predictions: Predictions, most: int) -> np.ndarray:
-    """At most `most` misclassified rows, by decreasing score; unlabelled rows are left out."""
-    wrong = np.flatnonzero((predictions.labels >= 0) & (predictions.predicted != predictions.labels))
-    return wrong[np.argsort(-predictions.score[wrong], kind="stable")[:most]]
+    cards = {}
+    for run, predictions in shown.predictions.items():
+        wrong = np.flatnonzero((shown.labels >= 0) & ~shown.right(run))
+        worst = wrong[np.argsort(-predictions.score[wrong], kind="stable")[:MISTAKES]]
+        cards[run] = [shown.predicted(row, first=run) for row in worst]
+    return cards
 
 
 # --- The page of `g4i fit` -------------------------------------------------------------------------------------------
@@ -177,7 +173,10 @@ def write_fit_report(
     Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `judging` the images
     of the judge, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
     """
-    accuracies = ((names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"]) for name in BARS)
+    accuracies = (
+        (names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"])
+        for name in (LABELS_ONLY, WITH_VIEWS)
+    )
     shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
     about = "A random sample of the evaluation images." if len(judging) else ""
     has_labels, logits = judge.name != KEPT, judge.logits[results["released"]]
@@ -215,23 +214,16 @@ def write_fit_report(
     )
 
 
-BARS = (LABELS_ONLY, WITH_VIEWS)
-
-
 def suspicious_cards(
     images: Dataset, labels: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]
 ) -> list[Shown]:
     """Cards of rows whose most probable class, by out-of-fold probabilities (N, C), is not their label."""
-    rows = suspicious_rows(labels, probabilities)[:SUSPICIOUS]
-    suggested = probabilities[rows].argmax(1)
-    remarks = [
-        f"rather {classes[int(other)]}, {probabilities[row, other]:.0%}"
-        for row, other in zip(rows, suggested, strict=True)
-    ]
-    return [
-        _card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", line)])
-        for row, line in zip(rows.tolist(), remarks, strict=True)
-    ]
+    cards = []
+    for row in suspicious_rows(labels, probabilities)[:SUSPICIOUS].tolist():
+        other = int(probabilities[row].argmax())
+        remark = f"rather {classes[other]}, {probabilities[row, other]:.0%}"
+        cards.append(_card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", remark)]))
+    return cards
 
 
 def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:

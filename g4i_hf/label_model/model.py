@@ -12,7 +12,7 @@ import numpy as np
 from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
 from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
-from .none_of_these import NoneOfThese, explained, explained_by_all, none_of_these
+from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
 from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_views, copies_among
@@ -123,8 +123,7 @@ class LabelModel:
         self.none_share_ = None
         self.none_ = np.zeros(len(labels), dtype=np.float16)
         if none := self._none_of_these(values, rows):
-            self.none_share_ = Estimate(none.share, none.interval)
-            self.none_[rows.order[rows.labels < 0]] = none.probabilities
+            self.none_[rows.order[rows.labels < 0]], self.none_share_ = none
         return self
 
     def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
@@ -180,7 +179,10 @@ class LabelModel:
         self.accuracy_: Estimate | None = None
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
-        self.report_ = {name: self._line(values, name) for name in values}
+        self.report_ = {
+            name: {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(view_values.has.sum())}
+            for name, view_values in values.items()
+        }
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].learns)
         sources = {values[name].source for name in (*known, *learners)}
         learns = bool(learners) and len(sources) > 1 and unlabelled
@@ -383,7 +385,7 @@ class LabelModel:
             estimate = accuracy_of(probabilities, HeldOut.of(alone.probabilities(in_judged), *of_view))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
-    def _none_of_these(self, values: dict[str, Values], rows: Rows) -> NoneOfThese | None:
+    def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:
         """A model of a fold predicts unlabelled rows: it has seen as many labels as that of a held-out row."""
         judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
         if len(judged) < FEWEST_HELD_OUT or not len(unlabelled):
@@ -400,9 +402,6 @@ class LabelModel:
             unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
         kinds = np.stack(labelled, 1), np.stack(hidden, 1), rows.labels[judged], np.stack(unknown, 1)
         return none_of_these(*kinds, self.seed)
-
-    def _line(self, values: dict[str, Values], name: str) -> dict:
-        return {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(values[name].has.sum())}
 
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from .calibration import Estimate
 from .view_model import ABSENT, logistic_regression
 
 STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
 STEPS = 100  # of expectation maximisation
 MOST_COMPARED = 20_000  # rows of each kind
-
-
-@dataclass
-class NoneOfThese:
-    probabilities: np.ndarray  # (n,) that no class explains an unlabelled row, by the lower end of `interval`
-    # of such rows, and its 95% `interval` by other draws of the labels. It is rather too low: a class that is hidden
-    # has still taught the others to keep away from it
-    share: float
-    interval: tuple[float, float]
 
 
 def weights_of_unlabelled(none: np.ndarray) -> np.ndarray:
@@ -55,7 +46,7 @@ def explained_by_all(explained: np.ndarray) -> np.ndarray:
 
 def none_of_these(
     labelled: np.ndarray, hidden: np.ndarray, classes: np.ndarray, unlabelled: np.ndarray, seed: int
-) -> NoneOfThese:
+) -> tuple[np.ndarray, Estimate]:
     """
     What belongs to no class looks like a labelled row whose own class is hidden. A logistic regression separates these
     from the same rows with their class; the share of such rows among the unlabelled is the likeliest one (expectation
@@ -68,6 +59,11 @@ def none_of_these(
         classes: (m,) that class. Classes are sampled, as rows of some look explained by another class that is like it.
         unlabelled: (n, V), by models that were fitted on as many labels.
         seed: of the bootstrap samples of the labelled rows.
+
+    Returns:
+        (n,) the probability that no class explains an unlabelled row, by the lower end of the interval; the share of
+            such rows, and its 95% interval by other draws of the labels. It is rather too low: a class that is hidden
+            has still taught the others to keep away from it.
     """
     has_view = np.isfinite(labelled).any(axis=0)
     mean, deviation = np.nanmean(labelled[:, has_view], axis=0), np.nanstd(labelled[:, has_view], axis=0) + 1e-6
@@ -86,7 +82,7 @@ def none_of_these(
             of_all = log_odds(unlabelled)
     low, high = np.quantile(shares[1:], [0.025, 0.975])
     share = float(np.clip(shares[0], low, high))
-    return NoneOfThese(_posterior(of_all, low), share, (float(low), float(high)))
+    return _posterior(of_all, low), Estimate(share, (float(low), float(high)))
 
 
 def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, List, Value
@@ -16,7 +15,7 @@ from datasets import Dataset, List, Value
 from .. import columns
 from ..data.checks import labelled_rows, labels_in_words, labels_of, with_labels
 from ..data.labels import reviews_of
-from ..data.texts import Texts
+from ..data.texts import Texts, column_of
 from ..options import RunArguments
 from .model import LabelModel
 from .none_of_these import weights_of_unlabelled
@@ -257,18 +256,14 @@ def _learned(
         softened = has_view & (labels >= 0)
         soft[softened] = posterior[softened]
     if class_weights is not None:
-        soft *= _weights(class_weights, soft.sum(0, dtype=np.float64))
+        if class_weights == "balanced":  # inversely proportional to the counts
+            counts = soft.sum(0, dtype=np.float64)
+            class_weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+        soft *= np.asarray(class_weights, dtype=np.float16)
     return soft, plan, facts
-
-
-def _weights(class_weights: list[float] | str, counts: np.ndarray) -> np.ndarray:
-    """(C,) float16; `balanced`: inversely proportional to the counts (C,) of the classes."""
-    weights = class_weights if class_weights != "balanced" else counts.sum() / (len(counts) * np.maximum(counts, 1))
-    return np.asarray(weights, dtype=np.float16)
 
 
 def with_soft_labels(split: Dataset, soft: np.ndarray) -> Dataset:
     """Add the column `soft_labels`: `soft` (rows, C), zeros for a row without."""
-    values = pa.FixedSizeListArray.from_arrays(pa.array(np.asarray(soft, np.float16).reshape(-1)), soft.shape[1])
     feature = List(Value("float16"), length=soft.shape[1])
-    return split.add_column(columns.SOFT_LABELS, values, feature=feature)
+    return split.add_column(columns.SOFT_LABELS, column_of(np.asarray(soft, np.float16)), feature=feature)

@@ -21,6 +21,7 @@ from transformers import BaseImageProcessor
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
 from ..data.record import image_digests
+from ..data.texts import column_of, vectors_of
 from ..files import replacing_file
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
@@ -112,9 +113,7 @@ def _read(folder: Path) -> dict[str, np.ndarray]:
     features: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
-        values = table["values"].combine_chunks()
-        values = values.flatten().to_numpy().reshape(len(values), -1)
-        features.update(zip(table["image"].to_pylist(), values, strict=True))
+        features.update(zip(table["image"].to_pylist(), vectors_of(table["values"].combine_chunks()), strict=True))
     return features
 
 
@@ -161,6 +160,5 @@ def _compute(
 
 
 def _write(folder: Path, digests: list[str], values: np.ndarray) -> None:
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     with replacing_file(folder / f"{digests[0]}.parquet") as staging:
-        pq.write_table(pa.table({"image": digests, "values": column}), staging)
+        pq.write_table(pa.table({"image": digests, "values": column_of(values)}), staging)

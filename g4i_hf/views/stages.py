@@ -22,6 +22,7 @@ from .. import columns
 from ..data.joining import NO_ROW
 from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
+from ..data.texts import column_of, vectors_of
 from ..label_model import View
 from ..training.head import Scale
 
@@ -97,8 +98,7 @@ def write_view(
 
 
 def _table(texts: dict[str, list], values: np.ndarray) -> Dataset:
-    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
-    return Dataset(InMemoryTable(pa.table(texts | {VALUES: column})))
+    return Dataset(InMemoryTable(pa.table(texts | {VALUES: column_of(values)})))
 
 
 def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> tuple[str, View]:
@@ -134,5 +134,4 @@ def view_stage(folder: str | Path) -> dict[str, Any]:
 
 
 def _values_of(table: pa.Table) -> np.ndarray:
-    values = table[VALUES].combine_chunks()
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+    return vectors_of(table[VALUES].combine_chunks())
