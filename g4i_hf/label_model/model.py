@@ -15,7 +15,7 @@ from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrat
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
-from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_views, copies_among
+from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
@@ -104,7 +104,7 @@ class LabelModel:
         labels = np.asarray(labels, dtype=np.int64)
         reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
         arrays = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
-        check_views(views, labels, self.num_labels, arrays)
+        check_shapes(views, labels, self.num_labels, arrays)
         copies = copies_among(views)
         views = {name: view for name, view in views.items() if name not in copies}
         rows = Rows.of(views, labels, self.seed, ids, groups, reviewed, kept)

@@ -179,7 +179,7 @@ def has_value(values: np.ndarray) -> np.ndarray:
     return has_values
 
 
-def check_views(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
+def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
     if num_labels < 2:
         raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
     if not views or not len(labels):

@@ -24,7 +24,7 @@ from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import View
 from ..label_model.plan import ANSWER, CAPTION, IMAGE
-from ..label_model.views import check_views
+from ..label_model.views import check_shapes
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
@@ -134,7 +134,7 @@ class FitImages:
         if number < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
         if self.given:
-            check_views(self.given, labels, number, {})
+            check_shapes(self.given, labels, number, {})
         if self.args.release == LABELS_ONLY and len(np.unique(labels[labels >= 0])) < 2:
             raise ValueError("release is labels_only, but fewer than two classes have a label.")
 
