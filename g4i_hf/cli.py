@@ -17,11 +17,9 @@ from typing import Any, get_type_hints
 from .files import brief, did_you_mean, portable, printable_lines, read_lines, relative_to_file, yaml_lines
 from .names import OPTIONS_FILE, check_dataset_exists, run_of
 from .options import (
-    OPTIONS_OF,
     OWN_MODULE,
     DataArguments,
     EvaluateArguments,
-    FitArguments,
     TrainingOptions,
     option,
     other_trainer_options,
@@ -119,12 +117,7 @@ class Parser(ArgumentParser):
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
         name = name.replace("-", "_")
         alias = ALIASES.get(name, name)
-        if alias in self.hints:
-            hint = f" Did you mean {prefix + alias!r}?"
-        elif FitArguments in self.classes and alias in Parser(OPTIONS_OF["train"]).hints:
-            hint = " It is an option of g4i train, not of g4i fit."
-        else:
-            hint = did_you_mean(name, self.hints, prefix)
+        hint = f" Did you mean {prefix + alias!r}?" if alias in self.hints else did_you_mean(name, self.hints, prefix)
         return f"unknown option {brief(prefix + name)} in {where}.{hint}"
 
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:

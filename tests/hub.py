@@ -43,7 +43,6 @@ FIELDS = {
     "datasets": ID,
     "base_model": ID,
     "base_model_relation": "finetune|adapter|merge|quantized",
-    "size_categories": r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|n>10M",
 } | dict.fromkeys(("tags", "library_name", "pipeline_tag", "metrics", "source_datasets"), r"(?s).+")
 
 

@@ -1,17 +1,11 @@
 """Where options come from, what their values become, and what is said of a wrong one."""
 
-import contextlib
-import io
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 from accelerate.commands.launch import launch_command_parser
-from hypothesis import example, given
-from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from g4i_hf import __version__, options
@@ -213,39 +207,3 @@ def test_options_of_trainer_are_those_of_the_installed_one():
     assert set(options.other_trainer_options()) == theirs - set(options.names_of(options.TrainingOptions))
     ours = [name for cls in TRAIN for name in options.names_of(cls)]
     assert len(ours) == len(set(ours)) <= 105
-
-
-known = st.sampled_from(
-    ["learning_rate", "max_steps", "bf16", "student", "student_args", "class_weights", "label_names"]
-)
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-structures = st.dictionaries(known, scalars | st.lists(scalars) | st.dictionaries(st.text(), scalars))
-flow = st.text("[]{}&*!|>'\"%@`#,?:- \n\tabenostu0123456789", max_size=40)
-
-
-@given(structures.map(lambda options: BASE + yaml.safe_dump(options)) | flow | st.binary(max_size=40))
-@example(BASE + "max_steps: !!int ''")
-@example(BASE + "student_args: {a: !!timestamp x}")
-@example(BASE + "student_args: &a {b: *a}")
-@example(BASE + "student_args: " + "{a: " * 2_000)
-@example(BASE + "max_steps: " + "9" * 10_000)
-@example(BASE + "? [x, {y: z}]\n: 1")
-@example("- steps")
-@example(BASE + f"student: !!python/object/apply:os.system ['touch {os.devnull}x']")
-def test_any_file_is_read_and_printed_alike_or_refused_in_one_line(tmp_path, content):
-    path, again = tmp_path / "options.yaml", tmp_path / "again.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
-
-    def resolved(config: Path) -> str:
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-            parse_options(TRAIN, ["--config", str(config), "--print_config"])
-        return out.getvalue()
-
-    try:
-        printed_once = resolved(path)
-    except ValueError as error:
-        assert "\n" not in str(error) and len(str(error)) < 1500
-        return
-    again.write_text(printed_once, encoding="utf-8")
-    assert resolved(again) == printed_once
-    assert not Path(f"{os.devnull}x").exists()

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.data.stage import write_stage
-from g4i_hf.hub.figures import comparison, measured
+from g4i_hf.hub.figures import measured
 from g4i_hf.hub.push import MANIFEST
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
@@ -204,7 +204,7 @@ def test_a_baseline_that_is_none_is_refused(runs, change, message):
     (runs / "baseline0" / "lineage.json").unlink()
     a_run(runs / "baseline0", **{"model": False, "seed": 0, "align_weight": 0} | change)
     with pytest.raises(ValueError, match=message):
-        comparison(arguments(runs))
+        measured(arguments(runs))
 
 
 def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
@@ -214,15 +214,16 @@ def test_a_baseline_may_lack_all_that_belongs_to_the_captions(runs):
     options |= {"dataset_name": "them/photos", "caption_column": "text", "logging_steps": 7, "unlabelled": "drop"}
     a_run(runs / "aligned0", model=False, seed=0, dataset_name="me/embedded")
     a_run(runs / "baseline0", model=False, seed=0, lineage=images, **options)
-    rows = comparison(arguments(runs))
+    rows = measured(arguments(runs))["rows"]
     assert sum(row.figure == "accuracy" and row.baseline is not None for row in rows) == 2
 
 
 def test_figures_of_other_weights_are_not_shown(runs, caplog):
     (runs / "aligned0" / "all_results.json").write_text(json.dumps(RESULTS | {"test_weights": "ema"}))
-    assert {row.split for row in comparison(arguments(runs))} == {"validation"}
+    found = measured(arguments(runs))
+    assert {row.split for row in found["rows"]} == {"validation"}
     assert "test was not evaluated with the raw weights" in caplog.text
-    assert [each["split"] for each in measured(arguments(runs))["intervals"]] == ["validation"]
+    assert [each["split"] for each in found["intervals"]] == ["validation"]
 
 
 def test_an_interval_is_over_labelled_images(runs):

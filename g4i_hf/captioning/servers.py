@@ -216,10 +216,8 @@ class Server:
         elif status in (401, 407):
             where = f"the environment variable {api_key_env}" if api_key_env else "`hf auth login`"
             remedy = f"It does not accept the token: put the right one into {where}."
-        elif status == 402:
-            remedy = "Its account is out of credit."
-        elif status == 403:
-            remedy = f"Access to {model} is not allowed there."
+        elif status in (402, 403):  # which say so themselves
+            remedy = f"See to the account, and to its access to {model}."
         else:
             has = "Is base_url right, up to /v1?"
             with contextlib.suppress(Exception):  # not every server has a list

@@ -194,7 +194,11 @@ def write_captions(
     splits = {}
     for name, split in captioned.splits.items():
         split = split.remove_columns([CLEANED] if captioned.describes else [])
-        splits[name] = _with_digests(split, images[name], Path(folder) / f"{name}.parquet")
+        # Files in an earlier stage are not read again
+        digests = image_digests(images[name], known_images(Path(folder) / f"{name}.parquet"))
+        for column in MADE_FROM:
+            split = split.add_column(column, digests[column], feature=Value("string"))
+        splits[name] = split
     stage = {
         "stage": "captioning",
         **Source.of(source).recorded(folder),
@@ -203,14 +207,6 @@ def write_captions(
         "status": captioned.status_counts(),
     }
     return write_stage(folder, splits, stage)
-
-
-def _with_digests(split: Dataset, images: Dataset, earlier: Path) -> Dataset:
-    """With digests of the images that were captioned; files in an earlier stage are not read again."""
-    digests = image_digests(images, known_images(earlier))
-    for column in MADE_FROM:
-        split = split.add_column(column, digests[column], feature=Value("string"))
-    return split
 
 
 def check_places(captions_dir: str, journal: str, dataset_name: str) -> None:

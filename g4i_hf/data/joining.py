@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +40,7 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
     images = split.select_columns([columns.IMAGE])
 
     def of_content(row: int) -> str:
-        return content_id(images[row][columns.IMAGE])
+        return hashlib.blake2b(content_of(images[row][columns.IMAGE]), digest_size=12).hexdigest()
 
     image_ids = []
     for row, (name, has_bytes) in enumerate(image_paths(images)):
@@ -99,10 +98,6 @@ def _id_of_file(path: str | None) -> str | None:
     if file.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
-
-
-def content_id(image: dict[str, Any]) -> str:
-    return hashlib.blake2b(content_of(image), digest_size=12).hexdigest()
 
 
 class MissingRowsError(ValueError):

@@ -271,7 +271,6 @@ ENCODER = {
     "text_embed_dim": "dimensions",
     "max_tokens": "context window in tokens",
 }
-SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 SMALL_WINDOW = 0.01  # share of truncated captions from which the card mentions it
 
 
@@ -330,7 +329,6 @@ def _metadata_of_captions(
         pretty_name=_title(stage, images_id, machine_made),
         task_categories=[task for task, column in tasks.items() if column in stage["columns"]] or None,
         tags=["g4i_hf", "captions", *(tag for tag, is_present in tags.items() if is_present)],
-        size_categories=[next((size for most, size in SIZES if sum(splits.values()) < most), "n>10M")],
         source_datasets=[images_id] if images_id else None,
         configs=[{"config_name": "default", "data_files": files}],
     )

@@ -11,13 +11,7 @@ from huggingface_hub import EvalResult
 
 from .. import columns
 from ..data.record import SPLIT, Record, differences
-from ..evaluation.comparison import (
-    CARD_MEASURES,
-    ComparisonRow,
-    compare,
-    ends_in_words,
-    interval_text,
-)
+from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, ends_in_words, interval_text
 from ..evaluation.metrics import read_results, speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
@@ -29,15 +23,6 @@ logger = logging.getLogger(__name__)
 DIGITS = 6  # of fractions; more would be noise
 # In what the data of two runs must not differ, by kind: captions may, and where the images lie
 OTHER_FIGURES = (columns.LABEL, columns.IMAGE_DIGEST, "new", "removed", "class_names", SPLIT)
-
-
-def comparison(args: ReleaseArguments) -> list[ComparisonRow]:
-    """Rows of the run's figures, beside the baseline's; empty before any evaluation. ValueError for no baseline."""
-    if args.baseline:
-        _check_baseline(args.run, args.baseline)
-    results = figures(args.run, args.weights)
-    baseline = figures(args.baseline, args.weights) if args.baseline else None
-    return compare(results, baseline, _in_order(_splits(results), args.run))
 
 
 def figures(run: str | Path, weights: str) -> dict[str, Any]:
@@ -54,15 +39,19 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
 
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
-    `speed` and the `judgement` of `g4i fit`: sentences, empty where there is none; what it was `taught_by`;
-    `labels_said`: how many images had a label; `estimates` before training, by name; `intervals`: for each split its
-    images, and the 95% intervals of the accuracy and of its difference from the baseline's.
+    `rows` of the run's figures, beside the baseline's; empty before any evaluation. `speed` and the `judgement` of
+    `g4i fit`: sentences, empty where there is none; what it was `taught_by`; `labels_said`: how many images had a
+    label; `estimates` before training, by name; `intervals`: for each split its images, and the 95% intervals of the
+    accuracy and of its difference from the baseline's. ValueError for no baseline.
     """
-    results = read_results(args.run)
-    shown = figures(args.run, args.weights)
-    accuracies = {split: shown.get(f"{split}_accuracy") for split in _splits(results)}
+    if args.baseline:
+        _check_baseline(args.run, args.baseline)
+    results, shown = read_results(args.run), figures(args.run, args.weights)
+    baseline = figures(args.baseline, args.weights) if args.baseline else None
+    splits = _in_order(_splits(shown), args.run)
     names = ("supervision", "softens_labels", "views", "label_noise_estimate", "label_noise_interval")
     return {
+        "rows": compare(shown, baseline, splits),
         "speed": speed_text(results),
         "judgement": results.get("judgement", ""),
         "labels_said": results.get("labels_said", ""),
@@ -71,12 +60,12 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
         "intervals": [
             {
                 "split": split,
-                "images": (labelled := results.get(f"{split}_labelled", results[f"{split}_samples"])),
-                "interval": interval_text(accuracies[split], labelled),
+                "images": (labelled := shown.get(f"{split}_labelled", shown[f"{split}_samples"])),
+                "interval": interval_text(shown[f"{split}_accuracy"], labelled),
                 "difference": _difference_in_words(args, split),
             }
-            for split in _in_order(list(accuracies), args.run)
-            if accuracies[split] is not None
+            for split in splits
+            if shown.get(f"{split}_accuracy") is not None
         ],
     }
 

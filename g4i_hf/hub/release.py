@@ -27,7 +27,7 @@ from ..training.run_folder import read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
-from .figures import comparison, measured
+from .figures import measured
 from .onnx import export_onnx
 from .push import MANIFEST, OF_DATASET, OF_STUDENT, SECRETS, clear_errors, last_push, list_files, push_folder
 
@@ -87,13 +87,12 @@ def release_with_card(
         with_aligned = args.aligned and aligns(options) is not False
         if with_aligned:
             _save_aligned(model, run, folder / ALIGNED)
-        lineage, rows = read_lineage(run_of(run)), comparison(args)
+        lineage = read_lineage(run_of(run))
         student = Student(
             **_facts(model, processor),
             weights=args.weights,
             options=options,
             lineage=lineage,
-            rows=rows,
             **measured(args),
             aligned=with_aligned,
             onnx=args.onnx,
@@ -108,7 +107,7 @@ def release_with_card(
         if args.onnx:  # last, as it takes longest
             export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         (folder / MANIFEST).touch()
-    return output_dir, rows
+    return output_dir, student.rows
 
 
 def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:

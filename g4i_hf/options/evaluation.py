@@ -69,6 +69,7 @@ class EvaluateArguments:
 class ReleasedStudentOptions:
     """Student"""
 
+    baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
     onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
@@ -99,7 +100,6 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
     """Release"""
 
     run: str | None = option(None, "Run folder of the student to release, or the folder of g4i fit.")
-    baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     stage: str | None = option(None, "Folder of captions or embeddings to release as a dataset.")
     output_dir: str | None = option(
         None, "Folder for the release; <run>/student, <run>/classifier or <stage>-dataset by default."
@@ -120,16 +120,11 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
 
     def _check_kind(self) -> None:
         """Raise ValueError for options of the other kind, which would have no effect."""
-        of_student = {"baseline"} | {field.name for field in fields(ReleasedStudentOptions)}
-        of_dataset = {field.name for field in fields(ReleasedDatasetOptions)}
-        unsupported, kind, other = (of_student, "stage", "run") if self.stage else (of_dataset, "run", "stage")
-        what = "students, which are released with --run" if self.stage else "datasets, released with --stage"
-        for field in fields(self):
-            if field.name in unsupported and getattr(self, field.name) != field.default:
-                raise ValueError(
-                    f"{field.name} is an option of {what}, and {kind} is {getattr(self, kind)}. Leave {field.name} "
-                    f"out, or give --{other} in place of --{kind}."
-                )
+        of_student, of_dataset = map(fields, (ReleasedStudentOptions, ReleasedDatasetOptions))
+        for field in of_student if self.stage else of_dataset:
+            if getattr(self, field.name) != field.default:
+                kind = "students, and stage" if self.stage else "datasets, and run"
+                raise ValueError(f"{field.name} is for {kind} is {self.stage or self.run}. Leave {field.name} out.")
 
 
 def check_repo_id(name: str, repo_id: str, with_namespace: bool) -> None:

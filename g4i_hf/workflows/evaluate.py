@@ -202,15 +202,12 @@ class Evaluation:
             outputs: dict[str, Any] = {"output_image_embeds": texts, "features": features}
             by_split[split_name] = predict(model, processor, split, *how, what, **outputs)
         if self.accelerator.is_main_process:
-            self._write_predictions(name, by_split, model.config.id2label)
+            folder = self.folders[name] / "predictions"
+            folder.mkdir(parents=True, exist_ok=True)
+            for split_name, predicted in by_split.items():
+                predicted.to_dataset(model.config.id2label).to_parquet(folder / f"{split_name}.parquet")
         self.accelerator.wait_for_everyone()
         return by_split
-
-    def _write_predictions(self, name: str, by_split: dict[str, Predictions], id2label: dict[int, str]) -> None:
-        folder = self.folders[name] / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        for split_name, predicted in by_split.items():
-            predicted.to_dataset(id2label).to_parquet(folder / f"{split_name}.parquet")
 
     @cached_property
     def _name_embeds(self) -> np.ndarray:
@@ -228,16 +225,13 @@ class Evaluation:
             metrics |= split_metrics(predicted, split, split_name, name_embeds)
             metrics[f"{split_name}_weights"] = args.weights
         if args.speed and name == "aligned":  # the baseline has the same architecture
-            metrics |= self._speed(name)
+            model, processor = load_run(self.runs[name], args.weights)
+            student, size = plain_student(model).float(), ImageSettings.from_processor(processor).size
+            metrics |= size_metrics(student, size) | speed_metrics(student, size)
         results = update_results(self.folders[name], metrics, list(self.splits))
         evaluated, earlier = self.record.of_splits(self.splits), Record.read(self.folders[name])
         (evaluated if earlier is None else earlier.with_splits_of(evaluated)).write(self.folders[name])
         return results
-
-    def _speed(self, name: str) -> dict[str, float]:
-        model, processor = load_run(self.runs[name], self.args.weights)
-        student, size = plain_student(model).float(), ImageSettings.from_processor(processor).size
-        return size_metrics(student, size) | speed_metrics(student, size)
 
     def write_report(self) -> None:
         of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)

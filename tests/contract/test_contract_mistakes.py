@@ -98,8 +98,8 @@ MISTAKES = {
     "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
     "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
     "address of images": ("release", {"stage": "{captions}", "images_id": "https://hf.co/d"}, ("images_id is",)),
-    "ONNX of a stage": ("release", {"stage": "{captions}", "onnx": "true"}, ("onnx is an option of", "give --run")),
-    "images of a run": ("release", {"run": "{aligned}", "with_images": "true"}, ("with_images is", "give --stage")),
+    "ONNX of a stage": ("release", {"stage": "{captions}", "onnx": "true"}, ("onnx is for students",)),
+    "images of a run": ("release", {"run": "{aligned}", "with_images": "true"}, ("with_images is for datasets",)),
     "push without a name": ("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 
