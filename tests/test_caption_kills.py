@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from caption_doors import ROOT, Worker, all_right, captions_of_numbers, draw_numbers
-from doors import WAIT
+from doors import WAIT, spelled
 from loaded import PYTHON, kill, real
 from processes import happens
 
@@ -28,12 +28,14 @@ def environment() -> dict[str, str]:
     return kept | ray | {"OMP_NUM_THREADS": "1"}
 
 
+def started(command: list[str], *words: object) -> subprocess.Popen:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, *spelled(words)], cwd=ROOT, env=environment(), start_new_session=True, **output)
+
+
 def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:
     options = {"dataset_name": pictures, "captions_dir": captions, "base_url": f"{server.url}/v1"}
-    options |= {"captioner_model": "tiny", "max_concurrency": 4} | more
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *words], cwd=ROOT, env=environment(), start_new_session=True, **output)
+    return started(command, options | {"captioner_model": "tiny", "max_concurrency": 4} | more)
 
 
 def finish(process: subprocess.Popen) -> str:

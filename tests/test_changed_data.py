@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Image
+from doors import spelled
 from drawings import STUDENT, TRAINING, draw_folder, drawing
 from fitting import lines_of, write_lines
 from PIL import Image as PILImage
@@ -110,7 +111,7 @@ def said_by(capsys, *words) -> str:
     """What a command prints, or the line that ends it."""
     capsys.readouterr()
     try:
-        main([str(word) for word in words])
+        main(spelled(words))
     except SystemExit as ended:
         assert ended.code == 2
         return capsys.readouterr().err.splitlines()[-1]
@@ -195,8 +196,7 @@ def train(static_folder, tmp_path, capsys):
     def training(pictures: Path, **options) -> str:
         given = STUDENT | TRAINING | {"dataset_name": pictures, "output_dir": tmp_path / "run", "align_weight": 0}
         given |= {"text_encoder": static_folder, "supervision": "none", "save_strategy": "steps", "save_steps": 1}
-        words = [word for name, value in (given | options).items() for word in (f"--{name}", value)]
-        return said_by(capsys, "train", *words)
+        return said_by(capsys, "train", given | options)
 
     return training
 

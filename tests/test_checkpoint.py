@@ -18,6 +18,7 @@ import pytest
 import torch
 from caption_doors import WORKERS
 from datasets import Dataset, DatasetDict, Image
+from doors import spelled
 from loaded import PYTHON, kill, real
 from processes import happens
 from students import ID2LABEL, STUDENTS, aligned_model, lora_model
@@ -52,8 +53,7 @@ def trainer_of(folder: Path, change=lambda rows: rows, **options) -> AlignmentTr
 
 
 def command(folder: Path, run: Path, **options) -> list[str]:
-    options = OPTIONS | {"dataset_name": folder / "data", "output_dir": run} | options
-    return ["train", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    return spelled(("train", OPTIONS | {"dataset_name": folder / "data", "output_dir": run} | options))
 
 
 @pytest.fixture(scope="module")

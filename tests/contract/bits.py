@@ -107,13 +107,13 @@ class Bits:
         others = sorted(key for key in self.here if self.made_in.get(key) != self.here[key])
         return f"within tolerances, as the fixture was made with another {', '.join(others)}"
 
-    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool, names=None) -> list[str]:
+    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool, names: list[str]) -> list[str]:
         """What differs from the case, a phrase each; `names` of the tensors."""
         case, numbers = self.cases[name], self.numbers[name]
         allowed = torch.zeros_like(numbers) if exact else TENSOR_TOLERANCE * numbers[:, 2:3] + ABSOLUTE_TOLERANCE
         apart = (found - numbers).abs()
         rows = torch.nonzero(~(apart <= allowed).all(1)).flatten().tolist()
-        parts = [f"{names[row] if names else row} by {apart[row].max():.3g}" for row in rows]
+        parts = [f"{names[row]} by {apart[row].max():.3g}" for row in rows]
         if len(log) != len(case["log"]):
             parts.append(f"{len(log)} lines of the log in place of {len(case['log'])}")
         for number, (line, committed) in enumerate(zip(log, case["log"], strict=False)):

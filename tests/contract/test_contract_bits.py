@@ -232,15 +232,3 @@ def test_a_released_student(bits, trained, tmp_path, name):
     config = json.loads((student / "config.json").read_text())
     config.pop("transformers_version", None)
     bits.check(f"released {name}", load_file(file), config=config)
-
-
-SAME = ({"vit clip", "official gradient"},)  # on one process
-
-
-def test_tolerances_tell_the_cases_apart(bits):
-    """In another environment a wrong loss must fail too: within tolerances, any two cases differ."""
-    for name, case in bits.cases.items():
-        for other, found in bits.numbers.items():
-            if name != other and found.shape == bits.numbers[name].shape and {name, other} not in SAME:
-                apart = bits.differences(name, found, case["log"], exact=False)
-                assert len(apart) > 4, (name, other, apart)
