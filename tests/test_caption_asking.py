@@ -87,7 +87,7 @@ def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:
 def answered_unopened(split: Dataset, journal: Path) -> int:
     """Questions whose answer is found without opening an image."""
     with AnswerStore(journal) as store:
-        return sum(answer is not None for row in questions_of(split).answers(store) for answer in row)
+        return sum(answer is not None for _, answers in questions_of(split).answers(store) for answer in answers)
 
 
 def test_a_changed_image_is_asked_again_and_a_moved_or_touched_one_is_not(folder, journal):

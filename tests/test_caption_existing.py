@@ -82,14 +82,11 @@ def test_a_file_of_other_images_is_refused(tmp_path):
         joined(tmp_path, splits(train=["a/1.jpg"]), [("17", "x")])
 
 
-def test_repeated_lines_count_once_and_several_captions_are_asked_for(tmp_path):
+def test_repeated_lines_count_once_and_several_captions_are_kept(tmp_path):
     data = splits(train=["1.jpg", "2.jpg", "3.jpg"])
     lines = [("1.jpg", "a"), ("2.jpg", ""), ("1.jpg", "a"), ("2.jpg", "b"), ("3.jpg", None)]
     assert joined(tmp_path, data, lines)["train"] == [["a"], ["b"], []]
-    with pytest.raises(ValueError, match=r"c.jsonl: '1.jpg' has another caption .*--several_captions"):
-        joined(tmp_path, data, [*lines, ("1.jpg", "A")])
-    several = joined(tmp_path, data, [*lines, ("1.jpg", "A")], several_captions=True)
-    assert several["train"] == [["a", "A"], ["b"], []]
+    assert joined(tmp_path, data, [*lines, ("1.jpg", "A")])["train"] == [["a", "A"], ["b"], []]
 
 
 def test_captions_of_a_column():

@@ -50,16 +50,10 @@ def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArgum
         )
     captions: dict[str, list[list[str]]] = {name: [[] for _ in range(len(split))] for name, split in splits.items()}
     of_rows = list(itertools.chain.from_iterable(captions.values()))
-    may_repeat = arguments.several_captions or any(isinstance(caption, list) for _, caption in pairs)
     for key, caption in pairs:
         texts, row = _texts(caption, f"{path.name}, key {key!r}"), row_of[key]
         if row >= 0:
             of_rows[row][:] = dict.fromkeys([*of_rows[row], *texts])
-            if len(of_rows[row]) > 1 and not may_repeat:
-                raise ValueError(
-                    f"{path.name}: {key!r} has another caption in an earlier record. Remove one, or keep several "
-                    "captions an image with --several_captions."
-                )
     unknown, ambiguous = ([key for key, row in row_of.items() if row == kind] for kind in (NO_ROW, SEVERAL))
     if unknown or ambiguous:
         logger.warning(

@@ -1,6 +1,5 @@
 """Questions about the rows of a split: prompts, filled in from columns, and keys that identify their answers."""
 
-import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,8 +20,7 @@ from .answers import Answer, AnswerStore, Keys, Question
 
 logger = logging.getLogger(__name__)
 
-BATCH = 10_000  # rows whose columns are read at once
-LOOKED_UP = 500  # rows whose answers are looked up at once
+BATCH = 1000  # rows that are read, and whose answers are looked up, at once
 # The prompt of the paper, with which the published captions of ImageNet were made
 PLAIN = "Describe this image in detail."
 # The third version of the paper reports better captions if the class is named
@@ -202,24 +200,20 @@ class Questions:
     def part(self, rows: list[int]) -> "Questions":
         return Questions(self.split.select(rows), self.name, self.prompts, self.keys)
 
-    def rows(self) -> Iterator[Row]:
-        """All rows; no image is opened."""
+    def batches(self) -> Iterator[list[Row]]:
+        """All rows, in parts; no image is opened."""
         light = self.split.select_columns(list(dict.fromkeys([columns.IMAGE_ID, *self.prompts.columns])))
         images = self.images.with_format("arrow")
         for start in range(0, len(light), BATCH):
-            batch = light[start : start + BATCH]
+            batch, rows = light[start : start + BATCH], []
             known = sizes_and_times(images[start : start + BATCH][columns.IMAGE])
             for inside, (image_id, (size, mtime)) in enumerate(zip(batch[columns.IMAGE_ID], known, strict=True)):
                 prompts = self.prompts.prompts_of({name: batch[name][inside] for name in self.prompts.columns})
                 # A file has a time of change; bytes in a table change with the table
                 table = self.split._fingerprint if mtime is None and size is not None else self.name
                 places = [self.keys.place(image_id, size, mtime, prompt, table) for prompt in prompts]
-                yield Row(start + inside, image_id, prompts, places)
-
-    def batches(self) -> Iterator[list[Row]]:
-        rows = self.rows()
-        while batch := list(itertools.islice(rows, LOOKED_UP)):
-            yield batch
+                rows.append(Row(start + inside, image_id, prompts, places))
+            yield rows
 
     def of_row(self, row: Row) -> list[Question]:
         """Read the image once, so that its key is a digest of the bytes that the captioner receives."""
@@ -233,18 +227,20 @@ class Questions:
         parts = zip(row.prompts, keys, row.places, self.prompts.choices, strict=True)
         return [Question(row.image_id, image, *part) for part in parts]
 
-    def answers(self, store: AnswerStore, look_closer: bool = False) -> Iterator[list[Answer | None]]:
+    def answers(
+        self, store: AnswerStore | None, look_closer: bool = False
+    ) -> Iterator[tuple[Row, list[Answer | None]]]:
         """
-        For each row, the stored answers to its prompts. `look_closer` reads an image with an unknown place, as its
+        Each row, and the stored answers to its prompts. `look_closer` reads an image with an unknown place, as its
         file may have been moved or touched.
         """
         for batch in self.batches():
-            known = store.find_many([place for row in batch for place in row.places])
+            known = store.find_many([place for row in batch for place in row.places]) if store else {}
             for row in batch:
                 answers = [known.get(place) for place in row.places]
                 if look_closer and not all(answers):
                     answers = [store.find(question.key) for question in self.of_row(row)]
-                yield answers
+                yield row, answers
 
 
 def sizes_and_times(images: Any) -> list[tuple[int | None, int | None]]:

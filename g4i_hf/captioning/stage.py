@@ -117,7 +117,7 @@ def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool
         captions = [Caption.of(answer) for answer, asks in pairs if not asks]
         return (_lists(captions) if captions else {}) | (vars(of_class[0]) if of_class else {})
 
-    rows = map(row_of, questions.answers(store, look_closer))
+    rows = (row_of(answers) for _, answers in questions.answers(store, look_closer))
     return _table(questions.split, rows, of_captions | of_answer)
 
 

@@ -141,10 +141,6 @@ def join_captions(
     replaced = [columns.TEXT_EMBEDS] if columns.CAPTION in present and columns.TEXT_EMBEDS not in present else []
     joined = DatasetDict({name: without_replaced(split, replaced) for name, split in images.items()})
     joined |= {name: side_by_side(images[name], split, positions[name]) for name, split in added.items()}
-    embedded = [name for name, split in images.items() if columns.TEXT_EMBEDS in split.column_names]
-    if lost := [name for name in embedded if columns.TEXT_EMBEDS not in joined[name].column_names]:
-        text = "%s: captions without text_embeds. Those of the earlier captions are left out (splits %s): embed anew."
-        logger.warning(text, what, ", ".join(lost))
     return joined
 
 

@@ -142,7 +142,6 @@ class ExistingCaptionsArguments:
     """Existing captions"""
 
     rare = True
-    captions_file: str | None = option(None, "JSONL or CSV with the name of each image.")
+    captions_file: str | None = option(None, "JSONL or CSV with the name of each image; an image may have several.")
     file_key: str | None = option(None, "Field with the image's name; by default file_name or similar.")
     file_caption: str | None = option(None, "Field with the caption; by default caption or similar.")
-    several_captions: bool = option(False, "Keep several captions of an image, which are an error otherwise.")

@@ -1,11 +1,10 @@
 """`g4i caption`: from images to a stage of captions. Local models are imported late, as endpoints need no torch."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import cached_property
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, DatasetDict, Value
 
 from .. import columns
-from ..captioning.answers import OK, Answer, AnswerStore, Captioner
+from ..captioning.answers import OK, AnswerStore, Captioner
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions
 from ..captioning.runner import Asking, Budget, Outcome, Share
@@ -171,9 +170,7 @@ class Captioning:
         unasked = not Path(self.args.journal).exists()  # a dry run writes no journal
         with nullcontext() if unasked else AnswerStore(self.args.journal) as store:
             for each in questions:
-                nothing: Iterable[list[Answer | None]] = repeat([None] * len(each.prompts.templates), len(each.split))
-                stored = nothing if store is None else each.answers(store)
-                for row, answers in zip(each.rows(), stored, strict=True):
+                for row, answers in each.answers(store):
                     for prompt, choices, answer in zip(row.prompts, each.prompts.choices, answers, strict=True):
                         tokens = image + len(prompt) / LETTERS_A_TOKEN, self.args.tokens_for(choices)
                         total += np.array([1, *tokens]) * (answer is None)

@@ -68,7 +68,10 @@ def dry_run(
         lines.append("All answers were stored already, so nothing was measured.")
     else:
         known = sum(
-            answer is not None for split in questions.values() for row in split.answers(store) for answer in row
+            answer is not None
+            for split in questions.values()
+            for _, of_row in split.answers(store)
+            for answer in of_row
         )
         remaining = max(sum(map(len, questions.values())) - max(known, len(shown)), 0)
         lines += project(measured, remaining, outcome.seconds, processes, (args.price_input, args.price_output))
@@ -94,7 +97,7 @@ def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, lis
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer]) -> Iterator[Shown]:
     matching = Matching(part.prompts.class_names)
-    for row, answers in zip(part.rows(), part.answers(store), strict=True):
+    for row, answers in part.answers(store):
         for stored, asks_class in zip(answers, part.prompts.asks_class, strict=True):
             answer = stored or failures.get(row.image_id)  # these are not stored
             caption = Caption.of(answer)
@@ -144,7 +147,7 @@ def compared_questions(
     from ..label_model import View
 
     prompts, labels = parts[0].prompts, np.concatenate([labels_of(part.split) for part in parts])
-    answers = list(zip(*(of_row for part in parts for of_row in part.answers(store)), strict=True))
+    answers = list(zip(*(of_row for part in parts for _, of_row in part.answers(store)), strict=True))
     views, costs = {}, {}
     for template, asks_class, given in zip(prompts.templates, prompts.asks_class, answers, strict=True):
         title = next((name for name, text in NAMED.items() if text == template), f"{template[:SHORT]!r}")
