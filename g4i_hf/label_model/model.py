@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -179,7 +180,7 @@ class LabelModel:
         self.accuracy_: Estimate | None = None
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
-        self.report_ = {
+        self.report_: dict[str, dict[str, Any]] = {
             name: {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(view_values.has.sum())}
             for name, view_values in values.items()
         }
