@@ -180,6 +180,12 @@ CANNOT = [
     (View(np.where(np.eye(6) > 0, np.nan, 1)), SIX, "'caption' has values that are NaN or infinite"),
     (View(np.ones((6, 4))), SIX, "'caption' has the same values in all rows"),
     (View(np.full((6, 4), np.nan)), SIX, "'caption' has no value in any row"),
+    (View(np.eye(6)), [0.5, *SIX[1:]], "labels of type float64 and shape .6,.: give a class index"),
+    (View(np.eye(6)), [np.nan, *SIX[1:]], "labels of type float64 .* -1 where it is unknown"),
+    (View(np.eye(6)), np.eye(6), "labels .* shape .6, 6."),
+    (View(np.eye(6)), [3, *SIX[1:]], "labels hold 3"),
+    (View(np.eye(6).tolist()), SIX[:5], r"values of shape .6, 6., but there are 5 labels"),
+    (View([["red"]] * 6), SIX, "give a row of numbers for each image"),
 ]
 
 
@@ -187,6 +193,16 @@ CANNOT = [
 def test_what_cannot_be_fitted_is_an_error(view, labels, message):
     with pytest.raises(ValueError, match=message):
         LabelModel(3).fit({"caption": view}, labels)
+
+
+def test_an_array_of_another_shape_is_not_taken_for_a_view_or_an_answer():
+    model = LabelModel(3).fit({"caption": View(np.eye(6))}, SIX)
+    with pytest.raises(ValueError, match=r"'caption' has values of shape .6, 1., not .rows, 6."):
+        model.predict({"caption": np.eye(6)[:, :1]})
+    with pytest.raises(ValueError, match="answers hold 3"):
+        View.answers([0, 3], num_labels=3)
+    with pytest.raises(TypeError, match="'caption' is a ndarray: give View"):
+        LabelModel(3).fit({"caption": np.eye(6)}, SIX)
 
 
 def with_names() -> tuple[Clusters, np.ndarray, np.ndarray]:

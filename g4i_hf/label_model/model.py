@@ -16,7 +16,7 @@ from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrat
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
-from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, copies_among
+from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, class_indices, copies_among
 from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
@@ -99,10 +99,10 @@ class LabelModel:
             kept: (N,) unlabelled rows that teach no view, so that a classifier can be judged by their probabilities.
 
         Raises:
-            ValueError: for views of other numbers of rows, views whose values tell nothing, or when fewer than two
-                classes have a label or a name.
+            ValueError: for labels other than class indices, views of other numbers of rows, and views whose values
+                tell nothing; if fewer than two classes have a label or a name.
         """
-        labels = np.asarray(labels, dtype=np.int64)
+        labels = class_indices(labels, self.num_labels, "labels")
         reviewed = None if reviewed is None else np.asarray(reviewed, dtype=bool)
         arrays = {"ids": ids, "groups": groups, "reviewed": reviewed, "kept": kept}
         check_shapes(views, labels, self.num_labels, arrays)
@@ -141,6 +141,10 @@ class LabelModel:
         if unknown or not views:
             raise ValueError(f"The label model was fitted with the views {list(self.report_)}, not with {unknown}.")
         arrays = {name: view.values if isinstance(view, View) else view for name, view in views.items()}
+        for name, array in arrays.items():
+            dim = len(self.spaces_[name].mean)
+            if np.shape(array)[1:] != (dim,):
+                raise ValueError(f"The view {name!r} has values of shape {np.shape(array)}, not (rows, {dim}).")
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
         lengths = {len(array) for array in arrays.values()}
         if len(lengths) > 1 or not WHOLE <= fold < FOLDS:

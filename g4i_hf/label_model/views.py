@@ -39,6 +39,9 @@ class View:
     source: str | None = None
     learns: bool | None = None
 
+    def __post_init__(self):
+        self.values = np.asanyarray(self.values)  # a list or a table; a memory-mapped array stays one
+
     @classmethod
     def answers(cls, answers: np.ndarray, num_labels: int, source: str | None = None) -> View:
         """
@@ -48,7 +51,7 @@ class View:
             answers: (N,) class indices; negative where there is none.
             num_labels: C.
         """
-        answers = np.asarray(answers)
+        answers = class_indices(answers, num_labels, "answers")
         values = np.eye(num_labels, dtype=np.float32)[np.maximum(answers, 0)]
         values[answers < 0] = np.nan
         return cls(values, np.eye(num_labels, dtype=np.float32), source)
@@ -179,21 +182,33 @@ def has_value(values: np.ndarray) -> np.ndarray:
     return has_values
 
 
+def class_indices(given: np.ndarray, num_labels: int, name: str) -> np.ndarray:
+    """(N,) int64. Raises ValueError for anything but whole numbers below `num_labels`, such as NaN or None."""
+    numbers = np.asarray(given)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "biuf" or (np.floor(numbers) != numbers).any():
+        what = f"{name} of type {numbers.dtype} and shape {numbers.shape}"
+        raise ValueError(f"{what}: give a class index, a whole number, for each row, and -1 where it is unknown.")
+    indices = numbers.astype(np.int64)
+    if (highest := indices.max(initial=-1)) >= num_labels:
+        raise ValueError(f"{name} hold {highest}, which is not below the number of classes, {num_labels}.")
+    return indices
+
+
 def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
     if num_labels < 2:
         raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
     if not views or not len(labels):
         raise ValueError(NEEDS)
-    if labels.max() >= num_labels:
-        raise ValueError(f"The label {labels.max()} is not below the number of classes, {num_labels}.")
     for name, array in arrays.items():
         if array is not None and len(array) != len(labels):
             raise ValueError(f"{name} has {len(array)} entries, but there are {len(labels)} labels.")
     for name, view in views.items():
-        if np.ndim(view.values) != 2 or len(view.values) != len(labels):
+        if not isinstance(view, View):
+            raise TypeError(f"The view {name!r} is a {type(view).__name__}: give View(values).")
+        if view.values.ndim != 2 or len(view.values) != len(labels) or view.values.dtype.kind not in "biuf":
             raise ValueError(
-                f"The view {name!r} has values of shape {np.shape(view.values)}, but there are {len(labels)} labels: "
-                "give a row for each image, NaN where it has no value."
+                f"The view {name!r} has {view.values.dtype} values of shape {view.values.shape}, but there are "
+                f"{len(labels)} labels: give a row of numbers for each image, NaN where it has no value."
             )
         expected = (num_labels, view.values.shape[1])
         if view.class_values is not None and np.shape(view.class_values) != expected:
