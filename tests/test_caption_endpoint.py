@@ -6,11 +6,9 @@ import gzip
 import json
 import logging
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import fields
-from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import caption_doors
@@ -393,10 +391,9 @@ def test_what_is_no_completion_is_no_answer():
 
 
 def test_waits_that_servers_ask_for():
-    for said, seconds in (("7", 7), ("later", 0), ("-3", 0), ("inf", 0)):
+    for said, seconds in (("7", 7), ("0.5", 0.5), ("Fri, 31 Dec 2027 23:59:59 GMT", 0), ("-3", 0), ("inf", 0)):
         assert wait_asked_for({"retry-after": said}) == seconds
-    at = formatdate(time.time() + 900, usegmt=True)
-    assert wait_asked_for({}) == 0 and wait_asked_for({"retry-after": at}) == pytest.approx(900, abs=60)
+    assert wait_asked_for({}) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -313,12 +312,6 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float:
-    """Seconds to wait by `Retry-After` (RFC 9110, 10.2.3), a number or a date; 0 without one."""
+    """Seconds to wait by `Retry-After`; 0 without one, or where it is a date."""
     value = headers.get("retry-after", "")
-    try:
-        wait = (
-            float(value) if re.fullmatch(r"[\d.]+", value) else parsedate_to_datetime(value).timestamp() - time.time()
-        )
-    except (ValueError, TypeError):
-        return 0.0
-    return max(0.0, wait)
+    return float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else 0.0

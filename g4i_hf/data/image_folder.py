@@ -115,12 +115,6 @@ def _read_split(name: str, roots: list[str], folder: Path) -> Split:
         raise FileNotFoundError(
             f"dataset_name is {str(folder)!r}: neither Parquet nor images of the split {name!r} there. Add images."
         )
-    for file in images:
-        try:
-            file.encode()
-        except UnicodeError:
-            what = f"the file name {os.fsencode(file)!r} is not UTF-8"
-            raise ValueError(f"{what}. Rename the file, as convmv does.") from None
     metadata = sorted(file for file in folder_of if os.path.basename(file) in METADATA)
     parts = [table for file in metadata if len(table := read_metadata(file, folder_of))]
     lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})

@@ -44,7 +44,8 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
         try:
             return open_image_folder(folder)
         except ValueError as error:
-            raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {error}") from error
+            fault = _fault(folder.rglob("*")) if isinstance(error, UnicodeError) else error
+            raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {fault}") from error
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = _load(how, label) if how is not None else load_from_disk(name)
     return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)

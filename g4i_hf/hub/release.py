@@ -75,7 +75,7 @@ def release_with_card(
 ) -> tuple[Path, list[ComparisonRow]]:
     """[`release_student`] by options. Returns the folder, and the metrics of the card."""
     run, output_dir = Path(args.run), place_of(args)
-    check_place(output_dir, run)
+    check_replaceable(output_dir, *OF_STUDENT)
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
     with replacing(output_dir) as folder:
@@ -137,14 +137,6 @@ def place_of(args: ReleaseArguments) -> Path:
     stage = Path(args.stage)
     stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
     return stage.with_name(f"{stage.name}-dataset")
-
-
-def check_place(folder: Path, run: Path) -> None:
-    """Raise ValueError if the run, or more than an earlier release, would be deleted."""
-    place, taken = folder.resolve(), run.resolve()
-    if place == taken or place in taken.parents:
-        raise ValueError(f"{folder} is or holds the run itself. Choose another --output_dir.")
-    check_replaceable(folder, *OF_STUDENT)
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:
@@ -225,7 +217,7 @@ class StudentPublisher:
     def start(self) -> str:
         """Create the repository; returns its full id. Raises ImportError without detect-secrets, and PushError."""
         require("detect_secrets", "hub", SECRETS)
-        check_place(Path(self.args.output_dir) / "student", Path(self.args.output_dir))
+        check_replaceable(Path(self.args.output_dir) / "student", *OF_STUDENT)
         api = HfApi(token=self.args.hub_token)
         with clear_errors(self.repo_id):
             private = self.args.hub_private_repo is not False
@@ -262,13 +254,12 @@ def build_release(args: ReleaseArguments, scratch: Path | None = None) -> tuple[
     args = with_run_of_fit(args)
     place, lines = place_of(args), list[str]()
     folder = scratch / place.resolve().name if scratch else place
+    check_replaceable(place, *(OF_DATASET if args.stage else OF_STUDENT))
     if args.stage:
-        check_replaceable(place, *OF_DATASET)
         given = {name: getattr(args, name) for name in ("with_images", "images_id", "license", "repo_id")}
         build_dataset(args.stage, folder, **given)
         lines.append(f"dataset   {place}  (Parquet files and a card, for datasets.load_dataset)")
     else:
-        check_place(place, Path(args.run))
         _, rows = release_with_card(replace(args, output_dir=str(folder)))
         if rows:
             lines.append(f"\n{as_text(rows)}\n")
