@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from drawings import draw_folder
 
+from g4i_hf import load_images
 from g4i_hf.data.labels import answers_to, line_of, read_answers
 from g4i_hf.data.loading import load_data, load_reviewed
 from g4i_hf.data.record import content_digest
@@ -34,7 +35,7 @@ def answer(folder: Path, name: str, label: str | None, pick: str = "manual", **m
 
 def labels(folder: Path, split: str = "train") -> dict[str, str | None]:
     """By number of the drawing."""
-    rows = load_reviewed(DataArguments(str(folder)))[split]
+    rows = load_images(folder)[split]
     names = rows.features["label"].names
     of_rows = zip(rows["image_id"], rows["label"], strict=True)
     return {name.split("/")[1].split(".")[0]: None if label is None else names[label] for name, label in of_rows}
@@ -117,13 +118,10 @@ def test_labels_of_a_dataset_that_cannot_be_written_to_are_in_a_file_of_their_ow
     load_data(DataArguments(str(pictures)))["train"].to_parquet(tmp_path / "data" / "train.parquet")
     file.write_text(json.dumps({"image_id": "circle/0.png", "label": "cross"}) + "\n")  # by hand, without a digest
     assert load_reviewed(DataArguments(folder))["train"]["label"][0] == 0
-    for found in (
-        load_reviewed(DataArguments(folder), tmp_path),
-        load_reviewed(DataArguments(folder, labels_file=str(file))),
-    ):
+    for found in (load_reviewed(DataArguments(folder), tmp_path), load_images(folder, labels_file=str(file))):
         assert np.bincount(found["train"]["label"][:]).tolist() == [3, 5, 4]
     with pytest.raises(FileNotFoundError, match="labels_file is 'none.jsonl'"):
-        load_reviewed(DataArguments(folder, labels_file="none.jsonl"))
+        load_images(folder, labels_file="none.jsonl")
 
 
 def test_a_new_class_is_one_where_the_line_says_so(pictures):

@@ -24,7 +24,7 @@ from .stage import Source, chain_of, check_names_images, find_stage, join_stage,
 def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
     """
     Open images with the columns `image` (not decoded), `image_id` and, if available, `label` (ClassLabel) and
-    `caption`.
+    `caption`. Answers of `g4i label` override labels: those in `labels.jsonl` beside the images, or in `labels_file`.
 
     Args:
         dataset_name: folder with a folder per split and class and captions in `metadata.jsonl`; folder of Parquet
@@ -35,7 +35,7 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
         FileNotFoundError: if nothing has this name.
         ValueError: for data without images, or with invalid columns.
     """
-    splits = load_data(DataArguments(str(dataset_name), **options))
+    splits = load_reviewed(DataArguments(str(dataset_name), **options))
     has_labels = any(columns.LABEL in split.column_names for split in splits.values())
     return class_names(splits)[0] if has_labels else splits
 
