@@ -27,7 +27,8 @@ evaluation zero_shot
 hub
 views
 workflows
-scale commands
+commands
+scale
 running
 recipes __main__
 """
