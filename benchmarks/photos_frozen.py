@@ -6,7 +6,7 @@ and all labels, beside methods without captions, on CIFAR-10, Caltech-101 and Fl
     python benchmarks/photos_frozen.py PHOTOS --counts cifar10h-counts.npy
 
 PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says where the images and captions come from),
-`--counts` the answers of people for CIFAR-10 (people_labels.py). Image features, at the size that `fit` chooses, and
+`--counts` the answers of people for CIFAR-10 (wrong_labels.py). Image features, at the size that `fit` chooses, and
 caption embeddings are computed once, and kept in `--cache`. Both last layers of `g4i fit`, on labels only and with
 captions, are those that `fit` would leave, but for the factor that sets their confidence: from the same label model,
 by the same functions, without `validation`. The rivals are logistic regressions on 256 principal components of the

@@ -263,39 +263,17 @@ def verdicts() -> str:
 
 
 @of_page
-def label_model() -> str:
-    """A row a setting; means over the draws."""
-    lines = []
-    for (data, fraction, rate, kind), rows in grouped(
-        rows_of("label_model"), "data", "label_fraction", "wrong_rate", "kind"
-    ).items():
-        means = {name: percent(mean(rows, name)) for name in rows[0] if isinstance(rows[0][name], float)}
-        found = [[row[name] for row in rows] for name in ("ours", "cleanlab")]
-        holds = sum(row["interval"][0] <= row["wrong"] <= row["interval"][1] for row in rows)
-        lines.append(
-            [NAMES[data], f"{fraction:.0%}", f"{rate:.0%}" + f", {kind}" * (rate > 0)]
-            + [f"{means['accuracy']} ({means['estimated_accuracy']})"]
-            + [f"{means['calibration_error']} ({means['least_calibration_error']})"]
-            + [means["estimated_wrong"], f"{holds} of {len(rows)}"]
-            + [
-                " / ".join(percent(mean(each, name), ".0f") for name in ("precision", "recall") if rate)
-                for each in found
-            ]
-        )
-    head = ["captions of", "labels", "wrong", "accuracy (estimated)", "ECE (least)", "estimated wrong"]
-    return table([*head, "in the interval", "precision / recall of suspicions", "cleanlab's"], lines, "lrl")
-
-
-@of_page
-def people_labels() -> str:
+def wrong_labels() -> str:
     """A row a kind of errors, views and share of labels; means over the draws, precision that of all draws."""
     lines = []
     for (data, kind, views, fraction), rows in grouped(
-        rows_of("people_labels"), "data", "kind", "views", "label_fraction"
+        rows_of("wrong_labels"), "data", "kind", "views", "label_fraction"
     ).items():
-        cells = [NAMES[data], f"{fraction:.0%}, {kind}", "both" if "and" in views else views]
+        cells = [NAMES[data], f"{fraction:.0%}, {'right' if kind == 'all' else kind}"]
+        cells += ["both" if "and" in views else views, percent(mean(rows, "accuracy"))]
         cells += [percent(mean(rows, name)) for name in ("wrong", "estimated_wrong")]
-        cells.append(f"{sum(row['interval_holds'] for row in rows)} of {len(rows)}")
+        holds = sum(row["interval"][0] <= row["wrong"] <= row["interval"][1] for row in rows)
+        cells.append(f"{holds} of {len(rows)}")
         for name in ("ours", "cleanlab"):
             found = [row[name] for row in rows]
             called, right = (sum(each[what] for each in found) for what in ("found", "right_called_wrong"))
@@ -303,7 +281,7 @@ def people_labels() -> str:
             cells.append(recall and f"{percent(1 - right / called, '.0f')} / {recall}")
             cells.append(f"{right / len(rows):.0f}")
         lines.append(cells)
-    head = ["images", "labels", "views", "wrong", "estimated", "in the interval", "precision / recall"]
+    head = ["images", "labels", "views", "accuracy", "wrong", "estimated", "in the interval", "precision / recall"]
     return table([*head, "right, called wrong", "cleanlab's", "right, called wrong"], lines, "lll")
 
 

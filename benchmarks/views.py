@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from label_model import calibration_error
 from photos import Photos, by_a_person, features_by, labels_with, load_photos, parsed, parser_of, photos_of
 from result_files import Results
 from safetensors.torch import save_file
 
 from g4i_hf import LabelModel, View
+from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.modeling.packaged import PRETRAINED_CFG_KEYS, convert
 from g4i_hf.views.encoders import encoder_by_student
 
@@ -82,7 +82,7 @@ def scores(probabilities: np.ndarray, photos: Photos, labels: np.ndarray) -> dic
     found, truth = probabilities[labels < 0].astype(np.float32), photos.truth[labels < 0]
     return {
         "accuracy": float((found.argmax(1) == truth).mean()),
-        "calibration_error": calibration_error(found, truth),
+        "calibration_error": calibration_metrics(np.log(found + 1e-12), truth)["ece"],
     }
 
 
