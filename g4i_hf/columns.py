@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from datasets import Features, List, Value
+from datasets import List
 
 IMAGE = "image"
 LABEL = "label"
@@ -45,11 +45,6 @@ def its_columns(ours: str, present: Iterable[str]) -> str:
     """The columns that are present, and [`name_it`]."""
     present = list(present)
     return f"Its columns: {', '.join(present)}. {name_it(ours, present)}"
-
-
-def text_embeds_features(dim: int) -> Features:
-    """Columns of the embedding stage: `image_id` and `text_embeds`, float16 (K, `dim`) of the K captions of a row."""
-    return Features({IMAGE_ID: Value("string"), TEXT_EMBEDS: List(List(Value("float16"), length=dim))})
 
 
 def text_embed_dim_of(feature: Any) -> int | None:

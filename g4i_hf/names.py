@@ -181,20 +181,15 @@ def check_run(run: str | Path, weights: str = "raw") -> None:
 # --- Identity --------------------------------------------------------------------------------------------------------
 
 
-def commit_of(repository: str, revision: str | None = None, file: str = "config.json") -> str | None:
-    """The commit of a branch or tag, as configurations lack it (transformers 5.24). OSError without one."""
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
-    return extract_commit_hash(cached_file(repository, file, revision=revision), None) or revision
-
-
 def identity_of(place: str, revision: str | None) -> tuple[str | None, str | None]:
     """Digest and commit of a model: a folder has the former, a repository the latter."""
     if Path(place).is_dir():
         return folder_digest(place), None
+    from transformers.utils.hub import cached_file, extract_commit_hash  # configurations lack it (transformers 5.24)
+
     for file in ("config.json", "modules.json"):  # some models of sentence-transformers have no config.json
         with contextlib.suppress(OSError):
-            return None, commit_of(place, revision, file)
+            return None, extract_commit_hash(cached_file(place, file, revision=revision), None) or revision
     return None, revision
 
 

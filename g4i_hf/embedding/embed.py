@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset, DatasetDict, DatasetInfo, Value
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
 from datasets.utils.logging import is_progress_bar_enabled
 from huggingface_hub.constants import HF_HOME
@@ -172,12 +172,6 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
     return whole
 
 
-def text_embeds_column(vectors: np.ndarray, counts: np.ndarray) -> pa.Array:
-    """Vectors (n, D) as a column, `counts` (rows,) of them a row; null for none."""
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, column_of(vectors), mask=pa.array(counts == 0))
-
-
 def name_as_text(class_name: str) -> str:
     """`animal-bird` -> `animal bird`."""
     return " ".join(class_name.replace("_", " ").replace("-", " ").split())
@@ -306,11 +300,16 @@ class EmbeddingStage:
         return known
 
     def _rows(self, name: str, vectors: np.ndarray, counts: np.ndarray) -> Dataset:
-        """`image_id`, `text_embeds` and the digest of the captions."""
-        split = self.splits[name]
-        features = columns.text_embeds_features(self.encoder.dim)
+        """
+        `image_id`; `text_embeds`, float16 (K, D) of the `counts` (rows,) captions of each row, null for none; and the
+        digest of the captions.
+        """
+        split, kind = self.splits[name], List(List(Value("float16"), length=self.encoder.dim))
+        features = Features({columns.IMAGE_ID: Value("string"), columns.TEXT_EMBEDS: kind})
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        embeds = pa.ListArray.from_arrays(offsets, column_of(vectors), mask=pa.array(counts == 0))
         ids = pa.array(split[columns.IMAGE_ID][:], pa.string())
-        table = pa.table([ids, text_embeds_column(vectors, counts)], schema=features.arrow_schema)
+        table = pa.table([ids, embeds], schema=features.arrow_schema)
         fingerprint = hashlib.blake2b(repr((self.settings, split._fingerprint)).encode(), digest_size=8).hexdigest()
         added = Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
         made_from = captions_of_rows(split)

@@ -85,7 +85,11 @@ def open_aligned(
             "student that was released with --aligned true."
         )
     folder = Path(name) / inner
-    _check_aligned(folder)
+    if aligns(read_options(run_of(folder))) is False:
+        raise ValueError(
+            f"{folder} is a baseline (align_weight 0), whose text scores would be random. Name a run with "
+            "align_weight above 0, or its released student."
+        )
     # transformers reads config.json of timm at the top of a local folder, for any subfolder (5.24)
     inside, at = (str(folder), {}) if folder.is_dir() else (name, {"subfolder": inner, **place})
     model = AlignedImageClassification.from_pretrained(inside, trust_remote_code=False, **at).eval()
@@ -93,15 +97,6 @@ def open_aligned(
     record = _read(name, TEXT_ENCODER_FILE, inner, place)
     side = TextSide.of_run(run_of(folder)) if record is None else TextSide.from_record(record)
     return model, student_processor(model.config.student_config, saved), side
-
-
-def _check_aligned(folder: Path) -> None:
-    """Raise ValueError for a run without alignment, or one of its checkpoints; a folder without options passes."""
-    if aligns(read_options(run_of(folder))) is False:
-        raise ValueError(
-            f"{folder} is a baseline (align_weight 0), whose text scores would be random. Name a run with "
-            "align_weight above 0, or its released student."
-        )
 
 
 def _read(name: str, file: str, folder: str, place: dict[str, Any]) -> dict[str, Any] | None:
