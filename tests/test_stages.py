@@ -59,7 +59,7 @@ def test_a_stage_is_joined_by_image_id_and_no_image_is_copied(images, ids):
 
 
 def test_a_stage_that_does_not_fit_is_an_error(images):
-    missing = r"split 'train': 1 of 4 images have no row there, the first is '3'. Run the stage again"
+    missing = r"split 'train': 1 of 4 images have no row there, the first is '3'. Make it again: g4i caption"
     twice = r"Split 'train', column 'image_id', row 4: '2', which row 2 has too"
     for ids, message in (("012", missing), ("01232", twice)):
         with pytest.raises(ValueError, match=message):

@@ -25,10 +25,6 @@ PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
-class Malformed(ValueError):
-    """A file that violates its format, but may be decodable."""
-
-
 def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     """
     The image `{"bytes", "path"}` without metadata, with the same pixels and a bare file name. JPEG keeps its coded
@@ -42,7 +38,7 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
     name = re.split(r"[\\/]", image["path"])[-1] if image["path"] else None
     decoded = _decoded(content)
     if content.startswith(b"\xff\xd8"):
-        with contextlib.suppress(Malformed, struct.error, IndexError):
+        with contextlib.suppress(ValueError, struct.error, IndexError):  # it violates its format
             stripped = jpeg_without_metadata(content)
             if stripped == content or _is_same(decoded, stripped):
                 return {"bytes": stripped, "path": name}
@@ -100,23 +96,23 @@ def _exif(orientation: int) -> bytes:
 
 
 def jpeg_without_metadata(content: bytes) -> bytes:
-    """The file up to its end marker. Raises Malformed, IndexError or struct.error if it violates its format."""
+    """The file up to its end marker. Raises ValueError, IndexError or struct.error if it violates its format."""
     kept, place, has_dropped = [b"\xff\xd8"], 2, False
     while True:
         start = place
         if content[place] != 0xFF:
-            raise Malformed("a segment does not start with a marker")
+            raise ValueError("a segment does not start with a marker")
         while content[place] == 0xFF:  # any number of fill bytes
             place += 1
         marker, place = content[place], place + 1
         if marker == EOI:
             break
         if marker == SOI or marker == 0x00 or 0xD0 <= marker <= 0xD7 or marker == 0x01:
-            raise Malformed("a marker where no segment can start")
+            raise ValueError("a marker where no segment can start")
         (length,) = struct.unpack_from(">H", content, place)
         end = place + length
         if length < 2 or end > len(content):
-            raise Malformed("a segment is longer than the file")
+            raise ValueError("a segment is longer than the file")
         body, place = content[place + 2 : end], end
         segment = _segment(marker, body)
         has_dropped = has_dropped or segment != content[start:end]
@@ -124,7 +120,7 @@ def jpeg_without_metadata(content: bytes) -> bytes:
         if marker == SOS:
             end_of_scan = END_OF_SCAN.search(content, place)
             if end_of_scan is None:
-                raise Malformed("the end is missing")
+                raise ValueError("the end is missing")
             kept.append(content[place : end_of_scan.start()])
             place = end_of_scan.start()
     kept.append(b"\xff\xd9")

@@ -100,10 +100,6 @@ def _id_of_file(path: str | None) -> str | None:
     return f"{file.parent.name}/{file.name}" if file.parent.name else file.name
 
 
-class MissingRowsError(ValueError):
-    """A stage that must be complete has no row for an image."""
-
-
 # --- Joining ---------------------------------------------------------------------------------------------------------
 
 
@@ -186,11 +182,11 @@ def _without_images(captions: Dataset, name: str, what: str) -> Dataset:
 
 
 def _report(images: Dataset, added: Dataset, positions: np.ndarray, where: str, complete: bool) -> None:
-    """Warn of rows without a counterpart on the other side, or raise MissingRowsError if `complete`."""
+    """Warn of rows without a counterpart on the other side, or raise ValueError if `complete`."""
     without = np.flatnonzero(positions == NO_ROW)
     if len(without) and complete:
         what = f"{len(without)} of {len(images)} images have no row there, the first is {_first(images, without[:1])}"
-        raise MissingRowsError(f"{where}: {what}. Run the stage again on this dataset.")
+        raise ValueError(f"{where}: {what}. Make it again: g4i caption, g4i embed, or g4i fit --captioner.")
     if len(without):
         message = "%s: %d of %d images have no row there and are used without caption: %s"
         logger.warning(message, where, len(without), len(images), _first(images, without))

@@ -15,7 +15,6 @@ from .. import columns
 from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
-from ..data.joining import MissingRowsError
 from ..data.loading import check_has_split, class_names, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images
 from ..data.stage import STAGE_FILE, images_of
@@ -91,11 +90,7 @@ class FitImages:
                 data = answered_before(splits["train"], self.views, self.data, self.folder, self.say)
             if data is not self.data:
                 self.data = data
-                try:
-                    splits = load_reviewed(data, self.folder)
-                except MissingRowsError as error:
-                    remedy = "Run g4i fit with --captioner again, or without captions: --views image:student."
-                    raise ValueError(f"{error} {remedy}") from error
+                splits = load_reviewed(data, self.folder)
         check_has_split(splits, "train")
         splits, self.id2label = class_names(splits)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
