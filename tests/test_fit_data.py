@@ -44,6 +44,32 @@ def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, 
         fitted(splits, tmp_path / "other", **named, studnt="x")
 
 
+def in_memory(**other) -> Dataset:
+    rows = {"image": [drawing(row) for row in range(6)], "label": [CLASSES[row % 3] for row in range(6)]}
+    return Dataset.from_dict(rows | {"caption": [caption(row) for row in range(6)]} | other)
+
+
+# A dataset in memory, options, and what is said
+NOT_IN_MEMORY = [
+    (in_memory(), {"caption_column": "text"}, "caption_column is an option for images on disk.*image, label, caption"),
+    (in_memory(), {"captioner": "a/model"}, "captioner is an option for images on disk"),
+    (in_memory().with_transform(dict), {}, "'train' has a transform"),
+    (in_memory(caption=range(6)), {}, r"Column 'caption': .*int64.* is neither text nor a list of texts"),
+]
+
+
+@pytest.mark.parametrize(("data", "options", "says"), NOT_IN_MEMORY, ids=[says for *_, says in NOT_IN_MEMORY])
+def test_what_a_dataset_in_memory_cannot_have_is_an_error(fitted, data, options, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        fitted(data, **options, dry_run=True)
+
+
+def test_neither_an_empty_label_nor_a_format_makes_a_class(fitted, capsys):
+    data = in_memory(label=["circle", "cross", "", None, "circle", "cross"]).with_format("torch")
+    fitted(data, dry_run=True, views="image:student")
+    assert "6 training images of 2 classes, 4 with a label" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_dataset_of_the_hub_by_its_id(hub, student, static_folder, tmp_path, monkeypatch):
     """The record names the id and the commit."""

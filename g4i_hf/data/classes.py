@@ -108,7 +108,7 @@ def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
     if not hasattr(feature, "dtype"):
         what = f"Column 'label' of split {split_name!r} holds lists: multi-label data is not supported"
         raise ValueError(f"{what}. Give one class a row, or name another column with --label_column.")
-    values = {value for value in split.unique(columns.LABEL) if value is not None}
+    values = set(split.unique(columns.LABEL)) - {None, ""}
     if isinstance(feature, ClassLabel):
         return [name for number, name in enumerate(feature.names) if number in values]
     if all(isinstance(value, str) for value in values):
@@ -159,6 +159,7 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str
     values, current = split[columns.LABEL][:], split.features[columns.LABEL]
     if isinstance(current, ClassLabel):
         values = [current.names[i] if i is not None and 0 <= i < current.num_classes else i for i in values]
+    values = [None if value == "" else value for value in values]  # as in metadata
     index = {same_form(name): number for number, name in enumerate(feature.names)}
     texts = {value for value in values if isinstance(value, str)}
     number_of = {text: index.get(same_form(text)) for text in texts}

@@ -96,7 +96,7 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     rows = pd.DataFrame(image_digests(training) | {"label": training[columns.LABEL][:]})
     # An unreadable image equals no other
     rows["image"] = rows[columns.IMAGE_DIGEST].fillna(rows[columns.IMAGE_ID])
-    labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1])]
+    labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1, ""])]
     unambiguous = labelled[labelled.groupby("image")["label"].transform("nunique") == 1]
     held_out: list[str] = []
     for _, of_class in unambiguous.groupby("label"):
@@ -199,7 +199,10 @@ def standardise(split: Dataset, split_name: str, names: dict[str, str], hub_id: 
         holders = list({theirs.partition(".")[0] for theirs in fields})
         flat = split.select_columns(holders).flatten(max_depth=2)
         split = concatenate_datasets([split, flat.select_columns(fields)], axis=1)
-    split = _renamed(split, current)
+    if split.format["type"] == "custom":
+        what = f"Split {split_name!r} has a transform (set_transform), which would not be applied"
+        raise ValueError(f"{what}: write its result into the columns with map, or remove it: with_format(None).")
+    split = _renamed(split.with_format(None), current)
     if columns.IMAGE not in split.column_names:
         raise ValueError(
             f"Split {split_name!r} has no column 'image'. {columns.its_columns(columns.IMAGE, split.column_names)}"

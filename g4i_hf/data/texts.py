@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, LargeList, List, Value
 from datasets.table import ConcatenationTable
 
 from .. import columns
 
+TEXT = (Value("string"), Value("large_string"), Value("null"))  # a column of nulls has the type null
 ROWS = 10_000  # read at once
 CHUNK = 65536  # texts converted at once
 NO_TEXT = -1
@@ -170,7 +171,14 @@ def keys_of(values: Iterable[str | bytes | None]) -> np.ndarray:
 
 
 def caption_lists(split: Dataset) -> Iterator[list[str]]:
-    """The captions of each row that have a visible character. A text is a list of one; no column, no captions."""
+    """
+    The captions of each row that have a visible character. A text is a list of one; no column, no captions. Raises
+    ValueError if the column holds something else.
+    """
+    feature = split.features.get(columns.CAPTION, Value("null"))
+    if (feature.feature if isinstance(feature, (List, LargeList)) else feature) not in TEXT:
+        what = f"Column 'caption': {feature} is neither text nor a list of texts"
+        raise ValueError(f"{what}. Name the right column with --caption_column.")
     for caption in values_of(split, columns.CAPTION) if columns.CAPTION in split.column_names else [None] * len(split):
         texts = caption if isinstance(caption, list) else [caption]
         yield [text for text in texts if text and text.translate(INVISIBLE).strip()]

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .. import columns
 from ..data.checks import captioned_splits
+from ..data.loading import standardise
 from ..data.record import captions_of_rows
 from ..data.stage import STAGE_FILE, Source, find_stage, ids_digest, join_stage, open_stage, read_stage, write_stage
 from ..data.texts import Embeddings, caption_lists, column_of, values_of
@@ -49,7 +50,7 @@ def embed_captions(
     Add the column `text_embeds` to every split with captions; images are not copied.
 
     Args:
-        images: splits with `image_id` and `caption`, as [`~g4i_hf.load_images`] opens them.
+        images: splits with `image` and `caption`, as [`~g4i_hf.load_images`] opens them.
         text_encoder: Hub id or folder of a sentence-transformers, CLIP, SigLIP or SigLIP 2 model.
         embeddings_dir: folder of the embeddings; by default one in the cache of Hugging Face, named by a digest, so
             that the same captions are embedded once.
@@ -59,6 +60,7 @@ def embed_captions(
         ValueError: if no split has captions, or the images have embeddings already.
     """
     args = EncoderArguments(text_encoder, **options)
+    images = DatasetDict({name: standardise(split, name, {}) for name, split in images.items()})
     return with_text_embeds(images, args, embeddings_dir or CACHE, source="images", shared=embeddings_dir is None)
 
 

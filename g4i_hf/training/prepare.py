@@ -313,7 +313,7 @@ def prepare_in_memory(
     `text_embeds`. The options are those of `Trainer`, of the student, of the augmentation and of labels from captions.
     Also returns those of `Trainer`, and the lineage as far as it is known. Raises ValueError for invalid data.
     """
-    if not is_raw(training):
+    if not isinstance(training, Dataset):
         raise ValueError(
             "With a student's name, train_dataset is one split with image, label and caption, such as "
             f"load_images('pictures')['train']; it is a {type(training).__name__}."

@@ -125,11 +125,11 @@ def other_views(
     return made
 
 
-def named_views(views: Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
+def named_views(views: str | Path | View | Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
     """Names and folders, and by name the views. ValueError for two of one name, TypeError for what is no view."""
     names: list[str] = []
     given: dict[str, View] = {}
-    for number, view in enumerate(views, 1):
+    for number, view in enumerate([views] if isinstance(views, (str, Path, View)) else views, 1):
         if isinstance(view, (str, Path)):
             names.append(str(view))
         elif isinstance(view, View):

@@ -46,6 +46,7 @@ from ..options import (
     RunArguments,
     about_of,
     marked,
+    names_of,
 )
 from ..training.arguments import AlignmentArguments
 from ..training.head import Head
@@ -371,7 +372,8 @@ def fit(
         views: names as in `g4i fit --views`, folders of `g4i embed`, and `View(values)` with a row for each training
             image. None: captions, answers, features of the student, and views in `output_dir`.
         image, label, caption, image_id: names of these columns, if they differ.
-        options: others of the command, such as `output_dir`, `student` and `finetune`.
+        options: others of the command, such as `output_dir`, `student` and `finetune`. A dataset in memory takes none
+            about files or captioners.
 
     Returns:
         Its fields are `classifier`, the folder to ship, `released`, which of both classifiers it holds, `verdict`, and
@@ -390,6 +392,11 @@ def fit(
         given = {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
         args, of_data = build_options(OPTIONS_OF["fit"], given)
         return Fit(args, of_data, views=given_views).run()
+    if of_files := sorted({"captioner", *names_of(DataArguments)} & set(options)):
+        raise TypeError(
+            f"{of_files[0]} is an option for images on disk or the Hub, and these are in memory. Name their columns "
+            "by image, label, caption and image_id. For anything else, use save_to_disk, and pass the folder."
+        )
     splits = data if isinstance(data, Mapping) else {"train": data}
     for split in splits.values():
         if not isinstance(split, Dataset):
