@@ -123,8 +123,8 @@ class Parser(ArgumentParser):
     def yaml_file(self, path: Path, strict: bool = True) -> dict[str, Any]:
         """The options in a file; without `strict`, unknown ones are ignored."""
         if not path.is_file():
-            what = "this is a folder; name a YAML file in it" if path.is_dir() else "there is no such file"
-            raise OptionError(f"--config {path}: {what}.")
+            what = "a folder; name a YAML file in it" if path.is_dir() else "no file"
+            raise OptionError(f"The options are to be read from {path}, which is {what}.")
         values: dict[str, Any] = {}
         for name, (value, line) in read_lines(path).items():
             where = f"{path}, line {line}"
@@ -208,13 +208,7 @@ def build_options(classes: tuple[type, ...], given: dict[str, Any]) -> tuple[Any
 def _complete(parser: Parser, values: dict[str, Any]) -> dict[str, Any]:
     """The values, to evaluate with the options of the run folder `run` as defaults."""
     if EvaluateArguments in parser.classes and values.get("run"):
-        run = Path(values["run"])
-        if not run.is_dir():
-            raise OptionError(f"run is {str(run)!r}, but there is no such folder.")
-        run = run_of(run)
-        if not (run / OPTIONS_FILE).is_file():
-            raise OptionError(f"{run} is no run folder: it holds no {OPTIONS_FILE}.")
-        of_run = parser.yaml_file(run / OPTIONS_FILE, strict=False)
+        of_run = parser.yaml_file(run_of(values["run"]) / OPTIONS_FILE, strict=False)
         if "dataset_name" in values:
             of_run = {name: value for name, value in of_run.items() if name not in OF_THE_DATA}
         values = of_run | values

@@ -54,8 +54,9 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
     assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, None)
     assert (other["validation_fraction"], other["class_names_file"]) == (None, "classes.txt")
-    for run_folder, said in ((tmp_path / "gone", "there is no such folder"), (tmp_path, "holds no train.yaml")):
-        assert said in refused(parse, "--run", str(run_folder), **evaluate)
+    assert f"read from {tmp_path / 'train.yaml'}, which is no file" in refused(
+        parse, "--run", str(tmp_path), **evaluate
+    )
 
 
 VALUES = [
@@ -165,10 +166,10 @@ COMMAND_LINES = [
     ([*TRAINING, "-max_steps", "1"], 2, "unknown option '-max_steps' in the command line; names start"),
     ([*TRAINING, "--max_steps", "--bf16"], 2, "--max_steps needs a value: a whole number."),
     ([*TRAINING, "--max_steps", "1", "2"], 2, "'2' in the command line belongs to no option."),
-    ([*TRAINING, "--config", "."], 2, "--config .: this is a folder; name a YAML file in it."),
+    ([*TRAINING, "--config", "."], 2, "read from ., which is a folder; name a YAML file in it."),
     ([], 2, "usage: g4i COMMAND"),
     (["trian"], 2, "the command is 'trian'; choose one of fit, caption, .*Did you mean 'train'"),
-    (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml: there is no such file"),
+    (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml, which is no file"),
     (["check", "--num_processes=2"], 2, "check runs in one process: leave --num_processes out"),
     (["train", "--module", "gone.py"], 2, "--module gone.py: there is no such file"),
     (["train", "--module", "broken.py"], 2, "--module broken.py cannot be imported: NameError"),

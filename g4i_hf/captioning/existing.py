@@ -33,10 +33,7 @@ def existing_captions(splits: DatasetDict, arguments: ExistingCaptionsArguments)
     """
     if arguments.captions_file is None:
         return {name: list(caption_lists(split)) for name, split in captioned_splits(splits).items()}
-    path = Path(arguments.captions_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"captions_file is {str(path)!r}, but there is no such file.")
-    return _from_file(splits, path, arguments)
+    return _from_file(splits, Path(arguments.captions_file), arguments)
 
 
 def _from_file(splits: DatasetDict, path: Path, arguments: ExistingCaptionsArguments) -> dict[str, list[list[str]]]:
