@@ -184,8 +184,8 @@ CANNOT = [
     (View(np.eye(6)), [np.nan, *SIX[1:]], "labels of type float64 .* -1 where it is unknown"),
     (View(np.eye(6)), np.eye(6), "labels .* shape .6, 6."),
     (View(np.eye(6)), [3, *SIX[1:]], "labels hold 3"),
-    (View(np.eye(6).tolist()), SIX[:5], r"values of shape .6, 6., but there are 5 labels"),
-    (View([["red"]] * 6), SIX, "give a row of numbers for each image"),
+    (View(np.eye(6).tolist()), SIX[:5], r"values of shape .6, 6. .* there are 5 labels"),
+    (View([["red"]] * 6), SIX, "type <U3.* give a row for each image, of numbers"),
 ]
 
 
