@@ -49,11 +49,6 @@ def reached(server: Worker, number: float, process: subprocess.Popen) -> bool:
     return happens(lambda: server.stats()["whole"] >= number, process)
 
 
-def all_gone(server: Worker) -> bool:
-    """The server notices which clients were killed."""
-    return happens(lambda: server.stats()["in_flight"] == 0, server.process)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     return draw_numbers(tmp_path_factory.mktemp("kills") / "pictures", IMAGES)
@@ -68,7 +63,8 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(t
         assert reached(server, answered, process)
         kill(process)
         assert not (captions / "stage.json").exists()
-    assert all_gone(server) and server.stats()["whole"] < images, "killed too late to show anything"
+    assert happens(lambda: server.stats()["in_flight"] == 0, server.process), "it notices which clients were killed"
+    assert server.stats()["whole"] < images, "killed too late to show anything"
     before = server.stats()["requests"]
     finish(start(CAPTION, pictures, captions, server))
     after = server.stats()["requests"]

@@ -57,13 +57,6 @@ def captions_stage(folder: Path, ids: list[str], **stage) -> Path:
     return folder
 
 
-def embedded_stage(data: DataArguments, encoder: Path, folder: Path) -> Path:
-    EmbeddingStage(
-        load_data(data), EncoderArguments(text_encoder=str(encoder)), folder, source=source_of(data)
-    ).write()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory, static_folder) -> Path:
     """
@@ -88,7 +81,8 @@ def stages(tmp_path_factory, static_folder) -> Path:
     stage = {"stage": "captioning", "source": "../../pictures", "prompts": ["Describe this {label}."]}
     stage["captioner"] = {"captioner": "local", "model": "captioner"}
     write_stage(folder / "runs" / "captions", splits, stage)
-    embedded_stage(DataArguments(str(folder / "runs" / "captions")), static_folder, folder / "runs" / "embeddings")
+    data, encoder = DataArguments(str(folder / "runs" / "captions")), EncoderArguments(text_encoder=str(static_folder))
+    EmbeddingStage(load_data(data), encoder, folder / "runs" / "embeddings", source=source_of(data)).write()
     return folder
 
 

@@ -196,10 +196,6 @@ SIZES = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 24, "
 SIZES |= {"num_attention_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
 
 
-def unit(vectors: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(vectors, dim=-1).numpy()
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, clip_folder) -> dict[str, Path]:
     """An encoder of each kind."""
@@ -227,7 +223,7 @@ def library_vectors(kind: str, folder: Path, captions: list[str]) -> np.ndarray:
                 window = {"padding": "max_length", "max_length": 24, "truncation": True}
                 tokens = tokenizer([caption], return_tensors="pt", **window)
                 found.append(AutoModel.from_pretrained(folder).eval().get_text_features(**tokens).pooler_output)
-    return unit(torch.cat(found))
+    return torch.nn.functional.normalize(torch.cat(found), dim=-1).numpy()
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "bert"])

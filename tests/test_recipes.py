@@ -49,16 +49,10 @@ def recipe_of(path: Path) -> Path:
     return RECIPES / path.relative_to(RECIPES).parts[0]
 
 
-def command_of(path: Path) -> str:
-    """The command that a file of options is for: the one it is called like, or `train`."""
-    return path.stem if path.stem in COMMANDS else "train"
-
-
 def parsed_options(path: Path, *more: str) -> tuple:
-    """What its command makes of a YAML file, with `more` on the command line: its dataclasses."""
-    command = command_of(path)
-    argv = ["--config", str(path), *more]
-    return parse_options(OPTIONS_OF[command], argv)
+    """What the command of its name, or `train`, makes of a YAML file, with `more` options: its dataclasses."""
+    command = path.stem if path.stem in COMMANDS else "train"
+    return parse_options(OPTIONS_OF[command], ["--config", str(path), *more])
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=of_recipe)

@@ -40,16 +40,11 @@ SCRIPTS = sorted(JOBS.glob("*.py"))
 pytestmark = pytest.mark.slow  # scripts of a recipe, outside of the package
 
 
-def inline_metadata(script: Path) -> dict:
-    """What uv reads of a script (PEP 723)."""
-    block = re.search(r"(?m)^# /// script$\n((?:^# ?.*$\n)+?)^# ///$", script.read_text())[1]
-    return tomllib.loads(re.sub(r"^# ?", "", block, flags=re.M))
-
-
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_dependencies_come_from_the_repository(script):
     """No package index has the package: whoever registers its name there would be installed in its place."""
-    metadata = inline_metadata(script)
+    block = re.search(r"(?m)^# /// script$\n((?:^# ?.*$\n)+?)^# ///$", script.read_text())[1]  # by PEP 723
+    metadata = tomllib.loads(re.sub(r"^# ?", "", block, flags=re.M))
     assert metadata["requires-python"] == ">=3.11"
     (dependency,) = metadata["dependencies"]
     assert re.fullmatch(r"g4i_hf\[[a-z,]+\] @ git\+REPOSITORY_URL", dependency)
