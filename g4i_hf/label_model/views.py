@@ -207,8 +207,8 @@ def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int,
             raise TypeError(f"The view {name!r} is a {type(view).__name__}: give View(values).")
         if view.values.ndim != 2 or len(view.values) != len(labels) or view.values.dtype.kind not in "biuf":
             raise ValueError(
-                f"The view {name!r} has values of shape {view.values.shape} and type {view.values.dtype}, but there are "
-                f"{len(labels)} labels: give a row for each image, of numbers, or of NaN where it has no value."
+                f"The view {name!r} has values of shape {view.values.shape} and type {view.values.dtype}, but there "
+                f"are {len(labels)} labels: give a row for each image, of numbers, or of NaN where it has no value."
             )
         expected = (num_labels, view.values.shape[1])
         if view.class_values is not None and np.shape(view.class_values) != expected:
