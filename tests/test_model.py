@@ -86,6 +86,12 @@ def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, auto_class, kind
         torch.testing.assert_close(loaded(PIXELS).logits, model(PIXELS).logits, rtol=0, atol=1e-6)
 
 
+def test_a_plain_student_is_not_loaded_as_an_aligned_model_of_random_weights(tmp_path):
+    save_student(aligned_model("timm-resnet"), tmp_path)
+    with pytest.raises(ValueError, match="plain timm_wrapper model.*AutoModelForImageClassification.*folder aligned"):
+        AlignedImageClassification.from_pretrained(tmp_path)
+
+
 def test_without_text_it_is_an_image_classifier():
     """Image embeddings come while training or on request; the loss is the cross entropy of the labelled rows."""
     model, labels = aligned_model("vit"), torch.tensor([0, 4, -100, 2])

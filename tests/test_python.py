@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Image, Value
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 from test_docs import block
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainingArguments
 
 from g4i_hf import (
     AlignedImageClassification,
@@ -140,6 +140,11 @@ def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(bu
     test = raw(9, label, captions=False)
     assert trainer.predict(test).metrics["test_accuracy"] == trainer.evaluate(test)["eval_accuracy"]
     assert "eval_accuracy" not in trainer.evaluate(test.remove_columns("label"))
+
+
+def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):
+    with pytest.raises(TypeError, match="args is a TrainingArguments: give AlignmentArguments"):
+        AlignmentTrainer("resnet18", TrainingArguments(str(tmp_path)), **data, **SMALL)
 
 
 def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):

@@ -77,5 +77,15 @@ class AlignedImageClassificationConfig(PreTrainedConfig):
         id2label = dict(self.student_config.id2label)
         super().__init__(id2label=id2label, label2id={name: i for i, name in id2label.items()}, **kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:  # transformers would build another model, of random weights
+            raise ValueError(
+                f"This is a plain {kind} model, not an aligned one. Load it with AutoModelForImageClassification; the "
+                "aligned model of a released student is in its folder aligned."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
 
 __all__ = ["AlignedImageClassificationConfig"]

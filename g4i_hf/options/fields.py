@@ -96,7 +96,8 @@ def typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def _converted(hint: Any, value: Any, where: str) -> Any:
-    text, choices, kind = str(value), choices_of(hint), _kind(members_of(hint))
+    choices, kind = choices_of(hint), _kind(members_of(hint))
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     if choices and text not in choices:
         raise OptionError(wrong_choice(where, text, choices))
     try:

@@ -87,6 +87,9 @@ class AlignmentTrainer(Trainer):
         **kwargs,
     ):
         args, self.lineage = args or AlignmentArguments(), None
+        if not isinstance(args, AlignmentArguments):
+            what = f"args is a {type(args).__name__}"
+            raise TypeError(f"{what}: give AlignmentArguments, which also take the options of TrainingArguments.")
         if isinstance(model, str) or is_raw(train_dataset):
             model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
         weight = args.soft_label_weight
