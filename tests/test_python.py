@@ -139,7 +139,10 @@ def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(bu
     assert "eval_one_accuracy" in trainer.evaluate()
     test = raw(9, label, captions=False)
     assert trainer.predict(test).metrics["test_accuracy"] == trainer.evaluate(test)["eval_accuracy"]
-    assert "eval_accuracy" not in trainer.evaluate(test.remove_columns("label"))
+    for unlabelled in (test.remove_columns("label"), {"two": test.remove_columns("label")}):
+        with pytest.raises(ValueError, match="eval_dataset has no label"):
+            trainer.evaluate(unlabelled)
+    assert trainer.predict(test.remove_columns("label")).predictions.shape == (9, 3)
 
 
 def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):

@@ -15,9 +15,9 @@ from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
-from ..data.dataset import AlignmentCollator, DrawnRows, GlobalBatchSampler, TrainLoader, finish_batch
+from ..data.dataset import AlignmentCollator, CaptionedImages, DrawnRows, GlobalBatchSampler, TrainLoader, finish_batch
 from ..data.record import Record
 from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
@@ -126,6 +126,8 @@ class AlignmentTrainer(Trainer):
     def _check_arguments(self) -> None:
         """Checks that need the data or the accelerator."""
         args = self.args
+        if args.eval_strategy != IntervalStrategy.NO:
+            _check_labelled(self.eval_dataset)
         if args.layer_decay is not None and not hasattr(self.model.student, "timm_model"):
             what = f"layer_decay is set, but {type(self.model.student).__name__} is no student of timm's"
             raise ValueError(f"{what}, whose layers are known. Leave it out, or choose one of timm's.")
@@ -153,7 +155,9 @@ class AlignmentTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
         """Also accepts a dataset with `image` and `label`, as training does, or several by name."""
-        return super().evaluate(self._as_items(eval_dataset), *args, **kwargs)
+        items = self._as_items(eval_dataset)
+        _check_labelled(self.eval_dataset if items is None else items)
+        return super().evaluate(items, *args, **kwargs)
 
     def predict(self, test_dataset, *args, **kwargs):
         """Also accepts a dataset with `image`, as training does."""
@@ -426,3 +430,12 @@ class AlignmentTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         return self.publisher.push_run(commit_message)
+
+
+def _check_labelled(data: Any) -> None:
+    """Raise ValueError for images to evaluate of which none has a label: their loss would be 0."""
+    for images in data.values() if isinstance(data, Mapping) else [data]:
+        if isinstance(images, CaptionedImages) and not (images.labels >= 0).any():
+            raise ValueError(
+                "eval_dataset has no label, so it cannot be evaluated. Label some images, or use predict."
+            )
