@@ -12,6 +12,7 @@ from types import ModuleType
 from .files import nearest, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
+IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
 # Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
@@ -83,6 +84,9 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
     """Raise FileNotFoundError for the path of a missing folder, without a request to the Hub."""
     looks_local = name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1  # no Hub id does
     restore_replaced(name)
+    if name == IN_MEMORY:
+        what = f"{option} is missing, as the images of this run were {IN_MEMORY}"
+        raise ValueError(f"{what}. Save them with save_to_disk, and give the folder as {option}.")
     if looks_local and not Path(name).is_dir():
         raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.{_near_folder(name)}")
 

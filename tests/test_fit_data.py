@@ -17,7 +17,7 @@ from fitting import class_of, few_labels, lines_of, results_of, save_resnet, wri
 from PIL import Image
 from test_encoders_as_views import saved as save_both
 
-from g4i_hf import View, embed_view, fit, load_images
+from g4i_hf import View, embed_view, evaluate_run, fit, load_images
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
@@ -38,6 +38,12 @@ def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, 
     named = {"image": "photo", "label": "species", "caption": "text"}
     found = fitted(splits, tmp_path / "out", **named)
     assert found.judged_images == 9 and set(found.views) == {"caption", "image"}
+    splits.save_to_disk(tmp_path / "saved")
+    columns = {f"{ours}_column": theirs for ours, theirs in named.items()}
+    again = evaluate_run(tmp_path / "out", dataset_name=str(tmp_path / "saved"), splits="validation", **columns)
+    assert again["aligned"]["validation_accuracy"] == found.with_views_accuracy
+    with pytest.raises(ValueError, match="were in memory. Save them with save_to_disk"):
+        evaluate_run(tmp_path / "out")
     with pytest.raises(ValueError, match="foto"):
         fitted(splits, tmp_path / "other", **named | {"image": "foto"})
     with pytest.raises(TypeError, match="studnt.*student"):

@@ -37,7 +37,7 @@ from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
 from ..label_model.plan import doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
-from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
+from ..names import IN_MEMORY, LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
     DataArguments,
@@ -84,7 +84,7 @@ logger = logging.getLogger(__name__)
 
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
-IN_MEMORY = "runs/fit"  # output_dir of a dataset without a name
+FOLDER = "runs/fit"  # output_dir of a dataset without a name
 
 
 class Fit:
@@ -230,7 +230,9 @@ class Fit:
                 predictions = Predictions(*of_images, judge.logits[name], None)
                 of_name |= split_metrics(predictions, self.judging, judge.name)
             update_results(self.folder / name, of_name)
-        head = f"# What g4i fit chose; to repeat it: g4i fit --config {self.folder / CONFIG} --overwrite true\n"
+        again = f"g4i fit --config {self.folder / CONFIG} --overwrite true"
+        again = again if self.images.in_memory is None else "call fit with the same dataset and overwrite=True"
+        head = f"# What g4i fit chose; to repeat it: {again}\n"
         chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
         chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
         kept = {name: portable(value) for name, value in chosen.items() if value is not None}
@@ -405,6 +407,6 @@ def fit(
             )
     images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
     class_names(images)
-    given = {"dataset_name": "in memory", "output_dir": IN_MEMORY} | options
+    given = {"dataset_name": IN_MEMORY, "output_dir": FOLDER} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
     return Fit(args, of_data, images=images, views=given_views).run()
