@@ -7,7 +7,7 @@ from pathlib import Path
 import make
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 from test_docs import block
@@ -18,6 +18,7 @@ from g4i_hf import (
     AlignmentArguments,
     AlignmentTrainer,
     __version__,
+    embed_captions,
     load_images,
     release_student,
 )
@@ -148,6 +149,11 @@ def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(bu
 def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):
     with pytest.raises(TypeError, match="args is a TrainingArguments: give AlignmentArguments"):
         AlignmentTrainer("resnet18", TrainingArguments(str(tmp_path)), **data, **SMALL)
+
+
+def test_captions_of_a_dataset_without_ids_are_embedded(words, tmp_path):
+    embedded = embed_captions(DatasetDict(train=raw(6)), words, tmp_path / "embeddings")["train"]
+    assert [len(vectors) for vectors in embedded["text_embeds"]] == [1] * 6
 
 
 def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
