@@ -75,6 +75,15 @@ def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     assert right[1] > right[0] - 0.003, right
 
 
+def test_image_features_that_tell_little_do_not_outvote_answers():
+    """They learn what answers tell of unlabelled rows, and are no surer than they repeat it."""
+    images, rng = clusters(2000, spread=4.0, view=2), np.random.default_rng(52)
+    replies = np.where(rng.random(2000) < 0.95, images.truth, rng.integers(CLASSES, size=2000))
+    answers = {"answer": View.answers(replies, CLASSES)}
+    right = right_of(images.truth, some_labels(images.truth, 4), answers, answers | {"image": View(images.x)})
+    assert right[1] > right[0] - 0.05, right
+
+
 def test_an_image_encoder_with_class_names_teaches_one_without():
     """As CLIP and the student do, where no image has a label."""
     clip, student = clusters(1500, spread=2.0), clusters(1500, spread=1.0, view=1)

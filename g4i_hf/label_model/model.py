@@ -319,9 +319,10 @@ class LabelModel:
             learn(int(fold), targets)
         for fold in np.unique(rows.folds[known][rows.folds[known] >= 0]):
             learn(int(fold), targets_by(np.full(len(rows.labels), fold)))
-        if discriminates:  # as sure as the targets, before the temperatures and their priors
+        if discriminates:  # as sure as it agrees with the targets, before the temperatures and their priors
             logits = model.logits(values, sample[:MOST_COMPARED], rows.folds)
-            sure = inverse_temperature(logits, self.log_prior_, float(targets[:MOST_COMPARED].max(1).mean()))
+            agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
+            sure = inverse_temperature(logits, self.log_prior_, float(agreement))
             model.scale(sure / USUAL_INVERSE_TEMPERATURE)
         self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
         self._sources.append(TAUGHT)
