@@ -15,8 +15,9 @@ from loaded import PYTHON, kill
 from processes import happens
 from test_changed_data import add_images, change_captions, correct_labels
 
+from g4i_hf.hub.release import release_with_card
 from g4i_hf.running import main
-from g4i_hf.workflows import fit_all_layers
+from g4i_hf.workflows import fit, fit_all_layers
 
 RUNS = ("labels_only", "with_views", "classifier")
 RESULT = (*RUNS, "report.html", "fit.yaml", "all_results.json", "data_record.parquet")
@@ -83,6 +84,27 @@ def test_another_classifier_is_released_without_fitting_again(again, place):
     assert result.released == "labels_only" and "holds this very result" in said[0]
     assert weights_in(out) == before | {"classifier": weights_in(out)["classifier"]} != before, "the other runs stay"
     assert not (out / "earlier-1").exists() and again()[0].released == "with_views" and weights_in(out) == before
+
+
+def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
+    before = weights_in(place / "out")
+    shutil.rmtree(place / "out" / "labels_only")
+    _, said = again()
+    assert "holds this very result" not in said[0] and weights_in(place / "out") == before
+
+
+def test_a_kill_while_another_classifier_is_released_leaves_no_wrong_one(again, place, monkeypatch):
+    before = weights_in(place / "out")
+
+    def killed(args):
+        release_with_card(args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(fit, "release_with_card", killed)
+        again(release="labels_only")
+    assert weights_in(place / "out") != before
+    assert again()[0].released == "with_views" and weights_in(place / "out") == before
 
 
 def test_a_change_is_new_work_beside_the_earlier_result(again, place):

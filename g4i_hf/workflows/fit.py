@@ -123,7 +123,7 @@ class Fit:
         with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
             by_first(lambda: self._begin(holds))
             result = self._fitted()
-            by_first(lambda: self.place.note(finished=True))
+            by_first(lambda: self.place.note(result=self.place.result_files()))
         return self._say_result(result)
 
     def _same_again(self) -> FitResult:
@@ -131,7 +131,7 @@ class Fit:
         self.say(f"{self.folder} holds this very result: nothing has changed since.")
         before = FitResult.read(self.folder)
         result = by_first(self._release)
-        if result.released != before.released:
+        if before.released not in (None, result.released):
             words = (each.words(each.released) for each in (result, before))
             self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
         return result
@@ -149,7 +149,7 @@ class Fit:
         elif holds == OTHER:
             self.before = FitResult.read(self.folder) if (self.folder / RESULTS_FILE).is_file() else None
             self.place.set_aside()
-        self.place.note(finished=False)
+        self.place.note(result=[])
         self.images.record.write(self.folder)
 
     def _fitted(self) -> FitResult:
@@ -250,13 +250,15 @@ class Fit:
             finetuned = results["finetuned_runs"]
             baseline = baseline_of_fit(self.folder, released, finetuned)
             run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
+            file, before = self.folder / RESULTS_FILE, results | {"released": None}  # until it is in its place
+            replace_text(file, json.dumps(before, indent=2) + "\n")
             release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
-            results |= {"released": released, "finetuned": released in finetuned}
-            replace_text(self.folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
             text = (self.folder / CONFIG).read_text(encoding="utf-8")
             replace_text(
                 self.folder / CONFIG, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M)
             )
+            results |= {"released": released, "finetuned": released in finetuned}
+            replace_text(file, json.dumps(results, indent=2) + "\n")
         return FitResult.read(self.folder)
 
     def _report(self, result: FitResult, judge: Judge) -> None:

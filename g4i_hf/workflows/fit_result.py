@@ -46,8 +46,8 @@ class FitFolder:
         file = self.folder / NOTE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    def note(self, **decided: float) -> None:
-        """Record options and decisions, such as `finished`. Earlier decisions stay while the options do."""
+    def note(self, **decided: Any) -> None:
+        """Record options, decisions and the files of a finished `result`. Earlier ones stay while the options do."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
         kept = earlier if earlier.get("options") == self.options else {}
@@ -61,7 +61,8 @@ class FitFolder:
         """
         if self._is_other(record):
             return OTHER
-        return FINISHED if self.noted().get("finished") and self._is_whole() else UNFINISHED
+        files = self.noted().get("result")
+        return FINISHED if files and all((self.folder / file).is_file() for file in files) else UNFINISHED
 
     def _is_other(self, record: Record) -> bool:
         earlier, noted = Record.read(self.folder), self.noted()
@@ -98,11 +99,9 @@ class FitFolder:
             path.rename(place / path.name)
         self.say(f"The earlier result is kept in {place}.")
 
-    def _is_whole(self) -> bool:
-        runs = [path for path in (self.folder / LABELS_ONLY, self.folder / WITH_VIEWS) if path.exists()]
-        files = [self.folder / RESULTS_FILE, self.folder / CONFIG]
-        files += [place / "model.safetensors" for place in (self.folder / CLASSIFIER, *runs)]
-        return bool(runs) and all(file.is_file() for file in files)
+    def result_files(self) -> list[str]:
+        files = [f"{name}/model.safetensors" for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER)]
+        return [file for file in (*files, RESULTS_FILE, CONFIG) if (self.folder / file).is_file()]
 
 
 def default_folder(dataset_name: str) -> str:
