@@ -208,6 +208,15 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
 
 
+def test_captions_do_not_replace_their_images(tmp_path):
+    for source, images_id in (("me/pictures", None), ("../photos", "me/pictures")):
+        stage = captions_stage(tmp_path / "stage", ["a"], source=source)
+        for repo_id in ("me/pictures", "Me/Pictures", "pictures"):
+            with pytest.raises(ValueError, match=f"repo_id is {repo_id}, that of the images"):
+                build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
+    build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)
+
+
 def test_ids_that_are_paths_are_refused(tmp_path):
     for image_id in ("/home/ann/1.jpg", "~/1.jpg", "C:\\Users\\ann\\1.jpg", "file:///home/1.jpg"):
         with pytest.raises(ValueError, match="Split 'train', column 'image_id': .* is a path of this machine"):

@@ -72,8 +72,8 @@ def build_dataset(
         repo_id: of the card's snippets.
 
     Raises:
-        ValueError: when it is no stage, an image cannot be read, an id is a path, or `output_dir` holds something
-            else.
+        ValueError: when it is no stage, an image cannot be read, an id is a path, `repo_id` is that of the images, or
+            `output_dir` holds something else.
         FileNotFoundError: when images or captions of the stage are gone.
     """
     stage, output_dir = Path(stage), Path(output_dir)
@@ -85,6 +85,9 @@ def build_dataset(
         _check_ids(split, name)
     public = public_stage(stage, with_images=with_images, images_id=images_id)
     public |= {"num_rows": {name: len(split) for name, split in splits.items()}, "columns": list(features)}
+    ours, theirs = (repo_id or "").lower(), (public["source"] or "").lower()
+    if ours and ours in (theirs, theirs.rpartition("/")[2]):  # a push would remove images that g4i release has pushed
+        raise ValueError(f"repo_id is {repo_id}, that of the images. Give it an id of its own, as in me/my-captions.")
     if public.get("source_name") and not with_images:
         words = "The images are a local folder (%s), which readers cannot open. If the Hub has them, give --images_id."
         logger.warning(words, public["source_name"])
