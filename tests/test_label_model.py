@@ -182,6 +182,7 @@ CANNOT = [
     (View(np.full((6, 4), np.nan)), SIX, "'caption' has no value in any row"),
     (View(np.eye(6)), [0.5, *SIX[1:]], "labels of type float64 and shape .6,.: give a class index"),
     (View(np.eye(6)), [np.nan, *SIX[1:]], "labels of type float64 .* -1 where it is unknown"),
+    (View(np.eye(6)), [np.inf, *SIX[1:]], "labels of type float64 .* -1 where it is unknown"),
     (View(np.eye(6)), np.eye(6), "labels .* shape .6, 6."),
     (View(np.eye(6)), [3, *SIX[1:]], "labels hold 3"),
     (View(np.eye(6).tolist()), SIX[:5], r"values of shape .6, 6. .* there are 5 labels"),
