@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from g4i_hf import AlignedImageClassification, LabelModel, View
 from g4i_hf.label_model.calibration import Calibration, HeldOut
 from g4i_hf.training.head import fit_head
-from g4i_hf.training.judged_heads import Judge, Known, judge_in_training, judged_heads, rows_to_keep
+from g4i_hf.training.judged_heads import Judge, Known, judge_in_training, judged_heads, last_layers, rows_to_keep
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 
 CLASSES = 5
@@ -235,6 +235,18 @@ def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
     heads = judged_heads(known, features[:number], judge_in_training(known, features[:number], order[:0]))
     right = {name: (head.logits(features[number:]).argmax(1) == truth[number:]).mean() for name, head in heads.items()}
     assert right["with_views"] > right["labels_only"] - 0.02, right
+
+
+def test_where_nothing_is_known_but_labels_both_classifiers_are_the_same():
+    """Image features, and labels that look right: nothing softens them."""
+    generator, number = np.random.default_rng(0), 800
+    labels, order = generator.integers(10, size=number), np.arange(number)
+    features = generator.normal(size=(10, 96))[labels] + 3.5 * generator.normal(size=(number, 96))
+    features, views = features.astype(np.float32), {"image": View(features.astype(np.float32))}
+    known = Known.of(LabelModel(10).fit(views, labels, ids=order), views, labels, order)
+    one, other = last_layers(known, features, order[:0]).values()
+    assert one.strength == other.strength
+    np.testing.assert_allclose(one.logits(features), other.logits(features), atol=0.2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])

@@ -35,6 +35,7 @@ class Known:
     model: LabelModel
     order: np.ndarray  # (N,) numbers from the content of the images, the same for equal images
     unlabelled_weight: float = 1.0  # of a row without a label; a labelled row has 1
+    is_as_given: bool = False  # whether all rows have a label, and learn it as it is
     facts: dict[str, Any] = field(default_factory=dict)  # estimates for `all_results.json`
     reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
 
@@ -52,10 +53,11 @@ class Known:
         reviews: np.ndarray | None = None,
     ) -> "Known":
         """With the weight of unlabelled rows and the facts by what the fitted model estimates."""
-        weight, facts = choose(model, labels).unlabelled_weight, facts_of(model)
+        plan, facts = choose(model, labels), facts_of(model)
         named = {name: {"class_names": view.class_values is not None} for name, view in views.items()}
         facts["views"] = {name: line | named[name] for name, line in facts["views"].items()}
-        return cls(labels, views, model, order, weight, facts, reviews)
+        is_as_given = not plan.softens and bool((labels >= 0).all())
+        return cls(labels, views, model, order, plan.unlabelled_weight, is_as_given, facts, reviews)
 
     @property
     def number(self) -> int:
@@ -82,6 +84,8 @@ class Known:
         (rows, C) targets by models that have not learned the labels of this fold. The models of other folds have, so
         their targets would leak these labels to a student. The other labels are learned.
         """
+        if self.is_as_given:
+            return one_hot(self.labels[rows], self.number)
         return self.by_fold(rows, fold) * self.weights[rows]
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
