@@ -28,12 +28,13 @@ from students import ID2LABEL
 from transformers import pipeline
 
 from g4i_hf import ZeroShotImageClassifier
-from g4i_hf.captioning.answers import Answer, Captioner, Decoding, Question
+from g4i_hf.captioning.answers import Answer, Captioner, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
 from g4i_hf.captioning.local import LocalCaptioner
 from g4i_hf.captioning.questions import PLAIN
 from g4i_hf.hub import release_student
 from g4i_hf.modeling.packaged import packaged_student
+from g4i_hf.options import Decoding
 
 JOBS = ROOT / "recipes" / "jobs"
 SCRIPTS = sorted(JOBS.glob("*.py"))

@@ -185,7 +185,12 @@ def has_value(values: np.ndarray) -> np.ndarray:
 def class_indices(given: np.ndarray, num_labels: int, name: str) -> np.ndarray:
     """(N,) int64. Raises ValueError for anything but whole numbers below `num_labels`, such as NaN or None."""
     numbers = np.asarray(given)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "biuf" or (numbers % 1 != 0).any():
+    if (
+        numbers.ndim != 1
+        or numbers.dtype.kind not in "biuf"
+        or (numbers != np.trunc(numbers)).any()
+        or np.isinf(numbers).any()
+    ):
         what = f"{name} of type {numbers.dtype} and shape {numbers.shape}"
         raise ValueError(f"{what}: give a class index, a whole number, for each row, and -1 where it is unknown.")
     indices = numbers.astype(np.int64)
