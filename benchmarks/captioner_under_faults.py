@@ -114,7 +114,7 @@ def ours(split: Dataset, url: str) -> tuple[float, int]:
     questions = Questions(split, "train", Prompts([PROMPT], split.features, "train"), Keys(captioner.provenance))
     with tempfile.TemporaryDirectory() as folder, AnswerStore(folder) as store:
         outcome = Asking(captioner, [questions], store).run()
-        texts = {record["text"] for [record] in questions.records(store) if record["status"] == OK}
+        texts = {answer.text for _, [answer] in questions.answers(store) if answer and answer.status == OK}
     assert len(texts) == outcome.statuses[OK], "an answer in another row"
     return outcome.seconds, outcome.statuses[OK]
 
