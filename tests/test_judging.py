@@ -286,17 +286,9 @@ def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("frozen") / "pictures", train=18, validation=6)
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return AlignedImageClassification.from_pretrained(run).state_dict()
-
-
-@pytest.fixture(scope="module")
-def trained(pictures, static_folder):
+def trained(static_folder, tmp_path_factory):
     """Trains into a folder: what the command says."""
+    pictures = draw_folder(tmp_path_factory.mktemp("frozen") / "pictures", train=18, validation=6)
 
     def training(out: Path, launcher: tuple | None = None, **options) -> str:
         given = {"dataset_name": pictures, "output_dir": out, "text_encoder": static_folder}
@@ -305,33 +297,24 @@ def trained(pictures, static_folder):
     return training
 
 
-@pytest.fixture(scope="module")
-def cached(trained, tmp_path_factory) -> tuple[Path, str]:
-    """A run on cached features, and what it said."""
-    run = tmp_path_factory.mktemp("cached") / "run"
-    return run, trained(run)
-
-
-def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(trained, cached, tmp_path):
-    run, said = cached
-    assert "reads cached features" in said and list((run / "features").glob("*/*.parquet"))
-    trained(tmp_path / "again")
-    check_same(run, tmp_path / "again")
-    said = trained(tmp_path / "augmented", train_crop="pad")
-    assert "runs in every step, as images are augmented (--train_crop none" in said
-
-
 def check_same(run: Path, other: Path, **tolerances: float) -> None:
-    expected = weights_of(other)
-    for name, tensor in weights_of(run).items():
+    found, expected = (AlignedImageClassification.from_pretrained(each).state_dict() for each in (run, other))
+    for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], **{"rtol": 0, "atol": 0} | tolerances, msg=name)
 
 
-def test_cached_features_teach_what_the_backbone_would(trained, cached, tmp_path):
+def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(trained, tmp_path):
+    """And the features teach what the backbone would."""
+    run = tmp_path / "run"
+    assert "reads cached features" in trained(run) and list((run / "features").glob("*/*.parquet"))
+    trained(tmp_path / "again")
+    check_same(run, tmp_path / "again")
     code = "from g4i_hf import AlignmentTrainer\nAlignmentTrainer._cache_features = lambda self: None\n"
     (tmp_path / "uncached.py").write_text(code)
     trained(tmp_path / "images", module=tmp_path / "uncached.py")
-    check_same(cached[0], tmp_path / "images", atol=1e-5, rtol=1e-4)
+    check_same(run, tmp_path / "images", atol=1e-5, rtol=1e-4)
+    said = trained(tmp_path / "augmented", train_crop="pad")
+    assert "runs in every step, as images are augmented (--train_crop none" in said
 
 
 @pytest.mark.slow
