@@ -4,7 +4,6 @@ Trains a tiny float64 model by several recipes and saves what came of each; test
     accelerate launch --num_processes W tests/workers/one_step.py RESULT.pt
 """
 
-import copy
 import faulthandler
 import math
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from ending import end_and_look
+from torch.nn.utils import parameters_to_vector
 from transformers import ViTConfig
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "recipes" / "text_teacher")]
@@ -24,6 +23,7 @@ import text_teacher  # noqa: F401
 from tiny_training import Spoil
 
 from g4i_hf import AlignedImageClassification
+from g4i_hf.cli import end_processes
 from g4i_hf.data.dataset import AlignmentCollator
 from g4i_hf.losses.gather import rank
 from g4i_hf.losses.objectives import OBJECTIVES
@@ -56,10 +56,9 @@ def scenarios() -> dict[str, dict[str, Any]]:
     found["spoiled"] = STEP | {"align_loss": "cosine", "num_train_epochs": 3, "spoiled": True}
     for rows, global_batch in EPOCHS:
         name = f"epoch of {rows} by {global_batch}"
-        epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "shuffle": True}
+        epoch = {"rows": rows, "global_batch": global_batch, "learning_rate": 0.1, "train_sampling_strategy": "random"}
         for objective in OBJECTIVES if global_batch > rows else ["clip"]:
             found[f"{name}, {objective}"] = epoch | {"align_loss": objective}
-        found[f"{name}, mixup"] = epoch | {"mixup_alpha": 0.8}
         found[f"{name}, soft labels"] = epoch | {"soft_labels": True}
         stepped = {"lr_scheduler_type": "cosine", "num_train_epochs": 3, "align_weight": 0.0}
         found[f"{name}, schedule, frozen backbone"] = epoch | stepped | {"freeze_backbone": True}
@@ -123,33 +122,36 @@ def initial_model() -> AlignedImageClassification:
     return AlignedImageClassification.from_student(config, id2label=id2label, text_embed_dim=TEXT_DIM).double()
 
 
+def parameters_of(model: AlignedImageClassification, temperature: float) -> dict[str, torch.Tensor]:
+    """Those of each part in one vector; a learned temperature and bias begin at that of the options and at -10."""
+    scale = getattr(model, "logit_scale", torch.tensor(-math.log(temperature), dtype=torch.float64))
+    bias = getattr(model, "logit_bias", torch.tensor(-10.0, dtype=torch.float64))
+    student, projector = (parameters_to_vector(part.parameters()) for part in (model.student, model.projector))
+    return {"student": student, "projector": projector, "logits": torch.stack([scale, bias])}
+
+
 def measure(
     folder: str,
     rows: int,
     global_batch: int,
-    shuffle: bool = False,
     mixed: bool = False,
     captions: int = 1,
     soft_labels: bool = False,
     spoiled: bool = False,
     **options,
 ) -> dict[str, Any]:
-    args = AlignmentArguments(
-        folder,
-        use_cpu=True,
-        optim="sgd",
-        sgd_momentum=0.0,
-        max_grad_norm=0.0,
-        train_sampling_strategy="random" if shuffle else "sequential",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **{"align_weight": WEIGHT, "num_train_epochs": 1, "lr_scheduler_type": "constant"} | options,
-    )
+    common = {"use_cpu": True, "optim": "sgd", "sgd_momentum": 0.0, "max_grad_norm": 0.0, "logging_steps": 1}
+    common |= {
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",
+    }
+    common |= {"align_weight": WEIGHT, "num_train_epochs": 1, "lr_scheduler_type": "constant"}
+    args = AlignmentArguments(folder, **common | options)
     args.per_device_train_batch_size = global_batch // args.world_size
-    before = initial_model()
-    model, dataset = copy.deepcopy(before), Rows(rows, captions, soft_labels)
+    model, dataset = initial_model(), Rows(rows, captions, soft_labels)
+    before = parameters_of(model, args.align_temperature)
     spoils = [Spoil(2, "projector")] if spoiled and rank() == args.world_size - 1 else None
     collator = mix_neighbours if mixed else None
     trainer = AlignmentTrainer(model, args, dataset, data_collator=collator, callbacks=spoils)
@@ -158,22 +160,13 @@ def measure(
         trainer.train()
     except NonFiniteLoss as raised:
         error = str(raised)
-    changes = {
-        part: torch.cat([(new - old).detach().flatten() for old, new in zip(olds, news, strict=True)])
-        for part, olds, news in (
-            ("student", before.student.parameters(), model.student.parameters()),
-            ("projector", before.projector.parameters(), model.projector.parameters()),
-        )
-    }
-    if hasattr(model, "logit_scale"):
-        changes["logits"] = torch.stack([model.logit_scale.detach() + math.log(args.align_temperature)])
-    if hasattr(model, "logit_bias"):
-        changes["logits"] = torch.cat([changes["logits"], model.logit_bias.detach()[None] + 10.0])
+    after = parameters_of(model, args.align_temperature)
+    changes = {part: (after[part] - before[part]).detach() for part in before}
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    found = {"change": changes, "logs": logs, "errors": gather_object([error]), "world_size": args.world_size}
     wrapper = trainer.model_wrapped  # left to DDP, a parameter that takes no part would be an error
     assert args.world_size == 1 or wrapper.find_unused_parameters is False, type(wrapper)
-    return found | {"aligns": args.aligns, "steps": trainer.state.global_step}
+    found = {"change": changes, "logs": logs, "errors": gather_object([error])}
+    return found | {"world_size": args.world_size, "aligns": args.aligns}
 
 
 def main() -> None:
@@ -183,7 +176,7 @@ def main() -> None:
         results = {name: measure(folder, **options) for name, options in scenarios().items()}
     if rank() == 0:
         torch.save(results, sys.argv[1])
-    end_and_look()
+    end_processes()
 
 
 if __name__ == "__main__":
