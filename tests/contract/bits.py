@@ -1,7 +1,7 @@
 """
 Weights and logged numbers of tiny runs, compared with the fixture: fixtures/bits.safetensors and fixtures/bits.json.
 
-In the environment that wrote the fixture, every bit must be the same. Another CPU, torch or transformers rounds
+In the environment that wrote a case, every bit must be the same. Another CPU, torch or transformers rounds
 differently. There the numbers are compared within tolerances, and a failure says so. Older torch or transformers
 than in the fixture draw other first weights from the same seed. Nothing can be compared then, and tests are skipped.
 To accept the present numbers:
@@ -18,14 +18,13 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import pytest
 import torch
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 FOLDER = Path(__file__).parent / "fixtures"
-REWRITE = "G4I_HF_REWRITE_GOLDENS"
 RECORD, NUMBERS = FOLDER / "bits.json", FOLDER / "bits.safetensors"
 # Libraries that compute weights, pixels and their order
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "peft", "datasets", "numpy", "pillow")
@@ -52,84 +51,42 @@ def environment() -> dict[str, str]:
     return found | {"cpu": ", ".join([fields[name] for name in OF_CPU if name in fields] + wide)}
 
 
-class Bits:
+def check(name: str, tensors: Tensors, log: list[dict] | None = None, config: dict | None = None) -> None:
     """
-    The fixture.
-
-    Attributes:
-        exact: whether the present environment wrote it, but for cases that have an environment of their own.
-        other_weights: the packages that make students start from other weights than in the fixture; "" without.
-        cases: name -> digest of all bits, log, and configuration of a released student.
-        numbers: name -> float64 (tensors, 3 + SAMPLES), see [`numbers_of`].
+    Args:
+        name: of the case.
+        tensors: all must be the same.
+        log: lines of a log. The committed keys must be there with the same numbers.
+        config: configuration of a released student. Other versions of a library may have other fields.
     """
-
-    def __init__(self):
-        self.here, self.rewrites = environment(), bool(os.environ.get(REWRITE))
-        record = json.loads(RECORD.read_text())
-        self.made_in: dict[str, str] = record["environment"]
-        self.exact = self.made_in == self.here
-        older = [name for name in ("torch", "transformers") if Version(self.here[name]) < Version(self.made_in[name])]
-        self.other_weights = " and ".join(f"{name} {self.here[name]}" for name in older)
-        self.cases: dict[str, dict[str, Any]] = record["cases"]
-        self.numbers = load_file(NUMBERS)
-
-    def check(self, name: str, tensors: Tensors, log: list[dict] | None = None, config: dict | None = None) -> None:
-        """
-        Args:
-            name: of the case.
-            tensors: all must be the same.
-            log: lines of a log. The committed keys must be there with the same numbers.
-            config: configuration of a released student. Other versions of a library may have other fields.
-        """
-        case, found = {"digest": digest_of(tensors), "log": log or [], "config": config or {}}, numbers_of(tensors)
-        if self.rewrites:
-            if not self.exact:
-                case["environment"] = self.here  # written again elsewhere than the others
-            self.cases[name], self.numbers[name] = case, found
-            self._write()
-            return
-        assert name in self.cases, f"{name} is not in the fixture; see bits.py"
-        expected = self.cases[name]
-        assert found.shape == self.numbers[name].shape, f"{name}: another number of tensors"
-        old, new = expected["config"], case["config"]
-        exact = expected.get("environment", self.made_in) == self.here
-        fields = old.keys() | new.keys() if exact else old.keys() & new.keys()
-        assert {field: new.get(field) for field in fields} == {field: old.get(field) for field in fields}, name
-        differences = self.differences(name, found, case["log"], exact, sorted(tensors))
-        assert not differences, f"{name}, {self.how(exact)}: " + "; ".join(differences)
-        if exact:
-            assert case["digest"] == expected["digest"], f"{name}, {self.how(exact)}: the same numbers, but other bits"
-
-    def how(self, exact: bool) -> str:
-        """How the fixture is compared, for messages."""
-        if exact:
-            return "bit by bit"
-        others = sorted(key for key in self.here if self.made_in.get(key) != self.here[key])
-        return f"within tolerances, as the fixture was made with another {', '.join(others)}"
-
-    def differences(self, name: str, found: torch.Tensor, log: list[dict], exact: bool, names: list[str]) -> list[str]:
-        """What differs from the case, a phrase each; `names` of the tensors."""
-        case, numbers = self.cases[name], self.numbers[name]
-        allowed = torch.zeros_like(numbers) if exact else TENSOR_TOLERANCE * numbers[:, 2:3] + ABSOLUTE_TOLERANCE
-        apart = (found - numbers).abs()
-        rows = torch.nonzero(~(apart <= allowed).all(1)).flatten().tolist()
-        parts = [f"{names[row]} by {apart[row].max():.3g}" for row in rows]
-        if len(log) != len(case["log"]):
-            parts.append(f"{len(log)} lines of the log in place of {len(case['log'])}")
-        for number, (line, committed) in enumerate(zip(log, case["log"], strict=False)):
-            for key, value in committed.items():
-                if not exact and key.removeprefix("eval_") in COUNTED:
-                    continue
-                room = 0.0 if exact else LOG_TOLERANCE * abs(value) + ABSOLUTE_TOLERANCE
-                if key not in line or abs(line[key] - value) > room:
-                    parts.append(f"{key} of line {number} is {line.get(key)}, was {value}")
-        return parts
-
-    def _write(self) -> None:
-        parts = {"environment": self.made_in, "cases": self.cases}
+    record, numbers, here = json.loads(RECORD.read_text()), load_file(NUMBERS), environment()
+    case = {"digest": digest_of(tensors), "log": log or [], "config": config or {}, "environment": here}
+    found = numbers_of(tensors)
+    if os.environ.get("G4I_HF_REWRITE_GOLDENS"):
+        parts = record | {"cases": record["cases"] | {name: case}}
         text = ",\n".join(f'"{part}": {lines(entries)}' for part, entries in parts.items())
         RECORD.write_text(f"{{{text}}}\n", encoding="utf-8")
-        save_file(dict(sorted(self.numbers.items())), NUMBERS)
+        save_file(dict(sorted((numbers | {name: found}).items())), NUMBERS)
+        return
+    expected, wanted = record["cases"][name], numbers[name]
+    made_in = expected.get("environment", record["environment"])
+    older = [name for name in ("torch", "transformers") if Version(here[name]) < Version(made_in[name])]
+    if older:
+        pytest.skip(f"an older {' and '.join(older)} has other first weights than in the fixture")
+    others = sorted(key for key in here if made_in.get(key) != here[key])
+    how = f"{name}, " + (f"within tolerances, for another {', '.join(others)}" if others else "bit by bit")
+    old, new = expected["config"], case["config"]
+    fields = old.keys() & new.keys() if others else old.keys() | new.keys()
+    assert {field: new.get(field) for field in fields} == {field: old.get(field) for field in fields}, how
+    allowed = TENSOR_TOLERANCE * wanted[:, 2:3] + ABSOLUTE_TOLERANCE if others else torch.zeros(1)
+    apart = ~((found - wanted).abs() <= allowed).all(1)
+    assert not apart.any(), f"{how}: {[key for key, other in zip(sorted(tensors), apart, strict=True) if other]}"
+    room = {"rel": LOG_TOLERANCE, "abs": ABSOLUTE_TOLERANCE} if others else {"rel": 0, "abs": 0}
+    for line, committed in zip(case["log"], expected["log"], strict=True):
+        compared = {key for key in committed if not (others and key.removeprefix("eval_") in COUNTED)}
+        logged = {key: line.get(key) for key in compared}
+        assert logged == pytest.approx({key: committed[key] for key in compared}, **room), how
+    assert others or case["digest"] == expected["digest"], f"{how}: the same numbers, but other bits"
 
 
 def lines(entries: dict) -> str:
@@ -153,7 +110,6 @@ def numbers_of(tensors: Tensors) -> torch.Tensor:
     for name in sorted(tensors):
         values = tensors[name].double().flatten()
         singles = values[torch.linspace(0, len(values) - 1, SAMPLES).round().long()]
-        rows.append(
-            torch.cat([torch.stack([values.mean(), values.abs().mean(), values.square().mean().sqrt()]), singles])
-        )
+        means = torch.stack([values.mean(), values.abs().mean(), values.square().mean().sqrt()])
+        rows.append(torch.cat([means, singles]))
     return torch.stack(rows)

@@ -5,17 +5,18 @@ Students and data are tiny and made by formulas: 22 images in two Parquet files,
 """
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import bits
 import make
 import numpy as np
 import pytest
-from bits import Bits
+import torch
 from datasets import Dataset, Image
-from doors import TWO_PROCESSES, python, succeed
+from doors import TWO_PROCESSES, succeed
 from PIL import Image as PILImage
 from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
 ROWS, CLASSES, DIM = 22, ["ant", "bee", "cat"], 12
 
@@ -114,17 +115,21 @@ TWO = {
     "two processes, mixed": CNN | MIXED | {"align_loss": "siglip"},
     "two processes, official gradient": VIT | {"align_gradient": "official"},
 }
-# Left to `make test-slow`
-SLOW = {"vit clip", "timm student", "class mask", "accumulation", "moving average", "official gradient"}
-SLOW |= {"several captions, sampled", "head alone", "adapters", "two processes, mixed"}
-SLOW |= {"baseline", "vit mixed", "adam", "released vit"}
-SLOW |= {"two processes, official gradient", "released timm", "released average", "released merged adapters"}
+RELEASED = {
+    "released cnn": ("cnn clip", {}),
+    "released average": ("moving average", {"weights": "ema"}),
+    "released merged adapters": ("adapters", {}),
+}
+# The others are left to `make test-slow`
+FAST = {"cnn clip", "vit siglip", "cnn mixed", "soft labels", "several captions, all", "augmented"}
+FAST |= {"two processes", "released cnn"}
 LOGGED = "loss loss_ce loss_align loss_soft_labels align_weight logit_scale logit_bias grad_norm cosine_positive "
 LOGGED += "cosine_negative retrieval_top1 learning_rate epoch eval_loss eval_accuracy"
 
 
-def marked(names: Iterable[str], prefix: str = "") -> list:
-    return [pytest.param(name, marks=[pytest.mark.slow] * (prefix + name in SLOW)) for name in names]
+def each_of(cases: dict) -> pytest.MarkDecorator:
+    names = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in cases]
+    return pytest.mark.parametrize("name", names)
 
 
 def log_of(run: Path) -> list[dict]:
@@ -141,14 +146,6 @@ def weights_of(run: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def bits() -> Bits:
-    bits = Bits()
-    if bits.other_weights and not bits.rewrites:
-        pytest.skip(f"other first weights than in the fixture by {bits.other_weights}")
-    return bits
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bits")
     save(folder / "plain", rows())
@@ -157,78 +154,45 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def words(folder) -> Callable[[dict, Path], dict]:
+def words(folder: Path, options: dict, run: Path) -> dict:
     """Options of a run, with folders in place of their names."""
-
-    def spelled(options: dict, run: Path) -> dict:
-        found = COMMON | options | {"output_dir": run}
-        places = {f"{{{name}}}": folder / name for name in ("plain", "several", "jpeg", "cnn", "vit")}
-        return {name: places.get(value, value) for name, value in found.items() if value is not None}
-
-    return spelled
+    places = {f"{{{name}}}": folder / name for name in ("plain", "several", "jpeg", "cnn", "vit")}
+    found = COMMON | options | {"output_dir": run}
+    return {name: places.get(value, value) for name, value in found.items() if value is not None}
 
 
-@pytest.fixture(scope="module")
-def trained(folder, words) -> Callable[[str], Path]:
+def trained(folder: Path, name: str) -> Path:
     """The run of a case, trained when it is first asked for."""
-
-    def train(name: str) -> Path:
-        run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
-        kind = options["student"].strip("{}")
-        if "pretrained" in options and not (folder / kind).exists():
-            succeed("release", {"run": train(f"{kind} clip"), "output_dir": folder / kind})
-        if not (run / "all_results.json").exists():
-            succeed("train", words(options, run))
-        return run
-
-    return train
+    run, options = folder / name.replace(" ", "_").replace(",", ""), CASES[name] | {"use_cpu": "true"}
+    kind = options["student"].strip("{}")
+    if "pretrained" in options and not (folder / kind).exists():
+        succeed("release", {"run": trained(folder, f"{kind} clip"), "output_dir": folder / kind})
+    if not (run / "all_results.json").exists():
+        succeed("train", words(folder, options, run))
+    return run
 
 
-@pytest.mark.parametrize("name", marked(CASES))
-def test_steps_of_training(bits, trained, name):
-    run = trained(name)
+@each_of(CASES)
+def test_steps_of_training(folder, name):
+    run = trained(folder, name)
     bits.check(name, weights_of(run), log_of(run))
 
 
-@pytest.mark.parametrize("name", marked(TWO))
-def test_two_processes(bits, words, tmp_path, name):
-    succeed("train", words(TWO[name], tmp_path / "run"), launcher=TWO_PROCESSES)
+@each_of(TWO)
+def test_two_processes(folder, tmp_path, name):
+    succeed("train", words(folder, TWO[name], tmp_path / "run"), launcher=TWO_PROCESSES)
     log = log_of(tmp_path / "run")
     assert log[0]["epoch"] == 1 / 2, "two processes with 6 images each: two steps an epoch of 22"
     bits.check(name, weights_of(tmp_path / "run"), log)
 
 
-# transformers loads it where an import of g4i_hf fails
-PLAIN = """
-import sys
-sys.modules["g4i_hf"] = None
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
-pixels = torch.linspace(-2, 2, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)
-with torch.no_grad():
-    logits = model(pixels).logits
-state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-save_file(state | {"logits": logits}, sys.argv[2])
-"""
-RELEASED = {
-    "cnn": ("cnn clip", {}),
-    "vit": ("vit mixed", {}),
-    "timm": ("timm student", {}),
-    "average": ("moving average", {"weights": "ema"}),
-    "merged adapters": ("adapters", {}),
-}
-
-
-@pytest.mark.parametrize("name", marked(RELEASED, "released "))
-def test_a_released_student(bits, trained, tmp_path, name):
+@each_of(RELEASED)
+def test_a_released_student(folder, tmp_path, name):
     case, options = RELEASED[name]
-    student, file = tmp_path / "student", tmp_path / "found.safetensors"
-    succeed("release", options, {"run": trained(case), "output_dir": student})
-    python(PLAIN, student, file)
-    config = json.loads((student / "config.json").read_text())
+    succeed("release", options, {"run": trained(folder, case), "output_dir": tmp_path / "student"})
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    with torch.no_grad():
+        logits = model(torch.linspace(-2, 2, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)).logits
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
     config.pop("transformers_version", None)
-    bits.check(f"released {name}", load_file(file), config=config)
+    bits.check(name, model.state_dict() | {"logits": logits}, config=config)
