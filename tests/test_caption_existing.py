@@ -35,12 +35,9 @@ def joined(tmp_path, data: DatasetDict, lines: list, **options):
 @pytest.mark.parametrize(
     "key",
     [
-        "{folder}/{stem}.JPEG",
         "C:\\imagenet\\{folder}\\{stem}.JPEG",
         "/data/train/{folder}/{stem}.JPEG",
         "{stem}_{folder}.JPEG",  # as ILSVRC/imagenet-1k calls it
-        "{folder}/{stem}",
-        "images/{stem}.JPEG",
         "{stem}",
     ],
 )
@@ -102,7 +99,6 @@ def test_captions_of_a_column():
 @pytest.mark.parametrize(
     "name, text",
     [
-        ("c.csv", ",caption,score,file_name\n0,a cat,1,a/1.jpg\n1,a dog,2,b/2.jpg\n"),
         ("c.csv", b"\xef\xbb\xbfFileName,Caption\na/1.jpg,a cat\nb/2.jpg,a dog\n"),
         ("c.tsv", "path\tdescription\na/1.jpg\ta cat\nb/2.jpg\ta dog\n"),
         ("c.csv", "file_name;caption\na/1.jpg;a cat\nb/2.jpg;a dog\n"),
@@ -117,21 +113,9 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
     "name, text, message",
     [
         ("c.csv", "x,y\n1,2\n", "record 1: no field image_id or .* among 'x', 'y'.*--file_key"),
-        (
-            "c.csv",
-            "file,caption\na.jpg,a cat, a dog\n",
-            "record 1: line 2 has more cells than the first line. Put texts",
-        ),
-        ("c.csv", "file,caption\na.jpg,a cat\nb.jpg\n", "record 2: line 3 has fewer cells than the first line"),
-        ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "record 2: unexpected end of data"),
-        ("c.csv", b"file,caption\na.jpg,caf\xe9\n", "record 1: 'utf-8' codec"),
-        (
-            "c.jsonl",
-            '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j',
-            "record 2: line 2 is no JSON object",
-        ),
+        ("c.csv", "file,caption\na.jpg,a cat, a dog\n", "record 1: line 2 has more cells than the first line"),
+        ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "record 2: line 2 is no JSON object"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "", "caption": "b"}', "record 2: field 'file' is ''"),
-        ("c.jsonl", '{"file": "a.jpg", "text": "x"}\n{"file": "b.jpg"}\n', "record 2: no field text among 'file'"),
         ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files that name each image"),
     ],
 )
@@ -143,7 +127,6 @@ def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
 # --- `recipes/imagenet_resnet50/check_order.py` ----------------------------------------------------------------------
 
 SCRIPT = Path(__file__).parent.parent / "recipes" / "imagenet_resnet50" / "check_order.py"
-COLOURS = np.random.default_rng(0).integers(0, 256, size=(40, 3))
 
 
 class Clip:
@@ -159,24 +142,23 @@ class Clip:
         return self
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_a_list_is_in_the_order_of_its_images_or_is_refused(tmp_path, monkeypatch, capsys, shift):
-    for number, colour in enumerate(COLOURS):
+def test_a_list_is_in_the_order_of_its_images_or_is_refused(tmp_path, monkeypatch, capsys):
+    colours = np.random.default_rng(0).integers(0, 256, size=(40, 3)).tolist()
+    for number, colour in enumerate(colours):
         folder = tmp_path / "train" / f"class{number // 10}"
         folder.mkdir(parents=True, exist_ok=True)
-        PILImage.new("RGB", (8, 8), tuple(map(int, colour))).save(folder / f"{number:02}.png")
-    captions = [" ".join(map(str, colour)) for colour in np.roll(COLOURS, shift, axis=0)]
-    torch.save(captions, tmp_path / "captions.pth")
+        PILImage.new("RGB", (8, 8), tuple(colour)).save(folder / f"{number:02}.png")
+    captions = [" ".join(map(str, colour)) for colour in colours]
     for loader in (AutoModel, AutoProcessor):
         monkeypatch.setattr(loader, "from_pretrained", lambda *_, **__: Clip())
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "train"), str(tmp_path / "captions.pth"), "clip"])
-    if shift:
-        with pytest.raises(SystemExit, match="of other images or in another order"):
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return
+    torch.save(captions[1:] + captions[:1], tmp_path / "captions.pth")
+    with pytest.raises(SystemExit, match="of other images or in another order"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    torch.save(captions, tmp_path / "captions.pth")
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "32 images fit their own captions best" in capsys.readouterr().out
-    data = open_images(str(tmp_path))
-    found = existing_captions(data, ExistingCaptionsArguments(captions_file=str(tmp_path / "captions.jsonl")))
-    numbers = [int(Path(name).stem) for name in data["train"]["image_id"]]
-    assert found["train"] == [[captions[number]] for number in numbers]
+    found = existing_captions(
+        open_images(str(tmp_path)), ExistingCaptionsArguments(captions_file=str(tmp_path / "captions.jsonl"))
+    )
+    assert found["train"] == [[caption] for caption in captions]

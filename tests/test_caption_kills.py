@@ -14,28 +14,22 @@ from loaded import PYTHON, kill, real
 from processes import happens
 
 IMAGES = 120
-CONCURRENCY = 8
-LATENCY = 0.2
 SCALE = [PYTHON, "recipes/scale/caption.py"]
 FORK = ("--executor_options", '{"start_method": "fork"}')  # tasks need not import torch again
 CAPTION = [PYTHON, "recipes/caption.py"]
 
 
-def environment() -> dict[str, str]:
-    """As a user has it: what pytest's own processes were told is not for others."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RANK", "WORLD_SIZE"))}
-    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    return kept | ray | {"OMP_NUM_THREADS": "1"}
-
-
 def started(command: list[str], *words: object) -> subprocess.Popen:
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *spelled(words)], cwd=ROOT, env=environment(), start_new_session=True, **output)
+    return subprocess.Popen(
+        [*command, *spelled(words)], cwd=ROOT, env=os.environ | ray, start_new_session=True, **output
+    )
 
 
-def start(command: list[str], pictures: Path, captions: Path, server: Worker, **more: object) -> subprocess.Popen:
-    options = {"dataset_name": pictures, "captions_dir": captions, "base_url": f"{server.url}/v1"}
-    return started(command, options | {"captioner_model": "tiny", "max_concurrency": 4} | more)
+def start(command: list[str], folder: Path, server: Worker, captions: str = "captions") -> subprocess.Popen:
+    options = {"dataset_name": folder / "pictures", "captions_dir": folder / captions, "base_url": f"{server.url}/v1"}
+    return started(command, options | {"captioner_model": "tiny", "max_concurrency": 4})
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -49,56 +43,51 @@ def reached(server: Worker, number: float, process: subprocess.Popen) -> bool:
     return happens(lambda: server.stats()["whole"] >= number, process)
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return draw_numbers(tmp_path_factory.mktemp("kills") / "pictures", IMAGES)
-
-
 def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(tmp_path, serve):
-    pictures, captions, images = draw_numbers(tmp_path / "pictures", 36), tmp_path / "captions", 36
-    server = serve("--latency", 0.1, "--capacity", 4)
+    images, server = 36, serve("--latency", 0.1, "--capacity", 4)
+    draw_numbers(tmp_path / "pictures", images)
     under_way = 4 + 2  # an answer may be there and not yet on the disk, while its place is taken again
     for answered in (7, 20):
-        process = start(CAPTION, pictures, captions, server)
+        process = start(CAPTION, tmp_path, server)
         assert reached(server, answered, process)
         kill(process)
-        assert not (captions / "stage.json").exists()
+        assert not (tmp_path / "captions" / "stage.json").exists()
     assert happens(lambda: server.stats()["in_flight"] == 0, server.process), "it notices which clients were killed"
     assert server.stats()["whole"] < images, "killed too late to show anything"
     before = server.stats()["requests"]
-    finish(start(CAPTION, pictures, captions, server))
+    finish(start(CAPTION, tmp_path, server))
     after = server.stats()["requests"]
     assert images <= after <= images + 2 * under_way and after - before <= images - 20 + 2 * under_way
-    finish(start(CAPTION, pictures, captions, server))
+    finish(start(CAPTION, tmp_path, server))
     assert server.stats()["requests"] == after, "whole: nothing is asked"
-    assert captions_of_numbers(captions) == all_right(images)
+    assert captions_of_numbers(tmp_path / "captions") == all_right(images)
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_four_tasks_write_what_one_process_does(pictures, tmp_path, serve):
-    server, captions = serve("--latency", LATENCY, "--capacity", CONCURRENCY), tmp_path / "captions"
-    moments = (20, 70)
-    for moment in moments:
-        process = start([*SCALE, *FORK, "--tasks", "4"], pictures, captions, server)
+def test_killed_and_run_again_four_tasks_write_what_one_process_does(tmp_path, serve):
+    server = serve("--latency", 0.2, "--capacity", 8)
+    draw_numbers(tmp_path / "pictures", IMAGES)
+    for moment in (20, 70):
+        process = start([*SCALE, *FORK, "--tasks", "4"], tmp_path, server)
         assert reached(server, moment, process)
         os.killpg(real(process.pid), signal.SIGKILL)
         process.communicate()
-    finish(start([*SCALE, *FORK, "--tasks", "3"], pictures, captions, server))
+    finish(start([*SCALE, *FORK, "--tasks", "3"], tmp_path, server))
     requests = server.stats()["requests"]
-    assert IMAGES <= requests <= IMAGES + 16 * len(moments), "four tasks of four requests each may have been under way"
-    assert captions_of_numbers(captions) == all_right(IMAGES)
+    assert IMAGES <= requests <= IMAGES + 16 * 2, "four tasks of four requests each may have been under way"
+    assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)
     shutil.copytree(tmp_path / "captions.journal", tmp_path / "alone.journal")
-    finish(start(CAPTION, pictures, tmp_path / "alone", server))
+    finish(start(CAPTION, tmp_path, server, "alone"))
     assert server.stats()["requests"] == requests
     for name in ("train.parquet", "stage.json"):
-        assert (tmp_path / "alone" / name).read_bytes() == (captions / name).read_bytes(), name
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "captions" / name).read_bytes(), name
 
 
 @pytest.mark.slow
-def test_on_ray(pictures, tmp_path, serve):
+def test_on_ray(tmp_path, serve):
     server = serve()
+    draw_numbers(tmp_path / "pictures", IMAGES)
     command = [sys.executable, *SCALE[1:], "--executor", "ray", "--tasks", "2"]  # Ray starts Python by itself
-    command += ["--executor_options", '{"cpus_per_task": 1}']
-    finish(start(command, pictures, tmp_path / "captions", server))
+    finish(start([*command, "--executor_options", '{"cpus_per_task": 1}'], tmp_path, server))
     assert server.stats()["requests"] == IMAGES
     assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,6 @@ def prompts(*templates: str) -> Prompts:
     "templates, row, said, columns",
     [
         (["plain"], {}, ["Describe this image in detail."], ()),
-        (["class"], ROW, [NAMED], ("label",)),
         (["{artist}?", "plain", "class"], ROW, ["Ann?", PLAIN, NAMED], ("artist", "label")),
         (["A {label}, {year}, {{json}}"], ROW, ["A great white shark, 1901, {json}"], ("label", "year")),
         (["By {artist}."], ROW | {"artist": "{label} {0.__class__}"}, ["By {label} {0.__class__}."], ("artist",)),
@@ -64,23 +64,22 @@ def test_empty_values_are_found_before_anything_is_asked():
     prompts("plain").check(data)
 
 
-@pytest.mark.parametrize("name", ["validation", "test_novel", "train_extra"])
-def test_class_prompts_are_for_training_splits(name):
+def test_class_prompts_are_for_training_splits():
     data = Dataset.from_list([ROW, ROW | {"label": 0}], features=FEATURES)
     check_leak(["class"], {"train": data, "training": data})
-    check_leak(["plain"], {"train": data, name: data})
-    with pytest.raises(ValueError, match=f"'label', which tells the class, and split '{name}' is for evaluation"):
-        check_leak(["plain", "class"], {"train": data, name: data})
-    check_leak(["class"], {name: data}, train_splits=[name])
+    for name in ("validation", "test_novel", "train_extra"):
+        check_leak(["plain"], {"train": data, name: data})
+        with pytest.raises(ValueError, match=f"'label', which tells the class, and split '{name}' is for evaluation"):
+            check_leak(["plain", "class"], {"train": data, name: data})
+        check_leak(["class"], {name: data}, train_splits=[name])
     with pytest.raises(ValueError, match="split 'train' is for evaluation"):
-        check_leak(["class"], {"train": data}, train_splits=[name])
+        check_leak(["class"], {"train": data}, train_splits=["train_extra"])
 
 
 @pytest.mark.parametrize(
     "column, values, leaks",
     [
         ("image_id", [f"c{i}/{i}.jpg" for i in range(6)], True),  # holds the class folder
-        ("wnid", ["n1", "n2", "n3", "n1", "n2", "n3"], True),  # the label under another name
         ("kind", ["fish", "fish", "bird", "fish", "fish", "bird"], True),  # a coarser class
         ("breed", ["a", "b", "c", "d", "b", "c"], True),  # a finer one
         ("artist", ["x", "x", "y", "y", "x", "y"], False),
@@ -94,10 +93,8 @@ def test_columns_that_go_along_with_the_label_tell_the_class_too(column, values,
     features |= {"coarse": ClassLabel(names=["a", "b"])} if column == "coarse" else {}
     data = Dataset.from_dict({"label": [0, 1, 2, 0, 1, 2], column: values}, features=Features(features))
     check_leak([f"See {{{column}}}."], {"train": data})
-    if leaks:
-        with pytest.raises(ValueError, match=f"the column '{column}', which tells the class"):
-            check_leak([f"See {{{column}}}."], {"test": data})
-    else:
+    refused = pytest.raises(ValueError, match=f"the column '{column}', which tells the class")
+    with refused if leaks else nullcontext():
         check_leak([f"See {{{column}}}."], {"test": data})
 
 
@@ -107,7 +104,8 @@ NAMES = ["red_rose", "rose", "tulip"]
 CHOSEN = [*NAMES, None]  # what the server says of pictures 0, 1, 2 and 3, and so on
 
 
-def draw(place: Path, number: int) -> None:
+def draw(folder: Path, name: str, number: int) -> None:
+    place = folder / "pictures" / "train" / name
     place.mkdir(parents=True, exist_ok=True)
     picture_of(number).save(place / f"{number}.png")
 
@@ -115,7 +113,7 @@ def draw(place: Path, number: int) -> None:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for number in range(9):
-        draw(tmp_path / "pictures" / "train" / NAMES[number % 3], number)
+        draw(tmp_path, NAMES[number % 3], number)
     return tmp_path
 
 
@@ -143,12 +141,14 @@ def test_a_server_is_asked_for_the_class(folder, serve, options):
 def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, serve, static_folder):
     """The server names the right class of all pictures but each fourth, of which it says that none fits."""
     for number in range(60):
-        draw(tmp_path / "pictures" / "train" / (NAMES[number % 4 % 3] if number < 40 else "unlabelled"), number)
+        draw(tmp_path, NAMES[number % 4 % 3] if number < 40 else "unlabelled", number)
     server = serve()
     own = "Which of these does the image show? {class_names}. Answer in words."
     prices = ("--price_input", 10, "--price_output", 100, "--text_encoder", static_folder)
     said = caption(tmp_path, *asking(server, "--dry_run", 30, *prices, "--prompt", "plain", "choose", own))
     assert server.stats()["requests"] == 90 and "By 30 labelled images" in said
+    projected = ("Requests: 90", "Tokens read: 630", "Tokens written: 270", "Cost: 0.0333")
+    assert [line for line in projected if f"{line}\n" not in said] == []
     share, low, high = map(int, re.search(r"^choose: (\d+)% right \((\d+)% to (\d+)%\)", said, re.M).groups())
     assert low < share <= high and share > 80  # the fourth pictures are of the most frequent class
     assert re.search(r"^The best two together: choose and '.*', \d+% right", said, re.M)
@@ -174,20 +174,16 @@ def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_contex
 
 ANSWERS = {
     "rose": "rose",
-    " ROSE. ": "rose",
     "a rose window": "rose window",
     "It is an electric guitar!": "electric_guitar",
-    "Electric-Guitar": "electric_guitar",
     "chihuahua": "n02085620-Chihuahua",
     "Tinca tinca": "tench, Tinca tinca",
     "STRASSE": "Straße",
     "a rose or a tench": NO_CLASS,
     "roses": NO_CLASS,
     "None of these fits: it may be a rose": NONE,
-    '{"answer": "Rose window"}': "rose window",
     '{"answer": "none of these"}': NONE,
     '{"answer": "rose win': NO_CLASS,
-    "": NO_CLASS,
     None: NO_CLASS,
 }
 

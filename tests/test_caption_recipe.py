@@ -60,9 +60,8 @@ def test_limits_stop_a_run_and_the_same_command_goes_on(tmp_path, serve):
 def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path, serve):
     """The server has the model under another name."""
     draw_numbers(tmp_path / "pictures", 4)
-    server = serve("--always", 400, "--say", "wrong model")
-    message = caption(tmp_path, *asking(server, "--dry_run", 3), fails=True)
-    assert "None of 3 images got a caption" in message and "wrong model" in message and "127.0.0.1" in message
+    said = caption(tmp_path, *asking(serve("--always", 400, "--say", "wrong model"), "--dry_run", 3), fails=True)
+    assert "None of 3 images got a caption" in said and "wrong model" in said and "127.0.0.1" in said
     assert answers_in(tmp_path / "captions.journal") == 0
 
 
@@ -89,9 +88,8 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
 def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
     """A request costs 3 here, and 27 images wait: two processes with a budget of 24 ask for 4 captions each."""
     pictures = draw_numbers(tmp_path / "pictures", 27)
-    given = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new"), "captioner_model": "tiny"}
-    server = serve()
-    given |= {"base_url": f"{server.url}/v1", "max_concurrency": 1}
+    given, server = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new")}, serve()
+    given |= {"captioner_model": "tiny", "base_url": f"{server.url}/v1", "max_concurrency": 1}
     given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
     for rank in range(2):
         Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
@@ -101,10 +99,9 @@ def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
 @pytest.mark.slow
 def test_a_limit_that_the_second_process_alone_met_leaves_no_captions_that_pass_for_whole(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 6)
-    server = serve()
+    server, places = serve(), {"dataset_name": tmp_path / "pictures", "captions_dir": tmp_path / "captions"}
 
     def run(*more: str) -> str:
-        places = {"dataset_name": tmp_path / "pictures", "captions_dir": tmp_path / "captions"}
         return succeed("caption", *asking(server, *more), places, launcher=TWO_PROCESSES).out
 
     said = run("--max_requests", "5")

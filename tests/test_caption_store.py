@@ -1,12 +1,10 @@
 """Answers on the disk: found by what was asked and where, durable before they count, one writer a file."""
 
-import os
-import subprocess
+import contextlib
+import resource
 from pathlib import Path
 
 import pytest
-from caption_doors import ROOT
-from loaded import PYTHON
 
 from g4i_hf.captioning.answers import OK, Answer, AnswerStore, CaptionerError, Keys, Question
 
@@ -48,55 +46,30 @@ def test_a_second_command_with_the_same_answers_is_refused(tmp_path):
     assert texts(tmp_path, 1) == ["a"]
 
 
-PROVENANCE = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}, "preprocessing": {"max_side": 768}}
-
-
-def key(source: str = "s", prompt: str = "p", **changed) -> str:
-    return Keys(PROVENANCE | changed).key(source, prompt)
-
-
-def place(*parts, **changed) -> str:
-    return Keys(PROVENANCE | changed).place(*parts)
-
-
 def test_every_part_of_keys_and_places_counts():
-    keys = [key(), key("t"), key(prompt="q"), key(model="n"), key(revision=None), key("", "sp"), key("sp", "")]
-    keys += [key(decoding={"temperature": 0.5}), key(decoding={"temperature": 0, "top_p": 0.9}), key(prompt="p\n")]
-    keys += [key(preprocessing={"max_side": 512}), key('s", "p', "x"), key("s", 'p", "x'), key(prompt="p\ud83d")]
-    keys += [key("i"), place("i", 1, 2, "p", ""), place("j", 1, 2, "p", ""), place("i", 12, 2, "p", "")]
-    keys += [place("i", 1, 22, "p", "")]
-    keys += [place("i1", 2, 2, "p", ""), place("i", 1, 2, "q", ""), place("i", 1, 2, "p", "train")]
-    keys += [place("i", 1, 2, "p", "test"), place("i", 1, None, "p", "train"), place("i", None, None, "p", "train")]
-    keys += [place("i", 1, 2, "p", "", model="n")]
-    assert len(set(keys)) == len(keys) and all(len(each) == 32 and int(each, 16) >= 0 for each in keys)
-    other = {"preprocessing": {"max_side": 768.0}, "decoding": {"temperature": 0}, "revision": "r", "model": "m"}
-    assert Keys(other).key("s", "p") == key() and Keys(other).place("i", 1, 2, "p", "") == place("i", 1, 2, "p", "")
-
-
-WRITER = """
-import resource, signal, sys
-from g4i_hf.captioning.answers import OK, Answer, AnswerStore
-from test_caption_store import question
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-with AnswerStore(sys.argv[1]) as store:
-    for number in range(100_000):
-        try:
-            store.put([(question(number), Answer(OK, f"text {number} " * 50))])
-        except OSError as error:
-            print("error", error, flush=True)
-            break
-        print(number, flush=True)
-"""
+    about = {"model": "m", "revision": "r", "decoding": {"temperature": 0.0}}
+    keys, others = Keys(about), [Keys(about | {"model": "n"}), Keys(about | {"decoding": {"temperature": 0.5}})]
+    of_keys = [("i", "p"), ("j", "p"), ("i", "q"), ("", "ip"), ("ip", ""), ('i", "p', "x"), ("i", 'p", "x')]
+    of_places = [("i", 1, 2, "p", ""), ("j", 1, 2, "p", ""), ("i", 12, 2, "p", ""), ("i", 1, 22, "p", "")]
+    of_places += [("i1", 2, 2, "p", ""), ("i", 1, 2, "q", ""), ("i", 1, None, "p", ""), ("i", None, None, "p", "")]
+    of_places += [("i", 1, 2, "p", "train"), ("i", 1, 2, "p", "test")]
+    made = [keys.key(*parts) for parts in of_keys] + [keys.place(*parts) for parts in of_places]
+    made += [other.key("i", "p") for other in others] + [other.place("i", 1, 2, "p", "") for other in others]
+    assert len(set(made)) == len(made)
+    same = Keys({"decoding": {"temperature": 0}, "revision": "r", "model": "m"})
+    assert same.key("i", "p") == made[0], "neither the order nor the kind of a number matters"
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     """RLIMIT_FSIZE: the kernel refuses to let the file grow, as with a full disk."""
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command, env = [PYTHON, "-c", WRITER, str(tmp_path)], os.environ | path
-    printed = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300).stdout
-    *said, error = printed.splitlines()
-    assert "cannot be written" in error and "Make room" in error and str(tmp_path) in error
-    assert len(said) > 20 and texts(tmp_path, *map(int, said)) == [f"text {number} " * 50 for number in said]
+    limits, done = resource.getrlimit(resource.RLIMIT_FSIZE), []
+    with AnswerStore(tmp_path) as store, contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(OSError, match=f"cannot be written to {tmp_path}.*Make room"):
+            for number in range(100_000):
+                store.put([(question(number), Answer(OK, f"text {number} " * 50))])
+                done.append(number)
+    assert len(done) > 20 and texts(tmp_path, *done) == [f"text {number} " * 50 for number in done]
     put(tmp_path, (100_000, Answer(OK, "later")))
     assert texts(tmp_path, 100_000) == ["later"]
