@@ -87,11 +87,9 @@ def python(code: str, *words, env: dict | None = None, cwd: Path = ROOT, start: 
     return done.out
 
 
-def imports_of(done: Done) -> tuple[set[str], list[str]]:
-    """The modules that a process with PYTHONPROFILEIMPORTTIME has imported, and the other lines of its stderr."""
-    lines = done.err.splitlines()
-    times = [line for line in lines if line.startswith("import time:")]
-    return {line.rpartition("|")[2].strip() for line in times}, [line for line in lines if line not in times]
+def imports_of(done: Done) -> set[str]:
+    """The modules that a process with PYTHONPROFILEIMPORTTIME has imported."""
+    return {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
 
 
 def files_in(folder: Path) -> set[str]:
