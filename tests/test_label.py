@@ -219,9 +219,11 @@ def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(asking):
 
 
 @pytest.mark.slow
-def test_a_name_that_is_no_class_is_offered_as_a_new_one(asking, monkeypatch):
+def test_a_name_that_is_no_class_is_offered_as_a_new_one_and_learned_with_its_round(asking, monkeypatch):
     monkeypatch.setattr("g4i_hf.workflows.label.ROUND", 2)
     asked = asking("next", 4)
+    learned, learn = [], asked.learn
+    monkeypatch.setattr(asked, "learn", lambda: (learned.append(len(read_answers(asked.file))), learn()))
     with opened(asked) as (page, likely, _):
         matches = page.locator("#matches button")
         page.keyboard.type("Square")
@@ -237,26 +239,15 @@ def test_a_name_that_is_no_class_is_offered_as_a_new_one(asking, monkeypatch):
         page.keyboard.type("hexa")
         page.keyboard.press("Enter")  # one of the classes by now
         page.get_by_text("2 answered").wait_for()
-        likely.nth(3).wait_for()  # it was learned
-        assert last_answer(asked)["new_class"] is True
-    training = trained(asked)
-    names = training.features["label"].names
-    assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"] and training["label"][:].count(3) == 2
-
-
-@pytest.mark.slow
-def test_a_round_is_learned_before_the_next_and_the_end_names_the_command(asking, monkeypatch):
-    monkeypatch.setattr("g4i_hf.workflows.label.ROUND", 2)
-    asked = asking("next", 3)
-    learned, learn = [], asked.learn
-    monkeypatch.setattr(asked, "learn", lambda: (learned.append(len(read_answers(asked.file))), learn()))
-    with opened(asked) as (page, likely, _):
-        for answered in (1, 2, 3):
-            likely.first.wait_for()
+        likely.nth(3).wait_for()
+        assert last_answer(asked)["new_class"] is True and learned == [2]
+        for answered in (3, 4):
             page.keyboard.press("1")
             page.get_by_text(f"{answered} answered").wait_for()
         page.get_by_text(f"Learn from them: g4i fit {asked.data.dataset_name}").wait_for()
-        assert learned[0] == 2
+    training = trained(asked)
+    names = training.features["label"].names
+    assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"] and training["label"][:].count(3) == 2
 
 
 @pytest.mark.slow
