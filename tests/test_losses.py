@@ -9,7 +9,6 @@ from make import unit
 from g4i_hf.losses.classification import classification_loss, soft_label_loss
 from g4i_hf.losses.objectives import OBJECTIVES, LogitSettings, alignment_diagnostics
 from g4i_hf.losses.pairs import make_pairs
-from g4i_hf.options.training import ALIGN_LOSSES
 
 SETTINGS = reference.Settings()
 CASES = {
@@ -27,7 +26,6 @@ CASES = {
     "several captions, mixed": ("several", "fewer", "mixed", "captions"),
     "all combined": ("weights", "nulls", "images", "captions", "classes", "mixed", "several", "fewer"),
 }
-KINDS = pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
 
 
 def random_batch(case: str, seed: int, n: int = 8) -> reference.Batch:
@@ -71,14 +69,6 @@ def loss_of(objective: str, pairs, settings: reference.Settings = SETTINGS) -> t
     return OBJECTIVES[objective](pairs, LogitSettings(**vars(settings)))
 
 
-def test_every_setting_is_tried_with_another_value_than_its_default_and_every_objective_has_a_formula():
-    defaults = vars(LogitSettings())
-    assert vars(SETTINGS).keys() == defaults.keys()
-    assert [name for name, value in vars(SETTINGS).items() if value == defaults[name]] == []
-    assert tuple(OBJECTIVES) == ALIGN_LOSSES, "name it in ALIGN_LOSSES (options/training.py), in the same order"
-    assert tuple(reference.OBJECTIVES) == tuple(OBJECTIVES), "write its formula in OBJECTIVES of tests/reference.py"
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objective_equals_the_formula(objective, case):
@@ -97,36 +87,26 @@ def test_diagnostics_and_divisor_equal_the_formulas(case):
     assert found == pytest.approx(reference.diagnostics(batch), rel=1e-12)
 
 
-@pytest.mark.parametrize("case", [*CASES, "no caption"])
+@pytest.mark.parametrize("case", ["plain", "no caption", "all combined"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_loss_and_gradient_are_finite_and_those_of_any_order(objective, case):
+def test_loss_and_gradient_are_finite(objective, case):
     """For any number of rows, at any temperature."""
     for n, temperature, bias in ((0, 1.0, 0.0), (1, 0.005, 5.0), (2, 100.0, 0.0), (7, 0.005, -20.0)):
         batch = random_batch("plain" if case == "no caption" else case, seed=n, n=n)
         batch.weights *= case != "no caption"
-        order = np.random.default_rng(0).permutation(n)
-        moved = {name: getattr(batch, name)[order] for name in ("image_embeds", "text_embeds", "weights")}
-        moved = reference.Batch(**moved, keys=[group[order] for group in batch.keys])
-        if batch.partner is not None:
-            moved.partner, moved.share = np.argsort(order)[batch.partner[order]], batch.share[order]
-        found = []
-        for each in (batch, moved):
-            image_embeds = tensor(each.image_embeds.copy()).requires_grad_()
-            pairs = pairs_of(each, image_embeds)
-            loss = loss_of(objective, pairs, reference.Settings(temperature, bias))
-            loss.backward()
-            assert all(map(torch.isfinite, alignment_diagnostics(pairs).values()))
-            assert torch.isfinite(loss) and loss >= -1e-6 and torch.isfinite(image_embeds.grad).all()
-            assert batch.num_captions or (loss == 0 and not image_embeds.grad.any())
-            found.append((loss, image_embeds.grad))
-        torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(found[1][1], found[0][1][order], rtol=1e-5, atol=1e-6)
+        image_embeds = tensor(batch.image_embeds.copy()).requires_grad_()
+        pairs = pairs_of(batch, image_embeds)
+        loss = loss_of(objective, pairs, reference.Settings(temperature, bias))
+        loss.backward()
+        assert all(map(torch.isfinite, alignment_diagnostics(pairs).values()))
+        assert torch.isfinite(loss) and loss >= -1e-6 and torch.isfinite(image_embeds.grad).all()
+        assert batch.num_captions or (loss == 0 and not image_embeds.grad.any())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("unlabelled", [[0, 4], list(range(7))], ids=["some unlabelled", "all unlabelled"])
-@KINDS
+@pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, kind, threshold, weighted):
     rng = np.random.default_rng(0)
@@ -149,19 +129,6 @@ def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, ki
     options = {"kind": kind, "threshold": threshold, "class_weights": class_weights}
     expected = reference.classification(logits, labels, smoothing, **mix, **options)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
-
-
-@KINDS
-@pytest.mark.parametrize("n", [0, 6])
-def test_losses_of_classes_are_finite_for_any_logits_and_zero_without_rows(kind, threshold, n):
-    rng = np.random.default_rng(0)
-    logits = tensor(1e4 * rng.normal(size=(n, 3))).float().requires_grad_()
-    weights, options = torch.tensor([0.0, 0.5, 2.0]), {"kind": kind, "bce_target_threshold": threshold}
-    loss, _ = classification_loss(logits, torch.arange(n) % 3, 1.0, class_weights=weights, **options)
-    soft, rows = soft_label_loss(logits, tensor(rng.dirichlet(np.ones(3), n)))
-    (loss + soft).backward()
-    assert torch.isfinite(loss + soft) and torch.isfinite(logits.grad).all() and rows == n
-    assert (loss > 0) == (soft > 0) == (n > 0)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -1,10 +1,9 @@
-"""Trainings of a tenth of a second, and what the formulas of reference.py expect of one of their batches."""
+"""Trainings of a tenth of a second."""
 
 import copy
 from types import SimpleNamespace
 
 import numpy as np
-import reference
 import torch
 from students import ID2LABEL
 from torch import nn
@@ -94,29 +93,3 @@ class Spoil(TrainerCallback):
         if state.global_step + 1 == self.step:
             with torch.no_grad():
                 next(model.get_submodule(self.part).parameters()).fill_(torch.nan)
-
-
-def expected_terms(output, batch: dict[str, torch.Tensor], data: Rows, **options) -> dict[str, float]:
-    """
-    The logged terms by the formulas, for the model's output on a collated batch. `options` of training: those of the
-    alignment that are known here, and `classification`, arguments of `reference.classification`.
-    """
-    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    arrays = {name: (t.double() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}
-    mix = {"partner": arrays.get("mix_partner"), "share": arrays.get("mix_share")}
-    groups = {"none": 0, "caption": 2, "class": 3}[options.get("align_mask", "caption")]
-    keys = [arrays["image_keys"], arrays["caption_keys"], arrays["labels"][:, None]][:groups]
-    texts = arrays["text_embeds"]
-    mix_captions = mix if options.get("align_mix_captions", True) else {}
-    images = output.image_embeds.detach().double().numpy()
-    alignment = reference.Batch(images, texts, arrays["caption_weight"], keys, **mix_captions)
-    smoothing = options.get("label_smoothing_factor", 0.0)
-    logits = output.logits.detach().double().numpy()
-    classification = options.get("classification", {})
-    loss_ce = reference.classification(logits, arrays["labels"], smoothing, **mix, **classification)
-    settings = reference.Settings(options["align_temperature"], -10.0)
-    objective = reference.OBJECTIVES[options["align_loss"]]
-    loss_align = objective(alignment, settings) / max(alignment.num_captions, 1)
-    weight = options["align_weight"]
-    terms = {"loss": loss_ce + weight * loss_align, "loss_ce": loss_ce, "loss_align": loss_align}
-    return terms | {"align_weight": weight} | reference.diagnostics(alignment)
