@@ -127,12 +127,11 @@ def as_rgb(values: np.ndarray) -> np.ndarray:
     return np.stack([values.astype(np.uint8)] * 3, axis=-1)
 
 
-PALETTE, CMYK, ALPHA = PICTURE.quantize(24, kmeans=1), PICTURE.convert("CMYK"), make.stored(PICTURE.convert("LA"))
+CMYK, ALPHA = PICTURE.convert("CMYK"), make.stored(PICTURE.convert("LA"))
 # kind -> (the encoded image, the pixels that the student must see)
 IMAGES = {
     "grey": (make.stored(PICTURE.convert("L")), as_rgb(GREY)),
     "grey with alpha": (ALPHA, as_rgb(GREY)),
-    "palette": (make.stored(PALETTE), np.asarray(PALETTE.convert("RGB"))),
     "CMYK": (make.stored(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB"))),
     "16-bit TIFF": (make.stored(PILImage.fromarray(DEEP), "TIFF"), as_rgb(DEEP >> 8)),
 }
@@ -156,12 +155,9 @@ SAVED = {
     "JPEG": ("RGB", {}),
     "JPEG, CMYK": ("CMYK", {}),
     "JPEG, progressive": ("RGB", {"progressive": True}),
-    "PNG, palette": ("P", {}),
     "PNG, 16 bits": ("I;16", {}),
     "WEBP": ("RGBA", {}),
     **{f"{kind}, moving": ("RGB", {"save_all": True, "duration": 40}) for kind in ("GIF", "WEBP", "PNG")},
-    "TIFF": ("RGB", {}),
-    "BMP": ("RGB", {}),
 }
 
 
@@ -177,15 +173,12 @@ def file_of(kind: str) -> bytes:
 FILES = {kind: file_of(kind) for kind in SAVED}
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A PNG of any size in a few bytes, all of it one colour as far as it is there."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def bomb(side: int) -> bytes:
+    """A PNG of a single pixel whose header says that it is large."""
+    content = bytearray(make.content(PILImage.new("L", (1, 1))))
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def look(content: bytes) -> bool:
@@ -232,7 +225,7 @@ def test_every_kind_of_image_is_decoded(kind):
 @pytest.mark.parametrize("side", [20_000, 2**31 - 1])
 def test_a_bomb_is_refused_before_it_goes_off(side):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert not look(png_of(side, side))
+    assert not look(bomb(side))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 

@@ -120,23 +120,23 @@ def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
 
 
 def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
-    for stage in ("captions", "embeddings"):
-        folder = build_dataset(stages / "runs" / stage, tmp_path / stage, with_images=True)
-        expected, splits = open_images(str(stages / "runs" / stage)), load_dataset(str(folder))
-        for name, split in splits.items():
-            assert split["label"][:] == expected[name]["label"][:]
-            assert split.features["label"] == expected[name].features["label"]
-            for row, original in zip(split, expected[name].cast_column("image", Image()), strict=True):
-                assert [row["image_id"], row["caption"]] == [original["image_id"], original["caption"]]
-                assert row["image"].size == original["image"].size
-                assert row["image"].tobytes() == original["image"].tobytes()
-        assert (20, 32) in {row["image"].size for row in splits["train"]}  # turned, as before
-        raw = splits.cast_column("image", Image(decode=False))["train"]["image"]
-        assert all(Path(image["path"]).name == image["path"] for image in raw)
-        assert open_images(str(folder))["train"]["caption"][:] == expected["train"]["caption"][:]
-        said = said_in(folder)
-        assert not any(secret.encode() in said for secret in ("secret-of-ann", str(Path.home()), "canary", "GPS"))
-        check_publishable(folder)
+    stage = stages / "runs" / "embeddings"
+    folder = build_dataset(stage, tmp_path / "out", with_images=True)
+    expected, splits = open_images(str(stage)), load_dataset(str(folder))
+    for name, split in splits.items():
+        assert split["label"][:] == expected[name]["label"][:]
+        assert split.features["label"] == expected[name].features["label"]
+        for row, original in zip(split, expected[name].cast_column("image", Image()), strict=True):
+            assert [row["image_id"], row["caption"]] == [original["image_id"], original["caption"]]
+            assert row["image"].size == original["image"].size
+            assert row["image"].tobytes() == original["image"].tobytes()
+    assert (20, 32) in {row["image"].size for row in splits["train"]}  # turned, as before
+    raw = splits.cast_column("image", Image(decode=False))["train"]["image"]
+    assert all(Path(image["path"]).name == image["path"] for image in raw)
+    assert open_images(str(folder))["train"]["caption"][:] == expected["train"]["caption"][:]
+    said = said_in(folder)
+    assert not any(secret.encode() in said for secret in ("secret-of-ann", str(Path.home()), "canary", "GPS"))
+    check_publishable(folder)
 
 
 def test_reviewed_labels_are_published_with_the_images(stages, tmp_path):
@@ -184,20 +184,8 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     assert stage["prompts"] == ["Describe it, as ... says, with ...", "Is it a cat/dog?"]
 
 
-def test_a_set_without_images_is_joined_to_those_that_are_named(stages, embedded):
-    with pytest.raises(ValueError, match="published without its images.*--dataset_name, and with --captions_name"):
-        open_images(str(embedded))
-    expected = open_images(str(stages / "runs" / "embeddings"))
-    for name, split in load_data(DataArguments(str(stages / "pictures"), captions_name=str(embedded))).items():
-        for column in (*COLUMNS, "image", "label"):
-            assert split[column][:] == expected[name][column][:], column
-
-
 def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, embedded, tmp_path):
-    for folder, words in (
-        (stages / "pictures", "is no such stage. Name a folder of captions"),
-        (embedded, "is a dataset already: push it as it is"),
-    ):
+    for folder, words in ((stages / "pictures", "is no such stage"), (embedded, "is a dataset already")):
         with pytest.raises(ValueError, match=words):
             build_dataset(folder, tmp_path / "out")
     (tmp_path / "thesis").mkdir()
@@ -205,13 +193,13 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
         with pytest.raises(ValueError, match="holds no dataset that was released"):
             build_dataset(stages / "runs" / "embeddings", place)
-    assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["thesis"]
+    assert (tmp_path / "thesis" / "thesis.tex").is_file() and os.listdir(tmp_path) == ["thesis"]
 
 
 def test_captions_do_not_replace_their_images(tmp_path):
     for source, images_id in (("me/pictures", None), ("../photos", "me/pictures")):
         stage = captions_stage(tmp_path / "stage", ["a"], source=source)
-        for repo_id in ("me/pictures", "Me/Pictures", "pictures"):
+        for repo_id in ("Me/Pictures", "pictures"):
             with pytest.raises(ValueError, match=f"repo_id is {repo_id}, that of the images"):
                 build_dataset(stage, tmp_path / "out", repo_id=repo_id, images_id=images_id)
     build_dataset(stage, tmp_path / "out", repo_id="me/pictures-captions", images_id=images_id)

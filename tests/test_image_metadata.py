@@ -64,13 +64,13 @@ def check(content: bytes, suffix: str | None = None, path: str = "/home/ann/secr
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_keeps_its_coefficients(mode, progressive):
-    options = {"progressive": progressive, "quality": 60, "dpi": (72, 72)}
-    content = make.content(picture(mode), "JPEG", exif=exif(), comment=CANARY, xmp=XMP.encode(), **options)
-    plain = make.content(picture(mode), "JPEG", **options)
-    assert CANARY.encode() in content
-    assert check(content) == plain == check(plain)  # byte by byte what a camera without memory writes
+def test_jpeg_keeps_its_coefficients(mode):
+    for progressive in (False, True):
+        options = {"progressive": progressive, "quality": 60, "dpi": (72, 72)}
+        content = make.content(picture(mode), "JPEG", exif=exif(), comment=CANARY, xmp=XMP.encode(), **options)
+        plain = make.content(picture(mode), "JPEG", **options)
+        assert CANARY.encode() in content
+        assert check(content) == plain == check(plain)  # byte by byte what a camera without memory writes
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -184,30 +184,20 @@ def test_an_image_that_is_encoded_anew_carries_nothing_over(kind, options, max_s
     assert {"comment", "exif", "xmp", "icc_profile", "photoshop"}.isdisjoint(opened(sent).info)
 
 
+TURNS = {1: None, 3: PILImage.Transpose.ROTATE_180, 5: PILImage.Transpose.TRANSPOSE, 6: PILImage.Transpose.ROTATE_270}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("max_side, size", [(768, (500, 375)), (200, (200, 150))])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_images_are_shrunk_to_the_longest_side_and_never_enlarged(kind, max_side, size):
-    image = stored(make.content(PHOTOGRAPH, kind))
+def test_images_are_upright_and_shrunk_to_the_longest_side_and_never_enlarged(kind, max_side, size, orientation):
+    image = stored(make.content(PHOTOGRAPH, kind, exif=exif(orientation)))
+    reference = PHOTOGRAPH.resize(size, PILImage.Resampling.LANCZOS)
+    if TURNS[orientation] is not None:
+        reference = reference.transpose(TURNS[orientation])
     sent = opened(clean_jpeg(image, max_side))
-    assert (sent.format, sent.size) == ("JPEG", size) == ("JPEG", decode(image, max_side).size)
-    reference = np.asarray(PHOTOGRAPH.resize(size, PILImage.Resampling.LANCZOS), dtype=np.float32)
-    for shrunk in (sent, decode(image, max_side)):
-        assert np.abs(np.asarray(shrunk, dtype=np.float32) - reference).mean() < 6
+    assert sent.format == "JPEG"
+    for found in (sent, decode(image, max_side)):
+        assert found.size == reference.size
+        assert np.abs(np.asarray(found, dtype=np.float32) - np.asarray(reference)).mean() < 6
     assert decode(make.stored(PILImage.new("RGB", (1000, 1))), 100).size == (100, 1)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("max_side", [768, 100])
-def test_orientation_is_applied(orientation, max_side):
-    """The red corner is where a viewer sees it."""
-    pixels = np.zeros((300, 400, 3), dtype=np.uint8)
-    pixels[:60, :60] = 255, 0, 0
-    data = make.stored(PILImage.fromarray(pixels), "JPEG", quality=90, exif=exif(orientation))
-    red = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[orientation]
-    height, width = (300, 400) if orientation < 5 else (400, 300)
-    scale = min(1, max_side / 400)
-    for upright in (opened(clean_jpeg(data, max_side)).convert("RGB"), decode(data, max_side)):
-        assert upright.size == (round(scale * width), round(scale * height))
-        for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
-            place = tuple(3 if side == 0 else -4 for side in corner)  # a little inwards, as JPEG rings at edges
-            assert (int(np.asarray(upright)[place][0]) > 150) == (corner == red), corner

@@ -84,7 +84,7 @@ def test_a_dataset_is_captioned_and_a_student_trained_on_it_and_pushed_only_if_a
     run(hub, tmp_path, "caption.py", *words, "--push_to", "me/photos-captions")
     captions = hub.repositories["datasets/me/photos-captions"]
     (table,) = [file for name, file in captions.at("main").files.items() if name.endswith(".parquet")]
-    found = {row["image_id"]: row["caption"] for row in pq.read_table(io.BytesIO(table.content)).to_pylist()}
+    found = {row["image_id"]: row["caption"] for row in pq.read_table(io.BytesIO(table)).to_pylist()}
     assert captions.private and found == {f"{number}.png": [f"number {number}"] for number in range(12)}
 
     words = ["me/photos-captions", "--student", str(packaged_student()), "--push_to", "me/photos-student"]

@@ -73,8 +73,8 @@ def test_everything_is_private_and_one_commit(hub, pushed):
 
 def test_no_path_or_token_was_pushed(hub, pushed, folder):
     for name, repository in hub.repositories.items():
-        for path, file in repository.at("main").files.items():
-            assert str(folder).encode() not in file.content and ME_WRITE.encode() not in file.content, (name, path)
+        for path, content in repository.at("main").files.items():
+            assert str(folder).encode() not in content and ME_WRITE.encode() not in content, (name, path)
 
 
 def test_captions_joined_by_name_train_the_same_student(pushed, folder, online):
