@@ -4,7 +4,6 @@ import contextlib
 import gc
 import io
 import json
-import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -75,15 +74,6 @@ def captions_of_numbers(stage: Path) -> dict[int, str | None]:
 def all_right(count: int) -> dict[int, str]:
     """What [`captions_of_numbers`] gives when every caption is in its own row."""
     return {number: f"number {number}" for number in range(count)}
-
-
-def answers_in(journal: Path) -> int:
-    """In all files, each of which is one process's."""
-    keys = set()
-    for path in journal.glob("*.sqlite"):
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            keys |= {key for (key,) in database.execute("SELECT key FROM answers")}
-    return len(keys)
 
 
 def rows_of(stage: Path, split: str = "train") -> list[dict]:

@@ -44,8 +44,7 @@ class Digesting:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Twelve pictures as files, in two classes."""
+def folder(tmp_path) -> Path:
     return make.folder(tmp_path / "pictures", [f"train/{('dog', 'cat')[n % 2]}/{n}.png" for n in range(12)])
 
 
@@ -69,9 +68,13 @@ def ask(split: Dataset, journal: Path, captioner=None, share: Share = Share()) -
     return captioner
 
 
-def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:
+def rows_of(split: Dataset, journal: Path) -> list[dict]:
     with AnswerStore(journal) as store:
-        rows = answered_columns(questions_of(split), store).to_list()
+        return answered_columns(questions_of(split), store).to_list()
+
+
+def assert_captions_are_of_their_images(split: Dataset, journal: Path) -> None:
+    rows = rows_of(split, journal)
     assert [row["image_id"] for row in rows] == split["image_id"][:]
     for row, image in zip(rows, split["image"], strict=True):
         assert row[columns.CAPTION] == row[RAW] == [text_of(image)] and row[STATUS] == [OK]
@@ -124,7 +127,7 @@ def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_ne
     with pytest.raises(KeyboardInterrupt):
         ask(split, journal, Digesting(stop_after=2), share=Share(1, 2))
     first = ask(split, journal, share=Share(0, 2))
-    assert len(first.asked) == 6
+    assert len(first.asked) == 6 and ["missing"] in [row[STATUS] for row in rows_of(split, journal)]
     rest = ask(split, journal)  # alone: any number of processes may go on
     assert len(rest.asked) == 4 and not set(rest.asked) & set(first.asked)
     assert_captions_are_of_their_images(split, journal)

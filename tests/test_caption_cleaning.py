@@ -11,7 +11,6 @@ OPENINGS = {
     "The photo you uploaded shows a zebra in a zoo.": "A zebra in a zoo.",
     "This is a black and white photo of a tram.": "A black and white photo of a tram.",
     'Here is a caption for the image: "A dog at dusk"': "A dog at dusk",
-    "Looking at the image, a kite flies above the sea.": "A kite flies above the sea.",
     "Sure! Here is a description of the image: The image shows a picture of a drum.": "A drum.",
     "The image shows iPhone cases.": "iPhone cases.",
 }
@@ -20,8 +19,6 @@ REFUSALS = [
     "As an AI language model, I do not have the ability to see images.",
     "I'm unable to see the image.",
     "It seems like no image was attached. Please upload it again.",
-    "Please provide the image that you would like me to describe.",
-    "**I'm sorry**, but I can't help with that.",
     "I can't help with that.",
 ]
 LOOPS = {
@@ -43,7 +40,6 @@ BOILERPLATE = {
     "###Assistant: A dog.</s>": "A dog.",
     "A dog.\nUser: what breed?\nAssistant: A pug.": "A dog.",
     "A dog. I hope this helps! Feel free to ask if you have any questions.": "A dog.",
-    "“A dog on a mat”": "A dog on a mat",
     "A&amp;amp;B &lt;3": "A&B <3",
 }
 CAPTIONS = [  # which no step changes
@@ -52,16 +48,11 @@ CAPTIONS = [  # which no step changes
     "The drawing shows a cat.",
     "Sure-footed goats climb a rock.",
     "\"I'm sorry, I can't come\" is written on a card.",
-    "Unfortunately, the dog is unable to reach the ball.",
     "The image is not in focus, but a dog can be made out.",
-    "I can't help but notice the red roof.",
     "The first dog is black. The second dog is black. The third dog is white.",
-    "A bird on a branch of a tree in front of a house in front of a hill in front of a lake.",
     "a red circle on a white background",
     "A dog runs. It barks (loudly!)",
     "R&D department, AT&T logo, 5 < 6",
-    "a file called my_dog_2.png",
-    "A shirt that reads: Let me know when it is over, with a heart below it.",
     "A wooden table. Thank you card with pink flowers on it.",
     "Un chien « noir » court ; il fait beau !",
     "青い空の下で犬が走っています。とても楽しそうです。",

@@ -34,14 +34,10 @@ def joined(tmp_path, data: DatasetDict, lines: list, **options):
 
 @pytest.mark.parametrize(
     "key",
-    [
-        "C:\\imagenet\\{folder}\\{stem}.JPEG",
-        "/data/train/{folder}/{stem}.JPEG",
-        "{stem}_{folder}.JPEG",  # as ILSVRC/imagenet-1k calls it
-        "{stem}",
-    ],
+    ["C:\\imagenet\\{folder}\\{stem}.JPEG", "/data/train/{folder}/{stem}.JPEG", "{stem}_{folder}.JPEG", "{stem}"],
 )
 def test_ways_to_name_an_image(tmp_path, key):
+    """The third is that of ILSVRC/imagenet-1k."""
     names = [(f"n0000000{i % 3}", f"n0000000{i % 3}_{i}") for i in range(30)]
     lines = [(key.format(folder=folder, stem=stem), f"caption {stem}") for folder, stem in names]
     result = joined(tmp_path, splits(train=[f"{folder}/{stem}.JPEG" for folder, stem in names]), lines[::-1])

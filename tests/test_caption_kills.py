@@ -38,18 +38,13 @@ def finish(process: subprocess.Popen) -> str:
     return printed
 
 
-def reached(server: Worker, number: float, process: subprocess.Popen) -> bool:
-    """Whether the server counts so many replies before the process ends."""
-    return happens(lambda: server.stats()["whole"] >= number, process)
-
-
 def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(tmp_path, serve):
     images, server = 36, serve("--latency", 0.1, "--capacity", 4)
     draw_numbers(tmp_path / "pictures", images)
     under_way = 4 + 2  # an answer may be there and not yet on the disk, while its place is taken again
     for answered in (7, 20):
         process = start(CAPTION, tmp_path, server)
-        assert reached(server, answered, process)
+        assert happens(lambda number=answered: server.stats()["whole"] >= number, process)
         kill(process)
         assert not (tmp_path / "captions" / "stage.json").exists()
     assert happens(lambda: server.stats()["in_flight"] == 0, server.process), "it notices which clients were killed"
@@ -67,9 +62,9 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(t
 def test_killed_and_run_again_four_tasks_write_what_one_process_does(tmp_path, serve):
     server = serve("--latency", 0.2, "--capacity", 8)
     draw_numbers(tmp_path / "pictures", IMAGES)
-    for moment in (20, 70):
+    for answered in (20, 70):
         process = start([*SCALE, *FORK, "--tasks", "4"], tmp_path, server)
-        assert reached(server, moment, process)
+        assert happens(lambda number=answered: server.stats()["whole"] >= number, process)
         os.killpg(real(process.pid), signal.SIGKILL)
         process.communicate()
     finish(start([*SCALE, *FORK, "--tasks", "3"], tmp_path, server))

@@ -24,18 +24,12 @@ def prompts(*templates: str) -> Prompts:
     return Prompts(templates, FEATURES, "train")
 
 
-@pytest.mark.parametrize(
-    "templates, row, said, columns",
-    [
-        (["plain"], {}, ["Describe this image in detail."], ()),
-        (["{artist}?", "plain", "class"], ROW, ["Ann?", PLAIN, NAMED], ("artist", "label")),
-        (["A {label}, {year}, {{json}}"], ROW, ["A great white shark, 1901, {json}"], ("label", "year")),
-        (["By {artist}."], ROW | {"artist": "{label} {0.__class__}"}, ["By {label} {0.__class__}."], ("artist",)),
-    ],
-)
-def test_columns_are_filled_in(templates, row, said, columns):
-    filled = prompts(*templates)
-    assert filled.prompts_of(row) == said and filled.columns == columns
+def test_columns_are_filled_in():
+    filled = prompts("{artist}?", "plain", "class", "A {label}, {year}, {{json}}")
+    assert filled.prompts_of(ROW) == ["Ann?", PLAIN, NAMED, "A great white shark, 1901, {json}"]
+    assert filled.columns == ("artist", "label", "year") and prompts("plain").columns == ()
+    row = ROW | {"artist": "{label} {0.__class__}"}
+    assert prompts("By {artist}.").prompts_of(row) == ["By {label} {0.__class__}."]
 
 
 @pytest.mark.parametrize(
@@ -64,18 +58,6 @@ def test_empty_values_are_found_before_anything_is_asked():
     prompts("plain").check(data)
 
 
-def test_class_prompts_are_for_training_splits():
-    data = Dataset.from_list([ROW, ROW | {"label": 0}], features=FEATURES)
-    check_leak(["class"], {"train": data, "training": data})
-    for name in ("validation", "test_novel", "train_extra"):
-        check_leak(["plain"], {"train": data, name: data})
-        with pytest.raises(ValueError, match=f"'label', which tells the class, and split '{name}' is for evaluation"):
-            check_leak(["plain", "class"], {"train": data, name: data})
-        check_leak(["class"], {name: data}, train_splits=[name])
-    with pytest.raises(ValueError, match="split 'train' is for evaluation"):
-        check_leak(["class"], {"train": data}, train_splits=["train_extra"])
-
-
 @pytest.mark.parametrize(
     "column, values, leaks",
     [
@@ -86,16 +68,19 @@ def test_class_prompts_are_for_training_splits():
         ("source", ["web"] * 6, False),
         ("url", list("abcdef"), False),  # of every row its own: tells nothing
         ("coarse", [0, 0, 1, 0, 1, 1], True),  # any ClassLabel
+        ("label", [0, 1, 2, 0, 1, 2], True),
     ],
 )
 def test_columns_that_go_along_with_the_label_tell_the_class_too(column, values, leaks):
-    features = {"label": ClassLabel(names=["a", "b", "c"]), column: Value("string")}
-    features |= {"coarse": ClassLabel(names=["a", "b"])} if column == "coarse" else {}
+    features = {"label": ClassLabel(names=["a", "b", "c"])}
+    features[column] = features["label"] if column in ("label", "coarse") else Value("string")
     data = Dataset.from_dict({"label": [0, 1, 2, 0, 1, 2], column: values}, features=Features(features))
-    check_leak([f"See {{{column}}}."], {"train": data})
-    refused = pytest.raises(ValueError, match=f"the column '{column}', which tells the class")
-    with refused if leaks else nullcontext():
-        check_leak([f"See {{{column}}}."], {"test": data})
+    check_leak([f"See {{{column}}}."], {"train": data, "training": data})
+    for split in ("validation", "train_extra"):
+        refused = pytest.raises(ValueError, match=f"'{column}', which tells the class, and split '{split}' is for")
+        with refused if leaks else nullcontext():
+            check_leak(["plain", f"See {{{column}}}."], {"train": data, split: data})
+        check_leak([f"See {{{column}}}."], {split: data}, train_splits=[split])
 
 
 # --- Asking for the class: `--prompt choose`, and how answers are matched with the names of the classes --------------

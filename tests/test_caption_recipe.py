@@ -6,7 +6,7 @@ from pathlib import Path
 
 import make
 import pytest
-from caption_doors import CAPTIONER, answers_in, asking, caption, draw_numbers, rows_of
+from caption_doors import CAPTIONER, asking, caption, draw_numbers, rows_of
 from datasets import DatasetDict
 from doors import TWO_PROCESSES, imports_of, succeed
 
@@ -60,9 +60,11 @@ def test_limits_stop_a_run_and_the_same_command_goes_on(tmp_path, serve):
 def test_a_dry_run_in_which_everything_fails_says_why_and_leaves_nothing(tmp_path, serve):
     """The server has the model under another name."""
     draw_numbers(tmp_path / "pictures", 4)
-    said = caption(tmp_path, *asking(serve("--always", 400, "--say", "wrong model"), "--dry_run", 3), fails=True)
+    said = caption(tmp_path, *asking(serve("--always", 400, "--say", '"wrong model"'), "--dry_run", 3), fails=True)
     assert "None of 3 images got a caption" in said and "wrong model" in said and "127.0.0.1" in said
-    assert answers_in(tmp_path / "captions.journal") == 0
+    server = serve()
+    caption(tmp_path, *asking(server))
+    assert server.stats()["requests"] == 4
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -78,7 +80,7 @@ def test_a_file_of_captions_names_the_images_of_a_table_by_their_files_or_ids(tm
 
 def test_what_servers_say_is_published_in_whole_characters_and_without_addresses(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 3)
-    said = r"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"
+    said = r'"bad \ud83d, see http://10.1.2.3:8000/v1 (10.1.2.3:8000), /home/alice/log or ~/x/y; try 3/4 and/or 1"'
     caption(tmp_path, *asking(serve("--message", r'{"content": "a cat \ud83d"}', "--reject", 1, "--say", said)))
     rows = {Path(row["image_id"]).stem: row for row in rows_of(tmp_path / "captions")}
     assert [rows[name]["caption_raw"] for name in "012"] == [["a cat \ufffd"], [None], ["a cat \ufffd"]]
@@ -106,6 +108,6 @@ def test_a_limit_that_the_second_process_alone_met_leaves_no_captions_that_pass_
 
     said = run("--max_requests", "5")
     assert "the same command asks for as many more" in said
-    assert not (tmp_path / "captions").exists() and answers_in(tmp_path / "captions.journal") == 5
+    assert not (tmp_path / "captions").exists()
     run("--max_requests", "0", "--partial")
     assert [row["caption_status"] for row in rows_of(tmp_path / "captions")].count(["missing"]) == 1

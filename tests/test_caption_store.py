@@ -1,7 +1,6 @@
 """Answers on the disk: found by what was asked and where, durable before they count, one writer a file."""
 
 import contextlib
-import resource
 from pathlib import Path
 
 import pytest
@@ -62,6 +61,7 @@ def test_every_part_of_keys_and_places_counts():
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     """RLIMIT_FSIZE: the kernel refuses to let the file grow, as with a full disk."""
+    resource = pytest.importorskip("resource")
     limits, done = resource.getrlimit(resource.RLIMIT_FSIZE), []
     with AnswerStore(tmp_path) as store, contextlib.ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)

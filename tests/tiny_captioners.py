@@ -22,9 +22,14 @@ from transformers import (
 BASE = ["<pad>", "<s>", "</s>", "<unk>"]
 PROMPT_WORDS = "question answer : describe this image in detail what is it a of ? ."
 WORDS = [f"w{number}" for number in range(60)] + PROMPT_WORDS.split()
-VISION = TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZE = 32
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }} {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part['text'] }} "
+    "{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+)
 
 
 def tokenizer_with(*special: str) -> PreTrainedTokenizerFast:
@@ -33,61 +38,38 @@ def tokenizer_with(*special: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
-    return tokenizer
-
-
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }} {% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part['text'] }} "
-    "{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
-)
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, extra_special_tokens=[*special])
 
 
 def qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
-    special = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
-    tokenizer = tokenizer_with(*special)
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(special[:4]))
+    parts = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    tokenizer = tokenizer_with(*parts, "<|im_start|>", "<|im_end|>")
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(parts))
     vision = {"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48, "out_hidden_size": 32}
-    vision |= {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]}
+    text = SMALL | TOKENS | {"num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 2048}
     config = Qwen2_5_VLConfig(
-        text_config={
-            **TEXT,
-            "num_key_value_heads": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
-            **TOKENS,
-        },
-        vision_config=vision,
+        text_config=text | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
+        vision_config=vision | {"patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]},
         vision_start_token_id=start,
         vision_end_token_id=end,
         image_token_id=image,
         video_token_id=video,
     )
     pixels = {"min_pixels": 16 * 16, "max_pixels": 64 * 64, "patch_size": 8}
-    processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template=CHAT
-    )
+    images, videos = Qwen2VLImageProcessor(**pixels), Qwen2VLVideoProcessor(**pixels)
+    processor = Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHAT)
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
 def blip_2() -> tuple[PreTrainedModel, ProcessorMixin]:
     """Without a chat template, as they are."""
     tokenizer = tokenizer_with("<image>")
+    text = SMALL | TOKENS | {"model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32}
     config = Blip2Config(
-        vision_config={**VISION, "image_size": SIZE, "patch_size": 8},
-        qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": 20, "cross_attention_frequency": 1},
-        text_config={
-            **{"model_type": "opt", **TEXT, "ffn_dim": 48},
-            "word_embed_proj_dim": 32,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 128,
-            **TOKENS,
-        },
+        vision_config={**SMALL, "image_size": SIZE, "patch_size": 8},
+        qformer_config={**SMALL, "encoder_hidden_size": 32, "vocab_size": 20, "cross_attention_frequency": 1},
+        text_config=text | {"vocab_size": len(tokenizer), "max_position_embeddings": 128},
         num_query_tokens=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )

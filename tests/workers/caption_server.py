@@ -1,6 +1,6 @@
 """
 An OpenAI-compatible server on loopback that describes images by what is in them: fixed latency and capacity, requests
-beyond the capacity queue, faults on demand, by a seed and in the order of their arrival.
+beyond the capacity queue, faults on demand, the same ones every time in the order of arrival.
 
     python tests/workers/caption_server.py --latency 0.5 --capacity 64 --fault_rate 0.2 --faults 429 cut
 
@@ -53,7 +53,7 @@ class CaptionServer:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.random = args, random.Random(args.seed)
+        self.args, self.random = args, random.Random(0)
         self.places = asyncio.Semaphore(args.capacity)
         self.counts: Counter[str] = Counter()
         self.replies: Counter[str] = Counter()  # digest of a body -> whole replies
@@ -162,17 +162,10 @@ class CaptionServer:
         return web.json_response({"id": "1", "choices": [choice], "usage": usage})
 
 
-def in_quotes(text: str) -> str:
-    """A text of JSON, which may hold what no command line can."""
-    return json.loads(f'"{text}"')
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--fault_rate", type=float, default=0.0, help="share of the requests that meet a fault")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--retry_after", default="1", help="value of the header of 429-wait")
     parser.add_argument("--slow_seconds", type=float, default=1.0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
@@ -180,7 +173,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answer", choices=("number", "digest"), default="number")
     parser.add_argument("--token", help="wanted, else 401")
     parser.add_argument("--always", type=int, default=0, help="status of every reply")
-    parser.add_argument("--say", type=in_quotes, help="the message of --always and --reject, with escapes of JSON")
+    parser.add_argument("--say", type=json.loads, help="JSON: the message of --always and --reject")
     parser.add_argument("--no_schemas", action="store_true", help="a JSON schema gets a 400")
     parser.add_argument("--echo", action="store_true", help="answers also hold the prompt and the options")
     parser.add_argument("--reject", type=int, nargs="*", default=[], help="numbers that get a 400")
@@ -195,7 +188,7 @@ async def main() -> None:
     app.router.add_route("*", "/{path:.*}", CaptionServer(args).serve)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", args.port, backlog=1024).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
     await asyncio.Event().wait()
 
