@@ -53,43 +53,29 @@ def test_unlabelled_copies_go_along_and_images_of_several_classes_stay(tmp_path)
     assert not circles & set(images_of(splits, "validation"))
 
 
-@pytest.fixture
-def pictures(tmp_path) -> Path:
-    return draw_folder(tmp_path / "pictures", train=36, validation=9, test=9)
+def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_a_remedy(tmp_path, capsys):
+    """By `fit` for its two splits and by `check` for all; equal images with different labels are counted too."""
+    pictures = draw_folder(tmp_path / "pictures", train=36, validation=9, test=9)
 
+    def copy(source: str, target: str) -> None:
+        shutil.copy(pictures / source, pictures / target)
 
-def said_by_fit(pictures: Path, tmp_path: Path, capsys) -> list[str]:
-    fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
-    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
+    def said_by_fit() -> list[str]:
+        fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
 
-
-def copy_of(pictures: Path, source: str, target: str) -> None:
-    (pictures / target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(pictures / source, pictures / target)
-
-
-def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_a_remedy(pictures, tmp_path, capsys):
-    assert said_by_fit(pictures, tmp_path, capsys) == []
-    copy_of(pictures, "train/circle/0.png", "validation/circle/again.png")
-    copy_of(pictures, "train/cross/1.png", "validation/cross/again.png")
-    copy_of(pictures, "train/cross/1.png", "validation/cross/once more.png")
-    (line,) = said_by_fit(pictures, tmp_path, capsys)
+    assert said_by_fit() == []
+    copy("train/circle/0.png", "validation/circle/again.png")
+    copy("train/cross/1.png", "validation/cross/again.png")
+    copy("train/cross/1.png", "validation/cross/once more.png")
+    (line,) = said_by_fit()
     assert "3 of 12 images of 'validation' are in 'train' too" in line
     assert "'circle/again.png' ('circle/0.png' there)" in line and "Remove them from 'validation'" in line
-
-
-def test_equal_images_with_different_labels_are_said(pictures, tmp_path, capsys):
-    copy_of(pictures, "train/circle/0.png", "train/square/0 again.png")
-    copy_of(pictures, "train/circle/3.png", "validation/cross/3 again.png")
-    said = "\n".join(said_by_fit(pictures, tmp_path, capsys))
+    copy("train/circle/0.png", "train/square/0 again.png")
+    copy("train/circle/3.png", "validation/cross/3 again.png")
+    said = "\n".join(said_by_fit())
     assert "2 images have several labels, such as " in said and "Correct them" in said
     assert "'circle/0.png' ('circle') and 'square/0 again.png' ('square')" in said
-
-
-def test_check_compares_all_splits(pictures, tmp_path, capsys):
-    copy_of(pictures, "train/circle/0.png", "test/circle/again.png")
-    copy_of(pictures, "validation/circle/36.png", "test/circle/once more.png")
+    copy("validation/circle/36.png", "test/circle/again.png")
     main(["check", str(pictures), "--check_dir", str(tmp_path / "check")])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
-    assert "1 of 11 images of 'test' are in 'train' too" in line
-    assert "1 of 11 images of 'test' are in 'validation' too" in line and "Remove them from 'test'" in line
+    assert "1 of 10 images of 'test' are in 'validation' too" in capsys.readouterr().out
