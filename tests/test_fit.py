@@ -58,7 +58,9 @@ def result(fitted, photos, tmp_path_factory):
 
 
 def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
+    """One label a class; most captions say what is in the photograph, so that they make the better classifier."""
     out = result.classifier.parent
+    assert result.with_views_accuracy > result.labels_only_accuracy and result.released == "with_views"
     assert AutoModelForImageClassification.from_pretrained(result.classifier).config.num_labels == 6
     assert (result.classifier / "README.md").is_file() and "labels only" in (out / "report.html").read_text()
     found = results_of(out)
@@ -71,6 +73,9 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     assert (result.judged_on, result.judged_images) == ("kept", 54)
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["image_size"] == 224 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+    of_run = (out / "with_views" / "train.yaml").read_text().splitlines()[0]
+    assert of_run.startswith("# ") and "g4i evaluate" in of_run and "../fit.yaml" in of_run
+    assert len(list(out.rglob("*"))) > 20 and not refused_by_windows(out)
 
 
 def test_the_student_from_a_package_has_the_name_that_it_has_on_the_hub(result):
@@ -84,11 +89,6 @@ def test_the_student_from_a_package_has_the_name_that_it_has_on_the_hub(result):
     folder = packaged.packaged_student().name
     named = [path for path in out.rglob("*") if path.is_file() and folder.encode() in path.read_bytes()]
     assert not named
-
-
-def test_the_options_of_a_run_say_what_they_are_for(result):
-    first, *_ = (result.classifier.parent / "with_views" / "train.yaml").read_text().splitlines()
-    assert first.startswith("# ") and "g4i evaluate" in first and "../fit.yaml" in first
 
 
 def test_both_runs_hold_the_backbone_of_the_student_bit_for_bit(result):
@@ -117,16 +117,6 @@ def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     card = " ".join((out / "classifier" / "README.md").read_text().split())
     assert "license: mit" in card and "| accuracy | test |" in card and "its difference from labels only is" in card
     assert "Of its 24 training images, 12 had a label." in card and "hflip" not in card and "estimated" not in card
-
-
-def test_captions_make_the_better_classifier_which_is_released(result):
-    """One label a class; most captions say what is in the photograph."""
-    assert result.with_views_accuracy > result.labels_only_accuracy and result.released == "with_views"
-
-
-def test_windows_takes_the_name_of_every_file(result):
-    folder = result.classifier.parent
-    assert len(list(folder.rglob("*"))) > 20 and not refused_by_windows(folder)
 
 
 def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
@@ -251,12 +241,3 @@ def test_all_layers_that_judge_worse_are_left_out(fitted, photos, tmp_path, caps
     found = fitted(photos, tmp_path / "out", student=None, image_size=64, finetune="true")
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("All layers, ")]
     assert all(line.endswith("left out.") for line in said) and len(said) == 2 and not found.finetuned
-
-
-@pytest.mark.slow
-def test_auto_trains_no_layers_on_a_cpu_unless_minutes_are_given(fitted, tmp_path, capsys):
-    pictures = few_labels(tmp_path, 3, train=110)
-    fitted(pictures, finetune="auto")
-    fitted(pictures, finetune="auto", minutes=0.001)
-    said = capsys.readouterr().out
-    assert said.count("All layers") == 1 and "0.001 minutes are too few; --finetune true" in said
