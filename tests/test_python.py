@@ -7,7 +7,7 @@ from pathlib import Path
 import make
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, Dataset, Image, Value
 from doors import python
 from drawings import CLASSES, STUDENT, caption, draw_folder, drawing
 from test_docs import block
@@ -18,7 +18,6 @@ from g4i_hf import (
     AlignmentArguments,
     AlignmentTrainer,
     __version__,
-    embed_captions,
     load_images,
     release_student,
 )
@@ -86,16 +85,6 @@ def test_the_saved_student_is_the_trained_one_also_of_transformers(data, tmp_pat
     assert accuracy == pytest.approx((logits.argmax(-1) == torch.arange(18, 24) % 3).float().mean())
 
 
-def test_metrics_of_ones_own_and_predictions_are_made_of_logits(data, tmp_path):
-    def compute_metrics(prediction) -> dict[str, float]:
-        return {"right": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
-
-    trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL, compute_metrics=compute_metrics)
-    logits = trainer.predict(data["eval_dataset"]).predictions
-    assert logits.shape == (6, 3)
-    assert trainer.evaluate()["eval_right"] == (logits.argmax(-1) == data["eval_dataset"]["label"][:]).mean()
-
-
 def test_worker_processes_can_be_started_by_spawn(data, tmp_path):
     """As on macOS and Windows, where all that a worker gets is pickled."""
     trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL)
@@ -149,11 +138,6 @@ def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(bu
 def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):
     with pytest.raises(TypeError, match="args is a TrainingArguments: give AlignmentArguments"):
         AlignmentTrainer("resnet18", TrainingArguments(str(tmp_path)), **data, **SMALL)
-
-
-def test_captions_of_a_dataset_without_ids_are_embedded(words, tmp_path):
-    embedded = embed_captions(DatasetDict(train=raw(6)), words, tmp_path / "embeddings")["train"]
-    assert [len(vectors) for vectors in embedded["text_embeds"]] == [1] * 6
 
 
 def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
