@@ -1,22 +1,19 @@
 """
 Which rows make a batch, what an item holds, that augmentation depends on (seed, epoch, row) alone, and texts: one or
-several an image, read as float16 where they lie.
+several an image.
 """
 
-import pickle
 import random
 
 import make
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from students import aligned_model
 from tiny_training import TEXT_DIM, arguments, rows
 
 from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, DrawnRows, GlobalBatchSampler
-from g4i_hf.data.texts import Embeddings
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
@@ -205,39 +202,6 @@ def test_mixed_pixels_are_the_shares_of_the_row_and_its_partner(number):
 
 
 # --- Texts -----------------------------------------------------------------------------------------------------------
-
-
-def mapped(tmp_path, vectors: list, kind: str) -> Dataset:
-    """A dataset that is mapped from a file, of three parts."""
-    feature = List(Value(kind), length=3)
-    schema = Features({"text_embeds": List(feature) if vectors is SEVERAL else feature}).arrow_schema
-    path = str(tmp_path / "data.arrow")
-    with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for part in np.array_split(np.arange(len(vectors)), 3):
-            writer.write_table(pa.table({"text_embeds": [vectors[row] for row in part]}, schema=schema))
-    return Dataset.from_file(path)
-
-
-ONE = [[1, 0, 0], None, [0, 1, 0], [0, 0, 1], None, [0.5, 0.5, 0], [0, 0, 0.25]]
-SEVERAL = [[[1, 0, 0], [2, 0, 0]], None, [], [[3, 0, 0]], [[4, 0, 0], [5, 0, 0], [6, 0, 0]], None, [[7, 0, 0]]]
-
-
-@pytest.mark.parametrize("kind", ["float16", "float32"])
-@pytest.mark.parametrize("rows", [ONE, SEVERAL], ids=["one", "several"])
-@pytest.mark.parametrize("chosen", [None, [6, 0, 3, 1], range(2, 6)], ids=["all", "some", "range"])
-def test_embeddings_are_those_of_the_rows(tmp_path, rows, chosen, kind):
-    split = mapped(tmp_path, rows, kind)
-    if chosen is not None:
-        split, rows = split.select(chosen), [rows[row] for row in chosen]
-    lists = [row if not row or isinstance(row[0], list) else [row] for row in (row or [] for row in rows)]
-    expected = np.asarray([vector for row in lists for vector in row], dtype=np.float16).reshape(-1, 3)
-    embeds = Embeddings(split)
-    assert embeds.counts.tolist() == [len(row) for row in lists] and embeds.shape == expected.shape
-    order = np.random.default_rng(0).permutation(len(expected))
-    for found, what in ((embeds, slice(None)), (pickle.loads(pickle.dumps(embeds)), order), (embeds, order % 2 == 0)):
-        np.testing.assert_array_equal(found[what], expected[what])
-        assert found[what].dtype == np.float16
-    np.testing.assert_array_equal(embeds.select(order)[1:3], expected[order][1:3])
 
 
 def numbered(keys: np.ndarray) -> list[int]:
