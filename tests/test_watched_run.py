@@ -1,6 +1,6 @@
 """
-A run on local data, every stage of it, in processes that are watched: no network and no pickle of a file. See
-tests/watched/sitecustomize.py.
+A run on local data, every stage of it, in processes that are watched: no network, no pickle of a file, nothing written
+outside its folders. See tests/watched/sitecustomize.py.
 """
 
 import os
@@ -20,22 +20,29 @@ pytestmark = pytest.mark.slow
 
 def watched(folder: Path, *command: str) -> tuple[list[str], str]:
     """Runs a command in the folder: what was noted, and what it printed."""
-    log, home = folder.parent / "watched.log", str(folder.parent / "home")
+    home = folder.parent / "home"
+    home.mkdir(exist_ok=True)
+    log = home / "watched.log"
     log.unlink(missing_ok=True)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    path = os.pathsep.join([str(ROOT / "tests" / "watched"), str(ROOT)])
-    env |= {"WATCHED": str(log), "PYTHONPATH": path, "HF_HOME": home, "HOME": home}
+    env |= dict.fromkeys(("HOME", "HF_HOME", "TMPDIR"), str(home)) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "watched"), str(ROOT)])
+    env |= {"WATCHED": str(log), "WATCHED_ROOTS": os.pathsep.join([str(folder), str(home), "/dev/"])}
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return (log.read_text().splitlines() if log.is_file() else []), done.stdout + done.stderr
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path):
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Path))
-    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pt")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "a.pkl").write_bytes(pickle.dumps(Path))
+    torch.save({"a": torch.zeros(1)}, folder / "a.pt")
     code = """
 import pickle, socket, torch
 torch.load("a.pt", weights_only=True)
+open("mine", "w")
+open("../outside", "w")
 pickle.load(open("a.pkl", "rb"))
 for host in ("203.0.113.1", "localhost", "example.org"):
     try:
@@ -43,12 +50,13 @@ for host in ("203.0.113.1", "localhost", "example.org"):
     except OSError as error:
         print(error)
 """
-    noted, said = watched(tmp_path, "-c", code)
-    assert [line.split()[0] for line in noted] == ["pickle", "network", "network"] and "example.org" in noted[2]
+    noted, said = watched(folder, "-c", code)
+    assert [line.split()[0] for line in noted] == ["write", "pickle", "network", "network"]
+    assert noted[0].endswith("/outside") and "example.org" in noted[3]
     assert said.count("the network is closed") == 2
 
 
-def test_every_stage_of_a_run_on_local_data_stays_on_this_machine_and_loads_no_pickle(tmp_path):
+def test_every_stage_of_a_run_on_local_data_stays_within_its_folders_and_this_machine(tmp_path):
     folder = tmp_path / "work"
     draw_folder(folder / "pictures", train=12, validation=4)
     embedded = ENCODER | {"dataset_name": "pictures", "embeddings_dir": "runs/embeddings"}

@@ -1,12 +1,13 @@
 """
 Imported by every Python process that has this folder on its PYTHONPATH: closes the network but for this machine, and
-notes in the file WATCHED what was tried there and which classes pickles name. Pickles between the processes of
-`multiprocessing` are no files and not noted.
+notes in the file WATCHED what was tried there, which classes pickles name, and which files outside WATCHED_ROOTS were
+written. Pickles between the processes of `multiprocessing` are no files and not noted.
 """
 
 import os
 import sys
 
+ROOTS = tuple(os.environ["WATCHED_ROOTS"].split(os.pathsep))
 HERE = ("localhost", "127.", "::1", "0.0.0.0")
 NETWORK = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0}
 
@@ -33,6 +34,10 @@ def watch(event: str, args: tuple) -> None:
             raise OSError(f"the network is closed: {address}")
     elif event == "pickle.find_class" and not is_between_processes():
         note("pickle", f"{args[0]}.{args[1]}")
+    elif event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR):
+        path = os.path.abspath(args[0])
+        if not path.startswith(ROOTS):
+            note("write", path)
 
 
 sys.addaudithook(watch)
