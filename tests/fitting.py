@@ -46,11 +46,6 @@ def lines_of(pictures: Path) -> list[dict]:
     return [json.loads(line) for line in (pictures / "train" / "metadata.jsonl").read_text().splitlines()]
 
 
-def class_of(line: dict) -> int:
-    """The true class of a drawing, which its caption names."""
-    return next(number for number, name in enumerate(CLASSES) if name in line["caption"])
-
-
 def write_lines(pictures: Path, lines: list[dict]) -> None:
     (pictures / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -147,10 +147,6 @@ def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other,
         split.to_parquet(tmp_path / name)
     said = says.format(*(tmp_path / name for name in SHARDS))
     assert f"split 'train', column 'label': {said}. Write both with" in one_line(tmp_path)
-    for split, name in zip((one, other), SHARDS, strict=True):  # the column that is named counts
-        split.rename_column("label", "kind").to_parquet(tmp_path / name)
-    with pytest.raises(ValueError, match="split 'train', column 'kind'"):
-        load_images(tmp_path, label_column="kind")
 
 
 # --- A folder of images: labels of folders and of metadata -----------------------------------------------------------

@@ -22,12 +22,6 @@ from g4i_hf.workflows import fit_all_layers
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """153 drawings with captions, 3 a class with a label."""
-    return few_labels(tmp_path_factory.mktemp("fit"), 3, train=153)
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
     """114 photographs of six classes of the demo, each with one label; `test` holds files that nobody may open."""
     root, demo = tmp_path_factory.mktemp("photos") / "pictures", ROOT / "recipes" / "photos_demo"
@@ -177,16 +171,6 @@ def test_validation_is_a_share_of_each_class_and_always_the_same(tmp_path, numbe
     assert len({*ids["train"], *ids["validation"]}) == number == len(ids["train"] + ids["validation"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [9, 65])
-def test_small_data_sets_become_classifiers(fitted, tmp_path, monkeypatch, number):
-    """All layers are trained; the last batch of 65 images has one."""
-    monkeypatch.setattr(fit_all_layers, "EPOCHS", 1)
-    pictures = draw_folder(tmp_path / "pictures", train=number, validation=6)
-    found = fitted(pictures, finetune="true")
-    assert found.with_views_accuracy is not None and (found.classifier / "model.safetensors").is_file()
-
-
 def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
     """One label a class, which cannot be left out, and few others; all layers are not trained then."""
     pictures = few_labels(tmp_path, 1, train=24)
@@ -198,13 +182,12 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
         fitted(pictures, tmp_path / "other", finetune="true")
 
 
-def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(
-    pictures, tmp_path, monkeypatch, capsys
-):
+def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(tmp_path, monkeypatch, capsys):
+    pictures = few_labels(tmp_path, 3, train=60)
     given = {"output_dir": str(tmp_path / "out"), "dry_run": True}
     assert fit(pictures, **given) is None
     said = capsys.readouterr().out
-    assert "153 training images of 3 classes, 9 with a label, 153 with a caption" in said
+    assert "60 training images of 3 classes, 9 with a label, 60 with a caption" in said
     assert "EfficientNet-Lite0, pretrained on ImageNet, from a package" in said and "Nothing was written" in said
     monkeypatch.setattr(packaged, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(packaged, "packaged_weights", lambda: None)
@@ -214,12 +197,14 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [9, 65])
 def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
-    fitted, pictures, student, tmp_path, capsys, monkeypatch
+    fitted, student, tmp_path, capsys, monkeypatch, number
 ):
-    out = tmp_path / "out"
+    """Also of few images; the last batch of 65 has one."""
     monkeypatch.setattr(fit_all_layers, "EPOCHS", 2)
     monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", 1e-3)
+    pictures, out = draw_folder(tmp_path / "pictures", train=number, validation=6), tmp_path / "out"
     found = fitted(pictures, out, finetune="true")
     said = capsys.readouterr().out
     assert said.count("All layers, ") == 2 and not list(out.glob("finetuned_*"))
