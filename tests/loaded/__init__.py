@@ -2,8 +2,8 @@
 `python`, `g4i` and `accelerate` without the eight seconds that each process takes to import torch and transformers.
 
 PYTHON stands for `sys.executable`: a process that imported them once forks for each command. BIN has all three, for
-PATH. Signals and exit codes are passed on. A command with other variables of Hugging Face, which are read on import,
-begins with torch alone. What is about imports takes `sys.executable`, and so does everything where there is no Linux.
+PATH. Exit codes are passed on. A command with other variables of Hugging Face, which are read on import, begins anew.
+What is about imports takes `sys.executable`, and so does everything where there is no Linux.
 """
 
 import atexit
@@ -22,15 +22,13 @@ HERE = Path(__file__).parent
 def prepare() -> None:
     """In the process that starts the tests; its workers find the folder in their environment."""
     folder = Path(tempfile.mkdtemp(prefix="loaded-"))
+    os.environ |= {"HF_HOME": str(folder / "home"), "G4I_TESTS_LOADED": str(folder)}
     client = (HERE / "client.py").read_text()
     for name in ("python", "g4i", "accelerate"):
         (folder / name).write_text(f"#!{sys.executable} -IS\n{client}")
         (folder / name).chmod(0o755)
-    settings = {"python": sys.executable, "server": str(HERE / "server.py"), "owner": os.getpid()}
-    os.environ["HF_HOME"] = str(folder / "home")
-    settings["env"] = dict(os.environ)
+    settings = {"server": str(HERE / "server.py"), "owner": os.getpid(), "env": dict(os.environ)}
     (folder / "settings.json").write_text(json.dumps(settings))
-    os.environ["G4I_TESTS_LOADED"] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 

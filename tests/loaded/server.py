@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import runpy
-import selectors
+import select
 import shutil
 import signal
 import socket
@@ -23,66 +23,53 @@ from pathlib import Path
 
 FOLDER, OWNER = Path(sys.argv[1]), int(sys.argv[2])
 os.environ |= {"MPLBACKEND": "Agg", "TQDM_DELAY": "2"}  # read on import; the latter is set by g4i_hf.running
-# What reads no variable of Hugging Face when it is imported, and what does; nothing of g4i_hf
-OTHERS = "matplotlib.pyplot openai pandas pyarrow.parquet scipy.optimize sklearn.linear_model torch._dynamo "
-OTHERS += "torch.distributed.run torch.utils.tensorboard torchvision.transforms.v2"
-HUGGING_FACE = "accelerate datasets evaluate peft sentence_transformers timm transformers.trainer "
-HUGGING_FACE += "transformers.models.auto.modeling_auto transformers.models.auto.image_processing_auto"
+# Nothing of g4i_hf
+MODULES = "accelerate datasets evaluate matplotlib.pyplot openai pandas peft pyarrow.parquet scipy.optimize "
+MODULES += "sentence_transformers sklearn.linear_model timm torch._dynamo torch.distributed.run "
+MODULES += "torch.utils.tensorboard torchvision.transforms.v2 transformers.models.auto.image_processing_auto "
+MODULES += "transformers.models.auto.modeling_auto transformers.trainer"
 
 
-def load(modules: str) -> None:
-    for name in modules.split():
-        with suppress(ImportError):
-            importlib.import_module(name)
-
-
-def serve(listening: socket.socket) -> tuple[dict, socket.socket]:
-    """Forks for each connection and reports how the child ends; returns in the children, with what each is to run."""
-    gc.freeze()  # what is loaded stays shared by all children
-    waiting = selectors.DefaultSelector()
-    waiting.register(listening, selectors.EVENT_READ, None)
-    waiting.register(os.pidfd_open(OWNER), selectors.EVENT_READ, "owner")
+def next_client(listening: socket.socket) -> socket.socket:
+    """Forks for each connection and returns it in the child; ends with the process of the tests."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    owner = os.pidfd_open(OWNER)
     while True:
-        for key, _ in waiting.select():
-            if key.data == "owner":
-                shutil.rmtree(FOLDER, ignore_errors=True)
-                os._exit(0)
-            if key.data is None:
-                connection, _ = listening.accept()
-                _, files, _, _ = socket.recv_fds(connection, 1, 3)
-                text = b""
-                while not text.endswith(b"\n"):
-                    text += connection.recv(1 << 20)
-                child = os.fork()
-                if child == 0:
-                    waiting.close()
-                    listening.close()
-                    return json.loads(text) | {"files": files}, connection
-                for file in files:
-                    os.close(file)
-                connection.sendall(f"{child}\n".encode())
-                waiting.register(os.pidfd_open(child), selectors.EVENT_READ, (child, connection))
-            else:
-                child, connection = key.data
-                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-                with suppress(OSError):  # the client is gone
-                    connection.sendall(f"{code}\n".encode())
-                connection.close()
-                waiting.unregister(key.fd)
-                os.close(key.fd)
+        ready, _, _ = select.select([listening, owner], [], [])
+        if owner in ready:
+            shutil.rmtree(FOLDER, ignore_errors=True)
+            os._exit(0)
+        client, _ = listening.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listening.close()
+            os.close(owner)
+            return client
+        client.close()
 
 
-def obey(client: socket.socket) -> None:
-    """Passes on the signals that the client gets, and ends with it."""
-    while number := client.recv(1):
-        os.kill(os.getpid(), number[0])
-    os.killpg(0, signal.SIGKILL)
-
-
-def become(asked: dict, client: socket.socket) -> None:
-    """Streams, folder, variables and group of a process of its own."""
+def become_command(client: socket.socket) -> list[str]:
+    """
+    Forks once more: the child gets streams, folder, variables and group of a process of its own, and returns with the
+    words that it is to run. The parent reports how it ends, and ends it if the client is gone.
+    """
+    _, files, _, _ = socket.recv_fds(client, 1, 3)
+    with client.makefile() as lines:
+        asked = json.loads(lines.readline())
+    child = os.fork()
+    if child:
+        client.sendall(f"{child}\n".encode())
+        end = os.pidfd_open(child)
+        ready, _, _ = select.select([client, end], [], [])
+        if end not in ready:
+            os.killpg(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with suppress(OSError):  # the client is gone
+            client.sendall(f"{code}\n".encode())
+        os._exit(0)
+    client.close()
     os.setsid()
-    for number, file in enumerate(asked["files"]):
+    for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
@@ -90,7 +77,7 @@ def become(asked: dict, client: socket.socket) -> None:
     os.chdir(asked["cwd"])
     sys.executable = asked["python"]
     sys.path[:1] = [place for place in asked["env"].get("PYTHONPATH", "").split(os.pathsep) if place]
-    threading.Thread(target=obey, args=[client], daemon=True).start()
+    return asked["words"]
 
 
 def run(words: list[str]) -> int:
@@ -120,17 +107,14 @@ def run(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    load(OTHERS)
-    is_second = not os.fork()
-    if is_second:
-        load(HUGGING_FACE)
+    for module in MODULES.split():
+        with suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()  # what is loaded stays shared by all children
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(FOLDER / ("hugging_face" if is_second else "others")))
+    listening.bind(str(FOLDER / "server"))
     listening.listen(64)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the client that has started this waits for the end of the pipe
-    asked, client = serve(listening)
-    become(asked, client)
-    code = run(asked["words"])
+    code = run(become_command(next_client(listening)))
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
