@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
@@ -97,27 +95,6 @@ def test_memory_does_not_grow_with_the_split(tmp_path):
         tracemalloc.stop()
     numbers_a_row = (peaks[1] - peaks[0]) / 36_000 / 8
     assert numbers_a_row < 25  # and of its 100 logits none
-
-
-def recall_by_loops(images, texts, owners, k) -> float:
-    """Recall at k: a wrong answer that is as near as the best right one stands before it."""
-    captions = [tuple(text) for text in texts]
-    distinct = sorted(set(captions))
-    found = []
-    for i, image in enumerate(images):
-        own = {captions[t] for t in range(len(texts)) if owners[t] == i}
-        best = max(image @ np.array(text) for text in own)
-        found.append(sum(image @ np.array(text) >= best for text in distinct if text not in own) < k)
-    return float(np.mean(found))
-
-
-@given(st.integers(0, 10_000), st.integers(1, 7), st.integers(0, 7), st.sampled_from([1, 2, 5]))
-def test_recall_equals_loops_whatever_ties_and_equal_captions(seed, images, more, k):
-    rng = np.random.default_rng(seed)
-    queries, texts = rng.integers(-1, 2, (images, 2)), rng.integers(-1, 2, (images + more, 2))  # many are equal
-    owners = np.concatenate([np.arange(images), rng.integers(0, images, more)])
-    wanted = recall_by_loops(queries, texts, owners, k)
-    assert retrieval_recall(queries, texts, (k,), owners)[f"recall_at_{k}"] == pytest.approx(wanted)
 
 
 def test_a_tie_is_a_miss_equal_captions_are_one_entry_and_chance_counts_right_answers():
