@@ -79,37 +79,34 @@ def test_labels_that_are_no_classes_are_refused_by_name(train, test, message):
         class_names(DatasetDict(train=train, test=test))
 
 
-@pytest.fixture
-def file(tmp_path) -> Path:
-    return tmp_path / "classes.txt"
-
-
-def named(folder: Path, values: list, file: Path) -> Dataset:
+def named(values: list, file: Path) -> Dataset:
     """Opened with the classes of the file."""
-    DatasetDict(train=labelled(values)).save_to_disk(folder)
-    return load_data(DataArguments(str(folder), class_names_file=str(file)))["train"]
+    DatasetDict(train=labelled(values)).save_to_disk(file.with_name("data"))
+    return load_data(DataArguments(str(file.with_name("data")), class_names_file=str(file)))["train"]
 
 
 @pytest.mark.parametrize("values", [[1, 0, 2], ["1", "0", "2"], ["bee", "ant", normalize("NFD", "cät")]])
 @pytest.mark.parametrize("text", ["ant \nbee\ncät", "\ufeffant\r\nbee\r\ncät\r\n\n"])
-def test_a_file_names_the_classes(tmp_path, file, text, values):
+def test_a_file_names_the_classes(tmp_path, text, values):
     """By the numbers of its lines or by name, however an editor ends the file."""
+    file = tmp_path / "classes.txt"
     file.write_text(text, encoding="utf-8", newline="")
-    split = named(tmp_path / "data", values, file)
+    split = named(values, file)
     assert split.features["label"].names == ["ant", "bee", "cät"] and split["label"][:] == [1, 0, 2]
 
 
-def test_faults_of_a_file_of_names_and_of_labels_that_it_lacks_name_it(tmp_path, file):
+def test_faults_of_a_file_of_names_and_of_labels_that_it_lacks_name_it(tmp_path):
+    file = tmp_path / "classes.txt"
     for text in ("ant\nant\n", "ant\n\nbee\n", ""):
         file.write_text(text)
         with pytest.raises(ValueError, match=f"class_names_file is {file}: give every class a line with a name of"):
-            named(tmp_path / "data", [0], file)
+            named([0], file)
     file.write_text("ant\nbee\n")
     with pytest.raises(ValueError, match=f"Split 'train', .* 'elk' is none of the 2 classes of {file}. Correct it"):
-        named(tmp_path / "data", ["ant", "elk"], file)
+        named(["ant", "elk"], file)
     file.unlink()
     with pytest.raises(FileNotFoundError, match="class_names_file is .*, but there is no such file"):
-        named(tmp_path / "data", [0], file)
+        named([0], file)
 
 
 OTHERS = {

@@ -77,24 +77,13 @@ def test_nothing_changed_writes_nothing_and_says_the_same(again, place, words):
     assert result.with_views_accuracy == results["with_views_accuracy"] and result.verdict_in_words() in said
 
 
-def test_another_classifier_is_released_without_fitting_again(again, place):
+def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(again, place, monkeypatch):
     out = place / "out"
     before = weights_in(out)
     result, said = again(release="labels_only")
     assert result.released == "labels_only" and "holds this very result" in said[0]
     assert weights_in(out) == before | {"classifier": weights_in(out)["classifier"]} != before, "the other runs stay"
     assert not (out / "earlier-1").exists() and again()[0].released == "with_views" and weights_in(out) == before
-
-
-def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
-    before = weights_in(place / "out")
-    shutil.rmtree(place / "out" / "labels_only")
-    _, said = again()
-    assert "holds this very result" not in said[0] and weights_in(place / "out") == before
-
-
-def test_a_kill_while_another_classifier_is_released_leaves_no_wrong_one(again, place, monkeypatch):
-    before = weights_in(place / "out")
 
     def killed(args):
         release_with_card(args)
@@ -103,8 +92,15 @@ def test_a_kill_while_another_classifier_is_released_leaves_no_wrong_one(again, 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(fit, "release_with_card", killed)
         again(release="labels_only")
-    assert weights_in(place / "out") != before
-    assert again()[0].released == "with_views" and weights_in(place / "out") == before
+    assert weights_in(out) != before
+    assert again()[0].released == "with_views" and weights_in(out) == before
+
+
+def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
+    before = weights_in(place / "out")
+    shutil.rmtree(place / "out" / "labels_only")
+    _, said = again()
+    assert "holds this very result" not in said[0] and weights_in(place / "out") == before
 
 
 def test_a_change_is_new_work_beside_the_earlier_result(again, place):
@@ -132,22 +128,17 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
 
 
 @pytest.mark.slow
-def test_other_options_are_another_result_also_of_features(again, place):
-    _, said = again(seed=1, image_size=48)
-    assert said[0] == f"Changed since the last run in {place / 'out'}: the option image_size, the option seed."
-    assert (place / "out" / "earlier-1" / "classifier").is_dir() and rows_of_features(place / "out") == [9, 9, 36, 36]
-    again("new", seed=1, image_size=48)
-    assert weights_in(place / "out") == weights_in(place / "new")
-
-
-@pytest.mark.slow
-def test_an_earlier_result_is_overwritten_on_request(again, place):
+def test_other_options_are_another_result_also_of_features_and_any_is_overwritten_on_request(again, place):
+    out, options = place / "out", {"seed": 1, "image_size": 48}
+    _, said = again(**options)
+    assert said[0] == f"Changed since the last run in {out}: the option image_size, the option seed."
+    assert (out / "earlier-1" / "classifier").is_dir() and rows_of_features(out) == [9, 9, 36, 36]
     correct_labels(place / "pictures")
     for _ in range(2):  # also where nothing has changed
-        _, said = again(overwrite=True)
-        assert "holds this very result" not in said[0] and not (place / "out" / "earlier-1").exists()
-    again("new")
-    assert weights_in(place / "out") == weights_in(place / "new")
+        _, said = again(**options, overwrite=True)
+        assert "holds this very result" not in said[0] and not (out / "earlier-2").exists()
+    again("new", **options)
+    assert weights_in(out) == weights_in(place / "new")
 
 
 @pytest.mark.slow

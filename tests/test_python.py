@@ -105,20 +105,11 @@ def test_the_run_folder_has_the_lineage_that_is_known(data, tmp_path):
     assert json.loads((aligned / "text_encoder.json").read_text())["text_encoder"].endswith("all-MiniLM-L6-v2")
 
 
-@pytest.fixture(scope="module")
-def built(words):
-    """Makes a trainer, with a small text encoder."""
-
-    def make_trainer(model, folder: Path, training, **options) -> AlignmentTrainer:
-        return AlignmentTrainer(model, short(folder), training, **{"text_encoder": words} | SMALL | options)
-
-    return make_trainer
-
-
 @pytest.mark.parametrize("label", [None, Value("string"), Value("int64")], ids=["classes", "names", "numbers"])
-def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(built, tmp_path, label):
+def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(words, tmp_path, label):
     """Also where an evaluation or a prediction takes them."""
-    trainer = built("resnet18", tmp_path, raw(label=label), eval_dataset={"one": raw(6, label=label)})
+    given = SMALL | {"text_encoder": words, "eval_dataset": {"one": raw(6, label=label)}}
+    trainer = AlignmentTrainer("resnet18", short(tmp_path), raw(label=label), **given)
     names = ["0", "1", "2"] if label == Value("int64") else sorted(CLASSES)
     assert list(trainer.model.config.id2label.values()) == names
     trainer.train()

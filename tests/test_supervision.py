@@ -119,13 +119,6 @@ def test_rows_learn_by_their_label_or_else_by_their_caption_by_its_weight():
     assert supervised(split, unlabelled="drop").split["image_id"][:] == [f"id-{row}" for row in range(100)]
 
 
-def test_what_is_asked_for_is_not_overruled():
-    for weight in (0.5, 0.0):
-        assert supervised(captioned(noisy(), GOOD), soft_label_weight=weight).plan.soft_label_weight == weight
-    split = captioned(few(100), USELESS)
-    assert supervised(split, supervision="none").split is split
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A folder with labels of 40 of 90 rows."""
