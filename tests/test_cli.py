@@ -1,16 +1,13 @@
 """Where options come from, what their values become, and what is said of a wrong one."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from transformers import TrainingArguments
 
 from g4i_hf import __version__, options
 from g4i_hf.cli import parse_options
-from g4i_hf.losses.objectives import OBJECTIVES
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.running import LAUNCHER_OPTIONS, main
 from g4i_hf.training import AlignmentArguments
@@ -54,9 +51,6 @@ def test_defaults_then_run_then_file_then_command_line(tmp_path, written):
     other = parse("--run", str(tmp_path / "run"), "--dataset_name", "other", **evaluate)  # has captions of its own
     assert (other["dataset_name"], other["captions_name"], other["label_column"]) == ("other", None, None)
     assert (other["validation_fraction"], other["class_names_file"]) == (None, "classes.txt")
-    assert f"read from {tmp_path / 'train.yaml'}, which is no file" in refused(
-        parse, "--run", str(tmp_path), **evaluate
-    )
 
 
 VALUES = [
@@ -136,17 +130,11 @@ WRONG_LINES = [
     ("lr: 1", "unknown option 'lr' in FILE, line 3. Did you mean 'learning_rate'?"),
     ("max_steps: {a: 1}", "FILE, line 3: max_steps is {'a': 1}; a whole number is wanted."),
     ("max_steps:", "FILE, line 3: max_steps has no value; a whole number is wanted."),
-    ("layer_decay: fast", "FILE, line 3: layer_decay is 'fast'; a number is wanted."),
-    ("bf16: maybe", "FILE, line 3: bf16 is 'maybe'; true or false is wanted."),
-    ("align_loss: clop", f"align_loss is 'clop'; choose one of {', '.join(OBJECTIVES)}"),
     ("student: !!python/name:os.system x", "tag:yaml.org,2002:python/name:os.system"),
     ("seed: 1\nbf16: no\nseed: 2", "line 5: seed is given twice, first in line 3. Keep one."),
-    ("student_args: {a: 1,\n b: 2, a: 3}", "line 4: a is given twice, first in line 3. Keep one."),
-    ("max_steps: [", "FILE is not valid YAML: while parsing"),
     ("a:\n\tb: 1", "Use spaces instead of tabs."),
     ("student_args: '{\"a\"'", "student_args is '{\"a\"', which is not JSON"),
     ("align_temperature: 0", "align_temperature is 0.0; it must be above 0."),
-    ("ema_decay: 1", "ema_decay is 1.0; it must be above 0 and below 1."),
     ("hflip: 1.5", "hflip is 1.5; it must be at least 0 and at most 1."),
     ("captions_revision: x", "captions_revision is set, but captions_name is not"),
     ("label_smoothing_factor: 0.1\nbce_target_threshold: 0", "bce_target_threshold is 0: with label_smoothing_factor"),
@@ -162,11 +150,8 @@ def test_a_wrong_line_is_named_with_its_file_and_a_remedy(tmp_path, written, tex
 
 TRAINING = ["train", "--dataset_name", "x"]
 COMMAND_LINES = [
-    ([*TRAINING, "--max_step", "3"], 2, "unknown option '--max_step' in the command line. Did you mean '--max_steps'"),
     ([*TRAINING, "-max_steps", "1"], 2, "unknown option '-max_steps' in the command line; names start"),
     ([*TRAINING, "--max_steps", "--bf16"], 2, "--max_steps needs a value: a whole number."),
-    ([*TRAINING, "--max_steps", "1", "2"], 2, "'2' in the command line belongs to no option."),
-    ([*TRAINING, "--config", "."], 2, "read from ., which is a folder; name a YAML file in it."),
     ([], 2, "usage: g4i COMMAND"),
     (["trian"], 2, "the command is 'trian'; choose one of fit, caption, .*Did you mean 'train'"),
     (["train", "--config", "../x\x1b[2J\x07.yaml"], 2, r"\\x1b\[2J\\x07.yaml, which is no file"),
@@ -175,7 +160,6 @@ COMMAND_LINES = [
     (["train", "--module", "broken.py"], 2, "--module broken.py cannot be imported: NameError"),
     (["--help"], 0, "train +Train an aligned student"),
     (["--version"], 0, __version__),
-    (["train", "--help", "all"], 0, r"0 is the baseline\. \[0\.3\]"),
 ]
 
 
@@ -201,10 +185,3 @@ def test_launcher_options_are_those_of_accelerate():
         assert known[f"--{name}"] == (0 if number == 0 else None), name
     ours = {name for classes in OPTIONS_OF.values() for cls in classes for name in cls.__dataclass_fields__}
     assert not ours & set(LAUNCHER_OPTIONS)
-
-
-def test_options_of_trainer_are_those_of_the_installed_one():
-    theirs = {each.name for each in fields(TrainingArguments) if each.init}
-    assert set(options.other_trainer_options()) == theirs - set(options.names_of(options.TrainingOptions))
-    ours = [name for cls in TRAIN for name in options.names_of(cls)]
-    assert len(ours) == len(set(ours)) <= 105

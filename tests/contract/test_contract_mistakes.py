@@ -71,6 +71,7 @@ MISTAKES = {
     "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
     "captions over images": ("caption", {"captions_dir": "{pictures}", "caption_column": "caption"}, ("{pictures}",)),
     "run of other classes": ("evaluate", {"run": "{aligned}", "dataset_name": "{others}"}, ("other classes",)),
+    "evaluate images": ("evaluate", {"run": "{pictures}"}, ("{pictures}/train.yaml, which is no file",)),
     "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
     "another hold-out": ("evaluate", {"run": "{aligned}", "validation_fraction": 0.2}, ("would pass for held out",)),
     "nothing to release": ("release", {}, ("--run", "--stage")),
