@@ -119,13 +119,6 @@ def test_check_leaves_no_page_of_the_data_before(pictures, tmp_path, capsys, sta
     assert not page.exists() and not page.with_suffix(".csv").exists()
 
 
-def swap(pictures: Path, first: str, second: str) -> None:
-    """Two images take the place of each other."""
-    places = [pictures / "train" / first, pictures / "train" / second]
-    for place, content in zip(places, [place.read_bytes() for place in reversed(places)], strict=True):
-        place.write_bytes(content)
-
-
 @pytest.fixture
 def captions(pictures, tmp_path) -> Path:
     """A stage of the captions of the drawings."""
@@ -142,14 +135,18 @@ def captions_in(folder: Path, **options) -> dict[str, str | None]:
 def test_images_that_have_changed_are_used_without_the_captions_of_those_before(pictures, captions, caplog):
     before = captions_in(captions)
     assert "changed" not in caplog.text
-    swap(pictures, "circle/0.png", "square/2.png")
+    places = [pictures / "train" / "circle" / "0.png", pictures / "train" / "square" / "2.png"]
+    contents = [place.read_bytes() for place in places]
+    for place, content in zip(places, reversed(contents), strict=True):
+        place.write_bytes(content)
     after = captions_in(captions)
     lost = {name for name, caption in after.items() if caption is None}
     assert lost == {"circle/0.png", "square/2.png"}
     assert all(after[name] == before[name] for name in before.keys() - lost)
     said = f"{captions}, split 'train': 2 of 36 images have changed since g4i caption, and are used without captions: "
     assert said + "'circle/0.png', 'square/2.png'. Run it again." in caplog.text
-    swap(pictures, "circle/0.png", "square/2.png")
+    for place, content in zip(places, contents, strict=True):
+        place.write_bytes(content)
     assert captions_in(captions) == before
 
 

@@ -150,7 +150,6 @@ def test_files_of_one_split_with_other_classes_are_refused(tmp_path, one, other,
 
 FILES = ["train/cat/1.png", "train/cat/2.png", "train/dog/3.png", "train/dog/4.png"]
 LABELS = {"cat/1.png": "cat", "cat/2.png": "cat", "dog/3.png": "dog", "dog/4.png": "dog"}
-EITHER = pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 
 
 def write_metadata(folder: Path, lines: list[dict], suffix: str = "jsonl") -> None:
@@ -261,7 +260,7 @@ def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name
 @pytest.mark.parametrize(
     "content", [b"", b"\n \n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"], ids=["0", "lines", "mark", "both"]
 )
-@EITHER
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_metadata_without_lines_are_no_metadata(tmp_path, caplog, suffix, content):
     make.folder(tmp_path, [*FILES, "train/unlabelled/5.png"])
     (tmp_path / "train" / f"metadata.{suffix}").write_bytes(content)
@@ -270,7 +269,7 @@ def test_metadata_without_lines_are_no_metadata(tmp_path, caplog, suffix, conten
 
 
 @pytest.mark.parametrize("captions", [["NA", "null", "nan", "None"], ["007", "12", "1e3", "-0"], ["2020-01-01"] * 4])
-@EITHER
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
     """Not missing, nor numbers or dates, whatever they look like."""
     make.folder(tmp_path, FILES)

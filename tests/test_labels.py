@@ -16,15 +16,10 @@ from g4i_hf.data.record import content_digest
 from g4i_hf.options import DataArguments
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("labels") / "pictures", captions=False, train=12, test=6)
-
-
 @pytest.fixture
-def pictures(drawn, tmp_path) -> Path:
+def pictures(tmp_path) -> Path:
     """Circles are 0, 3, 6, 9, crosses 1, 4, 7, 10, squares the others; `test` has 12 to 17."""
-    return Path(shutil.copytree(drawn, tmp_path / "pictures"))
+    return draw_folder(tmp_path / "pictures", captions=False, train=12, test=6)
 
 
 def answer(folder: Path, name: str, label: str | None, pick: str = "manual", **more) -> None:

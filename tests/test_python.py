@@ -129,17 +129,14 @@ def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):
 
 
 def test_a_model_takes_a_raw_dataset_and_its_classes_by_name(tmp_path):
-    backwards = dict(enumerate(sorted(CLASSES, reverse=True)))
-    model = AlignedImageClassification.from_student(
-        "resnet18", id2label=backwards, text_embed_dim=384, image_size=32, student_args=SMALL["student_args"]
-    )
-    trainer = AlignmentTrainer(model, short(tmp_path), raw(), eval_dataset=raw(6), train_crop="pad")
-    labels = [CLASSES[row % 3] for row in range(18)]
-    assert [backwards[int(label)] for label in trainer.train_dataset.labels] == labels
+    def model_of(names: list[str]) -> AlignedImageClassification:
+        given = {"student_args": SMALL["student_args"], "image_size": 32, "text_embed_dim": 384}
+        return AlignedImageClassification.from_student("resnet18", id2label=dict(enumerate(names)), **given)
+
+    backwards = sorted(CLASSES, reverse=True)
+    trainer = AlignmentTrainer(model_of(backwards), short(tmp_path), raw(), eval_dataset=raw(6), train_crop="pad")
+    assert [backwards[int(label)] for label in trainer.train_dataset.labels] == [CLASSES[row % 3] for row in range(18)]
     trainer.train()
     assert "eval_accuracy" in trainer.evaluate()
     with pytest.raises(ValueError, match="train_dataset.*none of the 2 classes"):
-        two = AlignedImageClassification.from_student(
-            "resnet18", id2label={0: "circle", 1: "cross"}, text_embed_dim=384, student_args=SMALL["student_args"]
-        )
-        AlignmentTrainer(two, short(tmp_path), raw())
+        AlignmentTrainer(model_of(["circle", "cross"]), short(tmp_path), raw())
