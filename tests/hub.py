@@ -45,26 +45,19 @@ def oid_of(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 @dataclass(frozen=True)
 class Commit:
     oid: str
     title: str
     files: dict[str, bytes]
 
-    def folders(self) -> set[str]:
-        return {str(folder) for path in self.files for folder in PurePosixPath(path).parents[:-1]}
-
-    def listed(self, path: str) -> dict | None:
-        """A file or a folder, as the Hub lists it."""
-        if path in self.files:
-            content = self.files[path]
-            return {"type": "file", "oid": oid_of(content), "size": len(content), "path": path}
-        folder = {"type": "directory", "oid": self.oid, "size": 0, "path": path}
-        return folder if path in self.folders() else None
+    def listing(self) -> list[dict]:
+        """All files and folders, as the Hub lists them."""
+        folders = {str(folder) for path in self.files for folder in PurePosixPath(path).parents[:-1]}
+        listed = [{"type": "directory", "oid": self.oid, "size": 0, "path": path} for path in sorted(folders)]
+        for path, content in sorted(self.files.items()):
+            listed.append({"type": "file", "oid": oid_of(content), "size": len(content), "path": path})
+        return listed
 
 
 class Repository:
@@ -229,22 +222,22 @@ class Handler(BaseHTTPRequestHandler):
             case "POST", ["api", "validate-yaml"]:
                 return 200, {"errors": [], "warnings": []}
             case "POST", ["api", "repos", "create"]:
-                return self.create()
-            case method, ["api", "models" | "datasets" as kind, namespace, name, *rest]:
-                return self.of_repository(self.repository(kind, namespace, name), method, rest)
+                return self.create(**json.loads(self.body))
+            case _, ["api", "models" | "datasets" as kind, namespace, name, *rest]:
+                return self.of_repository(self.repository(kind, namespace, name), rest)
             case "GET" | "HEAD", ["datasets", namespace, name, "resolve", revision, *path]:
                 return self.resolve(self.repository("datasets", namespace, name).at(revision), "/".join(path))
             case "GET" | "HEAD", [namespace, name, "resolve", revision, *path]:
                 return self.resolve(self.repository("models", namespace, name).at(revision), "/".join(path))
             case "POST", [*_, "info", "lfs", "objects", "batch"]:
-                return self.batch()
+                objects = json.loads(self.body)["objects"]
+                for wanted in objects:
+                    wanted["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{wanted['oid']}", "header": {}}}
+                return 200, {"transfer": "basic", "objects": objects}
             case "PUT", ["lfs", oid]:
                 self.server.uploaded[oid] = self.body
                 return 200, b""
-        raise self.unknown()
-
-    def unknown(self) -> Refusal:
-        return Refusal(501, f"This test server does not know {self.command} {self.path}: set HF_HUB_DISABLE_XET=1")
+        return 501, {"error": f"This server does not know {self.command} {self.path}: set HF_HUB_DISABLE_XET=1"}
 
     def repository(self, kind: str, namespace: str, name: str) -> Repository:
         found = self.server.repositories.get(f"{kind}/{namespace}/{name}")
@@ -255,43 +248,36 @@ class Handler(BaseHTTPRequestHandler):
     def url_of(self, repository: Repository) -> str:
         return f"{self.server.url}/{repository.place.removeprefix('models/')}"
 
-    def create(self) -> tuple:
-        body = json.loads(self.body)
-        kind, id = body.get("type") or "model", f"me/{body['name']}"
-        present = self.server.repositories.get(f"{kind}s/{id}")
-        private = body.get("visibility") == "private" or bool(body.get("private"))
-        about = {"url": self.url_of(present or self.server.create(id, kind, private)), "name": id, "id": id}
-        return (409, about | {"error": f"You already created this {kind} repo"}) if present else (200, about)
+    def create(self, name: str, type: str = "model", private: bool = False, visibility: str = "", **_) -> tuple:
+        place, id = f"{type}s/me/{name}", f"me/{name}"
+        exists = place in self.server.repositories
+        if not exists:
+            self.server.create(id, type, private or visibility == "private")
+        return 409 if exists else 200, {"url": self.url_of(self.server.repositories[place]), "name": id, "id": id}
 
-    def of_repository(self, repository: Repository, method: str, rest: list[str]) -> tuple:
-        match method, rest:
+    def of_repository(self, repository: Repository, rest: list[str]) -> tuple:
+        match self.command, rest:
             case "GET", []:
                 return 200, repository.info("main")
             case "GET", ["revision", revision]:
                 return 200, repository.info(revision)
             case "GET", ["tree", revision, *path]:
-                return self.tree(repository.at(revision), "/".join(path))
+                under = "/".join([*path, ""])
+                found = [each for each in repository.at(revision).listing() if each["path"].startswith(under)]
+                if not found:
+                    raise Refusal(404, "Entry not found", "EntryNotFound")
+                return 200, found
             case "GET", ["commits", _]:
-                fields = {"message": "", "authors": [{"user": "me"}]}
-                history = reversed(repository.history)
-                return 200, [fields | {"id": each.oid, "title": each.title, "date": DATE} for each in history]
+                fields = {"message": "", "authors": [], "date": DATE}
+                return 200, [fields | {"id": each.oid, "title": each.title} for each in reversed(repository.history)]
             case "POST", ["paths-info", revision]:
-                paths = parse_qs(self.body.decode()).get("paths", [])
-                return 200, list(filter(None, (repository.at(revision).listed(path.strip("/")) for path in paths)))
+                paths = [path.strip("/") for path in parse_qs(self.body.decode())["paths"]]
+                return 200, [each for each in repository.at(revision).listing() if each["path"] in paths]
             case "POST", ["preupload", "main"]:
                 return self.preupload(repository.at("main"))
             case "POST", ["commit", "main"]:
                 return self.add_commit(repository)
-        raise self.unknown()
-
-    def tree(self, commit: Commit, path: str) -> tuple:
-        under = f"{path}/" if path else ""
-        inside = sorted(name for name in {*commit.files, *commit.folders()} if name.startswith(under))
-        if path and not inside:
-            raise Refusal(404, f"{path} does not exist", "EntryNotFound")
-        if "recursive=true" not in self.path.lower():
-            inside = [name for name in inside if "/" not in name[len(under) :]]
-        return 200, list(map(commit.listed, inside))
+        raise Refusal(501, "This test server does not know it")
 
     def resolve(self, commit: Commit, path: str) -> tuple:
         if path not in commit.files:
@@ -303,17 +289,10 @@ class Handler(BaseHTTPRequestHandler):
         """What is stored under the path of each file, and whether it goes into the commit."""
         answers = []
         for path in (file["path"] for file in json.loads(self.body)["files"]):
-            mode, oid = ("lfs", sha256) if path.endswith(".parquet") else ("regular", oid_of)
-            known = {"oid": oid(head.files[path])} if path in head.files else {}
+            known = {"oid": oid_of(head.files[path])} if path in head.files else {}
+            mode = "lfs" if path.endswith(".parquet") else "regular"
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False} | known)
         return 200, {"files": answers, "commitOid": head.oid}
-
-    def batch(self) -> tuple:
-        """Where LFS uploads go."""
-        objects = json.loads(self.body)["objects"]
-        for wanted in objects:
-            wanted["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{wanted['oid']}", "header": {}}}
-        return 200, {"transfer": "basic", "objects": objects}, {"Content-Type": "application/vnd.git-lfs+json"}
 
     def add_commit(self, repository: Repository) -> tuple:
         """One commit; where any of it is refused, nothing has changed."""
@@ -331,11 +310,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 del files[path]
         made = repository.commit(files, header["value"]["summary"])
-        return 200, {
-            "success": True,
-            "commitOid": made.oid,
-            "commitUrl": f"{self.url_of(repository)}/commit/{made.oid}",
-        }
+        return 200, {"commitOid": made.oid, "commitUrl": f"{self.url_of(repository)}/commit/{made.oid}"}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import datasets
 import make
 import pyarrow.parquet as pq
 import pytest
-from datasets import Image, List, Value, load_dataset
+from datasets import Image, load_dataset
 from drawings import STUDENT, TRAINING, draw_folder
 from fitting import few_labels
 from PIL import ExifTags
@@ -27,8 +27,6 @@ from g4i_hf.hub.push import check_publishable
 from g4i_hf.options import DataArguments, EncoderArguments
 from g4i_hf.running import main
 
-EMBEDS = List(List(Value("float16"), length=5))
-COLUMNS = ["image_id", "caption", "caption_status", "text_embeds"]
 SECRET = "/home/ann/secret"
 NASTY = {"source": f"{SECRET}/pictures", "journal": f"{SECRET}/journal", "host": "gpu-box", "unknown": SECRET}
 NASTY["prompts"] = [f"Describe it, as {SECRET}/prompt.txt says, with hf_{'y' * 34}", "Is it a cat/dog?"]
@@ -86,11 +84,6 @@ def stages(tmp_path_factory, static_folder) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def embedded(stages) -> Path:
-    return build_dataset(stages / "runs" / "embeddings", stages / "out" / "embedded", repo_id="me/embedded")
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -103,20 +96,6 @@ def said_in(folder: Path) -> bytes:
         said += repr(pq.read_metadata(path).metadata).encode() + repr(table.schema.metadata).encode()
         said += repr(table.to_pydict()).encode()
     return said
-
-
-def test_one_dataset_holds_captions_and_embeddings(stages, embedded):
-    splits, expected = load_dataset(str(embedded)), open_images(str(stages / "runs" / "embeddings"))
-    assert {name: len(split) for name, split in splits.items()} == {"train": 12, "validation": 4}
-    for name, split in splits.items():
-        assert split.column_names == COLUMNS and split.features["text_embeds"] == EMBEDS
-        assert all(split[column][:] == expected[name][column][:] for column in COLUMNS)
-    shards = [f"data/{name}-00000-of-00001.parquet" for name in ("train", "validation")]
-    assert sorted(contents(embedded)) == [".g4i_hf.json", "README.md", *shards, "stage.json"]
-    stage = read_stage(embedded)  # goes back to images and captioner
-    assert stage["stage"] == "embedding" and stage["text_encoder"] == "static" and stage["published"]
-    assert stage["captions_stage"]["captioner"]["model"] == "captioner" and stage["source_name"] == "pictures"
-    assert "{label}" in stage["captions_stage"]["prompts"][0]
 
 
 def test_images_come_with_their_labels_from_where_they_are(stages, tmp_path):
@@ -184,8 +163,9 @@ def test_what_a_stage_says_of_its_machine_is_left_out(tmp_path):
     assert stage["prompts"] == ["Describe it, as ... says, with ...", "Is it a cat/dog?"]
 
 
-def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, embedded, tmp_path):
-    for folder, words in ((stages / "pictures", "is no such stage"), (embedded, "is a dataset already")):
+def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, tmp_path):
+    released = build_dataset(stages / "runs" / "captions", tmp_path / "released")
+    for folder, words in ((stages / "pictures", "is no such stage"), (released, "is a dataset already")):
         with pytest.raises(ValueError, match=words):
             build_dataset(folder, tmp_path / "out")
     (tmp_path / "thesis").mkdir()
@@ -193,7 +173,7 @@ def test_what_is_no_stage_or_would_replace_something_else_is_refused(stages, emb
     for place in (tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex", stages / "runs" / "captions"):
         with pytest.raises(ValueError, match="holds no dataset that was released"):
             build_dataset(stages / "runs" / "embeddings", place)
-    assert (tmp_path / "thesis" / "thesis.tex").is_file() and os.listdir(tmp_path) == ["thesis"]
+    assert (tmp_path / "thesis" / "thesis.tex").is_file() and sorted(os.listdir(tmp_path)) == ["released", "thesis"]
 
 
 def test_captions_do_not_replace_their_images(tmp_path):

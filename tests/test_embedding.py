@@ -18,10 +18,8 @@ from tiny_encoders import WORDS, images_with, save_random, sentence_encoder, wor
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    BertConfig,
     CLIPTextModelWithProjection,
     GPT2Config,
-    LlamaConfig,
     SiglipConfig,
 )
 
@@ -89,20 +87,6 @@ def test_several_captions_of_an_image_have_a_vector_each(encoder, tmp_path):
         assert (vectors is None) == (texts is None)
         if texts:
             np.testing.assert_allclose(vectors, load_encoder(encoder.text_encoder).encode(texts), atol=1e-3)
-
-
-def test_from_python_equal_captions_are_embedded_once_in_a_cache(static_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("g4i_hf.embedding.embed.CACHE", tmp_path / "home")
-    images = images_with(CAPTIONS, tmp_path / "images")
-    joined = embed_captions(images, str(static_folder))
-    files = written(tmp_path / "home")
-    assert embed_captions(images, str(static_folder))["train"]["text_embeds"][:] == joined["train"]["text_embeds"][:]
-    assert written(tmp_path / "home") == files
-    embed_captions(images, str(static_folder), text_encoder_prompt="red ")
-    folders = sorted(path.name for path in (tmp_path / "home").iterdir())
-    assert [name.rsplit("-", 1)[0] for name in folders] == ["images-static"] * 2  # none replaces another
-    embed_captions(images, str(static_folder), tmp_path / "e")
-    assert (tmp_path / "e" / "stage.json").is_file()
 
 
 def test_fewer_images_and_changed_captions_embed_what_is_new_alone(static_folder, tmp_path, monkeypatch):
@@ -186,45 +170,37 @@ OF_WORDS = ["a red car", "owl", "a blue bird a red owl", "long long car a"]
 TEXT = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 TEXT |= {"num_attention_heads": 2, "max_position_embeddings": 24, "projection_size": 6}
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-SIZES = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-SIZES |= {"num_attention_heads": 2, "max_position_embeddings": 32, "pad_token_id": 0}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory, clip_folder) -> dict[str, Path]:
-    """An encoder of each kind."""
-    root = tmp_path_factory.mktemp("kinds")
-    word_tokenizer(model_input_names=["input_ids"]).save_pretrained(root / "siglip")
-    siglip = SiglipConfig(text_config=TEXT, vision_config=VISION | {"image_size": 8, "patch_size": 4})
-    save_random(AutoModel.from_config(siglip), root / "siglip")
-    prompts = {"query": "query: ", "photo": "a photo of "}
-    bert = sentence_encoder(root / "bert", BertConfig(**SIZES), prompts=prompts)
-    return {"clip": clip_folder, "siglip": root / "siglip", "bert": bert}
+def siglip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("siglip")
+    word_tokenizer(model_input_names=["input_ids"]).save_pretrained(folder)
+    config = SiglipConfig(text_config=TEXT, vision_config=VISION | {"image_size": 8, "patch_size": 4})
+    save_random(AutoModel.from_config(config), folder)
+    return folder
 
 
-def library_vectors(kind: str, folder: Path, captions: list[str]) -> np.ndarray:
-    """What the encoder's own library gives, each caption alone."""
-    if kind == "bert":
-        model = SentenceTransformer(str(folder), device="cpu")
-        return np.stack([model.encode(caption, normalize_embeddings=True) for caption in captions])
-    tokenizer, found = AutoTokenizer.from_pretrained(folder), []
+@torch.no_grad()
+def library_vectors(folder: Path, captions: list[str]) -> np.ndarray:
+    """What transformers gives, each caption alone."""
+    tokenizer, model, found = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval(), []
     for caption in captions:
-        with torch.no_grad():
-            if kind == "clip":
-                tokens = tokenizer(caption, truncation=True, max_length=8, return_tensors="pt")["input_ids"]
-                found.append(CLIPTextModelWithProjection.from_pretrained(folder).eval()(tokens).text_embeds)
-            else:  # padded to the window, as their authors say
-                window = {"padding": "max_length", "max_length": 24, "truncation": True}
-                tokens = tokenizer([caption], return_tensors="pt", **window)
-                found.append(AutoModel.from_pretrained(folder).eval().get_text_features(**tokens).pooler_output)
+        if model.config.model_type == "siglip":  # padded to the window, as their authors say
+            window = {"padding": "max_length", "max_length": 24, "truncation": True}
+            tokens = tokenizer([caption], return_tensors="pt", **window)
+            found.append(model.get_text_features(**tokens).pooler_output)
+        else:
+            tokens = tokenizer(caption, truncation=True, max_length=8, return_tensors="pt")["input_ids"]
+            found.append(CLIPTextModelWithProjection.from_pretrained(folder).eval()(tokens).text_embeds)
     return torch.nn.functional.normalize(torch.cat(found), dim=-1).numpy()
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "bert"])
-def test_vectors_are_those_of_the_library_in_any_batch(folders, kind):
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_vectors_are_those_of_the_library_in_any_batch(clip_folder, siglip_folder, kind):
     """Cut ones too."""
-    encoder, captions = load_encoder(str(folders[kind])), [*OF_WORDS, "owl car " * 20]
-    expected = library_vectors(kind, folders[kind], captions)
+    folder, captions = {"clip": clip_folder, "siglip": siglip_folder}[kind], [*OF_WORDS, "owl car " * 20]
+    encoder, expected = load_encoder(str(folder)), library_vectors(folder, captions)
     assert np.std(expected, axis=0).max() > 0.1 and encoder.dim == expected.shape[1]
     np.testing.assert_allclose(encoder.encode(captions), expected, atol=1e-5)
     for caption, vector in zip(captions, expected, strict=True):
@@ -234,13 +210,10 @@ def test_vectors_are_those_of_the_library_in_any_batch(folders, kind):
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize(
-    "config",
-    [LlamaConfig(**SIZES), GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=32)],
-    ids=["llama", "gpt2"],  # the latter with absolute positions
-)
-def test_decoders_do_not_depend_on_the_batch(tmp_path, config, padding_side):
-    encoder = load_encoder(str(sentence_encoder(tmp_path, config, padding_side, pooling="lasttoken")))
+def test_decoders_do_not_depend_on_the_batch(tmp_path, padding_side):
+    """One with absolute positions."""
+    config = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    encoder = load_encoder(str(sentence_encoder(tmp_path, config, padding_side)))
     alone = np.concatenate([encoder.encode([caption]) for caption in OF_WORDS])
     np.testing.assert_allclose(encoder.encode(OF_WORDS), alone, atol=1e-5)
     assert encoder.count_tokens(OF_WORDS) == [4, 2, 7, 5] and np.std(alone, axis=0).max() > 0.1
@@ -289,16 +262,13 @@ def test_a_package_with_other_weights_does_not_stand_for_the_encoder(tmp_path, m
     assert load_encoder(str(weights.parent)).dim == 384
 
 
-def test_a_prompt_goes_before_every_caption_and_is_counted(folders, tmp_path):
+def test_a_prompt_goes_before_every_caption_and_is_counted(siglip_folder, static_folder):
     """An empty one turns the default off."""
-    for kind, prompt in (("bert", "query: "), ("siglip", "a photo of ")):
-        encoder, plain = load_encoder(str(folders[kind]), prompt=prompt), load_encoder(str(folders[kind]))
-        expected = plain.encode([prompt + caption for caption in OF_WORDS])
-        np.testing.assert_allclose(encoder.encode(OF_WORDS), expected, atol=1e-6)
-        assert np.abs(encoder.encode(OF_WORDS) - plain.encode(OF_WORDS)).max() > 0.02
-        assert encoder.count_tokens(OF_WORDS) == plain.count_tokens([prompt + caption for caption in OF_WORDS])
-        assert plain.prompt == "" and encoder.provenance["text_encoder_prompt"] == prompt
-    model = SentenceTransformer(str(folders["bert"]), device="cpu")
-    model.default_prompt_name = "query"
-    model.save(str(tmp_path))
-    assert load_encoder(str(tmp_path)).prompt == "query: " and load_encoder(str(tmp_path), prompt="").prompt == ""
+    prompt, plain = "a photo of ", load_encoder(str(siglip_folder))
+    encoder = load_encoder(str(siglip_folder), prompt=prompt)
+    expected = [prompt + caption for caption in OF_WORDS]
+    np.testing.assert_allclose(encoder.encode(OF_WORDS), plain.encode(expected), atol=1e-6)
+    assert np.abs(encoder.encode(OF_WORDS) - plain.encode(OF_WORDS)).max() > 0.02
+    assert encoder.count_tokens(OF_WORDS) == plain.count_tokens(expected)
+    assert plain.prompt == "" and encoder.provenance["text_encoder_prompt"] == prompt
+    assert load_encoder(str(static_folder)).prompt == "a " and load_encoder(str(static_folder), prompt="").prompt == ""

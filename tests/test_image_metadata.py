@@ -140,8 +140,7 @@ NO_IMAGE = [(None, "null"), (stored(None), "null")]
 NO_IMAGE += [(stored(None, "/nowhere/x.png"), r"its file cannot be read \(No such file or directory\)$")]
 NO_IMAGE += [(stored(b"no image"), r"cannot be decoded \(no known image format\)$")]
 NO_IMAGE += [(stored(make.content(picture(mode), "TIFF")), f"does not hold its mode {mode}") for mode in ("CMYK", "F")]
-for file in (make.content(make.noise(0, 64), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")):
-    NO_IMAGE += [(stored(file[: int(len(file) * part)]), "cannot be decoded") for part in (0.02, 0.5, 0.98)]
+NO_IMAGE += [(stored(make.content(make.noise(0, 64), kind)[:-60]), "cannot be decoded") for kind in ("JPEG", "PNG")]
 
 
 @pytest.mark.parametrize(("image", "message"), NO_IMAGE)

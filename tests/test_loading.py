@@ -96,28 +96,11 @@ def test_archives_of_a_webdataset_are_read_by_the_members_of_a_key(tmp_path):
     assert [image["bytes"] for image in found["train"]["image"]] == [image["bytes"] for image in rows["image"]]
 
 
-@pytest.mark.parametrize("captions", [False, True], ids=["plain", "with metadata"])
-@pytest.mark.parametrize("train, test", [("train", "test"), ("Training", "test_novel")])
-def test_split_folders_share_one_list_of_classes(tmp_path, train, test, captions):
-    """Class numbers agree although `test` has one class alone; captions are wanted of the training images alone."""
-    files = [f"{train}/{name}/{number}.png" for name in ("cat", "dog", "elk") for number in (1, 2)]
-    make.folder(tmp_path, files, captions_in=train if captions else None)
-    make.folder(tmp_path, [f"{test}/elk/1.png", f"{test}/elk/2.png"])
-    splits = load_images(tmp_path)
-    assert sizes(splits) == {"train": 6, test: 2} and splits[test].features["label"].names == ["cat", "dog", "elk"]
-    assert splits["train"]["label"][:] == [0, 0, 1, 1, 2, 2] and splits[test]["label"][:] == [2, 2]
-    assert ("caption" in splits["train"].column_names) == captions and "caption" not in splits[test].column_names
-
-
 BUS = {"bus/1.png": "bus", "car/a test of brakes.png": "car", "train/1.png": "train"}
 PETS = {"cat/1.png": "cat", "dog/2.png": "dog"}
 # What lies in a folder -> image_id and class of `train`
 PLACES = {
     "class and file called train": (list(BUS), BUS),  # `datasets` would load that class or file alone
-    "class called train in a split": (
-        ["train/bus/1.png", "train/train/2.png", "test/bus/3.png", "test/train/4.png"],
-        {"bus/1.png": "bus", "train/2.png": "train"},
-    ),
     "beside class folders": (["1.png", *PETS], {"pets/1.png": None} | PETS),
 }
 SPLIT = [*(f"train/{each}" for each in PETS), "test/cat/4.png", "test/dog/5.png"]
@@ -215,7 +198,6 @@ FAULTS = {
     "no image column": (column("pictures", [1, 2]), r"no column 'image'. Its columns: pictures. .*--image_column"),
     "numbers": (column("image", [1, 2]), r"Split 'train', column 'image': .*int64.* is no image. .*--image_column"),
     "no such file": (column("image", ["nowhere.png"]), r"'image', row 0: there is no file 'nowhere.png'. Add"),
-    "null": (column("image", [{"bytes": b"x", "path": None}, None]), r"'image', row 1: null. Add the image"),
     "archive": (lambda place: (place / "pictures.zip").touch(), r"unpack pictures\.zip"),
     "not UTF-8": (not_utf_8, r"caf\\xe9.png' is not UTF-8. Rename the file"),
     "empty": (lambda place: parquet(place, 0), r"/validation.parquet has no rows\. Remove it"),

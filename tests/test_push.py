@@ -19,7 +19,6 @@ CARD = "---\nlicense: apache-2.0\ntags:\n- g4i_hf\n---\n\n# A student\n"
 
 @pytest.fixture(autouse=True)
 def here(hub):
-    hub.log.clear()
     with hub.here():
         yield
     hub.faults.clear()

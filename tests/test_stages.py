@@ -19,7 +19,7 @@ from g4i_hf.data import joining
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
-from g4i_hf.names import folder_digest, is_path
+from g4i_hf.names import folder_digest
 
 CAPTIONS = [f"caption {i}" for i in range(4)]
 
@@ -61,18 +61,6 @@ def test_a_stage_that_does_not_fit_is_an_error(images):
     for ids, message in (("012", missing), ("01232", twice)):
         with pytest.raises(ValueError, match=message):
             open_images(str(stage_of(images, ids)))
-
-
-def test_a_stage_moves_together_with_its_images_and_else_says_where_they_were(images, tmp_path):
-    stage_of(images, "0123")
-    assert read_stage(tmp_path / "stage")["source"] == "../images"
-    (tmp_path / "moved").mkdir()
-    for name in ("images", "stage"):
-        (tmp_path / name).rename(tmp_path / "moved" / name)
-    assert "text_embeds" in open_images(str(tmp_path / "moved" / "stage"))["train"].column_names
-    (tmp_path / "moved" / "images").rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"those of \.\./images, .*that folder is gone. Put it back"):
-        open_images(str(tmp_path / "moved" / "stage"))
 
 
 def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
@@ -161,16 +149,6 @@ def test_stages_that_name_each_other_have_no_images_unless_one_holds_them(tmp_pa
         load_images("me/a")
     write_stage("me/b", {"train": make.rows(4, caption=CAPTIONS)}, stage | {"source": "me/a", "with_images": True})
     assert load_images("me/b")["train"]["caption"][:] == CAPTIONS
-
-
-PATHS = ["/home/x", "~/x", "~ann/x", "./x", "../x", ".cache/x", ".", "..", "~", "C:\\x", "D:/x", "file:///x"]
-OTHERS = ["me/x", "x", "x-1.5", "Is it a cat/dog?", "... and then?", "~5 words", "", None, 3]
-
-
-def test_paths_are_known_by_their_form_alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("me/x").mkdir(parents=True)
-    assert [name for name in PATHS if not is_path(name)] == [name for name in OTHERS if is_path(name)] == []
 
 
 def test_a_model_in_a_folder_is_another_when_what_its_outputs_depend_on_changes(tmp_path):

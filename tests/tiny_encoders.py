@@ -42,13 +42,13 @@ def save_random(model: torch.nn.Module, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def sentence_encoder(folder: Path, config, padding_side: str = "right", pooling: str = "mean", **options) -> Path:
-    """A transformer with pooling, window of 16 tokens, in `folder`/encoder; without pooling in `folder`/plain."""
+def sentence_encoder(folder: Path, config, padding_side: str) -> Path:
+    """A transformer that is pooled at the last token, window of 16 tokens."""
     word_tokenizer(padding_side=padding_side, model_max_length=16).save_pretrained(folder / "plain")
     save_random(AutoModel.from_config(config), folder / "plain")
     transformer = Transformer(str(folder / "plain"))
-    parts = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
-    SentenceTransformer(modules=parts, device="cpu", **options).save(str(folder / "encoder"))
+    parts = [transformer, Pooling(transformer.get_embedding_dimension(), "lasttoken")]
+    SentenceTransformer(modules=parts, device="cpu").save(str(folder / "encoder"))
     return folder / "encoder"
 
 
