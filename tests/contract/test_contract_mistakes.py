@@ -38,6 +38,7 @@ MISTAKES = {
     "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
     "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     # --- Models
+    "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": ("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
     "its size": ("train", TRAIN | {"student": "vit", "student_args": '{"hiden_size": 8}'}, ("'hidden_size'",)),
