@@ -106,6 +106,9 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
     assert f"Captions and answers: those of {out / 'answers'}" in said and "holds this very result" in said
     answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
     assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
+    # The captions say which folder the result belongs to
+    assert fit(out / "captions", dry_run=True, student=str(found.classifier)) is None
+    assert not (tmp_path / "runs").exists()
     shutil.copy(next((pictures / "test").rglob("*.png")), next((pictures / "train").iterdir()) / "new.png")
     with pytest.raises(ValueError, match="1 of 25 images have no row there.* g4i fit --captioner"):
         fitted(pictures, out)
@@ -126,12 +129,14 @@ def test_small_images_are_enlarged_to_what_the_student_knows(side, size, tmp_pat
     assert f"Image size: {size} px; the shorter side of the median image has {side}." in capsys.readouterr().out
 
 
-def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path):
-    pictures = few_labels(tmp_path, 3, train=9)
-    (tmp_path / "out" / "classifier").mkdir(parents=True)
-    (tmp_path / "out" / "classifier" / "notes.txt").write_text("mine")
+def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path, monkeypatch):
+    """A result has the name of its data."""
+    monkeypatch.chdir(tmp_path)
+    pictures, released = few_labels(tmp_path, 3, train=9), tmp_path / "runs" / "pictures" / "classifier"
+    released.mkdir(parents=True)
+    (released / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds no student that was released"):
-        fit(pictures, output_dir=str(tmp_path / "out"), student=student, dry_run=True)
+        fit(pictures, student=student, dry_run=True)
 
 
 def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_path, capsys):

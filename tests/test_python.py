@@ -37,11 +37,6 @@ def short(folder: Path, **options) -> AlignmentArguments:
     return AlignmentArguments(str(folder / "run"), disable_tqdm=True, **options)
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("python") / "pictures", train=18, validation=6)
-
-
 def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
     """A dataset as `datasets` makes them, without ids; labels as names, numbers or classes."""
     labels = [CLASSES[row % 3] if label == Value("string") else row % 3 for row in range(count)]
@@ -64,9 +59,9 @@ def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"classifier"}
 
 
-@pytest.fixture
-def data(pictures) -> dict[str, Dataset]:
-    images = load_images(pictures)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Dataset]:
+    images = load_images(draw_folder(tmp_path_factory.mktemp("python") / "pictures", train=18, validation=6))
     return {"train_dataset": images["train"], "eval_dataset": images["validation"]}
 
 
