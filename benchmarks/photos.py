@@ -109,7 +109,8 @@ def load_photos(root: Path, name: str, cache: Path) -> Photos:
     student = encoder_of_fit(None, whole["train"])
     features = {split: features_by(student, rows, cache) for split, rows in whole.items()}
     embeds = {split: text_embeds(rows, cache / f"e_{name}_{split}.npy") for split, rows in whole.items()}
-    mean, deviation = features["train"].mean(0), features["train"].std(0) + 1e-6
+    mean = features["train"].mean(0)
+    deviation = (features["train"] - mean).std()
     scaled = {split: torch.from_numpy((values - mean) / deviation) for split, values in features.items()}
     axes = torch.linalg.eigh(scaled["train"].T @ scaled["train"])[1][:, -COMPONENTS:]
     scaled = {split: values @ axes for split, values in scaled.items()}

@@ -10,7 +10,7 @@ PHOTOS holds a folder of Parquet files for each dataset (recipes/photos says whe
 caption embeddings are computed once, and kept in `--cache`. Both last layers of `g4i fit`, on labels only and with
 captions, are those that `fit` would leave, but for the factor that sets their confidence: from the same label model,
 by the same functions, without `validation`. The rivals are logistic regressions on 256 principal components of the
-standardised features; their regularisation, and whatever else they choose, is the best on `validation`. Caltech-101
+features; their regularisation, and whatever else they choose, is the best on `validation`. Caltech-101
 has none: a tenth of each class of its training split is taken.
 
 Writes results/photos_*.json, where rows of other students stay as they are.

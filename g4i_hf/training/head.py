@@ -22,9 +22,9 @@ TINY = 1e-9
 
 @dataclass
 class Head:
-    weight: np.ndarray  # (C, F), for features that are not standardised
+    weight: np.ndarray  # (C, F), for features that are not scaled
     bias: np.ndarray  # (C,)
-    strength: float  # of the regularisation, a factor of the squared weights of standardised features
+    strength: float  # of the regularisation, a factor of the squared weights of scaled features
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, C) float32."""
@@ -47,8 +47,8 @@ def fit_head(
     features: np.ndarray, targets: np.ndarray, strength: float = USUAL_STRENGTH, scale: "Scale | None" = None
 ) -> Head:
     """
-    Minimise the mean cross entropy with the targets plus `strength` times the squared weights of standardised
-    features.
+    Minimise the mean cross entropy with the targets plus `strength` times the squared weights of features that are
+    centred and divided by one standard deviation.
 
     Args:
         features: (n, F), of any float type.
@@ -57,7 +57,7 @@ def fit_head(
     """
     scale = scale or Scale.of(features)
     fitted = _fit(_tensor(scale(features)), _tensor(targets), strength, TOLERANCE).cpu().numpy()
-    weight = fitted[:-1] / scale.deviation[:, None]
+    weight = fitted[:-1] / scale.deviation
     return Head(weight.T.copy(), fitted[-1] - scale.mean @ weight, strength)
 
 
@@ -123,17 +123,20 @@ def _fit(
 
 @dataclass
 class Scale:
-    """Mean and standard deviation of each feature, (F,)."""
+    """
+    Mean of each feature, and the standard deviation of all. One for each feature would make those that vary little
+    count as much as others, and few labels do not tell which of them are noise.
+    """
 
-    mean: np.ndarray
-    deviation: np.ndarray
+    mean: np.ndarray  # (F,)
+    deviation: np.float32
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Scale":
         mean = features.mean(0, dtype=np.float64)
         blocks = (features[start : start + BLOCK] - mean for start in range(0, len(features), BLOCK))
-        deviation = np.sqrt(sum((block**2).sum(0) for block in blocks) / len(features))
-        return cls(mean.astype(np.float32), (deviation + 1e-6).astype(np.float32))
+        deviation = np.sqrt(sum((block**2).sum() for block in blocks) / features.size)
+        return cls(mean.astype(np.float32), np.float32(deviation + 1e-6))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return ((features - self.mean) / self.deviation).astype(np.float32)

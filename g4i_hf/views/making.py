@@ -25,7 +25,6 @@ from ..label_model.views import has_value
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
 from ..training.features import FEATURES, image_features
-from ..training.head import Scale
 from ..training.prepare import class_name_examples
 from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
 from .stages import VIEWS, NewView, read_view, view_stage, write_view
@@ -239,7 +238,7 @@ def views_of(
     answers = answers_of(split, id2label)
     if answers is not None and len(np.unique(answers[answers >= 0])) > 1:  # else they predict nothing
         views[ANSWER] = View.answers(answers, len(id2label))
-    return views | {name: View(Scale.of(each)(each)) for name, each in features.items()}
+    return views | {name: View(each) for name, each in features.items()}
 
 
 def telling_captions(

@@ -24,7 +24,6 @@ from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..data.texts import column_of, vectors_of
 from ..label_model import View
-from ..training.head import Scale
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> V
     if not name.startswith("image:"):
         return View(values, class_values, learns=False)
     if class_values is None or not class_values.any():
-        return View(Scale.of(values)(values))
+        return View(values)
     named = class_values.any(1)
     moved = class_values + values.mean(0) - class_values[named].mean(0)
     return View(values, np.where(named[:, None], moved, 0), learns=True)
