@@ -189,6 +189,14 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
     assert "Features of clip tell the class of" in said and "3 of 60 labels are suspicious" in said
 
 
+def test_percentages_are_probabilities_and_other_numbers_logits(tmp_path):
+    shares = np.array([[0.7, 0.2, 0.1], [0, 0.5, 0.5]])
+    images = images_of(2, labels=True)
+    for name, scores in {"p": shares, "percent": 100 * shares, "logits": np.log(shares + 1e-9) + 5}.items():
+        scored = images.add_column(name, scores.tolist())
+        np.testing.assert_allclose(stored(embed_view(scored, f"scores:{name}", tmp_path)), shares, atol=1e-6)
+
+
 def test_a_view_without_class_names_is_one_of_any_classes(tmp_path, static_folder):
     feature = List(Value("float16"), length=6)  # which another encoder made, so that names cannot stand beside them
     images = images_of(4, labels=True).add_column("text_embeds", np.eye(4, 6).tolist(), feature=feature)

@@ -216,7 +216,7 @@ def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[i
 # --- Views of columns ------------------------------------------------------------------------------------------------
 
 
-NOT_ONE = 0.01  # by which the sum of probabilities may differ from 1
+NOT_WHOLE = 0.01  # part by which a sum of probabilities, or of percentages, may differ from 1 or 100
 
 
 def views_of(
@@ -263,7 +263,7 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
 
 
 def scores_of(split: Dataset, column: str, num_labels: int) -> View:
-    """A view of a column of probabilities or logits (C,); null or NaN: unknown. ValueError for another column."""
+    """A view of a column of probabilities, percentages or logits (C,); null or NaN: unknown. ValueError for others."""
     what = f"View 'scores:{column}' (views)"
     if column not in split.column_names:
         raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")
@@ -280,7 +280,8 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
     if not np.isnan(scores[~has]).all():
         raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
     known = scores[has]
-    if (known < 0).any() or (abs(known.sum(1) - 1) > NOT_ONE).any():  # logits
+    are_shares = any((abs(known.sum(1) / whole - 1) <= NOT_WHOLE).all() for whole in (1, 100))
+    if (known < 0).any() or not are_shares:  # logits
         known = softmax(known, axis=1)
     scores[has] = known / known.sum(1, keepdims=True)
     return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
