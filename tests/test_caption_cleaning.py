@@ -1,8 +1,10 @@
 """Answers as models give them, and the captions in them."""
 
+import itertools
+
 import pytest
 
-from g4i_hf.captioning.cleaning import STEPS, clean
+from g4i_hf.captioning.cleaning import STEPS, Cleaned, clean
 
 OPENINGS = {
     "This is a picture of a cat": "A cat",
@@ -74,6 +76,16 @@ def test_what_goes_goes_and_is_counted(step):
 @pytest.mark.parametrize("text", CAPTIONS)
 def test_what_is_a_caption_stays_as_it_is(text):
     assert clean(text, None).caption == clean(text, "stop").caption == text
+
+
+def test_cleaning_twice_changes_nothing_more():
+    """Of answers, and of any two of them together, whole or cut off."""
+    answers = [text for texts in (*STEPS_ALONE.values(), CAPTIONS) for text in texts]
+    pairs = [space.join(pair) for pair in itertools.permutations(answers, 2) for space in (" ", "\n\n")]
+    for text, reason in itertools.product(answers + pairs[::3], ("stop", "length")):
+        for part in (text, text[: len(text) * 2 // 3]):
+            once = clean(part, reason).caption
+            assert once is None or clean(once, reason) == Cleaned(once, "ok"), part
 
 
 EMPTY = [None, "", " \n ", "...", "\u200b\ufeff", '""', "###", "\ud83d", "🐕", "Would you like to know more?"]

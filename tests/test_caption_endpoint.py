@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -20,7 +21,7 @@ from caption_server import FAULTS, picture_of
 
 from g4i_hf.captioning.answers import Answer, CaptionerError, Question
 from g4i_hf.captioning.endpoint import EndpointCaptioner
-from g4i_hf.captioning.servers import answer_in, token_for
+from g4i_hf.captioning.servers import answer_in, error_message, token_for
 from g4i_hf.options import Decoding, EndpointArguments
 
 MB = 1 << 20
@@ -168,6 +169,26 @@ def test_an_image_that_always_fails_is_told_apart_from_a_server_that_does(serve,
     assert server.stats()["requests"] == 27 + 2 * 8
 
 
+COMPLETION = json.dumps({"choices": [{"message": {"content": "a cat"}}]}).encode()
+WAITS = {"1": 1, "0.5": 0.5, "Fri, 31 Dec 2027 23:59:59 GMT": 0, "-3": 0, "inf": 0, "1e9": 0, "soon": 0}
+
+
+@pytest.mark.parametrize("said", WAITS)
+def test_a_busy_server_is_asked_again_when_it_says_so_and_nonsense_delays_nothing(odd_server, quick, said):
+    """Nor does a date, by a clock that may be another."""
+    moments = []
+
+    def busy_at_first(to: Odd, number: int) -> None:
+        moments.append(time.monotonic())
+        if number:
+            to.answer(COMPLETION)
+        else:
+            to.wfile.write(f"HTTP/1.1 429 Busy\r\nRetry-After: {said}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    [(_, answer)] = ask(captioner(odd_server(busy_at_first)), questions(1))
+    assert answer.text == "a cat" and WAITS[said] <= moments[1] - moments[0] < WAITS[said] + 0.4
+
+
 BOMB = gzip.compress(gzip.compress(bytes(64 * MB), 1))
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
 
@@ -187,8 +208,7 @@ def bomb(to: Odd) -> None:
 
 @pytest.mark.parametrize("first", [endless, bomb])
 def test_an_endless_reply_is_cut_off_and_nothing_else_is_lost(odd_server, quick, first):
-    completion = json.dumps({"choices": [{"message": {"content": "a cat"}}]}).encode()
-    server = odd_server(lambda to, number: to.answer(completion) if number else first(to))
+    server = odd_server(lambda to, number: to.answer(COMPLETION) if number else first(to))
     tracemalloc.start()
     found = ask(captioner(server), questions(9))
     _, peak = tracemalloc.get_traced_memory()
@@ -347,3 +367,16 @@ def test_kinds_of_messages(message, finish_reason, status, said):
     answer = answer_in(json.dumps({"choices": [choice], "usage": {"prompt_tokens": "7"}}).encode())
     assert (answer.status, answer.finish_reason, answer.prompt_tokens) == (status, finish_reason, None)
     assert answer.text == said if status == "ok" else said in answer.reason
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b'{"error": "wrong key sk-secret"}', "wrong key ***"),
+        (b'{"detail": {"input": "data:image/jpeg;base64,' + b"A" * 5000 + b'"}}', '{"input": "(image)"}'),
+        (b"sk-secret" + b"x" * 1000, "***" + "x" * 294 + "..."),
+    ],
+    ids=["a secret", "an image", "long"],
+)
+def test_messages_of_servers_are_cut_off_and_hold_no_secrets_and_images(body, message):
+    assert error_message(body, "sk-secret") == message

@@ -110,6 +110,8 @@ def test_layouts_are_told_from_the_file(tmp_path, name, text):
     [
         ("c.csv", "x,y\n1,2\n", "record 1: no field image_id or .* among 'x', 'y'.*--file_key"),
         ("c.csv", "file,caption\na.jpg,a cat, a dog\n", "record 1: line 2 has more cells than the first line"),
+        ("c.csv", "file,caption\na.jpg,a cat\nb.jpg\n", "record 2: line 3 has fewer cells than the first line"),
+        ("c.csv", 'file,caption\na.jpg,x\nb.jpg,"never closed\nc.jpg,y\n', "record 2: unexpected end of data"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "b.j', "record 2: line 2 is no JSON object"),
         ("c.jsonl", '{"file": "a.jpg", "caption": "x"}\n{"file": "", "caption": "b"}', "record 2: field 'file' is ''"),
         ("c.xml", "a cat\n", "from .jsonl, .csv, .tsv files that name each image"),

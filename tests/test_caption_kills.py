@@ -58,6 +58,23 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(t
     assert captions_of_numbers(tmp_path / "captions") == all_right(images)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_interrupted_it_ends_at_once_and_nothing_that_it_was_told_is_asked_again(tmp_path, serve, number, code):
+    images, server = 36, serve("--latency", 0.2, "--capacity", 4)
+    draw_numbers(tmp_path / "pictures", images)
+    process = start(CAPTION, tmp_path, server)
+    assert happens(lambda: server.stats()["whole"] >= 8, process)
+    os.kill(real(process.pid), number)
+    printed, _ = process.communicate(timeout=WAIT)
+    assert process.returncode == code and "Traceback" not in printed
+    assert ("Interrupted. Run the same command again to resume." in printed) == (number == signal.SIGINT)
+    assert server.stats()["requests"] < images, "ended too late to show anything"
+    finish(start(CAPTION, tmp_path, server))
+    under_way = 0 if number == signal.SIGINT else 4 + 2
+    assert images <= server.stats()["requests"] <= images + under_way
+    assert captions_of_numbers(tmp_path / "captions") == all_right(images)
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_four_tasks_write_what_one_process_does(tmp_path, serve):
     server = serve("--latency", 0.2, "--capacity", 8)

@@ -69,6 +69,7 @@ def become_command(client: socket.socket) -> list[str]:
         os._exit(0)
     client.close()
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
