@@ -1,27 +1,37 @@
-"""Scripts of recipes: jobs, run by uv against the test Hub, and the app of a Space."""
+"""Scripts of recipes: jobs, run by uv against the test Hub; the app of a Space; the captioner of Shapes."""
 
+import contextlib
 import io
+import os
 import re
 import runpy
+import socket
 import subprocess
 import sys
 import sysconfig
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from caption_doors import ROOT, draw_numbers
+from caption_doors import CAPTIONER, ROOT, draw_numbers
 from datasets import load_dataset
 from hub import Hub, serving
 from loaded import PYTHON
 from PIL import Image
+from processes import happens
 from released_runs import a_run
 from transformers import pipeline
 
 from g4i_hf import ZeroShotImageClassifier
+from g4i_hf.captioning.answers import Answer, Captioner, Question
+from g4i_hf.captioning.endpoint import EndpointCaptioner
+from g4i_hf.captioning.local import LocalCaptioner
+from g4i_hf.captioning.questions import CLASS, PLAIN
 from g4i_hf.hub import release_student
 from g4i_hf.modeling.packaged import packaged_student
+from g4i_hf.options import Decoding
 
 JOBS, SPACE = ROOT / "recipes" / "jobs", ROOT / "recipes" / "space"
 SCRIPTS = sorted(JOBS.glob("*.py"))
@@ -110,3 +120,46 @@ def test_the_app_predicts_what_the_student_and_the_aligned_model_do(tmp_path, mo
     for mistake in ((None, "cat"), (image, "\n".join(map(str, range(201)))), (image, "x" * 201)):
         with pytest.raises(ValueError, match="image first|at most 200 (names|characters)"):
             predict(*mistake)
+
+
+@pytest.fixture
+def transformers_serve(tmp_path):
+    """The real server with the captioner of recipes/shapes: its address, and its log."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    command = [Path(sys.executable).with_name("transformers"), "serve", CAPTIONER, "--host", "127.0.0.1"]
+    words = [*map(str, command), "--port", url.rpartition(":")[2], "--device", "cpu"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    log = tmp_path / "log.txt"
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+        return False
+
+    with log.open("w") as output, subprocess.Popen(words, env=env, stdout=output, stderr=output) as process:
+        assert happens(answers, process), log.read_text()[-3000:]
+        yield url, log
+        process.terminate()
+
+
+def described(captioner: Captioner, pictures: list, prompt: str = PLAIN) -> list[str]:
+    pairs: list[tuple[Question, Answer]] = []
+    rows = [({"bytes": each.png(), "path": None}, prompt.format(label=each.shape)) for each in pictures]
+    captioner.run((Question(str(n), *row, f"key {n}") for n, row in enumerate(rows)), pairs.extend, lambda: True)
+    assert {answer.status for _, answer in pairs} == {"ok"} and len(pairs) == len(pictures)
+    return [answer.text for _, answer in sorted(pairs, key=lambda pair: int(pair[0].image_id))]
+
+
+def test_the_captioner_of_shapes_says_what_its_page_claims_and_behind_a_server_the_same(transformers_serve):
+    draw, (url, log) = runpy.run_path(str(ROOT / "recipes" / "shapes" / "build.py"))["draw"], transformers_serve
+    pictures, decoding = [draw(f"unseen-{number}") for number in range(100)], Decoding(max_new_tokens=24)
+    local = LocalCaptioner(str(CAPTIONER), decoding)
+    texts, named = described(local, pictures), described(local, pictures, CLASS)
+    for what, said in (("colour", texts), ("background", texts), ("shape", named)):
+        told = [getattr(each, what) in text.split() for each, text in zip(pictures, said, strict=True)]
+        assert sum(told) >= 95, what
+    served = described(EndpointCaptioner(str(CAPTIONER), f"{url}/v1", decoding), pictures)
+    assert sum(one == other for one, other in zip(texts, served, strict=True)) >= 90, "not all: as JPEG"
+    assert log.read_text().count("POST /v1/chat/completions") >= 100
