@@ -151,6 +151,17 @@ def test_the_share_of_wrong_labels_is_within_its_interval(wrong, number, width):
     assert covered >= 2 and max(widths) < width
 
 
+def test_the_posterior_is_bayes_rule():
+    data = clusters(400, spread=1.0, wrong=0.3)
+    model = fitted(data)
+    share, prior = model.calibration_.noise, model.probabilities_.astype(np.float64)
+    likelihood = np.where(np.arange(CLASSES) == data.y[:, None], 1 - share + share / CLASSES, share / CLASSES)
+    expected = (prior + 1e-7) * likelihood
+    np.testing.assert_allclose(model.posterior_, expected / expected.sum(1, keepdims=True), atol=1e-3)
+    some = fitted(data, np.where(np.arange(400) < 200, data.y, -100))
+    np.testing.assert_array_equal(some.posterior_[200:], some.probabilities_[200:])
+
+
 def test_labels_that_often_change_places_show_where_caption_and_image_are_sure():
     """Labels and captions alone look the same where captions confuse the two classes."""
     data, images = seen_twice(800, shared=0.5, own=1.0)
@@ -162,6 +173,22 @@ def test_labels_that_often_change_places_show_where_caption_and_image_are_sure()
     assert low < swaps.mean() < high and high - low < 0.2
     assert min(alone(model)) > 1.1 * (1 - swaps.mean())
     assert accuracy(model.posterior_, data.truth) > 1.1 * (1 - swaps.mean())
+
+
+def test_a_rows_own_label_does_not_decide_where_sure_rows_show_the_wrong_ones():
+    """As above, with a word in caption and image that no other row has."""
+    data, images = seen_twice(800, shared=0.5, own=1.0)
+    swaps = (data.truth < 4) & (np.random.default_rng(1).random(800) < 0.4)
+    data.x, images = (np.hstack([view, 40 * np.abs(view).mean() * np.eye(800, 1)]) for view in (data.x, images))
+    other, out_of_fold, in_fold = (data.truth[0] + 1) % CLASSES, [], []
+    for label in (data.truth[0], other):
+        labels = np.where(swaps, data.truth ^ 1, data.truth)
+        labels[0] = label
+        found = fitted(data, labels, images=images)
+        assert found.label_noise_ > 0.2
+        out_of_fold.append(found.probabilities_[0, other].astype(float))
+        in_fold.append(found.predict(views_of(data.x[:1], images[:1]))[0, other])
+    assert abs(out_of_fold[1] - out_of_fold[0]) < 0.03 and in_fold[1] - in_fold[0] > 0.2, (out_of_fold, in_fold)
 
 
 @pytest.mark.slow
@@ -422,6 +449,18 @@ def test_a_view_of_unlabelled_rows_alone_is_one(each):
     rows = labels < 0
     of_images = accuracy(fitted(images, labels).probabilities_[rows], captions.truth[rows])
     assert accuracy(found.probabilities_[rows], captions.truth[rows]) > of_images + 0.1
+
+
+def test_probabilities_do_not_depend_on_the_rows_beside():
+    """One view knows classes 0 to 3, the other all but 3; most rows beside have no value of the second."""
+    captions, images, labels = few_labels(10)
+    captions.x = np.where(((labels == 4) | (captions.truth == 4))[:, None], np.nan, captions.x)
+    images.x = np.where((labels == 3)[:, None], np.nan, images.x)
+    found = fitted(captions, labels, images.x)
+    some = found.predict(views_of(captions.x[:20], images.x[:20]))
+    lacking = np.full_like(images.x, np.nan)
+    beside = views_of(np.vstack([captions.x[:20], captions.x]), np.vstack([images.x[:20], lacking]))
+    np.testing.assert_allclose(found.predict(beside)[:20], some, atol=1e-5)
 
 
 def test_labels_that_people_get_wrong_are_found():

@@ -103,6 +103,18 @@ def test_loss_and_gradient_are_finite(objective, case):
         assert batch.num_captions or (loss == 0 and not image_embeds.grad.any())
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_order_of_rows_changes_no_loss(objective, case):
+    batch, order = random_batch(case, seed=1), np.random.default_rng(0).permutation(8)
+    moved = {name: getattr(batch, name)[order] for name in ("image_embeds", "text_embeds", "weights")}
+    moved = reference.Batch(**moved, keys=[group[order] for group in batch.keys])
+    if batch.partner is not None:
+        moved.partner, moved.share = np.argsort(order)[batch.partner[order]], batch.share[order]
+    expected = loss_of(objective, pairs_of(batch))
+    assert loss_of(objective, pairs_of(moved)).item() == pytest.approx(expected.item(), rel=1e-9)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("unlabelled", [[0, 4], list(range(7))], ids=["some unlabelled", "all unlabelled"])

@@ -105,6 +105,13 @@ def test_auto_believes_a_label_that_a_person_gave():
     assert soft[alone, given[alone]] == 1, "a label without a caption stays sure"
 
 
+def test_what_is_asked_for_is_not_overruled():
+    for weight in (0.5, 0.0):
+        assert supervised(captioned(noisy(), GOOD), soft_label_weight=weight).plan.soft_label_weight == weight
+    split = captioned(few(100), GOOD)
+    assert supervised(split, supervision="none").split is split
+
+
 def test_rows_learn_by_their_label_or_else_by_their_caption_by_its_weight():
     """Useless captions, which 0 and 100 lack: all that teach by them together count as much as the labels."""
     embeds = USELESS.copy()
