@@ -259,6 +259,7 @@ TIMMS |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"mi
     [
         pytest.param(aligned_model, {}, 2, id="workers"),
         pytest.param(aligned_model, TIMMS, 0, id="timm's optimizer"),
+        pytest.param(aligned_model, {"optim": "timm:nadamw"}, 0, id="more than tensors", marks=pytest.mark.slow),
         pytest.param(lora_model, {"ema_decay": 0.5}, 0, id="adapters, average", marks=pytest.mark.slow),
     ],
 )

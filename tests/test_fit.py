@@ -12,7 +12,7 @@ from drawings import draw_folder
 from fitting import few_labels, results_of
 from transformers import AutoModelForImageClassification
 
-from g4i_hf import AlignedImageClassification, fit, load_images
+from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images
 from g4i_hf.data.checks import labels_of
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
@@ -213,3 +213,24 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
         kept[name] = any((before[key] != after[key]).any() for key in before if "conv1.weight" in key)
         assert kept[name] == line.endswith("kept.")
     assert found.finetuned == kept[found.released] and (rate < 1 or not any(kept.values()))
+
+
+@pytest.mark.slow
+def test_auto_trains_all_layers_on_a_cpu_for_as_many_minutes_as_are_given_and_else_not(
+    fitted, tmp_path, capsys, monkeypatch
+):
+    """A step takes 6 seconds, and an epoch of both classifiers has two."""
+    epochs, pictures = [], few_labels(tmp_path, 3, train=110)
+
+    def train(trainer: AlignmentTrainer, **_) -> None:
+        epochs.append(trainer.args.num_train_epochs)
+
+    monkeypatch.setattr(AlignmentTrainer, "train", train)
+    monkeypatch.setattr(fit_all_layers, "seconds_per_step", lambda _: 6.0)
+    monkeypatch.setattr(fit_all_layers, "FEWEST_STEPS", 10)
+    for minutes, said in ((None, 0), (0.1, 1), (3, 2)):
+        fitted(pictures, finetune="auto", minutes=minutes)
+        printed = capsys.readouterr().out
+        assert printed.count("All layers") == said, minutes
+        assert ("0.1 minutes are too few; --finetune true" in printed) == (said == 1)
+    assert epochs[-2:] == [15, 15]

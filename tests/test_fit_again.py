@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from doors import TWO_PROCESSES, succeed
 from drawings import CLASSES
-from fitting import few_labels, results_of
+from fitting import few_labels, lines_of, results_of
 from loaded import PYTHON, kill
 from processes import happens
 from test_changed_data import add_images, change_captions, correct_labels
@@ -139,6 +139,16 @@ def test_other_options_are_another_result_also_of_features_and_any_is_overwritte
         assert "holds this very result" not in said[0] and not (out / "earlier-2").exists()
     again("new", **options)
     assert weights_in(out) == weights_in(place / "new")
+
+
+@pytest.mark.slow
+def test_a_fit_that_cannot_go_on_has_moved_nothing(again, place):
+    (place / "pictures" / "train" / lines_of(place / "pictures")[0]["file_name"]).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        again()
+    assert (place / "out" / "report.html").is_file() and not (place / "out" / "earlier-1").exists()
+    again(on_bad_images="skip")
+    assert (place / "out" / "earlier-1" / "report.html").is_file()
 
 
 @pytest.mark.slow

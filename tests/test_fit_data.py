@@ -60,6 +60,12 @@ def test_what_a_dataset_in_memory_cannot_have_is_an_error(fitted, data, options,
         fitted(data, **options, dry_run=True)
 
 
+def test_neither_an_empty_label_nor_a_format_makes_a_class_and_options_are_those_of_python(fitted, capsys):
+    data = in_memory(label=["circle", "cross", "", None, "circle", "cross"]).with_format("torch")
+    fitted(data, dry_run=True, views="image:student", finetune=False)
+    assert "6 training images of 2 classes, 4 with a label" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_dataset_of_the_hub_by_its_id(hub, student, static_folder, tmp_path, monkeypatch):
     """The record names the id and the commit."""

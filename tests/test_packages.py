@@ -6,6 +6,7 @@ import site
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def packages(tmp_path_factory) -> dict[str, list]:
     copy = 'git ls-files -z | tar -c --null -T - | tar -x -C "$0"'
     subprocess.run(["sh", "-c", copy, source], cwd=ROOT, check=True)
     run(sys.executable, "-m", "build", "--outdir", folder, source, cwd=folder)
+    with tarfile.open(*folder.glob("*.tar.gz")) as sdist:  # of which the wheel is made
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+    assert tracked("recipes/photos_demo", "LICENSE", "README.md", "setup.cfg") <= inside
     return {"wheel": [*folder.glob("*.whl")], "editable": ["-e", source]}
 
 

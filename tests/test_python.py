@@ -77,6 +77,16 @@ def test_the_saved_student_is_the_trained_one_also_of_transformers(data, tmp_pat
         assert torch.equal(student(**pixels).logits, trainer.model.eval()(**pixels).logits)
 
 
+def test_metrics_of_ones_own_and_predictions_are_made_of_logits(data, tmp_path):
+    def compute_metrics(prediction) -> dict[str, float]:
+        return {"right": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()}
+
+    trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL, compute_metrics=compute_metrics)
+    logits = trainer.predict(data["eval_dataset"]).predictions
+    assert logits.shape == (6, 3)
+    assert trainer.evaluate()["eval_right"] == (logits.argmax(-1) == data["eval_dataset"]["label"][:]).mean()
+
+
 def test_worker_processes_can_be_started_by_spawn(data, tmp_path):
     """As on macOS and Windows, where all that a worker gets is pickled."""
     trainer = AlignmentTrainer("resnet18", short(tmp_path), **data, **SMALL)

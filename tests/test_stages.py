@@ -63,6 +63,17 @@ def test_a_stage_that_does_not_fit_is_an_error(images):
             open_images(str(stage_of(images, ids)))
 
 
+def test_a_stage_moves_together_with_its_images_and_else_says_where_they_were(images, tmp_path):
+    stage_of(images, "0123")
+    (tmp_path / "moved").mkdir()
+    for name in ("images", "stage"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert "text_embeds" in open_images(str(tmp_path / "moved" / "stage"))["train"].column_names
+    (tmp_path / "moved" / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"those of \.\./images, .*that folder is gone. Put it back"):
+        open_images(str(tmp_path / "moved" / "stage"))
+
+
 def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
     folder = stage_of(images, "0123")
     stage = read_stage(folder)
