@@ -248,11 +248,14 @@ def test_figures_are_of_the_data_that_a_run_was_trained_on_or_have_a_folder_of_t
 
 
 @pytest.mark.slow
-def test_a_release_compares_no_figures_of_other_labels(pictures, train, tmp_path, capsys):
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_release_compares_no_figures_of_other_labels(pictures, train, tmp_path, capsys, split):
     run, baseline = tmp_path / "run", tmp_path / "baseline"
     train(pictures)
     run.rename(baseline)
-    correct_labels(pictures, 1)
+    file, lines = next((pictures / split / "circle").glob("*.png")), pictures / split / "metadata.jsonl"
+    file.rename(pictures / split / "square" / file.name)
+    lines.write_text(lines.read_text().replace(f"circle/{file.name}", f"square/{file.name}"))
     train(pictures)
     said = said_by(capsys, "release", "--run", run, "--baseline", baseline)
     assert f"error: {baseline} was trained or evaluated on other data than {run}. What differs" in said

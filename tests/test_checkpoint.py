@@ -173,6 +173,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(trained, tmp_path):
     trainer = trainer_of(tmp_path)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 6
+    ends = pytest.raises(CheckpointError, match="The weights could not be written.*checkpoint-6 .*whole")
+    with no_file_larger_than(1000), ends:
+        trainer.save_run()
 
 
 def options_of(folder, **kwargs) -> dict:

@@ -30,6 +30,19 @@ def names_of(split: Dataset) -> list[str | None]:
     return [None if label is None else feature.names[label] for label in split["label"]]
 
 
+@pytest.mark.parametrize(
+    "values, names, expected",
+    [
+        (["ßeta", "alpha", None, "ßeta"], ["alpha", "ßeta"], [1, 0, None, 1]),
+        ([True, False, None, True], ["0", "1"], [1, 0, None, 1]),
+        ([-1, 3, None, 0], ["0", "1", "2", "3"], [-1, 3, None, 0]),
+    ],
+)
+def test_class_names_from_a_column_without_names(values, names, expected):
+    splits, id2label = class_names(DatasetDict(train=labelled(values)))
+    assert list(id2label.values()) == names and splits["train"]["label"][:] == expected
+
+
 NAMES = ["owl", "cat", "elk"]
 
 

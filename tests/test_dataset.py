@@ -3,17 +3,19 @@ Which rows make a batch, what an item holds, that augmentation depends on (seed,
 several an image.
 """
 
+import pickle
 import random
 
 import make
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from students import aligned_model
 from tiny_training import TEXT_DIM, arguments, rows
 
 from g4i_hf.data.dataset import AlignmentCollator, CaptionedImages, Draw, DrawnRows, GlobalBatchSampler
+from g4i_hf.data.texts import Embeddings
 from g4i_hf.data.transforms import train_transform
 from g4i_hf.options import AugmentationArguments
 from g4i_hf.training import AlignmentTrainer
@@ -256,3 +258,22 @@ def test_a_caption_is_drawn_each_time_an_image_is(several):
 def test_mean_text_is_the_mean_over_rows(several):
     mean = captioned(several, "all").texts.mean()
     np.testing.assert_allclose(mean, (np.array([1, 1, 1, 0]) / 3 + np.eye(4)[1] + np.eye(4)[3]) / 3, atol=1e-3)
+
+
+OF_ROWS = [[[1, 0, 0], [2, 0, 0]], [], [[3, 0, 0]], [], [[4, 0, 0], [5, 0, 0], [6, 0, 0]], [[7, 0, 0]], [[8, 0, 0]]]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
+@pytest.mark.parametrize("chosen", [[*range(7)], [6, 0, 3, 4]], ids=["all", "some"])
+def test_embeddings_of_a_table_of_several_parts_are_those_of_its_rows(several, chosen):
+    vector = List(Value("float16"), length=3)
+    features = Features({"text_embeds": List(vector) if several else vector})
+    column = OF_ROWS if several else [vectors[0] if vectors else None for vectors in OF_ROWS]
+    parts = [{"text_embeds": column[start : start + 3]} for start in (0, 3, 6)]
+    embeds = Embeddings(concatenate_datasets([Dataset.from_dict(part, features) for part in parts]).select(chosen))
+    rows = [OF_ROWS[row] if several else OF_ROWS[row][:1] for row in chosen]
+    expected = np.array([vector for vectors in rows for vector in vectors], dtype=np.float16)
+    assert embeds.counts.tolist() == [*map(len, rows)]
+    for found in (embeds, pickle.loads(pickle.dumps(embeds))):
+        np.testing.assert_array_equal(found[:], expected)
+        np.testing.assert_array_equal(found[::-2], expected[::-2])

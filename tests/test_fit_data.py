@@ -32,6 +32,10 @@ def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, 
     named = {"image": "photo", "label": "species", "caption": "text"}
     found = fitted(splits, tmp_path / "out", **named)
     assert found.judged_images == 9 and set(found.views) == {"caption", "image"}
+    splits.save_to_disk(tmp_path / "saved")
+    columns = {f"{ours}_column": theirs for ours, theirs in named.items()}
+    again = evaluate_run(tmp_path / "out", dataset_name=str(tmp_path / "saved"), splits="validation", **columns)
+    assert again["aligned"]["validation_accuracy"] == found.with_views_accuracy
     with pytest.raises(ValueError, match="were in memory. Save them with save_to_disk"):
         evaluate_run(tmp_path / "out")
     with pytest.raises(ValueError, match="foto"):

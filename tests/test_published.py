@@ -133,9 +133,11 @@ def test_metadata_that_name_a_file_elsewhere_are_refused(pictures, tmp_path, nam
         open_images(str(pictures))
 
 
-def test_every_field_of_metadata_is_checked(pictures):
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_every_field_of_metadata_is_checked(pictures, suffix):
     """Also where the card names the files."""
-    (pictures / "cat" / "metadata.csv").write_text("file_name,mask_file_name\n1.png,../../secret.png\n")
+    rows = Dataset.from_dict({"file_name": ["1.png"], "mask_file_name": ["../../secret.png"]})
+    getattr(rows, f"to_{suffix}")(pictures / "cat" / f"metadata.{suffix}")
     for card in ("", "---\nconfigs:\n- config_name: default\n  data_files: cat/*\n---\n"):
         (pictures / "README.md").write_text(card)
         with pytest.raises(ValueError, match=r"Invalid metadata file_name '../../secret\.png'"):
