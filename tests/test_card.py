@@ -64,6 +64,8 @@ def test_the_metadata_name_data_base_and_figures():
     figures = {each["name"]: each["value"] for result in index["results"] for each in result["metrics"]}
     assert figures == {f"{row.measure.title} ({row.split})": pytest.approx(row.aligned) for row in EVERYTHING["rows"]}
     assert set(card_of(**NOTHING).data.to_dict()) == {"library_name", "license", "pipeline_tag", "tags"}
+    of_paths = {"student": {"id": "/home/ann/student"}, "sources": [{"id": "/home/ann/pictures"}]}
+    assert "ann" not in str(card_of(**EVERYTHING | {"lineage": of_paths}))
 
 
 CHOSEN = {"supervision": "auto", "softens_labels": True, "views": {"caption": {"accuracy": 0.94}}}
@@ -115,6 +117,11 @@ SAID = {
         {"lineage": LINEAGE | {"text_encoder": FOLDER}},
         ['text_encoder="path/to/all-MiniLM-L6-v2")', "| text encoder | `all-MiniLM-L6-v2`, a local folder |"],
         [],
+    ),
+    "encoder by a path": (
+        {"lineage": {}, "options": {"align_weight": 0.3, "text_encoder": "/home/ann/encoder"}},
+        ['text_encoder="the encoder of its captions")'],
+        ["/home/ann"],
     ),
     "own image processor": ({"pixels": None}, ["transformers only prepares the image"], ["no torch, transf"]),
 }

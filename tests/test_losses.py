@@ -143,6 +143,19 @@ def test_classification_loss_equals_the_formula(smoothing, mixed, unlabelled, ki
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind, threshold", [("cross_entropy", None), ("bce", None), ("bce", 0.3)])
+@pytest.mark.parametrize("n", [0, 6])
+def test_losses_of_classes_are_finite_for_any_logits_and_zero_without_rows(kind, threshold, n):
+    rng = np.random.default_rng(0)
+    logits = tensor(1e4 * rng.normal(size=(n, 3))).float().requires_grad_()
+    weights, options = torch.tensor([0.0, 0.5, 2.0]), {"kind": kind, "bce_target_threshold": threshold}
+    loss, _ = classification_loss(logits, torch.arange(n) % 3, 1.0, class_weights=weights, **options)
+    soft, rows = soft_label_loss(logits, tensor(rng.dirichlet(np.ones(3), n)))
+    (loss + soft).backward()
+    assert torch.isfinite(loss + soft) and torch.isfinite(logits.grad).all() and rows == n
+    assert (loss > 0) == (soft > 0) == (n > 0)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("without", [(), (1, 4), (0, 1, 2, 3, 4)])
 def test_soft_label_loss_equals_the_formula(mixed, without):

@@ -19,7 +19,7 @@ from g4i_hf.data import joining
 from g4i_hf.data.loading import open_images
 from g4i_hf.data.stage import read_stage, write_stage
 from g4i_hf.files import replacing, restore_replaced
-from g4i_hf.names import folder_digest
+from g4i_hf.names import folder_digest, is_path
 
 CAPTIONS = [f"caption {i}" for i in range(4)]
 
@@ -160,6 +160,16 @@ def test_stages_that_name_each_other_have_no_images_unless_one_holds_them(tmp_pa
         load_images("me/a")
     write_stage("me/b", {"train": make.rows(4, caption=CAPTIONS)}, stage | {"source": "me/a", "with_images": True})
     assert load_images("me/b")["train"]["caption"][:] == CAPTIONS
+
+
+PATHS = ["/home/x", "~/x", "~ann/x", "./x", "../x", ".cache/x", ".", "..", "~", "C:\\x", "D:/x", "file:///x"]
+OTHERS = ["me/x", "x", "x-1.5", "Is it a cat/dog?", "... and then?", "~5 words", "", None, 3]
+
+
+@pytest.mark.parametrize("name", [*PATHS, *OTHERS])
+def test_paths_are_known_by_their_form_alone(name):
+    """Nothing that has it is published."""
+    assert is_path(name) == (name in PATHS)
 
 
 def test_a_model_in_a_folder_is_another_when_what_its_outputs_depend_on_changes(tmp_path):
