@@ -133,6 +133,21 @@ def test_processes_share_the_rows_and_what_one_left_is_asked_by_whoever_comes_ne
     assert_captions_are_of_their_images(split, journal)
 
 
+def test_an_answer_is_kept_though_its_writing_is_interrupted(folder, journal, monkeypatch):
+    """It is paid for."""
+    split, put, interrupts = opened(folder), AnswerStore.put, iter([KeyboardInterrupt])
+
+    def interrupted(store: AnswerStore, *args) -> None:
+        for interrupt in interrupts:
+            raise interrupt
+        put(store, *args)
+
+    monkeypatch.setattr(AnswerStore, "put", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(split, journal)
+    assert len(ask(split, journal).asked) == 11
+
+
 @pytest.mark.parametrize("in_flight", [1, 10, 64])
 def test_a_limit_of_the_cost_counts_what_is_in_flight(in_flight):
     """An answer costs 0.003 on average, give or take; `in_flight` requests are open at any time."""
