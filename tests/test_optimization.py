@@ -118,6 +118,18 @@ BEST |= {"save_steps": 1, "per_device_train_batch_size": 8, "optim": "sgd", "sav
 ACCURACIES = [0.2, 0.6, 0.4, 0.5, 0.1, 0.3]  # of steps 1, 2, ...: the best is step 2
 
 
+def test_the_average_is_of_parameters_and_buffers_and_begins_after_the_first_step(tmp_path):
+    options = {"ema_decay": 0.7, "lr_scheduler_type": "constant"}
+    one, two = (trainer_of(tmp_path / str(steps), "timm-resnet", max_steps=steps, **options) for steps in (1, 2))
+    for trainer in (one, two):
+        trainer.train()
+    first, second = (trainer.model.student.state_dict() for trainer in (one, two))
+    assert same(one.ema.averaged.state_dict(), first)
+    for key, tensor in two.ema.averaged.state_dict().items():
+        mean = 0.7 * first[key] + 0.3 * second[key] if tensor.is_floating_point() else second[key]
+        torch.testing.assert_close(tensor, mean, rtol=1e-5, atol=1e-7, msg=key)
+
+
 def test_the_best_weights_are_loaded_and_saved_with_their_average(tmp_path):
     torch.manual_seed(0)
     found = iter(ACCURACIES)

@@ -130,6 +130,17 @@ def test_bf16_does_not_touch_the_alignment_loss(tmp_path, objective):
     assert first_log(trainer)["loss_align"] == pytest.approx(expected["loss_align"], rel=1e-4)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_accumulated_step_is_the_mean_over_the_micro_batches(tmp_path, vit, objective):
+    data = rows(8, torch.float64)
+    options = {"align_weight": 0.7, "align_loss": objective, "per_device_train_batch_size": 4}
+    both, change = one_step(tmp_path, vit, data, gradient_accumulation_steps=2, **options)
+    halves, changes = zip(*(one_step(tmp_path, vit, half, **options) for half in (data[:4], data[4:])), strict=True)
+    torch.testing.assert_close(change, sum(changes) / 2, rtol=1e-10, atol=1e-14)
+    for name in ("loss", "loss_ce", "loss_align", "cosine_positive"):
+        assert first_log(both)[name] == pytest.approx(np.mean([first_log(half)[name] for half in halves]), rel=1e-6)
+
+
 def test_batch_without_captions_trains_on_its_labels_alone(tmp_path, vit):
     data = [row | {"caption_weight": 0.0} for row in rows(6, torch.float64)]
     trainer, aligned = one_step(tmp_path, vit, data, per_device_train_batch_size=6, align_weight=0.7)
