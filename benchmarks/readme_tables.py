@@ -83,7 +83,7 @@ FIT = {
     "40% wrong": "40% of the labels wrong",
     "40% wrong, no captions": "40% of the labels wrong, without captions²",
     "40% wrong, removed": "these 40% removed by hand³",
-    "all": "all labels right¹",
+    "all": "all labels right",
 }
 
 

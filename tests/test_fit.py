@@ -26,7 +26,7 @@ def photos(tmp_path_factory) -> Path:
     """114 photographs of six classes of the demo, each with one label; `test` holds files that nobody may open."""
     root, demo = tmp_path_factory.mktemp("photos") / "pictures", ROOT / "recipes" / "photos_demo"
     truth = json.loads((demo / "truth.json").read_text())
-    number, lines = dict.fromkeys(sorted(set(truth.values()))[::5], 0), []
+    number, lines = dict.fromkeys(sorted(set(truth.values()))[1::5], 0), []
     for line in (demo / "pictures/train/metadata.jsonl").read_text().splitlines():
         place = Path("train", json.loads(line)["file_name"])
         name = truth.get(place.name, place.parent.name)
@@ -50,9 +50,9 @@ def result(fitted, photos, tmp_path_factory):
 
 
 def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
-    """One label a class; most captions say what is in the photograph, so that they make no worse classifier."""
+    """One label a class; most captions say what is in the photograph, so that they make the better classifier."""
     out = result.classifier.parent
-    assert result.with_views_accuracy >= result.labels_only_accuracy and result.released == "with_views"
+    assert result.with_views_accuracy > result.labels_only_accuracy and result.released == "with_views"
     assert AutoModelForImageClassification.from_pretrained(result.classifier).config.num_labels == 6
     assert (result.classifier / "README.md").is_file() and "labels only" in (out / "report.html").read_text()
     found = results_of(out)
