@@ -3,16 +3,17 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from caption_doors import WORKERS
 from doors import TWO_PROCESSES, succeed
 from drawings import CLASSES
 from fitting import few_labels, lines_of, results_of
-from loaded import PYTHON, kill
-from processes import happens
+from loaded import PYTHON
 from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf.hub.release import release_with_card
@@ -186,15 +187,21 @@ def drawn(fitted, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["features/*/*.parquet", "labels_only/model.safetensors", "with_views/train.yaml"])
-def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_path, file):
+@pytest.mark.parametrize(
+    ("moment", "call"),
+    [
+        pytest.param("g4i_hf.workflows.fit.judged_heads", 1, id="features are there"),
+        pytest.param("g4i_hf.workflows.fit:Fit._save_run", 2, id="a run is there"),
+        pytest.param("g4i_hf.workflows.fit.release_with_card", 1, id="both are there"),
+    ],
+)
+def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_path, moment, call):
     pictures, plain = drawn
     options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": words}
     out, given = tmp_path / "out", [f"--{name}={value}" for name, value in options.items()]
-    with subprocess.Popen([PYTHON, "-m", "g4i_hf", "fit", pictures, "-o", out, *given]) as process:
-        assert happens(lambda: list(out.glob(file)), process)
-        kill(process)
-    assert not (out / "all_results.json").exists()
+    deadly = [PYTHON, WORKERS / "deadly.py", moment, str(call), "from g4i_hf.running import main; main(sys.argv[1:])"]
+    assert subprocess.run([*deadly, "fit", pictures, "-o", out, *given]).returncode == -signal.SIGKILL
+    assert not (out / "report.html").exists() and list(out.glob("features/*/*.parquet"))
     succeed("fit", pictures, "-o", out, options)
     assert weights_in(out) == weights_in(plain) and results_of(out) == results_of(plain)
 
