@@ -39,7 +39,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(tmp_path, serve):
-    images, server = 36, serve("--latency", 0.1, "--capacity", 4)
+    images, server = 36, serve("--latency", 0.2, "--capacity", 4)
     draw_numbers(tmp_path / "pictures", images)
     under_way = 4 + 2  # an answer may be there and not yet on the disk, while its place is taken again
     for answered in (7, 20):

@@ -4,7 +4,6 @@ models. Tiny random encoders, saved on the spot.
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,8 +19,7 @@ import torch
 from caption_doors import WORKERS
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 from doors import TWO_PROCESSES, succeed
-from loaded import PYTHON, real
-from processes import happens
+from loaded import PYTHON
 from safetensors.torch import load_file, save_file
 from test_caption_kills import FORK, finish, started
 from tiny_encoders import WORDS, word_tokenizer
@@ -313,10 +311,11 @@ def test_what_a_lost_task_has_left_out_is_computed_at_the_end(place):
 @pytest.mark.slow
 def test_killed_and_run_again_tasks_write_what_one_process_does(place):
     of_executor = [FORK[0], '{"start_method": "fork", "workers": 2}']
-    process = started(SCALE, "local", "--tasks", TASKS, *of_executor, options(place, "killed"))
-    assert happens(lambda: parts(place, "killed"), process)
-    os.killpg(real(process.pid), signal.SIGKILL)
+    code = "import runpy; sys.path.insert(0, 'recipes/scale'); runpy.run_module('embed', run_name='__main__')"
+    deadly = [PYTHON, WORKERS / "deadly.py", "g4i_hf.training.features._write", "2", code, *SCALE[2:]]
+    process = started(deadly, "local", "--tasks", TASKS, *of_executor, options(place, "killed"))
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert 0 < len(parts(place, "killed")) < TASKS
     finish(started(SCALE, "local", "--tasks", 3, *of_executor, options(place, "killed")))
     check_as_alone(place, "killed")

@@ -1,5 +1,5 @@
 """
-Runs Python code that ends by SIGKILL in place of a call of a function:
+Runs Python code that ends by SIGKILL in place of a call of a function, with the processes that it has forked:
 
     deadly.py MODULE[:CLASS].FUNCTION NUMBER_OF_THE_CALL CODE [WORD ...]
 """
@@ -18,8 +18,10 @@ original = getattr(owner, name)
 def deadly(*args, **more):
     global left
     left -= 1
-    return original(*args, **more) if left else os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **more) if left else os.killpg(0, signal.SIGKILL)
 
 
+if os.getpgrp() != os.getpid():
+    os.setpgid(0, 0)
 setattr(owner, name, deadly)
 exec(code)
