@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from drawings import CLASSES, COLOURS, draw_folder
 from tiny_encoders import save_static_encoder
 
@@ -11,11 +12,13 @@ from g4i_hf import AlignedImageClassification, fit
 from g4i_hf.hub import save_student
 
 
-def save_resnet(folder: Path, channels: tuple[int, ...] = (8, 8, 16, 32)) -> str:
+def save_resnet(folder: Path, channels: tuple[int, ...] = (8, 8, 16, 32), seed: int = 2) -> str:
     """A checkpoint of a small ResNet, of other classes."""
     args = {"layers": [1, 1, 1, 1], "channels": list(channels)}
     what = {"id2label": {0: "ant", 1: "bee"}, "text_embed_dim": 8, "image_size": 32, "student_args": args}
-    save_student(AlignedImageClassification.from_student("resnet18", **what), folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        save_student(AlignedImageClassification.from_student("resnet18", **what), folder)
     return str(folder)
 
 

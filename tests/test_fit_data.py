@@ -203,7 +203,7 @@ def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, ca
     random = np.random.default_rng(0)
     names = random.normal(size=(len(CLASSES), 8))
     values = (names[true] + random.normal(size=(60, 8)) / 2).astype(np.float16)
-    folder = embed_view(images, f"image:{save_resnet(tmp_path / 'encoder')}", tmp_path / "made")
+    folder = embed_view(images, f"image:{save_resnet(tmp_path / 'encoder', seed=3)}", tmp_path / "made")
     views = ["image:student", folder, View(values, names, source="mine"), View(values[:, :5])]
     found = fitted(pictures, out, views=views)
     assert set(found.views) == {"image", "image:encoder", "mine", "view 4"}
@@ -271,4 +271,4 @@ def test_without_labels_and_captions_class_names_of_an_encoder_and_scores_of_a_m
     assert found.views["image:clip"]["accuracy"] > 0.7 and found.released == "with_views"
     assert found.words("with_views") == "with scores and class names"
     with pytest.raises(ValueError, match="No training image has a label or a caption.*a view that has class names"):
-        fitted(pictures, views=["image:student", f"image:{save_resnet(tmp_path / 'encoder')}"])
+        fitted(pictures, views=["image:student", f"image:{save_resnet(tmp_path / 'encoder', seed=3)}"])

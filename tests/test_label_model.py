@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.plan import estimates_in_words
+from g4i_hf.label_model.plan import estimates_in_words, taught_by
 from g4i_hf.label_model.view_model import ABSENT
 
 CLASSES, DIM = 5, 16
@@ -317,6 +317,20 @@ def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     views, noise = views_of(data.x, images.x), View(np.random.default_rng(7).normal(size=(600, DIM)))
     right = right_of(data.truth, some_labels(data.truth, 1), views, views | {"noise": noise})
     assert right[1] > right[0] - 0.003, right
+
+
+def test_captions_of_other_images_are_left_out_where_views_judge_each_other():
+    """One label a class tells whom to believe where captions and image features have nothing in common."""
+    data, images, rng = clusters(1000, spread=1.0), clusters(1000, spread=1.3, view=1), np.random.default_rng(7)
+    one, names = some_labels(data.truth, 1), means_of(data)
+    of_others = views_of(np.roll(data.x, 1, axis=0), images.x, names)
+    right = right_of(data.truth, one, {"image": of_others["image"]}, of_others)
+    assert right[1] > right[0] - 0.003, right
+    model = LabelModel(CLASSES).fit(of_others, one)
+    assert model.report_["caption"]["left_out"] and taught_by(model.report_) == []
+    assert "The view caption is left out: " in estimates_in_words(model, one)[-1]
+    of_noise = views_of(data.x, rng.normal(size=images.x.shape), names)
+    assert right_of(data.truth, one, of_noise)[0] > 0.9
 
 
 def test_image_features_that_tell_little_do_not_outvote_answers():

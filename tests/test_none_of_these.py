@@ -83,7 +83,7 @@ def test_images_of_no_class_are_not_labelled_next():
 
 
 RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
-RESULT |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14}
+RESULT |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14, "views": {}}
 
 
 def test_fit_says_it_and_which_labels_are_worth_a_look():

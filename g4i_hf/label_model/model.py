@@ -17,7 +17,13 @@ from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
 from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, class_indices, copies_among
-from .witnesses import able_to_learn, accuracies_by_each_other, deny_labels, noise_of_sure_rows
+from .witnesses import (
+    able_to_learn,
+    accuracies_by_each_other,
+    deny_labels,
+    names_tell_labels,
+    noise_of_sure_rows,
+)
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
 TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
@@ -73,7 +79,8 @@ class LabelModel:
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
-            that equals an earlier one counts once: it has no weight, and `copy_of` names the other.
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. A view with names
+            that nothing confirms is `left_out`, where no label can be held out.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
 
@@ -192,7 +199,11 @@ class LabelModel:
         sources = {values[name].source for name in (*known, *learners)}
         learns = bool(learners) and len(sources) > 1 and unlabelled
         if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
-            self._judge_by_each_other(values, rows)
+            if left_out := self._judge_by_each_other(values, rows):
+                report = {name: self.report_[name] | {"left_out": True} for name in left_out}
+                self._fit({name: view for name, view in values.items() if name not in left_out}, rows)
+                self.report_ = {name: report.get(name) or self.report_[name] for name in values}
+                return
         else:
             self._calibrate(values, rows, with_interval=not learns)
         if learns:
@@ -255,12 +266,18 @@ class LabelModel:
         of_source = [counts[sources == source] for source in self._sources]
         return np.array([each.sum() / each.max() for each in of_source])
 
-    def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> None:
-        """Where no label can be held out: calibrate each view to the accuracy that the other views estimate."""
+    def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> list[str]:
+        """
+        Where no label can be held out: calibrate each view to the accuracy that the other views estimate. Returns the
+        views to leave out: those with names, if neither views without nor labels confirm what they tell.
+        """
         sample = rows.unlabelled[:MOST_COMPARED]
         logits = self._logits(values, sample, rows.folds)
         views = [values[model.name] for model in self.models_]
-        accuracies = accuracies_by_each_other(logits, views, sample)
+        accuracies, contradict = accuracies_by_each_other(logits, views, sample)
+        named = [view for view in views if view.is_named.any()]
+        if contradict and len(rows.known) and not any(names_tell_labels(view, rows) for view in named):
+            return [view.name for view in named]
         for model, accuracy in zip(self.models_, accuracies, strict=True):
             self.report_[model.name]["accuracy"] = accuracy
         has = [values[model.name].has[sample] for model in self.models_]
@@ -272,6 +289,7 @@ class LabelModel:
         shared = np.array(inverse_temperatures) / self._copies(accuracies)
         self.calibration_ = replace(fixed, inverse_temperatures=shared)
         self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
+        return []
 
     def _teach(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
         """

@@ -89,10 +89,10 @@ def view_in_words(name: str, share: float) -> str:
 
 def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] for name in views}
+    kinds = {name: name.partition(":")[0] for name, line in views.items() if not line.get("left_out")}
     own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
     words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
-    if any(kinds[name] == IMAGE and line.get("class_names") for name, line in views.items()):
+    if any(kind == IMAGE and views[name].get("class_names") for name, kind in kinds.items()):
         words_of.append("class names")
     return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
 
@@ -123,7 +123,22 @@ def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
     else:
         judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
         lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
+    lines += useless_views_in_words(views, model.num_labels)
     return lines + none_in_words(model.none_share_.interval if model.none_share_ else None)
+
+
+def useless_views_in_words(views: Mapping[str, Mapping[str, Any]], num_labels: int) -> list[str]:
+    guessed, lines = 1 / num_labels, []
+    for name, line in views.items():
+        if line.get("left_out"):
+            lines.append(
+                f"The view {name} is left out: it fits neither labels nor other views. Is it of these images?"
+            )
+        elif line["interval"] is not None and line["interval"][0] <= guessed:
+            lines.append(
+                f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."
+            )
+    return lines
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:

@@ -12,13 +12,15 @@ from .likelihood import calibrate
 from .view_model import logistic_regression
 from .views import Rows, Values
 
+FEWEST_ROWS, FEWEST_A_CLASS = 400, 20  # that show whether views contradict each other
+CHANCE, CHANCE_OF_LABELS = 0.001, 0.01  # probability of as many agreements by chance, above which they show nothing
 LEARNED_STRENGTH = 1.0  # C of a view that learns the predictions of another, or labels that another confirms
 MIN_ANCHORS = 100  # rows that two views are sure of, needed to estimate the share of wrong labels from them
 CLEAR_SHARE = 2 / 3  # of the contradictions among all rows, above which those among sure rows count
 
 
-def recall_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    """Mean recall of the predicted classes (n,) of these rows by a view that learns them from the other half."""
+def learned_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
+    """(n,) predicted classes of these rows, by a view that learns those of the other half."""
     x, half = view.x[rows], np.arange(len(rows)) % 2
     learned = np.empty_like(predicted)
     for part in (0, 1):
@@ -27,11 +29,24 @@ def recall_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels:
             x[taught], predicted[taught], num_labels, LEARNED_STRENGTH, view.space.variances
         )
         learned[left] = (x[left] @ weight + bias).argmax(1)
+    return learned
+
+
+def mean_recall(predicted: np.ndarray, learned: np.ndarray, num_labels: int) -> float:
     hits, counts = (np.bincount(of, minlength=num_labels) for of in (predicted[learned == predicted], predicted))
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
-def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows: np.ndarray) -> list[float]:
+def by_chance(first: np.ndarray, second: np.ndarray, num_labels: int) -> float:
+    """Probability that two predictions (n,) are equal as often as they are, or more often, if they are independent."""
+    shares = [np.bincount(of, minlength=num_labels) / len(of) for of in (first, second)]
+    expected = min(float(shares[0] @ shares[1]), 1.0)
+    return binomtest(int((first == second).sum()), len(first), expected, alternative="greater").pvalue
+
+
+def accuracies_by_each_other(
+    logits: list[np.ndarray], views: list[Values], rows: np.ndarray
+) -> tuple[list[float], bool]:
     """
     A view can learn the predictions of another view as far as these are correct, because the errors of the other view
     are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
@@ -44,22 +59,34 @@ def accuracies_by_each_other(logits: list[np.ndarray], views: list[Values], rows
         views: their values; `rows` (n,) are the numbers of the rows to compare.
 
     Returns:
-        The accuracy of each view.
+        The accuracy of each view, and whether views with names of classes and views without have nothing in common, as
+        captions of other images and image features do.
     """
     number, num_labels = len(views), logits[0].shape[1]
-    log_odds = np.full((number, number), np.nan)
+    log_odds, in_common = np.full((number, number), np.nan), []
     for teacher, learner in permutations(range(number), 2):
         if views[teacher].source == views[learner].source:
             continue
         both = np.flatnonzero(views[teacher].has[rows] & views[learner].has[rows])
         if len(both) < 2:
             continue
-        recall = recall_by(views[learner], rows[both], logits[teacher][both].argmax(1), num_labels)
-        recall = np.clip(recall, 0.01, 0.99)
+        predicted = logits[teacher][both].argmax(1)
+        learned = learned_by(views[learner], rows[both], predicted, num_labels)
+        if views[teacher].is_named.any() != views[learner].is_named.any():
+            few = len(both) < max(FEWEST_ROWS, FEWEST_A_CLASS * num_labels)
+            in_common.append(few or by_chance(predicted, learned, num_labels) < CHANCE)
+        recall = np.clip(mean_recall(predicted, learned, num_labels), 0.01, 0.99)
         log_odds[teacher, learner] = np.log(recall / (1 - recall))
     spread = log_odds + (log_odds - log_odds.T) / 2
     most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
-    return list(1 / (1 + np.exp(-most)))
+    return list(1 / (1 + np.exp(-most))), bool(in_common) and not any(in_common)
+
+
+def names_tell_labels(view: Values, rows: Rows) -> bool:
+    """Whether the name that is nearest to a labelled row is its label more often than by chance."""
+    known = rows.known[view.has[rows.known]]
+    nearest = (view.x[known] @ view.names.T).argmax(1)
+    return len(known) > 0 and by_chance(nearest, rows.labels[known], len(view.names)) < CHANCE_OF_LABELS
 
 
 def able_to_learn(
@@ -69,7 +96,8 @@ def able_to_learn(
     recalls = {}
     for name, view in views.items():
         has = view.has[rows]
-        recalls[name] = recall_by(view, rows[has], predicted[has], num_labels) if has.sum() > 1 else 0.0
+        learned = learned_by(view, rows[has], predicted[has], num_labels) if has.sum() > 1 else None
+        recalls[name] = 0.0 if learned is None else mean_recall(predicted[has], learned, num_labels)
     return tuple(name for name, recall in recalls.items() if recall >= max(recalls.values()) / 2)
 
 

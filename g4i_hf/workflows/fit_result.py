@@ -19,7 +19,7 @@ from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text
-from ..label_model.plan import none_in_words, taught_by
+from ..label_model.plan import none_in_words, taught_by, useless_views_in_words
 from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
@@ -170,7 +170,8 @@ class FitResult:
         how = self._how_judged()
         unreviewed = " Unreviewed: no random sample was labelled by a person."
         judged = [how if self.judged_on == GOLD else how + unreviewed] if how else []
-        return [self.verdict_in_words(), *judged, *none_in_words(self.none_of_these_interval)]
+        more = [*useless_views_in_words(self.views, self.num_labels), *none_in_words(self.none_of_these_interval)]
+        return [self.verdict_in_words(), *judged, *more]
 
     def of_card(self, name: str) -> str:
         """A sentence for the card of a classifier, whose reader has other images."""
