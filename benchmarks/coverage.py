@@ -106,9 +106,9 @@ def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:
     predicted = {name: logits.argmax(1) for name, logits in judge.logits.items()}
     truth = {name: (classes == drawn.truth[judge.rows]).mean() for name, classes in predicted.items()}
     truth["difference"] = truth[WITH_VIEWS] - truth[LABELS_ONLY]
-    said = judgement.accuracies | {"difference": judgement.difference}
+    said = dict.fromkeys(heads) | judgement.accuracies | {"difference": judgement.difference}
     others = {name: head.logits(drawn.others).argmax(1) == drawn.truth_of_others for name, head in heads.items()}
-    return {name: _row(each.share, each.interval, truth[name]) for name, each in said.items()} | {
+    return {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()} | {
         "verdict": judgement.verdict,
         "on_others": {name: float(right.mean()) for name, right in others.items()},
         "uncorrected": {name: judge.accuracy(name) for name in heads},

@@ -250,7 +250,7 @@ def coverage() -> str:
 @of_page
 def verdicts() -> str:
     """Over all draws of coverage.json: how often each verdict was given, and was true."""
-    rows, lines = rows_of("coverage"), []
+    rows, lines = [row for row in rows_of("coverage") if row["verdict"]], []
     for verdict, sign in (("helped", 1), ("hurt", -1), ("cannot tell", 0)):
         given = [row for row in rows if row["verdict"] == verdict]
         cells = ["", ""]

@@ -180,6 +180,18 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
         fitted(pictures, tmp_path / "other", finetune="true")
 
 
+def test_what_one_view_tells_is_no_estimate_where_no_label_checks_it(fitted, tmp_path, capsys):
+    pictures = few_labels(tmp_path, 1, train=240)
+    found = fitted(pictures, tmp_path / "out", views=["image:student"])
+    said = capsys.readouterr().out
+    assert found.judged_images == 100 and found.with_views_accuracy is None and found.difference is None
+    assert "no second view confirms the first" in said and "Estimated on" not in said
+    page, card = (tmp_path / "out" / "report.html").read_text(), (found.classifier / "README.md").read_text()
+    assert "no second view confirms the first" in page and "It is right for about" not in card
+    captions = fitted(pictures, tmp_path / "with")
+    assert captions.judged_images == 100 and captions.with_views_accuracy is not None
+
+
 def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(tmp_path, monkeypatch, capsys):
     pictures = few_labels(tmp_path, 3, train=60)
     given = {"output_dir": str(tmp_path / "out"), "dry_run": True}

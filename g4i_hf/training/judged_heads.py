@@ -116,6 +116,7 @@ class Judge:
     # judge, or correct the estimates from the kept rows
     held_out: HeldOut | None = None
     of_held_out: dict[str, np.ndarray] = field(default_factory=dict)
+    is_checked: bool = True  # whether labels or another view have calibrated `probabilities`
 
     @property
     def kept(self) -> np.ndarray:
@@ -143,7 +144,7 @@ class Judge:
         number, weights = len(self.rows), self.held_out.weights if self.name == IN_TURN and self.held_out else None
         least, trust = 1 / (number + 2), number / (number + HALF_TRUSTED)
         factors = dict.fromkeys(self.logits, 1.0)
-        for name, estimate in self.judgement().accuracies.items():
+        for name, estimate in self._judged(PRIOR).accuracies.items():
             share = float(np.clip(estimate.share, least, 1 - least))
             factor = inverse_temperature(self.logits[name], 0.0, share, weights, FACTORS, xtol=1e-3)
             factors[name] = factor**trust
@@ -155,6 +156,9 @@ class Judge:
         return Judge(self.name, self.rows, none, none)
 
     def judgement(self, prior: Prior = PRIOR) -> Judgement:
+        return self._judged(prior) if self.is_checked else Judgement({})
+
+    def _judged(self, prior: Prior) -> Judgement:
         predicted = {name: logits.argmax(1) for name, logits in self.logits.items()}
         if not len(self.rows):
             return Judgement({})
@@ -180,7 +184,8 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
     """Without a validation split: the unlabelled rows that were kept, otherwise labelled rows in turn."""
     if len(kept):
         kept = kept[known.model.none_[kept] < 0.5]  # only images of the classes judge a classifier
-        return Judge(KEPT, kept, features[kept], known.model.probabilities_[kept].astype(np.float32))
+        probabilities, is_checked = known.model.probabilities_[kept], known.model.accuracy_ is not None
+        return Judge(KEPT, kept, features[kept], probabilities.astype(np.float32), is_checked=is_checked)
     rows = _left_out(known, features)
     return Judge(IN_TURN, rows, features[rows], one_hot(known.labels[rows], known.number))
 

@@ -193,7 +193,12 @@ class FitResult:
 
     def verdict_in_words(self) -> str:
         if self.with_views_accuracy is None:
-            return "Its accuracy is unknown: there is no image to judge by."
+            if not self.judged_images:
+                return "Its accuracy is unknown: there is no image to judge by."
+            return (
+                "Its accuracy is unknown: no class has two labels, and no second view confirms the first. Label two "
+                "images of some classes, or give captions."
+            )
         sentence = (
             f"With {self.of_views} the classifier is right for about "
             f"{_percent(self.with_views_accuracy)} of images like yours {_range(self.with_views_interval)}"
@@ -219,7 +224,7 @@ class FitResult:
 
     def _how_judged(self) -> str:
         number = f"{self.judged_images:,}"
-        if not self.judged_images:
+        if not self.judged_images or self.with_views_accuracy is None:
             return ""
         if self.judged_on == IN_TURN:
             return (
