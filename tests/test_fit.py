@@ -5,15 +5,17 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from doors import ROOT, refused_by_windows, succeed
 from drawings import draw_folder
-from fitting import few_labels, results_of
+from fitting import few_labels, lines_of, results_of, write_lines
 from transformers import AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images
 from g4i_hf.data.checks import labels_of
+from g4i_hf.label_model import witnesses
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
@@ -190,6 +192,22 @@ def test_what_one_view_tells_is_no_estimate_where_no_label_checks_it(fitted, tmp
     assert "no second view confirms the first" in page and "It is right for about" not in card
     captions = fitted(pictures, tmp_path / "with")
     assert captions.judged_images == 100 and captions.with_views_accuracy is not None
+
+
+def test_captions_that_are_left_out_teach_nothing(fitted, tmp_path, capsys, monkeypatch):
+    """Those of other images, where a label of each of three classes tells it: neither the classifier nor a search."""
+    monkeypatch.setattr(witnesses, "CHANCE_OF_LABELS", 0.05)
+    pictures, out = few_labels(tmp_path, 1, train=600), tmp_path / "out"
+    lines = lines_of(pictures)
+    captions = np.random.default_rng(0).permutation([line["caption"] for line in lines]).tolist()
+    write_lines(pictures, [line | {"caption": caption} for line, caption in zip(lines, captions, strict=True)])
+    found = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert found.words("with_views") == "with image features of all images" and found.with_views_accuracy is None
+    assert "The view caption is left out" in said and ">left out<" in (out / "report.html").read_text()
+    assert [read_options(out / name)["align_weight"] for name in ("labels_only", "with_views")] == [0, 0]
+    with pytest.raises(ValueError, match="kept only where they judge better"):
+        fitted(pictures, tmp_path / "other", finetune="true")
 
 
 def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(tmp_path, monkeypatch, capsys):

@@ -319,18 +319,35 @@ def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     assert right[1] > right[0] - 0.003, right
 
 
-def test_captions_of_other_images_are_left_out_where_views_judge_each_other():
-    """One label a class tells whom to believe where captions and image features have nothing in common."""
-    data, images, rng = clusters(1000, spread=1.0), clusters(1000, spread=1.3, view=1), np.random.default_rng(7)
-    one, names = some_labels(data.truth, 1), means_of(data)
+@pytest.mark.parametrize("seed", range(3))
+def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_common(tmp_path, seed):
+    """Captions of other images are left out, and so are image features of noise; and answers beside them are not."""
+    data, images = (clusters(800, spread=spread, seed=seed, view=view) for spread, view in ((1.0, 0), (1.3, 1)))
+    one, names, noise = some_labels(data.truth, 1), means_of(data), np.random.default_rng(seed).normal(size=(800, DIM))
+    features = {"image": View(images.x)}
     of_others = views_of(np.roll(data.x, 1, axis=0), images.x, names)
-    right = right_of(data.truth, one, {"image": of_others["image"]}, of_others)
+    right = right_of(data.truth, one, features, of_others)
     assert right[1] > right[0] - 0.003, right
     model = LabelModel(CLASSES).fit(of_others, one)
     assert model.report_["caption"]["left_out"] and taught_by(model.report_) == []
     assert "The view caption is left out: " in estimates_in_words(model, one)[-1]
-    of_noise = views_of(data.x, rng.normal(size=images.x.shape), names)
-    assert right_of(data.truth, one, of_noise)[0] > 0.9
+    model.save(tmp_path)
+    assert np.array_equal(LabelModel.load(tmp_path).predict(of_others), model.predict(features))
+    answers = {"answer": View.answers(np.where(np.arange(800) % 4, data.truth, 0), CLASSES)}
+    report = LabelModel(CLASSES).fit(of_others | answers, one).report_
+    assert [name for name, line in report.items() if line.get("left_out")] == ["caption"]
+    captions = {"caption": View(data.x, names, learns=False)}
+    right = right_of(data.truth, one, captions, captions | {"image": View(noise)})
+    assert right[1] > right[0] - 0.02, right
+
+
+@pytest.mark.parametrize("labelled", [0, 3])
+def test_where_too_few_labels_tell_whom_to_believe_no_view_is_left_out(labelled):
+    data, noise = clusters(800, spread=1.0), np.random.default_rng(0).normal(size=(800, DIM))
+    one = some_labels(data.truth, *[1] * labelled, *[0] * (CLASSES - labelled))
+    views = views_of(data.x, noise, means_of(data))
+    views["caption"].values[one >= 0] = np.nan if labelled == 0 else views["caption"].values[one >= 0]
+    assert not any("left_out" in line for line in LabelModel(CLASSES).fit(views, one).report_.values())
 
 
 def test_image_features_that_tell_little_do_not_outvote_answers():

@@ -20,8 +20,8 @@ from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_
 from .witnesses import (
     able_to_learn,
     accuracies_by_each_other,
+    contradicted,
     deny_labels,
-    names_tell_labels,
     noise_of_sure_rows,
 )
 
@@ -79,8 +79,8 @@ class LabelModel:
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
-            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. A view with names
-            that nothing confirms is `left_out`, where no label can be held out.
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where no
+            label can be held out, a view that labels and other views contradict is `left_out`.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
 
@@ -269,15 +269,14 @@ class LabelModel:
     def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> list[str]:
         """
         Where no label can be held out: calibrate each view to the accuracy that the other views estimate. Returns the
-        views to leave out: those with names, if neither views without nor labels confirm what they tell.
+        views to leave out instead.
         """
         sample = rows.unlabelled[:MOST_COMPARED]
         logits = self._logits(values, sample, rows.folds)
         views = [values[model.name] for model in self.models_]
-        accuracies, contradict = accuracies_by_each_other(logits, views, sample)
-        named = [view for view in views if view.is_named.any()]
-        if contradict and len(rows.known) and not any(names_tell_labels(view, rows) for view in named):
-            return [view.name for view in named]
+        accuracies, in_common = accuracies_by_each_other(logits, views, sample)
+        if left_out := contradicted(views, in_common, rows):
+            return left_out
         for model, accuracy in zip(self.models_, accuracies, strict=True):
             self.report_[model.name]["accuracy"] = accuracy
         has = [values[model.name].has[sample] for model in self.models_]

@@ -123,22 +123,17 @@ def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
     else:
         judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
         lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
-    lines += useless_views_in_words(views, model.num_labels)
+    lines += left_out_in_words(views)
     return lines + none_in_words(model.none_share_.interval if model.none_share_ else None)
 
 
-def useless_views_in_words(views: Mapping[str, Mapping[str, Any]], num_labels: int) -> list[str]:
-    guessed, lines = 1 / num_labels, []
-    for name, line in views.items():
-        if line.get("left_out"):
-            lines.append(
-                f"The view {name} is left out: it fits neither labels nor other views. Is it of these images?"
-            )
-        elif line["interval"] is not None and line["interval"][0] <= guessed:
-            lines.append(
-                f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."
-            )
-    return lines
+def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"The view {name} is left out: it agrees with labels and other views no more than by chance. Check that it "
+        "belongs to these images."
+        for name, line in views.items()
+        if line.get("left_out")
+    ]
 
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:

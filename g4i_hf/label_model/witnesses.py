@@ -12,7 +12,8 @@ from .likelihood import calibrate
 from .view_model import logistic_regression
 from .views import Rows, Values
 
-FEWEST_ROWS, FEWEST_A_CLASS = 400, 20  # that show whether views contradict each other
+# Rows that show whether two views have anything in common, in all and for each class, and as many as are enough
+FEWEST_ROWS, FEWEST_A_CLASS, ENOUGH_ROWS = 400, 20, 4_000
 CHANCE, CHANCE_OF_LABELS = 0.001, 0.01  # probability of as many agreements by chance, above which they show nothing
 LEARNED_STRENGTH = 1.0  # C of a view that learns the predictions of another, or labels that another confirms
 MIN_ANCHORS = 100  # rows that two views are sure of, needed to estimate the share of wrong labels from them
@@ -41,12 +42,12 @@ def by_chance(first: np.ndarray, second: np.ndarray, num_labels: int) -> float:
     """Probability that two predictions (n,) are equal as often as they are, or more often, if they are independent."""
     shares = [np.bincount(of, minlength=num_labels) / len(of) for of in (first, second)]
     expected = min(float(shares[0] @ shares[1]), 1.0)
-    return binomtest(int((first == second).sum()), len(first), expected, alternative="greater").pvalue
+    return float(binomtest(int((first == second).sum()), len(first), expected, alternative="greater").pvalue)
 
 
 def accuracies_by_each_other(
     logits: list[np.ndarray], views: list[Values], rows: np.ndarray
-) -> tuple[list[float], bool]:
+) -> tuple[list[float], dict[tuple[int, int], bool]]:
     """
     A view can learn the predictions of another view as far as these are correct, because the errors of the other view
     are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
@@ -59,11 +60,13 @@ def accuracies_by_each_other(
         views: their values; `rows` (n,) are the numbers of the rows to compare.
 
     Returns:
-        The accuracy of each view, and whether views with names of classes and views without have nothing in common, as
-        captions of other images and image features do.
+        The accuracy of each view; and for each pair of a view with names of classes and one without, by their numbers,
+        whether either learns anything of the other. Captions of other images and image features do not. Pairs with too
+        few rows are missing.
     """
     number, num_labels = len(views), logits[0].shape[1]
-    log_odds, in_common = np.full((number, number), np.nan), []
+    enough = min(max(FEWEST_ROWS, FEWEST_A_CLASS * num_labels), ENOUGH_ROWS)
+    log_odds, in_common = np.full((number, number), np.nan), dict[tuple[int, int], bool]()
     for teacher, learner in permutations(range(number), 2):
         if views[teacher].source == views[learner].source:
             continue
@@ -72,21 +75,37 @@ def accuracies_by_each_other(
             continue
         predicted = logits[teacher][both].argmax(1)
         learned = learned_by(views[learner], rows[both], predicted, num_labels)
-        if views[teacher].is_named.any() != views[learner].is_named.any():
-            few = len(both) < max(FEWEST_ROWS, FEWEST_A_CLASS * num_labels)
-            in_common.append(few or by_chance(predicted, learned, num_labels) < CHANCE)
+        if len(both) >= enough and views[teacher].is_named.any() != views[learner].is_named.any():
+            pair = (teacher, learner) if views[teacher].is_named.any() else (learner, teacher)
+            in_common[pair] = in_common.get(pair, False) or by_chance(predicted, learned, num_labels) < CHANCE
         recall = np.clip(mean_recall(predicted, learned, num_labels), 0.01, 0.99)
         log_odds[teacher, learner] = np.log(recall / (1 - recall))
     spread = log_odds + (log_odds - log_odds.T) / 2
     most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
-    return list(1 / (1 + np.exp(-most))), bool(in_common) and not any(in_common)
+    return list(1 / (1 + np.exp(-most))), in_common
 
 
-def names_tell_labels(view: Values, rows: Rows) -> bool:
-    """Whether the name that is nearest to a labelled row is its label more often than by chance."""
+def names_tell_labels(view: Values, rows: Rows) -> bool | None:
+    """Whether the nearest name is the label of more rows than by chance; None if too few rows have a label."""
     known = rows.known[view.has[rows.known]]
-    nearest = (view.x[known] @ view.names.T).argmax(1)
-    return len(known) > 0 and by_chance(nearest, rows.labels[known], len(view.names)) < CHANCE_OF_LABELS
+    labels, nearest = rows.labels[known], (view.x[known] @ view.names.T).argmax(1)
+    if not len(known) or by_chance(labels, labels, len(view.names)) >= CHANCE_OF_LABELS:
+        return None
+    return by_chance(nearest, labels, len(view.names)) < CHANCE_OF_LABELS
+
+
+def contradicted(views: list[Values], in_common: Mapping[tuple[int, int], bool], rows: Rows) -> list[str]:
+    """
+    Views to leave out. Where a view with names of classes and one without have nothing in common, labels decide. The
+    former is left out if its names do not tell the labels, the latter if they do. `in_common` is that of
+    [`accuracies_by_each_other`].
+    """
+    confirmed = {number for pair, shared in in_common.items() for number in pair if shared}
+    named, nameless = ({pair[place] for pair in in_common} - confirmed for place in (0, 1))
+    tell = {number: names_tell_labels(views[number], rows) for number in sorted(named)}
+    left_out = [number for number, tells in tell.items() if tells is False]
+    left_out += sorted(nameless) if True in tell.values() else []
+    return [views[number].name for number in left_out]
 
 
 def able_to_learn(

@@ -153,7 +153,7 @@ class Judge:
     def rows_alone(self) -> "Judge":
         """Without features and probabilities, for processes that do not judge."""
         none = np.zeros((0, 0), dtype=np.float32)
-        return Judge(self.name, self.rows, none, none)
+        return Judge(self.name, self.rows, none, none, is_checked=self.is_checked)
 
     def judgement(self, prior: Prior = PRIOR) -> Judgement:
         return self._judged(prior) if self.is_checked else Judgement({})

@@ -129,6 +129,12 @@ def check_labels(
     reviewed = reviews_of(split) != ""
     model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
     lines = estimates_in_words(model, labels)
+    guessed = 1 / len(id2label)
+    lines += [
+        f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."
+        for name, line in model.report_.items()
+        if line["interval"] is not None and line["interval"][0] <= guessed
+    ]
     known = int((rows_with_a_view(views) & (labels >= 0)).sum())
     if not known:
         return lines

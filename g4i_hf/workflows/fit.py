@@ -35,7 +35,7 @@ from ..files import check_replaceable, portable, replace_text
 from ..hub.push import OF_STUDENT
 from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
-from ..label_model.plan import doubtful_labels, taught_by
+from ..label_model.plan import CAPTION, doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
 from ..names import IN_MEMORY, LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..options import (
@@ -158,17 +158,18 @@ class Fit:
         believed = self._judge()
         heads, of_others = by_first(lambda: self._judged_heads(believed))
         judge = self.judge or of_others
+        self.align_weight = by_first(self._align_weight)
         self.judging = (images.splits[judge.name] if believed else images.training).select(judge.rows)
         shown = np.setdiff1d(np.arange(len(images.training)), judge.kept)
         for name, head in heads.items():
             self._save(name, head, images.training.select(shown), images.features[shown])
         minutes = minutes_for_all_layers(self.args)
-        if minutes and judge.name != IN_TURN:
+        if minutes and judge.name != IN_TURN and judge.is_checked:
             self._finetune(minutes, heads, judge)
         elif minutes == math.inf:
             raise ValueError(
-                "All layers are kept only where they judge better, and there are no images to judge by: give labelled "
-                "images in `validation`, or at least 100 unlabelled ones."
+                "All layers are kept only where they judge better, and nothing can judge them: give labelled images "
+                "in `validation`; or at least 100 unlabelled ones, and captions or two labels of some classes."
             )
         return by_first(lambda: self._finished(list(heads), judge))
 
@@ -297,7 +298,7 @@ class Fit:
         batch = min(PROJECTOR_BATCH, len(training))
         args = AlignmentArguments(
             output_dir=str(folder),
-            align_weight=self._align_weight(name),
+            align_weight=self.align_weight if name == WITH_VIEWS else 0.0,
             freeze_backbone=True,
             max_steps=min(PROJECTOR_STEPS, PROJECTOR_EPOCHS * -(-len(training) // batch)),
             per_device_train_batch_size=batch,
@@ -312,8 +313,10 @@ class Fit:
             trainer.train()
         self._save_run(trainer)
 
-    def _align_weight(self, name: str) -> float:
-        return ALIGN_WEIGHT if name == WITH_VIEWS and self.images.text_embed_dim is not None else 0.0
+    def _align_weight(self) -> float:
+        """Of the classifier with views."""
+        left_out = self.known.facts["views"].get(CAPTION, {}).get("left_out", False)
+        return 0.0 if self.images.text_embed_dim is None or left_out else ALIGN_WEIGHT
 
     def _save_run(self, trainer: AlignmentTrainer) -> None:
         trainer.save_run()
@@ -334,7 +337,8 @@ class Fit:
         for name, head in heads.items():
             targets = with_views if name == WITH_VIEWS else one_hot(labels_of(training), len(images.id2label))
             targets[judge.kept] = 0
-            folder, align_weight, built = self.folder / f"{FINETUNED}{name}", self._align_weight(name), images.build()
+            folder, built = self.folder / f"{FINETUNED}{name}", images.build()
+            align_weight = self.align_weight if name == WITH_VIEWS else 0.0
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, images.augmentation, folder, align_weight)

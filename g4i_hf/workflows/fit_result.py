@@ -19,7 +19,7 @@ from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text
-from ..label_model.plan import none_in_words, taught_by, useless_views_in_words
+from ..label_model.plan import left_out_in_words, none_in_words, taught_by
 from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, Judgement
@@ -170,7 +170,7 @@ class FitResult:
         how = self._how_judged()
         unreviewed = " Unreviewed: no random sample was labelled by a person."
         judged = [how if self.judged_on == GOLD else how + unreviewed] if how else []
-        more = [*useless_views_in_words(self.views, self.num_labels), *none_in_words(self.none_of_these_interval)]
+        more = [*left_out_in_words(self.views), *none_in_words(self.none_of_these_interval)]
         return [self.verdict_in_words(), *judged, *more]
 
     def of_card(self, name: str) -> str:
@@ -197,7 +197,7 @@ class FitResult:
                 return "Its accuracy is unknown: there is no image to judge by."
             return (
                 "Its accuracy is unknown: no class has two labels, and no second view confirms the first. Label two "
-                "images of some classes, or give captions."
+                "images of some classes."
             )
         sentence = (
             f"With {self.of_views} the classifier is right for about "
