@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import make
@@ -18,7 +17,7 @@ import timm
 import torch
 from caption_doors import WORKERS
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
-from doors import TWO_PROCESSES, succeed
+from doors import TWO_PROCESSES, spelled, succeed
 from loaded import PYTHON
 from safetensors.torch import load_file, save_file
 from test_caption_kills import FORK, finish, started
@@ -53,7 +52,6 @@ BY_BOTH = {
     "siglip": (SiglipConfig(**BOTH), SiglipImageProcessor(size=SQUARE)),
 }
 ENCODERS = BY_BOTH | {"vit": (ViTConfig(**VISION), ViTImageProcessor(size=SQUARE))}
-HERE = Path(__file__).parent
 CLASSES = ["red_car", "LABEL_3", "owl, blue bird"]
 
 
@@ -202,28 +200,19 @@ def test_a_view_without_class_names_is_one_of_any_classes(tmp_path, static_folde
     assert read(folder, images, ["a", "b"]).class_values is None
 
 
-INTERRUPTED = """
-sys.path[:0] = {tests!r}
-from g4i_hf import embed_view
-from g4i_hf.training import features
-from test_encoders_as_views import images_of
-features.ROWS_A_FILE = 16
-embed_view(images_of(60), "image:{encoder}", "out")
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_embed_resumes_to_the_same_bits_and_two_processes_make_the_same(tmp_path):
     encoder, images = saved("vit", tmp_path / "vit"), images_of(60)
     whole = stored(embed_view(images, f"image:{encoder}", tmp_path / "whole"))
-    script = INTERRUPTED.format(tests=[str(HERE), str(HERE / "contract")], encoder=encoder)
-    deadly = [str(WORKERS / "deadly.py"), "g4i_hf.training.features._write", "3"]
-    done = subprocess.run([sys.executable, *deadly, script], cwd=tmp_path)
-    assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("out/views/*"))
-    assert len(list(tmp_path.glob("out/features/*/*.parquet"))) == 2
-    assert np.array_equal(stored(embed_view(images, f"image:{encoder}", tmp_path / "out")), whole)
     DatasetDict(train=images).save_to_disk(tmp_path / "images")
-    words = {"dataset_name": tmp_path / "images", "view": f"image:{encoder}", "embeddings_dir": tmp_path / "two"}
+    words = {"dataset_name": tmp_path / "images", "view": f"image:{encoder}", "embeddings_dir": tmp_path / "out"}
+    code = "from g4i_hf.training import features; features.ROWS_A_FILE = 16; "
+    code += "from g4i_hf.running import main; main(sys.argv[1:])"
+    deadly = [PYTHON, WORKERS / "deadly.py", "g4i_hf.training.features._write", "3", code, "embed"]
+    assert subprocess.run([*deadly, *spelled((words,))]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("out/features/*/*.parquet"))) == 2 and not list(tmp_path.glob("out/views/*"))
+    assert np.array_equal(stored(embed_view(images, f"image:{encoder}", tmp_path / "out")), whole)
+    words["embeddings_dir"] = tmp_path / "two"
     said = succeed("embed", words, launcher=TWO_PROCESSES).out
     assert said.count("for g4i fit --views") == 1
     np.testing.assert_allclose(stored(next(tmp_path.glob("two/views/*"))), whole, atol=1e-5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from caption_doors import WORKERS
-from doors import TWO_PROCESSES, succeed
+from doors import TWO_PROCESSES, spelled, succeed
 from drawings import CLASSES
 from fitting import few_labels, lines_of, results_of
 from loaded import PYTHON
@@ -188,19 +188,14 @@ def drawn(fitted, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moment", "call"),
-    [
-        pytest.param("g4i_hf.workflows.fit.judged_heads", 1, id="features are there"),
-        pytest.param("g4i_hf.workflows.fit:Fit._save_run", 2, id="a run is there"),
-        pytest.param("g4i_hf.workflows.fit.release_with_card", 1, id="both are there"),
-    ],
+    ("moment", "call"), [("fit.judged_heads", "1"), ("fit:Fit._save_run", "2"), ("fit.release_with_card", "1")]
 )
 def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_path, moment, call):
     pictures, plain = drawn
     options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": words}
-    out, given = tmp_path / "out", [f"--{name}={value}" for name, value in options.items()]
-    deadly = [PYTHON, WORKERS / "deadly.py", moment, str(call), "from g4i_hf.running import main; main(sys.argv[1:])"]
-    assert subprocess.run([*deadly, "fit", pictures, "-o", out, *given]).returncode == -signal.SIGKILL
+    out, code = tmp_path / "out", "from g4i_hf.running import main; main(sys.argv[1:])"
+    deadly = [PYTHON, WORKERS / "deadly.py", f"g4i_hf.workflows.{moment}", call, code, "fit", pictures, "-o", out]
+    assert subprocess.run([*deadly, *spelled((options,))]).returncode == -signal.SIGKILL
     assert not (out / "report.html").exists() and list(out.glob("features/*/*.parquet"))
     succeed("fit", pictures, "-o", out, options)
     assert weights_in(out) == weights_in(plain) and results_of(out) == results_of(plain)
