@@ -17,13 +17,7 @@ from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
 from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, class_indices, copies_among
-from .witnesses import (
-    able_to_learn,
-    accuracies_by_each_other,
-    contradicted,
-    deny_labels,
-    noise_of_sure_rows,
-)
+from .witnesses import able_to_learn, accuracies_by_each_other, contradicted, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
 TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
