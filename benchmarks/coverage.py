@@ -1,35 +1,43 @@
 """
 Do the 95% intervals hold the truth? Those of the label model (accuracy of all views together; share of wrong labels)
-and those of `g4i fit` (accuracy on labels only, with views, and the difference).
+and those of `g4i fit` (accuracy on labels only, with views, and the difference). Does the better classifier ship?
 
-    python benchmarks/coverage.py PHOTOS
+    python benchmarks/coverage.py PHOTOS --logits LOGITS
 
-PHOTOS and `--cache` are those of photos_frozen.py. Each set is reduced to 30 classes, 1,500 training images and 256
-components, other ones in each draw. 1 to 10 labels a class, or as many as 4 a class drawn at random, so that some
-classes have one or none; captions as they are, of other images, or of half of the images; 20% of the labels wrong. The
-truth are the labels that were taken away: for the label model of all unlabelled rows, for `fit` of the kept ones.
-Beside it, the accuracy of what `fit` releases on the rows that are left over and on `test`. `fit` knows from other
-data sets how far estimates are off; here, from the other two alone (`PRIORS`).
+PHOTOS and `--cache` are those of photos_frozen.py; LOGITS is an .npz file with `biomedclip`, (10000, 10) zero-shot
+logits of CIFAR-10's test images by a model of another field. Each set is reduced to 30 classes, 1,500 training images
+and 256 components, other ones in each draw. 1 to 10 labels a class, or as many as 4 a class drawn at random, so that
+some classes have one or none; 20% of the labels wrong. Views are image features, and captions (as they are, of other
+images, of half of the images, of the unlabelled images alone) or scores (of a model that was trained on these labels,
+or BiomedCLIP's). The truth are the labels that were taken away: for the label model of all unlabelled rows, for `fit`
+of the kept ones. Beside it, the accuracy of both classifiers on the rows that are left over and on `test`, and the
+regret: how much less accurate there the one that ships is than the better of the two. `fit` knows from other data
+sets how far estimates are off; here, from the other two alone (`PRIORS`).
 
 Writes results/coverage.json.
 """
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from photos import Photos, load_photos, parsed, parser_of
 from result_files import Results
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import LabelModel, View
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads, rows_to_keep
 from g4i_hf.training.judging import Prior
+from g4i_hf.workflows.fit_result import ships
 
 CLASSES, ROWS = 30, 1500
 EACH = (1, 2, 3, 5, 10, "at random")
 WRONG = (0.0, 0.2)
-CAPTIONS = ("right", "shuffled", "half")
-KEY = ("data", "labels", "wrong", "captions", "seed")
+CAPTIONS = ("captions", "of other images", "of half", "of unlabelled images")
+TRAINED, BIOMEDCLIP = "scores trained on the labels", "scores of BiomedCLIP"
+KEY = ("data", "labels", "wrong", "views", "seed")
 # Of the other two sets, from draws that are not among these
 PRIORS = {
     "caltech101": Prior(-0.02, 0.17, 0.095),
@@ -54,11 +62,26 @@ class Drawn:
         self.others = np.concatenate([photos.features.numpy()[left], test.numpy()[in_test]])
         self.truth_of_others = number[np.concatenate([photos.truth[left], of_test[in_test]])]
         self.embeds, self.names = photos.embeds[rows], photos.class_embeds[self.classes]
+        self.image_ids = photos.training["image_id"][rows]
 
-    def views(self, embeds: np.ndarray | None = None) -> dict[str, View]:
-        """embeds: others than those of the captions."""
-        caption = View(self.embeds if embeds is None else embeds, self.names, learns=False)
-        return {"caption": caption, "image": View(self.features)}
+    def views(self, kind: str, labels: np.ndarray, seed: int, logits: np.ndarray | None) -> dict[str, View]:
+        if kind == TRAINED:
+            given = View(self.scores_learned_from(labels), np.eye(len(self.classes), dtype=np.float32), learns=False)
+        elif kind == BIOMEDCLIP:
+            numbers = [int(image_id.split("/")[1]) for image_id in self.image_ids]
+            scores = softmax(logits[numbers][:, self.classes], axis=1)
+            given = View(scores, np.eye(len(self.classes), dtype=np.float32), learns=False)
+        else:
+            given = View(self.captions(kind, labels, seed), self.names, learns=False)
+        return {"other" if kind in (TRAINED, BIOMEDCLIP) else "caption": given, "image": View(self.features)}
+
+    def scores_learned_from(self, labels: np.ndarray) -> np.ndarray:
+        """(N, C) of a regression on the labelled images, which it has memorised."""
+        known = labels >= 0
+        model = LogisticRegression(C=100, max_iter=1000).fit(self.features[known], labels[known])
+        scores = np.zeros((len(labels), len(self.classes)), dtype=np.float32)
+        scores[:, model.classes_] = model.predict_proba(self.features)
+        return scores
 
     def labels(self, each: int | str, wrong: float, seed: int) -> np.ndarray:
         """(N,) labels, -1 without one."""
@@ -74,19 +97,23 @@ class Drawn:
         labels[flipped] = (labels[flipped] + generator.integers(1, number, len(flipped))) % number
         return labels
 
-    def captions(self, kind: str, seed: int) -> np.ndarray:
+    def captions(self, kind: str, labels: np.ndarray, seed: int) -> np.ndarray:
         """(N, D), NaN for an image without one."""
         generator, embeds = np.random.default_rng([seed, 2]), self.embeds.copy()
-        if kind == "shuffled":
+        if kind == "of other images":
             return generator.permutation(embeds)
-        if kind == "half":
+        if kind == "of half":
             embeds[generator.random(len(embeds)) < 0.5] = np.nan
+        if kind == "of unlabelled images":
+            embeds[labels >= 0] = np.nan
         return embeds
 
 
-def measured(drawn: Drawn, each: int | str, wrong: float, captions: str, seed: int, prior: Prior) -> dict:
+def measured(
+    drawn: Drawn, each: int | str, wrong: float, kind: str, seed: int, prior: Prior, logits: np.ndarray | None
+) -> dict:
     labels, order = drawn.labels(each, wrong, seed), np.random.default_rng([seed, 3]).permutation(len(drawn.truth))
-    views = drawn.views(drawn.captions(captions, seed))
+    views = drawn.views(kind, labels, seed, logits)
     kept = rows_to_keep(labels, order)
     model = LabelModel(len(drawn.classes), seed)
     model.fit(views, labels, ids=order, kept=np.isin(np.arange(len(labels)), kept))
@@ -107,10 +134,14 @@ def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:
     truth = {name: (classes == drawn.truth[judge.rows]).mean() for name, classes in predicted.items()}
     truth["difference"] = truth[WITH_VIEWS] - truth[LABELS_ONLY]
     said = dict.fromkeys(heads) | judgement.accuracies | {"difference": judgement.difference}
-    others = {name: head.logits(drawn.others).argmax(1) == drawn.truth_of_others for name, head in heads.items()}
+    others = {
+        name: float((head.logits(drawn.others).argmax(1) == drawn.truth_of_others).mean())
+        for name, head in heads.items()
+    }
     return {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()} | {
         "verdict": judgement.verdict,
-        "on_others": {name: float(right.mean()) for name, right in others.items()},
+        "on_others": others,
+        "regret": max(others.values()) - others[ships(judgement.verdict)],
         "uncorrected": {name: judge.accuracy(name) for name in heads},
         "differ": float((predicted[WITH_VIEWS] != predicted[LABELS_ONLY]).mean()),
     }
@@ -121,15 +152,19 @@ def _row(estimate: float | None, interval: tuple[float, float] | None, truth: fl
 
 
 def main() -> None:
-    args = parsed(parser_of(__doc__, seeds=range(114, 134)))
+    parser = parser_of(__doc__, seeds=range(114, 117))
+    parser.add_argument("--logits", type=Path, help="of BiomedCLIP")
+    args = parsed(parser)
+    logits = args.logits and np.load(args.logits, allow_pickle=False)["biomedclip"]
     results = Results(args.results / "coverage.json", KEY)
     loaded = {data: load_photos(args.photos, data, args.cache) for data in args.data}
     for seed, (data, photos) in product(args.seeds, loaded.items()):
         drawn = Drawn(photos, seed)
-        for captions, each, wrong in product(CAPTIONS, EACH, WRONG):
-            key = data, each, wrong, captions, seed
+        kinds = [*CAPTIONS, TRAINED, *([BIOMEDCLIP] if data == "cifar10" and logits is not None else [])]
+        for kind, each, wrong in product(kinds, EACH, WRONG):
+            key = data, each, wrong, kind, seed
             if not results.has(*key) and not (each == 1 and wrong):
-                results.add(*key, **measured(drawn, each, wrong, captions, seed, PRIORS[data]))
+                results.add(*key, **measured(drawn, each, wrong, kind, seed, PRIORS[data], logits))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ KEY = ("what", "data", "kind", "seed")
 
 
 def known_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | None = None) -> Known:
-    views = drawn.views()
+    views = drawn.views("captions", labels, seed)
     reviewed = None if reviews is None else reviews != ""
     model = LabelModel(len(drawn.classes), seed).fit(views, labels, reviewed=reviewed)
     return Known.of(model, views, labels, np.arange(len(labels)), reviews)

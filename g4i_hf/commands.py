@@ -255,6 +255,7 @@ class Evaluate(Command):
         from .evaluation.metrics import speed_text
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
+        from .workflows.fit_result import FitResult
 
         evaluation = Evaluation(args, data, encoder)
         evaluation.evaluate()
@@ -272,6 +273,7 @@ class Evaluate(Command):
             say(f"report: {args.report}")
         say("\n".join(evaluation.verdicts))
         if evaluation.fit is not None:
+            say(FitResult.read(evaluation.fit).released_in_words(True))
             say(f"To put these metrics into the model card: g4i release --run {evaluation.fit}")
 
 
@@ -337,16 +339,22 @@ class Release(Command):
     def run(self, args) -> None:
         from .hub.push import check_publishable, push_folder
         from .hub.release import build_release, listed
+        from .workflows.fit_result import FitResult
+
+        def built(scratch: Path | None = None) -> Path:
+            folder, lines = build_release(args, scratch)
+            is_choice = args.run and is_of_fit(args.run)
+            say("\n".join([*lines, *([FitResult.read(Path(args.run)).released_in_words(True)] if is_choice else [])]))
+            return folder
 
         if args.dry_run:
             with tempfile.TemporaryDirectory() as scratch:
-                folder, lines = build_release(args, Path(scratch))
-                say("\n".join([*lines, *listed(folder, args)]))
+                folder = built(Path(scratch))
+                say("\n".join(listed(folder, args)))
                 check_publishable(folder)
             say("No local path, host name or token was found. Nothing was written or pushed.")
             return
-        folder, lines = build_release(args)
-        say("\n".join(lines))
+        folder = built()
         if args.push_to_hub:
             where = args.repo_id, "dataset" if args.stage else "model"
             url = push_folder(folder, *where, private=args.private, replace=args.replace)

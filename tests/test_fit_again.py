@@ -97,6 +97,29 @@ def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(
     assert again()[0].released == "with_views" and weights_in(out) == before
 
 
+def test_every_command_says_which_classifier_ships_and_its_switch_fits_nothing_again(place, capsys):
+    """The switch is the command that is printed."""
+    out = place / "out"
+    kept = "classifier/ holds the one with captions"
+    switch = f"For the one that learned from labels only: g4i fit --config {out / 'fit.yaml'} --release labels_only"
+    for command in (["evaluate", str(out), "--splits", "validation"], ["release", str(out)]):
+        main(command)
+        said = capsys.readouterr().out
+        assert kept in said and switch in said
+    main(switch.partition("g4i ")[2].split())
+    said = capsys.readouterr().out
+    assert "holds this very result" in said and "learned from labels only, as --release asks for." in said
+    main(["release", str(out)])
+    assert "classifier/ holds the one that learned from labels only" in capsys.readouterr().out
+
+
+def test_what_an_older_version_fitted_is_new_work(again, place):
+    noted = json.loads((place / "out" / "fit.json").read_text())
+    (place / "out" / "fit.json").write_text(json.dumps(noted | {"format": noted["format"] - 1}))
+    _, said = again()
+    assert said[0] == f"Changed since the last run in {place / 'out'}: how g4i fit works."
+
+
 def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
     before = weights_in(place / "out")
     shutil.rmtree(place / "out" / "labels_only")
@@ -120,6 +143,8 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
     result, said = again()
     changed = "labels of 4 images, captions of 3 images, 3 new images"
     assert said[0] == f"Changed since the last run in {out}: {changed}."
+    since, next_line = [line for line in said if line.startswith(("Since the last run: ", "Next: "))]
+    assert f"-> {result.with_views_accuracy:.0%}" in since and "g4i " in next_line
     assert f"The earlier result is kept in {out / 'earlier-1'}." in said
     assert rows_of_features(out) == [2, 9, 36]
     fresh, _ = again("new")
@@ -176,6 +201,12 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
         assert "Reviewed on 30 images" in page and "1 more (3% of the sample) belong to none of the classes" in page
     assert "reviewed on 30 images that a person labelled" in card and "nreviewed" not in said + card
     assert fitted(pictures, out).judged_images == 30 and "holds this very result" in capsys.readouterr().out
+    line = {"file_name": f"train/unlabelled/{names[40]}", "label": "star", "new_class": True, "pick": "manual"}
+    (pictures / "labels.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*lines, line]))
+    found = fitted(pictures, out)
+    said = capsys.readouterr().out
+    assert found.unjudged_classes == ["star"] and "Since the last run" not in said and "\nNext: " in said
+    assert "None of them shows 1 of the 4 classes ('star'), so these were not checked." in said
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from g4i_hf.label_model.calibration import Calibration, HeldOut
 from g4i_hf.training.head import fit_head
 from g4i_hf.training.judged_heads import Judge, Known, judge_in_training, judged_heads, last_layers, rows_to_keep
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
+from g4i_hf.workflows.fit_result import ships
 
 CLASSES = 5
 
@@ -45,6 +46,14 @@ def held_out(
 
 def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:
     return {"labels_only": told(truth, labels_only, 2 * seed), "with_views": told(truth, with_views, 2 * seed + 1)}
+
+
+@pytest.mark.parametrize(("lost", "released"), [(-2, "with_views"), (1, "with_views"), (20, "labels_only")])
+def test_views_ship_unless_labels_show_that_they_hurt(lost, released):
+    """50 reviewed images, of which views lose so many: one of them decides nothing."""
+    labels, right = np.zeros(50, dtype=int), np.arange(50) < 45
+    predicted = {"labels_only": np.where(right, 0, 1), "with_views": np.where(np.arange(50) < 45 - lost, 0, 1)}
+    assert ships(judged_by_labels(predicted, labels).verdict) == released
 
 
 @pytest.mark.parametrize(

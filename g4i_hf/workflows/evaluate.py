@@ -43,7 +43,7 @@ from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import judged_by_labels
 from ..training.run_folder import read_options
-from .fit_result import judgement_in_results
+from .fit_result import FitResult, judgement_in_results
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,14 @@ class Evaluation:
             )
 
     def _estimate_of_fit(self) -> str:
-        """The accuracy of the classifier with views that `g4i fit` had estimated."""
+        """The accuracy that `g4i fit` had estimated of the classifier that ships."""
         fit = read_results(self.fit)
-        share, interval = fit.get(f"{WITH_VIEWS}_accuracy"), fit.get(f"{WITH_VIEWS}_interval")
+        released = fit.get("released") or WITH_VIEWS
+        share, interval = fit.get(f"{released}_accuracy"), fit.get(f"{released}_interval")
         if share is None or interval is None:
             return ""
-        return "; g4i fit had said {:.0%} ({:.0%} to {:.0%})".format(share, *interval)
+        of = FitResult.read(self.fit).words(released)
+        return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), {}".format(share, *interval, of)
 
     @property
     def names(self) -> dict[str, str]:

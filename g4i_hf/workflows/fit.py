@@ -27,7 +27,7 @@ from ..data.checks import labels_in_words, labels_of
 from ..data.dataset import CaptionedImages
 from ..data.labels import GOLD, reviews_of
 from ..data.loading import class_names, standardise
-from ..data.record import order_of
+from ..data.record import Record, order_of
 from ..evaluation.metrics import read_results, split_metrics, update_results
 from ..evaluation.predict import Predictions
 from ..evaluation.report import suspicious_cards, suspicious_rows, write_fit_report
@@ -37,7 +37,7 @@ from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
 from ..label_model.plan import CAPTION, doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
-from ..names import IN_MEMORY, LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
+from ..names import IN_MEMORY, RESULTS_FILE, WITH_VIEWS
 from ..options import (
     OPTIONS_OF,
     DataArguments,
@@ -78,6 +78,7 @@ from .fit_result import (
     by_first,
     in_words,
     judgement_in_results,
+    ships,
 )
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Fit:
         with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
             by_first(lambda: self._begin(holds))
             result = self._fitted()
-            by_first(lambda: self.place.note(result=self.place.result_files()))
+            by_first(lambda: self.place.note(result=self.place.result_files(), chosen=self._chosen()))
         return self._say_result(result)
 
     def _same_again(self) -> FitResult:
@@ -147,7 +148,10 @@ class Fit:
         if self.args.overwrite:
             self.place.clear()
         elif holds == OTHER:
-            self.before = FitResult.read(self.folder) if (self.folder / RESULTS_FILE).is_file() else None
+            of = Record.read(self.folder)
+            has_same_classes = of is not None and of.class_names == self.images.record.class_names
+            if has_same_classes and (self.folder / RESULTS_FILE).is_file():
+                self.before = FitResult.read(self.folder)
             self.place.set_aside()
         self.place.note(result=[])
         self.images.record.write(self.folder)
@@ -211,6 +215,7 @@ class Fit:
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
             "gold_of_no_class": len(images.splits[GOLD]) - len(judge.rows) if judge.name == GOLD else 0,
+            "unjudged_classes": self._unjudged_classes(judge),
             "released": None,
             "finetuned": False,
             "finetuned_runs": self.finetuned,
@@ -234,19 +239,25 @@ class Fit:
         again = f"g4i fit --config {self.folder / CONFIG} --overwrite true"
         again = again if self.images.in_memory is None else "call fit with the same dataset and overwrite=True"
         head = f"# What g4i fit chose; to repeat it: {again}\n"
-        chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
-        chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
-        kept = {name: portable(value) for name, value in chosen.items() if value is not None}
-        replace_text(self.folder / CONFIG, head + yaml.safe_dump(kept, sort_keys=False))
+        replace_text(self.folder / CONFIG, head + yaml.safe_dump(self._chosen(), sort_keys=False))
         result = self._release()
         self._report(result, judge)
         return result
 
+    def _unjudged_classes(self, judge: Judge) -> list[str]:
+        judged = {*labels_of(self.judging)} if judge.name in BELIEVED else {*self.images.id2label}
+        return [name for label, name in self.images.id2label.items() if label not in judged]
+
+    def _chosen(self) -> dict[str, Any]:
+        """The options, as they were resolved."""
+        chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
+        chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
+        return {name: portable(value) for name, value in chosen.items() if value is not None}
+
     def _release(self) -> FitResult:
-        """Makes `classifier/` of the run that `--release` names, or the better one, unless it is there."""
+        """Makes `classifier/` of the run that `--release` names, or by the verdict, unless it is there."""
         results = read_results(self.folder)
-        better = LABELS_ONLY if (results["difference"] or 0) < 0 else WITH_VIEWS
-        released = better if self.args.release == "auto" else self.args.release
+        released = ships(results["verdict"]) if self.args.release == "auto" else self.args.release
         if results.get("released") != released:
             finetuned = results["finetuned_runs"]
             baseline = baseline_of_fit(self.folder, released, finetuned)
@@ -276,15 +287,15 @@ class Fit:
 
     def _say_result(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))
-        if self.before is not None:
+        if self.before is not None and self.before.with_views_accuracy is not None:
             self.say(result.since(self.before))
         self.say(f"Classifier: {result.classifier}, the folder to ship: a plain checkpoint with a card")
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         there = [self.name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
-        if self.images.in_memory is None and (following := result.next_command(shlex.join(there))):
-            self.say(following)
+        is_on_disk = self.images.in_memory is None
+        self.say(result.next_command(shlex.join(there) if is_on_disk else None, is_on_disk and self.images.has_test))
         return result
 
     # --- What is written ---------------------------------------------------------------------------------------------

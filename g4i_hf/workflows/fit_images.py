@@ -92,6 +92,7 @@ class FitImages:
                 self.data = data
                 splits = load_reviewed(data, self.folder)
         check_has_split(splits, "train")
+        self.has_test = "test" in splits
         splits, self.id2label = class_names(splits)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
         self.student = student_named(self.args.student, self.args.pretrained)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -18,15 +19,16 @@ from ..data.labels import GOLD
 from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
-from ..files import replace_text
+from ..files import replace_text, some
 from ..label_model.plan import left_out_in_words, none_in_words, taught_by
-from ..names import LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
+from ..names import IN_MEMORY, LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
-from ..training.judging import CANNOT_TELL, HELPED, Judgement
+from ..training.judging import CANNOT_TELL, HELPED, HURT, Judgement
 
 CLASSIFIER, REPORT, CONFIG, NOTE = "classifier", "report.html", "fit.yaml", "fit.json"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, OTHER, UNFINISHED = "finished", "other", "unfinished"
+FORMAT = 2  # of what is written here. Raise it where a change of the code changes results
 
 Result = TypeVar("Result")
 
@@ -47,11 +49,14 @@ class FitFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def note(self, **decided: Any) -> None:
-        """Record options, decisions and the files of a finished `result`. Earlier ones stay while the options do."""
+        """
+        Record options, decisions and the files of a finished `result`; `chosen` are the options as `fit` resolved
+        them. Earlier ones stay while the options do.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
         kept = earlier if earlier.get("options") == self.options else {}
-        noted = kept | {"options": self.options} | decided
+        noted = kept | {"format": FORMAT, "options": self.options} | decided
         replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
 
     def holds(self, record: Record) -> str:
@@ -71,9 +76,10 @@ class FitFolder:
         if earlier is None or not noted:
             self.say(f"{self.folder} holds results, and it is not known of what data.")
             return True
-        options = self.options
-        names = [name for name in options if options[name] != noted["options"].get(name)]
+        options, given, chosen = self.options, noted["options"], noted.get("chosen", {})
+        names = [name for name in options if options[name] not in (given.get(name), chosen.get(name, given.get(name)))]
         changes = [*differences(earlier, record).values(), *(f"the option {name}" for name in names)]
+        changes += ["how g4i fit works"] if noted.get("format") != FORMAT else []
         if changes:
             self.say(f"Changed since the last run in {self.folder}: {', '.join(changes)}.")
         return bool(changes)
@@ -145,6 +151,7 @@ class FitResult:
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
+    unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
 
     @classmethod
     def read(cls, folder: Path) -> "FitResult":
@@ -161,9 +168,31 @@ class FitResult:
 
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
-        released = f"with {self.of_views}" if self.released == WITH_VIEWS else "that learned from labels only"
         first, *rest = self.judgement_lines()
-        return [first, f"{CLASSIFIER}/ holds the one {released}.", *rest]
+        return [first, self.released_in_words(), *rest]
+
+    def released_in_words(self, is_complete: bool = False) -> str:
+        """Which classifier ships, and why; what switches it where views have not helped, or if it `is_complete`."""
+        if self.released is None:  # another start of fit is changing it
+            return f"{CLASSIFIER}/ is not finished. Run g4i fit --config {self.config} to finish it."
+        names = {WITH_VIEWS: f"with {self.of_views}", LABELS_ONLY: "that learned from labels only"}
+        auto, why = ships(self.verdict), ""
+        if self.released != auto:
+            why = ", as --release asks for"
+        elif self.verdict in (CANNOT_TELL, HURT):
+            why = f", as {self.of_views} hurt" if self.verdict == HURT else ", which ships unless it is clearly worse"
+        sentence = f"{CLASSIFIER}/ holds the one {names[self.released]}{why}."
+        other = LABELS_ONLY if self.released == WITH_VIEWS else WITH_VIEWS
+        if not (why or is_complete) or not (self.classifier.parent / other).is_dir():
+            return sentence
+        return f"{sentence} For the one {names[other]}: {self._switch(other)}"
+
+    def _switch(self, other: str) -> str:
+        """How to ship the other classifier, without fitting again."""
+        chosen = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        if chosen.get("dataset_name") == IN_MEMORY:
+            return f'call fit with the same dataset and release="{other}"'
+        return f"g4i fit --config {self.config} --release {other}"
 
     def judgement_lines(self) -> list[str]:
         """The same without what is released."""
@@ -232,9 +261,10 @@ class FitResult:
                 "from: with all of them both are more accurate, and the difference is often smaller."
             )
         if self.judged_on == GOLD:
-            return f"Reviewed on {number} images, a random sample that a person labelled{self._of_no_class()}."
+            sample = f"Reviewed on {number} images, a random sample that a person labelled{self._of_no_class()}."
+            return sample + self._unjudged()
         if self.judged_on == VALIDATION:
-            return f"Judged on {number} validation images."
+            return f"Judged on {number} validation images.{self._unjudged()}"
         kinds = taught_by(self.views)
         by = listed([*kinds, "features"]) if kinds else "image features"
         sentence = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
@@ -251,18 +281,27 @@ class FitResult:
         share = left / (left + self.judged_images)
         return f"; {left:,} more ({share:.0%} of the sample) belong to none of the classes and are not counted"
 
+    def _unjudged(self) -> str:
+        if not self.unjudged_classes:
+            return ""
+        few = f"{len(self.unjudged_classes):,} of the {self.num_labels:,} classes"
+        named = some([repr(name) for name in self.unjudged_classes])
+        return f" None of them shows {few} ({named}), so these were not checked."
+
     def since(self, before: "FitResult") -> str:
+        """What changed; `before` is of the same classes. Both accuracies are with views."""
         how = {GOLD: " (reviewed)", VALIDATION: " (measured)"}
         differ = before.judged_on != self.judged_on
         accuracies = " -> ".join(
-            _percent(getattr(each, f"{self.released}_accuracy")) + how.get(each.judged_on, " (estimated)") * differ
+            _percent(each.with_views_accuracy) + how.get(each.judged_on, " (estimated)") * differ
             for each in (before, self)
         )
         noises = " -> ".join(_range(each.label_noise_interval, "%") for each in (before, self))
         labels = f"labels {before.labels:,} -> {self.labels:,}"
         return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
 
-    def next_command(self, data: str) -> str:
+    def next_command(self, data: str | None, has_test: bool = False) -> str:
+        """What to do next; `data` are the words after `g4i label`, None for images that it cannot open."""
         few = self.labels < min(FEW_LABELS * self.num_labels, self.images)
         why = {}
         if self.suspicious_labels:
@@ -274,8 +313,16 @@ class FitResult:
             why["gold"] = "label a random sample, which alone tells the true accuracy"
         if self.doubtful_labels and "wrong" not in why:
             why["wrong"] = f"look at labels that differ from the likeliest class ({self.doubtful_labels:,})"
-        commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()]
-        return f"Next: {'; or '.join(commands)}" if commands else ""
+        commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()] if data else []
+        folder = self.classifier.parent
+        if not commands and has_test:
+            commands = [f"measure it once on images that it has never seen: g4i evaluate {folder} --splits test"]
+        return f"Next: {'; or '.join(commands or [f'publish it: g4i release --run {folder}'])}"
+
+
+def ships(verdict: str | None) -> str:
+    """The classifier that `classifier/` holds where `--release` names none: with views, unless they hurt."""
+    return LABELS_ONLY if verdict == HURT else WITH_VIEWS
 
 
 def in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
