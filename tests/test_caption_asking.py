@@ -13,7 +13,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from g4i_hf import columns
-from g4i_hf.captioning.answers import OK, Answer, AnswerStore, Keys
+from g4i_hf.captioning.answers import OK, Answer, AnswerStore, Captioner, Keys
 from g4i_hf.captioning.questions import Prompts, Questions
 from g4i_hf.captioning.runner import Asking, Budget, Share
 from g4i_hf.captioning.stage import RAW, STATUS, answered_columns
@@ -25,7 +25,7 @@ def text_of(image: dict) -> str:
     return f"Picture {hashlib.blake2b(content_of(image), digest_size=8).hexdigest()}"
 
 
-class Digesting:
+class Digesting(Captioner):
     """Describes an image by its bytes, so many questions at a time, and notes what it was asked."""
 
     provenance = {"captioner": "test", "model": "digest", "revision": "1"}

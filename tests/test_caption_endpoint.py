@@ -291,6 +291,50 @@ def test_an_error_of_the_store_ends_the_run(serve):
         captioner(serve()).run(questions(50), lambda pairs: 1 / 0, lambda: True)
 
 
+# --- The check of four images, of which test_caption_vision.py tells more --------------------------------------------
+
+ASK = ("--dataset_name", "pictures", "--captions_dir", "captions", "--captioner_model", "tiny", "--base_url")
+CONTENT = '{"choices": [{"message": {"content": "%s"}}]}'
+
+
+def test_requests_of_the_check_are_retried_and_a_token_in_the_answers_is_shown_nowhere(
+    tmp_path, odd_server, quick, monkeypatch
+):
+    key = "sk-canary/0123456789"
+
+    def busy_at_first(to: Odd, number: int) -> None:
+        if number < 4:
+            to.wfile.write(b"HTTP/1.1 429 Busy\r\nRetry-After: 0.1\r\nContent-Length: 0\r\n\r\n")
+        else:
+            to.answer((CONTENT % f"a cat, {key}").encode())
+
+    server = odd_server(busy_at_first)
+    caption_doors.draw_numbers(tmp_path / "pictures", 2)
+    monkeypatch.setenv("SERVER_TOKEN", key)
+    said = caption_doors.caption(tmp_path, *ASK, server.url, "--api_key_env", "SERVER_TOKEN", fails=True)
+    assert "the answer 'a cat, ***'" in said and "canary" not in said and len(server.asked) == 8
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_server_that_answers_no_question_of_the_check_ends_the_run(tmp_path, odd_server, quick, status):
+    """Though four questions are fewer than those after which a server is given up later on."""
+    server = odd_server(lambda to, _: to.wfile.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()))
+    caption_doors.draw_numbers(tmp_path / "pictures", 2)
+    said = caption_doors.caption(tmp_path, *ASK, server.url, fails=True)
+    assert f"has answered nothing. Its last error: {status}" in said
+
+
+def test_each_of_several_servers_is_checked_and_one_that_is_gone_is_left_out(tmp_path, serve, odd_server, quick):
+    good, blind = serve(), odd_server(lambda to, _: to.answer(COMPLETION))
+    caption_doors.draw_numbers(tmp_path / "pictures", 3)
+    said = caption_doors.caption(tmp_path, *ASK, f"{good.url},{blind.url}", fails=True)
+    assert f"error: {blind.url.removeprefix('http://')}, tiny: images do not reach the model" in said
+    caption_doors.caption(tmp_path, *ASK, f"http://127.0.0.1:9,{good.url}")
+    assert caption_doors.captions_of_numbers(tmp_path / "captions") == caption_doors.all_right(3)
+    assert good.stats()["colours"] == 4
+
+
 # --- Secrets --------------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +373,7 @@ def test_a_token_that_a_server_repeats_in_its_answers_is_in_no_file(tmp_path, od
     parts = [f'"content": "a cat, {escaped}"', f'"refusal": "no, {key}"', f'"content": "{key}']
 
     def repeating(to: Odd, number: int) -> None:
-        if number:
+        if number % 4:  # the first four are the check
             part = parts[number % 3]
             reply = f'{{"choices": [{{"message": {{{part}}}, "finish_reason": "stop {escaped}"}}]}}'
             to.answer(reply.encode(), model=key)

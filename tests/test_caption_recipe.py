@@ -47,7 +47,7 @@ def test_prompts_columns_of_the_data_and_several_captions(tmp_path, serve):
 def test_limits_stop_a_run_and_the_same_command_goes_on(tmp_path, serve):
     draw_numbers(tmp_path / "pictures", 12)
     server = serve()
-    caption(tmp_path, *asking(server, "--max_requests", 5))
+    caption(tmp_path, *asking(server, "--max_requests", 4 + 5))  # the check takes four
     assert server.stats()["requests"] == 5 and not (tmp_path / "captions").exists()
     caption(tmp_path, *asking(server, "--max_requests", 5, "--partial"))
     assert sum(row["caption"] != [None] for row in rows_of(tmp_path / "captions")) == 10
@@ -88,14 +88,14 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
 
 
 def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
-    """A request costs 3 here, and 27 images wait: two processes with a budget of 24 ask for 4 captions each."""
+    """A request costs 3 here, and 27 images wait: two processes with a budget of 24 send 4 each, the first its check."""
     pictures = draw_numbers(tmp_path / "pictures", 27)
     given, server = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new")}, serve()
     given |= {"captioner_model": "tiny", "base_url": f"{server.url}/v1", "max_concurrency": 1}
     given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
     for rank in range(2):
         Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
-    assert server.stats()["requests"] == 8
+    assert (server.stats()["colours"], server.stats()["requests"]) == (4, 4)
 
 
 @pytest.mark.slow

@@ -66,6 +66,9 @@ class Captioner(Protocol):
     hosts: Sequence[str] = ()  # with ports, that images are sent to
     why_open: str = ""  # after `run`: why questions have no answer yet, and the remedy
 
+    def check(self, store: "AnswerStore", deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """Before the first question of [`run`]: CaptionerError if answers will not be about the images."""
+
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """
         Answers questions in any order, read only as fast as they are asked. One that fails gets an answer that says

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ import openai
 from ..data.images import UndecodableImage, data_uri
 from ..names import folder_digest
 from ..options import Decoding, EndpointArguments
-from .answers import OK, TRANSIENT, Answer, Captioner, CaptionerError, Deliver, Question
-from .servers import Server, UselessReply, addresses_of, answer_in, error_message, token_for, wait_asked_for
+from . import vision_check
+from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, CaptionerError, Deliver, Question
+from .servers import IN_A_ROW, Server, UselessReply, addresses_of, answer_in, error_message, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class EndpointCaptioner(Captioner):
     Asks servers over HTTP, with `openai.AsyncOpenAI`. Several in `base_url`, separated by commas, share the questions;
     `revision` is not sent, but part of every key. ValueError for an invalid address or a missing token.
     """
+
+    is_checked = False  # whether all servers have answered the questions of `vision_check`
+    in_a_row = IN_A_ROW
 
     def __init__(
         self,
@@ -91,9 +96,41 @@ class EndpointCaptioner(Captioner):
         """One for each address, in its initial state."""
         options = self.endpoint
         return [
-            Server(address, token_for(address, options.api_key_env), options.request_timeout)
+            Server(address, token_for(address, options.api_key_env), options.request_timeout, self.in_a_row)
             for address in self.addresses
         ]
+
+    def check(self, store: AnswerStore, deliver: Deliver, allow: Callable[[], bool]) -> None:
+        """See [`~g4i_hf.captioning.answers.Captioner`]. Whether each server shows its model the images."""
+        for address in () if self.is_checked or not self.endpoint.check_vision else self.addresses:
+            try:
+                fault = self._fault_of(address, store, deliver, allow)
+            except CaptionerError:
+                if len(self.addresses) == 1:
+                    raise
+                continue  # `run` does without this server
+            if fault:
+                raise CaptionerError(f"{urlsplit(address).netloc}, {self.model}: {fault}")
+        self.is_checked = True
+
+    def _fault_of(self, address: str, store: AnswerStore, deliver: Deliver, allow: Callable[[], bool]) -> str | None:
+        """By four generated images. The store keeps the answers if there is no fault."""
+        questions = vision_check.questions_to(address, self.provenance)
+        if all(store.find(question.key) for question in questions):
+            return None
+        alone, pairs = copy(self), list[tuple[Question, Answer]]()
+        alone.addresses, alone.in_a_row, alone.decoding = [address], len(questions), copy(self.decoding)
+        alone.decoding.max_new_tokens = max(self.decoding.max_new_tokens, Decoding.max_new_tokens)
+
+        def collect(some: list[tuple[Question, Answer]]) -> None:
+            pairs.extend(some)
+            deliver(some)
+
+        alone.run(questions, collect, allow)
+        texts = {question.image_id: answer.text or "" for question, answer in pairs if answer.status == OK}
+        if not (fault := vision_check.fault_in(texts)) and len(texts) == len(questions):
+            store.put(pairs)
+        return fault
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in another thread, for notebooks."""
@@ -308,6 +345,8 @@ TOGETHER = 100  # questions that are read, and answers that are stored, at a tim
 class RequestFiles(EndpointCaptioner):
     """Writes questions into a file, each with its key as `custom_id`, in place of asking them."""
 
+    is_checked = True  # no server is asked
+
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]. ValueError for a file that exists: it may have been sent."""
         path, count = Path(self.endpoint.export_requests), 0
@@ -341,6 +380,8 @@ class RequestFiles(EndpointCaptioner):
 
 class AnswerFiles(EndpointCaptioner):
     """Asks nobody: the answers in files are in the store already, and `run` counts the questions without one."""
+
+    is_checked = True
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """See [`~g4i_hf.captioning.answers.Captioner`]."""

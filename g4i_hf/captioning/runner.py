@@ -1,5 +1,6 @@
 """Asks a captioner the questions that have no stored answer, and stores every answer as it comes."""
 
+import itertools
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, Question
 from .questions import Questions
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
+FEW = 4  # requests: for no more than these the captioner is not checked, which takes as many
 MILLION = 1_000_000
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where the output is no terminal
 
@@ -163,7 +165,12 @@ class Asking:
         """CaptionerError or OSError where asking or writing fails."""
         with self._bar() as self._progress:
             try:
-                self.captioner.run(self._pending(), self._deliver, self._allow)
+                questions = self._pending()
+                if (first := next(questions, None)) is not None:
+                    if self.budget.max_requests is None or self.budget.max_requests > FEW:
+                        self.captioner.check(self.store, self._spent, self.budget.allow)
+                    questions = itertools.chain([first], questions)
+                self.captioner.run(questions, self._deliver, self._allow)
             finally:
                 if self._began is not None:
                     self.outcome.seconds = time.monotonic() - self._began
@@ -209,9 +216,13 @@ class Asking:
         self._began = self._began or time.monotonic()
         return self.budget.allow()
 
-    def _deliver(self, pairs: list[tuple[Question, Answer]]) -> None:
+    def _spent(self, pairs: list[tuple[Question, Answer]]) -> None:
         for _, answer in pairs:
             self.budget.spent(answer)
+
+    def _deliver(self, pairs: list[tuple[Question, Answer]]) -> None:
+        self._spent(pairs)
+        for _, answer in pairs:
             self.outcome.statuses[answer.status] += 1
             self.outcome.prompt_tokens += answer.prompt_tokens or 0
             self.outcome.completion_tokens += answer.completion_tokens or 0

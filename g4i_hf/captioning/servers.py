@@ -107,8 +107,9 @@ class _Transport(httpx2.AsyncBaseTransport):
 class Server:
     """Sends requests to one address, and keeps count of answers and failures to tell whether it works."""
 
-    def __init__(self, address: str, token: str | None, timeout: float):
+    def __init__(self, address: str, token: str | None, timeout: float, in_a_row: int = IN_A_ROW):
         self.address, self.name, self.token, self.timeout = address, urlsplit(address).netloc, token, timeout
+        self.in_a_row = in_a_row
         self.alive = True  # not given up
         self.in_flight = self.answers = self.rejections = 0
         self.takes_choices: bool | None = None  # a schema of the answers; None: unknown
@@ -180,7 +181,7 @@ class Server:
     @property
     def is_down(self) -> bool:
         """Whether the failures are those of the server and not of some images: they met many different questions."""
-        return self.unreachable or len(self.failures) >= IN_A_ROW
+        return self.unreachable or len(self.failures) >= self.in_a_row
 
     @property
     def patience(self) -> float:

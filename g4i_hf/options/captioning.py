@@ -126,6 +126,7 @@ class EndpointArguments(Checked):
     )
     max_concurrency: Count = option(384, "Maximum number of concurrent requests of this process.")
     request_timeout: Positive = option(120.0, "Timeout of a request in seconds.")
+    check_vision: bool = option(True, "First ask the server about four generated images; stop if it ignores them.")
     export_requests: str | None = option(
         None, "JSONL file for the requests of images without an answer, for a batch API; nothing is sent."
     )

@@ -5,7 +5,8 @@ beyond the capacity queue, faults on demand, the same ones every time in the ord
     python tests/workers/caption_server.py --latency 0.5 --capacity 64 --fault_rate 0.2 --faults 429 cut
 
 Prints `{"port": ...}`; GET /stats gives counts as JSON. Answers are `number N` for pictures of
-[`picture_of`], or with `--answer digest` a digest of the image as it was sent.
+[`picture_of`], or with `--answer digest` a digest of the image as it was sent. Questions for a colour get the answers
+of [`MODELS`], and are counted apart.
 """
 
 import argparse
@@ -26,6 +27,25 @@ CELLS = 4  # a side of the picture of a number
 STATUS = {"429": 429, "429-wait": 429, "503": 503, "500": 500}
 CONTENT = {"garbage": b'{"choices": [{"mess\xff', "no-choices": b'{"id": "1", "choices": []}'}
 FAULTS = (*STATUS, "slow", "cut", "cut-body", *CONTENT)
+WHICH_COLOUR = "Which colour"  # how the questions begin that show whether images arrive
+COLOURS = {"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb"}
+SHIFTED = {"red": "blue", "blue": "green", "green": "yellow", "yellow": "red"}
+# Models, and what they say of an image by its colour and pixels a side
+MODELS = {
+    "tiny": lambda colour, side: f"A {colour} shape.",
+    "drops": lambda colour, side: "A red circle on a white background.",
+    "drops-and-rephrases": lambda colour, side: f"A red thing, perhaps {len(colour)} of them.",
+    "drops-and-says-so": lambda colour, side: f"I'm sorry, I can't see the {len(colour)} images you mention.",
+    "swaps": lambda colour, side: f"A {SHIFTED[colour]} shape.",
+    "swaps-two": lambda colour, side: {"red": "blue", "blue": "red"}.get(colour, colour),
+    "weak": lambda colour, side: "A blue square." if colour == "green" else f"A {colour} square.",
+    "colour-blind": lambda colour, side: {"red": "green", "yellow": "green"}.get(colour, colour),
+    "german": lambda colour, side: f"Ein {COLOURS[colour]}es Ding",
+    "tags": lambda colour, side: f"simple_background, 1shape, {COLOURS[colour]}",
+    "emoji": lambda colour, side: chr(0x1F7E0 + len(colour)),
+    "plain-if-small": lambda colour, side: "I see a plain image." if side < 128 else colour,
+    "specialist": lambda colour, side: '{"species": "unknown"}',
+}
 
 
 def picture_of(number: int) -> Image.Image:
@@ -39,6 +59,14 @@ def number_in(picture: Image.Image) -> int:
     """Inverse of [`picture_of`], at any size."""
     cells = np.asarray(picture.convert("L").resize((CELLS, CELLS), Image.Resampling.BOX)) > 127
     return sum(int(bit) << place for place, bit in enumerate(cells.ravel()))
+
+
+def colour_in(picture: Image.Image) -> str:
+    """That of its centre."""
+    red, green, blue = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+    if red > 128:
+        return "yellow" if green > 128 else "red"
+    return "blue" if blue > green else "green"
 
 
 def error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
@@ -62,7 +90,7 @@ class CaptionServer:
         self.connections: set[tuple] = set()
 
     def stats(self) -> dict:
-        found = {name: self.counts[name] for name in ("requests", "asked_again")}
+        found = {name: self.counts[name] for name in ("requests", "asked_again", "colours")}
         found |= {"whole": self.replies.total(), "distinct": len(+self.replies)}
         found |= {"in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight}
         found |= {"connections": len(self.connections), "authorization": sorted(self.authorization)}
@@ -84,9 +112,10 @@ class CaptionServer:
 
     async def serve_completion(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        asks_colour = WHICH_COLOUR.encode() in body
         digest = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.connections.add(request.transport.get_extra_info("peername"))
-        self.counts["requests"] += 1
+        self.counts["colours" if asks_colour else "requests"] += 1
         self.counts["asked_again"] += self.replies[digest] > 0
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         if "authorization" in request.headers:
@@ -114,7 +143,7 @@ class CaptionServer:
         await reply.prepare(request)
         await reply.write_eof()
         is_there = request.transport is not None and not request.transport.is_closing()
-        self.replies[digest] += fault in (None, "slow") and reply.status == 200 and is_there
+        self.replies[digest] += not asks_colour and fault in (None, "slow") and reply.status == 200 and is_there
         return reply
 
     async def answer(self, headers: Mapping[str, str], body: bytes) -> web.Response:
@@ -124,7 +153,7 @@ class CaptionServer:
         if self.args.token and headers.get("authorization") != f"Bearer {self.args.token}":
             return error(401, f"wrong token: {headers.get('authorization')}")
         asked = json.loads(body)
-        if asked["model"] != "tiny":
+        if asked["model"] not in MODELS:
             return error(404, f"no model {asked['model']}")
         async with self.places:
             await asyncio.sleep(self.args.latency)
@@ -135,10 +164,13 @@ class CaptionServer:
         image, text = content if content[0]["type"] == "image_url" else reversed(content)
         kind, _, code = image["image_url"]["url"].partition(",")
         assert kind == "data:image/jpeg;base64", kind
-        number = number_in(Image.open(io.BytesIO(base64.b64decode(code))))
+        picture = Image.open(io.BytesIO(base64.b64decode(code)))
+        number = number_in(picture)
         answer = f"number {number}"
         if self.args.answer == "digest":
             answer = hashlib.blake2b(code.encode(), digest_size=8).hexdigest()
+        if text["text"].startswith(WHICH_COLOUR):
+            answer = MODELS[asked["model"]](colour_in(picture), picture.width)
         if text["text"].startswith("Which of these"):
             names = text["text"].partition("? ")[2].partition(". Answer")[0].split("; ")
             chosen = number if number < 256 else number.bit_count()  # other pictures are mostly white
@@ -156,7 +188,8 @@ class CaptionServer:
         if self.args.echo:
             answer += f" {text['text']} { ({name: asked[name] for name in sorted(asked) if name != 'messages'}) }"
         message = {"role": "assistant", "content": answer}
-        message |= json.loads(self.args.message) if self.args.message else {}
+        if self.args.message and not text["text"].startswith(WHICH_COLOUR):
+            message |= json.loads(self.args.message)
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 7, "completion_tokens": 3}
         return web.json_response({"id": "1", "choices": [choice], "usage": usage})
