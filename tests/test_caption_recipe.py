@@ -88,7 +88,7 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
 
 
 def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
-    """A request costs 3 here, and 27 images wait: two processes with a budget of 24 send 4 each, the first its check."""
+    """A request costs 3, and 27 images wait: with a budget of 24 two processes send 4 each, one of them the check."""
     pictures = draw_numbers(tmp_path / "pictures", 27)
     given, server = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new")}, serve()
     given |= {"captioner_model": "tiny", "base_url": f"{server.url}/v1", "max_concurrency": 1}

@@ -201,6 +201,17 @@ def test_python_of_the_pages(fitted, page, name, says):
     assert says in run([PYTHON, "-"], fitted, script=script)
 
 
+def test_a_clone_has_the_commands_to_install_fit_and_test_and_a_line_for_each_command():
+    """In README, and in the reference, whose options only the site has."""
+    readme = (ROOT / "README.md").read_text()
+    for command in ("pip install -e '.[demo]'", "g4i fit pictures", "make test", "make demo"):
+        assert command in readme, command
+    lines = re.findall(
+        r"^\| `g4i (\w+)` \| (.*) \|$", (ROOT / "docs" / "reference" / "cli.md").read_text(), flags=re.M
+    )
+    assert dict(lines) == {name: command.__doc__.splitlines()[0] for name, command in COMMANDS.items()}
+
+
 # --- Notebooks: stored as they ran, and each runs from its first cell to its last ------------------------------------
 
 SHELL = """

@@ -136,7 +136,9 @@ def test_small_images_are_enlarged_to_what_the_student_knows(side, size, tmp_pat
         (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (side, 2 * side), name).save(tmp_path / "pictures" / "train" / name / "1.png")
     fit(tmp_path / "pictures", output_dir=str(tmp_path / "out"), dry_run=True)
-    assert f"Image size: {size} px; the shorter side of the median image has {side}." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Image size: {size} px; the shorter side of the median image has {side}. A smaller --image_size" in said
+    assert "is faster and usually less accurate" in said
 
 
 def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path, monkeypatch):

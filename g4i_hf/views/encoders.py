@@ -47,7 +47,7 @@ def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
     side = float(np.median(sides))
     size = min(usual, max(SMALLEST, int(ENLARGED * side) // 32 * 32))
     line = f"Image size: {size} px; the shorter side of the median image has {side:.0f}."
-    return size, f"{line} A smaller --image_size is faster."
+    return size, f"{line} A smaller --image_size is faster and usually less accurate."
 
 
 def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
