@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 from .files import nearest, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
+CLASSIFIER, FIT_FILE = "classifier", "fit.json"  # what it ships, and its record of what it wrote
 IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
@@ -200,6 +202,22 @@ def identity_of(place: str, revision: str | None) -> tuple[str | None, str | Non
 def is_of_fit(folder: str | Path) -> bool:
     """Whether a folder is one of `g4i fit`, which holds two runs."""
     return (Path(folder) / WITH_VIEWS / OPTIONS_FILE).is_file()
+
+
+def digests_of_fit(folder: str | Path) -> dict[str, str]:
+    """Of the files that the runs and the classifier of a `g4i fit` predict by, named from its folder."""
+    folders = [LABELS_ONLY, WITH_VIEWS, CLASSIFIER, f"{CLASSIFIER}/aligned"]
+    files = ("config.json", "model.safetensors", "preprocessor_config.json")
+    names = [f"{place}/{file}" for place in folders for file in files]
+    return {name: file_digest(Path(folder) / name) for name in names if (Path(folder) / name).is_file()}
+
+
+def changed_since_fit(folder: str | Path) -> list[str]:
+    """Files of a finished `g4i fit` that are gone, or no longer what it wrote. Others beside them do not count."""
+    file = Path(folder) / FIT_FILE
+    noted = json.loads(file.read_text(encoding="utf-8")).get("result", {}) if file.is_file() else {}
+    now = digests_of_fit(folder) if noted else {}
+    return [name for name, digest in noted.items() if now.get(name) != digest]
 
 
 def run_of(folder: str | Path) -> Path:

@@ -127,6 +127,39 @@ def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
     assert "holds this very result" not in said[0] and weights_in(place / "out") == before
 
 
+def test_files_that_others_changed_are_said_and_made_again(again, place, capsys, caplog):
+    """`classifier` from its run; a run by fitting anew. What was there is kept, and a file beside them is no change."""
+    out = place / "out"
+    before, weights = weights_in(out), out / "classifier" / "model.safetensors"
+    (out / "classifier" / "NOTES.md").write_text("mine")
+    (out / "classifier" / "README.md").write_text("a card of my own")
+    assert "holds this very result" in again()[1][0]
+    shutil.copy(out / "labels_only" / "model.safetensors", weights)
+    settings = out / "classifier" / "config.json"
+    settings.write_text(settings.read_text().replace("circle", "disc"))
+    main(["evaluate", str(out), "--splits", "validation"])
+    changed = "classifier/config.json, classifier/model.safetensors"
+    assert f"{out}: changed since g4i fit wrote it: {changed}." in caplog.text
+    _, said = again(dry_run=True)
+    assert f"Changed since g4i fit wrote them in {out}: {changed}." == said[0] and weights_in(out) != before
+    _, said = again()
+    assert f"Changed since g4i fit wrote them in {out}: {changed}." == said[0]
+    assert f"{out / 'classifier'} is made again from the run beside it." in said and weights_in(out) == before
+    assert f"The earlier result is kept in {out / 'earlier-1'}." in said
+    assert "disc" in (out / "earlier-1" / "classifier" / "config.json").read_text()
+    shutil.rmtree(out / "classifier")
+    again()
+    assert weights_in(out) == before and "holds this very result" in again()[1][0]
+    run = out / "labels_only" / "model.safetensors"
+    run.write_bytes(before["labels_only"][:-9] + b"\0" * 9)
+    with pytest.raises(SystemExit):
+        main(["release", "--run", str(out)])
+    assert "labels_only/model.safetensors" in capsys.readouterr().err
+    _, said = again(dry_run=True)
+    assert said[0] == f"Changed since g4i fit wrote them in {out}: labels_only/model.safetensors."
+    assert said[-1].startswith(f"Would write {out}")
+
+
 def test_a_change_is_new_work_beside_the_earlier_result(again, place):
     """
     With the weights of a folder that never held anything else. A new label computes no features, a new image its own,

@@ -20,7 +20,7 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
-from ..names import LABELS_ONLY, WITH_VIEWS, is_of_fit, require, run_of, why_missing
+from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS, changed_since_fit, is_of_fit, require, run_of, why_missing
 from ..options import ReleaseArguments, aligns
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import read_lineage, read_options, resolved_options
@@ -113,15 +113,18 @@ def release_with_card(
 def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
     """
     A folder of `g4i fit` stands for the run in its `classifier`, beside its baseline. Raises FileNotFoundError if that
-    fit is not finished.
+    fit is not finished, ValueError if its runs are not what it wrote.
     """
     if not args.run or not is_of_fit(args.run):
         return args
     folder, results = Path(args.run), read_results(args.run)
+    if changed := [name for name in changed_since_fit(folder) if not name.startswith(CLASSIFIER)]:
+        what = f"{folder}: changed since g4i fit wrote it: {', '.join(changed)}"
+        raise ValueError(f"{what}. Run its command again, which fits anew and keeps this result beside it.")
     if not (released := results.get("released")):
         raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
     baseline = args.baseline or baseline_of_fit(folder, released, results["finetuned_runs"])
-    place = args.output_dir or str(folder / "classifier")
+    place = args.output_dir or str(folder / CLASSIFIER)
     return replace(args, run=str(folder / released), baseline=baseline, output_dir=place)
 
 

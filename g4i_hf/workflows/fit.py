@@ -37,7 +37,7 @@ from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
 from ..label_model.plan import CAPTION, doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
-from ..names import IN_MEMORY, RESULTS_FILE, WITH_VIEWS
+from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit
 from ..options import (
     OPTIONS_OF,
     DataArguments,
@@ -66,7 +66,7 @@ from ..views.making import named_views
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
 from .fit_images import FitImages
 from .fit_result import (
-    CLASSIFIER,
+    ALTERED,
     CONFIG,
     FINETUNED,
     FINISHED,
@@ -113,8 +113,8 @@ class Fit:
         images.open()
         self.place = FitFolder(self.folder, self._recorded_options(), self.say)
         holds = UNFINISHED if self.args.overwrite else by_first(lambda: self.place.holds(images.record))
-        if holds == FINISHED:
-            return self._say_result(self._same_again())
+        if holds in (FINISHED, ALTERED):
+            return self._say_result(self._same_again(holds == ALTERED))
         images.check()
         images.check_classes_are_known()
         images.prepare()
@@ -124,14 +124,21 @@ class Fit:
         with locked(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
             by_first(lambda: self._begin(holds))
             result = self._fitted()
-            by_first(lambda: self.place.note(result=self.place.result_files(), chosen=self._chosen()))
+            by_first(lambda: self.place.note(result=digests_of_fit(self.folder), chosen=self._chosen()))
         return self._say_result(result)
 
-    def _same_again(self) -> FitResult:
-        """The finished result, with `classifier/` by the present `--release`."""
-        self.say(f"{self.folder} holds this very result: nothing has changed since.")
+    def _same_again(self, is_altered: bool) -> FitResult:
+        """The finished result, with `classifier/` by the present `--release`; made again where it `is_altered`."""
         before = FitResult.read(self.folder)
+        if not is_altered:
+            self.say(f"{self.folder} holds this very result: nothing has changed since.")
+        if self.args.dry_run:
+            return before
+        if is_altered:
+            by_first(self.place.set_classifier_aside)
         result = by_first(self._release)
+        if is_altered or result.released != before.released:
+            by_first(self.place.note_files)
         if before.released not in (None, result.released):
             words = (each.words(each.released) for each in (result, before))
             self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
@@ -153,7 +160,7 @@ class Fit:
             if has_same_classes and (self.folder / RESULTS_FILE).is_file():
                 self.before = FitResult.read(self.folder)
             self.place.set_aside()
-        self.place.note(result=[])
+        self.place.note(result={})
         self.images.record.write(self.folder)
 
     def _fitted(self) -> FitResult:

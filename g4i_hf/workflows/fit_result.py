@@ -21,13 +21,22 @@ from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text, some
 from ..label_model.plan import left_out_in_words, none_in_words, taught_by
-from ..names import IN_MEMORY, LABELS_ONLY, RESULTS_FILE, WITH_VIEWS
+from ..names import (
+    CLASSIFIER,
+    FIT_FILE,
+    IN_MEMORY,
+    LABELS_ONLY,
+    RESULTS_FILE,
+    WITH_VIEWS,
+    changed_since_fit,
+    digests_of_fit,
+)
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, HURT, Judgement
 
-CLASSIFIER, REPORT, CONFIG, NOTE = "classifier", "report.html", "fit.yaml", "fit.json"
+REPORT, CONFIG = "report.html", "fit.yaml"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
-FINISHED, OTHER, UNFINISHED = "finished", "other", "unfinished"
+FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
 FORMAT = 2  # of what is written here. Raise it where a change of the code changes results
 
 Result = TypeVar("Result")
@@ -45,29 +54,43 @@ class FitFolder:
         self.folder, self.options, self.say = Path(folder), options, say
 
     def noted(self) -> dict[str, Any]:
-        file = self.folder / NOTE
+        file = self.folder / FIT_FILE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def note(self, **decided: Any) -> None:
         """
-        Record options, decisions and the files of a finished `result`; `chosen` are the options as `fit` resolved
-        them. Earlier ones stay while the options do.
+        Record options, decisions and digests of the files of a finished `result`; `chosen` are the options as `fit`
+        resolved them. Earlier ones stay while the options do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self.noted()
         kept = earlier if earlier.get("options") == self.options else {}
         noted = kept | {"format": FORMAT, "options": self.options} | decided
-        replace_text(self.folder / NOTE, json.dumps(noted, indent=1) + "\n")
+        replace_text(self.folder / FIT_FILE, json.dumps(noted, indent=1) + "\n")
+
+    def note_files(self) -> None:
+        """The digests again, after another release."""
+        noted = self.noted() | {"result": digests_of_fit(self.folder)}
+        replace_text(self.folder / FIT_FILE, json.dumps(noted, indent=1) + "\n")
 
     def holds(self, record: Record) -> str:
         """
-        `finished`: the result of this data and these options; `other`: a complete or partial result of other data or
-        options, with a line on what has changed; `unfinished`: a part of this result, or nothing.
+        `finished`: the result of this data and these options; `altered`: the same, but `classifier/` is not what was
+        written; `other`: a result of other data or options, or with other runs than were written; `unfinished`: a part
+        of this result, or nothing. With a line on what has changed.
         """
         if self._is_other(record):
             return OTHER
-        files = self.noted().get("result")
-        return FINISHED if files and all((self.folder / file).is_file() for file in files) else UNFINISHED
+        noted = self.noted().get("result", ())
+        files = [*(file for file in noted if not _is_shipped(file)), RESULTS_FILE, CONFIG]
+        if not noted or not all((self.folder / file).is_file() for file in files):
+            return UNFINISHED
+        changed = changed_since_fit(self.folder)
+        are_shipped = all(map(_is_shipped, changed))
+        if are_shipped and not (changed and read_results(self.folder)["released"]):  # else a release was interrupted
+            return FINISHED
+        self.say(f"Changed since g4i fit wrote them in {self.folder}: {', '.join(changed)}.")
+        return ALTERED if are_shipped else OTHER
 
     def _is_other(self, record: Record) -> bool:
         earlier, noted = Record.read(self.folder), self.noted()
@@ -90,14 +113,25 @@ class FitFolder:
         return [place for place in dict.fromkeys([*places, *others]) if place.exists()]
 
     def clear(self) -> None:
-        (self.folder / NOTE).unlink(missing_ok=True)
+        (self.folder / FIT_FILE).unlink(missing_ok=True)
         for path in self._earlier():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def set_classifier_aside(self) -> None:
+        """For the next release to make it again, also after an interruption."""
+        if (self.folder / CLASSIFIER).exists():
+            self._move([self.folder / CLASSIFIER])
+        unreleased = read_results(self.folder) | {"released": None}
+        replace_text(self.folder / RESULTS_FILE, json.dumps(unreleased, indent=2) + "\n")
+        self.say(f"{self.folder / CLASSIFIER} is made again from the run beside it.")
+
     def set_aside(self) -> None:
         """Move an earlier result into a new folder; after an interruption, the next start continues."""
-        records = [self.folder / name for name in (CONFIG, NOTE, RECORD_FILE)]  # last, as they show what to move
-        moved = [*self._earlier(), *(path for path in records if path.exists())]
+        records = [self.folder / name for name in (CONFIG, FIT_FILE, RECORD_FILE)]  # last, as they show what to move
+        self._move([*self._earlier(), *(path for path in records if path.exists())])
+
+    def _move(self, moved: list[Path]) -> None:
+        """Into the first of `earlier-1`, `earlier-2` ... that has none of them."""
         numbered = (self.folder / f"earlier-{number}" for number in itertools.count(1))
         place = next(place for place in numbered if not any((place / path.name).exists() for path in moved))
         place.mkdir(exist_ok=True)
@@ -105,9 +139,9 @@ class FitFolder:
             path.rename(place / path.name)
         self.say(f"The earlier result is kept in {place}.")
 
-    def result_files(self) -> list[str]:
-        files = [f"{name}/model.safetensors" for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER)]
-        return [file for file in (*files, RESULTS_FILE, CONFIG) if (self.folder / file).is_file()]
+
+def _is_shipped(file: str) -> bool:
+    return file.startswith(f"{CLASSIFIER}/")
 
 
 def default_folder(dataset_name: str) -> str:
