@@ -165,7 +165,15 @@ ANSWERS = {
     "Tinca tinca": "tench, Tinca tinca",
     "STRASSE": "Straße",
     "a rose or a tench": NO_CLASS,
-    "roses": NO_CLASS,
+    "Roses": "rose",
+    "two tenches, a fish": "tench, Tinca tinca",
+    "a berry": "berries",
+    "I see a lens.": "lens",
+    "It is not a rose": NO_CLASS,
+    "It isn't really a rose. It is a tench, without roses": "tench, Tinca tinca",
+    "not a rose but a tench": "tench, Tinca tinca",
+    "No, it is a St. Bernard (not a tench)": "St. Bernard",
+    "It shows a not hotdog": "not_hotdog",
     "None of these fits: it may be a rose": NONE,
     '{"answer": "none of these"}': NONE,
     '{"answer": "rose win': NO_CLASS,
@@ -175,9 +183,11 @@ ANSWERS = {
 
 def test_an_answer_names_one_class_or_none():
     names = ["rose", "rose window", "n02085620-Chihuahua", "electric_guitar", "tench, Tinca tinca", "Straße"]
+    names += ["berries", "lens", "St. Bernard", "hotdog", "not_hotdog"]
     found = matched_answers([*ANSWERS], names).tolist()
     assert {answer: names[row] if row >= 0 else row for answer, row in zip(ANSWERS, found, strict=True)} == ANSWERS
 
 
 def test_two_classes_of_one_name_are_not_told_apart():
-    assert matched_answers(["crane", "heron"], ["crane", "Crane", "heron"]).tolist() == [-1, 2]
+    assert matched_answers(["crane", "cranes", "heron"], ["crane", "Crane", "heron"]).tolist() == [-1, -1, 2]
+    assert matched_answers(["glasses", "glass", "GLASS"], ["glass", "glasses"]).tolist() == [1, 0, 0]

@@ -185,12 +185,53 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
     assert "Features of clip tell the class of" in said and "3 of 60 labels are suspicious" in said
 
 
-def test_percentages_are_probabilities_and_other_numbers_logits(tmp_path):
-    shares = np.array([[0.7, 0.2, 0.1], [0, 0.5, 0.5]])
-    images = images_of(2, labels=True)
-    for name, scores in {"p": shares, "percent": 100 * shares, "logits": np.log(shares + 1e-9) + 5}.items():
-        scored = images.add_column(name, scores.tolist())
-        np.testing.assert_allclose(stored(embed_view(scored, f"scores:{name}", tmp_path)), shares, atol=1e-6)
+SHARES = np.array([[0.7, 0.2, 0.1], [0, 0.6, 0.4]] * 20)
+ROUNDED, EMPTY = SHARES.copy(), SHARES.copy()
+ROUNDED[0], EMPTY[3] = [0.7, 0.2, 0.08], 0
+SCORES = {
+    "p": SHARES,
+    "off by rounding": ROUNDED,
+    "a row of zeros": EMPTY,
+    "not quite zero": SHARES - 1e-9,
+    "percent": 100 * SHARES,
+    "rounded percentages": (100 * ROUNDED).round(),
+    "per mille": 1000 * SHARES,
+    "bytes": (255 * SHARES).round(),
+    "logits": np.log(SHARES + 1e-9) + 5,
+    "positive logits": np.log(SHARES + 1e-9) + 25,
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_shares_of_any_usual_whole_are_probabilities_and_other_numbers_logits(tmp_path, caplog, name):
+    scored = images_of(40, labels=True).add_column("p", SCORES[name].tolist())
+    found, wanted = stored(embed_view(scored, "scores:p", tmp_path)), SHARES.copy()
+    if name == "a row of zeros":
+        wanted[3] = np.nan
+        assert "1 of 40 rows are all zeros and count as unknown, the first is row 3 ('3')" in caplog.text
+    np.testing.assert_allclose(found, wanted, atol=0.02)
+    assert ("zeros" in caplog.text) == (name == "a row of zeros")
+
+
+ODD = SHARES.copy()
+ODD[7] = [-3, 3, 1]
+NOT_SCORES = {
+    "a row of logits": (
+        ODD,
+        r"row 7 \('7'\): -3, 3, 1; the other rows are shares that sum to 1. Correct it, or give null",
+    ),
+    "too large": (250 * np.random.default_rng(0).random((40, 3)), r"row 0 \('0'\): 159.2, 67.45, 10.24; neither sh"),
+    "distances": (1 - SHARES, r"row 0 \('0'\): 0.3, 0.8, 0.9; the given label has the lowest number .* 40 of 40"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SCORES)
+def test_what_are_no_scores_is_an_error_with_the_row_and_its_numbers(tmp_path, name):
+    scores, words = NOT_SCORES[name]
+    images = images_of(40).add_column("p", scores.tolist())
+    images = images.add_column("label", SHARES.argmax(1), feature=ClassLabel(names=CLASSES))
+    with pytest.raises(ValueError, match=rf"View 'scores:p' \(views\), {words}"):
+        embed_view(images, "scores:p", tmp_path)
 
 
 def test_a_view_without_class_names_is_one_of_any_classes(tmp_path, static_folder):

@@ -184,39 +184,67 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str
 NONE_OF_THESE = "none of these"
 NO_CLASS, NONE = -1, -2  # in place of a class: the answer names none or several; it says that none fits
 _NO_WORDS = re.compile(r"[\W_]+")
+_CLAUSE_ENDS = re.compile(r"[()\n–—]|[.,;:!?]+(?=\s|$)")
+_DENIED = re.compile(r"\b(?:not|no|nor|neither|never|without|cannot|rather than|instead of)\b.*?(?=\bbut\b|$)")
 
 
 class Matching:
-    """Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains."""
+    """
+    Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains, in singular or plural;
+    what it denies, as in `not a rose`, does not count.
+    """
 
     def __init__(self, names: Sequence[str]):
         self.names = names
-        self.terms = [{_folded(name), *map(_folded, terms_of(name))} - {""} for name in names]
-        self.known: dict[str, int] = {}  # by folded answer
-        for index, of_class in enumerate(self.terms):
-            for term in of_class:
-                self.known[term] = NO_CLASS if term in self.known else index  # a name of two classes is ambiguous
+        self.terms: dict[str, int] = {}  # folded
+        for index, name in enumerate(names):
+            for term in {_folded(name), *map(_folded, terms_of(name))} - {""}:
+                self.terms[term] = NO_CLASS if term in self.terms else index  # a name of two classes is ambiguous
+        named = dict(self.terms)
+        for term, index in named.items():
+            for other in _other_numbers(term) - named.keys():
+                self.terms[other] = NO_CLASS if self.terms.get(other, index) != index else index
+        self.longest = max((len(term.split()) for term in self.terms), default=0)
+        self.known: dict[str, int] = {}  # by answer
 
     def __call__(self, answer: str | None) -> int:
         """The index of a class, `NO_CLASS` or `NONE`."""
-        text = _folded(_text_of(answer or ""))
-        if text not in self.known:
+        said = _text_of(answer or "")
+        if said not in self.known:
+            text = _folded(said)
             says_none = text == "none" or " none of the" in f" {text}"
-            self.known[text] = NONE if says_none else self._only_one_within(text)
-        return self.known[text]
+            found = self.terms.get(text)
+            self.known[said] = found if found is not None else NONE if says_none else self._only_one_within(said)
+        return self.known[said]
 
-    def _only_one_within(self, text: str) -> int:
+    def _only_one_within(self, said: str) -> int:
         """The only class in the text. A term within a longer one, such as `rose` in `rose window`, does not count."""
-        words = f" {text} "
-        within = {
-            term: index for index, of_class in enumerate(self.terms) for term in of_class if f" {term} " in words
-        }
+        clauses = [_folded(re.sub("n['’]t\\b", " not", clause)) for clause in _CLAUSE_ENDS.split(said)]
+        affirmed = " ".join(_DENIED.sub("", clause) for clause in clauses)
+        within = [term for term in self._terms_in(_folded(said)) if _DENIED.search(term)]  # the sign `no entry`
+        within += self._terms_in(" ".join(affirmed.split()))
         longest = {
-            index
-            for term, index in within.items()
+            self.terms[term]
+            for term in within
             if not any(term != other and f" {term} " in f" {other} " for other in within)
         }
         return longest.pop() if len(longest) == 1 else NO_CLASS
+
+    def _terms_in(self, text: str) -> list[str]:
+        words = text.split()
+        spans = ((start, end) for start in range(len(words)) for end in range(start + 1, start + self.longest + 1))
+        return [term for start, end in spans if (term := " ".join(words[start:end])) in self.terms]
+
+
+def _other_numbers(term: str) -> set[str]:
+    """A term in the plural and in the singular, by the rules of English; some are no words."""
+    if len(term) < 3 or not term[-1].isalpha():
+        return set()
+    hisses = re.search(r"(s|x|z|ch|sh)$", term)
+    plural = re.sub(r"(?<=[^aeiou])y$", "ie", term) + ("es" if hisses else "s")
+    singular = {term[: -len(end)] + instead for end, instead in (("ies", "y"), ("s", "")) if term.endswith(end)}
+    singular |= {term[:-2]} if re.search(r"(s|x|z|ch|sh)es$", term) else set()
+    return {plural, *(each for each in singular if len(each) > 2 and not term.endswith("ss"))}
 
 
 def matched_answers(answers: Iterable[str | None], names: Sequence[str]) -> np.ndarray:

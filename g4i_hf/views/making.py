@@ -1,6 +1,7 @@
 """Makes views: those that `g4i embed --view` names, and those that `g4i fit` or `g4i check` take beside their own."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from scipy.special import softmax
 
 from .. import columns
+from ..data.checks import labels_of
 from ..data.classes import class_names, matched_answers
 from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
@@ -28,6 +30,8 @@ from ..training.features import FEATURES, image_features
 from ..training.prepare import class_name_examples
 from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
 from .stages import VIEWS, NewView, read_view, view_stage, write_view
+
+logger = logging.getLogger(__name__)
 
 OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 
@@ -216,7 +220,11 @@ def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[i
 # --- Views of columns ------------------------------------------------------------------------------------------------
 
 
-NOT_WHOLE = 0.01  # part by which a sum of probabilities, or of percentages, may differ from 1 or 100
+WHOLES = 1, 100, 255, 1000  # sums of probabilities, of percentages, of bytes, of shares per mille
+NOT_WHOLE = 0.01  # part by which a sum may differ from them
+ALMOST_ALL = 0.9  # of the rows show what the numbers are; logits of real encoders do not sum to a whole so often
+TINY = 1e-6  # below zero by rounding
+MOST_LOGITS = 100  # between the classes of an image; CLIP and SigLIP stay below 30
 
 
 def views_of(
@@ -263,7 +271,10 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
 
 
 def scores_of(split: Dataset, column: str, num_labels: int) -> View:
-    """A view of a column of probabilities, percentages or logits (C,); null or NaN: unknown. ValueError for others."""
+    """
+    A view of a column (C,) of probabilities, percentages, shares of 255 or 1000, or logits; null, NaN or zeros alone:
+    unknown. ValueError for others.
+    """
     what = f"View 'scores:{column}' (views)"
     if column not in split.column_names:
         raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")
@@ -279,9 +290,57 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
     has = np.isfinite(scores).all(1)
     if not np.isnan(scores[~has]).all():
         raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
-    known = scores[has]
-    are_shares = any((abs(known.sum(1) / whole - 1) <= NOT_WHOLE).all() for whole in (1, 100))
-    if (known < 0).any() or not are_shares:  # logits
-        known = softmax(known, axis=1)
-    scores[has] = known / known.sum(1, keepdims=True)
+
+    def named(row: int) -> str:
+        name = f" ({split[columns.IMAGE_ID][row]!r})" if columns.IMAGE_ID in split.column_names else ""
+        return f"row {row}{name}"
+
+    zeros = np.flatnonzero((scores == 0).all(1))
+    if len(zeros):
+        are = f"{len(zeros):,} of {len(scores):,} rows are all zeros and count as unknown"
+        logger.warning("%s: %s, the first is %s.", what, are, named(int(zeros[0])))
+        scores[zeros], has[zeros] = np.nan, False
+    known, labels = np.flatnonzero(has), labels_of(split)[has]
+    if fault := _fault_of_scores(scores[known], labels):
+        row, why = fault
+        numbers = ", ".join(f"{number:.4g}" for number in rows[known[row]][:5]) + ", ..." * (num_labels > 5)
+        raise ValueError(f"{what}, {named(int(known[row]))}: {numbers}; {why}")
+    scores[known] = _probabilities(scores[known])
     return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
+
+
+def _whole_of(scores: np.ndarray) -> int | None:
+    """What almost all rows (n, C) sum to, up to rounding; None where they are no shares of a usual whole."""
+    rounded = np.sqrt(scores.shape[1]) if (scores == scores.round()).all() else 0.0
+    for whole in WHOLES:
+        off = max(NOT_WHOLE * whole, rounded if whole > 1 else 0.0)
+        are_shares = (scores.min(1) > -TINY) & (np.abs(scores.sum(1) - whole) <= off)
+        if len(scores) and are_shares.mean() >= ALMOST_ALL:
+            return whole
+    return None
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """(n, C). A row of shares counts by its own sum; numbers from 0 to 1 are shares too, as few logits would be."""
+    if _whole_of(scores) is None and (scores.min(initial=0) < 0 or scores.max(initial=0) > 1):
+        return softmax(scores, axis=1)
+    shares = scores.clip(0)
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _fault_of_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[int, str] | None:
+    """The row and the fault of numbers (n, C) that are no scores, with labels (n,), negative where unknown."""
+    whole, lowest, highest = _whole_of(scores), scores.min(1), scores.max(1)
+    if whole is not None:
+        if len(odd := np.flatnonzero((lowest < -TINY) | (highest > whole * (1 + NOT_WHOLE) + 1))):
+            return int(odd[0]), f"the other rows are shares that sum to {whole}. Correct it, or give null."
+    elif len(scores) and lowest.min() >= 0 and np.median(highest - lowest) > MOST_LOGITS:
+        why = "neither shares of a whole nor logits, which would be sure of every image. Give probabilities."
+        return int(np.argmax(highest - lowest > MOST_LOGITS)), why
+    given = np.flatnonzero(labels >= 0)
+    of_label, ordered = scores[given, labels[given]], np.sort(scores[given], axis=1)
+    is_last = (of_label == ordered[:, 0]) & (of_label < ordered[:, 1])
+    if is_last.sum() > 4 * (of_label == ordered[:, -1]).sum() + 10:  # no honest scores, however bad
+        where = f"the given label has the lowest number in {is_last.sum():,} of {len(given):,} labelled rows"
+        return int(given[is_last.argmax()]), f"{where}. Higher must be likelier: negate distances."
+    return None
