@@ -11,6 +11,7 @@ from pathlib import Path
 
 import make
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -154,6 +155,41 @@ def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):
     assert computed == [2] and np.array_equal(after[2:], before[2:]) and not (after[:2] == before[:2]).any()
     with pytest.raises(ValueError, match="was made for other classes than those of the data"):
         read(folder, changed, ["a", "b"])
+
+
+MALFORMED = {
+    "texts": ({"values": ["x"] * 4}, "column 'values' holds string, not lists of numbers"),
+    "lists of texts": ({"values": [["x"]] * 4}, "column 'values' holds list<"),
+    "other lengths": ({"values": [[1.0, 2.0]] * 3 + [[1.0]]}, "column 'values', row 3: 1 numbers, not 2"),
+    "nulls": ({"values": [[1.0, 2.0], None, None, None]}, "column 'values', row 1: None numbers, not 2"),
+    "without values": ({"values": None}, "no column 'values'"),
+    "without ids": ({"image_id": None}, "no column 'image_id'"),
+    "no Parquet": (None, "damaged"),
+    "names of other classes": ({}, "1 class names of 3 numbers, not 3 of 16"),
+    "no name": ({}, "stage.json names no view or no classes"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_view_is_named_with_its_file(tmp_path, name):
+    images, (columns, words) = images_of(4, labels=True), MALFORMED[name]
+    folder = embed_view(images, f"image:{saved('clip', tmp_path / 'clip')}", tmp_path)
+    file = folder / "train.parquet"
+    if columns is None:
+        file.write_bytes(b"PAR1 of no table")
+    elif name == "names of other classes":
+        file = folder / "classes.parquet"
+        pq.write_table(pa.table({"values": [[1.0, 2.0, 3.0]]}), file)
+    elif name == "no name":
+        file = folder
+        stage = json.loads((folder / "stage.json").read_text())
+        (folder / "stage.json").write_text(json.dumps({key: stage[key] for key in stage if key != "view"}))
+    else:
+        table = pq.read_table(file).to_pydict() | columns
+        pq.write_table(pa.table({key: values for key, values in table.items() if values is not None}), file)
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        read(folder, images)
+    assert str(file) in str(error.value) and "\n" not in str(error.value) and "g4i embed" in str(error.value)
 
 
 def test_the_student_of_a_view_can_be_named_and_its_weights_count(tmp_path, capsys, monkeypatch):

@@ -84,6 +84,23 @@ def test_the_format_is_written_and_another_one_is_not_guessed_at(images):
             open_images(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (["x"] * 4, "column 'text_embeds' holds Value('string'), not vectors of one length"),
+        ([[1.0, 2.0]] * 3 + [[1.0]], "column 'text_embeds' holds List(Value('float64')), not vectors of one length"),
+        (None, "no column 'text_embeds'"),
+    ],
+)
+def test_a_stage_with_other_columns_than_were_written_names_its_file(images, values, says):
+    file = stage_of(images, "0123") / "train.parquet"
+    table = {"image_id": list("0123")} | ({"text_embeds": values} if values else {"other": list("0123")})
+    Dataset.from_dict(table).to_parquet(file)
+    with pytest.raises(ValueError) as error:
+        open_images(str(file.parent))
+    assert str(error.value) == f"{file}: {says}. Make the stage again."
+
+
 def test_a_stage_never_replaces_a_folder_of_other_things(tmp_path):
     make.folder(tmp_path, ["cat/1.png"])
     with pytest.raises(ValueError, match="holds no stage. It would be deleted: choose another folder"):

@@ -21,6 +21,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 from huggingface_hub import errors, hf_hub_download
 
+from .. import columns
 from ..files import check_replaceable, replacing, restore_replaced
 from ..names import is_path
 from .joining import join_captions
@@ -255,8 +256,21 @@ def open_stage(folder: str | Path, stage: dict[str, Any]) -> DatasetDict:
     for name in stage["num_rows"]:  # one by one, as opening them together needs equal columns
         parts = sorted(Path(folder).glob(f"data/{glob.escape(name)}-*-of-*.parquet"))
         one = Path(folder) / f"{name}.parquet"
-        opened[name] = load_parquet([one] if one.is_file() or not parts else parts, name)
+        files = [one] if one.is_file() or not parts else parts
+        opened[name] = load_parquet(files, name)
+        _check_columns(opened[name], files[0], [] if len(opened) > 1 else stage.get("columns", []))
     return opened
+
+
+def _check_columns(split: Dataset, file: Path, written: Iterable[str]) -> None:
+    """ValueError for a file that lacks columns which were `written`, or whose embeddings are no vectors."""
+    why, embeds = None, split.features.get(columns.TEXT_EMBEDS)
+    if lacking := [name for name in written if name not in split.column_names]:
+        why = f"no column {lacking[0]!r}"
+    elif embeds is not None and columns.text_embed_dim_of(embeds) is None:
+        why = f"column 'text_embeds' holds {embeds}, not vectors of one length"
+    if why:
+        raise ValueError(f"{file}: {why}. Make the stage again.")
 
 
 def join_stage(images: DatasetDict, folder: str | Path, stage: dict[str, Any]) -> DatasetDict:

@@ -5,10 +5,13 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, LargeList, List, Value
 from datasets.table import ConcatenationTable
 
@@ -48,6 +51,8 @@ class Embeddings:
     dtype = np.dtype(np.float16)
 
     def __init__(self, split: Dataset):
+        if not isinstance(feature := split.features[columns.TEXT_EMBEDS], (List, LargeList)):
+            raise ValueError(f"Column 'text_embeds': {feature} is no list of numbers. Make it with g4i embed.")
         self._split = column_alone(split, columns.TEXT_EMBEDS)
         self._map()
         starts, counts = self._starts_and_counts()
@@ -148,6 +153,27 @@ def vectors_of(chunk: pa.Array) -> np.ndarray:
         chunk = chunk.drop_null()
         dim, values = (chunk.value_lengths()[0].as_py() if len(chunk) else 0), chunk.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(-1 if dim else 0, dim)
+
+
+def read_vectors(file: str | Path, *others: str) -> tuple[np.ndarray, list[list]]:
+    """
+    `values` (n, D) of a Parquet file, and other columns; ValueError of one line for a file that holds anything else.
+    """
+    try:
+        table = pq.read_table(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {str(error).splitlines()[0].rstrip('.')}.") from error
+    if lacking := [name for name in ("values", *others) if name not in table.column_names]:
+        raise ValueError(f"{file}: no column {lacking[0]!r}. Its columns: {', '.join(table.column_names)}.")
+    column = table["values"].combine_chunks()
+    inner = getattr(column.type, "value_type", pa.string())
+    if not (pa.types.is_floating(inner) or pa.types.is_integer(inner)):
+        raise ValueError(f"{file}: column 'values' holds {column.type}, not lists of numbers.")
+    lengths = pc.list_value_length(column).to_pylist()
+    if odd := [row for row, length in enumerate(lengths) if length is None or length != lengths[0]]:
+        what = f"column 'values', row {odd[0]}: {lengths[odd[0]]} numbers, not {lengths[0]}"
+        raise ValueError(f"{file}: {what}. All rows need as many.")
+    return vectors_of(column), [table[name].to_pylist() for name in others]
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

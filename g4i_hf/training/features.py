@@ -21,7 +21,7 @@ from transformers import BaseImageProcessor
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
 from ..data.record import image_digests
-from ..data.texts import column_of, vectors_of
+from ..data.texts import column_of, read_vectors
 from ..files import replacing_file
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
@@ -112,8 +112,11 @@ def _read(folder: Path) -> dict[str, np.ndarray]:
     """digest -> (F,)"""
     features: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(path)
-        features.update(zip(table["image"].to_pylist(), vectors_of(table["values"].combine_chunks()), strict=True))
+        try:
+            values, (digests,) = read_vectors(path, "image")
+        except ValueError as error:
+            raise ValueError(f"{error} Remove the file: its features are then computed again.") from error
+        features.update(zip(digests, values, strict=True))
     return features
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
@@ -22,7 +21,7 @@ from .. import columns
 from ..data.joining import NO_ROW
 from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
-from ..data.texts import column_of, vectors_of
+from ..data.texts import column_of, read_vectors
 from ..label_model import View
 
 logger = logging.getLogger(__name__)
@@ -104,8 +103,13 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
     """Name and view of a stage, in the order of these images. ValueError for one of other images or classes."""
     stage = view_stage(folder)
     again = f"Run it again: g4i embed DATASET_NAME --view {stage['view']} -o {Path(folder).parent.parent}"
-    there = pq.read_table(Path(folder) / "train.parquet")
-    digests, image_ids = (there[name].to_pylist() for name in (columns.IMAGE_DIGEST, columns.IMAGE_ID))
+    number, file = len(id2label), Path(folder) / f"{CLASSES}.parquet"
+    try:
+        values, texts = read_vectors(Path(folder) / "train.parquet", columns.IMAGE_DIGEST, columns.IMAGE_ID)
+        names = read_vectors(file)[0] if file.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{error} {again}.") from error
+    digests, image_ids = texts
     # Equal images can have other captions; one that was renamed has its value still
     place = {digest: row for row, digest in enumerate(digests)}
     place |= {pair: row for row, pair in enumerate(zip(digests, image_ids, strict=True))}
@@ -116,12 +120,12 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
         first = now[columns.IMAGE_ID][lacking[0]]
         what = f"{len(lacking):,} of {len(images):,} images have no value there, or have changed since: {first!r}"
         raise ValueError(f"{folder} (views): {what}. {again}.")
-    values, names = _values_of(there)[rows], None
-    if (Path(folder) / f"{CLASSES}.parquet").is_file():
-        names = _values_of(pq.read_table(Path(folder) / f"{CLASSES}.parquet"))
     if stage["class_names"] not in (None, [id2label[index] for index in sorted(id2label)]):
         raise ValueError(f"{folder} (views) was made for other classes than those of the data. {again}.")
-    return stage["view"], as_view(stage["view"], values, names)
+    if names is not None and names.shape != (number, values.shape[1]):
+        what = "{} class names of {} numbers, not {} of {}".format(*names.shape, number, values.shape[1])
+        raise ValueError(f"{file}: {what}. {again}.")
+    return stage["view"], as_view(stage["view"], values[rows], names)
 
 
 def view_stage(folder: str | Path) -> dict[str, Any]:
@@ -129,8 +133,7 @@ def view_stage(folder: str | Path) -> dict[str, Any]:
     stage = read_stage(folder) or {}
     if stage.get("stage") != "view":
         raise ValueError(f"{folder} (views) holds no view. Make one: g4i embed DATASET_NAME --view NAME -o OUT.")
+    if not isinstance(stage.get("view"), str) or "class_names" not in stage:
+        what = "its stage.json names no view or no classes"
+        raise ValueError(f"{folder} (views): {what}. Make it again: g4i embed DATASET_NAME --view NAME -o OUT.")
     return stage
-
-
-def _values_of(table: pa.Table) -> np.ndarray:
-    return vectors_of(table[VALUES].combine_chunks())
