@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from caption_doors import WORKERS
@@ -16,6 +17,7 @@ from fitting import few_labels, lines_of, results_of
 from loaded import PYTHON
 from test_changed_data import add_images, change_captions, correct_labels
 
+from g4i_hf import ImageSearch, ZeroShotImageClassifier
 from g4i_hf.hub.release import release_with_card
 from g4i_hf.running import main
 from g4i_hf.workflows import fit, fit_all_layers
@@ -76,6 +78,24 @@ def test_nothing_changed_writes_nothing_and_says_the_same(again, place, words):
     assert said[0] == f"{out} holds this very result: nothing has changed since."
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert result.with_views_accuracy == results["with_views_accuracy"] and result.verdict_in_words() in said
+
+
+def test_a_search_of_images_that_fit_has_seen_computes_no_features_of_them(place, monkeypatch):
+    out, train = place / "out", place / "pictures" / "train"
+    add_images(place / "pictures")
+    embedded, embed = [], ZeroShotImageClassifier.embed_images
+
+    def counting(classifier, images, **kwargs):
+        embedded.append(len(images))
+        return embed(classifier, images, **kwargs)
+
+    monkeypatch.setattr(ZeroShotImageClassifier, "embed_images", counting)
+    by_features = [ImageSearch(name, train).image_embeds for name in (out, out / "classifier")]
+    assert embedded == [2, 2], "the new ones"
+    (out / "features").rename(out / "gone")
+    for embeds in by_features:
+        np.testing.assert_allclose(embeds, ImageSearch(out, train).image_embeds, atol=1e-5)
+    assert sum(embedded) == 2 + 2 + 2 * 38
 
 
 def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(again, place, monkeypatch):

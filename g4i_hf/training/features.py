@@ -95,7 +95,7 @@ def image_features(
     """
     is_half = accelerator.device.type != "cpu" and not encoder.is_exact
     folder = Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
-    digests, known = image_digests(images)[columns.IMAGE_DIGEST], _read(folder)
+    digests, known = image_digests(images)[columns.IMAGE_DIGEST], stored_features(folder)
     first_row = {digest: row for row, digest in reversed(list(enumerate(digests)))}
     rows = [row for digest, row in first_row.items() if digest not in known]
     accelerator.wait_for_everyone()
@@ -104,11 +104,11 @@ def image_features(
         missing = [digests[row] for row in rows]
         _compute(encoder, images.select(rows), missing, folder, accelerator, num_workers, description)
         accelerator.wait_for_everyone()
-        known = _read(folder)
+        known = stored_features(folder)
     return np.stack([known[digest] for digest in digests])
 
 
-def _read(folder: Path) -> dict[str, np.ndarray]:
+def stored_features(folder: Path) -> dict[str, np.ndarray]:
     """digest -> (F,)"""
     features: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.parquet")):

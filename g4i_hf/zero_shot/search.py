@@ -26,6 +26,7 @@ from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
 from ..names import file_digest
+from ..training.features import FEATURES, ImageEncoder, stored_features
 from .checkpoint import TextSide, open_aligned, open_encoder
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
 class ImageSearch:
     """
-    Finds images by text. Every image is embedded once; a query takes one run of the text encoder.
+    Finds images by text. Every image is embedded once; a query takes one run of the text encoder. In a folder of
+    `g4i fit`, images that it has seen are embedded by their stored features.
 
     Args:
         model: run folder, aligned student or Hub id, see [`~g4i_hf.ZeroShotImageClassifier`]; or a classifier.
@@ -232,9 +234,11 @@ class ImageSearch:
         cache: str | Path | None = None,
         **kwargs,
     ):
+        name = None if isinstance(model, ZeroShotImageClassifier) else Path(model)
         if not isinstance(model, ZeroShotImageClassifier):
             model = ZeroShotImageClassifier(model, **kwargs)
         self.classifier: ZeroShotImageClassifier = model
+        self._features = None if name is None else self._features_of_fit(name)
         if isinstance(images, (str, Path)):
             images = files_in(images)
         elif isinstance(images, Dataset):
@@ -257,18 +261,21 @@ class ImageSearch:
 
     def _cached(self, folder: Path | None) -> np.ndarray:
         """(n, D) float32 of unit norm; NaN for an unreadable image."""
-        if folder is None or not all(isinstance(image, str) for image in self.images):
-            return self._embedded()
+        if not (folder or self._features) or not all(isinstance(image, str) for image in self.images):
+            return self._embedded([])
+        with ThreadPoolExecutor(THREADS) as pool:
+            digests = list(pool.map(_digest_of_file, self.images))
+        if folder is None:
+            return self._embedded(digests)
         digest = hashlib.blake2b(digest_size=16)
         for name, values in sorted(self.classifier.model.state_dict().items()):
             digest.update(name.encode() + values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(self.classifier.image_processor.to_json_string().encode())
-        with ThreadPoolExecutor(THREADS) as pool:
-            digest.update("\n".join(pool.map(_digest_of_file, self.images)).encode())
+        digest.update("\n".join(digests).encode())
         file = folder / f"{digest.hexdigest()}.npy"
         if file.is_file():
             return np.load(file, allow_pickle=False)
-        embeds = self._embedded()
+        embeds = self._embedded(digests)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing_file(file) as staging, staging.open("wb") as opened:
@@ -277,11 +284,28 @@ class ImageSearch:
             logger.info("The image embeddings are not cached: %s", error)
         return embeds
 
-    def _embedded(self) -> np.ndarray:
-        dim, batches = self.classifier.model.config.text_embed_dim, range(0, len(self.images), BATCH)
-        embeds = np.full((len(self.images), dim), np.nan, dtype=np.float32)
+    def _features_of_fit(self, name: Path) -> Path | None:
+        """The folder with features by this student that a `g4i fit` with this run or classifier has stored."""
+        model = self.classifier.model
+        if not model.takes_features:
+            return None
+        digest = ImageEncoder.of_student(model, self.classifier.image_processor).digest
+        places = (place / FEATURES / digest for place in (name, name.parent))
+        return next((place for place in places if place.is_dir()), None)
+
+    def _embedded(self, digests: Sequence[str]) -> np.ndarray:
+        """By the stored features of images with these digests, else by the images."""
+        model, number = self.classifier.model, len(self.images)
+        embeds = np.full((number, model.config.text_embed_dim), np.nan, dtype=np.float32)
+        stored = stored_features(self._features) if self._features and digests else {}
+        if known := [row for row, digest in enumerate(digests) if digest in stored]:
+            features = torch.from_numpy(np.stack([stored[digests[row]] for row in known])).to(self.classifier.device)
+            with torch.no_grad():
+                embeds[known] = model(features=features, output_image_embeds=True).image_embeds.float().cpu().numpy()
+        others = np.setdiff1d(np.arange(number), known)
+        batches = range(0, len(others), BATCH)
         for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2):
-            opened = {row: _opened(self.images[row]) for row in range(start, min(start + BATCH, len(self.images)))}
+            opened = {row: _opened(self.images[row]) for row in others[start : start + BATCH].tolist()}
             rows = [row for row, image in opened.items() if image is not None]
             if rows:
                 embeds[rows] = self.classifier.embed_images([opened[row] for row in rows], batch_size=BATCH).numpy()
