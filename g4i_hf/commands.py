@@ -14,6 +14,7 @@ from .names import LABELS_ONLY, check_run, is_of_fit, require
 from .options import learned_from_captions
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
+MAKE_STAGE = "g4i caption --dataset_name DATASET_NAME --caption_column caption --captions_dir"
 TRACKERS = {"tensorboard", "trackio", "wandb"}
 
 
@@ -327,8 +328,9 @@ class Release(Command):
     def check(self, args) -> None:
         kind, folder = ("stage", args.stage) if args.stage else ("run", args.run)
         if not Path(folder).is_dir():
+            more = f" Or make one of captions that you have: {MAKE_STAGE} {folder}." if args.stage else ""
             raise FileNotFoundError(
-                f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage."
+                f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage.{more}"
             )
         check_paths(baseline=args.baseline)
         if args.run and not is_of_fit(args.run):

@@ -76,6 +76,7 @@ MISTAKES = {
     "weights that were not averaged": ("evaluate", {"run": "{aligned}", "weights": "ema"}, ("--weights raw",)),
     "another hold-out": ("evaluate", {"run": "{aligned}", "validation_fraction": 0.2}, ("would pass for held out",)),
     "nothing to release": ("release", {}, ("--run", "--stage")),
+    "no stage yet": ("release", {"stage": "{gone}"}, ("no stage '{gone}'", "--caption_column caption --captions_dir")),
     "release a stage as a run": ("release", {"run": "{captions}"}, ("{captions} holds no trained model",)),
     "release a run as a stage": ("release", {"stage": "{aligned}"}, ("{aligned} is no such stage",)),
     "release both": ("release", {"run": "{aligned}", "stage": "{captions}"}, ("{aligned}", "{captions}")),
