@@ -148,7 +148,7 @@ def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
 
 
 def test_files_that_others_changed_are_said_and_made_again(again, place, capsys, caplog):
-    """`classifier` from its run; a run by fitting anew. What was there is kept, and a file beside them is no change."""
+    """`classifier` from its run; a run by fitting anew. What was there is kept; a file beside them is no change."""
     out = place / "out"
     before, weights = weights_in(out), out / "classifier" / "model.safetensors"
     (out / "classifier" / "NOTES.md").write_text("mine")

@@ -209,19 +209,19 @@ class Matching:
 
     def __call__(self, answer: str | None) -> int:
         """The index of a class, `NO_CLASS` or `NONE`."""
-        said = _text_of(answer or "")
-        if said not in self.known:
-            text = _folded(said)
-            says_none = text == "none" or " none of the" in f" {text}"
-            found = self.terms.get(text)
-            self.known[said] = found if found is not None else NONE if says_none else self._only_one_within(said)
-        return self.known[said]
+        text = _text_of(answer or "")
+        if text not in self.known:
+            folded = _folded(text)
+            says_none = folded == "none" or " none of the" in f" {folded}"
+            label = self.terms.get(folded)
+            self.known[text] = label if label is not None else NONE if says_none else self._only_one_within(text)
+        return self.known[text]
 
-    def _only_one_within(self, said: str) -> int:
+    def _only_one_within(self, text: str) -> int:
         """The only class in the text. A term within a longer one, such as `rose` in `rose window`, does not count."""
-        clauses = [_folded(re.sub("n['’]t\\b", " not", clause)) for clause in _CLAUSE_ENDS.split(said)]
+        clauses = [_folded(re.sub(r"n['’]t\b", " not", clause, flags=re.I)) for clause in _CLAUSE_ENDS.split(text)]
         affirmed = " ".join(_DENIED.sub("", clause) for clause in clauses)
-        within = [term for term in self._terms_in(_folded(said)) if _DENIED.search(term)]  # the sign `no entry`
+        within = [term for term in self._terms_in(_folded(text)) if _DENIED.search(term)]  # the sign `no entry`
         within += self._terms_in(" ".join(affirmed.split()))
         longest = {
             self.terms[term]
