@@ -160,13 +160,21 @@ class Label(Command):
     in_one_process = True
 
     def run(self, args, data) -> None:
-        from .workflows.label import Labelling, serve
+        from .data.labels import answers_to
+        from .data.loading import default_folder, labels_file_of
 
-        labelling = Labelling(args, data, say=print_note if args.list else say)
-        if not args.list:
-            return serve(labelling, say, opens_browser=not args.no_browser)
-        labelling.look()
-        print("\n".join(labelling.listed()) or labelling.nothing())
+        if args.list:
+            from .workflows.label import Labelling
+
+            labelling = Labelling(args, data, say=print_note)
+            labelling.look()
+            print("\n".join(labelling.listed()) or labelling.nothing())
+            return
+        file = labels_file_of(data, args.output_dir or default_folder(data.dataset_name))
+        with answers_to(file) as append:  # before imports that take seconds
+            from .workflows.label import Labelling, serve
+
+            serve(Labelling(args, data, say), append, say, opens_browser=not args.no_browser)
 
 
 class Train(Command):

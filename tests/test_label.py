@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ from fitting import few_labels, lines_of, write_lines
 
 from g4i_hf import LabelModel, View
 from g4i_hf.cli import build_options
-from g4i_hf.data.labels import answers_to, read_answers
+from g4i_hf.data.labels import answers_to, line_of, read_answers
 from g4i_hf.data.loading import load_reviewed
 from g4i_hf.label_model.picks import pick_gold, pick_next, pick_none, pick_wrong
 from g4i_hf.options import OPTIONS_OF, DataArguments
@@ -125,15 +126,30 @@ def test_it_lists_what_to_look_at(looked, asking, student, words, capsys):
     pictures, out = looked.data.dataset_name, looked.args.output_dir
     encoders = ["--student", student, "--text_encoder", words]
     main(["label", pictures, "-o", out, *encoders, "--views", "caption", "--list", "--pick", "wrong"])
-    name, suggested, probability = capsys.readouterr().out.splitlines()[0].split("\t")
-    assert name == "train/cross/0.png" and suggested in ("circle", "square") and 0.5 < float(probability) <= 1
+    name, suggested, probability, given = capsys.readouterr().out.splitlines()[0].split("\t")
+    assert (name, given) == ("train/cross/0.png", "cross")
+    assert suggested in ("circle", "square") and 0.5 < float(probability) <= 1
     for pick in ("next", "none"):
-        names = [line.split("\t")[0] for line in asking(pick, 9).listed()]
-        assert len(set(names)) == 9 and all("/unlabelled/" in name for name in names)
+        lines = [line.split("\t") for line in asking(pick, 9).listed()]
+        assert len({name for name, *_ in lines}) == 9 and all(line[3] == "" for line in lines)
+        assert all("/unlabelled/" in name for name, *_ in lines)
+    assert set(asking("gold").listed()) == set(looked.names), "as the page, it hides what would sway an answer"
 
 
-def test_a_second_page_of_a_folder_is_refused(looked, capsys):
+def test_an_image_of_a_class_that_was_shown_as_one_of_none_is_no_example_of_none(asking, monkeypatch):
+    asked, given = asking("none", 2), []
+    of_class, of_none = (item["row"] for item in asked.items())
+    asked.answer(lambda line: None, of_class, 0)
+    asked.answer(lambda line: None, of_none, None, none=True)
+    asked.args = dataclasses.replace(asked.args, pick="next")
+    monkeypatch.setattr("g4i_hf.workflows.label.pick_next", lambda *args: given.extend(args) or [])
+    asked.picked(1)
+    assert given[3].nonzero()[0].tolist() == [of_none]
+
+
+def test_a_second_page_of_a_folder_is_refused_at_once(looked, capsys, monkeypatch):
     pictures = looked.data.dataset_name
+    monkeypatch.setitem(sys.modules, "g4i_hf.workflows.label", None)  # whose imports take seconds
     with answers_to(Path(pictures) / "labels.jsonl"), pytest.raises(SystemExit):
         main(["label", pictures, "-o", looked.args.output_dir, "--no_browser"])
     assert "Another g4i label writes to" in capsys.readouterr().err
@@ -214,7 +230,7 @@ def test_keys_answer_and_every_answer_is_on_disk_before_the_next_image(asking):
         assert page.evaluate("document.documentElement.scrollWidth") <= 380 and not outside
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
         page.reload()  # what was skipped is asked again
-        page.get_by_text("20 left").wait_for()
+        page.get_by_text("0 answered, image 1 of").wait_for()
     assert len(read_answers(asked.file)) == 3 and sum(label is not None for label in trained(asked)["label"]) == 15
 
 
@@ -226,6 +242,7 @@ def test_a_name_that_is_no_class_is_offered_as_a_new_one_and_learned_with_its_ro
     monkeypatch.setattr(asked, "learn", lambda: (learned.append(len(read_answers(asked.file))), learn()))
     with opened(asked) as (page, likely, _):
         matches = page.locator("#matches button")
+        assert page.get_by_text("0 answered, image 1 of 4").count()  # of two rounds
         page.keyboard.type("Square")
         assert "New class" not in matches.all_inner_texts()[-1]
         page.keyboard.press("Escape")
@@ -244,10 +261,31 @@ def test_a_name_that_is_no_class_is_offered_as_a_new_one_and_learned_with_its_ro
         for answered in (3, 4):
             page.keyboard.press("1")
             page.get_by_text(f"{answered} answered").wait_for()
-        page.get_by_text(f"Learn from them: g4i fit {asked.data.dataset_name}").wait_for()
-    training = trained(asked)
+        page.get_by_text(f"All are answered. Learn from the answers: g4i fit {asked.data.dataset_name}").wait_for()
+    training, labels = trained(asked), [line["label"] for line in read_answers(asked.file).values()]
     names = training.features["label"].names
-    assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"] and training["label"][:].count(3) == 2
+    assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"]
+    assert training["label"][:].count(3) == labels.count("hexagon") >= 2
+
+
+@pytest.mark.slow
+def test_the_page_keeps_an_image_whose_answer_was_not_saved_and_says_at_the_end_what_was_skipped(asking):
+    asked = asking("next", 3)
+    with opened(asked) as (page, _, _):
+        asked.file.unlink()
+        asked.file.mkdir()
+        page.keyboard.press("1")
+        page.get_by_text(f"Not saved. {asked.file} cannot be written (Is a directory).").wait_for()
+        assert page.get_by_text("0 answered, image 1 of 3").count()
+        asked.file.rmdir()
+        page.keyboard.press("1")
+        page.get_by_text("1 answered, image 2 of 3").wait_for()
+        page.keyboard.press("Backspace")
+        page.get_by_text("Undone.").wait_for()
+        for _ in range(3):
+            page.keyboard.press(" ")
+        page.get_by_text("0 answered, 3 skipped. Reload the page to see those again. (Ctrl+C").wait_for()
+    assert not read_answers(asked.file)
 
 
 @pytest.mark.slow
@@ -263,30 +301,99 @@ def test_gold_images_hide_what_is_known_until_they_are_answered(asking):
         assert (last_answer(asked)["label"], last_answer(asked)["pick"]) == ("cross", "gold")
 
 
+def sent(server: LabelServer, what: str, content: dict | bytes, **headers: str) -> tuple[int, dict]:
+    """Status and reply of what the page posts."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    own = {"Content-Type": "application/json", "Origin": f"http://{server.host}"}
+    request = urllib.request.Request(f"{server.address}{what}", body, own | headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+def test_an_answer_that_cannot_be_written_is_told_and_asked_again(asking):
+    asked = asking("next", 3)
+    with served(asked) as server:
+        row = sent(server, "more", {})[1]["items"][0]["row"]
+        asked.file.unlink()
+        asked.file.mkdir()
+        status, reply = sent(server, "answer", {"row": row, "label": 0})
+        assert status == 409 and reply["error"].startswith(f"{asked.file} cannot be written (Is a directory).")
+        assert asked.labels[row] == asked.given[row] and not asked.answered.any()
+        urllib.request.urlopen(server.address, timeout=20).close()  # the page, loaded anew
+        assert row in [item["row"] for item in sent(server, "more", {})[1]["items"]]
+        asked.file.rmdir()
+        assert sent(server, "answer", {"row": row, "label": 0})[0] == 200
+    assert last_answer(asked)["file_name"] == asked.names[row] and asked.answered.sum() == 1
+
+
+def test_an_undone_answer_gives_way_to_the_one_before_if_that_was_about_this_image(looked, tmp_path):
+    """Those of images that are gone are no part of the gold sample."""
+    file = tmp_path / "labels.jsonl"
+    (now, other), gone = looked.names[-2:], "train/gone.png"
+    digests = {now: looked.digests[-2], other: "0" * 32, gone: "1" * 32}
+    lines = [line_of(name, "file_name", digest, "next", "cross") for name, digest in digests.items()]
+    file.write_text("".join(lines) + line_of(gone, "file_name", digests[gone], "gold", "cross"))
+    asked = Labelling(
+        dataclasses.replace(looked.args, pick="gold", n=60),
+        dataclasses.replace(looked.data, labels_file=str(file)),
+        say=lambda text: None,
+    )
+    asked.look()
+    assert asked.left == 60
+    with answers_to(file) as append, LabelServer(asked, append) as server:
+        asked.items()
+        for name, before in ((now, ("cross", "next")), (other, (None, "gold"))):
+            row = asked.names.index(name)
+            for answer in ({"none": True}, {"undo": True}):
+                server.answer(row, **answer)
+            assert (last_answer(asked)["label"], last_answer(asked)["pick"]) == before
+        assert not asked.answered.any()
+    assert {name: line["label"] for name, line in read_answers(file).items() if name != gone} == {now: "cross"}
+
+
+def test_a_new_class_is_one_however_it_is_written(asking):
+    """Two pages may be open: the second one learns of the classes of the first."""
+    asked = asking("next", 3)
+    with served(asked) as server:
+        first, second, _ = (item["row"] for item in sent(server, "more", {})[1]["items"])
+        classes = [*CLASSES, "Golden eagle"]
+        reply = sent(server, "answer", {"row": first, "label": "Golden  eagle"})
+        assert reply == (200, {"label": 3, "classes": classes})
+        status, reply = sent(server, "answer", {"row": second, "label": "golden EAGLE"})
+        assert (status, reply["classes"]) == (409, classes) and "There is a class 'Golden eagle'" in reply["error"]
+        assert sent(server, "answer", {"row": second, "label": "Golden eagle"})[0] == 200
+        assert sent(server, "more", {})[1]["classes"] == classes and asked.answered.sum() == 2
+
+
 def test_a_request_without_the_token_or_from_elsewhere_is_refused(asking):
     asked = asking("wrong")
     row = asked.items()[0]["row"]
-    answer = json.dumps({"row": row, "label": 0}).encode()
+    answer = {"row": row, "label": 0}
     with served(asked) as server:
-        own = {"Content-Type": "application/json", "Origin": f"http://{server.host}"}
 
-        def status(place: str, data: bytes | None = None, **headers: str) -> int:
-            request = urllib.request.Request(place, data, own | headers if data else headers)
+        def status(place: str, **headers: str) -> int:
             try:
-                with urllib.request.urlopen(request, timeout=20) as reply:
+                with urllib.request.urlopen(urllib.request.Request(place, headers=headers), timeout=20) as reply:
                     return reply.status
             except urllib.error.HTTPError as error:
                 return error.code
 
+        def answered(content: dict | bytes = answer, **headers: str) -> int:
+            return sent(server, "answer", content, **headers)[0]
+
         base = f"http://{server.host}/"
         assert server.server_address[0] == "127.0.0.1" and status(f"{server.address}image/{row}") == 200
-        assert status(f"{base}wrong-token/") == status(base) == status(f"{base}wrong-token/answer", answer) == 403
+        assert status(f"{base}wrong-token/") == status(base) == 403
         assert status(server.address, Host="evil.example") == 403  # its name may lead here
-        assert status(f"{server.address}answer", answer, Origin="http://evil.example") == 403
-        assert status(f"{server.address}answer", answer, **{"Content-Type": "text/plain"}) == 403
-        assert status(f"{server.address}answer", answer, **{"Content-Length": "-1"}) == 403
+        assert sent(server, "../wrong-token/answer", answer)[0] == 403
+        assert answered(Origin="http://evil.example") == answered(**{"Content-Type": "text/plain"}) == 403
+        assert answered(**{"Content-Length": "-1"}) == 403
         for wrong in ({"row": -1, "label": 0}, {"row": row, "label": 9}, {"row": row}, {"row": "0", "none": True}):
-            assert status(f"{server.address}answer", json.dumps(wrong).encode()) == 400
+            assert answered(wrong) == 400
+        assert answered(b'{"row":' + b"[" * 9_000) == 400
         assert not read_answers(asked.file)
-        assert status(f"{server.address}answer", answer) == 200 and len(read_answers(asked.file)) == 1
+        assert answered() == 200 and len(read_answers(asked.file)) == 1
         assert status(server.address) == 200

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -64,6 +66,23 @@ def test_gold_images_and_those_of_no_class_are_not_trained_on(pictures, caplog):
         assert said in caplog.text
 
 
+def test_a_gold_image_stays_gold_under_another_name_or_where_only_a_copy_is_left(pictures, caplog):
+    caplog.set_level(logging.INFO)
+    train = pictures / "train"
+    shutil.copy(train / "cross/1.png", train / "cross/copy.png")
+    answer(pictures, "train/cross/copy.png", "cross", "next")
+    for name in ("circle/0.png", "cross/1.png", "square/2.png"):
+        answer(pictures, f"train/{name}", "square", "gold")
+    (train / "circle/0.png").rename(train / "cross/renamed.png")
+    (train / "cross/1.png").unlink()
+    (train / "square/2.png").unlink()
+    assert set(labels(pictures)) == {"3", "4", "5", "6", "7", "8", "9", "10", "11"}
+    assert labels(pictures, "gold") == {"copy": "square", "renamed": "square"}
+    assert "2 gold images have other names now; labels of train: 2 changed; 1 line is left out" in caplog.text
+    answer(pictures, "train/cross/renamed.png", "cross")  # a later line of the image counts
+    assert labels(pictures)["renamed"] == "cross"
+
+
 def test_a_line_of_another_image_is_told_and_left_out(pictures, caplog):
     caplog.set_level(logging.INFO)
     answer(pictures, "train/circle/0.png", "cross")
@@ -73,6 +92,8 @@ def test_a_line_of_another_image_is_told_and_left_out(pictures, caplog):
     found = labels(pictures)
     assert (found["0"], found["3"]) == ("cross", "circle")
     assert "2 lines are left out, as their images are not there or another one now ('train/circle/3" in caplog.text
+    answer(pictures, "6.png", "cross", digest="0" * 32)
+    assert labels(pictures)["6"] == "circle" and "('6.png': write 'train/circle/6.png')" in caplog.text
 
 
 def test_a_class_that_is_none_is_told_with_the_nearest_unless_a_line_says_that_it_is_new(pictures):
@@ -101,6 +122,49 @@ def test_what_a_killed_process_had_begun_is_no_answer(pictures, left):
     with answers_to(file) as append:
         append(whole)
     assert file.read_text() == whole * 2
+
+
+@pytest.mark.parametrize(("before", "end"), [("\ufeff", "\r\n"), ("\n \n", "\n\n")])
+def test_an_editor_may_leave_a_byte_order_mark_other_line_breaks_and_blank_lines(pictures, before, end):
+    file = pictures / "labels.jsonl"
+    lines = [json.dumps({"file_name": f"train/circle/{name}.png", "label": "cross"}) for name in (0, 3)]
+    file.write_bytes((before + "".join(line + end for line in lines)).encode())
+    with answers_to(file) as append:
+        append(lines[0].replace("/0.png", "/6.png") + "\n")
+    found = labels(pictures)
+    assert [found[name] for name in ("0", "3", "6")] == ["cross"] * 3
+
+
+def test_an_answer_is_in_the_file_that_is_there_now_and_the_lock_holds(tmp_path):
+    file, other = tmp_path / "labels.jsonl", tmp_path / "of an editor"
+    lines = [line_of(name, "file_name", None, "next", "cross") for name in "abcd"]
+    with answers_to(file) as append:
+        append(lines[0])
+        other.write_text(lines[3])
+        os.replace(other, file)  # as sed -i, vim, git and rsync do
+        append(lines[1])
+        assert file.read_text() == lines[3] + lines[1]
+        file.unlink()
+        append(lines[2])
+        assert file.read_text() == lines[2]
+        with pytest.raises(ValueError, match="Another g4i label writes to"), answers_to(file):
+            pass
+
+
+def test_an_answer_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path):
+    file, line = tmp_path / "labels.jsonl", line_of("a", "file_name", None, "next", "cross")
+    with answers_to(file) as append:
+        append(line)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 * len(line) - 1, limit[1]))  # all but the line break fits
+            with pytest.raises(OSError, match="File too large"):
+                append(line)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert file.read_text() == line
+        append(line)
+    assert file.read_text() == line * 2
 
 
 def test_two_writers_are_one_too_many(tmp_path):

@@ -30,6 +30,13 @@ def same_form(name: str) -> str:
     return normalize("NFC", name)
 
 
+def in_another_case(name: str, names: Iterable[str]) -> str | None:
+    """That of the names which differs from this one in case only; None if this one is there itself, or none does."""
+    forms = {same_form(other): other for other in names}
+    alike = (other for form, other in forms.items() if form.casefold() == same_form(name).casefold())
+    return None if same_form(name) in forms else next(alike, None)
+
+
 def terms_of(name: str) -> list[str]:
     """
     The terms by which a text may name a class: each part of `tench, Tinca tinca`, in lower case, with spaces for

@@ -3,10 +3,12 @@ Labels that a person gave or confirmed: `labels.jsonl`, a line an answer. The la
 overrides the label that the data have.
 """
 
+import functools
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from .. import columns
 from ..files import brief, did_you_mean
 from .checks import labels_of, with_labels
-from .classes import class_names, same_form, with_class_names
+from .classes import class_names, in_another_case, same_form, with_class_names
 from .images import image_paths
 from .record import image_digests
 
@@ -45,15 +47,20 @@ def read_answers(file: Path) -> dict[str, dict[str, Any]]:
     """By name, the last line of each image, with its number; not what was undone. ValueError for another line."""
     answers: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(_whole_lines(file), 1):
+        if not text.strip():
+            continue
         try:
             line = json.loads(text)
             name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
             texts = (name, label or "", line.get("digest") or "")
             is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
-        except (AttributeError, ValueError):
+        except (AttributeError, ValueError, RecursionError):
             is_known = False
         if not is_known:
             raise ValueError(f"{file}, line {number}: {brief(text)} is no answer of g4i label. Correct or remove it.")
+        if not isinstance(line.get("none"), bool | None):
+            what = f'{file}, line {number}: "none" is {brief(line["none"])}'
+            raise ValueError(f"{what}. Write true without quotes for an image of no class, or remove it.")
         answers[name] = line | {"line": number, "pick": pick or MANUAL}
     return {name: line for name, line in answers.items() if line.get("label") is not None or line.get("none")}
 
@@ -61,7 +68,7 @@ def read_answers(file: Path) -> dict[str, dict[str, Any]]:
 def _whole_lines(file: Path) -> list[str]:
     if not file.is_file():
         return []
-    *lines, last = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, last = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # Notepad writes a BOM
     return [*lines, last] if _is_whole(last) else lines
 
 
@@ -70,36 +77,49 @@ def _is_whole(text: str | bytes) -> bool:
     try:
         json.loads(text)
         return True
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 @contextmanager
 def answers_to(file: Path) -> Iterator[Callable[[str], None]]:
-    """A function that appends a line, on disk when it returns. Raises ValueError while another process writes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """
+    A function that appends a line, on disk when it returns; after an OSError the file is as it was. Raises ValueError
+    while another process writes, or where nothing can be written.
+    """
     lock = filelock.FileLock(file.with_name(f".{file.name}.lock"), blocking=False)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ValueError(f"Another g4i label writes to {file}. Close it first: Ctrl+C in its terminal.") from None
-    try:
-        with open(file, "ab") as opened:
-            content = file.read_bytes()
-            begun = content.rfind(b"\n") + 1
-            if _is_whole(content[begun:]):
-                opened.write(b"\n")
-            else:
-                opened.truncate(begun)  # what a killed process had begun
-
-            def append(line: str) -> None:
-                opened.write(line.encode())
-                opened.flush()
-                os.fsync(opened.fileno())
-
-            yield append
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            open(file, "ab").close()
+        except filelock.Timeout:
+            raise ValueError(f"Another g4i label writes to {file}. Close it first: Ctrl+C in its terminal.") from None
+        except OSError as error:
+            what = f"{file} cannot be written ({error.strerror})"
+            raise ValueError(f"{what}. Make it writable, or name another file: --labels_file.") from error
+        yield functools.partial(_append, file)
     finally:
         lock.release()
+
+
+def _append(file: Path, line: str) -> None:
+    """To the file that is there now: an editor, git or rsync puts another one in its place."""
+    with open(file, "a+b", buffering=0) as opened:
+        opened.seek(0)
+        content = opened.read()
+        end = content.rfind(b"\n") + 1
+        if _is_whole(content[end:]):
+            end, line = len(content), f"\n{line}"
+        opened.truncate(end)  # what a killed process had begun
+        left = line.encode()
+        try:
+            while left:
+                left = left[opened.write(left) :]
+            os.fsync(opened.fileno())
+        except OSError:
+            opened.truncate(end)
+            raise
 
 
 # --- In the data -----------------------------------------------------------------------------------------------------
@@ -138,22 +158,36 @@ def with_labels_of(
     answers = read_answers(file)
     if not answers:
         return splits, {}
-    splits, names = _with_classes_of(splits, answers, file)
+    splits, classes = _with_classes_of(splits, answers, file)
+    names = {name: file_names(split, root) for name, split in splits.items()}
+    rows = {name: _rows_of(split, names[name], answers) for name, split in splits.items()}
+    matched = {names[name][row] for name in splits for row in rows[name]}
+    others = {name: answer for name, answer in answers.items() if name not in matched}
     messages: list[str] = []
-    labelled, answered, matched = DatasetDict(splits), {}, set[str]()
-    for name, split in splits.items():
-        rows = _rows_of(split, file_names(split, root), answers, matched)
-        if rows:
-            labelled[name], changes = _answered(split, rows, names)
-            answered[name] = rows
-            messages.append(f"labels of {name}: {changes}")
-    if others := [name for name in answers if name not in matched]:
-        what = (
-            "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
-        )
-        messages.append(f"{what.format(len(others))} not there or another one now ({others[0]!r})")
+    if "train" in splits and (renamed := _renamed_gold(splits["train"], rows["train"], others)):
+        rows["train"] |= {row: others.pop(name) for row, name in renamed.items()}
+        has = "image has another name" if len(renamed) == 1 else "images have other names"
+        messages.append(f"{len(renamed):,} gold {has} now")
+    labelled, answered = DatasetDict(splits), {name: of_split for name, of_split in rows.items() if of_split}
+    for name, of_split in answered.items():
+        labelled[name], changes = _answered(splits[name], of_split, classes)
+        messages.append(f"labels of {name}: {changes}")
+    if others:
+        messages.append(_left_out_in_words(list(others), itertools.chain(*names.values())))
     logger.info("%s: %s.", file, "; ".join(messages))
     return labelled, answered
+
+
+def _left_out_in_words(others: Sequence[str], names: Iterable[str]) -> str:
+    """`names` are those of all images: of a line that lacks a folder or has one too many, the right one is told."""
+    what = "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
+    example, by_last_part = repr(others[0]), {name.rpartition("/")[2]: name for name in names}
+    for other in others:
+        name = by_last_part.get(other.rpartition("/")[2], other)
+        if name != other and (name.endswith(f"/{other}") or other.endswith(f"/{name}")):
+            example = f"{other!r}: write {name!r}"
+            break
+    return f"{what.format(len(others))} not there or another one now ({example})"
 
 
 def _with_classes_of(
@@ -164,6 +198,10 @@ def _with_classes_of(
     known = {same_form(name): name for name in id2label.values()}
     for line in answers.values():
         if line.get("label") is not None and line.get("new_class") is True:
+            is_known = same_form(line["label"]) in known
+            if not is_known and (other := in_another_case(line["label"], known)) is not None:
+                what = f"{file}, line {line['line']}: the classes {line['label']!r} and {other!r} differ in case only"
+                raise ValueError(f"{what}. Write {other!r}; or, if they are two, name both with --class_names_file.")
             known.setdefault(same_form(line["label"]), line["label"])
     for line in answers.values():
         if line.get("label") is not None and same_form(line["label"]) not in known:
@@ -175,10 +213,8 @@ def _with_classes_of(
     return with_class_names(splits, names), names
 
 
-def _rows_of(
-    split: Dataset, names: list[str], answers: Mapping[str, dict[str, Any]], matched: set[str]
-) -> dict[int, dict[str, Any]]:
-    """The answer of each row that has one, if the image is the one that was answered; `matched` gets their names."""
+def _rows_of(split: Dataset, names: list[str], answers: Mapping[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The answer of each row that has one, if the image is the one that was answered."""
     named = [row for row, name in enumerate(names) if name in answers]
     digests = image_digests(split.select(named))[columns.IMAGE_DIGEST]
     of_rows = {}
@@ -186,8 +222,22 @@ def _rows_of(
         answer = answers[names[row]]
         if answer.get("digest") in (None, digest):
             of_rows[row] = answer
-            matched.add(names[row])
     return of_rows
+
+
+def _renamed_gold(
+    training: Dataset, of_rows: Mapping[int, dict[str, Any]], others: Mapping[str, dict[str, Any]]
+) -> dict[int, str]:
+    """
+    The names in `others` of gold images that have another name now, by row: their digests find them, or else a copy.
+    A later answer of that row counts.
+    """
+    gold = {answer.get("digest"): name for name, answer in others.items() if answer["pick"] == GOLD}
+    gold.pop(None, None)
+    digests = image_digests(training)[columns.IMAGE_DIGEST] if gold else []
+    renamed = {row: gold.pop(digest) for row, digest in enumerate(digests) if digest in gold}
+    lines = {name: answer["line"] for name, answer in others.items()}
+    return {row: name for row, name in renamed.items() if row not in of_rows or of_rows[row]["line"] < lines[name]}
 
 
 def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list[str]) -> tuple[Dataset, str]:

@@ -16,7 +16,7 @@ from .classes import class_names, read_class_names, with_class_names
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
 from .labels import LABELS_FILE, with_answers
-from .opening import is_image_folder, open_data
+from .opening import STAGE_FILE, is_image_folder, open_data
 from .record import image_digests
 from .stage import Source, chain_of, check_names_images, find_stage, join_stage, open_stage
 
@@ -71,6 +71,16 @@ def images_root(data: DataArguments) -> Path | None:
     """The folder of image files that the data comes from; None for Parquet or the Hub."""
     *_, source = chain_of(source_of(data))
     return Path(source.name) if is_image_folder(source.name) else None
+
+
+def default_folder(dataset_name: str) -> str:
+    """`runs/pictures` for the folder `pictures`, and for the captions that were written into `runs/pictures`."""
+    folder = Path(dataset_name)
+    if not folder.is_dir():
+        return f"runs/{dataset_name.replace('/', '--')}"
+    folder = folder.resolve()
+    is_stage_of_a_fit = (folder / STAGE_FILE).is_file() and folder.parent.parent.name == "runs"
+    return f"runs/{folder.parent.name if is_stage_of_a_fit else folder.name}"
 
 
 def labels_file_of(data: DataArguments, output_dir: str | Path | None = None) -> Path | None:

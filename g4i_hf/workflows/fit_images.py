@@ -15,7 +15,7 @@ from .. import columns
 from ..captioning.runner import MILLION
 from ..cli import build_options
 from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
-from ..data.loading import check_has_split, class_names, load_reviewed, source_of
+from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images
 from ..data.stage import STAGE_FILE, images_of
 from ..data.texts import num_captioned
@@ -33,7 +33,7 @@ from ..training.prepare import BuiltStudent, build_student, inputs_of
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
 from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
 from .caption import Captioning
-from .fit_result import by_first, default_folder
+from .fit_result import by_first
 
 
 class FitImages:

@@ -16,7 +16,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..data.labels import GOLD
-from ..data.opening import STAGE_FILE
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text, some
@@ -142,16 +141,6 @@ class FitFolder:
 
 def _is_shipped(file: str) -> bool:
     return file.startswith(f"{CLASSIFIER}/")
-
-
-def default_folder(dataset_name: str) -> str:
-    """`runs/pictures` for the folder `pictures`, and for the captions that were written into `runs/pictures`."""
-    folder = Path(dataset_name)
-    if not folder.is_dir():
-        return f"runs/{dataset_name.replace('/', '--')}"
-    folder = folder.resolve()
-    is_stage_of_a_fit = (folder / STAGE_FILE).is_file() and folder.parent.parent.name == "runs"
-    return f"runs/{folder.parent.name if is_stage_of_a_fit else folder.name}"
 
 
 FEW_LABELS = 10  # a class: with fewer, more labels help most

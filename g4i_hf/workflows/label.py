@@ -19,9 +19,9 @@ import numpy as np
 from .. import columns
 from ..cli import say
 from ..data.checks import labels_of
-from ..data.classes import same_form
+from ..data.classes import in_another_case, same_form
 from ..data.images import UndecodableImage, clean_jpeg
-from ..data.labels import GOLD, NONE, answers_to, file_names, line_of, read_answers, reviews_of
+from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import caption_lists
@@ -50,7 +50,8 @@ class Labelling:
     What is known of the training images, which of them to look at, and answers. `say` takes a line for the user.
 
     Attributes:
-        labels: (N,) class indices with the answers so far, -1 without one.
+        given, before: (N,) labels and how they were picked when the page was opened.
+        labels, reviews: the same with the answers since, -1 and "" without one.
         probabilities: (N, C), of a labelled row without its label; equal where nothing tells a class.
     """
 
@@ -67,23 +68,22 @@ class Labelling:
     def look(self) -> None:
         """Computes the views, unless they are there, and fits the label model. No student is trained."""
         known = self.fit_images
-        known.open(("train",))
+        known.open(("train", GOLD))
         known.check()
         known.prepare()
         known.look(trains=False)
         self.images, self.views = known.training, known.known_views()
         self.classes = [known.id2label[label] for label in sorted(known.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
-        self.given = np.maximum(labels_of(self.images), -1)
+        self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
+        self.gold = len(known.splits.get(GOLD, ()))
         self.begin()
 
     def begin(self) -> None:
-        self.earlier = read_answers(self.file)
-        self.labels, self.reviews = self.given.copy(), reviews_of(self.images)
-        self.new = {line["label"] for line in self.earlier.values() if line.get("new_class") is True}
+        self.labels, self.reviews = self.given.copy(), self.before.copy()
+        self.new = {line["label"] for line in read_answers(self.file).values() if line.get("new_class") is True}
         self.shown = np.zeros(len(self.labels), dtype=bool)
-        gold = sum(line["pick"] == GOLD for line in self.earlier.values())
-        self.left = self.args.n - (gold if self.args.pick == GOLD else 0)
+        self.left = self.args.n - (self.gold if self.args.pick == GOLD else 0)
         self.learn()
 
     def learn(self) -> None:
@@ -131,7 +131,8 @@ class Labelling:
             picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
         else:
             values, none = [view.values for view in self.views.values()], np.where(is_open, self.none, 1)
-            picked = pick_next(self.probabilities, self.labels, none, self.reviews == NONE, values, number)
+            is_none = (self.reviews == NONE) & (self.labels < 0)  # some shown by `none` are of a class
+            picked = pick_next(self.probabilities, self.labels, none, is_none, values, number)
         return picked[: max(number, 0)]
 
     def items(self) -> list[dict[str, Any]]:
@@ -144,9 +145,16 @@ class Labelling:
         self.left -= len(rows)
         return [self._item(int(row)) for row in rows]
 
+    def waiting(self) -> int:
+        """How many images at most are shown after those that were."""
+        if self.args.pick != "next":
+            return 0
+        is_useful = ~self.shown & (self.reviews == "") & (self.labels < 0) & (self.none <= 0.5)
+        return min(self.left, int(is_useful.sum()))
+
     def reopen(self) -> None:
         """For a page that is loaded anew: images without an answer are shown again."""
-        again = self.shown & (self.reviews == "")
+        again = self.shown & ~self.answered
         self.shown &= ~again
         self.left += int(again.sum())
 
@@ -166,10 +174,17 @@ class Labelling:
 
     # --- Answers -----------------------------------------------------------------------------------------------------
 
+    @property
+    def answered(self) -> np.ndarray:
+        """(N,) whether an image has an answer since the page was opened."""
+        return (self.reviews != self.before) | (self.labels != self.given)
+
     def class_of(self, name: str) -> int:
-        """The class of this name, a new one unless there is one."""
+        """The class of this name, a new one unless there is one; NotSaved for a name that differs in case only."""
         name = same_form(" ".join(name.split()))
         known = list(map(same_form, self.classes))
+        if (other := in_another_case(name, self.classes)) is not None:
+            raise NotSaved(f"There is a class {other!r}: type the name again to choose it.")
         if name not in known:
             self.new, self.classes = self.new | {name}, [*self.classes, name]
             self.views = {name: view.with_another_class() for name, view in self.views.items()}
@@ -177,27 +192,36 @@ class Labelling:
             return len(known)
         return known.index(name)
 
-    def line(self, row: int, label: int | None, none: bool = False, undo: bool = False) -> str:
-        """The line of an answer, which is remembered; an undone one gives way to the answer before."""
-        name, pick = self.names[row], self.args.pick
+    def answer(
+        self, append: Callable[[str], None], row: int, label: int | None, none: bool = False, undo: bool = False
+    ) -> None:
+        """Appends a line, then counts the answer; an undone one gives way to the one before. NotSaved if it fails."""
+        pick = self.args.pick
+        if undo and self.before[row]:
+            label, pick = int(self.given[row]), str(self.before[row])
         text = None if label is None else self.classes[label]
-        before = self.earlier.get(name, {})
-        if undo:
-            pick, text, none = before.get("pick", pick), before.get("label"), bool(before.get("none"))
-        is_answer = text is not None or none
-        self.labels[row] = -1 if none else self.classes.index(text) if text is not None else self.given[row]
-        self.reviews[row] = (NONE if none else pick) if is_answer else ""
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
-        return line_of(name, by_name, self.digests[row], pick, text, none, is_new=text in self.new)
+        line = line_of(self.names[row], by_name, self.digests[row], pick, text, none, is_new=text in self.new)
+        try:
+            append(line)
+        except OSError as error:
+            what = f"{self.file} cannot be written ({error.strerror})"
+            raise NotSaved(f"{what}. Correct that, then answer again.") from error
+        self.labels[row] = -1 if none else self.given[row] if label is None else label
+        self.reviews[row] = NONE if none else pick if label is not None else ""
 
     # --- What is left of it ------------------------------------------------------------------------------------------
 
     def listed(self) -> list[str]:
-        """`file_name`, suggestion and its probability, separated by tabs."""
+        """`file_name`, suggestion, its probability and the given label, separated by tabs; of gold the name alone."""
+        rows = self.picked(self.left)
+        if self.args.pick == GOLD:
+            return [printable(self.names[row]) for row in rows]
         lines = []
-        for row in self.picked(self.left):
+        for row in rows:
             share, suggested = self.probabilities[row].max(), self.classes[self.probabilities[row].argmax()]
-            lines.append(f"{printable(self.names[row])}\t{printable(suggested)}\t{share:.4f}")
+            given = self.classes[self.given[row]] if self.given[row] >= 0 else ""
+            lines.append("\t".join(map(printable, (self.names[row], suggested, f"{share:.4f}", given))))
         return lines
 
     def page(self, nonce: str) -> str:
@@ -208,6 +232,10 @@ class Labelling:
 
 
 # --- The server ------------------------------------------------------------------------------------------------------
+
+
+class NotSaved(Exception):
+    """Why an answer was not saved, for the page, which goes on showing the image."""
 
 
 class LabelServer(ThreadingHTTPServer):
@@ -222,13 +250,16 @@ class LabelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.labelling, self.append = labelling, append
         self.token, self.nonce = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        self.host, self.lock, self.answered = f"127.0.0.1:{self.server_port}", threading.Lock(), 0
+        self.host, self.lock = f"127.0.0.1:{self.server_port}", threading.Lock()
         self.address = f"http://{self.host}/{self.token}/"
 
     def answer(
         self, row: int, label: int | str | None = None, none: bool = False, undo: bool = False
     ) -> dict[str, Any]:
-        """Writes an answer; `label` is a class or the name of a new one. A ValueError for what no page sends."""
+        """
+        Writes an answer; `label` is a class or the name of a new one, to which the reply is all classes. A ValueError
+        for what no page sends.
+        """
         labelling = self.labelling
         is_row = type(row) is int and 0 <= row < len(labelling.names) and labelling.shown[row]
         is_label = label is None or (type(label) is int and 0 <= label < len(labelling.classes))
@@ -236,10 +267,9 @@ class LabelServer(ThreadingHTTPServer):
         if not is_row or not is_label or (label is not None) + (none is True) + (undo is True) != 1:
             raise ValueError("no answer")
         with self.lock:
-            label = labelling.class_of(label) if isinstance(label, str) else label
-            self.append(labelling.line(row, label, none, undo))
-            self.answered += -1 if undo else 1
-        return {"label": label}
+            named = labelling.class_of(label) if isinstance(label, str) else label
+            labelling.answer(self.append, row, named, none, undo)
+            return {"label": named} | ({"classes": labelling.classes} if isinstance(label, str) else {})
 
     def handle_error(self, *request: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # of a browser that no longer waits for an image
@@ -247,7 +277,8 @@ class LabelServer(ThreadingHTTPServer):
 
     def more(self) -> dict[str, Any]:
         with self.lock:
-            return {"items": self.labelling.items()}
+            items = self.labelling.items()
+            return {"items": items, "waiting": self.labelling.waiting(), "classes": self.labelling.classes}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -273,9 +304,14 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(403)
         try:
             reply = called(**json.loads(self.rfile.read(int(length))))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return self._reply(400)
-        self._reply(200, json.dumps(reply).encode(), "application/json")
+        except NotSaved as error:
+            return self._reply_json(409, {"error": str(error), "classes": self.server.labelling.classes})
+        self._reply_json(200, reply)
+
+    def _reply_json(self, status: int, content: dict[str, Any]) -> None:
+        self._reply(status, json.dumps(content).encode(), "application/json")
 
     def _place(self) -> str | None:
         """The path below the token; None for a request that is not from the page or the browser's address bar."""
@@ -304,21 +340,25 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is for answers."""
 
 
-def serve(labelling: Labelling, say: Callable[[str], object], opens_browser: bool) -> None:
+def serve(
+    labelling: Labelling, append: Callable[[str], None], say: Callable[[str], object], opens_browser: bool
+) -> None:
     """Until Ctrl+C."""
-    with answers_to(labelling.file) as append:
-        labelling.look()
-        picked = labelling.picked(labelling.left)
-        if not picked.size:
-            say(labelling.nothing())
-            return
-        if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
-            say(f"{labelled:,} of these {len(picked):,} images have a label. They will judge, and no longer train.")
-        with LabelServer(labelling, append) as server:
-            say(f"Answers: {labelling.file}")
-            say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
-            if opens_browser:
-                webbrowser.open(server.address)
-            with contextlib.suppress(KeyboardInterrupt):
-                server.serve_forever()
-    say(f"{server.answered:,} answers are in {labelling.file}. Learn from them: {labelling.following}")
+    labelling.look()
+    picked = labelling.picked(labelling.left)
+    if not picked.size:
+        say(labelling.nothing())
+        return
+    if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
+        say(f"{labelled:,} of these {len(picked):,} images have a label. They will judge, and no longer train.")
+    with LabelServer(labelling, append) as server:
+        say(f"Answers: {labelling.file}")
+        say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
+        if opens_browser:
+            webbrowser.open(server.address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    number = int(labelling.answered.sum())
+    saved = {0: "No image was answered.", 1: f"1 answer is in {labelling.file}."}
+    following = f" Learn from them: {labelling.following}" if number else ""
+    say(saved.get(number, f"{number:,} answers are in {labelling.file}.") + following)

@@ -1,5 +1,6 @@
 """A likely mistake ends with code 2 and one line that names it and what to do; nothing is made."""
 
+import json
 import re
 from pathlib import Path
 
@@ -68,6 +69,10 @@ MISTAKES = {
     "address of its captioner": ("fit", FIT | {"captioner_model": "vlm"}, ("give its address with captioner",)),
     "questions": ("fit", FIT | {"questions": "chose"}, ("questions is 'chose'", "Did you mean 'choose'")),
     "no weights": ("fit", FIT | {"pretrained": "false"}, ("pretrained is false: name a student",)),
+    # --- labels.jsonl
+    "text for none": ("check", {"dataset_name": "{quoted}"}, ("labels.jsonl, line 2", "'false'", "without quotes")),
+    "new class in another case": ("check", {"dataset_name": "{cased}"}, ("line 2", "'Eagle'", "'eagle'", "case only")),
+    "answers into a folder": ("label", {"dataset_name": "{bare}", "labels_file": "{texts}"}, ("--labels_file",)),
     # --- Folders
     "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
     "captions over images": ("caption", {"captions_dir": "{pictures}", "caption_column": "caption"}, ("{pictures}",)),
@@ -106,6 +111,13 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     (found["others"] / "validation" / "cross").rename(found["others"] / "validation" / "star")
     found["corrupt"] = draw_folder(root / "corrupt", train=6)
     (found["corrupt"] / "train" / "cross" / "1.png").write_bytes(b"no image")
+    said = {"file_name": "train/cross/1.png"}
+    lines = {"quoted": ({"label": "cross"}, {"none": "false"})}
+    lines["cased"] = tuple({"label": name, "new_class": True} for name in ("eagle", "Eagle"))
+    for name, (first, second) in lines.items():
+        found[name] = draw_folder(root / name, train=6)
+        texts = json.dumps(said | first), json.dumps({"file_name": "train/cross/4.png"} | second)
+        (found[name] / "labels.jsonl").write_text("\n".join(texts))
     found["unlabelled"] = draw_folder(root / "unlabelled", labels_a_class=1, train=6)
     BertConfig().save_pretrained(root / "bert")
     found["bert"] = root / "bert"
