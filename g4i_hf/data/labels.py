@@ -179,7 +179,7 @@ def with_labels_of(
 
 
 def _left_out_in_words(others: Sequence[str], names: Iterable[str]) -> str:
-    """`names` are those of all images: of a line that lacks a folder or has one too many, the right one is told."""
+    """`names` are those of all images; for a line that lacks a folder or has one too many, it prints the right one."""
     what = "1 line is left out, as its image is" if len(others) == 1 else "{} lines are left out, as their images are"
     example, by_last_part = repr(others[0]), {name.rpartition("/")[2]: name for name in names}
     for other in others:

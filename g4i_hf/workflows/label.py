@@ -235,7 +235,7 @@ class Labelling:
 
 
 class NotSaved(Exception):
-    """Why an answer was not saved, for the page, which goes on showing the image."""
+    """Why an answer was not saved, for the page, which keeps showing the image."""
 
 
 class LabelServer(ThreadingHTTPServer):
