@@ -196,7 +196,7 @@ class Labelling:
         self, append: Callable[[str], None], row: int, label: int | None, none: bool = False, undo: bool = False
     ) -> None:
         """Appends a line, then counts the answer; an undone one gives way to the one before. NotSaved if it fails."""
-        pick = self.args.pick
+        pick: str = self.args.pick
         if undo and self.before[row]:
             label, pick = int(self.given[row]), str(self.before[row])
         text = None if label is None else self.classes[label]
