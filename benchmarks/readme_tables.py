@@ -67,7 +67,6 @@ NAMES = {"cifar10": "CIFAR-10", "caltech101": "Caltech-101", "flowers102": "Flow
 FROZEN, SCRATCH = "efficientnet_lite0, last layer", "small resnet, from scratch"
 STUDENTS = {
     FROZEN: "frozen EfficientNet-Lite0",
-    "efficientnet_lite0, all layers": "all layers of EfficientNet-Lite0",
     SCRATCH: "small ResNet from scratch",
     "small cvt, from scratch": "small CvT from scratch",
 }
@@ -148,7 +147,6 @@ VARIANTS = {
     "auto, without captions": "image features, without captions",
     "auto and alignment": "captions and alignment",
     "alignment": "captions: alignment alone",
-    "early stopping": "labels only, a quarter of the steps",
     "linear probe": "linear probe",
     "label smoothing": "label smoothing",
     "GCE": "generalised cross entropy",

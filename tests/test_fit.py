@@ -212,6 +212,16 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(t
     assert not (tmp_path / "out").exists()
 
 
+def test_all_layers_start_from_the_last_layers_that_are_judged(fitted, tmp_path, capsys, monkeypatch):
+    """With a learning rate of 0 they predict the same: norms keep their statistics; no layer saw the kept images."""
+    monkeypatch.setattr(fit_all_layers, "EPOCHS", 1)
+    monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", 0)
+    found = fitted(few_labels(tmp_path, 3, train=240), finetune="true")
+    accuracies = re.findall(r"All layers, .*?: (.*?) where the last layer alone has (.*?);", capsys.readouterr().out)
+    assert found.judged_on == "kept" and len(accuracies) == 2
+    assert all(after == before for after, before in accuracies), accuracies
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "rate"), [(9, 1e-3), (65, 1e-3), (65, 100)])
 def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
@@ -229,8 +239,25 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
         line = next(line for line in said.splitlines() if line.startswith(f"All layers, {words}"))
         after = AlignedImageClassification.from_pretrained(out / name).student.state_dict()
         kept[name] = any((before[key] != after[key]).any() for key in before if "conv1.weight" in key)
+        assert all((before[key] == after[key]).all() for key in before if "running_" in key)
         assert kept[name] == line.endswith("kept.")
     assert found.finetuned == kept[found.released] and (rate < 1 or not any(kept.values()))
+
+
+@pytest.mark.slow
+def test_all_layers_of_a_pretrained_network_are_as_good_as_its_last_layer(fitted, tmp_path, capsys, monkeypatch):
+    """Photographs of eight classes, 20 a class for training and as many to judge; three epochs."""
+    monkeypatch.setattr(fit_all_layers, "EPOCHS", 3)
+    demo = ROOT / "recipes/photos_demo/pictures/test"
+    for folder in sorted(demo.iterdir())[1::4]:
+        files = sorted(folder.glob("*.jpg"))
+        for split, some in (("train", files[0::2]), ("validation", files[1::2])):
+            (tmp_path / "pictures" / split / folder.name).mkdir(parents=True)
+            for file in some:
+                shutil.copy(file, tmp_path / "pictures" / split / folder.name)
+    fitted(tmp_path / "pictures", student=None, image_size=64, finetune="true")
+    found = re.findall(r"All layers, .*?: (.*?)% where the last layer alone has (.*?)%", capsys.readouterr().out)
+    assert len(found) == 2 and all(float(after) >= float(before) - 1 for after, before in found), found
 
 
 @pytest.mark.slow

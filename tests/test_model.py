@@ -61,6 +61,23 @@ def test_projector_leaves_the_random_state_alone():
     assert torch.equal(after_small, torch.rand(1))
 
 
+@pytest.mark.parametrize("name", ["timm-efficientnet", "resnet", "timm-convnext"])
+def test_batch_norms_of_the_student_alone_keep_their_statistics_and_train_otherwise(name):
+    """Norms of timm, of transformers across processes, and none; the projector is new and learns its own."""
+    model = aligned_model(name, projector_norm="batch")
+    if name == "resnet":
+        model.student = nn.SyncBatchNorm.convert_sync_batchnorm(model.student)
+    model.freeze_norm_statistics()
+    model.train()
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    model(PIXELS).image_embeds[:, 0].sum().backward()
+    changed = {key for key, buffer in model.named_buffers() if not torch.equal(buffer, before[key])}
+    assert changed == {f"projector.layers.norm.{key}" for key, _ in model.projector.layers.norm.named_buffers()}
+    for key, module in model.named_modules():
+        is_norm = hasattr(module, "running_var") and key.startswith("student")
+        assert module.training != is_norm and (not is_norm or module.weight.grad is not None), key
+
+
 KINDS = [
     (AlignedImageClassification, {"projector_hidden_size": 5}),
     (AutoModel, {"projector_norm": "batch"}),

@@ -158,7 +158,7 @@ class AlignedImageClassification(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_attention_backend = True
-    backbone_is_frozen = False
+    backbone_is_frozen = norm_statistics_are_frozen = False
 
     def __init__(self, config: AlignedImageClassificationConfig, student: PreTrainedModel | None = None):
         super().__init__(config)
@@ -300,6 +300,14 @@ class AlignedImageClassification(PreTrainedModel):
         self.backbone_is_frozen = True
         self.train(self.training)
 
+    def freeze_norm_statistics(self) -> None:
+        """
+        Batch norms of the student use and keep their running statistics, even while training; their scale and shift
+        train. Statistics of small batches would destroy a pretrained network within an epoch.
+        """
+        self.norm_statistics_are_frozen = True
+        self.train(self.training)
+
     @property
     def takes_features(self) -> bool:
         """Whether logits are a single linear layer of the feature, so that features can be cached."""
@@ -318,6 +326,10 @@ class AlignedImageClassification(PreTrainedModel):
             self.student.eval()
             for layer in classifier_layers(self.student):
                 layer.train(mode)
+        if self.norm_statistics_are_frozen:
+            for module in self.student.modules():
+                if getattr(module, "running_var", None) is not None:
+                    module.training = False  # not `eval()`, as norms of timm may contain dropout
         return self
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:

@@ -112,6 +112,7 @@ class Judge:
     features: np.ndarray  # (n, F)
     probabilities: np.ndarray  # (n, C) of their classes; one-hot for labelled images
     logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
+    heads: dict[str, Head] = field(default_factory=dict)  # by name, the last layers with these logits
     # labelled rows that were held out in turn, and the classes (m,) `of_held_out` by name of the classifier. They
     # judge, or correct the estimates from the kept rows
     held_out: HeldOut | None = None
@@ -153,7 +154,7 @@ class Judge:
     def rows_alone(self) -> "Judge":
         """Without features and probabilities, for processes that do not judge."""
         none = np.zeros((0, 0), dtype=np.float32)
-        return Judge(self.name, self.rows, none, none, is_checked=self.is_checked)
+        return Judge(self.name, self.rows, none, none, heads=self.heads, is_checked=self.is_checked)
 
     def judgement(self, prior: Prior = PRIOR) -> Judgement:
         return self._judged(prior) if self.is_checked else Judgement({})
@@ -193,15 +194,16 @@ def judge_in_training(known: Known, features: np.ndarray, kept: np.ndarray) -> J
 def judged_heads(known: Known, features: np.ndarray, judge: Judge) -> dict[str, Head]:
     """
     The last layers by name, at the end also fitted on the kept images, and as sure on average as they are judged to be
-    right. Sets the logits of the judge.
+    right. Sets the logits of the judge, and its heads.
     """
     heads = last_layers(known, features, judge.kept)
     judge.logits = {name: head.logits(judge.features) for name, head in heads.items()}
     if judge.name not in BELIEVED:
         _leave_out(known, features, judge, heads)
-    heads = on_all(known, features, heads) if len(judge.kept) else heads
     factors = judge.factors_of_confidence()
     judge.logits = {name: logits * factors[name] for name, logits in judge.logits.items()}
+    judge.heads = {name: head.times(factors[name]) for name, head in heads.items()}
+    heads = on_all(known, features, heads) if len(judge.kept) else heads
     return {name: head.times(factors[name]) for name, head in heads.items()}
 
 

@@ -176,7 +176,7 @@ class Fit:
             self._save(name, head, images.training.select(shown), images.features[shown])
         minutes = minutes_for_all_layers(self.args)
         if minutes and judge.name != IN_TURN and judge.is_checked:
-            self._finetune(minutes, heads, judge)
+            self._finetune(minutes, judge)
         elif minutes == math.inf:
             raise ValueError(
                 "All layers are kept only where they judge better, and nothing can judge them: give labelled images "
@@ -348,11 +348,11 @@ class Fit:
 
     # --- All layers --------------------------------------------------------------------------------------------------
 
-    def _finetune(self, minutes: float, heads: dict[str, Head], judge: Judge) -> None:
-        """Trains all layers of both classifiers from their heads; each is kept where that judges better."""
+    def _finetune(self, minutes: float, judge: Judge) -> None:
+        """Trains all layers of both classifiers from the judged heads; each is kept where that judges better."""
         images, training, trainers = self.images, self.images.training, {}
         with_views = by_first(lambda: self.known.targets())
-        for name, head in heads.items():
+        for name, head in judge.heads.items():
             targets = with_views if name == WITH_VIEWS else one_hot(labels_of(training), len(images.id2label))
             targets[judge.kept] = 0
             folder, built = self.folder / f"{FINETUNED}{name}", images.build()
@@ -360,7 +360,7 @@ class Fit:
             head.put_into(built.model)
             rows = training, targets
             trainers[name] = trainer_of_all_layers(self.args, built, *rows, images.augmentation, folder, align_weight)
-        words = by_first(lambda: {name: in_words(name, self.known.facts["views"]) for name in heads})
+        words = by_first(lambda: {name: in_words(name, self.known.facts["views"]) for name in judge.heads})
         rest = self.judging, images.built.processor, self.accelerator, self.place, words
         better = train_all_layers(trainers, minutes, judge, *rest)
         for name in better:

@@ -51,6 +51,8 @@ def trainer_of_all_layers(
     align_weight: float,
 ) -> AlignmentTrainer:
     """The trainer of a student with a fitted last layer, on the rows whose `targets` (N, C) are not zero."""
+    if args.pretrained:
+        built.model.freeze_norm_statistics()
     rows = np.flatnonzero(targets.any(1))
     split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
     augmentation = replace(augmentation, train_crop="resized", crop_min_scale=0.35)
