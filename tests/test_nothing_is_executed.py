@@ -1,20 +1,29 @@
-"""No file of somebody else is run: what the sources call, and models with code of their own."""
+"""No file of somebody else is run: what the sources call, models with code of their own, images that are programs."""
 
 import ast
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import make
 import pytest
-from students import STUDENTS
+from datasets import Dataset, Features, Image
+from PIL import EpsImagePlugin, UnidentifiedImageError
+from students import STUDENTS, aligned_model
 from tiny_encoders import images_with
 from transformers import ResNetForImageClassification
 
+from g4i_hf import ImageSearch, ZeroShotImageClassifier, load_images
+from g4i_hf.data.dataset import CaptionedImages
+from g4i_hf.data.image_metadata import without_metadata
+from g4i_hf.data.images import why_bad
 from g4i_hf.modeling.processing import ImageSettings, generic_processor
+from g4i_hf.pages import thumbnail
 from g4i_hf.running import main
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +46,12 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell():
     done = subprocess.run([*command, *SOURCES], capture_output=True, text=True)
     assert done.returncode == 0 and len(SOURCES) > 100, done.stdout[-3000:]
     assert not [path for path in SOURCES if OTHERS.search(path.read_text(encoding="utf-8"))]
+
+
+def test_no_source_lets_pillow_guess_the_format_of_an_image():
+    package = [path for path in SOURCES if path.is_relative_to(ROOT / "g4i_hf")]
+    guessing = re.compile(r"Image\.open\((?!.*formats=)|\bload_image\(|Image\(decode=True")
+    assert not [path for path in package if guessing.search(path.read_text(encoding="utf-8"))]
 
 
 LOADERS = {"from_pretrained", "from_config", "SentenceTransformer", "pipeline"}
@@ -130,3 +145,64 @@ def test_weights_that_are_a_pickle_with_code_are_one_line(model, data, tmp_path,
     (model / "pytorch_model.bin").write_bytes(f"cos\nmkdir\n(V{ran}\ntR.".encode())  # os.mkdir(ran)
     line = last_line(command(kind, model, data), monkeypatch, capsys)
     assert str(model) in line and "use one with model.safetensors" in line and not ran.exists()
+
+
+# --- An image that is a program: Pillow starts Ghostscript for PostScript --------------------------------------------
+
+EVIL = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+STORED = {"bytes": EVIL, "path": "evil.png"}
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch) -> Path:
+    """Where a Ghostscript of ours says that it ran."""
+    ghostscript, ran = tmp_path / "bin" / "gs", tmp_path / "ran"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\necho $* >> {ran}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ghostscript.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # which Pillow looks for once
+    return ran
+
+
+def with_evil(folder: Path, form: str) -> Path:
+    """Images in files or in a table, one of which is PostScript, as is what lies beside them in the table."""
+    if form == "folder":
+        make.folder(folder, [f"train/{name}/{number}.png" for name in "ab" for number in range(4)])
+        (folder / "train" / "a" / "evil.png").write_bytes(EVIL)
+        return folder
+    rows = make.rows(9)
+    features = Features({name: Image() for name in ("image", "mask")} | {"label": rows.features["label"]})
+    columns = {"image": [*rows["image"][:8], STORED], "mask": [STORED] * 9, "label": rows["label"][:]}
+    folder.mkdir()
+    Dataset.from_dict(columns, features=features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_postscript_is_no_image_whatever_its_name_and_ghostscript_is_not_started(tmp_path, started, capsys, form):
+    data = with_evil(tmp_path / "data", form)
+    with pytest.raises(SystemExit):
+        main(["check", str(data)])
+    assert re.search(r"1 images of .*evil\.png.*: no known image format", capsys.readouterr().out)
+    rows = load_images(str(data))["train"]
+    assert [row for row, image in enumerate(rows["image"]) if why_bad(image)] == [8 if form == "table" else 4]
+    list(rows)  # the columns beside the image too
+    assert not started.exists()
+
+
+def test_nothing_that_opens_an_image_starts_ghostscript(tmp_path, started):
+    file = tmp_path / "evil.png"
+    file.write_bytes(EVIL)
+    assert thumbnail([{"image": STORED}], 0) is None  # pages, the label server and captioners
+    with pytest.raises(ValueError, match="no known image format"):
+        without_metadata(STORED)
+    with pytest.raises(ValueError, match="no known image format"):
+        CaptionedImages(make.rows(1, image=[STORED]), None)[0]
+    classifier = ZeroShotImageClassifier(aligned_model("timm-resnet", 12), device="cpu")
+    with pytest.raises(UnidentifiedImageError):
+        classifier.embed_images(str(file))
+    rows = Dataset.from_dict({"image": [make.stored(make.noise()), STORED]}, features=Features({"image": Image()}))
+    for images in (rows, [str(file)]):
+        assert len(ImageSearch(classifier, images, cache=tmp_path / "kept").image_embeds) == len(images)
+    assert not started.exists()

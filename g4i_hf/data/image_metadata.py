@@ -15,7 +15,7 @@ from typing import Any
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from .images import content_of, why_unreadable
+from .images import TURNS, content_of, open_image, why_unreadable
 
 ORIENTATION = ExifTags.Base.Orientation
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
@@ -51,9 +51,10 @@ def without_metadata(image: dict[str, Any] | None) -> dict[str, Any]:
 def _decoded(content: bytes) -> PILImage.Image:
     """Decode as `datasets` does."""
     try:
-        image = PILImage.open(io.BytesIO(content))
-        image.load()
-        return ImageOps.exif_transpose(image)
+        image = open_image({"bytes": content, "path": None})
+        with TURNS.of(image):
+            image.load()
+            return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise almost anything
         raise ValueError(f"cannot be decoded ({why_unreadable(error)})") from error
 
@@ -83,7 +84,7 @@ def _as_png(decoded: PILImage.Image) -> bytes:
 
 def _orientation(content: bytes) -> int | None:
     """2 to 8 if `datasets` transposes the image: Pillow also reads the orientation from XMP."""
-    orientation = PILImage.open(io.BytesIO(content)).getexif().get(ORIENTATION)
+    orientation = open_image({"bytes": content, "path": None}).getexif().get(ORIENTATION)
     return orientation if orientation in range(2, 9) else None
 
 

@@ -3,9 +3,12 @@ Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and the 
 """
 
 import base64
+import contextlib
 import io
 import logging
+import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,6 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
 from datasets.features.features import require_storage_embed
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
@@ -25,8 +27,13 @@ from ..files import printable
 
 logger = logging.getLogger(__name__)
 
-# Of an image folder, but no videos, and nothing for which Pillow starts Ghostscript
-IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS) - {".eps", ".mpeg", ".mpg", ".ps"}
+# What is an image, whatever its file is called: Pillow decodes these itself, while it starts Ghostscript for EPS.
+# TGA is last, as it has no signature
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM"),
+    *("ICO", "ICNS", "PSD", "PCX", "SGI", "SUN", "DDS", "QOI", "TGA"),
+)
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS)
 ROWS_AT_ONCE = 10_000
 
 
@@ -36,7 +43,7 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
         raise ValueError("null")
     if isinstance(image, PILImage.Image):
         return image
-    return PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"])
+    return PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"], formats=FORMATS)
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:
@@ -58,6 +65,30 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
     if image.mode.startswith("I"):
         image = PILImage.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class Turns:
+    """Lets threads decode as many pixels at once as Pillow allows for one image, 179 million; others wait."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self.changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, image: PILImage.Image) -> Iterator[None]:
+        most, pixels = 2 * (PILImage.MAX_IMAGE_PIXELS or math.inf), image.width * image.height
+        with self.changed:
+            self.changed.wait_for(lambda: not self.pixels or self.pixels + pixels <= most)
+            self.pixels += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.pixels -= pixels
+                self.changed.notify_all()
+
+
+TURNS = Turns()
 
 
 # --- Images that cannot be read --------------------------------------------------------------------------------------
@@ -82,13 +113,15 @@ def why_unreadable(error: Exception) -> str:
         return "it has more pixels than can be opened safely"
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
-    return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:100]
+    return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:150]
 
 
 def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
     """Decode a stored image. Returns why it cannot be decoded, or None."""
     try:
-        to_rgb(open_image(stored))
+        opened = open_image(stored)
+        with TURNS.of(opened):
+            to_rgb(opened)
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         return why_unreadable(error)
     return None
@@ -158,10 +191,11 @@ def decode(image: dict[str, Any] | None, max_side: int) -> PILImage.Image:
     """The upright RGB image, shrunk to a longest side of at most `max_side` pixels. Raises UndecodableImage."""
     try:
         opened = open_image({"bytes": content_of(image), "path": None})
-        if opened.format in ("JPEG", "MPO"):  # which can be decoded at a half, a quarter or an eighth of its size
-            opened.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)
-        upright = to_rgb(opened)
-        upright.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)  # never enlarges
+        with TURNS.of(opened):
+            if opened.format in ("JPEG", "MPO"):  # which can be decoded at a half, a quarter or an eighth of its size
+                opened.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)
+            upright = to_rgb(opened)
+            upright.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)  # never enlarges
         return upright
     except Exception as error:  # Pillow's readers raise almost anything for a damaged file
         raise UndecodableImage(why_unreadable(error)) from None

@@ -142,8 +142,8 @@ def source_of(data: DataArguments) -> Source:
 
 def open_images(source: str | Source) -> DatasetDict:
     """
-    The datasets of [`load_images`], with labels as stored. The columns of a stage are joined to its images. For a
-    dataset on the Hub, other columns of images, audio or files are dropped.
+    The datasets of [`load_images`], with labels as stored. The columns of a stage are joined to its images. Other
+    columns of images, audio or files are dropped.
 
     Raises FileNotFoundError if nothing has this name; ValueError without an image column or a named column, for
     captions of other images, an absolute path in a `stage.json`, or a local file in a row of the Hub.
@@ -222,8 +222,9 @@ def standardise(split: Dataset, split_name: str, names: dict[str, str], hub_id: 
     except (TypeError, ValueError, NotImplementedError) as error:
         what = f"{split.features[columns.IMAGE]} is no image"
         raise ValueError(f"Split {split_name!r}, column 'image': {what}. Name another with --image_column.") from error
+    # Which `datasets` would open with any row, in whatever format
+    split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
     if hub_id is not None:
-        split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
         check_files(split, split_name, hub_id)
     return with_image_ids(split, split_name)
 

@@ -1,6 +1,5 @@
 """From a stored image to pixels for training: JPEG decoding, augmentation by timm, normalization."""
 
-import io
 import random
 from collections.abc import Callable
 from functools import partial
@@ -98,7 +97,7 @@ class StoredJpeg:
         return self._pixels
 
     def _open(self) -> PILImage.Image:
-        return PILImage.open(io.BytesIO(self.data))
+        return open_image({"bytes": self.data, "path": None})
 
     def _reduced(
         self, top: int, left: int, height: int, width: int, size: int, interpolation: InterpolationMode, part: int

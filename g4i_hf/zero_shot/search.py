@@ -2,8 +2,7 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
+from huggingface_hub import get_session
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageClassificationPipeline
-from transformers.image_utils import load_image
 
 from .. import columns
 from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
@@ -164,10 +163,13 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
             raise ValueError(f"hypothesis_template is {hypothesis_template!r}; the label needs a place in it: {{}}.")
         return super().__call__(image, labels, hypothesis_template=templates, **kwargs)
 
-    def embed_images(self, images: Images | list[Images], **kwargs) -> torch.Tensor:
-        """(D,) for an image, (n, D) for a list: projected features of unit norm, float32 on the CPU."""
+    def embed_images(self, images: Images | list[Images] | Iterator[Images], **kwargs) -> torch.Tensor:
+        """(D,) for an image, (n, D) for a list or generator: projected features of unit norm, float32 on the CPU."""
         embeds = super().__call__(images, None, **kwargs)
-        return embeds if isinstance(embeds, torch.Tensor) else torch.stack(list(embeds))
+        if isinstance(embeds, torch.Tensor):
+            return embeds
+        embeds = list(embeds)
+        return torch.stack(embeds) if embeds else torch.empty(0, self.model.config.text_embed_dim)
 
     @property
     def scale(self) -> float:
@@ -184,9 +186,11 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
         return ({"timeout": timeout} if timeout is not None else {}), {}, for_postprocess
 
     def preprocess(self, image, timeout=None):
-        if isinstance(image, (str, Path)) and os.path.isfile(image):
-            image = PIL.Image.open(image)
-        image = to_rgb(image) if isinstance(image, PIL.Image.Image) else load_image(image, timeout=timeout)
+        if isinstance(image, (str, Path)):
+            is_address = str(image).startswith(("https://", "http://"))
+            content = get_session().get(str(image), timeout=timeout).content if is_address else None
+            image = {"bytes": content, "path": str(image)}
+        image = to_rgb(open_image(image))
         return {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"]}
 
     def _forward(self, model_inputs):
@@ -241,11 +245,12 @@ class ImageSearch:
         self._features = None if name is None else self._features_of_fit(name)
         if isinstance(images, (str, Path)):
             images = files_in(images)
-        elif isinstance(images, Dataset):
-            images = images[columns.IMAGE][:]
         if not len(images):
             raise ValueError("images is empty: give at least one.")
-        self.images: Sequence[Any] = images
+        self.images: Sequence[Any] = images[columns.IMAGE] if isinstance(images, Dataset) else images
+        self._stored = self.images
+        if isinstance(images, Dataset):
+            self._stored = images.cast_column(columns.IMAGE, Image(decode=False))[columns.IMAGE]
         self.image_embeds = self._cached(Path(cache) if cache else None)
 
     def __call__(self, query: str, top_k: int = 5) -> list[dict[str, Any]]:
@@ -261,10 +266,10 @@ class ImageSearch:
 
     def _cached(self, folder: Path | None) -> np.ndarray:
         """(n, D) float32 of unit norm; NaN for an unreadable image."""
-        if not (folder or self._features) or not all(isinstance(image, str) for image in self.images):
+        if not (folder or self._features) or not all(isinstance(image, str) for image in self._stored):
             return self._embedded([])
         with ThreadPoolExecutor(THREADS) as pool:
-            digests = list(pool.map(_digest_of_file, self.images))
+            digests = list(pool.map(_digest_of_file, self._stored))
         if folder is None:
             return self._embedded(digests)
         digest = hashlib.blake2b(digest_size=16)
@@ -303,14 +308,23 @@ class ImageSearch:
             with torch.no_grad():
                 embeds[known] = model(features=features, output_image_embeds=True).image_embeds.float().cpu().numpy()
         others = np.setdiff1d(np.arange(number), known)
-        batches = range(0, len(others), BATCH)
-        for start in tqdm(batches, desc="Embedding images", unit="batch", leave=False, disable=len(batches) < 2):
-            opened = {row: _opened(self.images[row]) for row in others[start : start + BATCH].tolist()}
-            rows = [row for row, image in opened.items() if image is not None]
-            if rows:
-                embeds[rows] = self.classifier.embed_images([opened[row] for row in rows], batch_size=BATCH).numpy()
+        rows: list[int] = []
+
+        def readable() -> Iterator[PIL.Image.Image]:
+            """One at a time, as decoded images can be large."""
+            bar = tqdm(others.tolist(), "Embedding images", unit="image", leave=False, disable=len(others) <= BATCH)
+            for row in bar:
+                if (image := _opened(self._stored[row])) is not None:
+                    rows.append(row)
+                    yield image
+
+        if len(others):
+            values = self.classifier.embed_images(readable(), batch_size=BATCH).numpy()  # which fills `rows`
+            embeds[rows] = values
         if (bad := np.flatnonzero(np.isnan(embeds[:, 0]))).size:
-            logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(embeds), self.images[bad[0]])
+            first = self._stored[bad[0]]
+            where = first if isinstance(first, (str, Path)) else f"row {bad[0]}"
+            logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(embeds), where)
         return embeds
 
 
