@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
@@ -58,12 +57,15 @@ def content_of(image: dict[str, Any] | None) -> bytes:
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
-    Upright and RGB, by the steps of `transformers.image_utils.load_image`, so that a released student gets the same
-    pixels in a pipeline. Images of 16 bits, which Pillow would clip to white, are scaled to 8 bits first.
+    Upright and RGB, by the steps of `transformers.image_utils.load_image`: the pixels that a released student gets in
+    a pipeline. Raises ValueError for more than 8 bits a channel: a pipeline clips those whatever is released.
     """
+    if image.mode[0] in "IF":
+        raise ValueError(
+            f"mode {image.mode} has more than 8 bits, which a pipeline clips to 0-255: scale the values to that range "
+            "and save them in mode L"
+        )
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = PILImage.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
