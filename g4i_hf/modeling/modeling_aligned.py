@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,24 +94,29 @@ class Projector(nn.Module):
         return next(self.parameters()).dtype
 
 
-class _ForwardPass:
+class _ForwardPass(threading.local):
     """
-    A context in which a hook collects the inputs of the classifier layers: during the forward pass of the model, but
-    not during the second one of activation checkpointing.
+    A context in which a hook collects the inputs of the classifier layers: during the forward pass of a model, but not
+    during the second one of activation checkpointing. There is one for all models, so that the hook also holds in the
+    copy of a classifier that peft trains.
     """
 
-    def __init__(self):
-        self.active, self.classifier_inputs = False, []
+    inputs: list[torch.Tensor] | None = None
 
-    def __enter__(self) -> None:
-        self.active, self.classifier_inputs = True, []
+    def __enter__(self) -> list[torch.Tensor]:
+        self.inputs = []
+        return self.inputs
 
     def __exit__(self, *_) -> None:
-        self.active, self.classifier_inputs = False, []
+        self.inputs = None
 
-    def collect(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if self.active:
-            self.classifier_inputs.append(args[0])
+
+FORWARD_PASS = _ForwardPass()
+
+
+def _collect(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    if FORWARD_PASS.inputs is not None:
+        FORWARD_PASS.inputs.append(args[0])
 
 
 @contextlib.contextmanager
@@ -172,9 +178,8 @@ class AlignedImageClassification(PreTrainedModel):
             self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
         if config.logit_bias_init is not None:
             self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init))
-        self._forward_pass = _ForwardPass()
         for layer in classifier_layers(self.student):
-            layer.register_forward_pre_hook(self._forward_pass.collect)
+            layer.register_forward_pre_hook(_collect)
         self.supports_gradient_checkpointing = self.student.supports_gradient_checkpointing
         if next(self.parameters()).device.type != "meta":
             # Student and projector are initialised; post_init would draw their weights again
@@ -264,9 +269,8 @@ class AlignedImageClassification(PreTrainedModel):
             (classifier,) = classifier_layers(self.student)
             logits, inputs = classifier(features.to(classifier.weight.dtype)), [features]
         else:
-            with self._forward_pass:
+            with FORWARD_PASS as inputs:
                 logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
-                inputs = self._forward_pass.classifier_inputs
 
         features = image_embeds = None  # of the output
         projects = output_image_embeds or (output_image_embeds is None and self.training)
@@ -292,8 +296,8 @@ class AlignedImageClassification(PreTrainedModel):
 
     def freeze_backbone(self) -> None:
         """Freeze all but classifier and projector, in evaluation mode even while training; not with LoRA."""
-        if self.config.lora is not None:
-            raise ValueError("The student has LoRA adapters, and freeze_backbone would freeze them. Leave one out.")
+        if self.config.lora is not None or hasattr(self, "peft_config"):
+            raise ValueError("The student has adapters of peft, and freeze_backbone would freeze them. Leave one out.")
         self.student.requires_grad_(False)
         for layer in classifier_layers(self.student):
             layer.requires_grad_(True)

@@ -22,6 +22,7 @@ from transformers import (
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
 )
+from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import logging
 
 from ..files import did_you_mean
@@ -285,12 +286,18 @@ def add_adapters(student: PreTrainedModel, lora: dict[str, Any]) -> None:
         layer.requires_grad_(True)
 
 
+def merged(model: Any) -> Any:
+    """Of a `PeftModel`, a copy of its model with all adapters merged into the weights; any other model as it is."""
+    return model if unwrap_peft_model(model) is model else copy.deepcopy(model).merge_and_unload(safe_merge=True)
+
+
 def is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
 def plain_student(model: Any) -> PreTrainedModel:
     """The student as transformers or timm would build it; adapters are merged into the weights of a copy."""
+    model = merged(model)
     if model.config.lora is None:
         return model.student
     student = copy.deepcopy(model.student)

@@ -2,50 +2,41 @@
 
 import contextlib
 import logging
-import shutil
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, set_seed, unwrap_peft_model
 
 from ..data.dataset import AlignmentCollator, CaptionedImages, DrawnRows, GlobalBatchSampler, TrainLoader, finish_batch
-from ..data.record import Record
-from ..files import give_usual_permissions
 from ..losses.classification import classification_loss, soft_label_loss
 from ..modeling import AlignedImageClassification
-from ..modeling.modeling_aligned import save_student, single_values_normalized
+from ..modeling.modeling_aligned import single_values_normalized
 from ..modeling.processing import EvalTransform, default_processor
 from ..options import DEFAULT_TEXT_ENCODER
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
 from .checkpoint import (
-    STAGING,
     check_resumable,
-    finalize_checkpoint,
     newest_checkpoint,
     order_of,
-    record_of,
-    remaining_checkpoint_named,
 )
 from .features import FEATURES, student_features
 from .prepare import Prepared, images_to_evaluate, is_raw, prepare_in_memory
 from .progress import progress_of
 from .run_folder import forget_local_student, locked, name_run, tensorboard_folder, write_lineage
+from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(SavingTrainer):
     """
     Trains an [`AlignedImageClassification`] with
 
@@ -59,12 +50,14 @@ class AlignmentTrainer(Trainer):
     `loss_soft_labels`. The last one needs `soft_labels`, such as the probabilities of a [`~g4i_hf.LabelModel`].
 
     Args:
-        model: the aligned model; or the name of the student (timm name, folder or Hub id, or transformers model type),
-            which is built for the classes of `train_dataset`; or a [`~g4i_hf.training.prepare.Prepared`].
+        model: the aligned model, also in a `PeftModel`, whose adapters are merged where the model is saved; or the
+            name of the student (timm name, folder or Hub id, or transformers model type), which is built for the
+            classes of `train_dataset`; or a [`~g4i_hf.training.prepare.Prepared`].
         args: [`AlignmentArguments`]; the defaults train an image classifier from scratch into `runs/classifier`.
         train_dataset: a dataset with `image`, `label` and `caption`, as [`~g4i_hf.load_images`] opens it. Images are
             augmented and captions embedded here, unless there is a column `text_embeds`. With an aligned model also
             items like those of [`~g4i_hf.data.dataset.CaptionedImages`].
+        model_init: in place of `model`, a function that returns a new one, as in Trainer; for `hyperparameter_search`.
         text_encoder: Hub id or folder of the encoder for captions without embeddings.
         publisher: a [`~g4i_hf.hub.StudentPublisher`], for `push_to_hub`.
         kwargs: arguments of `Trainer`; with such a dataset also options of [`~g4i_hf.options.AugmentationArguments`]
@@ -73,15 +66,17 @@ class AlignmentTrainer(Trainer):
 
     Raises:
         ValueError: for a dataset without labels or, unless `align_weight` is 0, without captions; for `push_to_hub`
-            without a publisher; for `ema_decay` with DeepSpeed.
+            without a publisher; for `ema_decay` with DeepSpeed or a `PeftModel`.
+        TypeError: for another model, or other arguments.
     """
 
     def __init__(
         self,
-        model: AlignedImageClassification | Prepared | str,
+        model: AlignedImageClassification | Prepared | str | None = None,
         args: AlignmentArguments | None = None,
         train_dataset=None,
         *,
+        model_init: Callable[..., AlignedImageClassification] | None = None,
         text_encoder: str = DEFAULT_TEXT_ENCODER,
         publisher=None,
         **kwargs,
@@ -90,38 +85,80 @@ class AlignmentTrainer(Trainer):
         if not isinstance(args, AlignmentArguments):
             what = f"args is a {type(args).__name__}"
             raise TypeError(f"{what}: give AlignmentArguments, which also take the options of TrainingArguments.")
+        if model is None and model_init is not None:
+            set_seed(args.seed)
+            self.model_init = model_init
+            model = self.call_model_init()
+        elif model_init is not None:
+            raise ValueError("Both model and model_init are given: leave one out.")
+        _check_model(model)
         if isinstance(model, str) or is_raw(train_dataset):
             model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
-        weight = args.soft_label_weight
+        self.planned_weight = None
         if isinstance(model, Prepared):
-            weight = (model.supervised and model.supervised.plan.soft_label_weight) or weight
+            self.planned_weight = model.supervised and model.supervised.plan.soft_label_weight
             kwargs = model.built.trainer_options() | kwargs
             model, train_dataset = model.built.model, model.images
         # Trainer has one collator for everything, but images are mixed in training only
-        mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
-        self.train_collator = kwargs.get("data_collator") or AlignmentCollator(*mixing)
-        if isinstance(self.train_collator, AlignmentCollator):
+        self.own_collator = kwargs.get("data_collator")
+        if self.own_collator is None or isinstance(self.own_collator, AlignmentCollator):
             kwargs["data_collator"] = AlignmentCollator()
+        name_run(args)
+        # Before Trainer sees the model: a learned temperature is one of its parameters
+        self._set_up(model, args, train_dataset)
+        self.publisher = publisher
+        given = {"model": model} if model_init is None else {"model_init": lambda: model}
+        super().__init__(args=args, train_dataset=train_dataset, **given, **kwargs)
+        self.model_init = model_init
+        # The loss of a batch is a mean; Trainer divides it by the accumulation steps
+        self.loss_is_scaled_for_ga = False
+        self.takes_timm_optimizer = self.optimizer_cls_and_kwargs is None
+        self._check_arguments()
+        self._add_callbacks()
+        self._read_options()
+
+    def _set_up(self, model: AlignedImageClassification, args: AlignmentArguments, train_dataset: Any) -> None:
+        """Freezes what the options leave out, and adds the parameters of the alignment."""
         model.freeze_unused()
         if args.freeze_backbone:
             model.freeze_backbone()
         if not args.aligns:
             # Outside optimizer, clipping and DDP: even zero gradients change the last bits of the clipping norm
             model.projector.requires_grad_(False)
-        name_run(args)
+        elif not any(parameter.requires_grad for parameter in model.projector.parameters()):
+            model.projector.requires_grad_(True)  # peft freezes it, and then the images would not learn from texts
         forget_local_student(model.config)
-        # Before Trainer sees the model: a learned temperature is one of its parameters
         self.alignment = AlignmentTerm(args, model, train_dataset)
-        self.publisher = publisher
-        kwargs = {"optimizer_cls_and_kwargs": optimization.timm_optimizer(args)} | kwargs
-        super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
-        # The loss of a batch is a mean; Trainer divides it by the accumulation steps
-        self.loss_is_scaled_for_ga = False
-        self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, train_dataset)
-        self.soft_label_weight = 1.0 if weight is None else weight
+
+    def _read_options(self) -> None:
+        """What options decide that a search may change."""
+        args, model = self.args, self.model
+        if self.takes_timm_optimizer:
+            self.optimizer_cls_and_kwargs = optimization.timm_optimizer(args)
+        self.class_weights = optimization.class_weights_of(args.class_weights, model.num_labels, self.train_dataset)
         self.terms = TermSums()  # since the last log
-        self._check_arguments()
-        self._add_callbacks()
+        self.pop_callback(callbacks.EmaCallback)
+        self.ema = None if args.ema_decay is None else callbacks.EmaCallback(model.student, args.ema_decay)
+        if self.ema is not None:
+            self.add_callback(self.ema)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Trainer has made a new model by `model_init`, and takes the options of the trial here."""
+        super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self._set_up(self.model, self.args, self.train_dataset)
+            self._read_options()
+
+    @property
+    def train_collator(self) -> Callable:
+        args = self.args
+        mixing = (args.mixup_alpha, args.cutmix_alpha, args.mix_prob, args.mix_switch_prob)
+        return self.own_collator or AlignmentCollator(*mixing)
+
+    @property
+    def soft_label_weight(self) -> float:
+        given = self.args.soft_label_weight
+        return (self.planned_weight or 1.0) if given is None else given
 
     def _check_arguments(self) -> None:
         """Checks that need the data or the accelerator."""
@@ -137,6 +174,11 @@ class AlignmentTrainer(Trainer):
                 f"ema_decay is {args.ema_decay}, but with DeepSpeed the average would start anew at a resume: "
                 "leave it out, or launch with ddp.yaml of recipes/accelerate_configs."
             )
+        if self.is_adapted:
+            unfit = {"ema_decay": args.ema_decay is not None, "FSDP": self.is_fsdp_enabled}
+            unfit |= {"DeepSpeed": self.is_deepspeed_enabled}
+            for name in [name for name in unfit if unfit[name]]:
+                raise ValueError(f"{name} does not combine with a model of get_peft_model: leave one of both out.")
 
     def _add_callbacks(self) -> None:
         args = self.args
@@ -148,9 +190,7 @@ class AlignmentTrainer(Trainer):
         shows = any(self.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback))
         self.progress = progress_of(args) if shows else None
         self.loss_check = callbacks.LossCheck()
-        self.ema = None if args.ema_decay is None else callbacks.EmaCallback(self.model.student, args.ema_decay)
-        optional = (self.progress, self.loss_check, self.ema)
-        for callback in filter(None, optional):
+        for callback in filter(None, (self.progress, self.loss_check)):
             self.add_callback(callback)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
@@ -209,6 +249,8 @@ class AlignmentTrainer(Trainer):
             why = "images are augmented (--train_crop none leaves that out)"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
             why = "its weights are sharded"
+        elif self.model_init is not None:
+            why = "model_init makes it anew"
         elif not self.model.takes_features:
             why = "the student has more than one linear layer behind its feature"
         else:
@@ -313,101 +355,6 @@ class AlignmentTrainer(Trainer):
                 if self.progress is not None:  # so that an error is printed on a new line
                     self.progress.close()
 
-    @cached_property
-    def data_record(self) -> Record:
-        """The training data by content. `g4i train` sets the record of its data as opened."""
-        return record_of(self.train_dataset, list(self.model.config.id2label.values()))
-
-    def save_run(self) -> None:
-        """Write weights, their moving average and the state of a finished training into the run folder."""
-        with self._saving("The weights"):
-            self.save_model(_internal_call=True)  # otherwise it would be pushed now, before its evaluation
-            if self.args.should_save and self.ema is not None:
-                self.ema.save(self.args.output_dir)
-            self.save_state()
-
-    def save_student(self, folder: str | Path) -> None:
-        """Write the student and its image processor, for `pipeline("image-classification")`; without a card."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("save_student needs whole weights; of sharded ones use save_run and release_student.")
-        if self.processing_class is None:
-            self.processing_class = default_processor(self.model.config.student_config, self.is_world_process_zero())
-        if self.args.should_save:
-            save_student(self.accelerator.unwrap_model(self.model), folder, self.processing_class)
-            give_usual_permissions(folder)
-
-    def _saving(self, what: str) -> contextlib.AbstractContextManager:
-        """A no-op on other processes, whose only error is a timeout while they wait for the first."""
-        if not self.args.should_save:
-            return contextlib.nullcontext()
-        return remaining_checkpoint_named(what, Path(self.args.output_dir))
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """
-        Trainer writes into the final folder, where a kill leaves half a checkpoint (huggingface/transformers#27820,
-        #35782). This writes into a temporary folder, which is renamed once everything, including the EMA, is on disk.
-        """
-        args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
-        output_dir, staging = args.output_dir, Path(args.output_dir) / STAGING
-        with self._saving(name):
-            if args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
-            self.accelerator.wait_for_everyone()
-            args.output_dir = str(staging)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                args.output_dir = output_dir
-            self.accelerator.wait_for_everyone()
-            if state.best_model_checkpoint == str(staging / name):
-                state.best_model_checkpoint = str(Path(output_dir) / name)
-            if args.should_save:
-                if self.ema is not None:
-                    self.ema.save(staging / name)
-                state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-                self.data_record.write(output_dir)
-                finalize_checkpoint(staging / name, Path(output_dir), self.data_record.digest, order_of(args))
-        if args.should_save:
-            rotate_checkpoints(
-                output_dir=output_dir,
-                save_total_limit=args.save_total_limit,
-                best_model_checkpoint=state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """Without Trainer's pickle of the arguments, which holds local paths; train.yaml has them."""
-        super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
-        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-        give_usual_permissions(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._load_weights(resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.load(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_weights(self.state.best_model_checkpoint)
-        if self.ema is not None:
-            self.ema.load(self.state.best_model_checkpoint)
-
-    def _load_weights(self, checkpoint: str) -> None:
-        """
-        Load by `from_pretrained`: a checkpoint has the parameter names of the Hub, which for ViT, DeiT, BEiT and
-        others are not those of the modules. Trainer expects the latter, warns, and continues with the current weights
-        (huggingface/transformers#43701).
-        """
-        saved = type(self.model).from_pretrained(checkpoint, trust_remote_code=False, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
-
     # --- Pushing: a release instead of the run folder ----------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -430,6 +377,16 @@ class AlignmentTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         return self.publisher.push_run(commit_message)
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, (str, Prepared)) or isinstance(unwrap_peft_model(model), AlignedImageClassification):
+        return
+    given = "None" if model is None else f"a {type(unwrap_peft_model(model)).__name__}"
+    raise TypeError(
+        f"model is {given}: give an AlignedImageClassification, as its from_student makes of a configuration or "
+        "checkpoint, or the name of a student, such as 'resnet18'."
+    )
 
 
 def _check_labelled(data: Any) -> None:
