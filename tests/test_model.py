@@ -5,7 +5,7 @@ import torch
 from students import EACH, ID2LABEL, STUDENTS, TWO_HEADS, aligned_model, lora_model
 from tiny_training import rows, same, train
 from torch import nn
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification
 from g4i_hf.hub import release_student, save_student
@@ -98,6 +98,25 @@ def test_round_trip_keeps_every_tensor_and_the_logits(tmp_path, auto_class, kind
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     with torch.no_grad():
         torch.testing.assert_close(loaded(PIXELS).logits, model(PIXELS).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+def test_another_number_of_classes_gives_a_new_head(tmp_path, name):
+    """As transformers' own models, and only if sizes may differ; a student of timm has the names too."""
+    aligned_model(name).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AlignedImageClassification.from_pretrained(tmp_path, num_labels=3)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.id2label = {0: "x", 1: "y", 2: "z"}
+    for given in ({"num_labels": 3}, {"config": config}):
+        model = AlignedImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **given).eval()
+        with torch.no_grad():
+            assert model(PIXELS).logits.shape == (4, 3) and model.num_labels == 3
+        assert model.student.config.id2label == model.config.id2label
+        assert classifier_layers(model.student)[0].weight.std() > 1e-3
+    save_student(model, tmp_path / "student")
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "student")
+    assert student.config.id2label == config.id2label and student(PIXELS).logits.shape == (4, 3)
 
 
 def test_a_plain_student_is_not_loaded_as_an_aligned_model_of_random_weights(tmp_path):

@@ -169,7 +169,11 @@ class AlignedImageClassification(PreTrainedModel):
     def __init__(self, config: AlignedImageClassificationConfig, student: PreTrainedModel | None = None):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.student = new_student(config.student_config) if student is None else student
+        if student is None:
+            of_student = config.student_config  # `from_pretrained` may have been given other classes
+            of_student.id2label, of_student.label2id = dict(config.id2label), dict(config.label2id)
+            student = new_student(of_student)
+        self.student = student
         if config.lora is not None:
             add_adapters(self.student, config.lora)
         self.projector = Projector(feature_size(self.student), config)

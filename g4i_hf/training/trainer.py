@@ -91,7 +91,7 @@ class AlignmentTrainer(SavingTrainer):
             model = self.call_model_init()
         elif model_init is not None:
             raise ValueError("Both model and model_init are given: leave one out.")
-        _check_model(model)
+        _check_given(model, train_dataset)
         if isinstance(model, str) or is_raw(train_dataset):
             model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
         self.planned_weight = None
@@ -338,6 +338,8 @@ class AlignmentTrainer(SavingTrainer):
             OtherDataError: if the checkpoint was trained on other data, or in another order.
             OSError: if another process trains into the run folder.
         """
+        if self.train_dataset is None:
+            raise ValueError("This trainer has no train_dataset: give it one to train.")
         with locked(self.args.output_dir) if self.args.process_index == 0 else contextlib.nullcontext():
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
@@ -379,14 +381,22 @@ class AlignmentTrainer(SavingTrainer):
         return self.publisher.push_run(commit_message)
 
 
-def _check_model(model: Any) -> None:
-    if isinstance(model, (str, Prepared)) or isinstance(unwrap_peft_model(model), AlignedImageClassification):
+def _check_given(model: Any, data: Any) -> None:
+    """Raise TypeError for another model, or data that cannot be rows."""
+    if isinstance(model, (str, Prepared)):  # of which `Preparation` checks the data
         return
-    given = "None" if model is None else f"a {type(unwrap_peft_model(model)).__name__}"
-    raise TypeError(
-        f"model is {given}: give an AlignedImageClassification, as its from_student makes of a configuration or "
-        "checkpoint, or the name of a student, such as 'resnet18'."
-    )
+    if not isinstance(bare := unwrap_peft_model(model), AlignedImageClassification):
+        given = "None" if model is None else f"a {type(bare).__name__}"
+        raise TypeError(
+            f"model is {given}: give an AlignedImageClassification, as its from_student makes of a configuration or "
+            "checkpoint, or the name of a student, such as 'resnet18'."
+        )
+    is_whole = isinstance(data, (str, Path, Mapping)) or not (data is None or hasattr(data, "__len__"))
+    if is_whole or (isinstance(data, list) and not {"pixel_values", "features"} & set(data[0])):
+        raise TypeError(
+            f"train_dataset is a {type(data).__name__}: give one split with image and label, such as "
+            "load_images('pictures')['train'], or items with pixel_values and labels."
+        )
 
 
 def _check_labelled(data: Any) -> None:
