@@ -25,6 +25,7 @@ from .cli import (
 from .commands import COMMANDS, RECIPES
 from .files import printable_lines, wrong_choice
 from .options import OPTIONS_OF
+from .options.caller import own_columns, with_own_columns
 
 # Options of `accelerate launch` that `g4i` passes on, with their number of values; others belong in its config_file
 LAUNCHER_OPTIONS = {
@@ -76,7 +77,7 @@ def run_script(name: str) -> None:
 
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
     """`launcher`: options of `accelerate launch`; None in a process that must not launch others."""
-    command = COMMANDS[name]
+    command, options = COMMANDS[name], ()
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
             what = f"leave {launcher[0].split('=')[0]} out" if launcher else "launch one"
@@ -95,7 +96,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
         quiet_libraries(is_first_process())
         command.run(*options)
     except (ImportError, OSError, ValueError) as error:
-        fail(str(error))
+        fail(with_own_columns(str(error), own_columns(options)))
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         raise SystemExit(130) from None

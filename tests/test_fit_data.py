@@ -54,7 +54,16 @@ NOT_IN_MEMORY = [
     (in_memory(), {"caption_column": "text"}, "caption_column is an option for images on disk.*image, label, caption"),
     (in_memory(), {"captioner": "a/model"}, "captioner is an option for images on disk"),
     (in_memory().with_transform(dict), {}, "'train' has a transform"),
-    (in_memory(caption=range(6)), {}, r"Column 'caption': .*int64.* is neither text nor a list of texts"),
+    (
+        in_memory(caption=range(6)),
+        {},
+        r"Column 'caption': .*int64.* is neither text nor .*caption='...'",
+    ),
+    (in_memory().to_iterable_dataset(), {}, "data is of type IterableDataset.*Dataset.from_generator"),
+    (in_memory().rename_column("image", "photo"), {}, "no column 'image'.*Rename.*name it with image='...'"),
+    (in_memory(species=[0.5] * 6), {"label": "species"}, "^Column 'species' holds float64"),
+    (in_memory(), {"label": "specie"}, r"no column 'specie' \(given as label\)"),
+    (in_memory(label=[["a"]] * 6), {}, "holds lists.*name another column with label='...'"),
 ]
 
 
@@ -126,7 +135,9 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
 
 def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):
     make.rows(501, draw=lambda row: make.noise(0), image_id=None).to_parquet(tmp_path / "data" / "train.parquet")
-    with pytest.raises(ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*--yes.*--dry_run 64"):
+    with pytest.raises(
+        ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*yes=True.*g4i caption.*--dry_run 64"
+    ):
         fitted(tmp_path / "data", tmp_path / "out", captioner="http://127.0.0.1:9/v1", captioner_model="tiny")
 
 
@@ -154,7 +165,7 @@ def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path, monkeypatch)
 def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_path, capsys):
     pictures = draw_folder(tmp_path / "pictures", train=18, validation=6)
     next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
-    with pytest.raises(ValueError, match="--on_bad_images skip"):
+    with pytest.raises(ValueError, match="with on_bad_images='skip'"):
         fitted(pictures, dry_run=True)
     fitted(pictures, dry_run=True, on_bad_images="skip")
     assert "; 5 validation images." in capsys.readouterr().out
@@ -246,7 +257,7 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     fitted(pictures, out, dry_run=True)
     assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
     write_lines(pictures, [{"file_name": name} for name in truth])
-    with pytest.raises(ValueError, match=r"has a label or a caption.*--captioner .*metadata\.jsonl.*--caption_column"):
+    with pytest.raises(ValueError, match=r"a label or a caption.*captioner=MODEL .*metadata\.jsonl.*caption='...'"):
         fitted(pictures, out)
     assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
 

@@ -123,7 +123,7 @@ def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
     if all(isinstance(value, int) for value in values):
         return [str(number) for number in range(max(values) + 1)]
     what = f"Column 'label' holds {feature.dtype} in the split {split_name!r}: no class names or class numbers"
-    raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel.")
+    raise ValueError(f"{what}. Store labels as strings, integers or ClassLabel, or name another with --label_column.")
 
 
 def _check_kinds(names: dict[str, list[str]]) -> None:

@@ -12,6 +12,7 @@ from .. import columns
 from ..files import did_you_mean
 from ..names import check_dataset_name
 from ..options import DataArguments
+from ..options.caller import called_from_python
 from .classes import class_names, read_class_names, with_class_names
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
@@ -35,9 +36,10 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
         FileNotFoundError: if nothing has this name.
         ValueError: for data without images, or with invalid columns.
     """
-    splits = load_reviewed(DataArguments(str(dataset_name), **options))
-    has_labels = any(columns.LABEL in split.column_names for split in splits.values())
-    return class_names(splits)[0] if has_labels else splits
+    with called_from_python({ours: options.get(f"{ours}_column") for ours in columns.ALL}):
+        splits = load_reviewed(DataArguments(str(dataset_name), **options))
+        has_labels = any(columns.LABEL in split.column_names for split in splits.values())
+        return class_names(splits)[0] if has_labels else splits
 
 
 def load_data(data: DataArguments) -> DatasetDict:

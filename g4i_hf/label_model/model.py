@@ -16,7 +16,20 @@ from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrat
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
-from .views import ALONE, BLOCK, FOLDS, NEEDS, WHOLE, Rows, Values, View, check_shapes, class_indices, copies_among
+from .views import (
+    ALONE,
+    BLOCK,
+    FOLDS,
+    NEEDS,
+    WHOLE,
+    Rows,
+    Values,
+    View,
+    arrays_of,
+    check_shapes,
+    class_indices,
+    copies_among,
+)
 from .witnesses import able_to_learn, accuracies_by_each_other, contradicted, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
@@ -93,7 +106,7 @@ class LabelModel:
         """
         Args:
             views: by name, at least one.
-            labels: (N,) class indices; negative for rows without a label.
+            labels: (N,) class indices; -1, -100, NaN or None for rows without a label.
             ids: (N,) of the rows, which decide the folds; None: their values do. So the order of rows changes nothing.
             groups: (N,) numbers, equal for rows that share a fold, such as those of equal images.
             reviewed: (N,) whether a person confirmed the label, which is then assumed correct.
@@ -135,22 +148,15 @@ class LabelModel:
             fold: 0 to 4 for the models that were not fitted on the labels of this fold.
 
         Returns:
-            (n, C) float32.
+            (n, C) float32 probabilities.
         """
-        views = {self.report_.get(name, {}).get("copy_of", name): view for name, view in views.items()}
-        unknown = sorted(set(views) - set(self.spaces_))
-        if unknown or not views:
-            raise ValueError(f"The label model was fitted with the views {list(self.report_)}, not with {unknown}.")
-        arrays = {name: view.values if isinstance(view, View) else view for name, view in views.items()}
-        for name, array in arrays.items():
-            dim = len(self.spaces_[name].mean)
-            if np.shape(array)[1:] != (dim,):
-                raise ValueError(f"The view {name!r} has values of shape {np.shape(array)}, not (rows, {dim}).")
+        if not hasattr(self, "spaces_"):
+            raise ValueError("This LabelModel is not fitted: call fit first, or load one.")
+        if not WHOLE <= fold < FOLDS:
+            raise ValueError(f"fold is {fold}: give 0 to 4, or -1 for the model that is fitted on all labels.")
+        arrays = arrays_of(views, self.spaces_, self.report_)
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
-        lengths = {len(array) for array in arrays.values()}
-        if len(lengths) > 1 or not WHOLE <= fold < FOLDS:
-            raise ValueError(f"Views of {sorted(lengths)} rows, and fold {fold}: give as many of each, and 0 to 4.")
-        every = np.arange(lengths.pop())
+        every = np.arange(len(next(iter(arrays.values()))))
         probabilities = np.empty((len(every), self.num_labels), dtype=np.float32)
         for start in range(0, len(every), BLOCK):
             block = every[start : start + BLOCK]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,16 @@ BLOCK = 8192  # rows processed at once
 LEARNERS = "image features"  # the source of all that learn and have no names: image encoders make similar errors
 NEEDS = (
     "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
-    "some images; or name the classes, and give --text_encoder, that of the captions."
+    "some images; or give the names of the classes, embedded by the text encoder of the captions."
 )
+
+
+def array_of(values: Any) -> np.ndarray:
+    """An array of a list, a table or a tensor, also of bfloat16; a memory-mapped array stays one."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.element_size() < 4 and values.is_floating_point() else values
+    return np.asanyarray(values)
 
 
 @dataclass
@@ -40,7 +50,9 @@ class View:
     learns: bool | None = None
 
     def __post_init__(self):
-        self.values = np.asanyarray(self.values)  # a list or a table; a memory-mapped array stays one
+        self.values = array_of(self.values)
+        if self.class_values is not None:
+            self.class_values = array_of(self.class_values)
 
     @classmethod
     def answers(cls, answers: np.ndarray, num_labels: int, source: str | None = None) -> View:
@@ -51,7 +63,7 @@ class View:
             answers: (N,) class indices; negative where there is none.
             num_labels: C.
         """
-        answers = class_indices(answers, num_labels, "answers")
+        answers = class_indices(answers, num_labels, "answers", any_negative=True)
         values = np.eye(num_labels, dtype=np.float32)[np.maximum(answers, 0)]
         values[answers < 0] = np.nan
         return cls(values, np.eye(num_labels, dtype=np.float32), source)
@@ -182,24 +194,37 @@ def has_value(values: np.ndarray) -> np.ndarray:
     return has_values
 
 
-def class_indices(given: np.ndarray, num_labels: int, name: str) -> np.ndarray:
-    """(N,) int64. Raises ValueError for anything but whole numbers below `num_labels`, such as NaN or None."""
-    numbers = np.asarray(given)
-    if (
-        numbers.ndim != 1
-        or numbers.dtype.kind not in "biuf"
-        or (numbers != np.trunc(numbers)).any()
-        or np.isinf(numbers).any()
-    ):
+def class_indices(given: Any, num_labels: int, name: str, any_negative: bool = False) -> np.ndarray:
+    """
+    (N,) int64, -1 for None, NaN, -1 and -100, which torch's losses ignore, or for `any_negative`. Raises ValueError
+    for anything else but whole numbers from 0 and below `num_labels`.
+    """
+    numbers = array_of(given)
+    if numbers.dtype == object:
+        with contextlib.suppress(TypeError, ValueError):  # of anything but numbers and None
+            numbers = np.array([np.nan if label is None else label for label in numbers], dtype=np.float64)
+    is_numeric = numbers.ndim == 1 and numbers.dtype.kind in "biuf"
+    if is_numeric and numbers.dtype.kind == "f":
+        numbers = np.where(np.isnan(numbers), -1, numbers)
+    if not is_numeric or np.isinf(numbers).any() or (numbers != np.trunc(numbers)).any():
         what = f"{name} of type {numbers.dtype} and shape {numbers.shape}"
         raise ValueError(f"{what}: give a class index, a whole number, for each row, and -1 where it is unknown.")
     indices = numbers.astype(np.int64)
-    if (highest := indices.max(initial=-1)) >= num_labels:
-        raise ValueError(f"{name} hold {highest}, which is not below the number of classes, {num_labels}.")
+    indices[(indices < 0) if any_negative else (indices == -100)] = -1
+    if len(wrong := indices[(indices < -1) | (indices >= num_labels)]):
+        remedy = f"give a class index, 0 to {num_labels - 1}, or -1 where it is unknown"
+        raise ValueError(f"{name} hold {wrong[0]}: {remedy}.")
     return indices
 
 
+def check_by_name(views: Any) -> None:
+    if not isinstance(views, Mapping):
+        what = f"views is a {type(views).__name__}: give a dict of them by name"
+        raise TypeError(f"{what}, such as {{'caption': View(values)}}.")
+
+
 def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
+    check_by_name(views)
     if num_labels < 2:
         raise ValueError(f"A label model needs at least two classes, not {num_labels}.")
     if not views or not len(labels):
@@ -221,6 +246,24 @@ def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int,
                 f"The view {name!r} has class_values of shape {np.shape(view.class_values)}, not {expected}: a row "
                 "for each class, zeros for one without a name."
             )
+
+
+def arrays_of(views: Any, spaces: Mapping[str, Space], report: Mapping[str, dict]) -> dict[str, np.ndarray]:
+    """(n, D) each, of the same n rows, of views that were fitted. Raises ValueError for others, or other shapes."""
+    check_by_name(views)
+    views = {report.get(name, {}).get("copy_of", name): view for name, view in views.items()}
+    unknown = sorted(set(views) - set(spaces))
+    if unknown or not views:
+        raise ValueError(f"The label model was fitted with the views {list(report)}, not with {unknown}.")
+    arrays = {name: view.values if isinstance(view, View) else array_of(view) for name, view in views.items()}
+    for name, array in arrays.items():
+        dim = len(spaces[name].mean)
+        if array.shape[1:] != (dim,):
+            raise ValueError(f"The view {name!r} has values of shape {array.shape}, not (rows, {dim}).")
+    lengths = [f"{name!r} has {len(array)}" for name, array in arrays.items()]
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError(f"Give as many rows of each view, NaN where it has no value: {', '.join(lengths)}.")
+    return arrays
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------

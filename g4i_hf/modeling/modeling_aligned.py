@@ -344,7 +344,7 @@ class AlignedImageClassification(PreTrainedModel):
         """Raises ValueError for a student that cannot, or whose batch norms would see each batch twice."""
         if has_batch_norms(self.student):
             what = "The student has batch norms, which would count a batch twice where it is computed again"
-            raise ValueError(f"{what}: leave activation_checkpointing out.")
+            raise ValueError(f"{what}: leave activation_checkpointing (gradient_checkpointing) out.")
         self.student.activation_checkpointing_enable(*args, **kwargs)
 
     def get_input_embeddings(self) -> None:

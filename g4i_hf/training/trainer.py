@@ -19,6 +19,7 @@ from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import single_values_normalized
 from ..modeling.processing import EvalTransform, default_processor
 from ..options import DEFAULT_TEXT_ENCODER
+from ..options.caller import called_from_python
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
 from .arguments import AlignmentArguments
@@ -93,7 +94,8 @@ class AlignmentTrainer(SavingTrainer):
             raise ValueError("Both model and model_init are given: leave one out.")
         _check_given(model, train_dataset)
         if isinstance(model, str) or is_raw(train_dataset):
-            model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
+            with called_from_python(column="rename_column('...', '{}')"):
+                model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)
         self.planned_weight = None
         if isinstance(model, Prepared):
             self.planned_weight = model.supervised and model.supervised.plan.soft_label_weight
@@ -210,7 +212,8 @@ class AlignmentTrainer(SavingTrainer):
         if not is_raw(data):
             return data
         model = self.accelerator.unwrap_model(self.model)
-        return images_to_evaluate(data, model, self.processing_class)
+        with called_from_python(column="rename_column('...', '{}')"):
+            return images_to_evaluate(data, model, self.processing_class)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 

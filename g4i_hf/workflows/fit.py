@@ -13,6 +13,7 @@ import math
 import re
 import shlex
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from ..options import (
     marked,
     names_of,
 )
+from ..options.caller import called_from_python
 from ..training.arguments import AlignmentArguments
 from ..training.head import Head
 from ..training.judged_heads import (
@@ -86,6 +88,7 @@ logger = logging.getLogger(__name__)
 PROJECTOR_EPOCHS, PROJECTOR_STEPS, PROJECTOR_BATCH, ALIGN_WEIGHT = 30, 600, 256, 0.3  # so many steps at most
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 FOLDER = "runs/fit"  # output_dir of a dataset without a name
+ONE_AT_A_TIME = threading.Lock()  # accelerate has one state a process
 
 
 class Fit:
@@ -391,7 +394,8 @@ def fit(
     **options: Any,
 ) -> FitResult | None:
     """
-    Trains a classifier with captions and on labels alone, as `g4i fit` does.
+    Trains a classifier with captions and on labels alone, as `g4i fit` does. Of several threads, one fits at a time,
+    and the others wait.
 
     Args:
         data: folder or Hub id, see [`~g4i_hf.load_images`]; or a dataset in memory, one split or several by name.
@@ -414,10 +418,19 @@ def fit(
     options |= {"views": names} if names else {}
     columns_given = {"image": image, "label": label, "caption": caption, "image_id": image_id}
     named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
-    if isinstance(data, (str, Path)):
-        given = {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
-        args, of_data = build_options(OPTIONS_OF["fit"], given)
-        return Fit(args, of_data, views=given_views).run()
+    with ONE_AT_A_TIME, called_from_python(named, "{}='...'"):
+        if isinstance(data, (str, Path)):
+            given = (
+                {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
+            )
+            args, of_data = build_options(OPTIONS_OF["fit"], given)
+            return Fit(args, of_data, views=given_views).run()
+        return _fit_in_memory(data, named, given_views, options)
+
+
+def _fit_in_memory(
+    data: Any, named: dict[str, str], views: Mapping[str, View], options: dict[str, Any]
+) -> FitResult | None:
     if of_files := sorted({"captioner", *names_of(DataArguments)} & set(options)):
         raise TypeError(
             f"{of_files[0]} is an option for images on disk or the Hub, and these are in memory. Name their columns "
@@ -426,11 +439,10 @@ def fit(
     splits = data if isinstance(data, Mapping) else {"train": data}
     for split in splits.values():
         if not isinstance(split, Dataset):
-            raise TypeError(
-                f"data is a {type(split).__name__}; make a dataset of it, by Dataset.from_list or from_pandas."
-            )
+            what = f"data is of type {type(split).__name__}; make a dataset of it"
+            raise TypeError(f"{what}, by Dataset.from_generator, from_list or from_pandas.")
     images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
     class_names(images)
     given = {"dataset_name": IN_MEMORY, "output_dir": FOLDER} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
-    return Fit(args, of_data, images=images, views=given_views).run()
+    return Fit(args, of_data, images=images, views=views).run()

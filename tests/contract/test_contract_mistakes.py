@@ -37,6 +37,10 @@ MISTAKES = {
     "split": ("train", TRAIN | {"train_split": "trian"}, ("'trian'", "train_split", "validation")),
     "caption column": ("embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")),
     "no captions to train on": ("train", TRAIN | {"dataset_name": "{bare}"}, ("caption", "--caption_column")),
+    "labels of one's own column": (
+        *("train", TRAIN | {"dataset_name": "{measured}", "label_column": "species"}),
+        ("Column 'species' holds float64", "--label_column"),
+    ),
     "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
     "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     "16 bits": ("train", TRAIN | {"dataset_name": "{deep}"}, ("cross/1.png", "mode I;16", "scale the values")),
@@ -125,6 +129,8 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     found["unlabelled"] = draw_folder(root / "unlabelled", labels_a_class=1, train=6)
     BertConfig().save_pretrained(root / "bert")
     found["bert"] = root / "bert"
+    measured = make.rows(6, label=None, species=None).add_column("species", [0.5] * 6)
+    measured.save_to_disk(found.setdefault("measured", root / "measured"))
     found["flat"] = make.folder(root / "flat", [f"train/{number}.png" for number in range(4)])
     return found
 
