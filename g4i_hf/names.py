@@ -137,8 +137,12 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         missing = error.name or module
-        # Not by its name before an index has it, as anybody could register it there
-        raise ImportError(f"{purpose} needs {missing}: pip install -e '.[{extra}]' in a clone of g4i_hf.") from error
+        raise ImportError(f"{purpose} needs {missing}: {how_to_install(extra)}.") from error
+
+
+def how_to_install(extra: str) -> str:
+    """For messages. Not by its name before an index has it, as anybody could register it there."""
+    return f"pip install -e '.[{extra}]' in a clone of g4i_hf"
 
 
 @contextlib.contextmanager

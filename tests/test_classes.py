@@ -267,7 +267,7 @@ def test_an_image_that_is_not_the_only_one_of_its_name_is_missing(tmp_path, name
         (train / place).parent.mkdir(exist_ok=True)
         (train / place).write_bytes(content)
     write_metadata(train / "cat" if name == "outside" else train, [{"file_name": line} for line in lines])
-    assert re.search(r"there is no file '.*/\d\.png'\. Add the image or remove the row", one_line(tmp_path))
+    assert re.search(r"metadata.jsonl: there is no file '.*\d\.png'.* Add the images, or remove", one_line(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_texts_of_metadata_are_texts(tmp_path, suffix, captions):
 
 MIXED = b'{"file_name": "cat/1.png", "x": 1}\n{"file_name": "cat/2.png", "x": "a"}'
 FAULTS = [
-    ("jsonl", b'{"caption": "a"}', ": row 0 has no file_name. Its columns: caption. Name the image"),
-    ("csv", b"file_name,caption\ncat/1.png,a cat, asleep", ", line 2 has more cells than the first line. Put texts"),
-    ("jsonl", b'{"file_name": "cat/1.png", "caption": "caf\xe9"}', " is not UTF-8. Save it as UTF-8."),
+    ("jsonl", b'{"caption": "a"}', ": there is no column file_name among 'caption'. It names"),
+    ("csv", b"file_name,caption\ncat/1.png,a cat, asleep", ": line 2 has more cells than the first line. Put texts"),
+    ("jsonl", b'{"file_name": "cat/1.png", "caption": "caf\xe9"}', ": it is not UTF-8. Save it as UTF-8."),
     ("jsonl", MIXED, ": 'x' is of several kinds in its lines"),
-    ("jsonl", b'{"file_name": 1}', ": Invalid metadata file_name 1. Name a file in the folder"),
-    ("jsonl", b"[" * 100_000, ", line 1 is no JSON object. Correct the line."),
-    ("parquet", b"PAR1", " is damaged ("),
+    ("jsonl", b'{"file_name": 1}', ": row 0 has the invalid file_name 1. Name a file in the folder"),
+    ("jsonl", b"[" * 100_000, ": line 1 is no JSON object. Correct the line."),
+    ("parquet", b"PAR1", ": it is damaged ("),
 ]
 
 

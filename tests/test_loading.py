@@ -114,20 +114,6 @@ def test_a_folder_is_a_class_a_split_or_neither(tmp_path, place):
     assert classes_by_id(make.folder(tmp_path / "pets", files)) == expected
 
 
-def test_images_that_metadata_does_not_name_are_told(tmp_path, caplog):
-    make.folder(tmp_path, ["train/cat/1.png", "train/dog/2.png"], captions_in="train")
-    open_images(str(tmp_path))
-    assert "left out" not in caplog.text
-    others = ["train/dog/3.png", "train/__MACOSX/4.png", "train/5.png", "train/unlabelled/6.png", "train/owl/7.png"]
-    make.folder(tmp_path, others)
-    train = load_images(tmp_path)["train"]
-    captions = {"cat/1.png": "that of cat/1.png", "dog/2.png": "that of dog/2.png"}
-    assert by_id(train, "caption") == captions | {"dog/3.png": None, "owl/7.png": None}
-    assert by_id(train, "label") == {"cat/1.png": 0, "dog/2.png": 1, "dog/3.png": 1, "owl/7.png": 2}
-    assert "Split 'train': 2 of 6 images have no line in its metadata file. They have the label" in caplog.text
-    assert "2 of 6 images are in no line of its metadata file and in no folder of a class" in caplog.text
-
-
 def test_columns_are_renamed_to_ours_and_the_images_stay_where_they_are(tmp_path):
     theirs = rows(3).rename_columns({"image": "Bild", "label": "Klasse", "caption": "text"})
     theirs.add_column("number", [7, 8, 9]).add_column("label", ["in the way"] * 3).save_to_disk(tmp_path)

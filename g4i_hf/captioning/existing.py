@@ -15,9 +15,10 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from .. import columns
+from ..data.census import SPLIT_OF
 from ..data.checks import captioned_splits
-from ..data.image_folder import SPLIT_OF, csv_rows, json_rows
 from ..data.images import IMAGE_SUFFIXES, image_paths
+from ..data.metadata import csv_rows, json_rows
 from ..data.texts import caption_lists
 from ..options import ExistingCaptionsArguments
 
@@ -146,8 +147,7 @@ def _keys_and_captions(path: Path, file_key: str | None, file_caption: str | Non
             yield str(record[file_key]), record[file_caption]
             done += 1
     except (ValueError, csv.Error) as error:
-        what = str(error).removeprefix(f"{path}, ").rstrip(".")
-        raise ValueError(f"{path.name}, record {done + 1}: {what}. Correct it.") from error
+        raise ValueError(f"{path.name}, record {done + 1}: {str(error).rstrip('.')}. Correct it.") from error
 
 
 def _field(record: dict[str, Any], given: str | None, usual: tuple[str, ...]) -> str:

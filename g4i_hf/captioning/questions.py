@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
+from ..data.census import SPLIT_OF
 from ..data.classes import NONE_OF_THESE, terms_of
-from ..data.image_folder import SPLIT_OF
 from ..data.images import content_of, why_unreadable
 from ..data.record import content_digest
 from ..files import did_you_mean

@@ -23,6 +23,7 @@ DECODED_AT_ONCE, THREADS = 64, 8
 SHOWN = 10  # images named in a warning
 # With more unreadable images, the cause is the disk or the folder
 MOST_BAD, MOST_BAD_SHARE = 10, 0.01
+TOO_MANY = f"too many to be left out (at most {MOST_BAD_SHARE:.0%}, or {MOST_BAD})"
 CHECK_ALL_BELOW = 50_000  # images, above which only a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # for the rounding of float16
 BATCH = 10_000  # vectors checked at once
@@ -215,6 +216,11 @@ def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple
                     yield row, bad_image(images, split, row, reason)
 
 
+def are_too_many(unreadable: int, split: Dataset) -> bool:
+    """For --on_bad_images skip."""
+    return unreadable > max(MOST_BAD, MOST_BAD_SHARE * len(split))
+
+
 def readable_rows(split: Dataset, name: str, on_bad_images: str = "skip", decoded: Collection[str] = ()) -> Dataset:
     """
     The rows whose image can be decoded. Raises BadImageError for too many others; with "error" ValueError for the
@@ -231,11 +237,10 @@ def readable_rows(split: Dataset, name: str, on_bad_images: str = "skip", decode
         if on_bad_images == "error":
             raise ValueError(f"Split {name!r}, column 'image', row {row}: {error_of(bad)}")
         unreadable[row] = bad
-        if len(unreadable) > max(MOST_BAD, MOST_BAD_SHARE * len(split)):
+        if are_too_many(len(unreadable), split):
             raise BadImageError(
-                f"{len(unreadable):,} of {len(split):,} images cannot be read, too many to be left out (at most "
-                f"{MOST_BAD_SHARE:.0%}, or {MOST_BAD}). The last: {bad}. Is the folder of the images "
-                "there, and the disk well?"
+                f"{len(unreadable):,} of {len(split):,} images cannot be read, {TOO_MANY}. The last: {bad}. Is the "
+                "folder of the images there, and the disk well?"
             )
     if not unreadable:
         return split

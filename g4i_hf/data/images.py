@@ -10,6 +10,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from .. import columns
 from ..files import printable
+from ..names import how_to_install
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,18 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM"),
     *("ICO", "ICNS", "PSD", "PCX", "SGI", "SUN", "DDS", "QOI", "TGA"),
 )
-IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS)
+# Photographs of phones, which Pillow opens with the package of an extra
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+HEIC_REMEDY = f"To open HEIC: {how_to_install('heic')}."
+if opens_heic := find_spec("pillow_heif") is not None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    FORMATS = "HEIF", *FORMATS
+UNOPENED_SUFFIXES = frozenset() if opens_heic else HEIC_SUFFIXES
+_OPENED = {suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS}
+IMAGE_SUFFIXES = frozenset({*_OPENED, ".mpo"}) - UNOPENED_SUFFIXES  # MPO is several JPEGs in a file
 ROWS_AT_ONCE = 10_000
 
 
@@ -42,7 +55,13 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
         raise ValueError("null")
     if isinstance(image, PILImage.Image):
         return image
-    return PILImage.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"], formats=FORMATS)
+    try:
+        stored = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
+        return PILImage.open(stored, formats=FORMATS)
+    except UnidentifiedImageError:
+        if content_of(image)[4:12] in HEIC_STARTS:  # as phones send it, perhaps named .jpg
+            raise ValueError(f"it is HEIC. {HEIC_REMEDY}") from None
+        raise
 
 
 def content_of(image: dict[str, Any] | None) -> bytes:

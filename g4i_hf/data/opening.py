@@ -1,6 +1,7 @@
 """Open the files of a dataset: its format, the split of each file, and the file that causes an error."""
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -24,8 +25,13 @@ from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.parquet.parquet import Parquet
 
 from .. import columns
+from ..files import some
 from ..names import check_dataset_name
-from .image_folder import SPLIT_OF, STAGE_FILE, open_image_folder
+from .census import SPLIT_OF, STAGE_FILE, suffix_of
+from .image_folder import open_image_folder
+from .images import IMAGE_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 SHARDED = {"parquet": ".parquet", "webdataset": ".tar"}  # formats of `datasets` by suffix
 INTEGERS = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
@@ -46,9 +52,22 @@ def open_data(name: str, config: str | None, revision: str | None, label: str = 
         except ValueError as error:
             fault = _fault(folder.rglob("*")) if isinstance(error, UnicodeError) else error
             raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {fault}") from error
+    if how is not None and how["path"] in SHARDED:
+        _warn_of_images(folder, how["data_files"])
     with one_line_errors(f"dataset_name is {name!r}, but", folder.rglob("*")):
         opened = _load(how, label) if how is not None else load_from_disk(name)
     return opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
+
+
+def _warn_of_images(folder: Path, files: dict[str, list[str]]) -> None:
+    """A Parquet file that lies in a folder of images replaces them."""
+    images = sorted(path for path in map(str, folder.rglob("*")) if suffix_of(path) in IMAGE_SUFFIXES)
+    if images:
+        first = next(iter(files.values()))[0]
+        logger.warning(
+            "%s: images are not read: %d (%s), as %s is read in their place. To read the images, move that file away.",
+            *(folder, len(images), some([os.path.relpath(path, folder) for path in images]), first),
+        )
 
 
 def is_image_folder(name: str) -> bool:

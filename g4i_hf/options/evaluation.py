@@ -12,6 +12,7 @@ class CheckArguments(Checked):
     """Check"""
 
     split: str = option("train", "Split to check.")
+    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
     check_dir: str = option("label_check", "Folder for the page and the CSV file.")
     student: str | None = option(
         None, "Pretrained timm or transformers model, whose image features are also compared with labels."

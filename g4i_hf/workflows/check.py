@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.checks import bad_images, check_split, few_labels_in_words, labels_of, sampled
+from ..data.census import census_of
+from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, few_labels_in_words, labels_of, sampled
 from ..data.classes import class_names
 from ..data.labels import reviews_of
-from ..data.loading import load_reviewed, source_of
+from ..data.loading import images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
@@ -55,13 +56,15 @@ def _suspicious(model: LabelModel, labels: np.ndarray, split: Dataset, id2label:
 
 def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict, list[str], list[str]]:
     """
-    Read every image, label and caption, and remove the page of an earlier check. Returns the splits; a table with a
-    line for each split; and why the data cannot be trained on, empty if it can.
+    Read every image, label and caption, and remove the page of an earlier check. Returns the splits; a census of the
+    files and a table with a line for each split; and why the data cannot be trained on, empty if it can.
     """
     for name in (PAGE, TABLE):
         (Path(args.check_dir) / name).unlink(missing_ok=True)
-    splits = load_reviewed(data)
+    splits, root = load_reviewed(data), images_root(data)
+    files = census_of(root) if root is not None else None
     faults: list[str] = []
+    left_out: list[str] = []
     id2label: dict[int, str] = {}
     if args.split not in splits:
         faults.append(f"The data has no split {args.split!r} (split). It has: {', '.join(splits)}.")
@@ -78,13 +81,24 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
             faults.append(str(error))
         if name == args.split and id2label and not (labels >= 0).any() and not num_captioned(split):
             faults.append(f"No image of the split {name!r} has a label or a caption.")
-        if bad := [what for _, what in bad_images(split, name, sampled(range(len(split))))]:
-            what = f"{len(bad):,} images of the split {name!r} cannot be read"
-            faults.append(f"{what}, the first is {bad[0]}: --on_bad_images skip.")
+        if bad := dict(bad_images(split, name, sampled(range(len(split))))):
+            what, named = (
+                f"{len(bad):,} images of the split {name!r} cannot be read",
+                [f"  {each}" for each in bad.values()],
+            )
+            if args.on_bad_images == "error":
+                faults += [f"{what}. Replace or remove them, or leave them out with --on_bad_images skip:", *named]
+            elif are_too_many(len(bad), split):
+                faults += [f"{what}, {TOO_MANY}:", *named]
+            else:
+                left_out += [f"{what} and are left out:", *named]
+                splits[name] = split.select([row for row in range(len(split)) if row not in bad])
         counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
         table.append((name, *(f"{number:,}" for number in counted)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
+    lines = [files.in_words()] if files is not None else []
+    lines += [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
+    lines += left_out
     if not faults:
         lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
     lines += describe_equal_images(Record.of(splits, id2label.values()).rows)
