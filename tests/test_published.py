@@ -140,7 +140,7 @@ def test_every_field_of_metadata_is_checked(pictures, suffix):
     getattr(rows, f"to_{suffix}")(pictures / "cat" / f"metadata.{suffix}")
     for card in ("", "---\nconfigs:\n- config_name: default\n  data_files: cat/*\n---\n"):
         (pictures / "README.md").write_text(card)
-        with pytest.raises(ValueError, match=r"Invalid metadata file_name '../../secret\.png'"):
+        with pytest.raises(ValueError, match=r"nvalid (metadata |mask_)file_name '../../secret\.png'"):
             open_images(str(pictures))
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.data_files import SPLIT_KEYWORDS
@@ -28,7 +29,7 @@ _NO_CLASSES = {*UNLABELLED_FOLDERS, *SPLIT_OF}
 OF_THE_SYSTEM = {"desktop.ini", "ehthumbs.db", "thumbs.db"}
 EXCEL = "In Excel: File > Save As > CSV UTF-8 (Comma delimited)."
 
-_OPENED: dict[str, "Census"] = {}  # in this process, by folder
+_SEEN: dict[str, "Seen"] = {}  # in this process, by folder
 
 
 class Census:
@@ -62,7 +63,8 @@ class Census:
             return
         if folder in self._split_of:
             split, inside = self._split_of[folder], ()
-        self._folders.append((split, inside))
+        place = split, inside
+        self._folders.append(place)
         for entry in os.scandir(folder):
             if entry.name.startswith((".", "__")) and entry.is_dir():
                 self._aside.append(entry.path)
@@ -76,7 +78,7 @@ class Census:
             elif entry.name.startswith(".") or entry.name.lower() in OF_THE_SYSTEM:
                 self._aside.append(entry.path)
             else:
-                self._files[entry.path] = split, inside
+                self._files[entry.path] = place
 
     def add_read(self, paths: Iterable[str]) -> None:
         """Files that are read whatever their name."""
@@ -110,22 +112,12 @@ class Census:
 
     def tell(self) -> None:
         """Log what is unusual, once for a folder as it is."""
-        earlier, _OPENED[self.folder] = _OPENED.get(self.folder), self
-        self.lines = [*self.notes, *self._unread_in_words()]
-        for line in self.lines if earlier is None or earlier.lines != self.lines else ():
-            logger.warning("%s", line)
-
-    def in_words(self) -> str:
-        """How many files there are of each suffix, and how many are read."""
-        aside = sum(len(names) for path in self._aside for *_, names in os.walk(path))
-        aside += sum(map(os.path.isfile, self._aside))
         unread = _by_suffix(path for path in self._files if path not in self.read)
-        unread |= {"hidden, of the system or of stages": aside, "broken links": len(self._broken)}
-        parts = []
-        for what, counts in (("Read", _by_suffix(self.read)), ("Not read", unread)):
-            of_kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-            parts.append(f"{what}: {sum(counts.values()):,}" + f" ({of_kinds})." * bool(of_kinds))
-        return f"Files in {self.name}: {len(self._files) + len(self._broken) + aside:,}. {' '.join(parts)}"
+        lines = [*self.notes, *self._unread_in_words()]
+        seen = Seen(self.name, lines, _by_suffix(self.read), unread, self._aside, len(self._broken))
+        earlier, _SEEN[self.folder] = _SEEN.get(self.folder), seen
+        for line in lines if earlier is None or earlier.lines != lines else ():
+            logger.warning("%s", line)
 
     def _unread_in_words(self) -> list[str]:
         """A line for each kind of file that is not read, and what to do about it."""
@@ -165,9 +157,32 @@ class Census:
         return "documents" if is_document else "other files"
 
 
-def census_of(folder: str | Path) -> Census | None:
-    """That of a folder which this process has opened."""
-    return _OPENED.get(os.path.abspath(folder))
+@dataclass
+class Seen:
+    """What a census has found."""
+
+    name: str
+    lines: list[str]
+    read: dict[str, int]  # files by suffix
+    unread: dict[str, int]
+    aside: list[str]  # files and whole folders
+    broken: int
+
+    def in_words(self) -> str:
+        """How many files there are of each suffix, and how many are read."""
+        aside = sum(len(names) for path in self.aside for *_, names in os.walk(path))
+        aside += sum(map(os.path.isfile, self.aside))
+        unread = self.unread | {"hidden, of the system or of stages": aside, "broken links": self.broken}
+        parts, total = [], sum(self.read.values()) + sum(unread.values())
+        for what, counts in (("Read", self.read), ("Not read", unread)):
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+            parts.append(f"{what}: {sum(counts.values()):,}{f' ({kinds})' * bool(kinds)}.")
+        return f"Files in {self.name}: {total:,}. {' '.join(parts)}"
+
+
+def seen_in(folder: str | Path) -> Seen | None:
+    """What the census of a folder has found, if this process has opened it."""
+    return _SEEN.get(os.path.abspath(folder))
 
 
 def suffix_of(path: str) -> str:

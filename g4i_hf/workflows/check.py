@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.census import census_of
+from ..data.census import seen_in
 from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, few_labels_in_words, labels_of, sampled
 from ..data.classes import class_names
 from ..data.labels import reviews_of
@@ -62,7 +62,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     for name in (PAGE, TABLE):
         (Path(args.check_dir) / name).unlink(missing_ok=True)
     splits, root = load_reviewed(data), images_root(data)
-    files = census_of(root) if root is not None else None
+    files = seen_in(root) if root is not None else None
     faults: list[str] = []
     left_out: list[str] = []
     id2label: dict[int, str] = {}
