@@ -125,7 +125,8 @@ class Census:
         for path in self._files:
             if path not in self.read:
                 unread.setdefault(self._kind(path), []).append(path)
-        split, (root, *_) = next(iter(self.roots.items()))
+        split = "train" if "train" in self.roots else next(iter(self.roots))
+        root = self.roots[split][0]
         place = os.path.join(root, "metadata.csv")[len(self.folder) + 1 :]
         remedies = {
             "HEIC images": HEIC_REMEDY,

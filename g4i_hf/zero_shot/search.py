@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageClassificationPipeline
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, open_image, to_rgb
+from ..data.images import HEIC_REMEDY, IMAGE_SUFFIXES, UNOPENED_SUFFIXES, open_image, to_rgb
 from ..embedding.encoders import TextEncoder
 from ..files import replacing_file
 from ..modeling import AlignedImageClassification
@@ -349,8 +349,10 @@ def files_in(folder: str | Path) -> list[str]:
     """The images in a folder and its subfolders, by name."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} of images.")
-    paths = (path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
     files = sorted(str(path) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    if heic := sum(path.suffix.lower() in UNOPENED_SUFFIXES for path in paths):
+        logger.warning("%s: %d HEIC images are not searched. %s", folder, heic, HEIC_REMEDY)
     if not files:
         raise FileNotFoundError(f"{folder} holds no image.")
     return files
