@@ -68,6 +68,7 @@ class Captioner(Protocol):
 
     def check(self, store: "AnswerStore", deliver: Deliver, allow: Callable[[], bool]) -> None:
         """Before the first question of [`run`]: CaptionerError if answers will not be about the images."""
+        return
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
         """

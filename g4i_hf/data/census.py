@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from datasets.data_files import SPLIT_KEYWORDS
@@ -100,11 +101,11 @@ class Census:
                 if has_class and len(inside) > depth + 1:
                     self.nested[path] = os.path.join(*inside)
         for split, files in self.class_of.items():
-            # A folder of other files alone, such as notes, is no class
+            # A folder of other files alone, such as notes, is not a class
             named = {name for path, name in files.items() if suffix_of(path) not in UNOPENED_SUFFIXES}
-            of_split = {inside for other, inside in self._folders if other == split and inside[:depth] == above}
-            of_split = {same_form(inside[-1]) for inside in of_split if len(inside) == depth + 1}
-            self.empty[split] = {name for name in of_split - named if name.lower() not in _NO_CLASSES}
+            places = {inside for other, inside in self._folders if other == split and inside[:depth] == above}
+            folders = {same_form(inside[-1]) for inside in places if len(inside) == depth + 1}
+            self.empty[split] = {name for name in folders - named if name.lower() not in _NO_CLASSES}
         if above:
             self.notes.append(f"{self.name}: the classes are the folders in {'/'.join(above)}, the only folder there.")
 
@@ -202,7 +203,8 @@ def _folder_of_classes(inside: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """`images` if all labelled images lie in that one folder, which holds a folder for each class; mostly nothing."""
     if not inside:
         return ()
-    return os.path.commonprefix(inside)[: max(min(map(len, inside)) - 1, 0)]
+    shared = takewhile(lambda level: len(set(level)) == 1, zip(*(folders[:-1] for folders in inside), strict=False))
+    return tuple(level[0] for level in shared)
 
 
 def _by_suffix(paths: Iterable[str]) -> dict[str, int]:

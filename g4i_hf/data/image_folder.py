@@ -81,7 +81,7 @@ def _read_split(name: str, census: Census) -> Split:
             f"dataset_name is {census.folder!r}: neither Parquet nor images of the split {name!r} there. Add images."
         )
     tables = {file: read_metadata(file, folder_of) for file in sorted(folder_of) if os.path.basename(file) in METADATA}
-    faults = {file: found for file, (_, found) in tables.items() if found}
+    faults = {file: faults_there for file, (_, faults_there) in tables.items() if faults_there}
     parts = [table for table, _ in tables.values() if FILE_NAME in table.column_names]
     listed = [path for part in parts for path in part[FILE_NAME]]
     image, times = Counter(listed).most_common(1)[0] if listed else ("", 0)
@@ -89,7 +89,7 @@ def _read_split(name: str, census: Census) -> Split:
         what = f"names the image {image} {times} times. Keep one line; several captions are a list in it."
         faults[f"split {name!r}: its metadata"] = [what]
     if faults:
-        raise ValueError("; ".join(f"{where}: {_numbered(found)}" for where, found in faults.items()))
+        raise ValueError("; ".join(f"{where}: {_numbered(each)}" for where, each in faults.items()))
     census.add_read(listed)
     lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})
     paths = listed + _unlisted(images, listed)

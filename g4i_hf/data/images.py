@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # What is an image, whatever its file is called: Pillow decodes these itself, while it starts Ghostscript for EPS.
 # TGA is last, as it has no signature
-FORMATS = (
+FORMATS: tuple[str, ...] = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM"),
     *("ICO", "ICNS", "PSD", "PCX", "SGI", "SUN", "DDS", "QOI", "TGA"),
 )

@@ -40,11 +40,11 @@ class Faults:
         self._places.setdefault((what, remedy), {})[place] = None
 
     def in_words(self) -> list[str]:
-        found = []
+        lines = []
         for (what, remedy), (first, *others) in self._places.items():
             also = f" (also {some(others)})" if others else ""
-            found.append(f"{first} {what}{also}. {remedy}".lstrip())
-        return found
+            lines.append(f"{first} {what}{also}. {remedy}".lstrip())
+        return lines
 
 
 def raise_first(place: str, what: str, remedy: str) -> None:

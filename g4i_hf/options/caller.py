@@ -45,10 +45,10 @@ def _in_python(message: str, column: str) -> str:
 
     hints = {name: hint for each in OPTIONS_OF.values() for cls in each for name, hint in get_type_hints(cls).items()}
 
-    def argument(found: re.Match) -> str:
-        name, value = found[1], found[2]
+    def argument(match: re.Match) -> str:
+        name, value = match[1], match[2]
         if name is None:  # a whole command, which stays one
-            return found[0]
+            return match[0]
         if name.endswith("_column"):
             return column.format(name.removesuffix("_column"))
         if value in choices_of(hints.get(name)):
@@ -59,5 +59,5 @@ def _in_python(message: str, column: str) -> str:
         return f"{name}=True" if is_switch else " ".join(filter(None, (name, value)))
 
     name_of = column.partition("=")[0]
-    message = re.sub(r"given as (\w+)_column", lambda found: f"given as {name_of.format(found[1])}", message)
+    message = re.sub(r"given as (\w+)_column", lambda match: f"given as {name_of.format(match[1])}", message)
     return re.sub(r"g4i \w+[^.,;:]*|--(\w+)(?: (\w+))?", argument, message)

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,6 +26,8 @@ UNMERGED_FILE = "unmerged.safetensors"  # in a checkpoint of a `PeftModel`: its 
 class SavingTrainer(Trainer):
     """Trainer with checkpoints that survive a kill, and without files of half the weights."""
 
+    model: Any
+    processing_class: Any
     ema: EmaCallback | None
 
     @property
@@ -67,7 +70,7 @@ class SavingTrainer(Trainer):
         #35782). This writes into a temporary folder, which is renamed once everything, including the EMA, is on disk.
         """
         args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
-        run, output_dir = args.output_dir, self._get_output_dir(trial)  # a trial has a folder of its own
+        run, output_dir = args.output_dir, self._get_output_dir(trial)  # a trial has another folder
         staging = Path(output_dir) / STAGING
         with self._saving(name):
             if args.should_save:

@@ -114,7 +114,7 @@ class Evaluation:
         if share is None or interval is None:
             return ""
         of = FitResult.read(self.fit).words(released)
-        return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), {}".format(share, *interval, of)
+        return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), ".format(share, *interval) + of
 
     @property
     def names(self) -> dict[str, str]:
