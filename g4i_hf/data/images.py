@@ -110,6 +110,8 @@ class Turns:
 
 
 TURNS = Turns()
+# glibc keeps blocks of up to 32 MB that a thread has freed for its next image, and those of Pillow have 16
+PILImage.core.set_block_size(64 << 20)
 
 
 # --- Images that cannot be read --------------------------------------------------------------------------------------
