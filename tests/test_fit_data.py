@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import caption_doors
@@ -21,6 +23,7 @@ from g4i_hf import View, embed_view, evaluate_run, fit, load_images
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
+from g4i_hf.workflows.fit import Fit
 
 
 def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):
@@ -71,6 +74,24 @@ NOT_IN_MEMORY = [
 def test_what_a_dataset_in_memory_cannot_have_is_an_error(fitted, data, options, says):
     with pytest.raises((TypeError, ValueError), match=says):
         fitted(data, **options, dry_run=True)
+
+
+def test_of_two_threads_one_fits_at_a_time(fitted, tmp_path, monkeypatch):
+    """accelerate has one state a process, and resets it for each trainer."""
+    at_once, most, run = [], [], Fit.run
+
+    def slow_run(self):
+        at_once.append(self)
+        most.append(len(at_once))
+        time.sleep(0.2)
+        found = run(self)
+        at_once.remove(self)
+        return found
+
+    monkeypatch.setattr(Fit, "run", slow_run)
+    with ThreadPoolExecutor(2) as pool:
+        fits = [pool.submit(fitted, in_memory(), tmp_path / name, views="image:student") for name in "ab"]
+    assert [fit.result().classifier.is_dir() for fit in fits] == [True, True] and most == [1, 1]
 
 
 def test_neither_an_empty_label_nor_a_format_makes_a_class_and_options_are_those_of_python(fitted, capsys):

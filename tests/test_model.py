@@ -52,6 +52,17 @@ def test_feature_is_what_enters_the_classifier(name):
             torch.testing.assert_close(again.image_embeds, whole.image_embeds)
 
 
+@pytest.mark.parametrize("name", ["vit", "timm-resnet"])
+def test_hidden_states_are_those_of_the_student(name):
+    model = aligned_model(name).eval()
+    with torch.no_grad():
+        found, expected = (each(PIXELS, output_hidden_states=True) for each in (model, model.student))
+        assert model(PIXELS).hidden_states is None
+    assert len(found.hidden_states) == len(expected.hidden_states) > 1
+    assert all(map(torch.equal, found.hidden_states, expected.hidden_states))
+    assert torch.equal(found.logits, expected.logits)
+
+
 def test_projector_leaves_the_random_state_alone():
     torch.manual_seed(0)
     aligned_model("timm-resnet", projector_hidden_size=1)

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import make
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Image, Value
@@ -126,6 +127,33 @@ def test_raw_datasets_are_embedded_and_their_classes_are_those_of_the_student(wo
         with pytest.raises(ValueError, match="eval_dataset has no label"):
             trainer.evaluate(unlabelled)
     assert trainer.predict(test.remove_columns("label")).predictions.shape == (9, 3)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_text_embeds_by_map_are_of_fixed_length(tmp_path, several):
+    """`map` infers lists of any length. Rows may have none; those that differ cannot be compared."""
+    vectors = make.unit(np.random.default_rng(0).normal(size=(18, 5)))
+
+    def embedded(batch: dict, rows: list[int]) -> dict:
+        lists = [vectors[row].tolist() if row % 5 else None for row in rows]
+        return {"text_embeds": [vector and [vector, vector] for vector in lists] if several else lists}
+
+    data = raw().map(embedded, batched=True, with_indices=True)
+    trainer = AlignmentTrainer("resnet18", short(tmp_path), data, **SMALL)
+    assert trainer.model.config.text_embed_dim == 5
+    trainer.train()
+    assert "loss_align" in trainer.state.log_history[0]
+    vectors = [*vectors[:17], vectors[0][:4]]
+    uneven = raw().map(embedded, batched=True, with_indices=True, new_fingerprint=f"uneven-{several}")
+    with pytest.raises(ValueError, match="'text_embeds', row 17: 4 dimensions, but row 1 has 5"):
+        AlignmentTrainer("resnet18", short(tmp_path), uneven, **SMALL)
+
+
+def test_errors_name_what_a_dataset_in_memory_can_do(tmp_path):
+    for column, says in (("image", "no column 'image'.*rename_column.'...', 'image'"), ("label", "o column 'label'")):
+        with pytest.raises(ValueError, match=says) as told:
+            AlignmentTrainer("resnet18", short(tmp_path), raw().rename_column(column, "mine"), **SMALL)
+        assert "--" not in str(told.value)
 
 
 def test_arguments_of_trainer_alone_are_told_at_once(data, tmp_path):

@@ -20,6 +20,7 @@ from .labels import LABELS_FILE, with_answers
 from .opening import STAGE_FILE, is_image_folder, open_data
 from .record import image_digests
 from .stage import Source, chain_of, check_names_images, find_stage, join_stage, open_stage
+from .texts import of_fixed_length
 
 
 def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
@@ -228,7 +229,7 @@ def standardise(split: Dataset, split_name: str, names: dict[str, str], hub_id: 
     split = split.remove_columns([column for column in file_columns(split) if column != columns.IMAGE])
     if hub_id is not None:
         check_files(split, split_name, hub_id)
-    return with_image_ids(split, split_name)
+    return with_image_ids(of_fixed_length(split, split_name), split_name)
 
 
 def _renamed(split: Dataset, named: dict[str, str]) -> Dataset:

@@ -210,6 +210,33 @@ def caption_lists(split: Dataset) -> Iterator[list[str]]:
         yield [text for text in texts if text and text.translate(INVISIBLE).strip()]
 
 
+def of_fixed_length(split: Dataset, split_name: str) -> Dataset:
+    """
+    The split with `text_embeds` as lists of their one length, where `map` has stored lists of any length. Raises
+    ValueError if lengths differ.
+    """
+    feature = split.features.get(columns.TEXT_EMBEDS)
+    several = isinstance(feature, List) and isinstance(feature.feature, List)
+    vector = feature.feature if several else feature
+    if not isinstance(vector, List) or vector.length != -1 or not str(vector.feature.dtype).startswith("float"):
+        return split
+    embeds, dim, first = split.select_columns([columns.TEXT_EMBEDS]).with_format("arrow"), None, 0
+    for start in range(0, len(split), CHUNK):
+        values = embeds[start : start + CHUNK][columns.TEXT_EMBEDS].combine_chunks()
+        rows = pc.list_parent_indices(values) if several else pa.array(range(len(values)))
+        lengths = pc.list_value_length(pc.list_flatten(values) if several else values)
+        rows, lengths = start + rows.filter(lengths.is_valid()).to_numpy(), lengths.drop_null().to_numpy()
+        if dim is None and len(rows):
+            dim, first = int(lengths[0]), int(rows[0])
+        if len(other := np.flatnonzero(lengths != dim)):
+            what = f"row {rows[other[0]]}: {lengths[other[0]]} dimensions, but row {first} has {dim}"
+            raise ValueError(
+                f"Split {split_name!r}, column 'text_embeds', {what}. Embed all captions with one encoder."
+            )
+    fixed = List(vector.feature, length=dim or -1)
+    return split.cast_column(columns.TEXT_EMBEDS, List(fixed) if several else fixed)
+
+
 def caption_keys(split: Dataset) -> np.ndarray:
     """(rows, C) integers, equal for equal captions, -1 if a row has fewer than C."""
     captions = list(caption_lists(split))

@@ -57,6 +57,7 @@ class AlignedImageClassifierOutput(ModelOutput):
         logit_scale (`torch.FloatTensor` of shape `()`, *optional*): the learned inverse temperature, at most 100.
         logit_bias (`torch.FloatTensor` of shape `()`, *optional*): the learned bias of the logits.
         features (`torch.FloatTensor` of shape `(B, F)`, *optional*): the features, before the projector.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*): of the student.
     """
 
     loss: torch.FloatTensor | None = None
@@ -65,6 +66,8 @@ class AlignedImageClassifierOutput(ModelOutput):
     logit_scale: torch.FloatTensor | None = None
     logit_bias: torch.FloatTensor | None = None
     features: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class Projector(nn.Module):
@@ -258,6 +261,8 @@ class AlignedImageClassification(PreTrainedModel):
         return_dict: bool | None = None,
         output_features: bool = False,
         features: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> AlignedImageClassifierOutput | tuple[torch.Tensor, ...]:
         """
         Args:
@@ -268,13 +273,20 @@ class AlignedImageClassification(PreTrainedModel):
             output_features: return `features`.
             features: (B, F), cached features of a frozen backbone, for which only classifier and projector run. See
                 [`takes_features`].
+            output_hidden_states: return `hidden_states` of the student; not with `features`.
+            output_attentions: return `attentions` of the student; not with `features`.
         """
+        optional: dict[str, Any] = {}
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if features is not None:
             (classifier,) = classifier_layers(self.student)
             logits, inputs = classifier(features.to(classifier.weight.dtype)), [features]
         else:
             with FORWARD_PASS as inputs:
-                logits = self.student(pixel_values=pixel_values.to(self.student.dtype)).logits
+                more = {name: True for name, wanted in asked.items() if wanted}
+                of_student = self.student(pixel_values=pixel_values.to(self.student.dtype), **more)
+            logits = of_student.logits
+            optional |= {name: getattr(of_student, name, None) for name in ("hidden_states", "attentions")}
 
         features = image_embeds = None  # of the output
         projects = output_image_embeds or (output_image_embeds is None and self.training)
@@ -288,7 +300,6 @@ class AlignedImageClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        optional: dict[str, torch.Tensor] = {}
         if image_embeds is not None and hasattr(self, "logit_scale"):
             optional["logit_scale"] = _at_most(self.logit_scale.exp(), MAX_LOGIT_SCALE)
         if image_embeds is not None and hasattr(self, "logit_bias"):
