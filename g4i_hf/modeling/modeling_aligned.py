@@ -277,14 +277,14 @@ class AlignedImageClassification(PreTrainedModel):
             output_attentions: return `attentions` of the student; not with `features`.
         """
         optional: dict[str, Any] = {}
-        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if features is not None:
             (classifier,) = classifier_layers(self.student)
             logits, inputs = classifier(features.to(classifier.weight.dtype)), [features]
         else:
             with FORWARD_PASS as inputs:
-                more = {name: True for name, wanted in asked.items() if wanted}
-                of_student = self.student(pixel_values=pixel_values.to(self.student.dtype), **more)
+                wanted = {name: value for name, value in wanted.items() if value}
+                of_student = self.student(pixel_values=pixel_values.to(self.student.dtype), **wanted)
             logits = of_student.logits
             optional |= {name: getattr(of_student, name, None) for name in ("hidden_states", "attentions")}
 

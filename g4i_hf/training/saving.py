@@ -70,7 +70,7 @@ class SavingTrainer(Trainer):
         #35782). This writes into a temporary folder, which is renamed once everything, including the EMA, is on disk.
         """
         args, state, name = self.args, self.state, f"checkpoint-{self.state.global_step}"
-        run, output_dir = args.output_dir, self._get_output_dir(trial)  # a trial has another folder
+        run, output_dir = args.output_dir, self._get_output_dir(trial)  # each trial has a folder
         staging = Path(output_dir) / STAGING
         with self._saving(name):
             if args.should_save:

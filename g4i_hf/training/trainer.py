@@ -149,6 +149,7 @@ class AlignmentTrainer(SavingTrainer):
         super()._hp_search_setup(trial)
         if self.model_init is not None:
             self._set_up(self.model, self.args, self.train_dataset)
+            self._check_arguments()
             self._read_options()
 
     @property

@@ -1,0 +1,71 @@
+"""What a label model takes for labels and views, and what it says of anything else."""
+
+import numpy as np
+import pytest
+import torch
+from test_label_model import CLASSES, accuracy, clusters, fitted
+
+from g4i_hf import LabelModel, View
+
+SIX = [0, 1, 2, 0, 1, 2]
+# A view and labels -> what is said
+CANNOT = [
+    (View(np.eye(6)), [1, 1, 1, -1, -1, 1], "labels or names of at least two classes"),
+    (View(np.where(np.eye(6) > 0, np.nan, 1)), SIX, "'caption' has values that are NaN or infinite"),
+    (View(np.ones((6, 4))), SIX, "'caption' has the same values in all rows"),
+    (View(np.full((6, 4), np.nan)), SIX, "'caption' has no value in any row"),
+    (View(np.eye(6)), [0.5, *SIX[1:]], "labels of type float64 and shape .6,.: give a class index"),
+    (View(np.eye(6)), [np.inf, *SIX[1:]], "labels of type float64 .* -1 where it is unknown"),
+    (View(np.eye(6).tolist()), SIX[:5], r"values of shape .6, 6. .* there are 5 labels"),
+    (View([["red"]] * 6), SIX, "type <U3.* give a row for each image, of numbers"),
+    (View(np.eye(6)), [-2, *SIX[1:]], "labels hold -2: give a class index, 0 to 2, or -1"),
+    (View(np.eye(6)), ["circle"] * 6, "labels of type <U6.* -1 where it is unknown"),
+    (View(np.eye(6)), [object()] * 6, "labels of type object.* -1 where it is unknown"),
+]
+
+
+@pytest.mark.parametrize(("view", "labels", "message"), CANNOT, ids=[message for *_, message in CANNOT])
+def test_what_cannot_be_fitted_is_an_error(view, labels, message):
+    with pytest.raises(ValueError, match=message):
+        LabelModel(3).fit({"caption": view}, labels)
+
+
+def test_an_array_of_another_shape_is_not_taken_for_a_view_or_an_answer():
+    model = LabelModel(3).fit({"caption": View(np.eye(6))}, SIX)
+    with pytest.raises(ValueError, match=r"'caption' has values of shape .6, 1., not .rows, 6."):
+        model.predict({"caption": np.eye(6)[:, :1]})
+    with pytest.raises(ValueError, match="answers hold 3"):
+        View.answers([0, 3], num_labels=3)
+    with pytest.raises(TypeError, match="'caption' is a ndarray: give View"):
+        LabelModel(3).fit({"caption": np.eye(6)}, SIX)
+
+
+@pytest.mark.parametrize("none", [-1, -100, None, np.nan])
+def test_rows_without_a_label_are_written_in_several_ways(none):
+    data = clusters(60, 1.0)
+    labels = [label if row % 3 else none for row, label in enumerate(data.y.tolist())]
+    expected = fitted(data, np.where(np.arange(60) % 3, data.y, -1), ids=range(60))
+    np.testing.assert_array_equal(fitted(data, labels, ids=range(60)).posterior_, expected.posterior_)
+
+
+def test_tensors_are_views_whatever_their_type():
+    data = clusters(60, 1.0)
+    for kind in (torch.bfloat16, torch.float32, torch.float64):
+        values = torch.tensor(data.x, dtype=kind, requires_grad=True)
+        model = LabelModel(CLASSES).fit({"image": View(values, values[:CLASSES])}, torch.tensor(data.y))
+        assert accuracy(model.predict({"image": values}), data.truth) > 0.8
+
+
+def test_what_cannot_be_predicted_is_an_error():
+    views = {"caption": View(np.eye(6)), "image": View(np.eye(6))}
+    with pytest.raises(ValueError, match="not fitted: call fit"):
+        LabelModel(3).predict(views)
+    with pytest.raises(TypeError, match="views is a list: give a dict of them by name"):
+        LabelModel(3).fit([*views.values()], SIX)
+    model = LabelModel(3).fit(views | {"image": View(np.eye(6) * 2 + 1)}, SIX)
+    with pytest.raises(TypeError, match="views is a ndarray: give a dict of them by name"):
+        model.predict(np.eye(6))
+    with pytest.raises(ValueError, match="as many rows of each.*'caption' has 4, 'image' has 5"):
+        model.predict({"caption": np.eye(6)[:4], "image": np.eye(6)[:5]})
+    with pytest.raises(ValueError, match="fold is 5: give 0 to 4"):
+        model.predict(views, fold=5)
