@@ -22,22 +22,23 @@ from test_docs import block
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from g4i_hf import load_images
+from g4i_hf.data import images as images_of
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.images import BadImageError
 from g4i_hf.hub import release, release_student
 from g4i_hf.modeling.processing import EvalTransform
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
-DEEP = ["I", "F", "I;16", "I;16B"]
+DEEP = ["I", "F"]  # which are an error
 FORMATS = ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM"]
-OPTIONS = {"": [*MODES, *DEEP], ", turned": ["L", "RGB"], ", transparent": ["L", "P"]}
+OPTIONS = {"": [*MODES, "I;16", "I;16B", *DEEP], ", turned": ["L", "RGB"], ", transparent": ["L", "P"]}
 PICTURE = make.noise(7, 9, 8).resize((76, 61), PILImage.Resampling.BICUBIC)
 
 
 def in_mode(mode: str) -> PILImage.Image:
     """The picture in a mode, over all values that it can have; alpha, where there is any, is not constant."""
     alpha = PICTURE.convert("L").rotate(180)
-    if mode in DEEP:
+    if mode in (*DEEP, "I;16", "I;16B"):
         values = np.asarray(PICTURE.convert("L"), dtype=np.float64) * (257 if mode != "F" else 1 / 255)
         kinds = {"I": np.int32, "F": np.float32, "I;16B": ">u2"}
         return PILImage.frombytes(mode, PICTURE.size, values.astype(kinds.get(mode, "<u2")).tobytes())
@@ -110,7 +111,8 @@ def student(request, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_training_sees_what_the_released_student_sees_or_says_how_to_convert(student):
+def test_training_sees_what_the_released_student_sees_or_says_how_to_convert(student, caplog):
+    images_of._warn_of_clipping.cache_clear()
     card = (student / "README.md").read_text()
     ways, classifier = Ways(card), pipeline("image-classification", model=str(student))
     transform, model = EvalTransform(AutoImageProcessor.from_pretrained(student)), classifier.model
@@ -121,7 +123,7 @@ def test_training_sees_what_the_released_student_sees_or_says_how_to_convert(stu
     for row, (name, (mode, content)) in enumerate(kinds.items()):
         Path("picture.png").write_bytes(content)  # Pillow goes by the content
         if mode in DEEP:
-            with pytest.raises(BadImageError, match="has more than 8 bits.*: scale the values .* in mode L"):
+            with pytest.raises(BadImageError, match="has 32 bits.*: scale the values .* in mode L"):
                 images[row]
             continue
         pixels = images[row]["pixel_values"][None]
@@ -133,7 +135,8 @@ def test_training_sees_what_the_released_student_sees_or_says_how_to_convert(stu
         for logits in ways.logits():
             np.testing.assert_allclose(logits, expected, atol=1e-5, err_msg=name)
         compared.add(mode)
-    assert compared >= {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "LAB"}
+    assert compared >= {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "LAB", "I;16", "I;16B"}
+    assert "Convert these images to 8 bits" in caplog.text
     assert {mode for mode, _ in kinds.values()} - compared == {*DEEP}
 
 

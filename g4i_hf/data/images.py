@@ -4,6 +4,7 @@ Stored images: decoded to upright 8-bit RGB, or reported as unreadable; and the 
 
 import base64
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.config import DOWNLOADED_DATASETS_PATH, HF_CACHE_HOME, HF_DATASETS_CACHE
@@ -77,15 +79,26 @@ def content_of(image: dict[str, Any] | None) -> bytes:
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """
     Upright and RGB, by the steps of `transformers.image_utils.load_image`: the pixels that a released student gets in
-    a pipeline. Raises ValueError for more than 8 bits a channel: a pipeline clips those whatever is released.
+    a pipeline. That clips 16 bits to 0-255 whatever is released, so a warning says it. Raises ValueError for 32 bits.
     """
-    if image.mode[0] in "IF":
+    if image.mode in ("I", "F"):
         raise ValueError(
-            f"mode {image.mode} has more than 8 bits, which a pipeline clips to 0-255: scale the values to that range "
-            "and save them in mode L"
+            f"mode {image.mode} has 32 bits, which a pipeline clips to 0-255: scale the values to that range and save "
+            "them in mode L"
         )
+    if image.mode.startswith("I;16") and np.asarray(image).max() > 255:
+        _warn_of_clipping()
     image = ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@functools.cache
+def _warn_of_clipping() -> None:
+    """Once in a process."""
+    logger.warning(
+        "Images of 16 bits have values above 255, which a pipeline of transformers makes white, so training sees them "
+        "white too. Convert these images to 8 bits, as docs/guides/troubleshooting.md shows, also when you classify."
+    )
 
 
 class Turns:

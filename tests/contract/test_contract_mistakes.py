@@ -43,7 +43,7 @@ MISTAKES = {
     ),
     "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
     "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
-    "16 bits": ("train", TRAIN | {"dataset_name": "{deep}"}, ("cross/1.png", "mode I;16", "scale the values")),
+    "32 bits": ("train", TRAIN | {"dataset_name": "{deep}"}, ("cross/1.png", "mode F", "scale the values")),
     # --- Models
     "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
@@ -125,7 +125,7 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
         texts = json.dumps(said | first), json.dumps({"file_name": "train/cross/4.png"} | second)
         (found[name] / "labels.jsonl").write_text("\n".join(texts))
     found["deep"] = draw_folder(root / "deep", train=6)
-    Image.new("I;16", (8, 8), 40_000).save(found["deep"] / "train" / "cross" / "1.png")
+    Image.new("F", (8, 8), 0.5).save(found["deep"] / "train" / "cross" / "1.png", "TIFF")
     found["unlabelled"] = draw_folder(root / "unlabelled", labels_a_class=1, train=6)
     BertConfig().save_pretrained(root / "bert")
     found["bert"] = root / "bert"
