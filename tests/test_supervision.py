@@ -239,6 +239,8 @@ def test_check_ends_with_1_where_the_data_cannot_be_trained_on(tmp_path, capsys,
     elif fault == "no class folders":
         for path in list(pictures.rglob("*.png")):
             path.rename(pictures / "train" / path.name)
+        for path in list((pictures / "train").glob("*/")):
+            path.rmdir()
     with pytest.raises(SystemExit) as ended:
         main(["check", str(pictures), *(["--split", "trian"] if fault == "no split" else [])])
     said = capsys.readouterr().out.partition("This data cannot be trained on:")[2]
