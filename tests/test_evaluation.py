@@ -95,7 +95,7 @@ def test_images_that_cannot_be_read_are_left_out_on_request(run):
     given = {"dataset_name": str(run.parent / "broken"), "splits": ["test"]}
     found = evaluate_run(run, on_bad_images="skip", **given)["aligned"]
     assert found["test_samples"] == 2
-    with pytest.raises(ValueError, match="--on_bad_images skip"):
+    with pytest.raises(ValueError, match="with on_bad_images='skip'"):
         evaluate_run(run, **given)
 
 

@@ -181,8 +181,11 @@ FAULTS = {
         lambda place: make.folder(place, [CATS[0], CATS[0]], captions_in="train"),
         r"'train'.* names the image .*cat/1\.png 2 times.*Keep one line",
     ),
-    "no image column": (column("pictures", [1, 2]), r"no column 'image'. Its columns: pictures. .*--image_column"),
-    "numbers": (column("image", [1, 2]), r"Split 'train', column 'image': .*int64.* is no image. .*--image_column"),
+    "no image column": (column("pictures", [1, 2]), r"no column 'image'. Its columns: pictures. .*image_column='...'"),
+    "numbers": (
+        column("image", [1, 2]),
+        r"Split 'train', column 'image': .*int64.* is no image. .*image_column='...'",
+    ),
     "no such file": (column("image", ["nowhere.png"]), r"'image', row 0: there is no file 'nowhere.png'. Add"),
     "archive": (lambda place: (place / "pictures.zip").touch(), r"unpack pictures\.zip"),
     "not UTF-8": (not_utf_8, r"caf\\xe9.png' is not UTF-8. Rename the file"),

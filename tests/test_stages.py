@@ -173,7 +173,7 @@ def test_stages_that_name_each_other_have_no_images_unless_one_holds_them(tmp_pa
     for name, further in (("me/a", "me/./b"), ("me/b", "me/a")):
         rows = make.rows(4, image=None, label=None, caption=CAPTIONS)
         write_stage(name, {"train": rows}, stage | {"source": further})
-    with pytest.raises(ValueError, match="holds no images and names .*, which leads back to .*--captions_name me/"):
+    with pytest.raises(ValueError, match="holds no images and names .*, which leads back to .*captions_name me/"):
         load_images("me/a")
     write_stage("me/b", {"train": make.rows(4, caption=CAPTIONS)}, stage | {"source": "me/a", "with_images": True})
     assert load_images("me/b")["train"]["caption"][:] == CAPTIONS
@@ -255,7 +255,7 @@ def test_each_image_gets_its_own_caption_or_a_null(pictures, tmp_path, limit, mo
 @pytest.mark.parametrize(
     "ids, split, message",
     [
-        (["a.png", "b.png"], "train", r"'train': no image_id there.* is 'a.png', that .*'cat/1.png'.*--image_id_c"),
+        (["a.png", "b.png"], "train", r"'train': no image_id there.* is 'a.png', that .*'cat/1.png'.*image_id_c"),
         ([IDS[0], IDS[1], IDS[0]], "train", r"captions: Split 'train'.* row 2: 'cat/1.png', which row 0 has too"),
         ([IDS[0], None], "train", "captions: Split 'train', column 'image_id', row 1: null"),
         (IDS, "evening", "has captions of the splits evening, but the images have test, train"),

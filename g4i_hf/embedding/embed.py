@@ -33,6 +33,7 @@ from ..data.texts import Embeddings, caption_lists, column_of, values_of
 from ..files import check_replaceable
 from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
+from ..options.caller import called_from_python
 from .encoders import TextEncoder, encoder_from
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 CACHE = Path(HF_HOME) / "g4i_hf" / "embeddings"  # the default folder of embeddings
 
 
+@called_from_python()
 def embed_captions(
     images: DatasetDict,
     text_encoder: str = DEFAULT_TEXT_ENCODER,

@@ -22,6 +22,7 @@ from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
 from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS, changed_since_fit, is_of_fit, require, run_of, why_missing
 from ..options import ReleaseArguments, aligns
+from ..options.caller import called_from_python
 from ..training.arguments import AlignmentArguments
 from ..training.run_folder import read_lineage, read_options, resolved_options
 from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 ONNX_FILE = "onnx/model.onnx"
 
 
+@called_from_python()
 def release_student(
     run: str | Path,
     output_dir: str | Path | None = None,

@@ -43,6 +43,7 @@ from ..options import (
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
 )
+from ..options.caller import called_from_python
 from .dry_run import PAGE, dry_run
 
 PIXELS_A_TOKEN, LETTERS_A_TOKEN = 28 * 28, 4  # roughly; the former as Qwen2.5-VL (arXiv 2502.13923) reads an image
@@ -267,6 +268,7 @@ def _device(share: Share) -> str:
     return f"{accelerator.type}:{int(os.environ.get('LOCAL_RANK', share.rank)) % torch.accelerator.device_count()}"
 
 
+@called_from_python()
 def caption_images(dataset_name: str | Path, captions_dir: str | Path, **options: Any) -> DatasetDict:
     """
     Captions every image, as `g4i caption` does, and opens the result. Answers are saved as they arrive: after an

@@ -39,6 +39,7 @@ from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import LABELS_ONLY, OPTIONS_FILE, WITH_VIEWS, changed_since_fit, check_run, is_of_fit, run_of
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
+from ..options.caller import called_from_python
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import judged_by_labels
@@ -243,6 +244,7 @@ class Evaluation:
         write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
 
 
+@called_from_python()
 def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options: Any) -> dict[str, dict[str, Any]]:
     """
     Evaluate a run, and its baseline if given, on the data of the run, as `g4i evaluate` does.
