@@ -86,8 +86,9 @@ def test_a_search_of_images_that_fit_has_seen_computes_no_features_of_them(place
     embedded, embed = [], ZeroShotImageClassifier.embed_images
 
     def counting(classifier, images, **kwargs):
-        embedded.append(len(images))
-        return embed(classifier, images, **kwargs)
+        embeds = embed(classifier, images, **kwargs)
+        embedded.append(len(embeds))
+        return embeds
 
     monkeypatch.setattr(ZeroShotImageClassifier, "embed_images", counting)
     by_features = [ImageSearch(name, train).image_embeds for name in (out, out / "classifier")]

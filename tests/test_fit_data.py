@@ -52,6 +52,21 @@ def in_memory(**other) -> Dataset:
     return Dataset.from_dict(rows | {"caption": [caption(row) for row in range(6)]} | other)
 
 
+def test_images_in_memory_estimate_alike_whatever_holds_their_pixels(fitted, tmp_path):
+    """JPEG files that Pillow opened keep their bytes, arrays become PNG."""
+    names = [tmp_path / f"{row}.jpg" for row in range(24)]
+    for row, name in enumerate(names):
+        drawing(row).convert("RGB").save(name)
+    kinds = {"pillow": list(map(Image.open, names)), "numpy": [np.asarray(Image.open(name)) for name in names]}
+    rows = {"label": [CLASSES[row % 3] for row in range(24)], "caption": [caption(row) for row in range(24)]}
+    features = Features(image=ImageFeature(), label=Value("string"), caption=Value("string"))
+    found = [fitted(Dataset.from_dict({"image": kinds[kind]} | rows, features), tmp_path / kind) for kind in kinds]
+    assert found[0].with_views_accuracy == found[1].with_views_accuracy and found[0].judged_on == "folds"
+    assert (found[0].classifier / "model.safetensors").read_bytes() == (
+        found[1].classifier / "model.safetensors"
+    ).read_bytes()
+
+
 # A dataset in memory, options, and what is said
 NOT_IN_MEMORY = [
     (in_memory(), {"caption_column": "text"}, "caption_column is an option for images on disk.*image, label, caption"),

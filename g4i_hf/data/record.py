@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .. import columns
 from ..files import replacing_file, some
-from .images import content_of
+from .images import TURNS, content_of, open_image, to_rgb
 from .texts import Embeddings, caption_keys, values_of
 
 RECORD_FILE = "data_record.parquet"
@@ -150,6 +150,13 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
             batch = images[start : start + IMAGES_AT_ONCE]
             rows += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
     return {column: [row[place] for row in rows] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}
+
+
+def _digest_of_pixels(image: Any) -> str:
+    opened = open_image(image)
+    with TURNS.of(opened):
+        pixels = to_rgb(opened)
+        return hashlib.blake2b(str(pixels.size).encode() + pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def known_images(stage: Path) -> pa.Table | None:
@@ -365,7 +372,15 @@ def _several_labels(images: pd.DataFrame) -> list[str]:
     ]
 
 
-def order_of(split: Dataset) -> tuple[list[str], np.ndarray]:
-    """Digests of the images, and for each a number (N,) by its content, the same for equal ones."""
-    digests = image_digests(split.select_columns([columns.IMAGE_ID, columns.IMAGE]))[columns.IMAGE_DIGEST]
+def order_of(split: Dataset, by_pixels: bool = False) -> tuple[list[str], np.ndarray]:
+    """
+    Digests of the images, and for each a number (N,) by its content, the same for equal ones; `by_pixels` whatever
+    format holds them, as `datasets` encodes images in memory by their kind.
+    """
+    images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
+    if by_pixels:
+        with ThreadPoolExecutor(THREADS) as pool:
+            digests = list(pool.map(_digest_of_pixels, images[columns.IMAGE]))
+    else:
+        digests = image_digests(images)[columns.IMAGE_DIGEST]
     return digests, np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))

@@ -202,7 +202,7 @@ class Fit:
     def _judged_heads(self, judge: Judge | None) -> tuple[dict[str, Head], Judge]:
         """The last layers and their judge, `judge` or some training images; all processes get its rows alone."""
         features, labels = self.images.features, labels_of(self.images.training)
-        digests, order = order_of(self.images.training)
+        digests, order = order_of(self.images.training, by_pixels=self.images.in_memory is not None)
         kept = np.arange(0) if judge else rows_to_keep(labels, order)
         self.known = self._known(labels, digests, order, np.isin(np.arange(len(labels)), kept))
         self.judge = judge or judge_in_training(self.known, features, kept)

@@ -337,10 +337,10 @@ class FitResult:
         if self.doubtful_labels and "wrong" not in why:
             why["wrong"] = f"look at labels that differ from the likeliest class ({self.doubtful_labels:,})"
         commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()] if data else []
-        folder = self.classifier.parent
-        if not commands and has_test:
-            commands = [f"measure it once on images that it has never seen: g4i evaluate {folder} --splits test"]
-        return f"Next: {'; or '.join(commands or [f'publish it: g4i release --run {folder}'])}"
+        if not commands:
+            folder, test = self.classifier.parent, "measure it once on images that it has never seen: g4i evaluate"
+            commands = [f"{test} {folder} --splits test" if has_test else f"publish it: g4i release --run {folder}"]
+        return f"Next: {'; or '.join(commands)}"
 
 
 def ships(verdict: str | None) -> str:
