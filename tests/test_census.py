@@ -115,6 +115,7 @@ def test_heic_images_are_opened_with_their_package(tmp_path, capsys):
     assert images.decode({"bytes": (folder / "train/dog/3.HEIC").read_bytes(), "path": None}, 64).size == (32, 32)
 
 
+@pytest.mark.slow
 def test_heic_images_without_their_package_are_named_and_their_folder_stays_a_class(tmp_path):
     folder = heic_folder(tmp_path / "pictures")
     code = "import sys; sys.modules['pillow_heif'] = None; from g4i_hf.running import main; main(sys.argv[1:])"
