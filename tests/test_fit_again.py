@@ -21,6 +21,7 @@ from g4i_hf import ImageSearch, ZeroShotImageClassifier
 from g4i_hf.hub.release import release_with_card
 from g4i_hf.running import main
 from g4i_hf.workflows import fit, fit_all_layers
+from g4i_hf.workflows.fit_result import FitResult
 
 RUNS = ("labels_only", "with_views", "classifier")
 RESULT = (*RUNS, "report.html", "fit.yaml", "all_results.json", "data_record.parquet")
@@ -127,6 +128,8 @@ def test_every_command_says_which_classifier_ships_and_its_switch_fits_nothing_a
         main(command)
         said = capsys.readouterr().out
         assert kept in said and switch in said
+    spaced = shutil.copytree(out, place / "my runs")
+    assert f"g4i fit --config '{spaced / 'fit.yaml'}' " in FitResult.read(spaced).released_in_words(True)
     main(switch.partition("g4i ")[2].split())
     said = capsys.readouterr().out
     assert "holds this very result" in said and "learned from labels only, as --release asks for." in said

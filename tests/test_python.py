@@ -19,6 +19,7 @@ from g4i_hf import (
     AlignmentArguments,
     AlignmentTrainer,
     __version__,
+    evaluate_run,
     load_images,
     release_student,
 )
@@ -44,6 +45,19 @@ def raw(count: int = 18, label=None, captions: bool = True) -> Dataset:
     data = make.rows(count, draw=drawing, label=None, image_id=None, caption=[caption(row) for row in range(count)])
     data = data.add_column("label", labels, feature=label or ClassLabel(names=CLASSES)).cast_column("image", Image())
     return data if captions else data.remove_columns("caption")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: load_images("my--photos"), "'my--photos'"),
+        (lambda: release_student("runs/me--pets"), "runs/me--pets"),
+        (lambda: evaluate_run("runs/me--pets"), "runs/me--pets"),
+    ],
+)
+def test_names_with_two_dashes_stay_as_they_are_in_messages(call, name):
+    with pytest.raises((OSError, ValueError), match=name):
+        call()
 
 
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):

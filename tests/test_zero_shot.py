@@ -1,6 +1,7 @@
 """Zero-shot classification: known answers of a constructed model, and a trained one on new concepts; search."""
 
 import ast
+import base64
 import json
 import os
 import shutil
@@ -64,6 +65,12 @@ def vectors_near(model, image) -> dict[str, np.ndarray]:
     aside = unit(torch.eye(DIM)[0] - embeds[0] * embeds)
     texts = {"same": embeds, "half": embeds / 2 + 3**0.5 / 2 * aside, "opposite": -embeds}
     return {name: vector.numpy() for name, vector in texts.items()}
+
+
+def test_an_image_may_be_a_data_uri(model):
+    image, classifier = pictures(1)[0], ZeroShotImageClassifier(model, device="cpu")
+    address = "data:image/png;base64," + base64.b64encode(make.content(image, "PNG")).decode()
+    torch.testing.assert_close(classifier.embed_images(address), classifier.embed_images(image))
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,9 @@ def open_image(image: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
         stored = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
         return PILImage.open(stored, formats=FORMATS)
     except UnidentifiedImageError:
-        if content_of(image)[4:12] in HEIC_STARTS:  # as phones send it, perhaps named .jpg
-            raise ValueError(f"it is HEIC. {HEIC_REMEDY}") from None
+        with io.BytesIO(image["bytes"]) if image["bytes"] is not None else open(image["path"], "rb") as file:
+            if file.read(12)[4:] in HEIC_STARTS:  # as phones send it, perhaps named .jpg
+                raise ValueError(f"it is HEIC. {HEIC_REMEDY}") from None
         raise
 
 
@@ -81,12 +82,13 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
     Upright and RGB, by the steps of `transformers.image_utils.load_image`: the pixels that a released student gets in
     a pipeline. That clips 16 bits to 0-255 whatever is released, so a warning says it. Raises ValueError for 32 bits.
     """
-    if image.mode in ("I", "F"):
+    has_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F") and not has_16_bits:
         raise ValueError(
             f"mode {image.mode} has 32 bits, which a pipeline clips to 0-255: scale the values to that range and save "
             "them in mode L"
         )
-    if image.mode.startswith("I;16") and np.asarray(image).max() > 255:
+    if has_16_bits and np.asarray(image).max() > 255:
         _warn_of_clipping()
     image = ImageOps.exif_transpose(image)
     return image if image.mode == "RGB" else image.convert("RGB")

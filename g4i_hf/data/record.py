@@ -379,8 +379,10 @@ def order_of(split: Dataset, by_pixels: bool = False) -> tuple[list[str], np.nda
     """
     images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
     if by_pixels:
+        digests = list[str]()
         with ThreadPoolExecutor(THREADS) as pool:
-            digests = list(pool.map(_digest_of_pixels, images[columns.IMAGE]))
+            for start in range(0, len(images), IMAGES_AT_ONCE):
+                digests += pool.map(_digest_of_pixels, images[start : start + IMAGES_AT_ONCE][columns.IMAGE])
     else:
         digests = image_digests(images)[columns.IMAGE_DIGEST]
     return digests, np.fromiter((int(digest[:15], 16) for digest in digests), dtype=np.int64, count=len(digests))

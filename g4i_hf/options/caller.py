@@ -47,7 +47,7 @@ def _in_python(message: str, column: str) -> str:
 
     def argument(match: re.Match) -> str:
         name, value = match[1], match[2]
-        if name is None:  # a whole command, which stays one
+        if name not in hints:  # a whole command, or an option of another program
             return match[0]
         if name.endswith("_column"):
             return column.format(name.removesuffix("_column"))
@@ -60,4 +60,5 @@ def _in_python(message: str, column: str) -> str:
 
     name_of = column.partition("=")[0]
     message = re.sub(r"given as (\w+)_column", lambda match: f"given as {name_of.format(match[1])}", message)
-    return re.sub(r"g4i \w+[^.,;:]*|--(\w+)(?: (\w+))?", argument, message)
+    # Names of folders hold dashes too, such as runs/OWNER--NAME
+    return re.sub(r"g4i \w+[^.,;:]*|(?<![\w\-/.'])--(\w+)(?: (\w+))?", argument, message)

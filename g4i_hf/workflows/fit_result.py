@@ -5,6 +5,7 @@ Only the first of several processes writes.
 
 import itertools
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -215,7 +216,7 @@ class FitResult:
         chosen = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         if chosen.get("dataset_name") == IN_MEMORY:
             return f'call fit with the same dataset and release="{other}"'
-        return f"g4i fit --config {self.config} --release {other}"
+        return shlex.join(["g4i", "fit", "--config", str(self.config), "--release", other])
 
     def judgement_lines(self) -> list[str]:
         """The same without what is released."""
@@ -338,7 +339,8 @@ class FitResult:
             why["wrong"] = f"look at labels that differ from the likeliest class ({self.doubtful_labels:,})"
         commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()] if data else []
         if not commands:
-            folder, test = self.classifier.parent, "measure it once on images that it has never seen: g4i evaluate"
+            folder = shlex.quote(str(self.classifier.parent))
+            test = "measure it once on images that it has never seen: g4i evaluate"
             commands = [f"{test} {folder} --splits test" if has_test else f"publish it: g4i release --run {folder}"]
         return f"Next: {'; or '.join(commands)}"
 

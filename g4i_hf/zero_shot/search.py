@@ -1,5 +1,6 @@
 """Zero-shot classification, and images by a text, with an aligned model and the text encoder of its captions."""
 
+import base64
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -187,9 +188,7 @@ class ZeroShotImageClassifier(ZeroShotImageClassificationPipeline):
 
     def preprocess(self, image, timeout=None):
         if isinstance(image, (str, Path)):
-            is_address = str(image).startswith(("https://", "http://"))
-            content = get_session().get(str(image), timeout=timeout).content if is_address else None
-            image = {"bytes": content, "path": str(image)}
+            image = {"bytes": _content_at(str(image), timeout), "path": str(image)}
         image = to_rgb(open_image(image))
         return {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"]}
 
@@ -326,6 +325,17 @@ class ImageSearch:
             where = first if isinstance(first, (str, Path)) else f"row {bad[0]}"
             logger.warning("%d of %d images cannot be read, such as %s.", len(bad), len(embeds), where)
         return embeds
+
+
+def _content_at(address: str, timeout: float | None) -> bytes | None:
+    """Of a URL; None for a file."""
+    if address.startswith("data:"):
+        return base64.b64decode(address.partition(",")[2])
+    if address.startswith(("https://", "http://")):
+        reply = get_session().get(address, timeout=timeout)
+        reply.raise_for_status()
+        return reply.content
+    return None
 
 
 def _digest_of_file(path: str) -> str:
