@@ -142,7 +142,7 @@ FOLDERS = {
     "one folder around all classes": (
         ["images/owl/1.png", "images/jay/2.png", "unlabelled/3.png"],
         {"owl/1.png": "owl", "jay/2.png": "jay", "unlabelled/3.png": None},
-        "the classes are the folders in images, the only folder there",
+        "the classes are the folders in images, the only folder with images there",
     ),
 }
 
@@ -179,6 +179,78 @@ def test_empty_class_folders_are_classes(tmp_path, caplog, files, expected):
     assert images["train"].features["label"].names == sorted({"ant", "bee"} | {*expected.values()} - {None})
     assert classes_by_id(tmp_path / "train") == expected
     assert "class names taken from the folders, of which 2 hold no image (ant, bee)." in caplog.text
+
+
+# What lies in train, the labels in its metadata, empty folders -> the class of each image, all classes, what is said
+NOTHING_SORTED = dict.fromkeys(("images/1.png", "images/2.png", "images/3.png"))
+EMPTY_FOLDERS = {
+    "beside the folder of all images": (
+        [*NOTHING_SORTED],
+        [],
+        ["tmp"],
+        NOTHING_SORTED,
+        None,
+        r"folders \(tmp\) are no",
+    ),
+    "named like labels": (
+        [*NOTHING_SORTED],
+        ["cats", "dogs", None],
+        ["cats", "dogs", "tmp"],
+        {"images/1.png": "cats", "images/2.png": "dogs", "images/3.png": None},
+        ["cats", "dogs"],
+        r"Split 'train': empty folders \(tmp\) are no classes, as no folder of its images \(images\) is one\.",
+    ),
+    "beside captions alone": (
+        [*NOTHING_SORTED],
+        [None],
+        ["cats", "dogs"],
+        NOTHING_SORTED,
+        None,
+        r"\(cats, dogs\) are no",
+    ),
+    "beside one class in folders": (
+        ["cats/2024/1.png", "cats/2025/2.png", "unlabelled/3.png"],
+        [],
+        ["dogs"],
+        {"2024/1.png": "cats", "2025/2.png": "cats", "unlabelled/3.png": None},
+        ["cats", "dogs"],
+        "2 images lie below their class folder",
+    ),
+    "beside the folder of all classes": (
+        ["images/owl/1.png", "images/jay/2.png"],
+        [],
+        ["tmp"],
+        {"owl/1.png": "owl", "jay/2.png": "jay"},
+        ["jay", "owl"],
+        "folders in images, the only folder with images there",
+    ),
+    "beside one class and unlabelled": (
+        ["cats/1.png", "unlabelled/2.png"],
+        [],
+        ["dogs"],
+        {"cats/1.png": "cats", "unlabelled/2.png": None},
+        ["cats", "dogs"],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_FOLDERS)
+def test_an_empty_folder_makes_no_class_of_the_folder_of_the_images(tmp_path, caplog, name):
+    files, labels, empty, expected, classes, told = EMPTY_FOLDERS[name]
+    train = make.folder(tmp_path / "train", files)
+    lines = [json.dumps({"file_name": file, "label": label}) for file, label in zip(files, labels, strict=False)]
+    if lines:
+        (train / "metadata.jsonl").write_text("\n".join(lines))
+    for folder in empty:
+        (train / folder).mkdir()
+    images = load_images(tmp_path)["train"]
+    if classes is None:
+        assert "label" not in images.features
+        assert {"/".join(Path(each).parts[-2:]) for each in by_id(images, "image_id")} == expected.keys()
+    else:
+        assert images.features["label"].names == classes and classes_by_id(tmp_path) == expected
+    assert len(re.findall(told, caplog.text)) == 1 if told else "no classes" not in caplog.text
 
 
 # --- Metadata --------------------------------------------------------------------------------------------------------

@@ -89,7 +89,9 @@ class Census:
         """The first folder below the split is the class, however deep an image lies."""
         in_splits = {path: inside for path, (split, inside) in self._files.items() if split is not None}
         images = [inside for path, inside in in_splits.items() if suffix_of(path) in IMAGE_SUFFIXES]
-        above = _folder_of_classes([inside for inside in images if not _is_unlabelled(inside)])
+        labelled = [inside for inside in images if not _is_unlabelled(inside)]
+        # Next to unlabelled images, an empty folder is a class that waits for its images
+        above = _folder_of_classes(labelled + (self._empty_folders() if len(labelled) < len(images) else []))
         depth = len(above)
         self.class_of: dict[str, dict[str, str | None]] = {split: {} for split in self.roots}
         self.empty: dict[str, set[str]] = {}
@@ -107,7 +109,16 @@ class Census:
             folders = {same_form(inside[-1]) for inside in places if len(inside) == depth + 1}
             self.empty[split] = {name for name in folders - named if name.lower() not in _NO_CLASSES}
         if above:
-            self.notes.append(f"{self.name}: the classes are the folders in {'/'.join(above)}, the only folder there.")
+            self.notes.append(
+                f"{self.name}: the classes are the folders in {'/'.join(above)}, the only folder with images there."
+            )
+
+    def _empty_folders(self) -> list[tuple[str, ...]]:
+        """The folders below the splits that may be classes and hold no file, or only images that are not opened."""
+        full = {inside for path, (_, inside) in self._files.items() if suffix_of(path) not in UNOPENED_SUFFIXES}
+        full = {inside[:level] for inside in full for level in range(len(inside) + 1)}
+        empty = {inside for split, inside in self._folders if split is not None} - full - {()}
+        return [inside for inside in empty if _NO_CLASSES.isdisjoint(part.lower() for part in inside)]
 
     # --- What is said ------------------------------------------------------------------------------------------------
 

@@ -37,8 +37,12 @@ class Split:
     labels: list[Any]  # the label in the line of each image, None without one
 
     @property
+    def filled(self) -> set[str]:
+        return {folder for folder in self.folders if folder is not None}
+
+    @property
     def class_folders(self) -> set[str]:
-        return {folder for folder in self.folders if folder is not None} | self.empty
+        return self.filled | self.empty
 
 
 def open_image_folder(folder: Path) -> DatasetDict:
@@ -131,18 +135,22 @@ def _own_labels(lines: Dataset) -> list[Any]:
 
 
 def _known_classes(splits: list[Split]) -> set[str]:
-    """Labels in metadata, and the class folders of splits without such labels, if at least two."""
+    """
+    Labels in metadata, and the class folders of splits without such labels, if at least two. Empty ones count next to
+    images outside of all class folders: beside `images` in `train/images/1.jpg`, an empty folder says nothing.
+    """
     known = {str(label) for split in splits for label in split.labels if isinstance(label, str | int)}
-    without = [split.class_folders for split in splits if split.labels.count(None) == len(split.labels)]
-    return known.union(*(folders for folders in without if len(folders) > 1))
+    without = [split for split in splits if split.labels.count(None) == len(split.labels)]
+    folders = [split.class_folders if None in split.folders else split.filled for split in without]
+    return known.union(*(names for names in folders if len(names) > 1))
 
 
 def _dataset(split: Split, known: set[str], census: Census) -> Dataset:
     """
-    The rows of a split. A label in a line overrides the class folder. Folders are classes if at least one of them is a
-    known class: `images` in `train/images/1.jpg` may be any folder.
+    The rows of a split. A label in a line overrides the class folder. Folders are classes, also empty ones, if at
+    least one with images is a known class: `images` in `train/images/1.jpg` may be any folder.
     """
-    by_folder = not split.class_folders.isdisjoint(known)
+    by_folder = not (split.filled or split.empty).isdisjoint(known)
     labels = split.labels
     if by_folder and all(map(str.isdecimal, split.class_folders)):  # numbers in lines are names of folders
         labels = [str(label) if isinstance(label, int) else label for label in labels]
@@ -174,6 +182,12 @@ def _dataset(split: Split, known: set[str], census: Census) -> Dataset:
 
 def _log_folders(split: Split, known: set[str], by_folder: bool, census: Census) -> None:
     pairs = list(zip(split.labels, split.folders, strict=True))
+    if not by_folder and (empty := split.empty - known):
+        images = f", as no folder of its images ({some(sorted(split.filled))}) is one" if split.filled else ""
+        census.notes.append(
+            f"Split {split.name!r}: empty folders ({some(sorted(empty))}) are no classes{images}. If they are meant "
+            "as classes, put images into at least two folders, or move those without a label into unlabelled."
+        )
     if split.num_listed and (unlisted := len(split.paths) - split.num_listed):
         logger.info(
             "Split %s: %d of %d images have no line in the metadata, and so no caption there.",
