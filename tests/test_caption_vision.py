@@ -1,5 +1,6 @@
 """A server that drops images or mixes them up is found by four generated images, before anything else is asked."""
 
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -80,6 +81,41 @@ def test_the_check_counts_for_the_limits_but_for_those_that_leave_no_room_for_it
         assert (server.stats()["colours"], server.stats()["requests"]) == asked, limit
     caption(folder, *asking(server, "--captions_dir", "other", "--max_concurrency", 1, "--max_cost", 15, *prices))
     assert (server.stats()["colours"], server.stats()["requests"]) == (8, 8)
+
+
+def test_the_check_of_several_servers_leaves_room_in_the_limit_for_captions(folder, serve):
+    servers = [serve() for _ in range(3)]
+    caption(
+        folder,
+        *asking(servers[0], "--base_url", ",".join(f"{server.url}/v1" for server in servers), "--max_requests", 10),
+    )
+    assert [server.stats()["colours"] for server in servers] == [0, 0, 0]
+    assert captions_of_numbers(folder / "captions") == all_right(2)
+
+
+@pytest.mark.parametrize("last", [["--always", 503], ["--latency", 60]])
+def test_servers_that_work_do_not_wait_for_one_that_is_loading_or_hangs(folder, serve, monkeypatch, caplog, last):
+    monkeypatch.setattr("g4i_hf.captioning.endpoint.PROBE_SECONDS", 0.1, raising=False)
+    first, second, good = serve(*last), serve(*last), serve()
+    addresses = [f"{server.url}/v1" for server in (first, second, good)]
+    began = time.monotonic()
+    with AnswerStore(folder / "answers") as store:
+        EndpointCaptioner("tiny", ",".join(addresses)).check(store, lambda pairs: None, lambda: True)
+        assert time.monotonic() - began < 20 and good.stats()["colours"] == 4
+        EndpointCaptioner("tiny", ",".join(addresses)).check(store, lambda pairs: None, lambda: True)
+    for server in (first, second):
+        assert caplog.text.count(f"127.0.0.1:{server.port} has not answered four test images") == 2, "not yet checked"
+    assert good.stats()["colours"] == 4
+
+
+def test_a_server_with_an_empty_answer_to_a_test_image_is_checked_once(tmp_path, serve):
+    server = serve()
+    for model in ("says-nothing", "says-nothing-of-red"):
+        with AnswerStore(tmp_path / model) as store:
+            for _ in range(2):
+                captioner = EndpointCaptioner(model, f"{server.url}/v1")
+                captioner.check(store, lambda pairs: None, lambda: True)
+    assert server.stats()["colours"] == 2 * 4
 
 
 def test_fit_stops_before_anything_is_captioned(folder, serve):

@@ -1,19 +1,13 @@
-"""
-Captions from OpenAI-compatible servers (vLLM, TGI, `transformers serve`, or a hosted provider), and from the files of
-a provider's batch API.
-"""
+"""Captions from OpenAI-compatible servers (vLLM, TGI, `transformers serve`, or a hosted provider)."""
 
 import asyncio
 import contextlib
 import gc
-import itertools
-import json
 import logging
 import os
 import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -28,7 +22,7 @@ from ..names import folder_digest
 from ..options import Decoding, EndpointArguments
 from . import vision_check
 from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, CaptionerError, Deliver, Question
-from .servers import IN_A_ROW, Server, UselessReply, addresses_of, answer_in, error_message, token_for, wait_asked_for
+from .servers import IN_A_ROW, Server, UselessReply, addresses_of, token_for, wait_asked_for
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +32,7 @@ LONGEST_WAIT = 15 * 60.0  # seconds; a server that asks for more is given up
 MAX_ATTEMPTS = 8  # of a question while its server works
 PROBES = 0.02  # share of the requests that try a server that is down, while another one works
 WARN_SECONDS = 5.0  # without an answer
+PROBE_SECONDS = 10.0  # for the test images at the other servers, once one has answered them
 STOP_SECONDS, DRAIN_SECONDS = 5.0, 30.0  # for requests in flight: at an interrupt, and when no server works any more
 PREPARING = min(8, os.cpu_count() or 1)  # threads that decode and encode images
 
@@ -51,7 +46,7 @@ class EndpointCaptioner(Captioner):
     `revision` is not sent, but part of every key. ValueError for an invalid address or a missing token.
     """
 
-    is_checked = False  # whether all servers have answered the questions of `vision_check`
+    needs_no_check = False  # for no server is asked
     in_a_row = IN_A_ROW
 
     def __init__(
@@ -101,51 +96,46 @@ class EndpointCaptioner(Captioner):
         ]
 
     def check(self, store: AnswerStore, deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """See [`~g4i_hf.captioning.answers.Captioner`]. Whether each server shows its model the images."""
-        for address in () if self.is_checked or not self.endpoint.check_vision else self.addresses:
-            try:
-                fault = self._fault_of(address, store, deliver, allow)
-            except CaptionerError:
-                if len(self.addresses) == 1:
-                    raise
-                continue  # `run` does without this server
-            if fault:
-                raise CaptionerError(f"{urlsplit(address).netloc}, {self.model}: {fault}")
-        self.is_checked = True
-
-    def _fault_of(self, address: str, store: AnswerStore, deliver: Deliver, allow: Callable[[], bool]) -> str | None:
-        """By four generated images. The store keeps the answers if there is no fault."""
-        questions = vision_check.questions_to(address, self.provenance)
-        if all(store.find(question.key) for question in questions):
-            return None
-        alone, pairs = copy(self), list[tuple[Question, Answer]]()
-        alone.addresses, alone.in_a_row, alone.decoding = [address], len(questions), copy(self.decoding)
-        alone.decoding.max_new_tokens = max(self.decoding.max_new_tokens, Decoding.max_new_tokens)
-
-        def collect(some: list[tuple[Question, Answer]]) -> None:
-            pairs.extend(some)
-            deliver(some)
-
-        alone.run(questions, collect, allow)
-        texts = {question.image_id: answer.text or "" for question, answer in pairs if answer.status == OK}
-        if not (fault := vision_check.fault_in(texts)) and len(texts) == len(questions):
-            store.put(pairs)
-        return fault
+        """See [`~g4i_hf.captioning.answers.Captioner`]. Whether servers that answer show their models the images."""
+        if self.needs_no_check or not self.endpoint.check_vision:
+            return
+        probes = [Probe(self, address, deliver, allow) for address in self.addresses]
+        probes = [probe for probe in probes if not all(store.find(question.key) for question in probe.asked)]
+        has_passed = len(probes) < len(self.addresses)
+        errors = in_other_thread(probes, probe_all(probes, has_passed))
+        for probe in probes:
+            if probe.is_answered and not probe.fault:
+                store.put(probe.pairs)
+        for probe in probes:
+            if probe.fault:
+                raise CaptionerError(f"{probe.servers[0].name}, {self.model}: {probe.fault}")
+        for probe, error in zip(probes, errors, strict=True):
+            if error and (not isinstance(error, CaptionerError) or all(errors) and not has_passed):
+                raise error
+            if error:  # `run` does without this server, or waits for it
+                words = "%s has not answered four test images: whether images reach its model is not checked."
+                logger.warning(words, probe.servers[0].name)
 
     def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """See [`~g4i_hf.captioning.answers.Captioner`]. The event loop runs in another thread, for notebooks."""
+        """See [`~g4i_hf.captioning.answers.Captioner`]."""
         run = EndpointRun(self, iter(questions), deliver, allow)
-        gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
-        try:
-            with ThreadPoolExecutor(1) as thread:
-                ending = thread.submit(lambda: asyncio.run(run.run()))
-                try:
-                    ending.result()
-                except KeyboardInterrupt:
+        in_other_thread([run], run.run())
+
+
+def in_other_thread(runs: "Sequence[EndpointRun]", work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine with these runs, in an event loop of another thread, for notebooks."""
+    gc.freeze()  # a full collection of all that torch and datasets hold stops the loop for 0.4 s
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            ending = thread.submit(asyncio.run, work)
+            try:
+                return ending.result()
+            except KeyboardInterrupt:
+                for run in runs:
                     run.interrupt()
-                    raise
-        finally:
-            gc.unfreeze()
+                raise
+    finally:
+        gc.unfreeze()
 
 
 class EndpointRun:
@@ -336,91 +326,45 @@ class EndpointRun:
             self.tasks.create_task(self._answer(question))
 
 
-# --- Files for a batch API: requests in OpenAI's form, and the answers to them. Nothing is sent from here ------------
+class Probe(EndpointRun):
+    """Four questions about generated images, to one server at once."""
 
+    def __init__(self, captioner: EndpointCaptioner, address: str, deliver: Deliver, allow: Callable[[], bool]):
+        self.asked = vision_check.questions_to(address, captioner.provenance)
+        self.pairs = list[tuple[Question, Answer]]()
+        alone = copy(captioner)
+        alone.addresses, alone.in_a_row, alone.decoding = [address], len(self.asked), copy(captioner.decoding)
+        alone.decoding.max_new_tokens = max(captioner.decoding.max_new_tokens, Decoding.max_new_tokens)
 
-TOGETHER = 100  # questions that are read, and answers that are stored, at a time
+        def collect(some: list[tuple[Question, Answer]]) -> None:
+            self.pairs.extend(some)
+            deliver(some)
 
+        super().__init__(alone, iter(self.asked), collect, allow)
 
-class RequestFiles(EndpointCaptioner):
-    """Writes questions into a file, each with its key as `custom_id`, in place of asking them."""
+    @property
+    def is_answered(self) -> bool:
+        return len(self.pairs) == len(self.asked)
 
-    is_checked = True  # no server is asked
-
-    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """See [`~g4i_hf.captioning.answers.Captioner`]. ValueError for a file that exists: it may have been sent."""
-        path, count = Path(self.endpoint.export_requests), 0
-        if path.exists():
-            raise ValueError(f"{path} exists. Give another --export_requests, or remove it if it was not sent.")
-        questions = itertools.takewhile(lambda _: allow(), questions)
-        with path.open("xb") as file, ThreadPoolExecutor(PREPARING) as pool:
-            while chunk := list(itertools.islice(questions, TOGETHER)):
-                for question, line in zip(chunk, pool.map(self._line_of, chunk), strict=True):
-                    if isinstance(line, Answer):
-                        deliver([(question, line)])
-                    else:
-                        count += file.write(line) > 0
-        if not count:
-            path.unlink()
-            return
-        self.why_open = (
-            f"{count:,} requests are in {path}. Send them with your provider's tool. Then run the same command with "
-            "--import_answers FILES instead of --export_requests."
+    @property
+    def fault(self) -> str | None:
+        return vision_check.fault_in(
+            {each.image_id: answer.text or "" for each, answer in self.pairs if answer.status == OK}
         )
 
-    def _line_of(self, question: Question) -> bytes | Answer:
-        """The request; the answer for an image that cannot be read."""
-        try:
-            body = self.body_of(question, data_uri(question.image, self.decoding.image_max_side))
-        except UndecodableImage as error:
-            return Answer("undecodable", reason=str(error), attempts=0)
-        request = {"custom_id": question.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-        return json.dumps(request).encode() + b"\n"
 
-
-class AnswerFiles(EndpointCaptioner):
-    """Asks nobody: the answers in files are in the store already, and `run` counts the questions without one."""
-
-    is_checked = True
-
-    def run(self, questions: Iterable[Question], deliver: Deliver, allow: Callable[[], bool]) -> None:
-        """See [`~g4i_hf.captioning.answers.Captioner`]."""
-        if num_open := sum(1 for _ in questions):
-            self.why_open = (
-                f"{num_open:,} questions have no answer. Export them with --export_requests, or ask a server without "
-                "--import_answers. --partial writes the captions so far."
-            )
-
-
-def answers_in_files(files: Iterable[str]) -> dict[str, Answer]:
-    """Answers by key. ValueError for a line that is not a result; those of other tools are left out."""
-    answers: dict[str, Answer] = {}
-    for path in map(Path, files):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    result = json.loads(line)
-                    key, answer = str(result["custom_id"]), answer_of(result["response"])
-                except (ValueError, LookupError, TypeError, RecursionError) as error:
-                    message = f"{path}, line {number}: not the result of a batch. Download the file again."
-                    raise ValueError(message) from error
-                is_better = answer is not None and (answer.status == OK or key not in answers)
-                if is_better and re.fullmatch("[0-9a-f]{32}", key):
-                    answers[key] = answer
-    return answers
-
-
-def answer_of(response: Any) -> Answer | None:
-    """The answer in a result; None after a failure that says nothing of the question, which may be asked again."""
-    status = response.get("status_code") if isinstance(response, dict) else None
-    if not isinstance(status, int) or status >= 500 or status in RETRIED or status in FATAL:
-        return None
-    body = json.dumps(response.get("body"))
-    try:
-        return (
-            answer_in(body.encode())
-            if status == 200
-            else Answer("rejected", reason=f"{status}: {error_message(body)}")
-        )
-    except UselessReply as error:
-        return Answer("failed", reason=str(error))
+async def probe_all(probes: Sequence[Probe], has_passed: bool) -> list[BaseException | None]:
+    """
+    At once. Returns the error of each, or None. `has_passed`: whether another server did before. Those that work do
+    not wait for one that is down or loading.
+    """
+    tasks = {asyncio.create_task(probe.run()): probe for probe in probes}
+    waiting = set(tasks)
+    while waiting and not has_passed:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        has_passed = any(tasks[task].is_answered for task in done)
+    if any(not tasks[task].servers[0].is_down for task in waiting):
+        _, waiting = await asyncio.wait(waiting, timeout=PROBE_SECONDS)
+    for task in waiting:
+        tasks[task]._end(CaptionerError("too late"), 0)
+    return await asyncio.gather(*tasks, return_exceptions=True)

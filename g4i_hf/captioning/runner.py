@@ -15,7 +15,7 @@ from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, Question
 from .questions import Questions
 
 NOT_KEPT = {"rejected", *TRANSIENT}  # by a dry run: another option may be the remedy
-FEW = 4  # requests: for no more than these the captioner is not checked, which takes as many
+FEW = 4  # requests for each server: for no more than these they are not checked, which takes as many
 MILLION = 1_000_000
 SECONDS_IN_A_FILE = 30.0  # between two lines of the progress bar, where the output is no terminal
 
@@ -167,7 +167,8 @@ class Asking:
             try:
                 questions = self._pending()
                 if (first := next(questions, None)) is not None:
-                    if self.budget.max_requests is None or self.budget.max_requests > FEW:
+                    few, most = FEW * len(self.captioner.hosts), self.budget.max_requests
+                    if most is None or most > few:
                         self.captioner.check(self.store, self._spent, self.budget.allow)
                     questions = itertools.chain([first], questions)
                 self.captioner.run(questions, self._deliver, self._allow)

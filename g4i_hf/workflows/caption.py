@@ -115,7 +115,8 @@ class Captioning:
             raise ValueError("captioner_model is missing: give its Hub id or folder, or a server's name for it.")
         model, revision = args.captioner_model, args.captioner_revision
         if self.kind == "endpoint":
-            from ..captioning.endpoint import AnswerFiles, EndpointCaptioner, RequestFiles
+            from ..captioning.batch import AnswerFiles, RequestFiles
+            from ..captioning.endpoint import EndpointCaptioner
 
             server = (model, self.endpoint.base_url, args)
             if self.by_files:
@@ -185,7 +186,7 @@ class Captioning:
         budget = Budget(requests, cost, args.price_input, args.price_output)
         imported = {}
         if self.by_files and self.endpoint.import_answers:
-            from ..captioning.endpoint import answers_in_files
+            from ..captioning.batch import answers_in_files
 
             imported = answers_in_files(self.endpoint.import_answers)  # a mistake there leaves no journal
         with AnswerStore(args.journal, share.rank) as store:

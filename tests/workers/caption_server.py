@@ -44,6 +44,8 @@ MODELS = {
     "tags": lambda colour, side: f"simple_background, 1shape, {COLOURS[colour]}",
     "emoji": lambda colour, side: chr(0x1F7E0 + len(colour)),
     "plain-if-small": lambda colour, side: "I see a plain image." if side < 128 else colour,
+    "says-nothing": lambda colour, side: "",
+    "says-nothing-of-red": lambda colour, side: "" if colour == "red" else colour,
     "specialist": lambda colour, side: '{"species": "unknown"}',
 }
 
