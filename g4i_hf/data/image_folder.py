@@ -182,10 +182,10 @@ def _dataset(split: Split, known: set[str], census: Census) -> Dataset:
 
 def _log_folders(split: Split, known: set[str], by_folder: bool, census: Census) -> None:
     pairs = list(zip(split.labels, split.folders, strict=True))
-    if not by_folder and (empty := split.empty - known):
+    if not by_folder and (names := split.empty - known):
         images = f", as no folder of its images ({some(sorted(split.filled))}) is one" if split.filled else ""
         census.notes.append(
-            f"Split {split.name!r}: empty folders ({some(sorted(empty))}) are no classes{images}. If they are meant "
+            f"Split {split.name!r}: empty folders ({some(sorted(names))}) are no classes{images}. If they are meant "
             "as classes, put images into at least two folders, or move those without a label into unlabelled."
         )
     if split.num_listed and (unlisted := len(split.paths) - split.num_listed):
