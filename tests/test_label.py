@@ -329,6 +329,21 @@ def test_an_answer_that_cannot_be_written_is_told_and_asked_again(asking):
     assert last_answer(asked)["file_name"] == asked.names[row] and asked.answered.sum() == 1
 
 
+@pytest.mark.parametrize("pick", ["next", "gold"])
+def test_a_page_may_be_answered_after_another_one_was_opened(asking, pick):
+    asked = asking(pick, 3)
+    with served(asked) as server:
+        first, second, third = (item["row"] for item in sent(server, "more", {})[1]["items"])
+        assert sent(server, "answer", {"row": first, "label": 0})[0] == 200
+        urllib.request.urlopen(server.address, timeout=20).close()  # the other page
+        assert sent(server, "answer", {"row": second, "label": 0})[0] == 200
+        found = [item["row"] for item in sent(server, "more", {})[1]["items"]]
+        assert len(found) == 1 and not {first, second} & set(found)
+        assert sent(server, "answer", {"row": third, "label": 0})[0] == 200
+        assert sent(server, "more", {})[1] == {"items": [], "waiting": 0, "classes": asked.classes}
+    assert set(read_answers(asked.file)) == {asked.names[row] for row in (first, second, third)}
+
+
 def test_an_undone_answer_gives_way_to_the_one_before_if_that_was_about_this_image(looked, tmp_path):
     """Those of images that are gone are no part of the gold sample."""
     file = tmp_path / "labels.jsonl"

@@ -105,7 +105,7 @@ def test_a_class_that_is_none_is_told_with_the_nearest_unless_a_line_says_that_i
         labels(pictures)
 
 
-@pytest.mark.parametrize("left", ['{"file_name": "train/ci', "\udcff\x00"])
+@pytest.mark.parametrize("left", ['{"file_name": "train/ci', '{"file_name": "train/\udcc3'])
 def test_what_a_killed_process_had_begun_is_no_answer(pictures, left):
     file = pictures / "labels.jsonl"
     answer(pictures, "train/circle/0.png", "cross")
@@ -124,7 +124,43 @@ def test_what_a_killed_process_had_begun_is_no_answer(pictures, left):
     assert file.read_text() == whole * 2
 
 
-@pytest.mark.parametrize(("before", "end"), [("\ufeff", "\r\n"), ("\n \n", "\n\n")])
+def test_every_beginning_of_a_line_is_no_answer_and_gives_way_to_the_next(tmp_path):
+    file, last = tmp_path / "labels.jsonl", line_of("c", "file_name", None, "next", "cross")
+    begun = line_of('é "}', "file_name", None, "none", None, none=True, is_new=True).encode()
+    with answers_to(file) as append:
+        for end in range(len(begun) - 1):
+            file.write_bytes(begun[:end])
+            assert not read_answers(file)
+            append(last)
+            assert file.read_text() == last
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        '{"file_name":"b","label":"x"},',
+        '{"file_name":"b" "label":"x"}',
+        '{"file_name":"b,"label":"x"}',
+        '{"file_name":"b","label":True}',
+        "{'file_name':'b','label':'x'}",
+        "b x",
+    ],
+)
+def test_the_last_line_of_a_person_stays_and_is_named_if_it_is_wrong(tmp_path, by_hand):
+    file = tmp_path / "labels.jsonl"
+    first, answered = (line_of(name, "file_name", None, "next", "cross") for name in "ac")
+    said = r"labels.jsonl, line 2: .* is no answer of g4i label. Correct or remove it"
+    file.write_bytes((first + by_hand).encode())
+    with pytest.raises(ValueError, match=said):
+        read_answers(file)
+    with answers_to(file) as append:
+        append(answered)
+    assert file.read_bytes() == f"{first}{by_hand}\n{answered}".encode()
+    with pytest.raises(ValueError, match=said):
+        read_answers(file)
+
+
+@pytest.mark.parametrize(("before", "end"), [("\ufeff", "\r\n"), ("\n \n", "\n\n"), ("", "\r")])
 def test_an_editor_may_leave_a_byte_order_mark_other_line_breaks_and_blank_lines(pictures, before, end):
     file = pictures / "labels.jsonl"
     lines = [json.dumps({"file_name": f"train/circle/{name}.png", "label": "cross"}) for name in (0, 3)]

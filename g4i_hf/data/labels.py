@@ -69,16 +69,20 @@ def _whole_lines(file: Path) -> list[str]:
     if not file.is_file():
         return []
     *lines, last = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # Notepad writes a BOM
-    return [*lines, last] if _is_whole(last) else lines
+    return lines if _is_begun(last) else [*lines, last]
 
 
-def _is_whole(text: str | bytes) -> bool:
-    """Whether the text after the last line break is a whole line, as of an editor that writes no final line break."""
+def _is_begun(text: str) -> bool:
+    """Whether a killed process may have left it: an object that is right until it breaks off."""
     try:
         json.loads(text)
-        return True
-    except (ValueError, RecursionError):
-        return False
+    except json.JSONDecodeError as error:
+        last = text[error.pos :]
+        ends = error.msg.startswith("Unterminated string") or "null".startswith(last) or "true".startswith(last)
+        return text.startswith("{") and ends
+    except RecursionError:
+        pass
+    return False
 
 
 @contextmanager
@@ -109,7 +113,7 @@ def _append(file: Path, line: str) -> None:
         opened.seek(0)
         content = opened.read()
         end = content.rfind(b"\n") + 1
-        if _is_whole(content[end:]):
+        if end < len(content) and not _is_begun(content[end:].decode("utf-8-sig", errors="replace")):
             end, line = len(content), f"\n{line}"
         opened.truncate(end)  # what a killed process had begun
         left = line.encode()

@@ -209,6 +209,8 @@ class Labelling:
             raise NotSaved(f"{what}. Correct that, then answer again.") from error
         self.labels[row] = -1 if none else self.given[row] if label is None else label
         self.reviews[row] = NONE if none else pick if label is not None else ""
+        if not self.shown[row]:  # but on a page that was opened before this one
+            self.shown[row], self.left = True, max(self.left - 1, 0)
 
     # --- What is left of it ------------------------------------------------------------------------------------------
 
@@ -261,7 +263,7 @@ class LabelServer(ThreadingHTTPServer):
         for what no page sends.
         """
         labelling = self.labelling
-        is_row = type(row) is int and 0 <= row < len(labelling.names) and labelling.shown[row]
+        is_row = type(row) is int and 0 <= row < len(labelling.names)
         is_label = label is None or (type(label) is int and 0 <= label < len(labelling.classes))
         is_label |= type(label) is str and label.isprintable() and bool(label.strip())
         if not is_row or not is_label or (label is not None) + (none is True) + (undo is True) != 1:
