@@ -140,12 +140,18 @@ class Census:
         split = "train" if "train" in self.roots else next(iter(self.roots))
         root = self.roots[split][0]
         place = os.path.join(root, "metadata.csv")[len(self.folder) + 1 :]
+        there = next((name for name in METADATA if os.path.isfile(os.path.join(root, name))), None)
+        how = (
+            f"add its rows to {os.path.basename(root)}/{there},"
+            if there
+            else f"save it as {place}, or metadata.jsonl,"
+        )
         remedies = {
             "HEIC images": HEIC_REMEDY,
             "images beside the splits": f"Move them into one of {', '.join(self.roots)}; those without a label into "
             f"{split}/unlabelled.",
-            "tables": f"To use one, save it as {place}, or metadata.jsonl, with the columns file_name (such as "
-            f"cats/1.jpg) and label, caption or both. {EXCEL}",
+            "tables": f"To use one, {how} with the columns file_name (such as cats/1.jpg) and label, caption or both. "
+            f"{EXCEL}",
             "archives": "Unpack them.",
             "links to no file": "Correct or remove them.",
             "other files": "If photographs are among them, convert those to JPEG.",

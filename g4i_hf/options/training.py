@@ -70,7 +70,7 @@ class FitArguments:
     )
     release: Literal["auto", "labels_only", "with_views"] = option(
         "auto",
-        "What classifier/ holds: labels_only, with_views, or auto (with views, unless their accuracy is lower).",
+        "What classifier/ holds: labels_only, with_views, or auto (with views, unless they hurt).",
         about="running",
     )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
@@ -107,6 +107,7 @@ class LabelArguments(Checked):
     no_browser: bool = option(False, "Print the address of the page without opening a browser.")
     text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
     student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
+    image_size: Count | None = option(None, "Image size of its features, as in g4i fit.")
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
 
 

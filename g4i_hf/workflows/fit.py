@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import re
-import shlex
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +79,7 @@ from .fit_result import (
     by_first,
     in_words,
     judgement_in_results,
+    options_of_label,
     ships,
 )
 
@@ -103,7 +103,8 @@ class Fit:
         views: Mapping[str, View] | None = None,
     ):
         self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
-        self.name = data.dataset_name  # as given; `images.data` may be its captions
+        self.data = data  # as given; `images.data` may be its captions
+        self.name = data.dataset_name
         self.folder, self.accelerator = self.images.folder, self.images.accelerator
         self.finetuned: list[str] = []
         self.judge: Judge | None = None  # of the first process
@@ -303,9 +304,9 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
-        there = [self.name, *(["-o", self.args.output_dir] if self.args.output_dir else [])]
         is_on_disk = self.images.in_memory is None
-        self.say(result.next_command(shlex.join(there) if is_on_disk else None, is_on_disk and self.images.has_test))
+        of_label = options_of_label(self.args, self.data) if is_on_disk else None
+        self.say(result.next_command(of_label, is_on_disk and self.images.has_test))
         return result
 
     # --- What is written ---------------------------------------------------------------------------------------------

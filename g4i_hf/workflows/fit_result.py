@@ -31,6 +31,7 @@ from ..names import (
     changed_since_fit,
     digests_of_fit,
 )
+from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, HURT, Judgement
 
@@ -343,6 +344,19 @@ class FitResult:
             test = "measure it once on images that it has never seen: g4i evaluate"
             commands = [f"{test} {folder} --splits test" if has_test else f"publish it: g4i release --run {folder}"]
         return f"Next: {'; or '.join(commands)}"
+
+
+def options_of_label(args: FitArguments, data: DataArguments) -> str:
+    """The data, and those options of a fit that `g4i label` takes too, as words after it."""
+    words = [data.dataset_name, *(["-o", args.output_dir] if args.output_dir else [])]
+    for given, takes in ((args, LabelArguments), (data, DataArguments)):
+        fields_of_given = names_of(type(given))
+        for name in names_of(takes):
+            if name in fields_of_given and name not in ("dataset_name", "output_dir"):
+                value = getattr(given, name)
+                if value != fields_of_given[name].default:
+                    words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
 
 
 def ships(verdict: str | None) -> str:

@@ -29,7 +29,7 @@ from ..files import printable
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
-from ..options import DataArguments, FitArguments, LabelArguments
+from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..pages import page
 from .fit_images import FitImages
 
@@ -57,8 +57,8 @@ class Labelling:
 
     def __init__(self, args: LabelArguments, data: DataArguments, say: Callable[[str], object] = say):
         self.args, self.data, self.say = args, data, say
-        shared = {name: getattr(args, name) for name in ("output_dir", "views", "text_encoder", "student")}
-        self.fit_images = FitImages(FitArguments(**shared, on_bad_images=args.on_bad_images), data, say)
+        shared = {name: value for name, value in vars(args).items() if name in names_of(FitArguments)}
+        self.fit_images = FitImages(FitArguments(**shared), data, say)
         self.root = images_root(data)
         self.file = labels_file_of(data, self.fit_images.folder)
         if data.labels_file and not self.file.is_file():
