@@ -188,6 +188,52 @@ def test_an_answer_names_one_class_or_none():
     assert {answer: names[row] if row >= 0 else row for answer, row in zip(ANSWERS, found, strict=True)} == ANSWERS
 
 
+OF_CLASSES = {  # by names of classes, answers and what they name
+    "news, advertisement": {"A new building": None, "a new": "news", "Two advertisements": "advertisement"},
+    "dress, shorts, t-shirt": {"A person with short hair": None, "A short dress.": "dress", "two t-shirts": "t-shirt"},
+    "glasses, cup": {"A glass of water": None, "A pair of glasses": "glasses", "The glass": "glasses"},
+    "fly, bird": {"A bird flies over a field": "bird", "Several flies": "fly", "flies and birds": None},
+    "goods, people": {"People in good light": "people", "a good": "goods"},
+    "rose, rose window": {"two rose windows": "rose window"},
+    "no_entry, yield sign": {
+        "It is not a no entry sign": None,
+        "not a no-entry sign but a yield sign": "yield sign",
+        "No entry!": "no_entry",
+        "A no entry sign, not a yield sign": "no_entry",
+    },
+    "forget-me-not, daisy": {
+        "not a forget-me-not. It is a daisy.": "daisy",
+        "A forget-me-not next to a daisy": None,
+        "several forget-me-nots": "forget-me-not",
+    },
+    "don't walk, walk": {"The sign says don’t walk.": "don't walk", "dont walk": "don't walk", "You can walk": "walk"},
+    "bed and breakfast, breakfast": {"It is not a bed and breakfast": None, "no bed and a breakfast": "breakfast"},
+    "cat, dog": {
+        "There is no doubt that this is a cat.": "cat",
+        "This is without doubt a cat": "cat",
+        "without a doubt a cat": "cat",
+        "It's not a dog it's a cat": "cat",
+        "not a dog it is a cat": "cat",
+        "The image shows no people and a cat": "cat",
+        "It is not only a cat but also a dog": None,
+        "It isnt a cat": None,
+        "It isn't a cat": None,
+        "neither a cat nor a dog": None,
+        "I don't think it is a cat": None,
+        "I am not sure whether it's a cat": None,
+    },
+}
+
+
+@pytest.mark.parametrize("classes", OF_CLASSES)
+def test_what_only_looks_like_a_class_or_a_denial_is_none(classes):
+    """Exact names come before plurals; only a whole answer may be the singular of a name."""
+    names, answers = classes.split(", "), OF_CLASSES[classes]
+    found = matched_answers([*answers], names).tolist()
+    told = {answer: names[row] if row >= 0 else None for answer, row in zip(answers, found, strict=True)}
+    assert told == answers
+
+
 def test_two_classes_of_one_name_are_not_told_apart():
     assert matched_answers(["crane", "cranes", "heron"], ["crane", "Crane", "heron"]).tolist() == [-1, -1, 2]
     assert matched_answers(["glasses", "glass", "GLASS"], ["glass", "glasses"]).tolist() == [1, 0, 0]

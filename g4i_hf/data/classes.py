@@ -191,26 +191,35 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str
 NONE_OF_THESE = "none of these"
 NO_CLASS, NONE = -1, -2  # in place of a class: the answer names none or several; it says that none fits
 _NO_WORDS = re.compile(r"[\W_]+")
+_NOT = re.compile(r"\b(is|are|was|were|do|does|did|has|have)n[\W_]?t\b|n['’]t\b")
 _CLAUSE_ENDS = re.compile(r"[()\n–—]|[.,;:!?]+(?=\s|$)")
-_DENIED = re.compile(r"\b(?:not|no|nor|neither|never|without|cannot|rather than|instead of)\b.*?(?=\bbut\b|$)")
+_ARTICLE = re.compile(r"^(an?|the) ")
+_NO_DENIAL = re.compile(r"\b((no|without( an?y?)?) doubt|not (only|just))\b")
+_DENIAL = r"\b(?:not|no|nor|neither|never|without|cannot|rather than|instead of)\b"
+_ITS_END = r"\b(?:but|and|(?<!think )(?<!believe )(?<!that )(?<!if )(?<!whether )it (?:is|s))\b"
+_DENIED = re.compile(f"{_DENIAL}.*?(?={_ITS_END}|$)")
+_RULED = re.compile(f"{_DENIAL}|{_ITS_END}")
 
 
 class Matching:
     """
-    Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains, in singular or plural;
-    what it denies, as in `not a rose`, does not count.
+    Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains, else the only one in
+    the plural; what it denies, as in `not a rose`, does not count.
     """
 
     def __init__(self, names: Sequence[str]):
         self.names = names
-        self.terms: dict[str, int] = {}  # folded
-        for index, name in enumerate(names):
-            for term in {_folded(name), *map(_folded, terms_of(name))} - {""}:
-                self.terms[term] = NO_CLASS if term in self.terms else index  # a name of two classes is ambiguous
-        named = dict(self.terms)
-        for term, index in named.items():
-            for other in _other_numbers(term) - named.keys():
-                self.terms[other] = NO_CLASS if self.terms.get(other, index) != index else index
+        exact = [(term, index) for index, name in enumerate(names) for term in map(_folded, [name, *terms_of(name)])]
+        self.terms = _classes_of((term, index) for term, index in exact if term)
+        plurals = _classes_of((_plural(term), index) for term, index in self.terms.items())
+        singulars = ((each, index) for term, index in self.terms.items() for each in _singulars(term))
+        self.whole = _classes_of([*plurals.items(), *singulars])  # within a text, `new` is not one of the `news`
+        # A term such as `no entry` denies nothing: a word that no text has stands for it
+        denying = [term for term in sorted(self.terms, key=len, reverse=True) if _RULED.search(term)]
+        self.stands_for = {term: f"_{number}" for number, term in enumerate(denying)}
+        self.terms |= {word: self.terms[term] for term, word in self.stands_for.items()}
+        self.denying = re.compile(rf"\b({'|'.join(map(re.escape, denying)) or '(?!)'})\b")
+        self.within = plurals | self.terms
         self.longest = max((len(term.split()) for term in self.terms), default=0)
         self.known: dict[str, int] = {}  # by answer
 
@@ -220,38 +229,48 @@ class Matching:
         if text not in self.known:
             folded = _folded(text)
             says_none = folded == "none" or " none of the" in f" {folded}"
-            label = self.terms.get(folded)
+            label = self.terms.get(folded, self.whole.get(_ARTICLE.sub("", folded)))
             self.known[text] = label if label is not None else NONE if says_none else self._only_one_within(text)
         return self.known[text]
 
     def _only_one_within(self, text: str) -> int:
         """The only class in the text. A term within a longer one, such as `rose` in `rose window`, does not count."""
-        clauses = [_folded(re.sub(r"n['’]t\b", " not", clause, flags=re.I)) for clause in _CLAUSE_ENDS.split(text)]
-        affirmed = " ".join(_DENIED.sub("", clause) for clause in clauses)
-        within = [term for term in self._terms_in(_folded(text)) if _DENIED.search(term)]  # the sign `no entry`
-        within += self._terms_in(" ".join(affirmed.split()))
-        longest = {
-            self.terms[term]
-            for term in within
-            if not any(term != other and f" {term} " in f" {other} " for other in within)
-        }
-        return longest.pop() if len(longest) == 1 else NO_CLASS
+        folded = map(_folded, _CLAUSE_ENDS.split(text))
+        clauses = (self.denying.sub(lambda term: self.stands_for[term[0]], clause) for clause in folded)
+        affirmed = " ".join(_DENIED.sub("", _NO_DENIAL.sub("", clause)) for clause in clauses)
+        within = self._terms_in(affirmed.split())
+        longest = [
+            term for term in within if not any(term != other and f" {term} " in f" {other} " for other in within)
+        ]
+        exact = [term for term in longest if term in self.terms]
+        classes = {self.within[term] for term in exact or longest}
+        return classes.pop() if len(classes) == 1 else NO_CLASS
 
-    def _terms_in(self, text: str) -> list[str]:
-        words = text.split()
+    def _terms_in(self, words: list[str]) -> list[str]:
         spans = ((start, end) for start in range(len(words)) for end in range(start + 1, start + self.longest + 1))
-        return [term for start, end in spans if (term := " ".join(words[start:end])) in self.terms]
+        return [term for start, end in spans if (term := " ".join(words[start:end])) in self.within]
 
 
-def _other_numbers(term: str) -> set[str]:
-    """A term in the plural and in the singular, by the rules of English; some are no words."""
+def _classes_of(named: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """The class of each term; a term of two classes is ambiguous."""
+    classes: dict[str, int] = {}
+    for term, index in named:
+        classes[term] = index if classes.get(term, index) == index else NO_CLASS
+    return classes
+
+
+def _plural(term: str) -> str:
+    """By the rules of English; it may be no word."""
     if len(term) < 3 or not term[-1].isalpha():
-        return set()
-    hisses = re.search(r"(s|x|z|ch|sh)$", term)
-    plural = re.sub(r"(?<=[^aeiou])y$", "ie", term) + ("es" if hisses else "s")
-    singular = {term[: -len(end)] + instead for end, instead in (("ies", "y"), ("s", "")) if term.endswith(end)}
-    singular |= {term[:-2]} if re.search(r"(s|x|z|ch|sh)es$", term) else set()
-    return {plural, *(each for each in singular if len(each) > 2 and not term.endswith("ss"))}
+        return term
+    return re.sub(r"(?<=[^aeiou])y$", "ie", term) + ("es" if re.search(r"(s|x|z|ch|sh)$", term) else "s")
+
+
+def _singulars(term: str) -> set[str]:
+    """By the rules of English; some are no words."""
+    singulars = {term[: -len(end)] + instead for end, instead in (("ies", "y"), ("s", "")) if term.endswith(end)}
+    singulars |= {term[:-2]} if re.search(r"(s|x|z|ch|sh)es$", term) else set()
+    return {each for each in singulars if len(each) > 2 and not term.endswith("ss")}
 
 
 def matched_answers(answers: Iterable[str | None], names: Sequence[str]) -> np.ndarray:
@@ -269,4 +288,4 @@ def _text_of(answer: str) -> str:
 
 
 def _folded(text: str) -> str:
-    return " ".join(_NO_WORDS.sub(" ", text.casefold()).split())
+    return " ".join(_NO_WORDS.sub(" ", _NOT.sub(r"\1 not", text.casefold())).split())
