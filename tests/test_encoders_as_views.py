@@ -56,10 +56,10 @@ ENCODERS = BY_BOTH | {"vit": (ViTConfig(**VISION), ViTImageProcessor(size=SQUARE
 CLASSES = ["red_car", "LABEL_3", "owl, blue bird"]
 
 
-def images_of(number: int, labels: bool = False, seed: int = 0) -> Dataset:
+def images_of(number: int, labels: bool = False, seed: int = 0, classes: list[str] = CLASSES) -> Dataset:
     ids, unlabelled = [str(row) for row in range(number)], [None] * number if labels else None
     draw = {"draw": lambda row: make.noise(1000 * seed + row, 48, 40)}
-    return make.rows(number, CLASSES, **draw, label=unlabelled, image_id=ids).cast_column("image", Image())
+    return make.rows(number, classes, **draw, label=unlabelled, image_id=ids).cast_column("image", Image())
 
 
 def saved(name: str, folder: Path) -> str:
@@ -224,6 +224,9 @@ def test_check_says_what_each_view_is_worth(tmp_path, capsys):
 SHARES = np.array([[0.7, 0.2, 0.1], [0, 0.6, 0.4]] * 20)
 ROUNDED, EMPTY = SHARES.copy(), SHARES.copy()
 ROUNDED[0], EMPTY[3] = [0.7, 0.2, 0.08], 0
+MANY = np.random.default_rng(0).dirichlet([0.3] * 30, 40)
+ABOVE = SHARES / SHARES.max(1, keepdims=True)  # of their highest number, so that sums differ
+ABOVE[2] *= 1 + 1e-7
 SCORES = {
     "p": SHARES,
     "off by rounding": ROUNDED,
@@ -233,15 +236,24 @@ SCORES = {
     "rounded percentages": (100 * ROUNDED).round(),
     "per mille": 1000 * SHARES,
     "bytes": (255 * SHARES).round(),
+    "10 votes": (10 * SHARES).round(),
+    "51 votes": (51 * SHARES).round(),
+    "500 votes": 500 * SHARES,
+    "halves": 0.5 * SHARES,
+    "votes, a few missing": (50 * ROUNDED).round(),
+    "rounded percentages of 30 classes": (100 * MANY).round(),
+    "from 0 to 1, one by rounding above": ABOVE,
     "logits": np.log(SHARES + 1e-9) + 5,
     "positive logits": np.log(SHARES + 1e-9) + 25,
 }
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_shares_of_any_usual_whole_are_probabilities_and_other_numbers_logits(tmp_path, caplog, name):
-    scored = images_of(40, labels=True).add_column("p", SCORES[name].tolist())
-    found, wanted = stored(embed_view(scored, "scores:p", tmp_path)), SHARES.copy()
+def test_shares_of_any_whole_are_probabilities_and_other_numbers_logits(tmp_path, caplog, name):
+    wanted = MANY.copy() if SCORES[name].shape == MANY.shape else SHARES.copy()
+    classes = [*CLASSES, *map("kind {}".format, range(wanted.shape[1]))][: wanted.shape[1]]
+    scored = images_of(40, labels=True, classes=classes).add_column("p", SCORES[name].tolist())
+    found = stored(embed_view(scored, "scores:p", tmp_path))
     if name == "a row of zeros":
         wanted[3] = np.nan
         assert "1 of 40 rows are all zeros and count as unknown, the first is row 3 ('3')" in caplog.text

@@ -220,10 +220,9 @@ def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[i
 # --- Views of columns ------------------------------------------------------------------------------------------------
 
 
-WHOLES = 1, 100, 255, 1000  # sums of probabilities, of percentages, of bytes, of shares per mille
-NOT_WHOLE = 0.01  # part by which a sum may differ from them
-ALMOST_ALL = 0.9  # of the rows show what the numbers are; logits of real encoders do not sum to a whole so often
-TINY = 1e-6  # below zero by rounding
+NOT_WHOLE = 0.01  # part by which the sum of a row may differ from that of the others
+ALMOST_ALL = 0.9  # of the rows show what the numbers are; of logits of real encoders, 12% have one sum
+TINY = 1e-6  # below 0 or above 1 by rounding
 MOST_LOGITS = 100  # between the classes of an image; CLIP and SigLIP stay below 30
 
 
@@ -272,7 +271,7 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
 
 def scores_of(split: Dataset, column: str, num_labels: int) -> View:
     """
-    A view of a column (C,) of probabilities, percentages, shares of 255 or 1000, or logits; null, NaN or zeros alone:
+    A view of a column (C,) of probabilities, percentages, votes or other shares, or logits; null, NaN or zeros alone:
     unknown. ValueError for others.
     """
     what = f"View 'scores:{column}' (views)"
@@ -309,20 +308,18 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
     return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
 
 
-def _whole_of(scores: np.ndarray) -> int | None:
-    """What almost all rows (n, C) sum to, up to rounding; None where they are no shares of a usual whole."""
-    rounded = np.sqrt(scores.shape[1]) if (scores == scores.round()).all() else 0.0
-    for whole in WHOLES:
-        off = max(NOT_WHOLE * whole, rounded if whole > 1 else 0.0)
-        are_shares = (scores.min(1) > -TINY) & (np.abs(scores.sum(1) - whole) <= off)
-        if len(scores) and are_shares.mean() >= ALMOST_ALL:
-            return whole
-    return None
+def _whole_of(scores: np.ndarray) -> float | None:
+    """What almost all rows (n, C) sum to, be it 1, 100 or a number of votes; None where they are no shares."""
+    whole = float(np.median(scores.sum(1))) if len(scores) else 0.0
+    is_rounded = (scores == scores.round()).all()
+    off = max(NOT_WHOLE * whole, np.sqrt(scores.shape[1]) if is_rounded else 0.0)
+    are_shares = (scores.min(1) > -TINY) & (np.abs(scores.sum(1) - whole) <= off)
+    return whole if len(scores) and are_shares.mean() >= ALMOST_ALL else None
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:
     """(n, C). A row of shares counts by its own sum; numbers from 0 to 1 are shares too, as few logits would be."""
-    if _whole_of(scores) is None and (scores.min(initial=0) < 0 or scores.max(initial=0) > 1):
+    if _whole_of(scores) is None and (scores.min(initial=0) < -TINY or scores.max(initial=0) > 1 + TINY):
         return softmax(scores, axis=1)
     shares = scores.clip(0)
     return shares / shares.sum(1, keepdims=True)
@@ -333,7 +330,7 @@ def _fault_of_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[int, str] 
     whole, lowest, highest = _whole_of(scores), scores.min(1), scores.max(1)
     if whole is not None:
         if len(odd := np.flatnonzero((lowest < -TINY) | (highest > whole * (1 + NOT_WHOLE) + 1))):
-            return int(odd[0]), f"the other rows are shares that sum to {whole}. Correct it, or give null."
+            return int(odd[0]), f"the other rows are shares that sum to {whole:.4g}. Correct it, or give null."
     elif len(scores) and lowest.min() >= 0 and np.median(highest - lowest) > MOST_LOGITS:
         why = "neither shares of a whole nor logits, which would be sure of every image. Give probabilities."
         return int(np.argmax(highest - lowest > MOST_LOGITS)), why
