@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from .files import nearest, restore_replaced
+from .files import nearest, replace_text, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
 CLASSIFIER, FIT_FILE = "classifier", "fit.json"  # what it ships, and its record of what it wrote
@@ -222,6 +222,23 @@ def changed_since_fit(folder: str | Path) -> list[str]:
     noted = json.loads(file.read_text(encoding="utf-8")).get("result", {}) if file.is_file() else {}
     now = digests_of_fit(folder) if noted else {}
     return [name for name, digest in noted.items() if now.get(name) != digest]
+
+
+def changed_in_words(folder: str | Path, changed: list[str]) -> str:
+    return f"{folder}: changed since g4i fit wrote it: {', '.join(changed)}"
+
+
+def is_shipped(file: str) -> bool:
+    """Whether a file, named from the folder of a `g4i fit`, is one of its classifier."""
+    return file.startswith(f"{CLASSIFIER}/")
+
+
+def note_files_of_fit(folder: str | Path) -> None:
+    """The digests of a finished `g4i fit` again, after another release into its folder."""
+    file = Path(folder) / FIT_FILE
+    noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if noted.get("result"):
+        replace_text(file, json.dumps(noted | {"result": digests_of_fit(folder)}, indent=1) + "\n")
 
 
 def run_of(folder: str | Path) -> Path:

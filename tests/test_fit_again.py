@@ -18,8 +18,10 @@ from loaded import PYTHON
 from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf import ImageSearch, ZeroShotImageClassifier
-from g4i_hf.hub.release import release_with_card
+from g4i_hf.files import replace_text
+from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.running import main
+from g4i_hf.training.run_folder import LOCK_FILE
 from g4i_hf.workflows import fit, fit_all_layers
 from g4i_hf.workflows.fit_result import FitResult
 
@@ -109,14 +111,40 @@ def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(
     assert not (out / "earlier-1").exists() and again()[0].released == "with_views" and weights_in(out) == before
 
     def killed(args):
+        assert (out / LOCK_FILE).is_file()
         release_with_card(args)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(fit, "release_with_card", killed)
-        again(release="labels_only")
-    assert weights_in(out) != before
-    assert again()[0].released == "with_views" and weights_in(out) == before
+    def killed_at_the_end(file, text):
+        replace_text(file, text)
+        if '"released": "labels_only"' in text:
+            raise KeyboardInterrupt
+
+    for name, deadly in (("release_with_card", killed), ("replace_text", killed_at_the_end)):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(fit, name, deadly)
+            again(release="labels_only")
+        assert weights_in(out) != before
+        result, said = again()
+        assert "holds this very result" in said[0] and not (out / "earlier-1").exists()
+        assert result.released == "with_views" and weights_in(out) == before
+
+
+def test_a_release_into_the_folder_is_no_change_by_others(again, place, caplog):
+    """A release elsewhere, and a dry run, leave what is noted of the classifier."""
+    out = place / "out"
+    noted = (out / "fit.json").read_bytes()
+    options = ["release", "--run", str(out), "--aligned", "false", "--license", "mit"]
+    main([*options, "--output_dir", str(place / "elsewhere")])
+    main([*options, "--dry_run"])
+    assert (out / "fit.json").read_bytes() == noted and (out / "classifier" / "aligned").is_dir()
+    main(options)
+    main(["evaluate", str(out), "--splits", "validation"])
+    assert "changed since" not in caplog.text
+    _, said = again()
+    assert "holds this very result" in said[0] and not (out / "classifier" / "aligned").exists()
+    release_student(out)
+    assert "holds this very result" in again()[1][0] and (out / "classifier" / "aligned").is_dir()
 
 
 def test_every_command_says_which_classifier_ships_and_its_switch_fits_nothing_again(place, capsys):
@@ -165,9 +193,9 @@ def test_files_that_others_changed_are_said_and_made_again(again, place, capsys,
     changed = "classifier/config.json, classifier/model.safetensors"
     assert f"{out}: changed since g4i fit wrote it: {changed}." in caplog.text
     _, said = again(dry_run=True)
-    assert f"Changed since g4i fit wrote them in {out}: {changed}." == said[0] and weights_in(out) != before
+    assert f"{out}: changed since g4i fit wrote it: {changed}." == said[0] and weights_in(out) != before
     _, said = again()
-    assert f"Changed since g4i fit wrote them in {out}: {changed}." == said[0]
+    assert f"{out}: changed since g4i fit wrote it: {changed}." == said[0]
     assert f"{out / 'classifier'} is made again from the run beside it." in said and weights_in(out) == before
     assert f"The earlier result is kept in {out / 'earlier-1'}." in said
     assert "disc" in (out / "earlier-1" / "classifier" / "config.json").read_text()
@@ -180,7 +208,7 @@ def test_files_that_others_changed_are_said_and_made_again(again, place, capsys,
         main(["release", "--run", str(out)])
     assert "labels_only/model.safetensors" in capsys.readouterr().err
     _, said = again(dry_run=True)
-    assert said[0] == f"Changed since g4i fit wrote them in {out}: labels_only/model.safetensors."
+    assert said[0] == f"{out}: changed since g4i fit wrote it: labels_only/model.safetensors."
     assert said[-1].startswith(f"Would write {out}")
 
 

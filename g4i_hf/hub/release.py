@@ -20,7 +20,19 @@ from ..modeling import AlignedImageClassification, AlignedImageClassificationCon
 from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
-from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS, changed_since_fit, is_of_fit, require, run_of, why_missing
+from ..names import (
+    CLASSIFIER,
+    LABELS_ONLY,
+    WITH_VIEWS,
+    changed_in_words,
+    changed_since_fit,
+    is_of_fit,
+    is_shipped,
+    note_files_of_fit,
+    require,
+    run_of,
+    why_missing,
+)
 from ..options import ReleaseArguments, aligns
 from ..options.caller import called_from_python
 from ..training.arguments import AlignmentArguments
@@ -69,7 +81,9 @@ def release_student(
     """
     place = str(output_dir) if output_dir else None
     args = ReleaseArguments(run=str(run), output_dir=place, weights=weights, aligned=aligned, onnx=onnx)
-    return release_with_card(with_run_of_fit(args))[0]
+    folder, _ = release_with_card(with_run_of_fit(args))
+    _note_in_fit(str(run), folder)
+    return folder
 
 
 def release_with_card(
@@ -120,14 +134,20 @@ def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
     if not args.run or not is_of_fit(args.run):
         return args
     folder, results = Path(args.run), read_results(args.run)
-    if changed := [name for name in changed_since_fit(folder) if not name.startswith(CLASSIFIER)]:
-        what = f"{folder}: changed since g4i fit wrote it: {', '.join(changed)}"
+    if changed := [name for name in changed_since_fit(folder) if not is_shipped(name)]:
+        what = changed_in_words(folder, changed)
         raise ValueError(f"{what}. Run its command again, which fits anew and keeps this result beside it.")
     if not (released := results.get("released")):
         raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
     baseline = args.baseline or baseline_of_fit(folder, released, results["finetuned_runs"])
     place = args.output_dir or str(folder / CLASSIFIER)
     return replace(args, run=str(folder / released), baseline=baseline, output_dir=place)
+
+
+def _note_in_fit(run: str, released: Path) -> None:
+    """A release in place of the `classifier` of a `g4i fit` is what its folder holds from now on."""
+    if is_of_fit(run) and released.resolve() == (Path(run) / CLASSIFIER).resolve():
+        note_files_of_fit(run)
 
 
 def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> str | None:
@@ -256,16 +276,17 @@ def build_release(args: ReleaseArguments, scratch: Path | None = None) -> tuple[
     Builds a student or a dataset, in a dry run within `scratch`. Returns its folder, and lines for the user. Raises
     ValueError or OSError for a run or stage that cannot be released.
     """
-    args = with_run_of_fit(args)
+    given, args = args.run, with_run_of_fit(args)
     place, lines = place_of(args), list[str]()
     folder = scratch / place.resolve().name if scratch else place
     check_replaceable(place, *(OF_DATASET if args.stage else OF_STUDENT))
     if args.stage:
-        given = {name: getattr(args, name) for name in ("with_images", "images_id", "license", "repo_id")}
-        build_dataset(args.stage, folder, **given)
+        options = {name: getattr(args, name) for name in ("with_images", "images_id", "license", "repo_id")}
+        build_dataset(args.stage, folder, **options)
         lines.append(f"dataset   {place}  (Parquet files and a card, for datasets.load_dataset)")
     else:
         _, rows = release_with_card(replace(args, output_dir=str(folder)))
+        _note_in_fit(given, folder)
         if rows:
             lines.append(f"\n{as_text(rows)}\n")
         lines.append(f"student   {place}  (a plain checkpoint, for AutoModelForImageClassification.from_pretrained)")

@@ -37,7 +37,16 @@ from ..evaluation.report import write_report
 from ..files import replace_text
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
-from ..names import LABELS_ONLY, OPTIONS_FILE, WITH_VIEWS, changed_since_fit, check_run, is_of_fit, run_of
+from ..names import (
+    LABELS_ONLY,
+    OPTIONS_FILE,
+    WITH_VIEWS,
+    changed_in_words,
+    changed_since_fit,
+    check_run,
+    is_of_fit,
+    run_of,
+)
 from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArguments, aligns
 from ..options.caller import called_from_python
 from ..training.checkpoint import OtherDataError
@@ -73,8 +82,7 @@ class Evaluation:
         for run in self.runs.values():
             check_run(run, self.args.weights)
         if self.fit is not None and (changed := changed_since_fit(self.fit)):
-            what = "%s: changed since g4i fit wrote it: %s. The same g4i fit again makes them again."
-            logger.warning(what, self.fit, ", ".join(changed))
+            logger.warning("%s. The same g4i fit again makes them again.", changed_in_words(self.fit, changed))
         for name, run in self.runs.items():
             self.folders[name] = results_folder(run, read_options(run), vars(self.data))
         self._load()

@@ -37,7 +37,7 @@ from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
 from ..label_model.plan import CAPTION, doubtful_labels, taught_by
 from ..modeling.processing import EvalTransform
-from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit
+from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import (
     OPTIONS_OF,
     DataArguments,
@@ -138,11 +138,7 @@ class Fit:
             self.say(f"{self.folder} holds this very result: nothing has changed since.")
         if self.args.dry_run:
             return before
-        if is_altered:
-            by_first(self.place.set_classifier_aside)
-        result = by_first(self._release)
-        if is_altered or result.released != before.released:
-            by_first(self.place.note_files)
+        result = by_first(lambda: self._release(is_altered))
         if before.released not in (None, result.released):
             words = (each.words(each.released) for each in (result, before))
             self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *words))
@@ -265,24 +261,29 @@ class Fit:
         chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
         return {name: portable(value) for name, value in chosen.items() if value is not None}
 
-    def _release(self) -> FitResult:
-        """Makes `classifier/` of the run that `--release` names, or by the verdict, unless it is there."""
+    def _release(self, is_altered: bool = False) -> FitResult:
+        """Makes `classifier/` by `--release` or the verdict, unless it is there; an altered one is kept aside."""
         results = read_results(self.folder)
         released = ships(results["verdict"]) if self.args.release == "auto" else self.args.release
-        if results.get("released") != released:
-            finetuned = results["finetuned_runs"]
-            baseline = baseline_of_fit(self.folder, released, finetuned)
-            run, student = str(self.folder / released), str(self.folder / CLASSIFIER)
-            file, before = self.folder / RESULTS_FILE, results | {"released": None}  # until it is in its place
-            replace_text(file, json.dumps(before, indent=2) + "\n")
-            release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
-            text = (self.folder / CONFIG).read_text(encoding="utf-8")
-            replace_text(
-                self.folder / CONFIG, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M)
-            )
-            results |= {"released": released, "finetuned": released in finetuned}
-            replace_text(file, json.dumps(results, indent=2) + "\n")
+        if is_altered or results.get("released") != released:
+            with locked(self.folder):
+                if is_altered:
+                    self.place.set_classifier_aside()
+                self._make_classifier(results, released)
         return FitResult.read(self.folder)
+
+    def _make_classifier(self, results: dict[str, Any], released: str) -> None:
+        """Until it is in its place, with its digests, `released` is null."""
+        finetuned, run, student = results["finetuned_runs"], str(self.folder / released), str(self.folder / CLASSIFIER)
+        baseline = baseline_of_fit(self.folder, released, finetuned)
+        file, config = self.folder / RESULTS_FILE, self.folder / CONFIG
+        replace_text(file, json.dumps(results | {"released": None}, indent=2) + "\n")
+        release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
+        note_files_of_fit(self.folder)
+        text = config.read_text(encoding="utf-8")
+        replace_text(config, re.sub("^release: .*$", f"release: {self.args.release}", text, flags=re.M))
+        results |= {"released": released, "finetuned": released in finetuned}
+        replace_text(file, json.dumps(results, indent=2) + "\n")
 
     def _report(self, result: FitResult, judge: Judge) -> None:
         """The page, with the images that judged and those with suspicious labels."""

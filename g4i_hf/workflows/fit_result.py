@@ -28,8 +28,9 @@ from ..names import (
     LABELS_ONLY,
     RESULTS_FILE,
     WITH_VIEWS,
+    changed_in_words,
     changed_since_fit,
-    digests_of_fit,
+    is_shipped,
 )
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
@@ -69,11 +70,6 @@ class FitFolder:
         noted = kept | {"format": FORMAT, "options": self.options} | decided
         replace_text(self.folder / FIT_FILE, json.dumps(noted, indent=1) + "\n")
 
-    def note_files(self) -> None:
-        """The digests again, after another release."""
-        noted = self.noted() | {"result": digests_of_fit(self.folder)}
-        replace_text(self.folder / FIT_FILE, json.dumps(noted, indent=1) + "\n")
-
     def holds(self, record: Record) -> str:
         """
         `finished`: the result of this data and these options; `altered`: the same, but `classifier/` is not what was
@@ -83,14 +79,14 @@ class FitFolder:
         if self._is_other(record):
             return OTHER
         noted = self.noted().get("result", ())
-        files = [*(file for file in noted if not _is_shipped(file)), RESULTS_FILE, CONFIG]
+        files = [*(file for file in noted if not is_shipped(file)), RESULTS_FILE, CONFIG]
         if not noted or not all((self.folder / file).is_file() for file in files):
             return UNFINISHED
         changed = changed_since_fit(self.folder)
-        are_shipped = all(map(_is_shipped, changed))
+        are_shipped = all(map(is_shipped, changed))
         if are_shipped and not (changed and read_results(self.folder)["released"]):  # else a release was interrupted
             return FINISHED
-        self.say(f"Changed since g4i fit wrote them in {self.folder}: {', '.join(changed)}.")
+        self.say(f"{changed_in_words(self.folder, changed)}.")
         return ALTERED if are_shipped else OTHER
 
     def _is_other(self, record: Record) -> bool:
@@ -139,10 +135,6 @@ class FitFolder:
         for path in moved:
             path.rename(place / path.name)
         self.say(f"The earlier result is kept in {place}.")
-
-
-def _is_shipped(file: str) -> bool:
-    return file.startswith(f"{CLASSIFIER}/")
 
 
 FEW_LABELS = 10  # a class: with fewer, more labels help most
