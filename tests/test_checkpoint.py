@@ -237,7 +237,7 @@ def test_a_second_training_in_the_folder_is_refused(trained, tmp_path, capsys):
 MOMENTS = {
     "no average yet": "g4i_hf.training.callbacks:EmaCallback.save",
     "weights written": "g4i_hf.training.trainer:AlignmentTrainer._save_optimizer_and_scheduler",
-    "not yet renamed": "g4i_hf.training.trainer.finalize_checkpoint",
+    "not yet renamed": "g4i_hf.training.saving.finalize_checkpoint",
 }
 
 
