@@ -233,9 +233,24 @@ COVERED = {
 }
 
 
+MEASURED = ("captions", "of other images", "of half")  # the views of most tables on intervals
+SHIPPED = {
+    "captions": "captions",
+    "of other images": "captions of other images",
+    "of half": "captions of half of the images",
+    "of unlabelled images": "captions of the unlabelled images alone",
+    "scores trained on the labels": "scores of a model that was trained on the labels",
+    "scores of BiomedCLIP": "scores of BiomedCLIP (CIFAR-10)",
+}
+
+
+def rows_of_coverage() -> list[dict]:
+    return [row for row in rows_of("coverage") if row["views"] in MEASURED]
+
+
 @of_page
 def coverage() -> str:
-    rows = rows_of("coverage")
+    rows = rows_of_coverage()
     groups = grouped(rows, "labels", "wrong") | {("all", None): rows}
     lines = [
         [str(labels), percent(wrong, ".0f") + "%" * (wrong is not None)]
@@ -246,9 +261,40 @@ def coverage() -> str:
 
 
 @of_page
+def shipped() -> str:
+    """A row a kind of views: whether views helped, how often the other classifier was better, and by how much."""
+    groups, lines = grouped(rows_of("coverage"), "views"), []
+    for views, title in SHIPPED.items():
+        rows = groups[(views,)]
+        gains = [row["on_others"]["with_views"] - row["on_others"].get("labels_only", 0) for row in rows]
+        cells = [mean(of_cell, "regret") for of_cell in grouped(rows, "data", "labels", "wrong").values()]
+        worse = f"{sum(row['regret'] > 0 for row in rows)} of {len(rows)}"
+        regret = [percent(value, ".2f") for value in (mean(rows, "regret"), max(cells))]
+        lines.append(
+            [
+                title,
+                f"{100 * np.mean(gains):+.1f}",
+                worse,
+                *regret,
+                *(held([row[name] for row in rows]) for name in ("with_views", "difference")),
+            ]
+        )
+    head = [
+        "image features and",
+        "views gain",
+        "the other is better",
+        "regret",
+        "worst cell",
+        "with views",
+        "difference",
+    ]
+    return table(head, lines)
+
+
+@of_page
 def verdicts() -> str:
     """Over all draws of coverage.json: how often each verdict was given, and was true."""
-    rows, lines = [row for row in rows_of("coverage") if row["verdict"]], []
+    rows, lines = [row for row in rows_of_coverage() if row["verdict"]], []
     for verdict, sign in (("helped", 1), ("hurt", -1), ("cannot tell", 0)):
         given = [row for row in rows if row["verdict"] == verdict]
         cells = ["", ""]
