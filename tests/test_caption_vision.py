@@ -48,6 +48,7 @@ def test_a_model_whose_answers_follow_the_images_passes_however_weak_and_no_othe
     assert server.stats()["peak_in_flight"] == 4, "at once, which may mix them up"
 
 
+@pytest.mark.slow
 def test_a_server_is_checked_once_and_again_only_after_a_failure_or_for_another_model(folder, serve):
     server = serve()
 
@@ -68,6 +69,7 @@ def test_a_server_is_checked_once_and_again_only_after_a_failure_or_for_another_
     )
 
 
+@pytest.mark.slow
 def test_the_check_counts_for_the_limits_but_for_those_that_leave_no_room_for_it(folder, serve):
     server = serve()
     draw_numbers(folder / "pictures", 12)

@@ -52,6 +52,7 @@ def in_memory(**other) -> Dataset:
     return Dataset.from_dict(rows | {"caption": [caption(row) for row in range(6)]} | other)
 
 
+@pytest.mark.slow
 def test_images_in_memory_estimate_alike_whatever_holds_their_pixels(fitted, tmp_path):
     """JPEG files that Pillow opened keep their bytes, arrays become PNG."""
     names = [tmp_path / f"{row}.jpg" for row in range(24)]
@@ -91,6 +92,7 @@ def test_what_a_dataset_in_memory_cannot_have_is_an_error(fitted, data, options,
         fitted(data, **options, dry_run=True)
 
 
+@pytest.mark.slow
 def test_of_two_threads_one_fits_at_a_time(fitted, tmp_path, monkeypatch):
     """accelerate has one state a process, and resets it for each trainer."""
     at_once, most, run = [], [], Fit.run
