@@ -269,7 +269,11 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     first = fitted(pictures, out)
     said = capsys.readouterr().out
     assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
-    assert said.splitlines()[-1].startswith("Next: l") and f"g4i label {pictures} -o {out} --pick" in said
+    assert (
+        said.splitlines()[-1].startswith("Next: l")
+        and f"g4i label {pictures} -o {out} --text_encoder" in said
+        and " --image_size 32 --pick" in said
+    )
     names = sorted(path.name for path in (pictures / "train" / "unlabelled").iterdir())[:52]
     lines = [{"file_name": f"train/unlabelled/{name}", "label": CLASSES[int(name[:-4]) % 3]} for name in names]
     lines = [line | {"pick": "gold" if row < 30 else "next"} for row, line in enumerate(lines)]
