@@ -157,7 +157,7 @@ def minimise(
         [parameter.requires_grad_() for parameter in parameters],
         max_iter=max_iter,
         history_size=10,
-        tolerance_grad=1e-6,
+        tolerance_grad=0,
         tolerance_change=tolerance,
         line_search_fn="strong_wolfe",
     )

@@ -226,7 +226,7 @@ def last_layers(known: Known, features: np.ndarray, kept: np.ndarray) -> dict[st
 
 def on_all(known: Known, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
     """The same layers, the one with views fitted on the kept images too."""
-    head = fit_head(features, known.targets(), heads[WITH_VIEWS].strength)
+    head = fit_head(features, known.targets(), heads[WITH_VIEWS].strength, start=heads[WITH_VIEWS])
     return {**heads, WITH_VIEWS: head}
 
 
@@ -304,7 +304,7 @@ def _leave_out(known: Known, features: np.ndarray, judge: Judge, heads: dict[str
         for name, head in heads.items():
             fitted, targets = _without_fold(known, name, fold, others)
             if len(fitted):
-                refitted = fit_head(features[fitted], targets, head.strength, scale)
+                refitted = fit_head(features[fitted], targets, head.strength, scale, start=head)
                 logits[name][places] = refitted.logits(features[left_out])
     if judge.name == IN_TURN:
         judge.logits = logits

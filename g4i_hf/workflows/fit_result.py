@@ -39,7 +39,7 @@ from ..training.judging import CANNOT_TELL, HELPED, HURT, Judgement
 REPORT, CONFIG = "report.html", "fit.yaml"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
-FORMAT = 2  # of what is written here. Raise it where a change of the code changes results
+FORMAT = 3  # of what is written here. Raise it where a change of the code changes results
 
 Result = TypeVar("Result")
 
