@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
 columns files
-options names
+options names processes words
 cli data
 pages
 captioning
@@ -22,6 +22,9 @@ training
 evaluation zero_shot
 hub
 views
+workflows.dry_run
+workflows.caption
+fitting
 workflows
 commands
 scale

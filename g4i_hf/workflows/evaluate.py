@@ -35,6 +35,8 @@ from ..evaluation.metrics import (
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
+from ..fitting.result import FitResult, judgement_in_results
+from ..fitting.words import classifier_in_words
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
@@ -53,7 +55,6 @@ from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import judged_by_labels
 from ..training.run_folder import read_options
-from .fit_result import FitResult, judgement_in_results
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Evaluation:
         share, interval = fit.get(f"{released}_accuracy"), fit.get(f"{released}_interval")
         if share is None or interval is None:
             return ""
-        of = FitResult.read(self.fit).words(released)
+        of = classifier_in_words(released, FitResult.read(self.fit).views)
         return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), ".format(share, *interval) + of
 
     @property

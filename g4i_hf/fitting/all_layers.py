@@ -2,29 +2,33 @@
 
 import copy
 import math
+import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
-from transformers import BaseImageProcessor, set_seed
+from transformers import set_seed
 
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
 from ..evaluation.predict import predict
-from ..label_model.plan import with_soft_labels
-from ..options import AugmentationArguments, FitArguments
+from ..options import FitArguments
+from ..processes import on_main_process
 from ..training.arguments import AlignmentArguments
 from ..training.checkpoint import newest_checkpoint
-from ..training.judged_heads import Judge
-from ..training.prepare import BuiltStudent
+from ..training.head import Head
 from ..training.progress import seconds_per_step, trial_arguments
+from ..training.supervision import with_soft_labels
 from ..training.trainer import AlignmentTrainer
-from .fit_result import FitFolder, by_first
+from .evidence import FitImages
+from .folder import FINETUNED, FitFolder
+from .judge import Judge
+from .runs import save_run
 
 EPOCHS, BATCH = 20.0, 64  # at most so many epochs
 FEWEST_STEPS, FEWEST_EPOCHS = 300, 5  # fewer are not worth the time
@@ -41,22 +45,51 @@ def minutes_for_all_layers(args: FitArguments) -> float:
     return args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
 
 
-def trainer_of_all_layers(
-    args: FitArguments,
-    built: BuiltStudent,
-    training: Dataset,
-    targets: np.ndarray,
-    augmentation: AugmentationArguments,
-    folder: Path,
-    align_weight: float,
+def train_all_layers(
+    minutes: float,
+    images: FitImages,
+    judge: Judge,
+    judging: Dataset,
+    targets: Mapping[str, np.ndarray],
+    align_weights: Mapping[str, float],
+    place: FitFolder,
+    words: Mapping[str, str],
+) -> list[str]:
+    """
+    Train both classifiers from the judged heads for at most `minutes`, or resume. Those that judge better take the
+    place of the runs of the last layers, and the judge has their logits then.
+
+    Args:
+        judging: the images of the judge.
+        targets: (N, C) by name, zeros for rows that are not learned.
+        words: the name of each classifier for users.
+
+    Returns:
+        The names of those that are better.
+    """
+    trainers = {
+        name: _trainer(images, head, targets[name], place.folder / f"{FINETUNED}{name}", align_weights[name])
+        for name, head in judge.heads.items()
+    }
+    better = _trained(minutes, trainers, images, judge, judging, place, words)
+    for name in better:
+        save_run(trainers[name], images)
+    on_main_process(lambda: _put_in_place(better, place.folder))
+    return better
+
+
+def _trainer(
+    images: FitImages, head: Head, targets: np.ndarray, folder: Path, align_weight: float
 ) -> AlignmentTrainer:
-    """The trainer of a student with a fitted last layer, on the rows whose `targets` (N, C) are not zero."""
+    """Of a new student with this last layer, on the rows whose `targets` (N, C) are not zero."""
+    args, built = images.args, images.build()
+    head.put_into(built.model)
     if args.pretrained:
         built.model.freeze_norm_statistics()
     rows = np.flatnonzero(targets.any(1))
-    split = with_soft_labels(with_labels(training.select(rows), np.full(len(rows), -1)), targets[rows])
-    augmentation = replace(augmentation, train_crop="resized", crop_min_scale=0.35)
-    images = CaptionedImages(split, built.train_transform(augmentation), args.seed)
+    split = with_soft_labels(with_labels(images.training.select(rows), np.full(len(rows), -1)), targets[rows])
+    augmentation = replace(images.augmentation, train_crop="resized", crop_min_scale=0.35)
+    captioned = CaptionedImages(split, built.train_transform(augmentation), args.seed)
     of_training = AlignmentArguments(
         output_dir=str(folder),
         align_weight=align_weight,
@@ -69,23 +102,19 @@ def trainer_of_all_layers(
         save_total_limit=1,
         seed=args.seed,
     )
-    return AlignmentTrainer(built.model, of_training, images, **built.trainer_options())
+    return AlignmentTrainer(built.model, of_training, captioned, **built.trainer_options())
 
 
-def train_all_layers(
-    trainers: dict[str, AlignmentTrainer],
+def _trained(
     minutes: float,
+    trainers: dict[str, AlignmentTrainer],
+    images: FitImages,
     judge: Judge,
-    images: Dataset,
-    processor: BaseImageProcessor,
-    accelerator: Accelerator,
+    judging: Dataset,
     place: FitFolder,
-    words: dict[str, str],
+    words: Mapping[str, str],
 ) -> list[str]:
-    """
-    Train for at most `minutes`, or resume. Returns the names of the classifiers that are better than before; the judge
-    then has their logits. `images` are those of the judge, `words` the name of each classifier for users.
-    """
+    """The names of those that are better than before."""
     epochs = _epochs_within(minutes, list(trainers.values()), place)
     if epochs == 0:
         place.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
@@ -95,9 +124,10 @@ def train_all_layers(
         trainer.args.num_train_epochs = epochs
         set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
-        predictions = predict(accelerator.unwrap_model(trainer.model).eval(), processor, images, accelerator)
+        model = images.accelerator.unwrap_model(trainer.model).eval()
+        predictions = predict(model, images.built.processor, judging, images.accelerator)
         logits = predictions and predictions.logits  # of the first process
-        before, after = by_first(partial(judge.replaced_if_better, name, logits))
+        before, after = on_main_process(partial(judge.replace_if_better, name, logits))
         if after > before:
             better.append(name)
         place.say(
@@ -107,12 +137,22 @@ def train_all_layers(
     return better
 
 
+def _put_in_place(better: list[str], root: Path) -> None:
+    """Runs of all layers take the place of those of the last layer, or go where they are no better."""
+    for folder in root.glob(f"{FINETUNED}*"):
+        if (name := folder.name.removeprefix(FINETUNED)) in better:
+            shutil.rmtree(root / name)
+            folder.rename(root / name)
+        else:
+            shutil.rmtree(folder)
+
+
 def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:
     """Epochs of each trainer; 0 if the time is too short. A resumed run keeps those of its first start."""
     args = trainers[-1].args
     if minutes == math.inf:
         return args.num_train_epochs
-    noted = by_first(lambda: place.noted().get("epochs"))
+    noted = on_main_process(lambda: place.noted().get("epochs"))
     if noted is not None:
         return noted
     with tempfile.TemporaryDirectory() as folder:
@@ -121,9 +161,9 @@ def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitF
         seconds = seconds_per_step(trial)
     batch = args.per_device_train_batch_size * args.world_size
     steps_an_epoch = sum(math.ceil(len(trainer.train_dataset) / batch) for trainer in trainers)
-    steps = by_first(lambda: 60 * minutes / seconds)
+    steps = on_main_process(lambda: 60 * minutes / seconds)
     epochs = min(args.num_train_epochs, steps / steps_an_epoch)
     if steps < FEWEST_STEPS * len(trainers) or epochs < FEWEST_EPOCHS:
         epochs = 0.0
-    by_first(lambda: place.note(epochs=epochs))
+    on_main_process(lambda: place.note(epochs=epochs))
     return epochs
