@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import g4i_hf
+
 ROOT = Path(__file__).parent.parent
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
@@ -64,6 +66,11 @@ def test_data_flows_one_way():
             if other not in (None, room) and ORDER[other] >= ORDER[room]:
                 backward.append(f"{path} imports {'.'.join(imported)}")
     assert count > 500 and not backward
+
+
+def test_no_package_hides_a_public_name():
+    """An imported package becomes an attribute of its parent: `g4i_hf.fit` would be a module, not the function."""
+    assert not {path.stem for path in (ROOT / "g4i_hf").iterdir()} & {*g4i_hf.__all__}
 
 
 def test_files_and_functions_are_short():

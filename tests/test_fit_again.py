@@ -19,8 +19,9 @@ from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf import ImageSearch, ZeroShotImageClassifier
 from g4i_hf.files import replace_text
-from g4i_hf.fitting import all_layers, command, words
+from g4i_hf.fitting import all_layers, command, folder
 from g4i_hf.fitting.result import FitResult
+from g4i_hf.fitting.words import released_in_words, sentence_for_card, verdict_in_words
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import LOCK_FILE
@@ -80,7 +81,7 @@ def test_nothing_changed_writes_nothing_and_says_the_same(again, place, words):
     result, said = again(api_key_env="OTHER_TOKEN")
     assert said[0] == f"{out} holds this very result: nothing has changed since."
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert result.with_views_accuracy == results["with_views_accuracy"] and words.verdict_in_words(result) in said
+    assert result.with_views_accuracy == results["with_views_accuracy"] and verdict_in_words(result) in said
 
 
 def test_a_search_of_images_that_fit_has_seen_computes_no_features_of_them(place, monkeypatch):
@@ -120,9 +121,10 @@ def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(
         if '"released": "labels_only"' in text:
             raise KeyboardInterrupt
 
-    for name, deadly in (("release_with_card", killed), ("replace_text", killed_at_the_end)):
+    deadly_calls = ((command, "release_with_card", killed), (folder, "replace_text", killed_at_the_end))
+    for module, name, deadly in deadly_calls:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(command, name, deadly)
+            patched.setattr(module, name, deadly)
             again(release="labels_only")
         assert weights_in(out) != before
         result, said = again()
@@ -152,12 +154,12 @@ def test_every_command_says_which_classifier_ships_and_its_switch_fits_nothing_a
     out = place / "out"
     kept = "classifier/ holds the one with captions"
     switch = f"For the one that learned from labels only: g4i fit --config {out / 'fit.yaml'} --release labels_only"
-    for words_of in (["evaluate", str(out), "--splits", "validation"], ["release", str(out)]):
-        main(words_of)
+    for typed in (["evaluate", str(out), "--splits", "validation"], ["release", str(out)]):
+        main(typed)
         said = capsys.readouterr().out
         assert kept in said and switch in said
     spaced = shutil.copytree(out, place / "my runs")
-    assert f"g4i fit --config '{spaced / 'fit.yaml'}' " in words.released_in_words(FitResult.read(spaced), True)
+    assert f"g4i fit --config '{spaced / 'fit.yaml'}' " in released_in_words(FitResult.read(spaced), True)
     main(switch.partition("g4i ")[2].split())
     said = capsys.readouterr().out
     assert "holds this very result" in said and "learned from labels only, as --release asks for." in said
@@ -271,7 +273,7 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     assert (
         first.judged_on == "cross_validation"
         and "Unreviewed:" in said
-        and "unreviewed" in words.sentence_for_card(first, "with_views")
+        and "unreviewed" in sentence_for_card(first, "with_views")
     )
     assert (
         said.splitlines()[-1].startswith("Next: l")

@@ -241,7 +241,10 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
     assert found.views["image:small-resnet"]["copy_of"] == "image" and found.views["image:encoder"]["weight"] > 0
     assert len(list((out / "features").glob("*/*.parquet"))) == 2, "the student again has no features of its own"
     alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
-    assert set(alone.views) == {"image", "image:encoder"} and alone.of_views == "image features of all images"
+    assert (
+        set(alone.views) == {"image", "image:encoder"}
+        and classifier_in_words("with_views", alone.views) == "with image features of all images"
+    )
     for student_of_ours in ("classifier", "with_views"):
         with pytest.raises(ValueError, match="a student of g4i_hf.*Name the network"):
             fitted(pictures, views=[f"image:{out / student_of_ours}"], dry_run=True)

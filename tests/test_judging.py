@@ -10,7 +10,7 @@ from drawings import STUDENT, draw_folder
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import AlignedImageClassification, LabelModel, View
-from g4i_hf.fitting.decide import decide
+from g4i_hf.fitting.decide import Decision, decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.heads import last_layers
 from g4i_hf.fitting.judge import Judge, Validation, judge_in_training, judged_heads
@@ -49,6 +49,24 @@ def held_out(
 
 def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:
     return {"labels_only": told(truth, labels_only, 2 * seed), "with_views": told(truth, with_views, 2 * seed + 1)}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "asked", "released", "why"),
+    [
+        ("helped", "auto", "with_views", "expected"),
+        ("cannot tell", "auto", "with_views", "not clearly worse"),
+        ("hurt", "auto", "labels_only", "views hurt"),
+        (None, "auto", "with_views", "expected"),
+        ("helped", "labels_only", "labels_only", "asked"),
+        ("helped", "with_views", "with_views", "expected"),
+        ("hurt", "with_views", "with_views", "asked"),
+        ("hurt", "labels_only", "labels_only", "views hurt"),
+        (None, "labels_only", "labels_only", "asked"),
+    ],
+)
+def test_what_is_released_and_why(verdict, asked, released, why):
+    assert decide(verdict, asked) == Decision(released, why)
 
 
 @pytest.mark.parametrize(("lost", "released"), [(-2, "with_views"), (1, "with_views"), (20, "labels_only")])

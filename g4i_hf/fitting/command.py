@@ -148,8 +148,8 @@ class Fit:
     def _fitted(self) -> FitResult:
         images = self.images
         images.compute_views()
-        believed = self._believed_judge()
-        heads, judge, rows, align_weights = on_main_process(lambda: self._judged_heads(believed))
+        of_split = self._judge_of_split()
+        heads, judge, rows, align_weights = on_main_process(lambda: self._judged_heads(of_split))
         self.judging = images.splits[judge.split].select(judge.rows)
         for name, head in heads.items():
             save_last_layer(self.folder / name, head, images, rows, align_weights[name])
@@ -163,7 +163,7 @@ class Fit:
             )
         return on_main_process(lambda: self._finished(list(heads), judge))
 
-    def _believed_judge(self) -> Judge | None:
+    def _judge_of_split(self) -> Judge | None:
         """The gold images, else the labelled ones of `validation`; None without any."""
         images = self.images
         for kind in (Gold, Validation):
@@ -173,11 +173,11 @@ class Fit:
                 return kind(rows, features, one_hot(labels[rows], len(images.id2label)))
         return None
 
-    def _judged_heads(self, believed: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
+    def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
         """The last layers and their judge; the rows of the runs, and how much captions align each."""
-        features, evidence = self.images.features, self.images.evidence(has_judge=believed is not None)
+        features, evidence = self.images.features, self.images.evidence(has_judge=of_split is not None)
         self.targets = Targets.of(evidence)
-        judge = believed or judge_in_training(self.targets, features)
+        judge = of_split or judge_in_training(self.targets, features)
         heads = judged_heads(self.targets, features, judge)
         has_captions = self.images.text_embed_dim is not None
         has_captions &= not evidence.estimates["views"].get(CAPTION, {}).get("left_out", False)
@@ -203,8 +203,8 @@ class Fit:
         evidence, images = self.targets.evidence, self.images
         suspicious = len(suspicious_rows(evidence.labels, evidence.model.posterior_))
         doubtful = doubtful_labels(evidence.model, evidence.views, evidence.unreviewed)
-        is_believed = judge.split != "train"
-        judged = {*labels_of(self.judging)} if is_believed else {*images.id2label}
+        has_split = judge.split != "train"
+        judged = {*labels_of(self.judging)} if has_split else {*images.id2label}
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
@@ -227,7 +227,7 @@ class Fit:
                 "labels_summary": labels_summary(result.images, result.labels),
             }
             of_name |= {"taught_by": taught_by(result.views)} if name == WITH_VIEWS else {}
-            if is_believed:
+            if has_split:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
                 predictions = Predictions(*of_images, judge.logits[name], None)
                 of_name |= split_metrics(predictions, self.judging, judge.split)

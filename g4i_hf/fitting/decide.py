@@ -14,12 +14,12 @@ class Decision:
     why: str  # one of the constants above
 
 
-def decide(verdict: str | None, asked: str = "auto") -> Decision:
+def decide(verdict: str | None, release: str = "auto") -> Decision:
     """
-    With views, unless they hurt: chance on a few images decides nothing. `--release` overrules (`asked`). Without a
-    classifier on labels only there is no verdict.
+    With views, unless they hurt: chance on a few images decides nothing. The option `release` overrules this. Without
+    a classifier on labels only there is no verdict.
     """
     by_verdict = LABELS_ONLY if verdict == HURT else WITH_VIEWS
-    if asked not in ("auto", by_verdict):
-        return Decision(asked, ASKED)
+    if release not in ("auto", by_verdict):
+        return Decision(release, ASKED)
     return Decision(by_verdict, {HURT: VIEWS_HURT, CANNOT_TELL: NOT_CLEARLY_WORSE}.get(verdict, EXPECTED))

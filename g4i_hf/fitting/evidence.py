@@ -35,7 +35,7 @@ from .captioner import answered_before, ask_about
 
 HOLDOUT_SHARE, MIN_HOLDOUT, MAX_HOLDOUT = 0.2, 100, 5_000  # of the unlabelled images, to judge both last layers
 VALIDATION = "validation"
-BELIEVED = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
+JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 
 
 class FitImages:
@@ -78,7 +78,7 @@ class FitImages:
 
     # --- Before anything is computed ---------------------------------------------------------------------------------
 
-    def open(self, names: tuple[str, ...] = ("train", *BELIEVED)) -> None:
+    def open(self, names: tuple[str, ...] = ("train", *JUDGING_SPLITS)) -> None:
         """
         Reads these splits and the class names. Training images without captions are described first, or have those
         that an earlier `--captioner` wrote to the folder.
@@ -120,7 +120,7 @@ class FitImages:
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
             splits[name] = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
-        others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
+        others = "".join(f"; {len(splits[name]):,} {name} images" for name in JUDGING_SPLITS if name in splits)
         self.say(
             f"Data: {len(labels):,} training images of {number:,} classes, {(labels >= 0).sum():,} with a label, "
             f"{captioned:,} with a caption{others}."

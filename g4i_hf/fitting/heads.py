@@ -43,8 +43,8 @@ def cross_validated(
     targets: Targets, features: np.ndarray, rows: np.ndarray, heads: Mapping[str, Head]
 ) -> tuple[dict[str, np.ndarray], HeldOut]:
     """
-    Logits (n, C) of these labelled rows by name, each by a layer that was fitted again without the labels of its fold,
-    which the targets of unlabelled rows lack too; and the rows, with what the label model says of them so.
+    Logits (n, C) of these labelled rows by name, each by a layer that was fitted again without the labels of its fold.
+    The targets of unlabelled rows lack these labels too. And the rows, with what the label model says of them so.
     """
     evidence, scale = targets.evidence, Scale.of(features)
     probabilities = np.zeros((len(rows), evidence.num_labels), dtype=np.float32)

@@ -89,20 +89,20 @@ class Judge:
         return {"rows": self.rows, "heads": self.heads, "is_checked": self.is_checked}
 
 
-class Believed(Judge):
-    """Images with labels that are right."""
+class OfSplit(Judge):
+    """Images of a split for judging, whose labels are right."""
 
     def estimate(self, prior: Prior = PRIOR) -> Judgement:
         return judged_by_labels(self.predicted, self.probabilities.argmax(1))
 
 
-class Gold(Believed):
+class Gold(OfSplit):
     """A random sample that a person labelled."""
 
     name = split = GOLD
 
 
-class Validation(Believed):
+class Validation(OfSplit):
     name = split = VALIDATION
 
 
@@ -174,7 +174,7 @@ class CrossValidation(OfTraining):
 
 
 def judge_in_training(targets: Targets, features: np.ndarray) -> Judge:
-    """Without images that are believed: the holdout, otherwise labelled rows by cross-validation."""
+    """Without such a split: the holdout, otherwise labelled rows by cross-validation."""
     return (Holdout if len(targets.evidence.holdout) else CrossValidation).of(targets, features)
 
 

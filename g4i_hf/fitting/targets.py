@@ -40,9 +40,9 @@ class Targets:
 
     def learned(self, name: str, rows: np.ndarray, fold: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """
-        Those of the rows that a classifier learns from, and what: (n,) rows and (n, C) targets. With a `fold`, rows
-        without its labels are given, and nothing here has learned these labels: the label models of other folds
-        have, so their probabilities would leak them to a student. The other labels are learned.
+        Those of the rows that a classifier learns from, and what: (n,) rows and (n, C) targets. With a `fold`, by
+        models that have not learned its labels, for rows that lack them. The models of other folds have, so their
+        targets would leak these labels to a student. The other labels are learned.
         """
         evidence = self.evidence
         if name == LABELS_ONLY:
