@@ -71,7 +71,24 @@ def train_all_layers(
         name: _trainer(images, head, targets[name], place.folder / f"{FINETUNED}{name}", align_weights[name])
         for name, head in judge.heads.items()
     }
-    better = _trained(minutes, trainers, images, judge, judging, place, words)
+    epochs = _epochs_within(minutes, list(trainers.values()), place)
+    if epochs == 0:
+        place.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
+    better = []
+    for name, trainer in trainers.items() if epochs else ():
+        trainer.args.num_train_epochs = epochs
+        set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
+        trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
+        model = images.accelerator.unwrap_model(trainer.model).eval()
+        predictions = predict(model, images.built.processor, judging, images.accelerator)
+        logits = predictions and predictions.logits  # of the first process
+        before, after = on_main_process(partial(judge.replace_if_better, name, logits))
+        if after > before:
+            better.append(name)
+        place.say(
+            f"All layers, {words[name]}: {after:.1%} where the last layer alone has {before:.1%}; "
+            f"{'kept' if name in better else 'left out'}."
+        )
     for name in better:
         save_run(trainers[name], images)
     on_main_process(lambda: _put_in_place(better, place.folder))
@@ -103,38 +120,6 @@ def _trainer(
         seed=args.seed,
     )
     return AlignmentTrainer(built.model, of_training, captioned, **built.trainer_options())
-
-
-def _trained(
-    minutes: float,
-    trainers: dict[str, AlignmentTrainer],
-    images: FitImages,
-    judge: Judge,
-    judging: Dataset,
-    place: FitFolder,
-    words: Mapping[str, str],
-) -> list[str]:
-    """The names of those that are better than before."""
-    epochs = _epochs_within(minutes, list(trainers.values()), place)
-    if epochs == 0:
-        place.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
-        return []
-    better = []
-    for name, trainer in trainers.items():
-        trainer.args.num_train_epochs = epochs
-        set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
-        trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
-        model = images.accelerator.unwrap_model(trainer.model).eval()
-        predictions = predict(model, images.built.processor, judging, images.accelerator)
-        logits = predictions and predictions.logits  # of the first process
-        before, after = on_main_process(partial(judge.replace_if_better, name, logits))
-        if after > before:
-            better.append(name)
-        place.say(
-            f"All layers, {words[name]}: {after:.1%} where the last layer alone has {before:.1%}; "
-            f"{'kept' if name in better else 'left out'}."
-        )
-    return better
 
 
 def _put_in_place(better: list[str], root: Path) -> None:

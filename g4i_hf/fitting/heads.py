@@ -41,10 +41,11 @@ def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) ->
 
 def cross_validated(
     targets: Targets, features: np.ndarray, rows: np.ndarray, heads: Mapping[str, Head]
-) -> tuple[dict[str, np.ndarray], HeldOut]:
+) -> tuple[dict[str, np.ndarray], HeldOut | None]:
     """
     Logits (n, C) of these labelled rows by name, each by a layer that was fitted again without the labels of its fold.
-    The targets of unlabelled rows lack these labels too. And the rows, with what the label model says of them so.
+    The targets of unlabelled rows lack these labels too. And these rows as they calibrate an estimate; None without
+    any.
     """
     evidence, scale = targets.evidence, Scale.of(features)
     probabilities = np.zeros((len(rows), evidence.num_labels), dtype=np.float32)
@@ -57,6 +58,8 @@ def cross_validated(
             if len(fitted):
                 refitted = fit_head(features[fitted], learned, head.strength, scale)
                 logits[name][places] = refitted.logits(features[held_out])
+    if not len(rows):
+        return logits, None
     model, labels = evidence.model, evidence.labels
     posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.reviews[rows] != ""
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)

@@ -30,6 +30,7 @@ class Judge:
     is_checked: bool = True  # whether labels or another view have calibrated `probabilities`
     logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
     heads: dict[str, Head] = field(default_factory=dict)  # by name, the last layers with these logits
+    weights: np.ndarray | None = None  # (n,) of the rows; None: they are equal
 
     name: ClassVar[str]
     split: ClassVar[str] = "train"
@@ -49,11 +50,6 @@ class Judge:
     @property
     def predicted(self) -> dict[str, np.ndarray]:
         return {name: logits.argmax(1) for name, logits in self.logits.items()}
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """(n,) of the rows, None for equal ones."""
-        return None
 
     @property
     def can_choose_layers(self) -> bool:
@@ -106,36 +102,25 @@ class Validation(OfSplit):
     name = split = VALIDATION
 
 
-@dataclass
-class OfTraining(Judge):
-    """Some of the N training images, and what the others learn."""
-
-    targets: Targets | None = None
-    all_features: np.ndarray | None = None  # (N, F)
-    held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
-
-
-@dataclass
-class Holdout(OfTraining):
+class Holdout(Judge):
     """Unlabelled training images, by their class probabilities; labelled rows correct the estimates."""
 
     name = "holdout"
     has_labels = False
 
-    of_held_out: dict[str, np.ndarray] = field(default_factory=dict)  # (m,) their classes by name of the classifier
-
-    @classmethod
-    def of(cls, targets: Targets, features: np.ndarray) -> "Holdout":
+    def __init__(self, targets: Targets, features: np.ndarray):
         rows, model = targets.evidence.holdout, targets.evidence.model
         probabilities, is_checked = model.probabilities_[rows].astype(np.float32), model.accuracy_ is not None
-        return cls(rows, features[rows], probabilities, is_checked, targets=targets, all_features=features)
+        super().__init__(rows, features[rows], probabilities, is_checked)
+        self.targets, self.all_features = targets, features
+        self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
+        self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
 
     def predict(self, heads: dict[str, Head]) -> None:
         super().predict(heads)
         rows = rows_that_judge(self.targets.evidence, self.all_features)
-        if len(rows):
-            logits, self.held_out = cross_validated(self.targets, self.all_features, rows, heads)
-            self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
+        logits, self.held_out = cross_validated(self.targets, self.all_features, rows, heads)
+        self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
     def estimate(self, prior: Prior = PRIOR) -> Judgement:
         return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out, prior)
@@ -147,27 +132,20 @@ class Holdout(OfTraining):
         return before, after
 
 
-class CrossValidation(OfTraining):
+class CrossValidation(Judge):
     """Labelled training images, which may have wrong labels, each by layers that have not learned its fold."""
 
     name = "cross_validation"
     can_choose_layers = False
 
-    @classmethod
-    def of(cls, targets: Targets, features: np.ndarray) -> "CrossValidation":
-        evidence = targets.evidence
-        rows = rows_that_judge(evidence, features)
-        truth = one_hot(evidence.labels[rows], evidence.num_labels)
-        return cls(rows, features[rows], truth, targets=targets, all_features=features)
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        return self.held_out.weights
+    def __init__(self, targets: Targets, features: np.ndarray):
+        evidence, rows = targets.evidence, rows_that_judge(targets.evidence, features)
+        super().__init__(rows, features[rows], one_hot(evidence.labels[rows], evidence.num_labels))
+        self.targets, self.all_features = targets, features
 
     def predict(self, heads: dict[str, Head]) -> None:
-        self.logits = dict.fromkeys(heads, np.zeros((0, self.probabilities.shape[1]), dtype=np.float32))
-        if len(self.rows):
-            self.logits, self.held_out = cross_validated(self.targets, self.all_features, self.rows, heads)
+        self.logits, self.held_out = cross_validated(self.targets, self.all_features, self.rows, heads)
+        self.weights = self.held_out and self.held_out.weights
 
     def estimate(self, prior: Prior = PRIOR) -> Judgement:
         return judged_in_turn(self.predicted, self.held_out)
@@ -175,7 +153,7 @@ class CrossValidation(OfTraining):
 
 def judge_in_training(targets: Targets, features: np.ndarray) -> Judge:
     """Without such a split: the holdout, otherwise labelled rows by cross-validation."""
-    return (Holdout if len(targets.evidence.holdout) else CrossValidation).of(targets, features)
+    return (Holdout if len(targets.evidence.holdout) else CrossValidation)(targets, features)
 
 
 def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[str, Head]:
