@@ -68,6 +68,13 @@ def test_data_flows_one_way():
     assert count > 500 and not backward
 
 
+def test_the_label_model_needs_nothing_else_of_the_package():
+    """It could be a package by itself; the regression and the estimator that it shares are as pure."""
+    shared = {"label_model", "linear", "estimate"}
+    paths = [path for path in TREES if path.parent.name == "label_model"]
+    assert len(paths) > 5 and not [each for path in paths for each in imports_of(path) if not shared & {*each}]
+
+
 def test_no_package_hides_a_public_name():
     """An imported package becomes an attribute of its parent: `g4i_hf.fit` would be a module, not the function."""
     assert not {path.stem for path in (ROOT / "g4i_hf").iterdir()} & {*g4i_hf.__all__}

@@ -187,15 +187,12 @@ class Fit:
     def _finetune(self, minutes: float, judge: Judge, align_weights: dict[str, float]) -> None:
         """Trains all layers of both classifiers from the judged heads; each is kept where that judges better."""
         targets = on_main_process(lambda: {name: self.targets.of_all_rows(name) for name in judge.heads})
-        names = on_main_process(lambda: {name: self._in_words(name) for name in judge.heads})
-        self.finetuned = train_all_layers(
-            minutes, self.images, judge, self.judging, targets, align_weights, self.place, names
-        )
+        views = on_main_process(lambda: self.targets.evidence.estimates["views"])
+        names = {name: words.classifier_in_words(name, views) for name in judge.heads}
+        what = judge, self.judging, targets, align_weights, self.place, names
+        self.finetuned = train_all_layers(minutes, self.images, *what)
         if self.finetuned and not judge.has_labels:
             self.say(f"A classifier with all layers trained has not learned from the {len(judge.rows):,} kept images.")
-
-    def _in_words(self, name: str) -> str:
-        return words.classifier_in_words(name, self.targets.evidence.estimates["views"])
 
     # --- The result --------------------------------------------------------------------------------------------------
 
@@ -264,12 +261,11 @@ class Fit:
         """The page, with the images that judged and those with suspicious labels."""
         evidence, images = self.targets.evidence, self.images
         cards = suspicious_cards(images.training, evidence.unreviewed, evidence.model.probabilities_, images.id2label)
-        names = {name: self._in_words(name) for name in judge.logits}
         title = f"{Path(self.data.dataset_name).name}: what g4i fit found"
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in read_config(self.folder).items() if name in in_card}
-        shown = vars(result), names, judge, self.judging, cards, images.id2label, settings
-        write_fit_report(self.folder / REPORT, title, words.judgement_lines(result), *shown)
+        shown = result, judge, self.judging, cards, images.id2label, settings
+        write_fit_report(self.folder / REPORT, title, *shown)
 
     def _say_result(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))

@@ -153,7 +153,7 @@ def _unjudged(result: FitResult) -> str:
 
 def sentence_for_card(result: FitResult, name: str) -> str:
     """On a classifier; the reader has other images."""
-    share, interval = getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
+    share, interval = result.accuracy(name)
     if share is None:
         return ""
     by_views = [*taught_by(result.views), "image features"]

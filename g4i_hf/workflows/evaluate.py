@@ -25,7 +25,6 @@ from ..evaluation.comparison import (
     shown_names,
 )
 from ..evaluation.metrics import (
-    read_results,
     results_folder,
     size_metrics,
     speed_metrics,
@@ -118,12 +117,12 @@ class Evaluation:
 
     def _estimate_of_fit(self) -> str:
         """The accuracy that `g4i fit` had estimated of the classifier that ships."""
-        fit = read_results(self.fit)
-        released = fit.get("released") or WITH_VIEWS
-        share, interval = fit.get(f"{released}_accuracy"), fit.get(f"{released}_interval")
-        if share is None or interval is None:
+        fit = FitResult.read(self.fit)
+        released = fit.released or WITH_VIEWS
+        share, interval = fit.accuracy(released)
+        if share is None:
             return ""
-        of = classifier_in_words(released, FitResult.read(self.fit).views)
+        of = classifier_in_words(released, fit.views)
         return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), ".format(share, *interval) + of
 
     @property
