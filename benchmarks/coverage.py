@@ -27,10 +27,12 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import LabelModel, View
+from g4i_hf.fitting.decide import decide
+from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
+from g4i_hf.fitting.judge import judge_in_training, judged_heads
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judged_heads import Known, judge_in_training, judged_heads, rows_to_keep
 from g4i_hf.training.judging import Prior
-from g4i_hf.workflows.fit_result import ships
 
 CLASSES, ROWS = 30, 1500
 EACH = (1, 2, 3, 5, 10, "at random")
@@ -114,21 +116,22 @@ def measured(
 ) -> dict:
     labels, order = drawn.labels(each, wrong, seed), np.random.default_rng([seed, 3]).permutation(len(drawn.truth))
     views = drawn.views(kind, labels, seed, logits)
-    kept = rows_to_keep(labels, order)
+    holdout = rows_to_hold_out(labels, order)
     model = LabelModel(len(drawn.classes), seed)
-    model.fit(views, labels, ids=order, kept=np.isin(np.arange(len(labels)), kept))
+    model.fit(views, labels, ids=order, kept=np.isin(np.arange(len(labels)), holdout))
     unlabelled, known = labels < 0, labels >= 0
     right = model.probabilities_[unlabelled].argmax(1) == drawn.truth[unlabelled]
     estimate = model.accuracy_
     found = {"together": _row(estimate and estimate.share, estimate and estimate.interval, right.mean())}
     wrong_ones = (labels[known] != drawn.truth[known]).mean()
     found["wrong_labels"] = _row(model.label_noise_, model.label_noise_interval_, wrong_ones)
-    return found | _of_fit(drawn, Known.of(model, views, labels, order), kept, prior)
+    targets = Targets.of(Evidence(labels, views, model, order, holdout=holdout))
+    return found | _of_fit(drawn, targets, prior)
 
 
-def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:
-    judge = judge_in_training(known, drawn.features, kept)
-    heads = judged_heads(known, drawn.features, judge)
+def _of_fit(drawn: Drawn, targets: Targets, prior: Prior) -> dict:
+    judge = judge_in_training(targets, drawn.features)
+    heads = judged_heads(targets, drawn.features, judge)
     judgement = judge.judgement(prior)
     predicted = {name: logits.argmax(1) for name, logits in judge.logits.items()}
     truth = {name: (classes == drawn.truth[judge.rows]).mean() for name, classes in predicted.items()}
@@ -141,7 +144,7 @@ def _of_fit(drawn: Drawn, known: Known, kept: np.ndarray, prior: Prior) -> dict:
     return {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()} | {
         "verdict": judgement.verdict,
         "on_others": others,
-        "regret": max(others.values()) - others[ships(judgement.verdict)],
+        "regret": max(others.values()) - others[decide(judgement.verdict).released],
         "uncorrected": {name: judge.accuracy(name) for name in heads},
         "differ": float((predicted[WITH_VIEWS] != predicted[LABELS_ONLY]).mean()),
     }

@@ -21,9 +21,10 @@ from result_files import Results
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
+from g4i_hf.fitting.evidence import Evidence
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import WITH_VIEWS
 from g4i_hf.training.head import fit_head
-from g4i_hf.training.judged_heads import Known
 
 KNOWN, LABELS = 30, 4
 OTHERS = (0, 1, 3)  # of other classes, for each image of a known one
@@ -49,9 +50,9 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     caption = View(photos.embeds[rows], photos.class_embeds[kept], learns=False)
     views = {"caption": caption, "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
-    known = Known.of(model, views, labels, np.arange(len(rows)))
-    strength = layers_of_fit(known, features)[WITH_VIEWS].strength
-    weighed, plain = known.targets(), model.posterior_.astype(np.float32)
+    targets = Targets.of(Evidence(labels, views, model, np.arange(len(rows))))
+    strength = layers_of_fit(targets, features)[WITH_VIEWS].strength
+    weighed, plain = targets.of_all_rows(WITH_VIEWS), model.posterior_.astype(np.float32)
     of_test = np.isin(photos.test[1], kept)
     x, y = photos.raw_test[of_test], place[photos.test[1][of_test]]
 

@@ -21,9 +21,10 @@ from g4i_hf import View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.embedding.encoders import load_encoder
+from g4i_hf.fitting.heads import last_layers, on_all
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.training.features import ImageEncoder, image_features
 from g4i_hf.training.head import Head
-from g4i_hf.training.judged_heads import Known, last_layers, on_all
 from g4i_hf.views.encoders import encoder_of_fit
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -165,11 +166,10 @@ def encoded(texts: list[str]) -> np.ndarray:
 # --- What fit trains -------------------------------------------------------------------------------------------------
 
 
-def layers_of_fit(known: Known, features: np.ndarray, kept: np.ndarray | None = None) -> dict[str, Head]:
+def layers_of_fit(targets: Targets, features: np.ndarray) -> dict[str, Head]:
     """The last layers that `fit` leaves without `validation`."""
-    if kept is None or not len(kept):
-        return last_layers(known, features, np.arange(0))
-    return on_all(known, features, last_layers(known, features, kept))
+    heads = last_layers(targets, features)
+    return on_all(targets, features, heads) if len(targets.evidence.holdout) else heads
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------

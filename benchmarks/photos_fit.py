@@ -29,9 +29,9 @@ from g4i_hf import fit
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.evaluation.predict import Predictions, load_run, predict
+from g4i_hf.fitting.result import FitResult
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
-from g4i_hf.workflows.fit_result import FitResult
 
 NO_CAPTIONS, REMOVED = "40% wrong, no captions", "40% wrong, removed"
 SETTINGS = ("none", "1 a class", "4 a class", "uneven", "40% wrong", NO_CAPTIONS, REMOVED, "all")

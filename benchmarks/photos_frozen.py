@@ -33,8 +33,9 @@ from torch import nn
 from g4i_hf import LabelModel, View
 from g4i_hf.data.classes import terms_of
 from g4i_hf.embedding.encoders import load_encoder
+from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judged_heads import Known, rows_to_keep
 
 STUDENT = "efficientnet_lite0, last layer"
 KEY = ("data", "student", "variant", "setting", "seed")
@@ -161,11 +162,11 @@ def of_fit(case: Case, embeds: np.ndarray | None, image: bool = True) -> dict[st
     views = {} if embeds is None else {"caption": View(embeds, photos.class_embeds, learns=False)}
     if image:
         views["image"] = photos.views["image"]
-    kept = rows_to_keep(case.labels, order)
+    holdout = rows_to_hold_out(case.labels, order)
     model = LabelModel(photos.num_labels, case.seed)
-    model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), kept))
-    known = Known.of(model, views, case.labels, order)
-    heads = layers_of_fit(known, photos.raw, kept)
+    model.fit(views, case.labels, ids=order, kept=np.isin(np.arange(len(order)), holdout))
+    targets = Targets.of(Evidence(case.labels, views, model, order, holdout=holdout))
+    heads = layers_of_fit(targets, photos.raw)
     return {name: torch.from_numpy(head.logits(photos.raw_test)) for name, head in heads.items()}
 
 

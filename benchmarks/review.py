@@ -29,9 +29,10 @@ from result_files import Results
 from g4i_hf import LabelModel
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.labels import MANUAL
+from g4i_hf.fitting.evidence import Evidence
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judged_heads import Known
 from g4i_hf.training.judging import judged_by_labels
 
 ROUNDS, CLICKS = 10, 100
@@ -40,11 +41,11 @@ STRATEGIES = ("next", "random", "margin", "entropy")
 KEY = ("what", "data", "kind", "seed")
 
 
-def known_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | None = None) -> Known:
+def targets_of(drawn: Drawn, labels: np.ndarray, seed: int, reviews: np.ndarray | None = None) -> Targets:
     views = drawn.views("captions", labels, seed)
     reviewed = None if reviews is None else reviews != ""
     model = LabelModel(len(drawn.classes), seed).fit(views, labels, reviewed=reviewed)
-    return Known.of(model, views, labels, np.arange(len(labels)), reviews)
+    return Targets.of(Evidence(labels, views, model, np.arange(len(labels)), reviews))
 
 
 def picked(strategy: str, model: LabelModel, drawn: Drawn, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -65,19 +66,19 @@ def of_next(drawn: Drawn, strategy: str, seed: int) -> dict:
     labels, accuracies = drawn.labels(1, 0.0, seed), []
     reviews = np.full(len(labels), "", dtype="<U6")
     for number in range(ROUNDS + 1):
-        known = known_of(drawn, labels, seed, reviews)
-        head = layers_of_fit(known, drawn.features)[WITH_VIEWS]
+        targets = targets_of(drawn, labels, seed, reviews)
+        head = layers_of_fit(targets, drawn.features)[WITH_VIEWS]
         right = head.logits(drawn.others).argmax(1) == drawn.truth_of_others
         accuracies.append(round(float(right.mean()), 4))
         if number < ROUNDS:
-            rows = picked(strategy, known.model, drawn, labels, seed)
+            rows = picked(strategy, targets.evidence.model, drawn, labels, seed)
             labels[rows] = drawn.truth[rows]
             reviews[rows] = MANUAL if strategy == "random" else "next"
     return {"accuracies": accuracies}
 
 
 def of_wrong(drawn: Drawn, labels: np.ndarray, seed: int) -> dict:
-    model = known_of(drawn, labels, seed).model
+    model = targets_of(drawn, labels, seed).evidence.model
     wrong, told = labels != drawn.truth, model.probabilities_.astype(np.float32)
     by_label = np.argsort(told[np.arange(len(labels)), labels], kind="stable")
     orders = {"wrong": pick_wrong(told, labels), "cleanlab": by_label}
@@ -92,7 +93,7 @@ def confusable(photos: Photos, drawn: Drawn, seed: int) -> np.ndarray:
 
 def of_gold(drawn: Drawn, seed: int) -> dict:
     labels = drawn.labels(1, 0.0, seed)
-    heads = layers_of_fit(known_of(drawn, labels, seed), drawn.features)
+    heads = layers_of_fit(targets_of(drawn, labels, seed), drawn.features)
     told = {name: head.logits(drawn.others).argmax(1) for name, head in heads.items()}
     right = {name: (each == drawn.truth_of_others).astype(float) for name, each in told.items()}
     truth = {name: each.mean() for name, each in right.items()}

@@ -18,7 +18,7 @@ _PLACES = {
     "embed_captions": "embedding.embed",
     "embed_view": "views.making",
     "evaluate_run": "workflows.evaluate",
-    "fit": "workflows.fit",
+    "fit": "fitting.command",
     "load_images": "data.loading",
     "register_objective": "losses",
     "release_student": "hub",

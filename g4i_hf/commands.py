@@ -50,7 +50,7 @@ class Fit(Command):
     default_config = "photos_demo/fit.yaml"
 
     def run(self, args, data) -> None:
-        from .workflows.fit import Fit
+        from .fitting.command import Fit
 
         Fit(args, data, say=say).run()
 
@@ -262,9 +262,10 @@ class Evaluate(Command):
     def run(self, args, data, encoder) -> None:
         from .evaluation.comparison import as_text
         from .evaluation.metrics import speed_text
+        from .fitting.result import FitResult
+        from .fitting.words import released_in_words
         from .training.run_folder import read_options
         from .workflows.evaluate import Evaluation
-        from .workflows.fit_result import FitResult
 
         evaluation = Evaluation(args, data, encoder)
         evaluation.evaluate()
@@ -282,7 +283,7 @@ class Evaluate(Command):
             say(f"report: {args.report}")
         say("\n".join(evaluation.verdicts))
         if evaluation.fit is not None:
-            say(FitResult.read(evaluation.fit).released_in_words(True))
+            say(released_in_words(FitResult.read(evaluation.fit), True))
             say(f"To put these metrics into the model card: g4i release --run {evaluation.fit}")
 
 
@@ -347,14 +348,15 @@ class Release(Command):
             require("detect_secrets", "hub", "The scan for secrets before a push")
 
     def run(self, args) -> None:
+        from .fitting.result import FitResult
+        from .fitting.words import released_in_words
         from .hub.push import check_publishable, push_folder
         from .hub.release import build_release, listed
-        from .workflows.fit_result import FitResult
 
         def built(scratch: Path | None = None) -> Path:
             folder, lines = build_release(args, scratch)
             is_choice = args.run and is_of_fit(args.run)
-            say("\n".join([*lines, *([FitResult.read(Path(args.run)).released_in_words(True)] if is_choice else [])]))
+            say("\n".join([*lines, *([released_in_words(FitResult.read(Path(args.run)), True)] if is_choice else [])]))
             return folder
 
         if args.dry_run:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import g4i_hf
+
 ROOT = Path(__file__).parent.parent
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
 columns files
-options names
+options names processes words
 cli data
 pages
 captioning
@@ -22,6 +24,9 @@ training
 evaluation zero_shot
 hub
 views
+workflows.dry_run
+workflows.caption
+fitting
 workflows
 commands
 scale
@@ -61,6 +66,18 @@ def test_data_flows_one_way():
             if other not in (None, room) and ORDER[other] >= ORDER[room]:
                 backward.append(f"{path} imports {'.'.join(imported)}")
     assert count > 500 and not backward
+
+
+def test_the_label_model_needs_nothing_else_of_the_package():
+    """It could be a package by itself; the regression and the estimator that it shares are as pure."""
+    shared = {"label_model", "linear", "estimate"}
+    paths = [path for path in TREES if path.parent.name == "label_model"]
+    assert len(paths) > 5 and not [each for path in paths for each in imports_of(path) if not shared & {*each}]
+
+
+def test_no_package_hides_a_public_name():
+    """An imported package becomes an attribute of its parent: `g4i_hf.fit` would be a module, not the function."""
+    assert not {path.stem for path in (ROOT / "g4i_hf").iterdir()} & {*g4i_hf.__all__}
 
 
 def test_files_and_functions_are_short():

@@ -68,7 +68,7 @@ def test_the_metadata_name_data_base_and_figures():
     assert "ann" not in str(card_of(**EVERYTHING | {"lineage": of_paths}))
 
 
-CHOSEN = {"supervision": "auto", "softens_labels": True, "views": {"caption": {"accuracy": 0.94}}}
+CHOSEN = {"supervision": "auto", "relabels": True, "views": {"caption": {"accuracy": 0.94}}}
 CHOSEN |= {"label_noise_estimate": 0.41, "label_noise_interval": [0.36, 0.458]}
 FOLDER = {"text_encoder": "all-MiniLM-L6-v2", "text_encoder_digest": "blake2b:00"}
 TAUGHT = OPTIONS | {"align_weight": 0}
@@ -94,7 +94,7 @@ SAID = {
         {
             "options": TAUGHT | {"freeze_backbone": True},
             "judgement": "It is right.",  # an estimate, beside figures of labelled images
-            "labels_said": "Of its 1,692 training images, 30 had a label.",
+            "labels_summary": "Of its 1,692 training images, 30 had a label.",
             "taught_by": ["answers", "scores"],
             "estimates": {"label_noise_estimate": 0.001, "label_noise_interval": [0.0, 0.004]},
         },

@@ -14,12 +14,13 @@ from transformers import AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images
 from g4i_hf.data.checks import labels_of
+from g4i_hf.fitting import all_layers
+from g4i_hf.fitting.words import classifier_in_words, sentence_for_card, verdict_in_words
 from g4i_hf.label_model import witnesses
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
-from g4i_hf.workflows import fit_all_layers
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
         assert -1 <= low <= value <= high
     assert "label_noise_estimate" in found and found["finetuned"] is False and found["released"] == result.released
     # Of 108 unlabelled images; 100 are wanted, and at most half of them are taken
-    assert (result.judged_on, result.judged_images) == ("kept", 54)
+    assert (result.judged_on, result.judged_images) == ("holdout", 54)
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["image_size"] == 224 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
     of_run = (out / "with_views" / "train.yaml").read_text().splitlines()[0]
@@ -115,8 +116,12 @@ def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
 def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     page = (result.classifier.parent / "report.html").read_text()
     card = (result.classifier / "README.md").read_text()
-    verdict = result.verdict_in_words()
-    assert verdict in page and result.of_card(result.released) in card and "estimated without true labels" in card
+    verdict = verdict_in_words(result)
+    assert (
+        verdict in page
+        and sentence_for_card(result, result.released) in card
+        and "estimated without true labels" in card
+    )
     assert "Its last layer was fitted on class probabilities" in " ".join(card.split())
     assert re.search("aptions and unlabelled images (helped|hurt)|unclear whether captions and un", verdict)
     assert "with your 6 labels alone for about" in verdict
@@ -128,7 +133,7 @@ def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsy
     """The classes are the folders of `test`."""
     pictures = few_labels(tmp_path, 0, train=102, test=3)
     found = fitted(pictures)
-    assert found.labels_only_accuracy is None and found.released == "with_views" and found.judged_on == "kept"
+    assert found.labels_only_accuracy is None and found.released == "with_views" and found.judged_on == "holdout"
     assert not (found.classifier.parent / "labels_only").exists() and "labels only" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="release is labels_only, but fewer than two classes have a label"):
         fitted(pictures, release="labels_only")
@@ -139,7 +144,7 @@ def test_without_captions_image_features_and_labels_remain(fitted, tmp_path, cap
     (pictures / "train" / "metadata.jsonl").unlink()
     found = fitted(pictures)
     assert "Captions: none" in capsys.readouterr().out and found.with_views_accuracy is not None
-    assert (found.judged_on, found.judged_images) == ("folds", 24)
+    assert (found.judged_on, found.judged_images) == ("cross_validation", 24)
     with pytest.raises(SystemExit):
         main(["search", str(found.classifier.parent), "a circle", "--images", str(pictures / "train" / "unlabelled")])
     assert "align" in capsys.readouterr().err
@@ -189,7 +194,10 @@ def test_captions_that_are_left_out_teach_nothing(fitted, tmp_path, capsys, monk
     write_lines(pictures, [line | {"caption": lines[251 * row % 599]["caption"]} for row, line in enumerate(lines)])
     found = fitted(pictures, out)
     said = capsys.readouterr().out
-    assert found.words("with_views") == "with image features of all images" and found.with_views_accuracy is None
+    assert (
+        classifier_in_words("with_views", found.views) == "with image features of all images"
+        and found.with_views_accuracy is None
+    )
     assert "The view caption is left out" in said and ">left out<" in (out / "report.html").read_text()
     assert found.judged_images >= 100 and "no second view confirms the first" in said and "Estimated on" not in said
     assert "It is right for about" not in (found.classifier / "README.md").read_text()
@@ -214,11 +222,11 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(t
 
 def test_all_layers_start_from_the_last_layers_that_are_judged(fitted, tmp_path, capsys, monkeypatch):
     """With a learning rate of 0 they predict the same: norms keep their statistics; no layer saw the kept images."""
-    monkeypatch.setattr(fit_all_layers, "EPOCHS", 1)
-    monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", 0)
+    monkeypatch.setattr(all_layers, "EPOCHS", 1)
+    monkeypatch.setattr(all_layers, "PRETRAINED_RATE", 0)
     found = fitted(few_labels(tmp_path, 3, train=240), finetune="true")
     accuracies = re.findall(r"All layers, .*?: (.*?) where the last layer alone has (.*?);", capsys.readouterr().out)
-    assert found.judged_on == "kept" and len(accuracies) == 2
+    assert found.judged_on == "holdout" and len(accuracies) == 2
     assert all(after == before for after, before in accuracies), accuracies
 
 
@@ -228,8 +236,8 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
     fitted, student, tmp_path, capsys, monkeypatch, number, rate
 ):
     """Also of few images; the last batch of 65 has one. A rate of 100 makes them worse."""
-    monkeypatch.setattr(fit_all_layers, "EPOCHS", 2)
-    monkeypatch.setattr(fit_all_layers, "PRETRAINED_RATE", rate)
+    monkeypatch.setattr(all_layers, "EPOCHS", 2)
+    monkeypatch.setattr(all_layers, "PRETRAINED_RATE", rate)
     pictures, out = draw_folder(tmp_path / "pictures", train=number, validation=6), tmp_path / "out"
     found = fitted(pictures, out, finetune="true")
     said = capsys.readouterr().out
@@ -247,7 +255,7 @@ def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
 @pytest.mark.slow
 def test_all_layers_of_a_pretrained_network_are_as_good_as_its_last_layer(fitted, tmp_path, capsys, monkeypatch):
     """Photographs of eight classes, 20 a class for training and as many to judge; three epochs."""
-    monkeypatch.setattr(fit_all_layers, "EPOCHS", 3)
+    monkeypatch.setattr(all_layers, "EPOCHS", 3)
     demo = ROOT / "recipes/photos_demo/pictures/test"
     for folder in sorted(demo.iterdir())[1::4]:
         files = sorted(folder.glob("*.jpg"))
@@ -271,8 +279,8 @@ def test_auto_trains_all_layers_on_a_cpu_for_as_many_minutes_as_are_given_and_el
         epochs.append(trainer.args.num_train_epochs)
 
     monkeypatch.setattr(AlignmentTrainer, "train", train)
-    monkeypatch.setattr(fit_all_layers, "seconds_per_step", lambda _: 6.0)
-    monkeypatch.setattr(fit_all_layers, "FEWEST_STEPS", 10)
+    monkeypatch.setattr(all_layers, "seconds_per_step", lambda _: 6.0)
+    monkeypatch.setattr(all_layers, "FEWEST_STEPS", 10)
     for minutes, said in ((None, 0), (0.1, 1), (3, 2)):
         fitted(pictures, finetune="auto", minutes=minutes)
         printed = capsys.readouterr().out

@@ -19,11 +19,12 @@ from test_changed_data import add_images, change_captions, correct_labels
 
 from g4i_hf import ImageSearch, ZeroShotImageClassifier
 from g4i_hf.files import replace_text
+from g4i_hf.fitting import all_layers, command, folder
+from g4i_hf.fitting.result import FitResult
+from g4i_hf.fitting.words import released_in_words, sentence_for_card, verdict_in_words
 from g4i_hf.hub.release import release_student, release_with_card
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import LOCK_FILE
-from g4i_hf.workflows import fit, fit_all_layers
-from g4i_hf.workflows.fit_result import FitResult
 
 RUNS = ("labels_only", "with_views", "classifier")
 RESULT = (*RUNS, "report.html", "fit.yaml", "all_results.json", "data_record.parquet")
@@ -80,7 +81,7 @@ def test_nothing_changed_writes_nothing_and_says_the_same(again, place, words):
     result, said = again(api_key_env="OTHER_TOKEN")
     assert said[0] == f"{out} holds this very result: nothing has changed since."
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert result.with_views_accuracy == results["with_views_accuracy"] and result.verdict_in_words() in said
+    assert result.with_views_accuracy == results["with_views_accuracy"] and verdict_in_words(result) in said
 
 
 def test_a_search_of_images_that_fit_has_seen_computes_no_features_of_them(place, monkeypatch):
@@ -120,9 +121,10 @@ def test_another_classifier_is_released_without_fitting_again_also_after_a_kill(
         if '"released": "labels_only"' in text:
             raise KeyboardInterrupt
 
-    for name, deadly in (("release_with_card", killed), ("replace_text", killed_at_the_end)):
+    deadly_calls = ((command, "release_with_card", killed), (folder, "replace_text", killed_at_the_end))
+    for module, name, deadly in deadly_calls:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(fit, name, deadly)
+            patched.setattr(module, name, deadly)
             again(release="labels_only")
         assert weights_in(out) != before
         result, said = again()
@@ -152,12 +154,12 @@ def test_every_command_says_which_classifier_ships_and_its_switch_fits_nothing_a
     out = place / "out"
     kept = "classifier/ holds the one with captions"
     switch = f"For the one that learned from labels only: g4i fit --config {out / 'fit.yaml'} --release labels_only"
-    for command in (["evaluate", str(out), "--splits", "validation"], ["release", str(out)]):
-        main(command)
+    for typed in (["evaluate", str(out), "--splits", "validation"], ["release", str(out)]):
+        main(typed)
         said = capsys.readouterr().out
         assert kept in said and switch in said
     spaced = shutil.copytree(out, place / "my runs")
-    assert f"g4i fit --config '{spaced / 'fit.yaml'}' " in FitResult.read(spaced).released_in_words(True)
+    assert f"g4i fit --config '{spaced / 'fit.yaml'}' " in released_in_words(FitResult.read(spaced), True)
     main(switch.partition("g4i ")[2].split())
     said = capsys.readouterr().out
     assert "holds this very result" in said and "learned from labels only, as --release asks for." in said
@@ -268,7 +270,11 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     pictures, out = few_labels(tmp_path, 3, train=90), tmp_path / "out"
     first = fitted(pictures, out)
     said = capsys.readouterr().out
-    assert first.judged_on == "folds" and "Unreviewed:" in said and "unreviewed" in first.of_card("with_views")
+    assert (
+        first.judged_on == "cross_validation"
+        and "Unreviewed:" in said
+        and "unreviewed" in sentence_for_card(first, "with_views")
+    )
     assert (
         said.splitlines()[-1].startswith("Next: l")
         and f"g4i label {pictures} -o {out} --text_encoder" in said
@@ -308,13 +314,13 @@ def drawn(fitted, tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("moment", "call"), [("fit.judged_heads", "1"), ("fit:Fit._save_run", "2"), ("fit.release_with_card", "1")]
+    ("moment", "call"), [("command.judged_heads", "1"), ("runs.save_run", "2"), ("command.release_with_card", "1")]
 )
 def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_path, moment, call):
     pictures, plain = drawn
     options = {"student": student, "image_size": 32, "finetune": "false", "text_encoder": words}
     out, code = tmp_path / "out", "from g4i_hf.running import main; main(sys.argv[1:])"
-    deadly = [PYTHON, WORKERS / "deadly.py", f"g4i_hf.workflows.{moment}", call, code, "fit", pictures, "-o", out]
+    deadly = [PYTHON, WORKERS / "deadly.py", f"g4i_hf.fitting.{moment}", call, code, "fit", pictures, "-o", out]
     assert subprocess.run([*deadly, *spelled((options,))]).returncode == -signal.SIGKILL
     assert not (out / "report.html").exists() and list(out.glob("features/*/*.parquet"))
     succeed("fit", pictures, "-o", out, options)
@@ -325,7 +331,7 @@ def test_fit_that_is_killed_resumes_to_the_same_bits(drawn, student, words, tmp_
 def test_two_processes_fit_what_one_does(fitted, drawn, student, words, tmp_path, capsys, monkeypatch):
     """All layers see other batches then; and rounding moves a last layer of nine labels by a point or two."""
     pictures = drawn[0]
-    monkeypatch.setattr(fit_all_layers, "EPOCHS", 1)
+    monkeypatch.setattr(all_layers, "EPOCHS", 1)
     one = fitted(pictures, tmp_path / "one", finetune="true")
     pattern = "the last layer alone has (.*?)%"
     last_layers = list(map(float, re.findall(pattern, capsys.readouterr().out)))

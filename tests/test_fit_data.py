@@ -20,10 +20,11 @@ from PIL import Image
 from test_encoders_as_views import saved as save_both
 
 from g4i_hf import View, embed_view, evaluate_run, fit, load_images
+from g4i_hf.fitting.command import Fit
+from g4i_hf.fitting.words import classifier_in_words
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
-from g4i_hf.workflows.fit import Fit
 
 
 def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):
@@ -62,7 +63,7 @@ def test_images_in_memory_estimate_alike_whatever_holds_their_pixels(fitted, tmp
     rows = {"label": [CLASSES[row % 3] for row in range(24)], "caption": [caption(row) for row in range(24)]}
     features = Features(image=ImageFeature(), label=Value("string"), caption=Value("string"))
     found = [fitted(Dataset.from_dict({"image": kinds[kind]} | rows, features), tmp_path / kind) for kind in kinds]
-    assert found[0].with_views_accuracy == found[1].with_views_accuracy and found[0].judged_on == "folds"
+    assert found[0].with_views_accuracy == found[1].with_views_accuracy and found[0].judged_on == "cross_validation"
     assert (found[0].classifier / "model.safetensors").read_bytes() == (
         found[1].classifier / "model.safetensors"
     ).read_bytes()
@@ -240,7 +241,10 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
     assert found.views["image:small-resnet"]["copy_of"] == "image" and found.views["image:encoder"]["weight"] > 0
     assert len(list((out / "features").glob("*/*.parquet"))) == 2, "the student again has no features of its own"
     alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
-    assert set(alone.views) == {"image", "image:encoder"} and alone.of_views == "image features of all images"
+    assert (
+        set(alone.views) == {"image", "image:encoder"}
+        and classifier_in_words("with_views", alone.views) == "with image features of all images"
+    )
     for student_of_ours in ("classifier", "with_views"):
         with pytest.raises(ValueError, match="a student of g4i_hf.*Name the network"):
             fitted(pictures, views=[f"image:{out / student_of_ours}"], dry_run=True)
@@ -258,7 +262,10 @@ def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, ca
     views = ["image:student", folder, View(values, names, source="mine"), View(values[:, :5])]
     found = fitted(pictures, out, views=views)
     assert set(found.views) == {"image", "image:encoder", "mine", "view 4"}
-    assert found.views["mine"]["weight"] > 0 and found.words("with_views") == "with views of your own"
+    assert (
+        found.views["mine"]["weight"] > 0
+        and classifier_in_words("with_views", found.views) == "with views of your own"
+    )
     assert yaml.safe_load((out / "fit.yaml").read_text())["views"] == ["image:student", str(folder), "mine", "view 4"]
     capsys.readouterr()
     fitted(pictures, out, views=views)
@@ -288,7 +295,7 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     found = fitted(pictures, out)
     said = capsys.readouterr().out
     assert "training images have one that names a class." in said and set(found.views) == {"answer", "image"}
-    assert found.released == "with_views" and found.words("with_views") == "with answers"
+    assert found.released == "with_views" and classifier_in_words("with_views", found.views) == "with answers"
     assert "taught by answers\n" in (found.classifier / "README.md").read_text()
     lines[0]["answer"] = f"This is a {CLASSES[2]}."
     write_lines(pictures, lines)
@@ -320,6 +327,6 @@ def test_without_labels_and_captions_class_names_of_an_encoder_and_scores_of_a_m
     found = fitted(pictures, out)
     assert set(found.views) == {"image", "image:clip", "scores:p"} and found.views["scores:p"]["rows"] == 48
     assert found.views["image:clip"]["accuracy"] > 0.7 and found.released == "with_views"
-    assert found.words("with_views") == "with scores and class names"
+    assert classifier_in_words("with_views", found.views) == "with scores and class names"
     with pytest.raises(ValueError, match="No training image has a label or a caption.*a view that has class names"):
         fitted(pictures, views=["image:student", f"image:{save_resnet(tmp_path / 'encoder', seed=3)}"])

@@ -10,11 +10,14 @@ from drawings import STUDENT, draw_folder
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import AlignedImageClassification, LabelModel, View
+from g4i_hf.fitting.decide import Decision, decide
+from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
+from g4i_hf.fitting.heads import last_layers
+from g4i_hf.fitting.judge import Judge, Validation, judge_in_training, judged_heads
+from g4i_hf.fitting.targets import Targets
 from g4i_hf.label_model.calibration import Calibration, HeldOut
 from g4i_hf.training.head import Scale, fit_head
-from g4i_hf.training.judged_heads import Judge, Known, judge_in_training, judged_heads, last_layers, rows_to_keep
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
-from g4i_hf.workflows.fit_result import ships
 
 CLASSES = 5
 
@@ -48,12 +51,30 @@ def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: flo
     return {"labels_only": told(truth, labels_only, 2 * seed), "with_views": told(truth, with_views, 2 * seed + 1)}
 
 
+@pytest.mark.parametrize(
+    ("verdict", "asked", "released", "why"),
+    [
+        ("helped", "auto", "with_views", "expected"),
+        ("cannot tell", "auto", "with_views", "not clearly worse"),
+        ("hurt", "auto", "labels_only", "views hurt"),
+        (None, "auto", "with_views", "expected"),
+        ("helped", "labels_only", "labels_only", "asked"),
+        ("helped", "with_views", "with_views", "expected"),
+        ("hurt", "with_views", "with_views", "asked"),
+        ("hurt", "labels_only", "labels_only", "views hurt"),
+        (None, "labels_only", "labels_only", "asked"),
+    ],
+)
+def test_what_is_released_and_why(verdict, asked, released, why):
+    assert decide(verdict, asked) == Decision(released, why)
+
+
 @pytest.mark.parametrize(("lost", "released"), [(-2, "with_views"), (1, "with_views"), (20, "labels_only")])
 def test_views_ship_unless_labels_show_that_they_hurt(lost, released):
     """50 reviewed images, of which views lose so many: one of them decides nothing."""
     labels, right = np.zeros(50, dtype=int), np.arange(50) < 45
     predicted = {"labels_only": np.where(right, 0, 1), "with_views": np.where(np.arange(50) < 45 - lost, 0, 1)}
-    assert ships(judged_by_labels(predicted, labels).verdict) == released
+    assert decide(judged_by_labels(predicted, labels).verdict).released == released
 
 
 @pytest.mark.parametrize(
@@ -151,7 +172,7 @@ def test_labels_that_the_label_model_picked_judge_nothing():
     model = LabelModel(CLASSES).fit(views, labels)
     reviews = np.where(np.arange(len(labels)) % 8 == 1, "next", "")
     rows = {
-        name: judge_in_training(Known(labels, views, model, order, reviews=each), features, order[:0]).rows
+        name: judge_in_training(Targets(Evidence(labels, views, model, order, reviews=each)), features).rows
         for name, each in {"all": None, "picked": reviews}.items()
     }
     assert set(rows["all"]) - set(rows["picked"]) == set(np.flatnonzero(reviews)) and len(rows["picked"]) == 15
@@ -189,14 +210,16 @@ def test_it_is_the_logistic_regression_of_scikit_learn_on_features_of_one_scale(
     np.testing.assert_allclose(found.logits(features), expected, atol=2e-3 * np.abs(expected).max())
 
 
-def known_of(features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray) -> tuple[Known, Judge]:
+def targets_of(
+    features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray
+) -> tuple[Targets, Judge]:
     """What a label model says of captions and image features, and what judges."""
     views = {"caption": View(captions, learns=False), "image": View(features)}
-    kept = rows_to_keep(labels, order)
-    is_kept = np.isin(np.arange(len(labels)), kept)
-    model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_kept)
-    known = Known(labels, views, model, order)
-    return known, judge_in_training(known, features, kept)
+    holdout = rows_to_hold_out(labels, order)
+    is_holdout = np.isin(np.arange(len(labels)), holdout)
+    model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_holdout)
+    targets = Targets(Evidence(labels, views, model, order, holdout=holdout))
+    return targets, judge_in_training(targets, features)
 
 
 def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
@@ -209,13 +232,13 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
     def judged(change: bool):
         said = captions.copy()
         if change:
-            kept = rows_to_keep(given, order)
-            said[kept] = said[kept[::-1]]
-        known, judge = known_of(features, given, said, order)
-        return judge, judged_heads(known, features, judge)
+            rows = rows_to_hold_out(given, order)
+            said[rows] = said[rows[::-1]]
+        targets, judge = targets_of(features, given, said, order)
+        return judge, judged_heads(targets, features, judge)
 
     (one, heads), (other, others) = judged(False), judged(True)
-    assert len(one.kept) == 100 and not set(one.kept) & set(np.flatnonzero(given >= 0))
+    assert len(one.rows) == 100 and not set(one.rows) & set(np.flatnonzero(given >= 0))
     for name in ("labels_only", "with_views"):  # they only change the confidence
         logits = [each.logits[name] / np.abs(each.logits[name]).max() for each in (one, other)]
         np.testing.assert_allclose(*logits, atol=0.01)
@@ -229,8 +252,8 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
     noise = np.random.default_rng(4).normal(0, 1, (300, 40)).astype(np.float32)
     given = np.where(np.arange(300) < 150, labels, -1)
     for values, least, most in ((noise, 0.2, 0.5), (features, 0.7, 1.01)):
-        known, judge = known_of(values, given, values, np.arange(300))
-        judged_heads(known, values, judge)
+        targets, judge = targets_of(values, given, values, np.arange(300))
+        judged_heads(targets, values, judge)
         told = judge.of_held_out
         agree = {name: (each == judge.held_out.labels).mean() for name, each in told.items()}
         assert len(judge.held_out.labels) == 150 and all(least < share < most for share in agree.values()), agree
@@ -245,8 +268,8 @@ def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
     captions = generator.normal(size=(classes, 24))[truth[:number]] + 4 * generator.normal(size=(number, 24))
     views = {"caption": View(captions.astype(np.float32), learns=False)}
     model = LabelModel(classes).fit(views, truth[:number], ids=order)
-    known = Known(truth[:number], views, model, order)
-    heads = judged_heads(known, features[:number], judge_in_training(known, features[:number], order[:0]))
+    targets = Targets(Evidence(truth[:number], views, model, order))
+    heads = judged_heads(targets, features[:number], judge_in_training(targets, features[:number]))
     right = {name: (head.logits(features[number:]).argmax(1) == truth[number:]).mean() for name, head in heads.items()}
     assert right["with_views"] > right["labels_only"] - 0.02, right
 
@@ -257,8 +280,8 @@ def test_where_nothing_is_known_but_labels_both_classifiers_are_the_same():
     labels, order = generator.integers(10, size=number), np.arange(number)
     features = generator.normal(size=(10, 96))[labels] + 3.5 * generator.normal(size=(number, 96))
     features, views = features.astype(np.float32), {"image": View(features.astype(np.float32))}
-    known = Known.of(LabelModel(10).fit(views, labels, ids=order), views, labels, order)
-    one, other = last_layers(known, features, order[:0]).values()
+    model = LabelModel(10).fit(views, labels, ids=order)
+    one, other = last_layers(Targets.of(Evidence(labels, views, model, order)), features).values()
     assert one.strength == other.strength
     np.testing.assert_allclose(one.logits(features), other.logits(features), atol=0.2)
 
@@ -272,8 +295,8 @@ def test_classifiers_are_as_sure_as_they_are_right(share):
     captions = (generator.normal(size=(10, 24))[truth[:number]] + generator.normal(size=(number, 24))).astype("f4")
     given, order = features[:number].astype(np.float32), np.arange(number)
     labels = np.where(generator.random(number) < share, generator.integers(10, size=number), truth[:number])
-    known, judge = known_of(given, labels, captions, order)
-    for name, head in judged_heads(known, given, judge).items():
+    targets, judge = targets_of(given, labels, captions, order)
+    for name, head in judged_heads(targets, given, judge).items():
         probabilities = torch.from_numpy(head.logits(features[number:])).softmax(1).numpy()
         right = (probabilities.argmax(1) == truth[number:]).mean()
         assert 0.25 < right < 0.8 and abs(probabilities.max(1).mean() - right) < 0.1, name
@@ -282,10 +305,10 @@ def test_classifiers_are_as_sure_as_they_are_right(share):
 @pytest.mark.parametrize("images", [0, 1, 5])
 def test_few_images_change_the_confidence_little(blobs, images):
     features, labels = blobs
-    known, _ = known_of(features, labels, features, np.arange(300))
+    targets, _ = targets_of(features, labels, features, np.arange(300))
     wrong = np.eye(3, dtype=np.float32)[(labels[:images] + 1) % 3]  # as if every prediction were wrong
-    judge = Judge("validation", np.arange(images), features[:images], wrong)
-    sure = torch.from_numpy(judged_heads(known, features, judge)["with_views"].logits(features)).softmax(1).max(1)
+    judge = Validation(np.arange(images), features[:images], wrong)
+    sure = torch.from_numpy(judged_heads(targets, features, judge)["with_views"].logits(features)).softmax(1).max(1)
     assert sure.values.mean() > 0.5
 
 
@@ -293,10 +316,10 @@ def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
     features, labels = blobs
     order = np.arange(300) // 3 * 1000  # three of each image
     for given in (np.where(np.arange(300) < 12, labels, -1), labels):
-        _, judge = known_of(features, given, features, order)
-        apart = np.setdiff1d(np.arange(300), judge.kept)
-        assert not set(order[judge.kept]) & set(order[apart])
-    assert judge.name == "folds" and len(judge.rows) == 300
+        _, judge = targets_of(features, given, features, order)
+        apart = np.setdiff1d(np.arange(300), judge.rows)
+        assert not set(order[judge.rows]) & set(order[apart])
+    assert judge.name == "cross_validation" and len(judge.rows) == 300
 
 
 @pytest.fixture(scope="module")

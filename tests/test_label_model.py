@@ -9,8 +9,9 @@ from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.plan import estimates_in_words, taught_by
 from g4i_hf.label_model.view_model import ABSENT
+from g4i_hf.training.supervision import estimates_of
+from g4i_hf.words import estimates_in_words, taught_by
 
 CLASSES, DIM = 5, 16
 
@@ -300,7 +301,7 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     assert right[1] > right[0] - 0.003, right
     model = LabelModel(CLASSES).fit(of_others, one)
     assert model.report_["caption"]["left_out"] and taught_by(model.report_) == []
-    assert "The view caption is left out: " in estimates_in_words(model, one)[-1]
+    assert "The view caption is left out: " in estimates_in_words(estimates_of(model), one)[-1]
     model.save(tmp_path)
     assert np.array_equal(LabelModel.load(tmp_path).predict(of_others), model.predict(features))
     answers = {"answer": View.answers(np.where(np.arange(800) % 4, data.truth, 0), CLASSES)}
@@ -496,9 +497,9 @@ def test_captions_of_other_images_accuse_right_labels_only_where_they_are_the_on
     moved[:400] = np.roll(data.x[:400], 1, axis=0)
     of_others = Clusters(moved, data.truth, data.truth)
     alone, both = fitted(of_others), fitted(of_others, images=images.x)
-    assert any("if the captions belong" in line for line in estimates_in_words(alone, data.truth))
+    assert any("if the captions belong" in line for line in estimates_in_words(estimates_of(alone), data.truth))
     assert both.label_noise_interval_[0] == 0 and both.label_noise_ < 0.02
-    assert not any("if the captions" in line for line in estimates_in_words(both, data.truth))
+    assert not any("if the captions" in line for line in estimates_in_words(estimates_of(both), data.truth))
 
 
 def test_reviewed_labels_are_right():

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.picks import pick_next
-from g4i_hf.label_model.plan import doubtful_labels, noise_in_words
-from g4i_hf.training.judged_heads import Known, judge_in_training
-from g4i_hf.workflows.fit_result import FitResult
+from g4i_hf.fitting.evidence import Evidence
+from g4i_hf.fitting.result import FitResult
+from g4i_hf.fitting.targets import Targets
+from g4i_hf.fitting.words import judgement_lines, next_command
+from g4i_hf.label_model.picks import doubtful_labels, pick_next
+from g4i_hf.words import noise_in_words
 
 CLASSES, OTHERS, DIM = 8, 6, 24
 
@@ -58,14 +60,13 @@ def test_no_more_is_claimed_where_classes_are_alike():
 def test_a_student_learns_little_from_images_of_no_class_and_is_not_judged_by_them():
     model, truth, views = fitted(200)
     labels = np.where(model.folds_ < 5, truth, -1)
-    known = Known(labels, views, model, np.arange(len(truth)), unlabelled_weight=0.5)
-    weights = known.targets().sum(1)
+    unlabelled = np.flatnonzero(labels < 0)
+    evidence = Evidence(labels, views, model, np.arange(len(truth)), holdout=unlabelled)
+    weights = Targets(evidence, unlabelled_weight=0.5).learned("with_views", np.arange(len(truth)))[1].sum(1)
     assert weights[truth < 0].mean() < 0.15
     assert weights[(truth >= 0) & (labels < 0)].mean() > 0.4
     assert weights[labels >= 0] == pytest.approx(1, abs=0.01)
-    unlabelled = np.flatnonzero(labels < 0)
-    judge = judge_in_training(known, np.zeros((len(truth), 2)), unlabelled)
-    assert (truth[unlabelled] < 0).mean() > 0.3 > 0.2 > (truth[judge.rows] < 0).mean()
+    assert (truth[unlabelled] < 0).mean() > 0.3 > 0.2 > (truth[evidence.holdout] < 0).mean()
 
 
 def test_images_of_no_class_are_not_labelled_next():
@@ -82,18 +83,21 @@ def test_images_of_no_class_are_not_labelled_next():
     assert number(unknown, seen) <= 2
 
 
-RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {"judged_on": "folds", "judged_images": 0}
+RESULT = {each.name: None for each in dataclasses.fields(FitResult)} | {
+    "judged_on": "cross_validation",
+    "judged_images": 0,
+}
 RESULT |= {"labels": 60, "images": 400, "num_labels": 10, "suspicious_labels": 0, "doubtful_labels": 14, "views": {}}
 
 
 def test_fit_says_it_and_which_labels_are_worth_a_look():
     found = FitResult(**RESULT | {"none_of_these_interval": [0.25, 0.4]})
-    assert found.judgement_lines()[-1].startswith("25% or more of the images without a label")
-    next_command = found.next_command("pictures")
-    assert next_command.startswith("Next: label the images that teach most: g4i label pictures --pick next; or")
-    assert next_command.endswith("(14): g4i label pictures --pick wrong")
+    assert judgement_lines(found)[-1].startswith("25% or more of the images without a label")
+    said = next_command(found, "pictures")
+    assert said.startswith("Next: label the images that teach most: g4i label pictures --pick next; or")
+    assert said.endswith("(14): g4i label pictures --pick wrong")
     found = FitResult(**RESULT | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
-    assert len(found.judgement_lines()) == 1 and found.next_command("pictures").endswith("--pick next")
+    assert len(judgement_lines(found)) == 1 and next_command(found, "pictures").endswith("--pick next")
 
 
 def test_labels_that_views_contradict_are_worth_a_look_where_many_may_be_wrong():

@@ -15,9 +15,9 @@ from tiny_encoders import save_static_encoder
 
 from g4i_hf.cli import parse_options
 from g4i_hf.data.checks import labels_of, with_labels
-from g4i_hf.label_model.plan import Supervised, supervise
 from g4i_hf.options import OPTIONS_OF, RunArguments
 from g4i_hf.running import main
+from g4i_hf.training.supervision import Supervised, supervise
 from g4i_hf.workflows.train import TrainingRun
 
 CLASSES, DIM, ROWS = ["ant", "bee", "cat", "dog", "elk"], 8, 400
@@ -80,15 +80,15 @@ CHOSEN = {
 
 @pytest.mark.parametrize("case", CHOSEN)
 def test_auto_chooses_by_estimates_and_says_why(case):
-    embeds, labels, features, softens, weight, said = CHOSEN[case]
+    embeds, labels, features, relabels, weight, said = CHOSEN[case]
     split = captioned(labels, embeds)
     found = supervised(split, image_features=features)
-    assert found.plan.softens == softens, found.plan.reasons
+    assert found.plan.relabels == relabels, found.plan.reasons
     assert found.plan.unlabelled_weight == pytest.approx(weight, rel=1e-3)
     first, second = found.plan.reasons
     assert first.startswith("Estimates: ") and second.startswith("supervision: ")
     assert said[0] in first and said[1] in second
-    learns = softens or (labels < 0).any()
+    learns = relabels or (labels < 0).any()
     assert ("soft_labels" in found.split.column_names) == learns and (learns or found.split is split)
 
 

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 from tqdm import tqdm
 
 from .. import columns
-from ..files import did_you_mean, some
+from ..files import did_you_mean
 from .images import BadImageError, bad_image, error_of, why_bad
 from .joining import check_image_ids
 from .record import image_digests
@@ -35,24 +35,6 @@ def labels_of(split: Dataset) -> np.ndarray:
         return np.full(len(split), UNLABELLED)
     labels = values_of(split, columns.LABEL)
     return np.fromiter((UNLABELLED if label is None or label < 0 else label for label in labels), dtype=np.int64)
-
-
-def labels_in_words(images: int, labels: int) -> str:
-    """For the card of a student."""
-    return f"Of its {images:,} training images, {labels:,} had a label."
-
-
-def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
-    """A line on the classes with no label or one, with up to three names each; "" if all have two or none has any."""
-    counts = np.bincount(labels[labels >= 0], minlength=len(names))
-    if not counts.any():
-        return ""
-    parts = []
-    for number, what in enumerate(("no label", "one label")):
-        few = [repr(name) for name, count in zip(names, counts, strict=True) if count == number]
-        if few:
-            parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({some(few)})")
-    return f"Labels: {'; '.join(parts)}." if parts else ""
 
 
 def with_labels(split: Dataset, labels: np.ndarray) -> Dataset:

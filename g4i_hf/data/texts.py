@@ -329,3 +329,12 @@ class Texts:
             chunk = slice(start, start + CHUNK)
             total += weights[chunk] @ self.embeds[chunk].astype(np.float64)
         return total.astype(np.float32)
+
+
+def mean_embeds(split: Dataset) -> np.ndarray:
+    """(rows, D) float16, the mean of the `text_embeds` of each row, NaN without any."""
+    texts = Texts.of(split, "mean")
+    rows = np.flatnonzero(texts.counts)
+    embeds = np.full((len(split), texts.embeds.shape[1]), np.nan, dtype=np.float16)
+    embeds[rows] = texts.embeds[texts.starts[rows]]
+    return embeds

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..options import aligns, learned_from_captions
 from ..training.judging import accuracy_interval
+from ..words import ends_in_words
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,3 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: i
 def interval_text(accuracy: float, images: int) -> str:
     """The 95% interval over images, in percent: `24 to 76`."""
     return ends_in_words(accuracy_interval(accuracy, images))
-
-
-def ends_in_words(ends: tuple[float, float], sign: str = "") -> str:
-    """Both ends in percent; `sign` is `+` for differences."""
-    digits = 0 if ends[1] - ends[0] > 0.1 else 1
-    return " to ".join(f"{100 * end:{sign}z.{digits}f}" for end in ends)

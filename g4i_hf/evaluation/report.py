@@ -1,20 +1,15 @@
-"""The reports of `g4i evaluate` and `g4i fit`: one HTML file each, with metrics and images."""
+"""The report of `g4i evaluate`: one HTML file with metrics and images."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from scipy.special import softmax
 
 from .. import columns
-from ..data.texts import caption_lists
-from ..names import LABELS_ONLY, WITH_VIEWS
 from ..options import aligns, learned_from_captions
 from ..pages import Shown, thumbnail, write_page
-from ..training.judged_heads import KEPT, Judge
 from ..training.run_folder import read_options
 from .comparison import ComparisonRow, interval_text, shown_names
 from .metrics import speed_text
@@ -125,7 +120,7 @@ def caption_cards(shown: ShownSplit) -> list[Shown] | None:
             nearest.setdefault(captions[place], float(cosines[place]))
             if len(nearest) == NEAREST:
                 break
-        lines = [(text in own_captions, f"{nearest[text]:z.2f} {_shortened(text)}") for text in nearest]
+        lines = [(text in own_captions, f"{nearest[text]:z.2f} {shortened(text)}") for text in nearest]
         cards.append(shown.card(row, [("right", f"{line} (own)") if own else ("", line) for own, line in lines]))
     return cards
 
@@ -150,113 +145,5 @@ def mistake_cards(shown: ShownSplit) -> dict[str, list[Shown]]:
     return cards
 
 
-# --- The page of `g4i fit` -------------------------------------------------------------------------------------------
-
-
-PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
-RARELY = 0.02  # share of confusions from which they are shown
-
-
-def write_fit_report(
-    path: str | Path,
-    title: str,
-    verdict: Sequence[str],
-    results: dict[str, Any],
-    names: dict[str, str],
-    judge: Judge,
-    judging: Dataset,
-    suspicious: Iterable[Shown],
-    classes: dict[int, str],
-    settings: dict[str, Any],
-) -> None:
-    """
-    Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `judging` the images
-    of the judge, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
-    """
-    accuracies = (
-        (names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"])
-        for name in (LABELS_ONLY, WITH_VIEWS)
-    )
-    shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
-    about = "A random sample of the evaluation images." if len(judging) else ""
-    has_labels, logits = judge.name != KEPT, judge.logits[results["released"]]
-    reason = "Their label is another class" if has_labels else "The views predict another class"
-    predicted, likeliest, score = logits.argmax(1), judge.probabilities.argmax(1), softmax(logits, axis=1).max(1)
-    drawn = np.sort(np.random.default_rng(0).permutation(len(judging))[:PREDICTIONS])
-    differ = np.flatnonzero(likeliest != predicted)
-    doubt = (score * judge.probabilities.max(1))[differ]
-
-    def card(row: int) -> Shown:
-        lines, other = [("soft", f"{100 * score[row]:.0f}% sure")], classes[int(likeliest[row])]
-        is_other = likeliest[row] != predicted[row]
-        if has_labels:
-            lines.append(("wrong", f"is {other}") if is_other else ("right", "right"))
-        elif is_other:
-            lines.append(("wrong", f"views say {other}"))
-        return _card(judging, row, classes[int(predicted[row])], lines)
-
-    write_page(
-        path,
-        title,
-        "fit_report.html.j2",
-        verdict=verdict,
-        bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
-        views=results["views"],
-        suspicious=list(suspicious),
-        predictions=[card(row) for row in drawn.tolist()],
-        about_pictures=about,
-        doubts=[card(row) for row in differ[np.argsort(-doubt, kind="stable")][:DOUBTS].tolist()],
-        heading_of_doubts="Mistakes" if has_labels else "Where classifier and views disagree",
-        about_doubts=f"{reason}, where the classifier is most confident.",
-        confusions=_confusions(predicted, judge.probabilities, classes),
-        estimated=not has_labels,
-        settings=settings,
-    )
-
-
-def suspicious_cards(
-    images: Dataset, labels: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]
-) -> list[Shown]:
-    """Cards of rows whose most probable class, by out-of-fold probabilities (N, C), is not their label."""
-    cards = []
-    for row in suspicious_rows(labels, probabilities)[:SUSPICIOUS].tolist():
-        other = int(probabilities[row].argmax())
-        remark = f"rather {classes[other]}, {probabilities[row, other]:.0%}"
-        cards.append(_card(images, row, f"labelled {classes[int(labels[row])]}", [("wrong", remark)]))
-    return cards
-
-
-def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
-    """Rows whose label (N,), if any, is not the most probable class (N, C); the least probable labels first."""
-    rows = np.flatnonzero((labels >= 0) & (posterior.argmax(1) != labels))
-    return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
-
-
-def _confusions(predicted: np.ndarray, probabilities: np.ndarray, classes: dict[int, str]) -> list[dict[str, Any]]:
-    """Pairs of a class (n, C) and another that is predicted (n,) for some of its images."""
-    number = len(classes)
-    counts = probabilities.T.astype(np.float64) @ np.eye(number)[predicted]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    pairs = np.argsort(-shares, axis=None, kind="stable")[:CONFUSIONS]
-    top = [(int(pair) // number, int(pair) % number) for pair in pairs]
-    return [
-        {
-            "true": classes[true],
-            "predicted": classes[other],
-            "images": counts[true].sum(),
-            "share": shares[true, other],
-        }
-        for true, other in top
-        if shares[true, other] > RARELY
-    ]
-
-
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> Shown:
-    captions = next(caption_lists(images.select([row])))
-    texts = [images[row][columns.IMAGE_ID], *(_shortened(caption) for caption in captions[:1])]
-    return Shown(thumbnail(images, row), title, [*lines, *(("soft", text) for text in texts)])

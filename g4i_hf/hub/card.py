@@ -14,11 +14,11 @@ from .. import __version__, columns
 from ..data.labels import GOLD
 from ..evaluation.comparison import ComparisonRow, as_markdown, markdown_table, shown_names
 from ..files import INVISIBLE
-from ..label_model.plan import noise_in_words, view_in_words
 from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_bare, is_hub_id, is_path
 from ..options import ASKING, about, aligns, learned_from_captions, marked
 from ..training.run_folder import with_defaults
+from ..words import noise_in_words, view_in_words
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results
 
@@ -52,7 +52,7 @@ class Student:
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
     judgement: str = ""  # of `g4i fit`, in words; left out beside figures of a split that it was not judged by
-    labels_said: str = ""  # how many training images had a label, in words
+    labels_summary: str = ""  # how many training images had a label, in words
     taught_by: list[str] | None = None  # beside labels and image features, such as captions; None: see `options`
     intervals: list[dict[str, Any]] = field(default_factory=list)  # see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
@@ -134,7 +134,7 @@ def _of_training(student: Student) -> dict[str, Any]:
     return {
         "align_weight": float(known.get("align_weight") or 0),
         "supervision": supervision,
-        "softens": bool(estimates.get("softens_labels")),
+        "relabels": bool(estimates.get("relabels")),
         "estimates": "; ".join(lines),
         "few_images": f"{trained:,}" if trained < FEW_IMAGES else "",
         "has_captions": learned_from_captions(known) is not None,

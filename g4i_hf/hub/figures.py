@@ -11,12 +11,13 @@ from huggingface_hub import EvalResult
 
 from .. import columns
 from ..data.record import SPLIT, Record, differences
-from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, ends_in_words, interval_text
+from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text
 from ..evaluation.metrics import read_results, speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
 from ..training.judging import difference_interval
 from ..training.run_folder import read_lineage, read_options, with_defaults
+from ..words import ends_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def figures(run: str | Path, weights: str) -> dict[str, Any]:
 def measured(args: ReleaseArguments) -> dict[str, Any]:
     """
     `rows` of the run's figures, beside the baseline's; empty before any evaluation. `speed` and the `judgement` of
-    `g4i fit`: sentences, empty where there is none; what it was `taught_by`; `labels_said`: how many images had a
+    `g4i fit`: sentences, empty where there is none; what it was `taught_by`; `labels_summary`: how many images had a
     label; `estimates` before training, by name; `intervals`: for each split its images, and the 95% intervals of the
     accuracy and of its difference from the baseline's. ValueError for no baseline.
     """
@@ -49,12 +50,12 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
     results, shown = read_results(args.run), figures(args.run, args.weights)
     baseline = figures(args.baseline, args.weights) if args.baseline else None
     splits = _in_order(_splits(shown), args.run)
-    names = ("supervision", "softens_labels", "views", "label_noise_estimate", "label_noise_interval")
+    names = ("supervision", "relabels", "views", "label_noise_estimate", "label_noise_interval")
     return {
         "rows": compare(shown, baseline, splits),
         "speed": speed_text(results),
         "judgement": results.get("judgement", ""),
-        "labels_said": results.get("labels_said", ""),
+        "labels_summary": results.get("labels_summary", ""),
         "taught_by": results.get("taught_by"),
         "estimates": {name: results[name] for name in names if results.get(name) is not None},
         "intervals": [

@@ -2,18 +2,33 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
 
-from .views import MOST_SAMPLED, Space, has_value
+from .model import LabelModel
+from .views import MOST_SAMPLED, Space, View, has_value, rows_with_a_view
 
 ROUND = 20  # images that are picked together; then their labels are learned
 UNCERTAIN = 4  # one of so many candidates is uncertain
 MOST_CLUSTERED = 20_000
+MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
+
+
+def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
+    """Rows whose label (N,), if any, is not the most probable class (N, C); the least probable labels first."""
+    rows = np.flatnonzero((labels >= 0) & (posterior.argmax(1) != labels))
+    return rows[np.argsort(posterior[rows, labels[rows]], kind="stable")]
+
+
+def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.ndarray) -> int:
+    """Number of labels (N,) that are not the likeliest class without them; 0 if hardly any can be wrong."""
+    if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
+        return 0
+    return int(((labels >= 0) & rows_with_a_view(views) & (model.probabilities_.argmax(1) != labels)).sum())
 
 
 def pick_wrong(

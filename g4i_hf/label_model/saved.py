@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import replace_text
 from .calibration import Calibration, Estimate
 from .view_model import ViewModel
 from .views import Space
@@ -40,7 +39,7 @@ def save(model: LabelModel, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METADATA).unlink(missing_ok=True)  # written last, so that a half-written model cannot be loaded
     np.savez(folder / ARRAYS, **arrays)
-    replace_text(folder / METADATA, json.dumps(fitted, indent=1) + "\n")
+    (folder / METADATA).write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
 
 
 def load(model: LabelModel, folder: str | Path) -> None:

@@ -25,7 +25,6 @@ from ..data.transforms import train_transform
 from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text_embeds_folder
 from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
-from ..label_model.plan import Supervised, supervise, warn_of_unused_captions
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import (
     EvalTransform,
@@ -42,6 +41,7 @@ from .arguments import AlignmentArguments
 from .features import FEATURES, student_features
 from .optimization import class_weights_of
 from .run_folder import lineage_of
+from .supervision import Supervised, supervise, warn_of_unused_captions
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class Preparation:
             class_weights_of(self.args.class_weights, number, splits[training])  # raises for invalid weights
 
     def _supervised(self, built: BuiltStudent) -> Supervised:
-        """See [`~g4i_hf.label_model.plan.supervise`]."""
+        """See [`~g4i_hf.training.supervision.supervise`]."""
         split, run, args = self.splits[self.run.train_split], self.run, self.args
         if args.aligns and run.supervision == "none" and run.unlabelled == "keep":
             warn_of_unused_captions(split)

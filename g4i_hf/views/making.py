@@ -18,16 +18,16 @@ from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
 from ..data.record import content_digest
 from ..data.stage import Source
-from ..data.texts import values_of
+from ..data.texts import mean_embeds, values_of
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE, captions_view
 from ..label_model.views import has_value
 from ..names import folder_digest
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
 from ..training.features import FEATURES, image_features
 from ..training.prepare import class_name_examples
+from ..words import ANSWER, CAPTION, IMAGE
 from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
 from .stages import VIEWS, NewView, read_view, view_stage, write_view
 
@@ -255,7 +255,7 @@ def telling_captions(
     names, dim = None, columns.text_embed_dim_of(split.features[columns.TEXT_EMBEDS])
     if encoder is not None:
         names = class_name_examples(id2label, encoder, device, dim)
-    view = captions_view(split, names)
+    view = View(mean_embeds(split), names, learns=False)
     texts = view.values[has_value(view.values)]
     return view if (texts != texts[:1]).any() else None
 

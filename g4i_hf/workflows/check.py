@@ -12,23 +12,24 @@ from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..data.census import seen_in
-from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, few_labels_in_words, labels_of, sampled
+from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, labels_of, sampled
 from ..data.classes import class_names
 from ..data.labels import reviews_of
 from ..data.loading import images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
-from ..evaluation.report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE, doubtful_labels, estimates_in_words
+from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES, image_features
+from ..training.supervision import estimates_of
 from ..views.encoders import STUDENT_VIEW, encoder_of_fit
 from ..views.making import other_views, views_of
+from ..words import ANSWER, CAPTION, IMAGE, estimates_in_words, few_labels_in_words
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 SHOWN = 100  # labels on the page, the most suspicious first
@@ -142,7 +143,7 @@ def check_labels(
         return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
     reviewed = reviews_of(split) != ""
     model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
-    lines = estimates_in_words(model, labels)
+    lines = estimates_in_words(estimates_of(model), labels)
     guessed = 1 / len(id2label)
     lines += [
         f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."

@@ -25,7 +25,6 @@ from ..evaluation.comparison import (
     shown_names,
 )
 from ..evaluation.metrics import (
-    read_results,
     results_folder,
     size_metrics,
     speed_metrics,
@@ -35,6 +34,8 @@ from ..evaluation.metrics import (
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
+from ..fitting.result import FitResult, judgement_in_results
+from ..fitting.words import classifier_in_words
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
@@ -53,7 +54,6 @@ from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
 from ..training.judging import judged_by_labels
 from ..training.run_folder import read_options
-from .fit_result import FitResult, judgement_in_results
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +117,12 @@ class Evaluation:
 
     def _estimate_of_fit(self) -> str:
         """The accuracy that `g4i fit` had estimated of the classifier that ships."""
-        fit = read_results(self.fit)
-        released = fit.get("released") or WITH_VIEWS
-        share, interval = fit.get(f"{released}_accuracy"), fit.get(f"{released}_interval")
-        if share is None or interval is None:
+        fit = FitResult.read(self.fit)
+        released = fit.released or WITH_VIEWS
+        share, interval = fit.accuracy(released)
+        if share is None:
             return ""
-        of = FitResult.read(self.fit).words(released)
+        of = classifier_in_words(released, fit.views)
         return "; g4i fit had said {:.0%} ({:.0%} to {:.0%}), ".format(share, *interval) + of
 
     @property

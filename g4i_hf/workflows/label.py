@@ -26,12 +26,12 @@ from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import caption_lists
 from ..files import printable
+from ..fitting.evidence import FitImages
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..pages import page
-from .fit_images import FitImages
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
 SIDE = 640  # pixels of an image
@@ -71,7 +71,7 @@ class Labelling:
         known.open(("train", GOLD))
         known.check()
         known.prepare()
-        known.look(trains=False)
+        known.compute_views(trains=False)
         self.images, self.views = known.training, known.known_views()
         self.classes = [known.id2label[label] for label in sorted(known.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)

@@ -17,7 +17,6 @@ from ..data.record import Record
 from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import predict
 from ..hub import StudentPublisher
-from ..label_model.plan import Supervised
 from ..modeling.packaged import available_student
 from ..options import (
     AugmentationArguments,
@@ -40,6 +39,7 @@ from ..training.run_folder import (
     write_lineage,
     write_options,
 )
+from ..training.supervision import Supervised
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class TrainingRun:
             plan = self.supervised.plan
             weight = plan.soft_label_weight
             uses += [f"soft labels from captions, weight {weight:.3g}"] if weight > 0 else []
-            uses += ["labels softened"] if plan.softens else []
+            uses += ["labels softened"] if plan.relabels else []
         return describe_training(
             self.student.student, self.prepared.built.model, trainer.train_dataset, self.args, uses
         )

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, List, Value
 
 from .. import columns
-from ..data.checks import labelled_rows, labels_in_words, labels_of, with_labels
+from ..data.checks import labelled_rows, labels_of, with_labels
 from ..data.labels import reviews_of
-from ..data.texts import Texts, column_of
+from ..data.texts import Texts, column_of, mean_embeds
+from ..label_model import LabelModel, View
+from ..label_model.none_of_these import weights_of_unlabelled
+from ..label_model.views import rows_with_a_view
 from ..options import RunArguments
-from .model import LabelModel
-from .none_of_these import weights_of_unlabelled
-from .views import View, rows_with_a_view
+from ..processes import on_main_process
+from ..words import CAPTION, IMAGE, SURELY_WRONG, estimates_in_words, labels_summary
 
 logger = logging.getLogger(__name__)
 
-CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
-# Judgement (research/LOG.md): views that are less accurate count less than labels
-TELLS_CLASSES = 0.5
-MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
-LOW_END, UNKNOWN = 0.005, 0.1  # below the one and above the other, the likeliest share of wrong labels says little
-CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
-SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
+TELLS_CLASSES = 0.5  # judgement (research/LOG.md): views that are less accurate count less than labels
 
 
-def facts_of(model: LabelModel) -> dict[str, Any]:
-    """The estimates of a fitted model, for `all_results.json`; None where it could not estimate one."""
+def estimates_of(model: LabelModel) -> dict[str, Any]:
+    """Of a fitted model, for `all_results.json`; None where it could not estimate one."""
     noise, none = model.label_noise_interval_, model.none_share_
     return {
         "views": model.report_,
@@ -47,13 +41,13 @@ def facts_of(model: LabelModel) -> dict[str, Any]:
 
 @dataclass
 class Plan:
-    softens: bool = False  # whether labels become probabilities of the true class, given label and caption
+    relabels: bool = False  # whether labels become probabilities of the true class, given label and caption
     unlabelled_weight: float = 1.0  # of an unlabelled row, which learns from class probabilities; a label has 1
     soft_label_weight: float = 0.0  # 0 without soft labels
     reasons: tuple[str, ...] = ()  # lines for the user
 
 
-def choose(model: LabelModel, labels: np.ndarray) -> Plan:
+def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
     """
     By what a fitted model estimates, for the labels (n,) of rows with a view:
 
@@ -71,105 +65,16 @@ def choose(model: LabelModel, labels: np.ndarray) -> Plan:
         parts.append(f"{unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
     noise = model.label_noise_interval_
     if noise is not None and noise[0] > SURELY_WRONG:
-        plan.softens = True
+        plan.relabels = True
         parts.append("labels are softened where captions contradict them")
     elif unlabelled < 1:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
-    plan.reasons = (f"Estimates: {' '.join(estimates_in_words(model, labels))}", f"supervision: {'; '.join(parts)}.")
+    estimates = " ".join(estimates_in_words(estimates_of(model), labels))
+    plan.reasons = f"Estimates: {estimates}", f"supervision: {'; '.join(parts)}."
     return plan
 
 
-def view_in_words(name: str, share: float) -> str:
-    kind, _, what = name.partition(":")
-    own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
-    of_others = {"scores": f"scores in {what} tell", "image": f"features of {what} tell"}
-    subject = own.get(name) or of_others.get(kind, f"the view {name!r} tells")
-    return f"{subject} the class of {share:.0%} of the images"
-
-
-def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] for name, line in views.items() if not line.get("left_out")}
-    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
-    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
-    if any(kind == IMAGE and views[name].get("class_names") for name, kind in kinds.items()):
-        words_of.append("class names")
-    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
-
-
-def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:
-    """Lines that report the accuracy of each view, and what is missing; see [`choose`]."""
-    lines, rows, views, noise = [], len(labels), model.report_, model.label_noise_interval_
-    for name, line in views.items():
-        if line["accuracy"] is not None:
-            interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
-            sentence = view_in_words(name, line["accuracy"])
-            lines.append(f"{sentence[0].upper()}{sentence[1:]}{interval}.")
-        if line["rows"] < rows:
-            lines.append(f"{rows - line['rows']:,} of {rows:,} images have no {name}.")
-    if len(views) > 1 and model.accuracy_ is not None:
-        lines.append(f"All views together tell that of {model.accuracy_.share:.0%}.")
-    if noise is not None:
-        lines.append(f"About {noise_in_words(model.label_noise_, noise)}.")
-        if len(views) == 1 and noise[0] > SURELY_WRONG:
-            (name,) = views
-            what = "captions" if name == "caption" else f"values of {name}"
-            lines.append(
-                f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
-                f"{what}; a second one can, such as image features."
-            )
-    elif not (labels >= 0).any():
-        lines.append("No image has a label: nothing has checked this.")
-    else:
-        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
-        lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
-    lines += left_out_in_words(views)
-    return lines + none_in_words(model.none_share_.interval if model.none_share_ else None)
-
-
-def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [
-        f"The view {name} is left out: it agrees with labels and other views no more than by chance. Check that it "
-        "belongs to these images."
-        for name, line in views.items()
-        if line.get("left_out")
-    ]
-
-
-def noise_in_words(share: float, interval: Sequence[float]) -> str:
-    low, high = interval
-    if high < LOW_END:
-        return "fewer than 1% of the labels are wrong"
-    if low < LOW_END and high > UNKNOWN:
-        return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
-    return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
-
-
-def none_in_words(interval: Sequence[float] | None) -> list[str]:
-    """A line if some images clearly belong to no class."""
-    if interval is None or interval[0] < CLEARLY_NONE:
-        return []
-    share = f"{interval[0]:.0%} or more"
-    return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
-
-
-def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.ndarray) -> int:
-    """Number of labels (N,) that are not the likeliest class without them; 0 if hardly any can be wrong."""
-    if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
-        return 0
-    return int(((labels >= 0) & rows_with_a_view(views) & (model.probabilities_.argmax(1) != labels)).sum())
-
-
 # --- The training split ----------------------------------------------------------------------------------------------
-
-
-def captions_view(split: Dataset, class_embeds: np.ndarray | None = None) -> View:
-    """Of the mean of the `text_embeds` of each row, NaN without any. `class_embeds`: (C, D)."""
-    texts = Texts.of(split, "mean")
-    rows = np.flatnonzero(texts.counts)
-    embeds = np.full((len(split), texts.embeds.shape[1]), np.nan, dtype=np.float16)
-    embeds[rows] = texts.embeds[texts.starts[rows]]
-    return View(embeds, class_embeds, learns=False)
 
 
 @dataclass
@@ -206,7 +111,7 @@ def supervise(
     """
     if run.unlabelled == "drop":
         training = labelled_rows(training)
-    of_labels = {"labels_said": labels_in_words(len(training), int((labels_of(training) >= 0).sum()))}
+    of_labels = {"labels_summary": labels_summary(len(training), int((labels_of(training) >= 0).sum()))}
     if run.supervision == "none":
         return Supervised(training, facts={"supervision": "none"} | of_labels)
     if columns.TEXT_EMBEDS not in training.column_names:
@@ -214,12 +119,14 @@ def supervise(
             f"supervision is {run.supervision!r}, but the training split has no text_embeds. Give --text_encoder, or "
             "embed the captions with g4i embed."
         )
-    features, learned = image_features and image_features(), None  # by all processes together
-    if PartialState().is_main_process:
-        views = {CAPTION: captions_view(training, class_embeds and class_embeds())}
+    features = image_features and image_features()  # by all processes together
+
+    def learned() -> tuple[np.ndarray | None, Plan, dict[str, Any]]:
+        views = {CAPTION: View(mean_embeds(training), class_embeds and class_embeds(), learns=False)}
         views |= {} if features is None else {IMAGE: View(features)}
-        learned = _learned(training, views, LabelModel(num_labels, seed), class_weights)
-    soft, plan, facts = broadcast_object_list([learned])[0]
+        return _learned(training, views, LabelModel(num_labels, seed), class_weights)
+
+    soft, plan, facts = on_main_process(learned)
     facts |= of_labels
     if soft is None:
         return Supervised(training, plan, facts)
@@ -253,16 +160,16 @@ def _learned(
     """
     labels, has_view = labels_of(training), rows_with_a_view(views)
     model.fit(views, np.where(has_view, labels, -1), reviewed=reviews_of(training) != "")
-    plan = choose(model, labels[has_view])
-    facts = {"supervision": "auto", "softens_labels": plan.softens} | facts_of(model)
+    plan = plan_for(model, labels[has_view])
+    facts = {"supervision": "auto", "relabels": plan.relabels} | estimates_of(model)
     unlabelled, labelled = has_view & (labels < 0), np.flatnonzero(labels >= 0)
-    if not plan.softens and not unlabelled.any():
+    if not plan.relabels and not unlabelled.any():
         return None, plan, facts
     posterior = model.posterior_ * weights_of_unlabelled(model.none_).astype(np.float16)[:, None]
     soft = np.zeros((len(labels), model.num_labels), dtype=np.float16)
     soft[labelled, labels[labelled]] = 1
     soft[unlabelled] = plan.unlabelled_weight * posterior[unlabelled]
-    if plan.softens:
+    if plan.relabels:
         softened = has_view & (labels >= 0)
         soft[softened] = posterior[softened]
     if class_weights is not None:

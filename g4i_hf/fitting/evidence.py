@@ -1,39 +1,41 @@
-"""The images of `g4i fit` and `g4i label`: opened, checked, embedded, and what is known of the class of each."""
+"""From images, views and labels to what is known of the class of each image, for `g4i fit` and `g4i label`."""
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..captioning.runner import MILLION
-from ..cli import build_options
-from ..data.checks import check_split, few_labels_in_words, labels_of, readable_rows
+from ..data.checks import check_split, labels_of, readable_rows
+from ..data.labels import GOLD, PICKED, reviews_of
 from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
-from ..data.record import Record, content_digest, describe_equal_images
-from ..data.stage import STAGE_FILE, images_of
+from ..data.record import Record, content_digest, describe_equal_images, order_of
 from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
-from ..label_model import View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE
+from ..label_model import LabelModel, View
 from ..label_model.views import check_shapes
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
-from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderArguments, FitArguments, is_address
+from ..options import AugmentationArguments, DataArguments, EncoderArguments, FitArguments
+from ..processes import on_main_process
 from ..training.features import FEATURES, images_with_features, student_features
-from ..training.judged_heads import BELIEVED
 from ..training.prepare import BuiltStudent, build_student, inputs_of
+from ..training.supervision import estimates_of
 from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
 from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
-from .caption import Captioning
-from .fit_result import by_first
+from ..words import ANSWER, CAPTION, IMAGE, few_labels_in_words
+from .captioner import answered_before, ask_about
+
+HOLDOUT_SHARE, MIN_HOLDOUT, MAX_HOLDOUT = 0.2, 100, 5_000  # of the unlabelled images, to judge both last layers
+VALIDATION = "validation"
+JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 
 
 class FitImages:
@@ -42,7 +44,7 @@ class FitImages:
 
     Attributes:
         folder: of the fit, where features and embeddings are kept.
-        splits: `train`, and perhaps those that can judge; with embedded captions after `look`.
+        splits: `train`, and perhaps those that can judge; with embedded captions after `compute_views`.
         id2label: the class names.
         views: names of those that are wanted.
         record: of what a result is made from, in the first process.
@@ -76,7 +78,7 @@ class FitImages:
 
     # --- Before anything is computed ---------------------------------------------------------------------------------
 
-    def open(self, names: tuple[str, ...] = ("train", *BELIEVED)) -> None:
+    def open(self, names: tuple[str, ...] = ("train", *JUDGING_SPLITS)) -> None:
         """
         Reads these splits and the class names. Training images without captions are described first, or have those
         that an earlier `--captioner` wrote to the folder.
@@ -118,14 +120,14 @@ class FitImages:
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
             splits[name] = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
-        others = "".join(f"; {len(splits[name]):,} {name} images" for name in BELIEVED if name in splits)
+        others = "".join(f"; {len(splits[name]):,} {name} images" for name in JUDGING_SPLITS if name in splits)
         self.say(
             f"Data: {len(labels):,} training images of {number:,} classes, {(labels >= 0).sum():,} with a label, "
             f"{captioned:,} with a caption{others}."
         )
         if few := few_labels_in_words(labels, list(self.id2label.values())):
             self.say(few)
-        for line in by_first(lambda: describe_equal_images(self.record.rows)):
+        for line in on_main_process(lambda: describe_equal_images(self.record.rows)):
             self.say(line)
         if number < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")
@@ -166,7 +168,7 @@ class FitImages:
 
     # --- What is known of each image ---------------------------------------------------------------------------------
 
-    def look(self, trains: bool = True) -> None:
+    def compute_views(self, trains: bool = True) -> None:
         """Embeds captions and computes views; the student's features only to train, or where they are a view."""
         self._embed_captions()
         self.text_embed_dim = columns.text_embed_dim_of(self.training.features.get(columns.TEXT_EMBEDS))
@@ -182,7 +184,7 @@ class FitImages:
             self.features = self.features_of(self.training)
 
     def known_views(self) -> dict[str, View]:
-        """By name, after `look`."""
+        """By name, after `compute_views`."""
         features = {IMAGE: self.features} if STUDENT_VIEW in self.views else {}
         encoder = None if self.is_embedded else self.encoder
         return views_of(self.training, features, self.id2label, encoder, self.accelerator.device) | self.others
@@ -197,6 +199,17 @@ class FitImages:
             source, folder = "images" if self.in_memory else source_of(self.data), self.folder / "embeddings"
             training = DatasetDict(train=self.training)
             self.splits |= with_text_embeds(training, self.encoder, folder, source=source, shared=True)
+
+    def evidence(self, has_judge: bool) -> "Evidence":
+        """What labels and views tell, after `compute_views`; without a judge some unlabelled rows are held out."""
+        labels, reviews = labels_of(self.training), reviews_of(self.training)
+        digests, contents = order_of(self.training, by_pixels=self.in_memory is not None)
+        holdout = np.arange(0) if has_judge else rows_to_hold_out(labels, contents)
+        views, is_holdout = self.known_views(), np.isin(np.arange(len(labels)), holdout)
+        model = LabelModel(len(self.id2label), self.args.seed).fit(
+            views, labels, ids=digests, groups=contents, reviewed=reviews != "", kept=is_holdout
+        )
+        return Evidence(labels, views, model, contents, reviews, holdout)
 
     def build(self) -> BuiltStudent:
         """A new student, with the weights that it started from."""
@@ -213,103 +226,64 @@ def without_column(split: Dataset, name: str) -> Dataset:
     return split.remove_columns(name) if name in split.column_names else split
 
 
-# --- Questions to a captioner ----------------------------------------------------------------------------------------
+# --- What is known of each image -------------------------------------------------------------------------------------
 
 
-QUESTIONS = {"describe": ("captions", "plain"), "choose": ("answers", "choose")}  # folder of the stage, and prompt
-MOST_UNASKED = 1000  # requests to a server without confirmation
+@dataclass
+class Evidence:
+    """What is known of N training rows."""
 
-Say = Callable[[str], object]
+    labels: np.ndarray  # (N,) class indices; negative without a label
+    views: Mapping[str, View]  # of all rows; `model` was fitted on them and the labels
+    model: LabelModel
+    contents: np.ndarray  # (N,) numbers from the content of the images, the same for equal images
+    reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
+    holdout: np.ndarray | None = None  # unlabelled rows, of these classes, that judge what is learned from the others
 
+    def __post_init__(self):
+        if self.reviews is None:
+            self.reviews = np.full(len(self.labels), "")
+        self.holdout = np.arange(0) if self.holdout is None else self.holdout[self.model.none_[self.holdout] < 0.5]
 
-def ask_about(training: Dataset, args: FitArguments, data: DataArguments, folder: Path, say: Say) -> DataArguments:
-    """
-    Send the open questions about training images to the captioner, or read its stored answers: a stage for each
-    question. Returns the data with them; after a dry run, which only prints the questions, the data unchanged. Raises
-    ValueError for many requests without confirmation.
-    """
-    has = {"describe": num_captioned(training) > 0, "choose": columns.ANSWER in training.column_names}
-    open_questions = [question for question in args.questions if not has[question]]
-    if not has["describe"] and "describe" not in open_questions:  # perhaps an earlier command has asked it
-        data = _stage_in(folder, "captions", data) or data
-    runs = [_asking(question, args, data, folder, say) for question in open_questions]
-    if not runs:
-        return data
-    if args.dry_run:
-        prompts = ", ".join(run.args.prompt[0] for run in runs)
-        say(f"Would ask {args.captioner} about {len(training):,} training images: {prompts}.")
-        if is_address(args.captioner):
-            say(_ahead(runs, args)[1])
-        return data
-    by_first(lambda: _agree(runs, args, say))
-    stage = runs[0].data
-    for run in runs:
-        run.data = stage
-        run.run()
-        PartialState().wait_for_everyone()
-        stage = _of_stage(run.args.captions_dir, data)
-    return stage
+    @property
+    def num_labels(self) -> int:
+        """C."""
+        return self.model.num_labels
 
+    @property
+    def unreviewed(self) -> np.ndarray:
+        """(N,) labels that no person has reviewed, -1 for others."""
+        return np.where(self.reviews == "", self.labels, -1)
 
-def answered_before(
-    training: Dataset, views: Sequence[str], data: DataArguments, folder: Path, say: Say
-) -> DataArguments:
-    """The data with the captions and answers in the folder of the fit about these images, where it has none."""
-    if columns.ANSWER in training.column_names or not {CAPTION, ANSWER} & set(views):
-        return data
-    answers, captions = (_stage_in(folder, name, data) for name in ("answers", "captions"))
-    stage = answers or captions  # answers have the captions too
-    if stage is None or (captions and num_captioned(training)):  # those would replace the data's own
-        return data
-    say(f"Captions and answers: those of {stage.dataset_name}.")
-    return stage
+    @property
+    def estimates(self) -> dict[str, Any]:
+        """Of the label model, for `all_results.json`."""
+        estimates = estimates_of(self.model)
+        named = {name: {"class_names": view.class_values is not None} for name, view in self.views.items()}
+        return estimates | {"views": {name: line | named[name] for name, line in estimates["views"].items()}}
 
+    def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
+        """(rows, C) probabilities by models that have not learned the labels of this fold."""
+        return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
 
-def _stage_in(folder: Path, name: str, data: DataArguments) -> DataArguments | None:
-    """The data with the stage of this name in the folder of the fit, if it is about the same images."""
-    stage = _of_stage(str(folder / name), data)
-    is_there = (folder / name / STAGE_FILE).is_file() and images_of(source_of(stage)) == images_of(source_of(data))
-    return stage if is_there else None
+    def rows_for_cross_validation(self) -> np.ndarray:
+        """
+        Labelled rows that can be held out, as another image has a label of their class; but none that the label
+        model's predictions selected, as they are not a random sample.
+        """
+        rows = np.flatnonzero(self.model.folds_ >= 0)
+        rows = rows[self.labels[rows] >= 0]
+        _, first = np.unique(np.stack([self.labels[rows], self.contents[rows]]), axis=1, return_index=True)
+        images = np.bincount(self.labels[rows[first]], minlength=self.num_labels)
+        return rows[(images[self.labels[rows]] > 1) & ~np.isin(self.reviews[rows], PICKED)]
 
 
-def _of_stage(folder: str, data: DataArguments) -> DataArguments:
-    return replace(data, dataset_name=folder, dataset_revision=None, captions_name=None, captions_revision=None)
-
-
-def _asking(question: str, args: FitArguments, data: DataArguments, folder: Path, say: Say) -> Captioning:
-    place, prompt = QUESTIONS[question]
-    options = vars(data) | {"captions_dir": str(folder / place), "prompt": [prompt], "caption_splits": ["train"]}
-    options |= {"captioner_model": args.captioner, "validation_fraction": None}
-    if is_address(args.captioner):
-        of_server = {"captioner_model": args.captioner_model, "api_key_env": args.api_key_env}
-        options |= {"base_url": args.captioner} | of_server
-    return Captioning(*build_options(OPTIONS_OF["caption"], options), say=say)
-
-
-def _ahead(runs: list[Captioning], args: FitArguments) -> tuple[float, str]:
-    """The number of questions without an answer, and a line with their cost."""
-    for run in runs:
-        run.captioner = runs[0].captioner  # one model for both
-    ahead = {run.args.prompt[0]: run.ahead() for run in runs}
-    requests, read, written = sum(ahead.values())
-    cost = ""
-    if args.price_input is not None and args.price_output is not None:
-        cost = f", a cost of {(read * args.price_input + written * args.price_output) / MILLION:,.2f}"
-    by_prompt = ", ".join(f"{prompt} {counts[0]:,.0f}" for prompt, counts in ahead.items())
-    tokens = f"{read:,.0f} tokens read and {written:,.0f} written"
-    where = ", ".join(runs[0].captioner.hosts) or args.captioner
-    return requests, f"Questions to {where}: {requests:,.0f} ({by_prompt}), at most about {tokens}{cost}."
-
-
-def _agree(runs: list[Captioning], args: FitArguments, say: Say) -> None:
-    """Print the cost of the questions. Raises ValueError for many requests to a server without consent."""
-    requests, line = _ahead(runs, args)
-    if requests:
-        say(line)
-    if not is_address(args.captioner) or requests <= MOST_UNASKED or args.yes:
-        return
-    if not (sys.stdin.isatty() and input("Send them? [y/N] ").strip().lower() in ("y", "yes")):
-        raise ValueError(
-            f"{requests:,.0f} requests with images would go to {', '.join(runs[0].captioner.hosts)}. Send them with "
-            "--yes, or try a few first: g4i caption --prompt plain choose --dry_run 64."
-        )
+def rows_to_hold_out(labels: np.ndarray, contents: np.ndarray) -> np.ndarray:
+    """Unlabelled rows that can judge both classifiers; empty if there are too few."""
+    labelled = labels >= 0
+    unlabelled = ~labelled & ~np.isin(contents, contents[labelled])
+    images = np.unique(contents[unlabelled])  # equal ones are held out together
+    if len(images) < MIN_HOLDOUT:
+        return np.arange(0)
+    number = min(int(np.clip(HOLDOUT_SHARE * len(images), MIN_HOLDOUT, MAX_HOLDOUT)), len(images) // 2)
+    return np.flatnonzero(unlabelled & np.isin(contents, images[:number]))

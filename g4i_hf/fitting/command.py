@@ -1,0 +1,346 @@
+"""
+`g4i fit`: from images with captions to a classifier, the gain from its captions, and a report.
+
+Features of a frozen pretrained student are computed once. What captions, features and labels say together becomes
+class probabilities, on which the last layer is fitted; the same layer on the given labels alone stands beside it.
+Several processes share the features and the training of layers; the rest is done by the first.
+"""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from .. import columns
+from ..cli import build_options, say
+from ..data.checks import labels_of
+from ..data.labels import GOLD
+from ..data.loading import class_names, standardise
+from ..data.record import Record
+from ..evaluation.metrics import read_results, split_metrics, update_results
+from ..evaluation.predict import Predictions
+from ..files import check_replaceable, portable
+from ..hub.push import OF_STUDENT
+from ..hub.release import baseline_of_fit, release_with_card
+from ..label_model import View
+from ..label_model.picks import doubtful_labels, suspicious_rows
+from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
+from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
+from ..options.caller import called_from_python
+from ..processes import on_main_process
+from ..training.head import Head
+from ..training.run_folder import locked
+from ..views.making import named_views
+from ..words import CAPTION, labels_summary, taught_by
+from . import words
+from .all_layers import minutes_for_all_layers, train_all_layers
+from .decide import decide
+from .evidence import FitImages
+from .folder import (
+    ALTERED,
+    CONFIG,
+    FINISHED,
+    OTHER,
+    REPORT,
+    UNFINISHED,
+    FitFolder,
+    read_config,
+    write_config,
+    write_results,
+)
+from .judge import Gold, Judge, Validation, judge_in_training, judged_heads
+from .report import suspicious_cards, write_fit_report
+from .result import FitResult, judgement_in_results
+from .runs import save_last_layer
+from .targets import Targets, one_hot
+
+ALIGN_WEIGHT = 0.3  # of the projector that learns captions
+FOLDER = "runs/fit"  # output_dir of a dataset without a name
+ONE_AT_A_TIME = threading.Lock()  # accelerate has one state a process
+
+
+class Fit:
+    """The command; `say` takes a line for the user. `images` are splits in memory, in place of those of `data`."""
+
+    def __init__(
+        self,
+        args: FitArguments,
+        data: DataArguments,
+        say: Callable[[str], object] = say,
+        images: DatasetDict | None = None,
+        views: Mapping[str, View] | None = None,
+    ):
+        self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
+        self.data = data  # as given; `images.data` may be its captions
+        self.folder = self.images.folder
+        self.finetuned: list[str] = []
+        self.targets: Targets | None = None  # in the main process
+        self.before: FitResult | None = None  # the result that this one replaces
+
+    def run(self) -> FitResult | None:
+        """None after a dry run. A ValueError for data that cannot be trained on."""
+        images = self.images
+        check_replaceable(self.folder / CLASSIFIER, *OF_STUDENT)
+        images.open()
+        self.place = FitFolder(self.folder, self._recorded_options(), self.say)
+        holds = UNFINISHED if self.args.overwrite else on_main_process(lambda: self.place.holds(images.record))
+        if holds in (FINISHED, ALTERED):
+            return self._say_result(self._same_again(holds == ALTERED))
+        images.check()
+        images.check_classes_are_known()
+        images.prepare()
+        if self.args.dry_run:
+            self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
+            return None
+        with locked(self.folder) if images.accelerator.is_main_process else contextlib.nullcontext():
+            on_main_process(lambda: self._begin(holds))
+            result = self._fitted()
+            on_main_process(lambda: self.place.note(result=digests_of_fit(self.folder), chosen=self._chosen()))
+        return self._say_result(result)
+
+    # --- The folder --------------------------------------------------------------------------------------------------
+
+    def _recorded_options(self) -> dict[str, Any]:
+        """The options that the result depends on, beside the data, which are compared by content."""
+        given, of = vars(self.args) | vars(self.images.data), about_of(OPTIONS_OF["fit"])
+        given["views"] = [view.removeprefix(f"{self.folder}/") for view in self.images.names_of_views]
+        return {name: portable(given[name]) for name in of if of[name] in ("training", "captions")}
+
+    def _chosen(self) -> dict[str, Any]:
+        """All options, as they were resolved."""
+        chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
+        chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
+        return {name: portable(value) for name, value in chosen.items() if value is not None}
+
+    def _begin(self, holds: str) -> None:
+        """Makes room for the result in a folder that holds another one, or a part of this."""
+        if self.args.overwrite:
+            self.place.clear()
+        elif holds == OTHER:
+            of = Record.read(self.folder)
+            has_same_classes = of is not None and of.class_names == self.images.record.class_names
+            if has_same_classes and (self.folder / RESULTS_FILE).is_file():
+                self.before = FitResult.read(self.folder)
+            self.place.set_aside()
+        self.place.note(result={})
+        self.images.record.write(self.folder)
+
+    def _same_again(self, is_altered: bool) -> FitResult:
+        """The finished result, with `classifier/` by the present `--release`; made again where it `is_altered`."""
+        before = FitResult.read(self.folder)
+        if not is_altered:
+            self.say(f"{self.folder} holds this very result: nothing has changed since.")
+        if self.args.dry_run:
+            return before
+        result = on_main_process(lambda: self._release(is_altered))
+        if before.released not in (None, result.released):
+            named = (words.classifier_in_words(each.released, each.views) for each in (result, before))
+            self.say("{}/ now holds the classifier {} in place of the one {}.".format(CLASSIFIER, *named))
+        return result
+
+    # --- From views to a classifier ----------------------------------------------------------------------------------
+
+    def _fitted(self) -> FitResult:
+        images = self.images
+        images.compute_views()
+        of_split = self._judge_of_split()
+        heads, judge, rows, align_weights = on_main_process(lambda: self._judged_heads(of_split))
+        self.judging = images.splits[judge.split].select(judge.rows)
+        for name, head in heads.items():
+            save_last_layer(self.folder / name, head, images, rows, align_weights[name])
+        minutes = minutes_for_all_layers(self.args)
+        if minutes and judge.can_choose_layers:
+            self._finetune(minutes, judge, align_weights)
+        elif minutes == math.inf:
+            raise ValueError(
+                "All layers are kept only where they judge better, and nothing can judge them: give labelled images "
+                "in `validation`; or at least 100 unlabelled ones, and captions or two labels of some classes."
+            )
+        return on_main_process(lambda: self._finished(list(heads), judge))
+
+    def _judge_of_split(self) -> Judge | None:
+        """The gold images, else the labelled ones of `validation`; None without any."""
+        images = self.images
+        for kind in (Gold, Validation):
+            labels = labels_of(images.splits[kind.split]) if kind.split in images.splits else np.arange(0)
+            if len(rows := np.flatnonzero(labels >= 0)):
+                features = images.features_of(images.splits[kind.split].select(rows))
+                return kind(rows, features, one_hot(labels[rows], len(images.id2label)))
+        return None
+
+    def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
+        """The last layers and their judge; the rows of the runs, and how much captions align each."""
+        features, evidence = self.images.features, self.images.evidence(has_judge=of_split is not None)
+        self.targets = Targets.of(evidence)
+        judge = of_split or judge_in_training(self.targets, features)
+        heads = judged_heads(self.targets, features, judge)
+        has_captions = self.images.text_embed_dim is not None
+        has_captions &= not evidence.estimates["views"].get(CAPTION, {}).get("left_out", False)
+        align_weights = {name: ALIGN_WEIGHT if has_captions and name == WITH_VIEWS else 0.0 for name in heads}
+        return heads, judge, self.targets.rows, align_weights
+
+    def _finetune(self, minutes: float, judge: Judge, align_weights: dict[str, float]) -> None:
+        """Trains all layers of both classifiers from the judged heads; each is kept where that judges better."""
+        targets = on_main_process(lambda: {name: self.targets.of_all_rows(name) for name in judge.heads})
+        views = on_main_process(lambda: self.targets.evidence.estimates["views"])
+        names = {name: words.classifier_in_words(name, views) for name in judge.heads}
+        what = judge, self.judging, targets, align_weights, self.place, names
+        self.finetuned = train_all_layers(minutes, self.images, *what)
+        if self.finetuned and not judge.has_labels:
+            self.say(f"A classifier with all layers trained has not learned from the {len(judge.rows):,} kept images.")
+
+    # --- The result --------------------------------------------------------------------------------------------------
+
+    def _finished(self, names: list[str], judge: Judge) -> FitResult:
+        evidence, images = self.targets.evidence, self.images
+        suspicious = len(suspicious_rows(evidence.labels, evidence.model.posterior_))
+        doubtful = doubtful_labels(evidence.model, evidence.views, evidence.unreviewed)
+        has_split = judge.split != "train"
+        judged = {*labels_of(self.judging)} if has_split else {*images.id2label}
+        results = judgement_in_results(judge.judgement()) | {
+            "judged_on": judge.name,
+            "judged_images": len(judge.rows),
+            "gold_of_no_class": len(images.splits[GOLD]) - len(judge.rows) if judge.split == GOLD else 0,
+            "unjudged_classes": [name for label, name in images.id2label.items() if label not in judged],
+            "released": None,
+            "finetuned": False,
+            "finetuned_runs": self.finetuned,
+            "images": len(evidence.labels),
+            "labels": int((evidence.labels >= 0).sum()),
+            "num_labels": evidence.num_labels,
+            "suspicious_labels": suspicious,
+            "doubtful_labels": max(doubtful - suspicious, 0),
+        }
+        write_results(self.folder, results | evidence.estimates)
+        result = FitResult.read(self.folder)
+        for name in names:
+            of_name: dict[str, Any] = {
+                "judgement": words.sentence_for_card(result, name),
+                "labels_summary": labels_summary(result.images, result.labels),
+            }
+            of_name |= {"taught_by": taught_by(result.views)} if name == WITH_VIEWS else {}
+            if has_split:
+                of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
+                predictions = Predictions(*of_images, judge.logits[name], None)
+                of_name |= split_metrics(predictions, self.judging, judge.split)
+            update_results(self.folder / name, of_name)
+        again = f"g4i fit --config {self.folder / CONFIG} --overwrite true"
+        again = again if images.in_memory is None else "call fit with the same dataset and overwrite=True"
+        write_config(self.folder, self._chosen(), f"# What g4i fit chose; to repeat it: {again}")
+        result = self._release()
+        self._report(result, judge)
+        return result
+
+    def _release(self, is_altered: bool = False) -> FitResult:
+        """Makes `classifier/` as decided, unless it is there; an altered one is kept aside."""
+        results = read_results(self.folder)
+        released = decide(results["verdict"], self.args.release).released
+        if is_altered or results.get("released") != released:
+            with locked(self.folder):
+                if is_altered:
+                    self.place.set_classifier_aside()
+                self._make_classifier(results, released)
+        return FitResult.read(self.folder)
+
+    def _make_classifier(self, results: dict[str, Any], released: str) -> None:
+        """Until it is in its place, with its digests, `released` is null."""
+        finetuned, run, student = results["finetuned_runs"], str(self.folder / released), str(self.folder / CLASSIFIER)
+        baseline = baseline_of_fit(self.folder, released, finetuned)
+        write_results(self.folder, results | {"released": None})
+        release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
+        note_files_of_fit(self.folder)
+        write_config(self.folder, read_config(self.folder) | {"release": self.args.release})
+        write_results(self.folder, results | {"released": released, "finetuned": released in finetuned})
+
+    def _report(self, result: FitResult, judge: Judge) -> None:
+        """The page, with the images that judged and those with suspicious labels."""
+        evidence, images = self.targets.evidence, self.images
+        cards = suspicious_cards(images.training, evidence.unreviewed, evidence.model.probabilities_, images.id2label)
+        title = f"{Path(self.data.dataset_name).name}: what g4i fit found"
+        in_card = marked("in_card", "fit")
+        settings = {name: value for name, value in read_config(self.folder).items() if name in in_card}
+        shown = result, judge, self.judging, cards, images.id2label, settings
+        write_fit_report(self.folder / REPORT, title, *shown)
+
+    def _say_result(self, result: FitResult) -> FitResult:
+        self.say("\n" + "\n".join(result.lines()))
+        if self.before is not None and self.before.with_views_accuracy is not None:
+            self.say(words.changes_since(self.before, result))
+        self.say(f"Classifier: {result.classifier}, the folder to ship: a plain checkpoint with a card")
+        if (self.folder / REPORT).is_file():
+            self.say(f"Report:     {self.folder / REPORT}")
+        self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
+        is_on_disk = self.images.in_memory is None
+        of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
+        self.say(words.next_command(result, of_label, is_on_disk and self.images.has_test))
+        return result
+
+
+def fit(
+    data: str | Path | Dataset | DatasetDict,
+    *,
+    views: Sequence[str | Path | View] | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    caption: str | None = None,
+    image_id: str | None = None,
+    **options: Any,
+) -> FitResult | None:
+    """
+    Trains a classifier with captions and on labels alone, as `g4i fit` does. Of several threads, one fits at a time,
+    and the others wait.
+
+    Args:
+        data: folder or Hub id, see [`~g4i_hf.load_images`]; or a dataset in memory, one split or several by name.
+        views: names as in `g4i fit --views`, folders of `g4i embed`, and `View(values)` with a row for each training
+            image. None: captions, answers, features of the student, and views in `output_dir`.
+        image, label, caption, image_id: names of these columns, if they differ.
+        options: others of the command, such as `output_dir`, `student` and `finetune`. A dataset in memory takes none
+            about files or captioners.
+
+    Returns:
+        Its fields are `classifier`, the folder to ship, `released`, which of both classifiers it holds, `verdict`, and
+        `labels_only_accuracy`, `with_views_accuracy` and `difference`, each with an `..._interval`; `judged_on` and
+        `judged_images`; `views`, `suspicious_labels`, `doubtful_labels` and `label_noise_estimate`. `lines()` has them
+        in words. None after a dry run.
+
+    Raises:
+        ValueError: for data that cannot be trained on.
+    """
+    names, given_views = named_views(views or [])
+    options |= {"views": names} if names else {}
+    columns_given = {"image": image, "label": label, "caption": caption, "image_id": image_id}
+    named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
+    with ONE_AT_A_TIME, called_from_python(named, "{}='...'"):
+        if isinstance(data, (str, Path)):
+            given = (
+                {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
+            )
+            args, of_data = build_options(OPTIONS_OF["fit"], given)
+            return Fit(args, of_data, views=given_views).run()
+        return _fit_in_memory(data, named, given_views, options)
+
+
+def _fit_in_memory(
+    data: Any, named: dict[str, str], views: Mapping[str, View], options: dict[str, Any]
+) -> FitResult | None:
+    if of_files := sorted({"captioner", *names_of(DataArguments)} & set(options)):
+        raise TypeError(
+            f"{of_files[0]} is an option for images on disk or the Hub, and these are in memory. Name their columns "
+            "by image, label, caption and image_id. For anything else, use save_to_disk, and pass the folder."
+        )
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    for split in splits.values():
+        if not isinstance(split, Dataset):
+            what = f"data is of type {type(split).__name__}; make a dataset of it"
+            raise TypeError(f"{what}, by Dataset.from_generator, from_list or from_pandas.")
+    images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+    class_names(images)
+    given = {"dataset_name": IN_MEMORY, "output_dir": FOLDER} | options
+    args, of_data = build_options(OPTIONS_OF["fit"], given)
+    return Fit(args, of_data, images=images, views=views).run()

@@ -1,0 +1,25 @@
+"""Which of the two classifiers `g4i fit` releases."""
+
+from dataclasses import dataclass
+
+from ..names import LABELS_ONLY, WITH_VIEWS
+from ..training.judging import CANNOT_TELL, HURT
+
+ASKED, VIEWS_HURT, NOT_CLEARLY_WORSE, EXPECTED = "asked", "views hurt", "not clearly worse", "expected"
+
+
+@dataclass(frozen=True)
+class Decision:
+    released: str  # `labels_only` or `with_views`
+    why: str  # one of the constants above
+
+
+def decide(verdict: str | None, release: str = "auto") -> Decision:
+    """
+    With views, unless they hurt: chance on a few images decides nothing. The option `release` overrules this. Without
+    a classifier on labels only there is no verdict.
+    """
+    by_verdict = LABELS_ONLY if verdict == HURT else WITH_VIEWS
+    if release not in ("auto", by_verdict):
+        return Decision(release, ASKED)
+    return Decision(by_verdict, {HURT: VIEWS_HURT, CANNOT_TELL: NOT_CLEARLY_WORSE}.get(verdict, EXPECTED))

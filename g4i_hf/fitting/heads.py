@@ -1,0 +1,120 @@
+"""The two last layers that `g4i fit` compares, on labels only and with views."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ..label_model.calibration import HeldOut
+from ..label_model.none_of_these import weights_of_unlabelled
+from ..names import LABELS_ONLY, WITH_VIEWS
+from ..training.head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
+from .evidence import Evidence
+from .targets import Targets, one_hot
+
+FOLDS = 5
+MAX_FULL_CROSS_VALIDATION = 2e7  # rows x features x classes; of larger data some folds are enough
+ENOUGH_HELD_OUT = 100  # labelled rows that select the strength of the regularisation in large data
+PSEUDO_COUNT = 0.01  # rows of each class with a label that no other has
+
+
+def last_layers(targets: Targets, features: np.ndarray) -> dict[str, Head]:
+    """The last layers by name, fitted on all rows but the holdout. There is no labels-only one of a single class."""
+    heads, scale, evidence = {}, Scale.of(features), targets.evidence
+    if len(np.unique(evidence.labels[evidence.labels >= 0])) > 1:
+        strength = best_strength(features, list(_folds(targets, features, LABELS_ONLY)), scale)
+        rows, learned = targets.learned(LABELS_ONLY, targets.rows)
+        heads[LABELS_ONLY] = fit_head(features[rows], learned, strength, scale)
+    folds, labels = list(_folds(targets, features, WITH_VIEWS)), _labels_of_classes(evidence)
+    if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
+        folds, labels = list(_folds_of_all(targets, features)), None
+    strength = best_strength(features, folds, scale, labels)
+    rows, learned = targets.learned(WITH_VIEWS, targets.rows)
+    heads[WITH_VIEWS] = fit_head(features[rows], learned, strength, scale)
+    return heads
+
+
+def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
+    """The same layers, the one with views fitted on the holdout too."""
+    rows, learned = targets.learned(WITH_VIEWS, np.arange(len(features)))
+    return {**heads, WITH_VIEWS: fit_head(features[rows], learned, heads[WITH_VIEWS].strength, start=heads[WITH_VIEWS])}
+
+
+def cross_validated(
+    targets: Targets, features: np.ndarray, rows: np.ndarray, heads: Mapping[str, Head]
+) -> tuple[dict[str, np.ndarray], HeldOut | None]:
+    """
+    Logits (n, C) of these labelled rows by name, each by a layer that was fitted again without the labels of its fold.
+    The targets of unlabelled rows lack these labels too. And these rows as they calibrate an estimate; None without
+    any.
+    """
+    evidence, scale = targets.evidence, Scale.of(features)
+    probabilities = np.zeros((len(rows), evidence.num_labels), dtype=np.float32)
+    logits = {name: np.zeros_like(probabilities) for name in heads}
+    for fold, held_out, others in _without_labels(evidence, rows):
+        places = np.flatnonzero(evidence.model.folds_[rows] == fold)
+        probabilities[places] = evidence.by_fold(held_out, fold)
+        for name, head in heads.items():
+            fitted, learned = targets.learned(name, others, fold)
+            if len(fitted):
+                refitted = fit_head(features[fitted], learned, head.strength, scale, start=head)
+                logits[name][places] = refitted.logits(features[held_out])
+    if not len(rows):
+        return logits, None
+    model, labels = evidence.model, evidence.labels
+    posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.reviews[rows] != ""
+    counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
+    of_views = model.probabilities_, model.calibration_
+    return logits, HeldOut.of(probabilities, posterior, labels[rows], is_sure, counts, *of_views)
+
+
+def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:
+    """Labelled rows for cross-validation; of large data only a fifth, if it has all classes."""
+    rows = evidence.rows_for_cross_validation()
+    fifth = rows[evidence.model.folds_[rows] == 0]
+    has_all = set(evidence.labels[fifth]) == set(evidence.labels[rows])
+    return fifth if has_all and _is_large(evidence.model.posterior_, features) else rows
+
+
+# --- Folds -----------------------------------------------------------------------------------------------------------
+
+
+def _folds(targets: Targets, features: np.ndarray, name: str) -> Iterator[Fold]:
+    """Labelled rows are held out in turn, about `ENOUGH_HELD_OUT` of large data."""
+    evidence, number = targets.evidence, 0
+    for fold, held_out, others in _without_labels(evidence, evidence.rows_for_cross_validation()):
+        fitted, learned = targets.learned(name, others, fold)
+        yield Fold(fitted, learned, held_out, one_hot(evidence.labels[held_out], evidence.num_labels))
+        number += len(held_out)
+        if number >= ENOUGH_HELD_OUT and _is_large(learned, features):
+            break
+
+
+def _folds_of_all(targets: Targets, features: np.ndarray) -> Iterator[Fold]:
+    """All rows are held out in turn, by class probabilities: where few labels can be held out."""
+    evidence, (rows, learned) = targets.evidence, targets.learned(WITH_VIEWS, targets.rows)
+    weights = weights_of_unlabelled(evidence.model.none_[rows])[:, None]
+    probabilities, folds = evidence.model.probabilities_[rows] * weights, evidence.contents[rows] % FOLDS
+    for fold in range(1 if _is_large(learned, features) else FOLDS):
+        is_fitted, is_held_out = folds != fold, folds == fold
+        yield Fold(rows[is_fitted], learned[is_fitted], rows[is_held_out], probabilities[is_held_out])
+
+
+def _without_labels(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each fold of these labelled rows: its number, its rows, and the others, neither equal nor held out."""
+    folds = evidence.model.folds_[rows]
+    for fold in np.unique(folds):
+        held_out = rows[folds == fold]
+        others = np.flatnonzero(~np.isin(evidence.contents, evidence.contents[held_out]))
+        yield int(fold), held_out, np.setdiff1d(others, evidence.holdout)
+
+
+def _is_large(targets: np.ndarray, features: np.ndarray) -> bool:
+    return targets.size * features.shape[1] > MAX_FULL_CROSS_VALIDATION
+
+
+def _labels_of_classes(evidence: Evidence) -> np.ndarray:
+    """(C, C) how often rows of each class have each label."""
+    rows = np.flatnonzero(evidence.labels >= 0)
+    labels = one_hot(evidence.labels[rows], evidence.num_labels)
+    counts = evidence.model.posterior_[rows].T @ labels + PSEUDO_COUNT / evidence.num_labels
+    return counts / counts.sum(1, keepdims=True)

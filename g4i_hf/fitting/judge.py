@@ -1,0 +1,170 @@
+"""
+Images that judge both last layers of `g4i fit`: gold, `validation`, a holdout of the unlabelled ones, or labelled ones
+by cross-validation.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..data.labels import GOLD
+from ..label_model.calibration import HeldOut, inverse_temperature
+from ..training.head import Head
+from ..training.judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
+from .evidence import VALIDATION
+from .heads import cross_validated, last_layers, on_all, rows_that_judge
+from .targets import Targets, one_hot
+
+FACTORS = (0.02, 50.0)  # of logits, the least and the largest
+HALF_WEIGHT_IMAGES = 10  # images that set the confidence of a classifier by half
+
+
+@dataclass
+class Judge:
+    """Images on which neither classifier is fitted. Its kinds differ in how they predict and estimate."""
+
+    rows: np.ndarray  # (n,) of `split`
+    features: np.ndarray  # (n, F)
+    probabilities: np.ndarray  # (n, C) of their classes; one-hot for labelled images
+    is_checked: bool = True  # whether labels or another view have calibrated `probabilities`
+    logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
+    heads: dict[str, Head] = field(default_factory=dict)  # by name, the last layers with these logits
+    weights: np.ndarray | None = None  # (n,) of the rows; None: they are equal
+
+    name: ClassVar[str]
+    split: ClassVar[str] = "train"
+    has_labels: ClassVar[bool] = True
+
+    def predict(self, heads: dict[str, Head]) -> None:
+        """Sets the logits."""
+        self.logits = {name: head.logits(self.features) for name, head in heads.items()}
+
+    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+        """From the predictions of at least one row, whether or not anything has checked the probabilities."""
+        raise NotImplementedError
+
+    def judgement(self, prior: Prior = PRIOR) -> Judgement:
+        return self.estimate(prior) if len(self.rows) and self.is_checked else Judgement({})
+
+    @property
+    def predicted(self) -> dict[str, np.ndarray]:
+        return {name: logits.argmax(1) for name, logits in self.logits.items()}
+
+    @property
+    def can_choose_layers(self) -> bool:
+        """Whether it can tell if all layers are better than the last one."""
+        return self.is_checked
+
+    def accuracy(self, name: str) -> float:
+        """The share of correct predictions; for unlabelled images, the expected share."""
+        predicted = self.logits[name].argmax(1)
+        return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
+
+    def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
+        """The accuracies by the previous logits of a classifier and by these, which replace them if better."""
+        before, earlier = self.accuracy(name), self.logits[name]
+        self.logits[name] = np.asarray(logits)
+        after = self.accuracy(name)
+        if after <= before:
+            self.logits[name] = earlier
+        return before, after
+
+    def factors_of_confidence(self) -> dict[str, float]:
+        """Of the logits by name; few images change little, and no accuracy counts as 0 or 1."""
+        number, factors = len(self.rows), dict.fromkeys(self.logits, 1.0)
+        least, trust = 1 / (number + 2), number / (number + HALF_WEIGHT_IMAGES)
+        for name, estimate in (self.estimate().accuracies if number else {}).items():
+            share = float(np.clip(estimate.share, least, 1 - least))
+            factor = inverse_temperature(self.logits[name], 0.0, share, self.weights, FACTORS, xtol=1e-3)
+            factors[name] = factor**trust
+        return factors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes get, which do not judge."""
+        return {"rows": self.rows, "heads": self.heads, "is_checked": self.is_checked}
+
+
+class OfSplit(Judge):
+    """Images of a split for judging, whose labels are right."""
+
+    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+        return judged_by_labels(self.predicted, self.probabilities.argmax(1))
+
+
+class Gold(OfSplit):
+    """A random sample that a person labelled."""
+
+    name = split = GOLD
+
+
+class Validation(OfSplit):
+    name = split = VALIDATION
+
+
+class Holdout(Judge):
+    """Unlabelled training images, by their class probabilities; labelled rows correct the estimates."""
+
+    name = "holdout"
+    has_labels = False
+
+    def __init__(self, targets: Targets, features: np.ndarray):
+        rows, model = targets.evidence.holdout, targets.evidence.model
+        probabilities, is_checked = model.probabilities_[rows].astype(np.float32), model.accuracy_ is not None
+        super().__init__(rows, features[rows], probabilities, is_checked)
+        self.targets, self.all_features = targets, features
+        self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
+        self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
+
+    def predict(self, heads: dict[str, Head]) -> None:
+        super().predict(heads)
+        rows = rows_that_judge(self.targets.evidence, self.all_features)
+        logits, self.held_out = cross_validated(self.targets, self.all_features, rows, heads)
+        self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
+
+    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+        return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out, prior)
+
+    def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
+        before, after = super().replace_if_better(name, logits)
+        if after > before:
+            self.of_held_out.pop(name, None)  # they were predicted by the last layer
+        return before, after
+
+
+class CrossValidation(Judge):
+    """Labelled training images, which may have wrong labels, each by layers that have not learned its fold."""
+
+    name = "cross_validation"
+    can_choose_layers = False
+
+    def __init__(self, targets: Targets, features: np.ndarray):
+        evidence, rows = targets.evidence, rows_that_judge(targets.evidence, features)
+        super().__init__(rows, features[rows], one_hot(evidence.labels[rows], evidence.num_labels))
+        self.targets, self.all_features = targets, features
+
+    def predict(self, heads: dict[str, Head]) -> None:
+        self.logits, self.held_out = cross_validated(self.targets, self.all_features, self.rows, heads)
+        self.weights = self.held_out and self.held_out.weights
+
+    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+        return judged_in_turn(self.predicted, self.held_out)
+
+
+def judge_in_training(targets: Targets, features: np.ndarray) -> Judge:
+    """Without such a split: the holdout, otherwise labelled rows by cross-validation."""
+    return (Holdout if len(targets.evidence.holdout) else CrossValidation)(targets, features)
+
+
+def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[str, Head]:
+    """
+    The last layers by name, at the end also fitted on the holdout, and as sure on average as they are judged to be
+    right. Sets the logits of the judge, and its heads.
+    """
+    heads = last_layers(targets, features)
+    judge.predict(heads)
+    factors = judge.factors_of_confidence()
+    judge.logits = {name: logits * factors[name] for name, logits in judge.logits.items()}
+    judge.heads = {name: head.times(factors[name]) for name, head in heads.items()}
+    heads = on_all(targets, features, heads) if len(targets.evidence.holdout) else heads
+    return {name: head.times(factors[name]) for name, head in heads.items()}

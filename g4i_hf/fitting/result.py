@@ -1,0 +1,68 @@
+"""What `g4i fit` found, as data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.metrics import read_results
+from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS
+from ..training.judging import Judgement
+from . import words
+from .folder import CONFIG
+
+Interval = tuple[float, float] | list[float] | None
+
+
+@dataclass
+class FitResult:
+    """What `fit` leaves; accuracies are shares of images like those of `train`, with 95% intervals."""
+
+    classifier: Path  # folder of the released student
+    config: Path  # `fit.yaml`, for `g4i fit --config`
+    labels_only_accuracy: float | None  # None without labels
+    labels_only_interval: Interval
+    with_views_accuracy: float | None
+    with_views_interval: Interval
+    difference: float | None
+    difference_interval: Interval
+    verdict: str | None  # `helped`, `hurt` or `cannot tell`
+    judged_on: str  # `gold`, `validation`, `holdout` or `cross_validation`
+    judged_images: int
+    gold_of_no_class: int  # gold images beside these that belong to no class
+    released: str | None  # `labels_only` or `with_views`
+    finetuned: bool
+    images: int  # for training
+    labels: int  # of them
+    suspicious_labels: int  # labels that all views together contradict
+    doubtful_labels: int  # others that are not the likeliest class, but may be right
+    views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
+    num_labels: int  # classes
+    label_noise_estimate: float | None = None  # share of wrong labels
+    label_noise_interval: Interval = None
+    none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
+    unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
+
+    @classmethod
+    def read(cls, folder: Path) -> "FitResult":
+        results = read_results(folder)
+        kept = {each.name: results[each.name] for each in fields(cls) if each.name in results}
+        return cls(classifier=folder / CLASSIFIER, config=folder / CONFIG, **kept)
+
+    def accuracy(self, name: str) -> tuple[float | None, Interval]:
+        """Of `labels_only` or `with_views`, and its interval."""
+        return getattr(self, f"{name}_accuracy"), getattr(self, f"{name}_interval")
+
+    def lines(self) -> list[str]:
+        """The verdict and what follows, in plain words."""
+        return words.lines(self)
+
+
+def judgement_in_results(judgement: Judgement) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name in (LABELS_ONLY, WITH_VIEWS):
+        of_name = judgement.accuracies.get(name)
+        results |= {f"{name}_accuracy": of_name and of_name.share, f"{name}_interval": of_name and of_name.interval}
+    difference = judgement.difference and judgement.difference.share
+    interval = judgement.difference and judgement.difference.interval
+    return results | {"difference": difference, "difference_interval": interval, "verdict": judgement.verdict}

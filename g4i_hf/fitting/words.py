@@ -1,0 +1,230 @@
+"""What `g4i fit` says of its result: how right both classifiers are, whether views helped, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..data.labels import GOLD
+from ..files import some
+from ..names import CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
+from ..options import DataArguments, FitArguments, LabelArguments, names_of
+from ..training.judging import CANNOT_TELL, HELPED
+from ..words import left_out_in_words, listed, none_in_words, taught_by
+from .decide import ASKED, EXPECTED, NOT_CLEARLY_WORSE, VIEWS_HURT, decide
+from .evidence import VALIDATION
+from .folder import read_config
+from .judge import CrossValidation, Holdout
+
+if TYPE_CHECKING:
+    from .result import FitResult
+
+FEW_LABELS = 10  # a class: with fewer, more labels help most
+
+
+def lines(result: FitResult) -> list[str]:
+    """The verdict and what follows."""
+    first, *rest = judgement_lines(result)
+    return [first, released_in_words(result), *rest]
+
+
+def judgement_lines(result: FitResult) -> list[str]:
+    """The same without what is released."""
+    how = _how_judged(result)
+    unreviewed = " Unreviewed: no random sample was labelled by a person."
+    judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
+    more = [*left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
+    return [verdict_in_words(result), *judged, *more]
+
+
+def classifier_in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
+    return "labels only" if name == LABELS_ONLY else f"with {_of_views(views)}"
+
+
+def _of_views(views: Mapping[str, Mapping[str, Any]]) -> str:
+    return listed(taught_by(views)) or "image features of all images"
+
+
+# --- Which is released -----------------------------------------------------------------------------------------------
+
+
+def released_in_words(result: FitResult, is_complete: bool = False) -> str:
+    """Which classifier ships, and why; what switches it where views have not helped, or if it `is_complete`."""
+    if result.released is None:  # another start of fit is changing it
+        return f"{CLASSIFIER}/ is not finished. Run g4i fit --config {result.config} to finish it."
+    views, why = _of_views(result.views), decide(result.verdict, result.released).why
+    names = {WITH_VIEWS: f"with {views}", LABELS_ONLY: "that learned from labels only"}
+    because = {
+        ASKED: ", as --release asks for",
+        VIEWS_HURT: f", as {views} hurt",
+        NOT_CLEARLY_WORSE: ", which ships unless it is clearly worse",
+        EXPECTED: "",
+    }
+    sentence = f"{CLASSIFIER}/ holds the one {names[result.released]}{because[why]}."
+    other = LABELS_ONLY if result.released == WITH_VIEWS else WITH_VIEWS
+    if (why == EXPECTED and not is_complete) or not (result.classifier.parent / other).is_dir():
+        return sentence
+    return f"{sentence} For the one {names[other]}: {_switch(result, other)}"
+
+
+def _switch(result: FitResult, other: str) -> str:
+    """How to ship the other classifier, without fitting again."""
+    if read_config(result.config.parent).get("dataset_name") == IN_MEMORY:
+        return f'call fit with the same dataset and release="{other}"'
+    return shlex.join(["g4i", "fit", "--config", str(result.config), "--release", other])
+
+
+# --- How right they are ----------------------------------------------------------------------------------------------
+
+
+def verdict_in_words(result: FitResult) -> str:
+    if result.with_views_accuracy is None:
+        if not result.judged_images:
+            return "Its accuracy is unknown: there is no image to judge by."
+        return (
+            "Its accuracy is unknown: no class has two labels, and no second view confirms the first. Label two "
+            "images of some classes."
+        )
+    sentence = (
+        f"With {_of_views(result.views)} the classifier is right for about "
+        f"{_percent(result.with_views_accuracy)} of images like yours {_range(result.with_views_interval)}"
+    )
+    if result.labels_only_accuracy is None:
+        return f"{sentence}."
+    labels_only = f"{_percent(result.labels_only_accuracy)} {_range(result.labels_only_interval)}"
+    sentence += f", with your {result.labels:,} labels alone for about {labels_only}."
+    return f"{sentence} {_difference_in_words(result)}"
+
+
+def _difference_in_words(result: FitResult) -> str:
+    points, ends = 100 * result.difference, [100 * end for end in result.difference_interval]
+    digits = 1 if ends[1] - ends[0] < 3 or min(map(abs, ends)) < 0.5 else 0
+    what, kinds = _of_views(result.views), taught_by(result.views)
+    if result.labels < result.images and kinds:
+        what = listed([*kinds, "unlabelled images"])
+    if result.verdict == CANNOT_TELL:
+        points_in_words = f"{points:+z.{digits}f} points ({ends[0]:+z.{digits}f} to {ends[1]:+z.{digits}f})"
+        return f"It is unclear whether {what} helped: {points_in_words}."
+    low, high = ends if result.verdict == HELPED else (-ends[1], -ends[0])
+    points_in_words = f"{abs(points):.{digits}f} points ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{what[0].upper()}{what[1:]} {result.verdict} by {points_in_words}."
+
+
+def _how_judged(result: FitResult) -> str:
+    number = f"{result.judged_images:,}"
+    if not result.judged_images or result.with_views_accuracy is None:
+        return ""
+    if result.judged_on == CrossValidation.name:
+        return (
+            f"Judged on {number} labels that were left out in turn. So each classifier had fewer labels to learn "
+            "from: with all of them both are more accurate, and the difference is often smaller."
+        )
+    if result.judged_on == GOLD:
+        sample = f"Reviewed on {number} images, a random sample that a person labelled{_of_no_class(result)}."
+        return sample + _unjudged(result)
+    if result.judged_on == VALIDATION:
+        return f"Judged on {number} validation images.{_unjudged(result)}"
+    kinds = taught_by(result.views)
+    by = listed([*kinds, "features"]) if kinds else "image features"
+    sentence = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
+    if result.finetuned:
+        return f"{sentence}. As they also chose to keep all layers, the estimate is a little too good."
+    has_labels = any(line["interval"] for line in result.views.values())
+    corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
+    return f"{sentence}. {corrected}."
+
+
+def _of_no_class(result: FitResult) -> str:
+    left = result.gold_of_no_class
+    if not left:
+        return ""
+    share = left / (left + result.judged_images)
+    return f"; {left:,} more ({share:.0%} of the sample) belong to none of the classes and are not counted"
+
+
+def _unjudged(result: FitResult) -> str:
+    if not result.unjudged_classes:
+        return ""
+    few = f"{len(result.unjudged_classes):,} of the {result.num_labels:,} classes"
+    named = some([repr(name) for name in result.unjudged_classes])
+    return f" None of them shows {few} ({named}), so these were not checked."
+
+
+def sentence_for_card(result: FitResult, name: str) -> str:
+    """On a classifier; the reader has other images."""
+    share, interval = result.accuracy(name)
+    if share is None:
+        return ""
+    by_views = [*taught_by(result.views), "image features"]
+    how = {
+        GOLD: f"reviewed on {result.judged_images:,} images that a person labelled and it did not learn from"
+        f"{_of_no_class(result)}",
+        VALIDATION: f"measured on {result.judged_images:,} labelled images that it did not learn from",
+        Holdout.name: f"estimated without true labels, by what {listed([*by_views, 'the given labels'])} tell",
+        CrossValidation.name: "estimated by labels that were left out in turn",
+    }
+    right = f"It is right for about {_percent(share)} of images like those that it was made for"
+    unreviewed = "" if result.judged_on == GOLD else " (unreviewed)"
+    ends = f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
+    return f"{right}, 95% interval {ends}, {how[result.judged_on]}{unreviewed}."
+
+
+# --- What changed, and what is next ----------------------------------------------------------------------------------
+
+
+def changes_since(before: FitResult, result: FitResult) -> str:
+    """`before` is of the same classes. Both accuracies are with views."""
+    how = {GOLD: " (reviewed)", VALIDATION: " (measured)"}
+    differ = before.judged_on != result.judged_on
+    accuracies = " -> ".join(
+        _percent(each.with_views_accuracy) + how.get(each.judged_on, " (estimated)") * differ
+        for each in (before, result)
+    )
+    noises = " -> ".join(_range(each.label_noise_interval, "%") for each in (before, result))
+    labels = f"labels {before.labels:,} -> {result.labels:,}"
+    return f"Since the last run: {labels}; accuracy {accuracies}; wrong labels {noises}."
+
+
+def next_command(result: FitResult, data: str | None, has_test: bool = False) -> str:
+    """What to do next; `data` are the words after `g4i label`, None for images that it cannot open."""
+    few = result.labels < min(FEW_LABELS * result.num_labels, result.images)
+    why = {}
+    if result.suspicious_labels:
+        less = f", and {result.doubtful_labels:,} that may be right" if result.doubtful_labels else ""
+        why["wrong"] = f"look at the labels that look wrong ({result.suspicious_labels:,}{less})"
+    elif few:
+        why["next"] = "label the images that teach most"
+    elif result.judged_on != GOLD:
+        why["gold"] = "label a random sample, which alone tells the true accuracy"
+    if result.doubtful_labels and "wrong" not in why:
+        why["wrong"] = f"look at labels that differ from the likeliest class ({result.doubtful_labels:,})"
+    commands = [f"{what}: g4i label {data} --pick {pick}" for pick, what in why.items()] if data else []
+    if not commands:
+        folder = shlex.quote(str(result.classifier.parent))
+        test = "measure it once on images that it has never seen: g4i evaluate"
+        commands = [f"{test} {folder} --splits test" if has_test else f"publish it: g4i release --run {folder}"]
+    return f"Next: {'; or '.join(commands)}"
+
+
+def options_of_label(args: FitArguments, data: DataArguments) -> str:
+    """The data, and those options of a fit that `g4i label` takes too, as words after it."""
+    words = [data.dataset_name, *(["-o", args.output_dir] if args.output_dir else [])]
+    for given, takes in ((args, LabelArguments), (data, DataArguments)):
+        fields_of_given = names_of(type(given))
+        for name in names_of(takes):
+            if name in fields_of_given and name not in ("dataset_name", "output_dir"):
+                value = getattr(given, name)
+                if value != fields_of_given[name].default:
+                    words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.0f}%"
+
+
+def _range(interval: Sequence[float] | None, unit: str = "") -> str:
+    low, high = interval or (0, 1)
+    ends = f"{100 * low:.0f} to {100 * high:.0f}{unit}"
+    return ends if unit else f"({ends})"

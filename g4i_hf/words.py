@@ -1,0 +1,131 @@
+"""What was estimated from labels and views, in sentences: for the terminal, for reports and for cards."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .files import some
+
+LOW_END, UNKNOWN = 0.005, 0.1  # below the one and above the other, the likeliest share of wrong labels says little
+CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
+SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
+
+
+# --- Kinds of views --------------------------------------------------------------------------------------------------
+
+CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
+
+
+def view_in_words(name: str, share: float) -> str:
+    kind, _, what = name.partition(":")
+    own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
+    of_others = {"scores": f"scores in {what} tell", "image": f"features of {what} tell"}
+    subject = own.get(name) or of_others.get(kind, f"the view {name!r} tells")
+    return f"{subject} the class of {share:.0%} of the images"
+
+
+def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What tells classes beside image features, in words."""
+    kinds = {name: name.partition(":")[0] for name, line in views.items() if not line.get("left_out")}
+    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
+    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
+    if any(kind == IMAGE and views[name].get("class_names") for name, kind in kinds.items()):
+        words_of.append("class names")
+    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
+
+
+# --- Labels ----------------------------------------------------------------------------------------------------------
+
+
+def labels_summary(images: int, labels: int) -> str:
+    """For the card of a student."""
+    return f"Of its {images:,} training images, {labels:,} had a label."
+
+
+def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
+    """A line on the classes with no label or one, with up to three names each; "" if all have two or none has any."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
+    if not counts.any():
+        return ""
+    parts = []
+    for number, what in enumerate(("no label", "one label")):
+        few = [repr(name) for name, count in zip(names, counts, strict=True) if count == number]
+        if few:
+            parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({some(few)})")
+    return f"Labels: {'; '.join(parts)}." if parts else ""
+
+
+# --- Estimates of a label model --------------------------------------------------------------------------------------
+
+
+def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list[str]:
+    """
+    Lines that report how accurate each view is, and what is missing. `estimates`: see
+    [`~g4i_hf.training.supervision.estimates_of`]; `labels` (n,), negative where there is none.
+    """
+    lines, rows, views = [], len(labels), estimates["views"]
+    for name, line in views.items():
+        if line["accuracy"] is not None:
+            interval = "" if line["interval"] is None else " (95% interval {:.0%} to {:.0%})".format(*line["interval"])
+            sentence = view_in_words(name, line["accuracy"])
+            lines.append(f"{sentence[0].upper()}{sentence[1:]}{interval}.")
+        if line["rows"] < rows:
+            lines.append(f"{rows - line['rows']:,} of {rows:,} images have no {name}.")
+    if len(views) > 1 and estimates["views_accuracy_estimate"] is not None:
+        lines.append(f"All views together tell that of {estimates['views_accuracy_estimate']:.0%}.")
+    if (noise := estimates["label_noise_interval"]) is not None:
+        lines.append(f"About {noise_in_words(estimates['label_noise_estimate'], noise)}.")
+        if len(views) == 1 and noise[0] > SURELY_WRONG:
+            (name,) = views
+            what = "captions" if name == CAPTION else f"values of {name}"
+            lines.append(
+                f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
+                f"{what}; a second one can, such as image features."
+            )
+    elif not (labels >= 0).any():
+        lines.append("No image has a label: nothing has checked this.")
+    else:
+        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
+        lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
+    return [*lines, *left_out_in_words(views), *none_in_words(estimates["none_of_these_interval"])]
+
+
+def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"The view {name} is left out: it agrees with labels and other views no more than by chance. Check that it "
+        "belongs to these images."
+        for name, line in views.items()
+        if line.get("left_out")
+    ]
+
+
+def noise_in_words(share: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    if high < LOW_END:
+        return "fewer than 1% of the labels are wrong"
+    if low < LOW_END and high > UNKNOWN:
+        return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
+    return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
+
+
+def none_in_words(interval: Sequence[float] | None) -> list[str]:
+    """A line if some images clearly belong to no class."""
+    if interval is None or interval[0] < CLEARLY_NONE:
+        return []
+    share = f"{interval[0]:.0%} or more"
+    return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]
+
+
+# --- Numbers and lists -----------------------------------------------------------------------------------------------
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def ends_in_words(ends: tuple[float, float], sign: str = "") -> str:
+    """Both ends of an interval in percent; `sign` is `+` for differences."""
+    digits = 0 if ends[1] - ends[0] > 0.1 else 1
+    return " to ".join(f"{100 * end:{sign}z.{digits}f}" for end in ends)
