@@ -12,7 +12,7 @@ G4I := $(BIN)/g4i
 PICTURES := $(if $(WRONG),runs/wrong/pictures,$(PHOTOS)/pictures)
 OUT := $(if $(WRONG),runs/photos_demo_wrong,runs/photos_demo)
 
-.PHONY: venv demo caption-demo hub-demo docs test test-slow test-minimum browser lint clean
+.PHONY: venv demo caption-demo hub-demo docs test test-slow test-minimum mutants browser lint clean
 
 venv: $(VENV)/.test
 
@@ -71,6 +71,10 @@ test-minimum:
 	.venv-minimum/bin/python -m pip install --quiet uv
 	.venv-minimum/bin/uv pip install --quiet --python .venv-minimum --resolution lowest-direct --torch-backend cpu -e '.[lowest]'
 	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Small changes of the mathematics, which the tests should notice: hours, and it goes on where it was stopped
+mutants: venv
+	$(BIN)/python benchmarks/mutants.py --jobs 2
 
 # Tests open reports in a real browser
 browser:

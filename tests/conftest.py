@@ -17,7 +17,13 @@ import loaded  # noqa: F401
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["caption_doors", "fitting"]  # their fixtures
+
+def pytest_configure(config):
+    """Their fixtures. The process that only deals tests out to others imports nothing large."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        for name in ("caption_doors", "fitting"):
+            config.pluginmanager.import_plugin(name)
+
 
 # The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search
 # takes more and other ones each time, and prints how to repeat one that fails

@@ -283,10 +283,7 @@ TABLES = {
             "there is no file 'none.png', nor for 1 more. Add the images, or remove their rows.",
         ],
     ),
-    "names without a suffix": (
-        b"file_name,label\n1,cat\n2,dog\n",
-        ["'1', nor for 1 more. Add", "mean 'cat/1.png'?"],
-    ),
+    "names without a suffix": (b"file_name,label\n1,cat\n2,dog\n", ["'1', nor for 1 more. Add", "mean 'cat/1.png'?"]),
     "no names at all": (
         b"caption,label\na cat,cat\n",
         ["there is no column file_name among 'caption', 'label'. It names the image, relative to the table's folder."],

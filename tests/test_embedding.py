@@ -15,13 +15,7 @@ from datasets import DatasetDict, List, Value
 from doors import TWO_PROCESSES, command_line
 from sentence_transformers import SentenceTransformer
 from tiny_encoders import WORDS, images_with, save_random, sentence_encoder, word_tokenizer
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    CLIPTextModelWithProjection,
-    GPT2Config,
-    SiglipConfig,
-)
+from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection, GPT2Config, SiglipConfig
 
 from g4i_hf import embed_captions
 from g4i_hf.data.loading import open_images

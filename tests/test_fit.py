@@ -47,7 +47,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def result(fitted, photos, tmp_path_factory):
     """By the default student and text encoder; on a CPU the default trains no other layers."""
-    given = {"student": None, "image_size": None, "text_encoder": DEFAULT_TEXT_ENCODER, "finetune": "auto"}
+    given = {"student": None, "image_size": 128, "text_encoder": DEFAULT_TEXT_ENCODER, "finetune": "auto"}
     return fitted(photos, tmp_path_factory.mktemp("result") / "out", **given)
 
 
@@ -66,7 +66,7 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     # Of 108 unlabelled images; 100 are wanted, and at most half of them are taken
     assert (result.judged_on, result.judged_images) == ("holdout", 54)
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
-    assert chosen["image_size"] == 224 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+    assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
     of_run = (out / "with_views" / "train.yaml").read_text().splitlines()[0]
     assert of_run.startswith("# ") and "g4i evaluate" in of_run and "../fit.yaml" in of_run
     assert len(list(out.rglob("*"))) > 20 and not refused_by_windows(out)
@@ -186,6 +186,7 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
         fitted(pictures, tmp_path / "other", finetune="true")
 
 
+@pytest.mark.slow
 def test_captions_that_are_left_out_teach_nothing(fitted, tmp_path, capsys, monkeypatch):
     """Those of other images, as one label a class tells, neither a classifier nor a search."""
     monkeypatch.setattr(witnesses, "CHANCE_OF_LABELS", 0.05)

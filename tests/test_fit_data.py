@@ -27,34 +27,40 @@ from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
 
 
-def test_images_of_pillow_columns_by_name_and_an_argument_that_is_wrong(fitted, tmp_path):
-    def split(numbers) -> Dataset:
-        rows = {"photo": [drawing(number) for number in numbers], "text": [caption(number) for number in numbers]}
-        return Dataset.from_dict(rows | {"species": [CLASSES[number % 3] for number in numbers]})
+def in_memory(numbers=range(6), **other) -> Dataset:
+    """Drawings as Pillow images, with names of classes and captions."""
+    rows = {"image": [drawing(row) for row in numbers], "label": [CLASSES[row % 3] for row in numbers]}
+    return Dataset.from_dict(rows | {"caption": [caption(row) for row in numbers]} | other)
 
-    splits = DatasetDict(train=split(range(30)), validation=split(range(30, 39)))
-    named = {"image": "photo", "label": "species", "caption": "text"}
-    found = fitted(splits, tmp_path / "out", **named)
+
+NAMED = {"image": "photo", "label": "species", "caption": "text"}
+
+
+@pytest.fixture(scope="module")
+def fit_in_memory(fitted) -> tuple:
+    """The result, of columns with names of their own, and the data."""
+    splits = DatasetDict(train=in_memory(range(30)), validation=in_memory(range(30, 39))).rename_columns(NAMED)
+    return fitted(splits, **NAMED), splits
+
+
+def test_fit_takes_a_dataset_in_memory(fit_in_memory):
+    found, _ = fit_in_memory
     assert found.judged_images == 9 and set(found.views) == {"caption", "image"}
-    splits.save_to_disk(tmp_path / "saved")
-    columns = {f"{ours}_column": theirs for ours, theirs in named.items()}
-    again = evaluate_run(tmp_path / "out", dataset_name=str(tmp_path / "saved"), splits="validation", **columns)
-    assert again["aligned"]["validation_accuracy"] == found.with_views_accuracy
+
+
+def test_evaluate_takes_what_was_in_memory_from_a_folder(fit_in_memory, tmp_path):
+    found, splits = fit_in_memory
+    out = found.classifier.parent
     with pytest.raises(ValueError, match="were in memory. Save them with save_to_disk"):
-        evaluate_run(tmp_path / "out")
-    with pytest.raises(ValueError, match="foto"):
-        fitted(splits, tmp_path / "other", **named | {"image": "foto"})
-    with pytest.raises(TypeError, match="studnt.*student"):
-        fitted(splits, tmp_path / "other", **named, studnt="x")
-
-
-def in_memory(**other) -> Dataset:
-    rows = {"image": [drawing(row) for row in range(6)], "label": [CLASSES[row % 3] for row in range(6)]}
-    return Dataset.from_dict(rows | {"caption": [caption(row) for row in range(6)]} | other)
+        evaluate_run(out)
+    splits.save_to_disk(tmp_path / "saved")
+    columns = {f"{ours}_column": theirs for ours, theirs in NAMED.items()}
+    again = evaluate_run(out, dataset_name=str(tmp_path / "saved"), splits="validation", **columns)
+    assert again["aligned"]["validation_accuracy"] == found.with_views_accuracy
 
 
 @pytest.mark.slow
-def test_images_in_memory_estimate_alike_whatever_holds_their_pixels(fitted, tmp_path):
+def test_pillow_and_numpy_images_give_the_same_classifier(fitted, tmp_path):
     """JPEG files that Pillow opened keep their bytes, arrays become PNG."""
     names = [tmp_path / f"{row}.jpg" for row in range(24)]
     for row, name in enumerate(names):
@@ -62,39 +68,49 @@ def test_images_in_memory_estimate_alike_whatever_holds_their_pixels(fitted, tmp
     kinds = {"pillow": list(map(Image.open, names)), "numpy": [np.asarray(Image.open(name)) for name in names]}
     rows = {"label": [CLASSES[row % 3] for row in range(24)], "caption": [caption(row) for row in range(24)]}
     features = Features(image=ImageFeature(), label=Value("string"), caption=Value("string"))
-    found = [fitted(Dataset.from_dict({"image": kinds[kind]} | rows, features), tmp_path / kind) for kind in kinds]
-    assert found[0].with_views_accuracy == found[1].with_views_accuracy and found[0].judged_on == "cross_validation"
-    assert (found[0].classifier / "model.safetensors").read_bytes() == (
-        found[1].classifier / "model.safetensors"
-    ).read_bytes()
+    one, other = (
+        fitted(Dataset.from_dict({"image": kinds[kind]} | rows, features), tmp_path / kind) for kind in kinds
+    )
+    assert one.with_views_accuracy == other.with_views_accuracy and one.judged_on == "cross_validation"
+    weights = [(each.classifier / "model.safetensors").read_bytes() for each in (one, other)]
+    assert weights[0] == weights[1]
 
 
-# A dataset in memory, options, and what is said
-NOT_IN_MEMORY = [
-    (in_memory(), {"caption_column": "text"}, "caption_column is an option for images on disk.*image, label, caption"),
-    (in_memory(), {"captioner": "a/model"}, "captioner is an option for images on disk"),
-    (in_memory().with_transform(dict), {}, "'train' has a transform"),
-    (
-        in_memory(caption=range(6)),
-        {},
-        r"Column 'caption': .*int64.* is neither text nor .*caption='...'",
+# A dataset in memory, options, and what the error says
+NOT_IN_MEMORY = {
+    "an option for files": (
+        {"caption_column": "text"},
+        "caption_column is an option for images on disk.*image, label",
     ),
-    (in_memory().to_iterable_dataset(), {}, "data is of type IterableDataset.*Dataset.from_generator"),
-    (in_memory().rename_column("image", "photo"), {}, "no column 'image'.*Rename.*name it with image='...'"),
-    (in_memory(species=[0.5] * 6), {"label": "species"}, "^Column 'species' holds float64"),
-    (in_memory(), {"label": "specie"}, r"no column 'specie' \(given as label\)"),
-    (in_memory(label=[["a"]] * 6), {}, "holds lists.*name another column with label='...'"),
-]
+    "a captioner": ({"captioner": "a/model"}, "captioner is an option for images on disk"),
+    "no such option": ({"studnt": "x"}, "studnt.*student"),
+    "no such image column": ({"image": "foto"}, "foto"),
+    "no such label column": ({"label": "specie"}, r"no column 'specie' \(given as label\)"),
+    "a transform": (lambda: in_memory().with_transform(dict), "'train' has a transform"),
+    "captions of numbers": (
+        lambda: in_memory(caption=range(6)),
+        r"'caption': .*int64.* is neither text nor .*caption='...'",
+    ),
+    "a stream": (lambda: in_memory().to_iterable_dataset(), "data is of type IterableDataset.*Dataset.from_generator"),
+    "no images": (
+        lambda: in_memory().rename_column("image", "photo"),
+        "no column 'image'.*Rename.*name it with image='...'",
+    ),
+    "labels of fractions": (lambda: in_memory(label=[0.5] * 6), "^Column 'label' holds float64"),
+    "labels of lists": (lambda: in_memory(label=[["a"]] * 6), "holds lists.*name another column with label='...'"),
+}
 
 
-@pytest.mark.parametrize(("data", "options", "says"), NOT_IN_MEMORY, ids=[says for *_, says in NOT_IN_MEMORY])
-def test_what_a_dataset_in_memory_cannot_have_is_an_error(fitted, data, options, says):
+@pytest.mark.parametrize("name", NOT_IN_MEMORY)
+def test_what_fit_does_not_take_in_memory(fitted, name):
+    given, says = NOT_IN_MEMORY[name]
+    data, options = (in_memory(), given) if isinstance(given, dict) else (given(), {})
     with pytest.raises((TypeError, ValueError), match=says):
         fitted(data, **options, dry_run=True)
 
 
 @pytest.mark.slow
-def test_of_two_threads_one_fits_at_a_time(fitted, tmp_path, monkeypatch):
+def test_two_threads_fit_one_after_the_other(fitted, tmp_path, monkeypatch):
     """accelerate has one state a process, and resets it for each trainer."""
     at_once, most, run = [], [], Fit.run
 
@@ -112,7 +128,7 @@ def test_of_two_threads_one_fits_at_a_time(fitted, tmp_path, monkeypatch):
     assert [fit.result().classifier.is_dir() for fit in fits] == [True, True] and most == [1, 1]
 
 
-def test_neither_an_empty_label_nor_a_format_makes_a_class_and_options_are_those_of_python(fitted, capsys):
+def test_empty_labels_and_a_format_make_no_class(fitted, capsys):
     data = in_memory(label=["circle", "cross", "", None, "circle", "cross"]).with_format("torch")
     fitted(data, dry_run=True, views="image:student", finetune=False)
     assert "6 training images of 2 classes, 4 with a label" in capsys.readouterr().out
@@ -140,7 +156,7 @@ def test_a_dataset_of_the_hub_by_its_id(hub, student, static_folder, tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted, tmp_path, serve, capsys, monkeypatch):
+def test_a_captioner_is_asked_about_training_images(fitted, tmp_path, serve, capsys, monkeypatch):
     pictures = draw_folder(tmp_path / "pictures", captions=False, train=24, test=3)
     out, server = tmp_path / "out", serve("--token", "sk-right")
     monkeypatch.setenv("SERVER_TOKEN", "sk-right")
@@ -172,7 +188,7 @@ def test_a_captioner_is_asked_both_questions_about_training_images_alone(fitted,
         fitted(pictures, out)
 
 
-def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student, tmp_path):
+def test_many_images_are_sent_to_a_server_on_request(fitted, student, tmp_path):
     make.rows(501, draw=lambda row: make.noise(0), image_id=None).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(
         ValueError, match=r"1,002 requests with images would go to 127.0.0.1:9. .*yes=True.*g4i caption.*--dry_run 64"
@@ -181,7 +197,7 @@ def test_many_images_are_sent_to_a_server_only_if_that_is_wanted(fitted, student
 
 
 @pytest.mark.parametrize(("side", "size"), [(8, 128), (32, 128), (40, 160), (64, 224), (300, 224)])
-def test_small_images_are_enlarged_to_what_the_student_knows(side, size, tmp_path, capsys):
+def test_small_images_are_enlarged(side, size, tmp_path, capsys):
     for name in ("red", "blue"):
         (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (side, 2 * side), name).save(tmp_path / "pictures" / "train" / name / "1.png")
@@ -191,7 +207,7 @@ def test_small_images_are_enlarged_to_what_the_student_knows(side, size, tmp_pat
     assert "is faster and usually less accurate" in said
 
 
-def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path, monkeypatch):
+def test_a_dry_run_names_a_folder_in_the_way(student, tmp_path, monkeypatch):
     """A result has the name of its data."""
     monkeypatch.chdir(tmp_path)
     pictures, released = few_labels(tmp_path, 3, train=9), tmp_path / "runs" / "pictures" / "classifier"
@@ -201,7 +217,7 @@ def test_what_is_in_the_way_is_said_by_a_dry_run(student, tmp_path, monkeypatch)
         fit(pictures, student=student, dry_run=True)
 
 
-def test_an_unreadable_image_that_is_skipped_is_no_validation_image(fitted, tmp_path, capsys):
+def test_unreadable_validation_images_are_skipped(fitted, tmp_path, capsys):
     pictures = draw_folder(tmp_path / "pictures", train=18, validation=6)
     next((pictures / "validation").rglob("*.png")).write_bytes(b"no image")
     with pytest.raises(ValueError, match="with on_bad_images='skip'"):
@@ -221,7 +237,7 @@ def untold(folder: Path) -> tuple[Path, dict[str, int]]:
     return pictures, truth
 
 
-def test_check_says_what_captions_and_image_features_would_be_worth(student, words, tmp_path, capsys):
+def test_check_compares_captions_and_image_features(student, words, tmp_path, capsys):
     pictures = few_labels(tmp_path, 6, train=60)
     encoders = ["--text_encoder", words, "--student", student]
     main(["check", str(pictures), *encoders, "--check_dir", str(tmp_path / "check")])
@@ -231,7 +247,7 @@ def test_check_says_what_captions_and_image_features_would_be_worth(student, wor
     assert (tmp_path / "check" / "suspicious_labels.html").is_file()
 
 
-def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, student, tmp_path):
+def test_any_image_encoder_is_a_view(fitted, student, tmp_path):
     pictures = few_labels(tmp_path, 6, train=60)
     encoder = save_resnet(tmp_path / "encoder", (8, 16, 16, 24))
     out = tmp_path / "out"
@@ -250,7 +266,7 @@ def test_any_image_encoder_is_a_view_and_captions_can_be_left_out(fitted, studen
             fitted(pictures, views=[f"image:{out / student_of_ours}"], dry_run=True)
 
 
-def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, capsys):
+def test_views_in_memory_beside_names_and_folders(fitted, tmp_path, capsys):
     """No label and no caption: values with class names tell. Other values are new work."""
     (pictures, truth), out = untold(tmp_path), tmp_path / "out"
     images = load_images(pictures)
@@ -283,7 +299,7 @@ def test_views_in_memory_are_taken_beside_names_and_folders(fitted, tmp_path, ca
             fitted(pictures, views=[wrong], dry_run=True)
 
 
-def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_path, capsys):
+def test_answers_to_the_question_for_the_class_are_a_view(fitted, tmp_path, capsys):
     """No label and no caption: answers and the folders of `test` name the classes. One answer in six is wrong."""
     (pictures, truth), lines = untold(tmp_path), []
     for row, (name, label) in enumerate(truth.items()):
@@ -307,7 +323,7 @@ def test_answers_of_a_model_that_was_asked_for_the_class_are_a_view(fitted, tmp_
     assert f"Changed since the last run in {out}: the answers." in capsys.readouterr().out
 
 
-def test_without_labels_and_captions_class_names_of_an_encoder_and_scores_of_a_model_tell(fitted, tmp_path):
+def test_class_names_and_scores_teach_without_labels_and_captions(fitted, tmp_path):
     """Views that `g4i embed` left in the folder; one score in six is wrong, one in five is missing."""
     (pictures, truth), out, lines = untold(tmp_path), tmp_path / "out", []
     for row, (name, label) in enumerate(truth.items()):

@@ -302,7 +302,7 @@ def test_classifiers_are_as_sure_as_they_are_right(share):
         assert 0.25 < right < 0.8 and abs(probabilities.max(1).mean() - right) < 0.1, name
 
 
-@pytest.mark.parametrize("images", [0, 1, 5])
+@pytest.mark.parametrize("images", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 5))])
 def test_few_images_change_the_confidence_little(blobs, images):
     features, labels = blobs
     targets, _ = targets_of(features, labels, features, np.arange(300))

@@ -176,6 +176,7 @@ def test_labels_that_often_change_places_show_where_caption_and_image_are_sure()
     assert accuracy(model.posterior_, data.truth) > 1.1 * (1 - swaps.mean())
 
 
+@pytest.mark.slow
 def test_a_rows_own_label_does_not_decide_where_sure_rows_show_the_wrong_ones():
     """As above, with a word in caption and image that no other row has."""
     data, images = seen_twice(800, shared=0.5, own=1.0)
@@ -290,7 +291,7 @@ def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
     assert right[1] > right[0] - 0.003, right
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, slowly(1), slowly(2)])
 def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_common(tmp_path, seed):
     """Captions of other images are left out, and so are image features of noise; and answers beside them are not."""
     data, images = (clusters(800, spread=spread, seed=seed, view=view) for spread, view in ((1.0, 0), (1.3, 1)))
@@ -315,6 +316,7 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     assert not any("left_out" in line for line in LabelModel(CLASSES).fit(of_noise, three).report_.values())
 
 
+@pytest.mark.slow
 def test_image_features_that_tell_little_do_not_outvote_answers():
     """They learn what answers tell of unlabelled rows, and are no surer than they repeat it."""
     images, rng = clusters(2000, spread=4.0, view=2), np.random.default_rng(52)
@@ -339,7 +341,8 @@ def few_labels(each: int) -> tuple[Clusters, Clusters, np.ndarray]:
     return captions, images, some_labels(captions.truth, each)
 
 
-@pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), slowly(1, 3.0, -0.02)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("rare", "of_images", "gain"), [(0, 1.5, 0.1), (1, 3.0, -0.02)])
 def test_image_features_do_not_rule_out_a_class_that_has_a_name_and_no_label_or_one(rare, of_images, gain):
     """
     They learn it from captions, as far as these tell it; poor image features leave it to them. Of class 3, with a
@@ -459,6 +462,7 @@ def test_probabilities_do_not_depend_on_the_rows_beside():
     np.testing.assert_allclose(found.predict(beside)[:20], some, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_that_people_get_wrong_are_found():
     """
     They see what is likely, with less certainty than there is, and err where it is hard, to the next likeliest class:
@@ -564,6 +568,7 @@ def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
     np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()
 
 
+@pytest.mark.slow
 def test_a_view_keeps_as_many_directions_as_there_are_classes():
     """To tell 1,000 classes by 256 directions cost 20 points of accuracy."""
     generator, labels = np.random.default_rng(0), np.repeat([0, 1, -1], 20)
@@ -589,6 +594,7 @@ def test_image_features_withstand_wrong_labels_and_wrong_captions():
     assert (both.posterior_.argmax(1) == truth)[75:].mean() > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_image_features_that_tell_nearly_all_leave_no_class_without_a_row():
     """Logits of a discriminant are far apart there, and a very low one would mean that its class has no row."""

@@ -38,7 +38,7 @@ def fitted(
     return LabelModel(CLASSES).fit(views, labels), truth, views
 
 
-@pytest.mark.parametrize(("others", "share"), [(0, 0.0), (200, 0.32), (800, 0.65)])
+@pytest.mark.parametrize(("others", "share"), [(0, 0.0), (200, 0.32), pytest.param(800, 0.65, marks=pytest.mark.slow)])
 def test_the_share_of_unlabelled_images_of_no_class_is_told(others, share):
     model, truth, _ = fitted(others)
     assert share - 0.15 < model.none_share_.share < share + 0.03  # rather too few

@@ -1,5 +1,7 @@
 """The ONNX graph of a student gives its logits, at any batch size, and holds nothing of the machine it was made on."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from students import aligned_model
@@ -7,10 +9,11 @@ from students import aligned_model
 from g4i_hf.hub.onnx import export_onnx
 from g4i_hf.hub.push import check_publishable
 
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-# The others are slow: attention, windows, depthwise convolutions, two heads, of both libraries
-QUICK, SLOW = ["vit"], ["timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
+if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
+    pytest.skip("needs the extra onnx", allow_module_level=True)
+# Attention, windows, depthwise convolutions, two heads, of both libraries
+STUDENTS = ["vit", "timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext"]
+pytestmark = pytest.mark.slow
 
 
 def trained(name: str):
@@ -26,8 +29,10 @@ def trained(name: str):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", STUDENTS)
 def test_the_graph_gives_the_logits_of_the_student(name, tmp_path, capsys):
+    import onnxruntime
+
     student, path = trained(name), tmp_path / "onnx" / "model.onnx"
     export_onnx(student, path, 48)
     session = onnxruntime.InferenceSession(path)
@@ -45,7 +50,6 @@ def test_the_graph_gives_the_logits_of_the_student(name, tmp_path, capsys):
     assert b".py" not in path.read_bytes() and capsys.readouterr().out == ""
 
 
-@pytest.mark.slow
 def test_a_graph_of_nan_is_refused(tmp_path):
     student = trained("vit")
     with torch.no_grad():

@@ -90,7 +90,7 @@ class Ways:
         return found
 
 
-@pytest.fixture(params=["timm-resnet", "vit"])
+@pytest.fixture(params=["timm-resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def student(request, tmp_path, monkeypatch) -> Path:
     """A release with its card, in the working directory; the graph of ONNX is played by the student."""
     monkeypatch.chdir(tmp_path)

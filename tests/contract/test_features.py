@@ -1,9 +1,9 @@
-"""What pages name is there: FEATURES.md, SECURITY.md, CONTRIBUTING.md, and BREAKS.md, which `breaks.py` runs."""
+"""What pages name is there: FEATURES.md, SECURITY.md and CONTRIBUTING.md."""
 
 import re
 from pathlib import Path
 
-from breaks import ROOT, TABLE, read_breaks
+from doors import ROOT
 
 HERE = Path(__file__).parent
 
@@ -39,16 +39,3 @@ def test_contributing_names_what_is_there():
     assert len(named) > 30 and [name for name in named if name not in words] == []
     places = [(ROOT / file, ROOT / "g4i_hf" / file) for file in files]
     assert len(files) > 30 and [place for place, other in places if not place.exists() and not other.exists()] == []
-
-
-def test_every_break_changes_a_line_that_is_there_and_names_a_test_that_is_there():
-    text = TABLE.read_text(encoding="utf-8")
-    breaks = read_breaks(text)
-    assert len(breaks) == text.count("\n- **"), "an entry that cannot be read"
-    for change in breaks:
-        count = (ROOT / change.file).read_text(encoding="utf-8").count(change.before)
-        remedy = "update `is:` and `broken:` in tests/contract/BREAKS.md"
-        assert count == 1, f"{change.title}: {change.file} has {change.before!r} {count} times, not once; {remedy}"
-        file, *names = change.test.split("::")
-        test = (ROOT / file).read_text(encoding="utf-8")
-        assert all(f" {name.partition('[')[0]}" in test for name in names), change.test
