@@ -29,6 +29,7 @@ __all__ = [*_PLACES, "__version__"]
 if TYPE_CHECKING:
     from .data.loading import load_images as load_images
     from .embedding.embed import embed_captions as embed_captions
+    from .fitting.command import fit as fit
     from .hub import release_student as release_student
     from .label_model import LabelModel as LabelModel
     from .label_model import View as View
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from .views.making import embed_view as embed_view
     from .workflows.caption import caption_images as caption_images
     from .workflows.evaluate import evaluate_run as evaluate_run
-    from .workflows.fit import fit as fit
     from .zero_shot import ImageSearch as ImageSearch
     from .zero_shot import ZeroShotImageClassifier as ZeroShotImageClassifier
 else:  # to a type checker, this would have any name

@@ -15,7 +15,6 @@ from datasets import Dataset, DatasetDict
 from transformers import BaseImageProcessor, set_seed
 
 from .. import columns
-from ..cli import say
 from ..data.checks import check_captioned, check_split, labels_of, readable_rows
 from ..data.classes import class_names, terms_of, with_class_names
 from ..data.dataset import CaptionedImages
@@ -37,6 +36,7 @@ from ..modeling.processing import (
 from ..modeling.student import check_is_there, require_peft
 from ..names import folder_digest, why_missing
 from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments, SupervisionOptions
+from ..output import say
 from .arguments import AlignmentArguments
 from .features import FEATURES, student_features
 from .optimization import class_weights_of
