@@ -1,8 +1,10 @@
 """The report of `g4i fit`: one HTML file with its verdict, and the images that judged."""
 
-from collections.abc import Iterable, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -14,7 +16,11 @@ from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..pages import Shown, thumbnail, write_page
+from . import words
 from .judge import Judge
+
+if TYPE_CHECKING:
+    from .result import FitResult
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
@@ -23,9 +29,7 @@ RARELY = 0.02  # share of confusions from which they are shown
 def write_fit_report(
     path: str | Path,
     title: str,
-    verdict: Sequence[str],
-    results: dict[str, Any],
-    names: dict[str, str],
+    result: FitResult,
     judge: Judge,
     judging: Dataset,
     suspicious: Iterable[Shown],
@@ -33,16 +37,11 @@ def write_fit_report(
     settings: dict[str, Any],
 ) -> None:
     """
-    Write the page, a single HTML file with its images. `results` are the fields of `FitResult`, `judging` the images
-    of the judge, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
+    Write the page, a single HTML file with its images. `judging` are the images of the judge, `suspicious` cards of
+    [`suspicious_cards`], `settings` are shown in a folded section.
     """
-    accuracies = (
-        (names.get(name), results[f"{name}_accuracy"], results[f"{name}_interval"])
-        for name in (LABELS_ONLY, WITH_VIEWS)
-    )
-    shown = [(name, share, interval) for name, share, interval in accuracies if share is not None]
     about = "A random sample of the evaluation images." if len(judging) else ""
-    has_labels, logits = judge.has_labels, judge.logits[results["released"]]
+    has_labels, logits = judge.has_labels, judge.logits[result.released]
     reason = "Their label is another class" if has_labels else "The views predict another class"
     predicted, likeliest, score = logits.argmax(1), judge.probabilities.argmax(1), softmax(logits, axis=1).max(1)
     drawn = np.sort(np.random.default_rng(0).permutation(len(judging))[:PREDICTIONS])
@@ -62,9 +61,9 @@ def write_fit_report(
         path,
         title,
         "fit_report.html.j2",
-        verdict=verdict,
-        bars=[{"name": name, "share": share, "low": low, "high": high} for name, share, (low, high) in shown],
-        views=results["views"],
+        verdict=words.judgement_lines(result),
+        bars=accuracy_bars(result),
+        views=result.views,
         suspicious=list(suspicious),
         predictions=[card(row) for row in drawn.tolist()],
         about_pictures=about,
@@ -75,6 +74,17 @@ def write_fit_report(
         estimated=not has_labels,
         settings=settings,
     )
+
+
+def accuracy_bars(result: FitResult) -> list[dict[str, Any]]:
+    """For a template: the accuracy of each classifier, if it is known, and the ends of its interval."""
+    bars = []
+    for name in (LABELS_ONLY, WITH_VIEWS):
+        share, interval = getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
+        if share is not None:
+            in_words = words.classifier_in_words(name, result.views)
+            bars.append({"name": in_words, "share": share, "low": interval[0], "high": interval[1]})
+    return bars
 
 
 def suspicious_cards(
