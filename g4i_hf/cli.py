@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import logging
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .files import brief, did_you_mean, portable, printable_lines, read_lines, relative_to_file, yaml_lines
+from .files import brief, did_you_mean, portable, read_lines, relative_to_file, yaml_lines
 from .names import OPTIONS_FILE, check_dataset_exists, run_of
 from .options import (
     OWN_MODULE,
@@ -37,6 +36,7 @@ from .options.fields import (
     typed,
     wanted,
 )
+from .output import say
 
 # Names of options in other tools, to suggest ours for an unknown option
 ALIASES = {
@@ -323,23 +323,6 @@ def check_paths(**paths: str | None) -> None:
             raise FileNotFoundError(f"{name} is {path!r}, but there is no such file or folder.")
 
 
-def is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def say(text: str) -> None:
-    """Print, in the first of several processes."""
-    if is_first_process():
-        print(printable_lines(text), flush=True)
-
-
-class PrintableFormatter(logging.Formatter):
-    """Only the message, with escapes for characters that move the cursor or hide text."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
-
-
 def import_module(name: str) -> None:
     """Import the module of `--module`: a Python file by its path, or a module by its name."""
     os.environ[OWN_MODULE] = name
@@ -354,23 +337,6 @@ def import_module(name: str) -> None:
         raise OptionError(f"--module {name} cannot be imported: {type(error).__name__}: {error}") from error
     if is_file and Path(module.__file__ or "").resolve() != path.resolve():
         raise OptionError(f"--module {name} cannot be imported as {path.stem!r}; give the file another name.")
-
-
-def quiet_libraries(main_process: bool) -> None:
-    """Show our messages and progress bars in the main process, and only warnings of the libraries."""
-    import datasets
-    import transformers
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, handlers=[handler])
-    for name in ("httpx", "httpx2", "sentence_transformers", "datasets"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    datasets.config.USE_PARQUET_EXPORT = False  # would send a request to another host for every dataset
-    transformers.utils.logging.set_verbosity_warning()
-    transformers.utils.logging.disable_progress_bar()
-    if not main_process:
-        datasets.disable_progress_bars()
 
 
 def end_processes() -> None:

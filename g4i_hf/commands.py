@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .cli import OptionError, check_paths, is_first_process, say
+from .cli import OptionError, check_paths
 from .files import printable
 from .names import LABELS_ONLY, check_run, is_of_fit, require
 from .options import learned_from_captions
+from .output import is_first_process, say
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
 MAKE_STAGE = "g4i caption --dataset_name DATASET_NAME --caption_column caption --captions_dir"

@@ -55,16 +55,24 @@ def restore_replaced(folder: str | Path) -> None:
     place = Path(folder).resolve()
     for kind in ("old", "tmp"):
         for left in place.parent.glob(f"{glob.escape(_temporary_prefix(place, kind))}*"):
-            from psutil import pid_exists
-
             process = left.name.rpartition("-")[2]
-            if not process.isdecimal() or pid_exists(int(process)):
+            if not process.isdecimal() or _is_running(int(process)):
                 continue
             with contextlib.suppress(OSError):  # a read-only disk
                 if kind == "old" and not place.exists():
                     left.rename(place)
                 else:
                     shutil.rmtree(left)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends no signal
+    except PermissionError:  # of another user
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _temporary_prefix(place: Path, kind: str) -> str:

@@ -17,15 +17,14 @@ from .cli import (
     OptionError,
     check_data,
     end_processes,
-    is_first_process,
     parse_options,
-    quiet_libraries,
     with_underscores,
 )
 from .commands import COMMANDS, RECIPES
 from .files import printable_lines, wrong_choice
 from .options import OPTIONS_OF
 from .options.caller import own_columns, with_own_columns
+from .output import is_first_process, quiet_libraries
 
 # Options of `accelerate launch` that `g4i` passes on, with their number of values; others belong in its config_file
 LAUNCHER_OPTIONS = {

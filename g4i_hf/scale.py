@@ -12,10 +12,11 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from .captioning.runner import Share
-from .cli import build_options, quiet_libraries
+from .cli import build_options
 from .commands import COMMANDS
 from .data.loading import load_reviewed
 from .options import OPTIONS_OF
+from .output import quiet_libraries
 from .views.making import embed_share
 from .workflows.caption import Captioning
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROAD = """
 columns files
 options names processes words
+output
 cli data
 pages
 captioning

@@ -94,7 +94,7 @@ def test_fit_says_it_and_which_labels_are_worth_a_look():
     found = FitResult(**RESULT | {"none_of_these_interval": [0.25, 0.4]})
     assert judgement_lines(found)[-1].startswith("25% or more of the images without a label")
     said = next_command(found, "pictures")
-    assert said.startswith("Next: label the images that teach most: g4i label pictures --pick next; or")
+    assert said.startswith("label the images that teach most: g4i label pictures --pick next; or")
     assert said.endswith("(14): g4i label pictures --pick wrong")
     found = FitResult(**RESULT | {"none_of_these_interval": [0.0, 0.4], "doubtful_labels": 0})
     assert len(judgement_lines(found)) == 1 and next_command(found, "pictures").endswith("--pick next")

@@ -60,6 +60,26 @@ def test_names_with_two_dashes_stay_as_they_are_in_messages(call, name):
         call()
 
 
+@pytest.mark.parametrize(
+    ("takes", "name", "message"),
+    [
+        (AlignmentArguments, "image_size", "Pass it to AlignmentTrainer, with the name of a student"),
+        (AlignmentArguments, "use_peft", "Pass it to AlignmentTrainer, with the name of a student"),
+        (AlignmentArguments, "supervision", "Pass it to AlignmentTrainer."),
+        (AlignmentArguments, "compute_metrics", "Pass it to AlignmentTrainer."),
+        (AlignmentArguments, "learning_rat", "Did you mean 'learning_rate'"),
+        (AlignmentTrainer, "learning_rate", "Pass it to AlignmentArguments."),
+        (AlignmentTrainer, "student", "Pass it to AlignmentTrainer, as model."),
+        (AlignmentTrainer, "caption_column", "Pass it to load_images."),
+        (AlignmentTrainer, "imagesize", "Did you mean 'image_size'"),
+    ],
+)
+def test_an_argument_in_the_wrong_place_names_the_right_one(takes, name, message, tmp_path):
+    given = ("resnet18", short(tmp_path), raw()) if takes is AlignmentTrainer else (str(tmp_path),)
+    with pytest.raises(TypeError, match=f"takes no '{name}' here. {message}"):
+        takes(*given, **{name: 1})
+
+
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
     """Those of the README, with the default arguments and a small student."""
     draw_folder(tmp_path / "pictures", train=18, validation=3)

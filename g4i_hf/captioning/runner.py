@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from ..output import progress_bar
 from .answers import OK, TRANSIENT, Answer, AnswerStore, Captioner, Question
 from .questions import Questions
 
@@ -179,7 +180,7 @@ class Asking:
         return self.outcome
 
     def _bar(self) -> tqdm:
-        return tqdm(
+        return progress_bar(
             total=sum(map(len, self.questions)) // self.share.processes,
             desc=f"Captions, process {self.share.rank}" if self.share.processes > 1 else "Captions",
             unit="caption",

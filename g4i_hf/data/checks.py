@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
-from tqdm import tqdm
 
 from .. import columns
 from ..files import did_you_mean
+from ..output import progress_bar
 from .images import BadImageError, bad_image, error_of, why_bad
 from .joining import check_image_ids
 from .record import image_digests
@@ -191,7 +191,7 @@ def bad_images(split: Dataset, name: str, rows: Sequence[int]) -> Iterator[tuple
     """Each of these rows whose image cannot be decoded, and what [`bad_image`] says of it."""
     images, starts = split.select_columns([columns.IMAGE]), range(0, len(rows), DECODED_AT_ONCE)
     with ThreadPoolExecutor(THREADS) as pool:  # decoding releases the GIL
-        for start in tqdm(starts, desc=f"Reading images of {name}", leave=False, disable=len(rows) < 1000 or None):
+        for start in progress_bar(starts, desc=f"Reading images of {name}", leave=False, shown=len(rows) >= 1000):
             some = rows[start : start + DECODED_AT_ONCE]
             for row, reason in zip(some, pool.map(why_bad, images[some][columns.IMAGE]), strict=True):
                 if reason is not None:

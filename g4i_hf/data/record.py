@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 from PIL import Image as PILImage
-from tqdm import tqdm
 
 from .. import columns
 from ..files import replacing_file, some
+from ..output import progress_bar
 from .images import TURNS, content_of, open_image, to_rgb
 from .texts import Embeddings, caption_keys, values_of
 
@@ -146,7 +146,7 @@ def image_digests(split: Dataset, known: pa.Table | None = None) -> dict[str, li
     images = split.select_columns([columns.IMAGE_ID, columns.IMAGE])
     with ThreadPoolExecutor(THREADS) as pool:  # hashing and reading release the GIL
         starts = range(0, len(images), IMAGES_AT_ONCE)
-        for start in tqdm(starts, desc="Comparing images", leave=False, disable=len(images) < MANY):
+        for start in progress_bar(starts, desc="Comparing images", leave=False, shown=len(images) >= MANY):
             batch = images[start : start + IMAGES_AT_ONCE]
             rows += pool.map(digests, batch[columns.IMAGE_ID], batch[columns.IMAGE])
     return {column: [row[place] for row in rows] for place, column in enumerate((columns.IMAGE_ID, DIGEST, STAT))}

@@ -20,9 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 from datasets.table import InMemoryTable
-from datasets.utils.logging import is_progress_bar_enabled
 from huggingface_hub.constants import HF_HOME
-from tqdm import tqdm
 
 from .. import columns
 from ..data.checks import captioned_splits
@@ -34,6 +32,7 @@ from ..files import check_replaceable
 from ..names import folder_or_id
 from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from ..options.caller import called_from_python
+from ..output import progress_bar
 from .encoders import TextEncoder, encoder_from
 
 logger = logging.getLogger(__name__)
@@ -162,8 +161,8 @@ def _encode(captions: list[str], encoder: TextEncoder, batch_size: int, state: P
     rank, processes = (0, 1) if state is None else (state.process_index, state.num_processes)
     share = captions[rank::processes]
     vectors = np.empty((len(share), encoder.dim), dtype=np.float16)
-    is_quiet = rank > 0 or not is_progress_bar_enabled() or not share
-    with tqdm(total=len(share), desc="Embedding captions", unit="caption", disable=is_quiet) as bar:
+    is_shown = rank == 0 and bool(share)
+    with progress_bar(total=len(share), desc="Embedding captions", unit="caption", shown=is_shown) as bar:
         for start in range(0, len(share), batch_size):
             batch = share[start : start + batch_size]
             vectors[start : start + batch_size] = encoder.encode(batch)

@@ -167,7 +167,9 @@ class SentenceEncoder(TextEncoder):
     def __init__(self, name: str, revision: str | None, device: str, prompt: str | None):
         from sentence_transformers import SentenceTransformer
 
-        self.model = SentenceTransformer(name, revision=revision, device=device, trust_remote_code=False).eval()
+        # Without `local_files_only` it asks the Hub about a folder, for a card that nobody reads
+        place = {"revision": revision, "device": device, "local_files_only": Path(name).is_dir()}
+        self.model = SentenceTransformer(name, trust_remote_code=False, **place).eval()
         self.tokenizer = self.model.tokenizer
         if hasattr(self.model, "get_embedding_dimension"):
             self.dim = int(self.model.get_embedding_dimension())

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
@@ -22,6 +21,7 @@ from ..data.texts import Texts, caption_lists
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform, saved_processor, student_processor
 from ..names import EMA_FILE, check_run
+from ..output import progress_bar
 
 BLOCK = 1024  # rows processed at once, so that memory does not grow with the split
 
@@ -108,7 +108,8 @@ def predict(
     # Anonymous memory-mapped files, freed with the last reference
     files = {name: tempfile.TemporaryFile() for name in names}  # noqa: SIM115
     last: dict[str, np.ndarray] = {}
-    for batch in tqdm(loader, desc=description, unit="batch", disable=not accelerator.is_main_process, leave=False):
+    shown = {"desc": description, "unit": "batch", "shown": accelerator.is_main_process, "leave": False}
+    for batch in progress_bar(loader, **shown):
         batch = for_inference(finish_batch(batch))
         outputs = model(**{name: batch[name] for name in ("pixel_values", "features") if name in batch}, **requested)
         gathered = accelerator.gather_for_metrics({name: outputs[name].float() for name in names})

@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..cli import build_options, say
+from ..cli import build_options
 from ..data.checks import labels_of
 from ..data.labels import GOLD
 from ..data.loading import class_names, standardise
@@ -32,6 +32,7 @@ from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
 from ..options.caller import called_from_python
+from ..output import quietly, say
 from ..processes import on_main_process
 from ..training.head import Head
 from ..training.run_folder import locked
@@ -264,8 +265,8 @@ class Fit:
         title = f"{Path(self.data.dataset_name).name}: what g4i fit found"
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in read_config(self.folder).items() if name in in_card}
-        shown = result, judge, self.judging, cards, images.id2label, settings
-        write_fit_report(self.folder / REPORT, title, *shown)
+        shown = judge, self.judging, cards, images.id2label, settings
+        write_fit_report(self.folder / REPORT, title, result, *shown)
 
     def _say_result(self, result: FitResult) -> FitResult:
         self.say("\n" + "\n".join(result.lines()))
@@ -277,7 +278,8 @@ class Fit:
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
         is_on_disk = self.images.in_memory is None
         of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
-        self.say(words.next_command(result, of_label, is_on_disk and self.images.has_test))
+        result.next_step = words.next_command(result, of_label, is_on_disk and self.images.has_test)
+        self.say(f"Next: {result.next_step}")
         return result
 
 
@@ -289,8 +291,9 @@ def fit(
     label: str | None = None,
     caption: str | None = None,
     image_id: str | None = None,
+    verbose: bool = True,
     **options: Any,
-) -> FitResult | None:
+) -> FitResult:
     """
     Trains a classifier with captions and on labels alone, as `g4i fit` does. Of several threads, one fits at a time,
     and the others wait.
@@ -300,6 +303,8 @@ def fit(
         views: names as in `g4i fit --views`, folders of `g4i embed`, and `View(values)` with a row for each training
             image. None: captions, answers, features of the student, and views in `output_dir`.
         image, label, caption, image_id: names of these columns, if they differ.
+        verbose: False prints nothing. The verbosity and progress bars of transformers, datasets and huggingface_hub
+            have effect here too.
         options: others of the command, such as `output_dir`, `student` and `finetune`. A dataset in memory takes none
             about files or captioners.
 
@@ -307,7 +312,7 @@ def fit(
         Its fields are `classifier`, the folder to ship, `released`, which of both classifiers it holds, `verdict`, and
         `labels_only_accuracy`, `with_views_accuracy` and `difference`, each with an `..._interval`; `judged_on` and
         `judged_images`; `views`, `suspicious_labels`, `doubtful_labels` and `label_noise_estimate`. `lines()` has them
-        in words. None after a dry run.
+        in words, and `next_step` a command. A notebook shows them. None after a dry run.
 
     Raises:
         ValueError: for data that cannot be trained on.
@@ -316,7 +321,8 @@ def fit(
     options |= {"views": names} if names else {}
     columns_given = {"image": image, "label": label, "caption": caption, "image_id": image_id}
     named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
-    with ONE_AT_A_TIME, called_from_python(named, "{}='...'"):
+    printing = contextlib.nullcontext() if verbose else quietly()
+    with ONE_AT_A_TIME, printing, called_from_python(named, "{}='...'"):
         if isinstance(data, (str, Path)):
             given = (
                 {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options

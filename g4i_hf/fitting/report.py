@@ -1,8 +1,10 @@
 """The report of `g4i fit`: one HTML file with its verdict, and the images that judged."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -14,9 +16,10 @@ from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
 from ..names import LABELS_ONLY, WITH_VIEWS
 from ..pages import Shown, thumbnail, write_page
+from . import words
 from .judge import Judge
-from .result import FitResult
-from .words import classifier_in_words, judgement_lines
+if TYPE_CHECKING:
+    from .result import FitResult
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
@@ -36,12 +39,6 @@ def write_fit_report(
     Write the page, a single HTML file with its images. `judging` are the images of the judge, `suspicious` cards of
     [`suspicious_cards`], `settings` are shown in a folded section.
     """
-    bars = [
-        {"name": classifier_in_words(name, result.views), "share": share, "low": interval[0], "high": interval[1]}
-        for name in (LABELS_ONLY, WITH_VIEWS)
-        for share, interval in [result.accuracy(name)]
-        if share is not None
-    ]
     about = "A random sample of the evaluation images." if len(judging) else ""
     has_labels, logits = judge.has_labels, judge.logits[result.released]
     reason = "Their label is another class" if has_labels else "The views predict another class"
@@ -63,8 +60,8 @@ def write_fit_report(
         path,
         title,
         "fit_report.html.j2",
-        verdict=judgement_lines(result),
-        bars=bars,
+        verdict=words.judgement_lines(result),
+        bars=accuracy_bars(result),
         views=result.views,
         suspicious=list(suspicious),
         predictions=[card(row) for row in drawn.tolist()],
@@ -76,6 +73,17 @@ def write_fit_report(
         estimated=not has_labels,
         settings=settings,
     )
+
+
+def accuracy_bars(result: FitResult) -> list[dict[str, Any]]:
+    """For a template: the accuracy of each classifier, if it is known, and the ends of its interval."""
+    bars = []
+    for name in (LABELS_ONLY, WITH_VIEWS):
+        share, interval = getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
+        if share is not None:
+            in_words = words.classifier_in_words(name, result.views)
+            bars.append({"name": in_words, "share": share, "low": interval[0], "high": interval[1]})
+    return bars
 
 
 def suspicious_cards(

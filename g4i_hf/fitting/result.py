@@ -7,14 +7,16 @@ from typing import Any
 
 from ..evaluation.metrics import read_results
 from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS
+from ..pages import page
 from ..training.judging import Judgement
 from . import words
 from .folder import CONFIG
+from .report import accuracy_bars
 
 Interval = tuple[float, float] | list[float] | None
 
 
-@dataclass
+@dataclass(repr=False)
 class FitResult:
     """What `fit` leaves; accuracies are shares of images like those of `train`, with 95% intervals."""
 
@@ -42,10 +44,12 @@ class FitResult:
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
+    next_step: str = ""  # with a command
 
     @classmethod
-    def read(cls, folder: Path) -> "FitResult":
-        results = read_results(folder)
+    def read(cls, folder: str | Path) -> "FitResult":
+        """The result in a folder of `fit`."""
+        folder, results = Path(folder), read_results(folder)
         kept = {each.name: results[each.name] for each in fields(cls) if each.name in results}
         return cls(classifier=folder / CLASSIFIER, config=folder / CONFIG, **kept)
 
@@ -56,6 +60,16 @@ class FitResult:
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
         return words.lines(self)
+
+    def __repr__(self) -> str:
+        names = ("classifier", "released", "verdict", "difference", "difference_interval")
+        first = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return "\n".join([f"FitResult({first}, ...)", words.verdict_in_words(self), self.next_step]).rstrip()
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        shown = {"verdict": words.verdict_in_words(self), "bars": accuracy_bars(self), "next_step": self.next_step}
+        return page("fit_result.html.j2", **shown)
 
 
 def judgement_in_results(judgement: Judgement) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def next_command(result: FitResult, data: str | None, has_test: bool = False) ->
         folder = shlex.quote(str(result.classifier.parent))
         test = "measure it once on images that it has never seen: g4i evaluate"
         commands = [f"{test} {folder} --splits test" if has_test else f"publish it: g4i release --run {folder}"]
-    return f"Next: {'; or '.join(commands)}"
+    return "; or ".join(commands)
 
 
 def options_of_label(args: FitArguments, data: DataArguments) -> str:

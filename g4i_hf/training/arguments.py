@@ -1,22 +1,63 @@
 """`AlignmentArguments`: the options of training, including all `TrainingArguments` of transformers."""
 
+import inspect
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
-from ..files import wrong_choice
-from ..options import TrainingOptions, check_training, names_of
+from ..files import did_you_mean, wrong_choice
+from ..options import (
+    AugmentationArguments,
+    DataArguments,
+    EncoderArguments,
+    FitArguments,
+    StudentArguments,
+    SupervisionOptions,
+    TrainingOptions,
+    check_training,
+    names_of,
+)
 from ..options.fields import typed
 from .optimization import TIMM, timm_optimizer
 
 OUTPUT_DIR = "runs/classifier"
 _PARENT = TrainingArguments.__dataclass_fields__
+TRAINER_ARGUMENTS = [*inspect.signature(Trainer.__init__).parameters][1:]
+
+
+def option_groups(with_student: bool = True) -> list[set[str]]:
+    """What `AlignmentTrainer` takes beside arguments of Trainer: names of the student, of augmentation, of labels."""
+    student, images, labels = (
+        {*names_of(cls)} for cls in (StudentArguments, AugmentationArguments, SupervisionOptions)
+    )
+    if with_student:
+        return [student - {"student"}, images, labels]
+    return [set(), images - {"image_size", "interpolation", "crop_pct"}, labels]  # the model is built
+
+
+def check_keywords(given: Iterable[str], taker: str, takes: Iterable[str]) -> None:
+    """A TypeError for a keyword argument that belongs elsewhere, which names the place, or is mistyped."""
+    places = {
+        "AlignmentArguments": names_of(AlignmentArguments),
+        "AlignmentTrainer, as model": ["student"],
+        "AlignmentTrainer": [*TRAINER_ARGUMENTS, "text_encoder", *set.union(*option_groups(with_student=False))],
+        "AlignmentTrainer, with the name of a student as model": set.union(*option_groups()),
+        "load_images": names_of(DataArguments),
+        "embed_captions": names_of(EncoderArguments),
+        "fit": names_of(FitArguments),
+    }
+    takes = {*takes}
+    for name in (name for name in given if name not in takes):
+        place = next((place for place, names in places.items() if name in names), None)
+        where = did_you_mean(name, takes) if place is None else f" Pass it to {place}."
+        raise TypeError(f"{taker} takes no {name!r} here.{where}")
 
 
 @dataclass
@@ -54,6 +95,10 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     hub_private_repo: bool | None = field(default=True, metadata={"help": "Make a new repository private."})
     hub_strategy: HubStrategy | str = field(default="end", metadata={"help": "The student is pushed at the end."})
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        check_keywords(kwargs, "AlignmentArguments", names_of(cls))
+        return super().__new__(cls)
 
     def __post_init__(self):
         self.output_dir = self.output_dir or OUTPUT_DIR

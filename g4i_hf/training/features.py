@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from .. import columns
@@ -26,6 +25,7 @@ from ..files import replacing_file
 from ..modeling import AlignedImageClassification
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers
+from ..output import progress_bar
 
 ROWS_A_FILE = 1024  # an interruption loses fewer rows than this
 BATCH_ON_CPU, BATCH = 16, 256  # a small batch fits the cache of a CPU
@@ -145,7 +145,7 @@ def _compute(
     was_training, module = encoder.module.training, encoder.module.eval().to(accelerator.device)
     loader = accelerator.prepare(loader)
     is_main, buffer, written = accelerator.is_main_process, [], 0
-    with tqdm(total=len(digests), desc=description, unit="image", disable=not is_main, leave=False) as bar:
+    with progress_bar(total=len(digests), desc=description, unit="image", shown=is_main, leave=False) as bar:
         for batch in loader:
             pixels = for_inference(finish_batch(batch))["pixel_values"]
             with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" and not encoder.is_exact):

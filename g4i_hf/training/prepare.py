@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,6 @@ from datasets import Dataset, DatasetDict
 from transformers import BaseImageProcessor, set_seed
 
 from .. import columns
-from ..cli import say
 from ..data.checks import check_captioned, check_split, labels_of, readable_rows
 from ..data.classes import class_names, terms_of, with_class_names
 from ..data.dataset import CaptionedImages
@@ -36,8 +35,9 @@ from ..modeling.processing import (
 )
 from ..modeling.student import check_is_there, require_peft
 from ..names import folder_digest, why_missing
-from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments, SupervisionOptions
-from .arguments import AlignmentArguments
+from ..options import AugmentationArguments, EncoderArguments, RunArguments, StudentArguments
+from ..output import say
+from .arguments import AlignmentArguments, option_groups
 from .features import FEATURES, student_features
 from .optimization import class_weights_of
 from .run_folder import lineage_of
@@ -359,9 +359,6 @@ def prepare_in_memory(
 
 def _grouped(options: Mapping[str, Any], with_student: bool) -> list[dict[str, Any]]:
     """The options of the student, of the augmentation, of labels from captions, and all others."""
-    groups = [{field.name for field in fields(cls)} for cls in (StudentArguments, AugmentationArguments)]
-    groups.append({field.name for field in fields(SupervisionOptions)})
-    if not with_student:  # the model is built: `Trainer` rejects its options
-        groups[0], groups[1] = set(), groups[1] - {"image_size", "interpolation", "crop_pct"}
+    groups = option_groups(with_student)
     grouped = [{name: value for name, value in options.items() if name in group} for group in groups]
     return [*grouped, {name: value for name, value in options.items() if name not in set.union(*groups)}]

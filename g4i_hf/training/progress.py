@@ -21,6 +21,7 @@ from ..losses.classification import UNLABELLED
 from ..modeling import AlignedImageClassification
 from ..modeling.student import is_adapter
 from ..options import OWN_MODULE
+from ..output import say
 from .arguments import AlignmentArguments
 
 NO_METRICS = ("_runtime", "_per_second", "epoch")  # endings of the values of an evaluation
@@ -42,7 +43,7 @@ class LogLines(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:  # the summary has that
             with tqdm.external_write_mode():
-                print(self._line(logs, state), flush=True)
+                say(self._line(logs, state))
 
     def close(self) -> None:
         """Ends the bars, so that an error stands on a new line."""

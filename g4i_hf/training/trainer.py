@@ -22,7 +22,7 @@ from ..options import DEFAULT_TEXT_ENCODER
 from ..options.caller import called_from_python
 from . import callbacks, optimization
 from .alignment_term import AlignmentTerm, TermSums, global_mean
-from .arguments import AlignmentArguments
+from .arguments import TRAINER_ARGUMENTS, AlignmentArguments, check_keywords, option_groups
 from .checkpoint import (
     check_resumable,
     newest_checkpoint,
@@ -93,6 +93,8 @@ class AlignmentTrainer(SavingTrainer):
         elif model_init is not None:
             raise ValueError("Both model and model_init are given: leave one out.")
         _check_given(model, train_dataset)
+        options = option_groups(isinstance(model, str)) if isinstance(model, str) or is_raw(train_dataset) else [set()]
+        check_keywords(kwargs, "AlignmentTrainer", {*TRAINER_ARGUMENTS, *set.union(*options)})
         if isinstance(model, str) or is_raw(train_dataset):
             with called_from_python(column="rename_column('...', '{}')"):
                 model, kwargs, self.lineage = prepare_in_memory(model, args, train_dataset, text_encoder, kwargs)

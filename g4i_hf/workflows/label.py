@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from .. import columns
-from ..cli import say
 from ..data.checks import labels_of
 from ..data.classes import in_another_case, same_form
 from ..data.images import UndecodableImage, clean_jpeg
@@ -31,6 +30,7 @@ from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
+from ..output import say
 from ..pages import page
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class

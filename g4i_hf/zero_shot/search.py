@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset, Image
 from huggingface_hub import get_session
 from huggingface_hub.constants import HF_HOME
-from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageClassificationPipeline
 
 from .. import columns
@@ -26,6 +25,7 @@ from ..modeling import AlignedImageClassification
 from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
 from ..names import file_digest
+from ..output import progress_bar
 from ..training.features import FEATURES, ImageEncoder, stored_features
 from .checkpoint import TextSide, open_aligned, open_encoder
 
@@ -311,7 +311,9 @@ class ImageSearch:
 
         def readable() -> Iterator[PIL.Image.Image]:
             """One at a time, as decoded images can be large."""
-            bar = tqdm(others.tolist(), "Embedding images", unit="image", leave=False, disable=len(others) <= BATCH)
+            bar = progress_bar(
+                others.tolist(), desc="Embedding images", unit="image", leave=False, shown=len(others) > BATCH
+            )
             for row in bar:
                 if (image := _opened(self._stored[row])) is not None:
                     rows.append(row)
