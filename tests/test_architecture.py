@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
-columns files
+columns files views.kinds
 options names
 cli data
 pages

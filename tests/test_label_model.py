@@ -9,8 +9,9 @@ from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.plan import estimates_in_words, taught_by
+from g4i_hf.label_model.plan import estimates_in_words
 from g4i_hf.label_model.view_model import ABSENT
+from g4i_hf.views.kinds import taught_by
 
 CLASSES, DIM = 5, 16
 

@@ -14,11 +14,12 @@ from .. import __version__, columns
 from ..data.labels import GOLD
 from ..evaluation.comparison import ComparisonRow, as_markdown, markdown_table, shown_names
 from ..files import INVISIBLE
-from ..label_model.plan import noise_in_words, view_in_words
+from ..label_model.plan import noise_in_words
 from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_bare, is_hub_id, is_path
 from ..options import ASKING, about, aligns, learned_from_captions, marked
 from ..training.run_folder import with_defaults
+from ..views.kinds import view_in_words
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results
 

@@ -17,13 +17,13 @@ from ..data.checks import labelled_rows, labels_in_words, labels_of, with_labels
 from ..data.labels import reviews_of
 from ..data.texts import Texts, column_of
 from ..options import RunArguments
+from ..views.kinds import CAPTION, IMAGE, view_in_words
 from .model import LabelModel
 from .none_of_these import weights_of_unlabelled
 from .views import View, rows_with_a_view
 
 logger = logging.getLogger(__name__)
 
-CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
 # Judgement (research/LOG.md): views that are less accurate count less than labels
 TELLS_CLASSES = 0.5
 MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
@@ -77,24 +77,6 @@ def choose(model: LabelModel, labels: np.ndarray) -> Plan:
         parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
     plan.reasons = (f"Estimates: {' '.join(estimates_in_words(model, labels))}", f"supervision: {'; '.join(parts)}.")
     return plan
-
-
-def view_in_words(name: str, share: float) -> str:
-    kind, _, what = name.partition(":")
-    own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
-    of_others = {"scores": f"scores in {what} tell", "image": f"features of {what} tell"}
-    subject = own.get(name) or of_others.get(kind, f"the view {name!r} tells")
-    return f"{subject} the class of {share:.0%} of the images"
-
-
-def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] for name, line in views.items() if not line.get("left_out")}
-    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
-    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
-    if any(kind == IMAGE and views[name].get("class_names") for name, kind in kinds.items()):
-        words_of.append("class names")
-    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
 
 
 def estimates_in_words(model: LabelModel, labels: np.ndarray) -> list[str]:

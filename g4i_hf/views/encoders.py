@@ -22,10 +22,10 @@ from ..options import AugmentationArguments, StudentArguments
 from ..training.features import ImageEncoder, encoder_digest
 from ..training.prepare import build_student, check_student
 from ..training.run_folder import LINEAGE_FILE
+from .kinds import STUDENT_VIEW
 
 SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size
-STUDENT_VIEW = "image:student"
 
 
 def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:

@@ -22,18 +22,17 @@ from ..data.texts import values_of
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import encoder_identity
 from ..label_model import View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE, captions_view
+from ..label_model.plan import captions_view
 from ..label_model.views import has_value
 from ..names import folder_digest
-from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
+from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from ..training.features import FEATURES, image_features
 from ..training.prepare import class_name_examples
-from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
+from .encoders import check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
+from .kinds import ANSWER, CAPTION, IMAGE, OWN_VIEWS, STUDENT_VIEW, check_view
 from .stages import VIEWS, NewView, read_view, view_stage, write_view
 
 logger = logging.getLogger(__name__)
-
-OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 
 
 def new_view(

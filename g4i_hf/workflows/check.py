@@ -22,12 +22,13 @@ from ..embedding.embed import with_text_embeds
 from ..evaluation.report import suspicious_rows
 from ..files import replace_text, spreadsheet_text
 from ..label_model import LabelModel, View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE, doubtful_labels, estimates_in_words
+from ..label_model.plan import doubtful_labels, estimates_in_words
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES, image_features
-from ..views.encoders import STUDENT_VIEW, encoder_of_fit
+from ..views.encoders import encoder_of_fit
+from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
 from ..views.making import other_views, views_of
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"

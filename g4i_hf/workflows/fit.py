@@ -35,7 +35,7 @@ from ..files import check_replaceable, portable, replace_text
 from ..hub.push import OF_STUDENT
 from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import LabelModel, View
-from ..label_model.plan import CAPTION, doubtful_labels, taught_by
+from ..label_model.plan import doubtful_labels
 from ..modeling.processing import EvalTransform
 from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import (
@@ -63,6 +63,7 @@ from ..training.judged_heads import (
 )
 from ..training.run_folder import clear_run, lineage_of, locked, resolved_options, write_lineage, write_options
 from ..training.trainer import AlignmentTrainer
+from ..views.kinds import CAPTION, taught_by
 from ..views.making import named_views
 from .fit_all_layers import minutes_for_all_layers, train_all_layers, trainer_of_all_layers
 from .fit_images import FitImages
@@ -422,10 +423,8 @@ def fit(
     named = {ours: theirs for ours, theirs in columns_given.items() if theirs}
     with ONE_AT_A_TIME, called_from_python(named, "{}='...'"):
         if isinstance(data, (str, Path)):
-            given = (
-                {"dataset_name": str(data)} | {f"{ours}_column": theirs for ours, theirs in named.items()} | options
-            )
-            args, of_data = build_options(OPTIONS_OF["fit"], given)
+            of_columns = {f"{ours}_column": theirs for ours, theirs in named.items()}
+            args, of_data = build_options(OPTIONS_OF["fit"], {"dataset_name": str(data)} | of_columns | options)
             return Fit(args, of_data, views=given_views).run()
         return _fit_in_memory(data, named, given_views, options)
 

@@ -22,7 +22,6 @@ from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import View
-from ..label_model.plan import ANSWER, CAPTION, IMAGE
 from ..label_model.views import check_shapes
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
@@ -30,8 +29,9 @@ from ..options import OPTIONS_OF, AugmentationArguments, DataArguments, EncoderA
 from ..training.features import FEATURES, images_with_features, student_features
 from ..training.judged_heads import BELIEVED
 from ..training.prepare import BuiltStudent, build_student, inputs_of
-from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
-from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
+from ..views.encoders import image_size_for, student_named
+from ..views.kinds import ANSWER, CAPTION, IMAGE, OWN_VIEWS, STUDENT_VIEW
+from ..views.making import answers_of, checked_view, default_views, digests_of, other_views, views_of
 from .caption import Captioning
 from .fit_result import by_first
 

@@ -20,7 +20,7 @@ from ..data.labels import GOLD
 from ..data.record import RECORD_FILE, Record, differences
 from ..evaluation.metrics import read_results
 from ..files import replace_text, some
-from ..label_model.plan import left_out_in_words, none_in_words, taught_by
+from ..label_model.plan import left_out_in_words, none_in_words
 from ..names import (
     CLASSIFIER,
     FIT_FILE,
@@ -35,6 +35,7 @@ from ..names import (
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..training.judged_heads import IN_TURN, KEPT, VALIDATION
 from ..training.judging import CANNOT_TELL, HELPED, HURT, Judgement
+from ..views.kinds import taught_by
 
 REPORT, CONFIG = "report.html", "fit.yaml"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
