@@ -51,8 +51,8 @@ def view_in_words(name: str, share: float) -> str:
 def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What tells classes beside image features, in words, by the report of a label model."""
     kinds = {name: kind_of(name) for name, line in views.items() if not line.get("left_out")}
-    found = {kind.words if kind else "views of your own" for kind in kinds.values()}
+    used = {kind.words if kind else "views of your own" for kind in kinds.values()}
     if any(kind is KINDS[IMAGE] and views[name].get("class_names") for name, kind in kinds.items()):
-        found.add("class names")
-    told = [kind.words for kind in KINDS.values() if kind.name != IMAGE]
-    return [words for words in (*told, "class names", "views of your own") if words in found]
+        used.add("class names")
+    names = [kind.words for kind in KINDS.values() if kind.name != IMAGE]
+    return [words for words in (*names, "class names", "views of your own") if words in used]
