@@ -134,7 +134,7 @@ def test_class_names_are_the_mean_of_wordings_by_the_text_tower(tmp_path, name):
     view = read(folder, images)
     named = view.class_values[[0, 2]]
     np.testing.assert_allclose(named.mean(0), view.values.mean(0), atol=1e-5)
-    assert view.learns and not view.class_values[1].any()
+    assert view.self_trains and not view.class_values[1].any()
 
 
 def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):

@@ -189,7 +189,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn_on_features_of_one_scale(
 
 def known_of(features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray) -> tuple[Known, Judge]:
     """What a label model says of captions and image features, and what judges."""
-    views = {"caption": View(captions, learns=False), "image": View(features)}
+    views = {"caption": View(captions, self_trains=False), "image": View(features)}
     kept = rows_to_keep(labels, order)
     is_kept = np.isin(np.arange(len(labels)), kept)
     model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_kept)
@@ -241,7 +241,7 @@ def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
     features = generator.normal(size=(classes, 96))[truth] + 2.2 * generator.normal(size=(2 * number, 96))
     features, order = features.astype(np.float32), np.arange(number)
     captions = generator.normal(size=(classes, 24))[truth[:number]] + 4 * generator.normal(size=(number, 24))
-    views = {"caption": View(captions.astype(np.float32), learns=False)}
+    views = {"caption": View(captions.astype(np.float32), self_trains=False)}
     model = LabelModel(classes).fit(views, truth[:number], ids=order)
     known = Known(truth[:number], views, model, order)
     heads = judged_heads(known, features[:number], judge_in_training(known, features[:number], order[:0]))

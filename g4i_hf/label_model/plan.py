@@ -151,7 +151,7 @@ def captions_view(split: Dataset, class_embeds: np.ndarray | None = None) -> Vie
     rows = np.flatnonzero(texts.counts)
     embeds = np.full((len(split), texts.embeds.shape[1]), np.nan, dtype=np.float16)
     embeds[rows] = texts.embeds[texts.starts[rows]]
-    return View(embeds, class_embeds, learns=False)
+    return View(embeds, class_embeds, self_trains=False)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import nn
 
 from .views import WHOLE, Values
 
-TAUGHT = ""  # name of the model that learns what the views predict
+SELF_TRAINED = ""  # name of the model that learns the predictions of the views
 Classifier = tuple[np.ndarray, np.ndarray]  # weight (D, C) and bias (C,)
 
 
@@ -25,11 +25,11 @@ class ViewModel:
     # other folds
     models: dict[int, Classifier]
     num_labels: int
-    taught: bool = False  # whether it learned predictions of the views
+    self_trained: bool = False  # whether it learned the predictions of the views
 
     @property
     def name(self) -> str:
-        return TAUGHT if self.taught else self.inputs[0]
+        return SELF_TRAINED if self.self_trained else self.inputs[0]
 
     def has_value(self, values: dict[str, Values]) -> np.ndarray:
         """(N,) whether a row has any of the inputs."""

@@ -304,7 +304,7 @@ def scores_of(split: Dataset, column: str, num_labels: int) -> View:
         numbers = ", ".join(f"{number:.4g}" for number in rows[known[row]][:5]) + ", ..." * (num_labels > 5)
         raise ValueError(f"{what}, {named(int(known[row]))}: {numbers}; {why}")
     scores[known] = _probabilities(scores[known])
-    return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
+    return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), self_trains=False)
 
 
 def _whole_of(scores: np.ndarray) -> float | None:

@@ -57,12 +57,12 @@ def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> V
     classes are moved by the difference.
     """
     if not name.startswith("image:"):
-        return View(values, class_values, learns=False)
+        return View(values, class_values, self_trains=False)
     if class_values is None or not class_values.any():
         return View(values)
     named = class_values.any(1)
     moved = class_values + values.mean(0) - class_values[named].mean(0)
-    return View(values, np.where(named[:, None], moved, 0), learns=True)
+    return View(values, np.where(named[:, None], moved, 0), self_trains=True)
 
 
 def place_of(output_dir: str | Path, name: str) -> Path:
