@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.census import seen_in
+from ..data.census import Census
 from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, few_labels_in_words, labels_of, sampled
 from ..data.classes import class_names
+from ..data.images import image_paths
 from ..data.labels import reviews_of
 from ..data.loading import images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
@@ -63,7 +64,9 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     for name in (PAGE, TABLE):
         (Path(args.check_dir) / name).unlink(missing_ok=True)
     splits, root = load_reviewed(data), images_root(data)
-    files = seen_in(root) if root is not None else None
+    census = None if root is None else Census(root)
+    if census is not None:
+        census.add_read(path for split in splits.values() for path, _ in image_paths(split))
     faults: list[str] = []
     left_out: list[str] = []
     id2label: dict[int, str] = {}
@@ -97,7 +100,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
         counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
         table.append((name, *(f"{number:,}" for number in counted)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [files.in_words()] if files is not None else []
+    lines = [census.in_words()] if census is not None else []
     lines += [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     lines += left_out
     if not faults:
