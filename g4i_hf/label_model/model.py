@@ -15,7 +15,7 @@ from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import ABSENT, SELF_TRAINED, ViewModel, linear_discriminant, logistic_regression, margins_of
+from .view_model import SELF_TRAINED, ViewModel, has_vote, linear_discriminant, logistic_regression, margins_of
 from .views import (
     ALONE,
     BLOCK,
@@ -341,7 +341,7 @@ class LabelModel:
             agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
             sure = inverse_temperature(logits, self.log_prior_, float(agreement))
             model.scale(sure / USUAL_INVERSE_TEMPERATURE)
-        self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
+        self._trusts = np.vstack([self._trusts, has_vote(model.models[WHOLE][1])])
         self._sources.append(SELF_TRAINED)
         self.models_.append(model)
         if len(rows.judged):

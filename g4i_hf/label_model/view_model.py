@@ -71,7 +71,7 @@ class ViewModel:
         """Multiply the logits of these models, or of all."""
         for number in numbers or self.models:
             weight, bias = self.models[number]
-            self.models[number] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
+            self.models[number] = weight * factor, np.where(has_vote(bias), bias * factor, bias)
 
 
 # --- Multinomial logistic regression ---------------------------------------------------------------------------------
@@ -171,8 +171,13 @@ def minimise(
     optimizer.step(closure)
 
 
+def has_vote(logits: np.ndarray) -> np.ndarray:
+    """Whether logits or biases, of any shape, are of classes with examples, elsewhere they are near `ABSENT`."""
+    return logits > ABSENT / 2
+
+
 def margins_of(logits: np.ndarray) -> np.ndarray:
     """(n,) the largest logit minus the mean over the classes with examples; 0 where all are 0."""
-    seen = logits > ABSENT / 2
+    seen = has_vote(logits)
     margins = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
     return np.where(logits.any(1), margins, 0)
