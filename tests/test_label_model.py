@@ -1,10 +1,13 @@
 """The label model: what it predicts of one or several views, what it must not have seen, and how calibrated it is."""
 
+import pickle
+import re
 from dataclasses import dataclass
 
 import make
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
@@ -570,7 +573,16 @@ def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
     for name in ("probabilities_", "posterior_", "folds_", "label_noise_"):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
     assert again.accuracy_.share == model.accuracy_.share and alone(again) == alone(model)
-    np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()
+    (file,) = (tmp_path / "model").iterdir()
+    whole = file.read_bytes()
+    assert load_file(file)
+    for name, content in {"cut": whole[:-9], "foreign": save({"a": np.eye(2)}), "pickled": pickle.dumps(1)}.items():
+        file.write_bytes(content)
+        with pytest.raises(ValueError) as raised:
+            LabelModel.load(file.parent)
+        assert re.fullmatch(rf"{re.escape(str(file))} is damaged, or no label model .*", str(raised.value)), name
+    with pytest.raises(FileNotFoundError, match="label_model.safetensors"):
+        LabelModel.load(tmp_path)
 
 
 def test_a_view_keeps_as_many_directions_as_there_are_classes():

@@ -7,23 +7,26 @@ from typing import Any
 CAPTION, ANSWER, IMAGE = "caption", "answer", "image"
 STUDENT_VIEW = f"{IMAGE}:student"
 OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW  # those that `g4i fit` makes itself
+IMAGE_FORMS = f"{STUDENT_VIEW}, image:NAME of an encoder"
 
 
 @dataclass(frozen=True)
 class ViewKind:
     name: str  # the part of a view's name before the colon
     forms: str  # as users write it
+    maker: str  # module of this package, and its subclass of `stages.Maker`, which is imported where a view is made
     words: str  # what tells classes
     words_with_name: str | None = None  # the same with the part after the colon
+    self_trains: bool = False  # see [`~g4i_hf.View`]; then `words` are also the source of views without class names
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        ViewKind(CAPTION, CAPTION, "captions"),
-        ViewKind(ANSWER, ANSWER, "answers"),
-        ViewKind(IMAGE, f"{STUDENT_VIEW}, image:NAME of an encoder", "image features", "features of {}"),
-        ViewKind("scores", "scores:COLUMN", "scores", "scores in {}"),
+        ViewKind(CAPTION, CAPTION, "making:Captions", "captions"),
+        ViewKind(ANSWER, ANSWER, "making:Answers", "answers"),
+        ViewKind(IMAGE, IMAGE_FORMS, "encoders:Encoders", "image features", "features of {}", self_trains=True),
+        ViewKind("scores", "scores:COLUMN", "scores:Scores", "scores", "scores in {}"),
     )
 }
 VIEW_FORMS = ", ".join(kind.forms for kind in KINDS.values())
