@@ -176,12 +176,8 @@ class Values:
 def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     """Views with the values and names of an earlier view, each with the name of that one."""
     seen: dict[str, str] = {}
-    copies = {}
-    for name, view in views.items():
-        first = seen.setdefault(view.digest(), name)
-        if first != name:
-            copies[name] = first
-    return copies
+    firsts = {name: seen.setdefault(view.digest(), name) for name, view in views.items()}
+    return {name: first for name, first in firsts.items() if first != name}
 
 
 def rows_with_a_view(views: Mapping[str, View]) -> np.ndarray:

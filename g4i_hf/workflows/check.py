@@ -27,10 +27,9 @@ from ..label_model.plan import doubtful_labels, estimates_in_words
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
-from ..training.features import FEATURES, image_features
-from ..views.encoders import encoder_of_fit
 from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
-from ..views.making import other_views, views_of
+from ..views.making import maker_of, other_views, views_of
+from ..views.stages import Inputs
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 SHOWN = 100  # labels on the page, the most suspicious first
@@ -124,8 +123,7 @@ def _views(
     of_columns = {CAPTION: columns.TEXT_EMBEDS, ANSWER: columns.ANSWER}
     unwanted = [column for view, column in of_columns.items() if view not in wanted and column in split.column_names]
     if STUDENT_VIEW in wanted:
-        student, rows = encoder_of_fit(args.student, split), split.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        features[IMAGE] = image_features(student, rows, out / FEATURES, accelerator)
+        features[IMAGE] = maker_of(STUDENT_VIEW).make(Inputs(split, id2label, out, accelerator, args.student)).values()
     views = views_of(split.remove_columns(unwanted), features, id2label, encoder, accelerator.device)
     return split, views | other_views(wanted, split, id2label, out, accelerator)
 
