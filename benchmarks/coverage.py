@@ -67,14 +67,15 @@ class Drawn:
         self.image_ids = photos.training["image_id"][rows]
 
     def views(self, kind: str, labels: np.ndarray, seed: int, logits: np.ndarray | None) -> dict[str, View]:
+        names = np.eye(len(self.classes), dtype=np.float32)
         if kind == TRAINED:
-            given = View(self.scores_learned_from(labels), np.eye(len(self.classes), dtype=np.float32), learns=False)
+            given = View(self.scores_learned_from(labels), names, self_trains=False)
         elif kind == BIOMEDCLIP:
             numbers = [int(image_id.split("/")[1]) for image_id in self.image_ids]
             scores = softmax(logits[numbers][:, self.classes], axis=1)
-            given = View(scores, np.eye(len(self.classes), dtype=np.float32), learns=False)
+            given = View(scores, names, self_trains=False)
         else:
-            given = View(self.captions(kind, labels, seed), self.names, learns=False)
+            given = View(self.captions(kind, labels, seed), self.names, self_trains=False)
         return {"other" if kind in (TRAINED, BIOMEDCLIP) else "caption": given, "image": View(self.features)}
 
     def scores_learned_from(self, labels: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
         chosen = np.flatnonzero(truth == label)[:LABELS]
         labels[chosen] = label
     features = photos.raw[rows]
-    caption = View(photos.embeds[rows], photos.class_embeds[kept], learns=False)
+    caption = View(photos.embeds[rows], photos.class_embeds[kept], self_trains=False)
     views = {"caption": caption, "image": View(features)}
     model = LabelModel(len(kept), seed).fit(views, labels)
     targets = Targets.of(Evidence(labels, views, model, np.arange(len(rows))))

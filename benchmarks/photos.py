@@ -86,7 +86,7 @@ class Photos:
     @property
     def views(self) -> dict[str, View]:
         """Captions with class names, and image features."""
-        caption = View(self.embeds, self.class_embeds, learns=False)
+        caption = View(self.embeds, self.class_embeds, self_trains=False)
         return {"caption": caption, "image": View(self.raw)}
 
     def answers(self, counts: np.ndarray) -> np.ndarray:

@@ -159,7 +159,7 @@ def linear_probe(case: Case) -> torch.Tensor:
 def of_fit(case: Case, embeds: np.ndarray | None, image: bool = True) -> dict[str, torch.Tensor]:
     """Test logits of the last layers of `g4i fit`, without `validation`; `image`: features are a view."""
     photos, order = case.photos, np.random.default_rng(case.seed).permutation(len(case.labels))
-    views = {} if embeds is None else {"caption": View(embeds, photos.class_embeds, learns=False)}
+    views = {} if embeds is None else {"caption": View(embeds, photos.class_embeds, self_trains=False)}
     if image:
         views["image"] = photos.views["image"]
     holdout = rows_to_hold_out(case.labels, order)

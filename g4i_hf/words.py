@@ -6,33 +6,11 @@ from typing import Any
 import numpy as np
 
 from .files import some
+from .views.kinds import CAPTION, view_in_words
 
 LOW_END, UNKNOWN = 0.005, 0.1  # below the one and above the other, the likeliest share of wrong labels says little
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
-
-
-# --- Kinds of views --------------------------------------------------------------------------------------------------
-
-CAPTION, ANSWER, IMAGE = "caption", "answer", "image"  # names of views
-
-
-def view_in_words(name: str, share: float) -> str:
-    kind, _, what = name.partition(":")
-    own = {"caption": "captions tell", "answer": "answers tell", "image": "image features tell"}
-    of_others = {"scores": f"scores in {what} tell", "image": f"features of {what} tell"}
-    subject = own.get(name) or of_others.get(kind, f"the view {name!r} tells")
-    return f"{subject} the class of {share:.0%} of the images"
-
-
-def taught_by(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What tells classes beside image features, in words."""
-    kinds = {name: name.partition(":")[0] for name, line in views.items() if not line.get("left_out")}
-    own = {CAPTION: "captions", ANSWER: "answers", "scores": "scores"}
-    words_of = [own.get(kind, "views of your own") for kind in kinds.values() if kind != IMAGE]
-    if any(kind == IMAGE and views[name].get("class_names") for name, kind in kinds.items()):
-        words_of.append("class names")
-    return [words for words in (*own.values(), "class names", "views of your own") if words in words_of]
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------

@@ -35,10 +35,13 @@ from transformers import (
 )
 
 from g4i_hf import View, embed_view
+from g4i_hf.label_model.views import IMAGE_FEATURES
 from g4i_hf.running import main
 from g4i_hf.scale import EmbedShare, WriteView
 from g4i_hf.training import features
+from g4i_hf.views import making, stages
 from g4i_hf.views.encoders import WORDINGS
+from g4i_hf.views.kinds import KINDS, ViewKind, taught_by, view_in_words
 from g4i_hf.views.stages import read_view
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -134,7 +137,30 @@ def test_class_names_are_the_mean_of_wordings_by_the_text_tower(tmp_path, name):
     view = read(folder, images)
     named = view.class_values[[0, 2]]
     np.testing.assert_allclose(named.mean(0), view.values.mean(0), atol=1e-5)
-    assert view.learns and not view.class_values[1].any()
+    assert view.self_trains and not view.class_values[1].any()
+
+
+class Places(stages.Maker):
+    is_computed = True
+
+    def make(self, inputs: stages.Inputs) -> stages.NewView:
+        return stages.NewView.of(self.view, View(np.array(inputs.images[self.what][:])))
+
+
+def test_a_new_kind_of_view_is_an_entry_and_its_maker(tmp_path, monkeypatch):
+    kind = ViewKind("gps", "gps:COLUMN", "making:Places", "places", "places in {}", self_trains=True)
+    monkeypatch.setitem(KINDS, "gps", kind)
+    monkeypatch.setattr(making, "Places", Places, raising=False)
+    images = images_of(3).add_column("where", [[48.8, 2.3], [51.5, 0.1], [52.5, 13.4]])
+    folder = embed_view(images, "gps:where", tmp_path)
+    view = read(folder, images)
+    assert KINDS["image"].words == IMAGE_FEATURES, "the vote that image encoders share with views of no source"
+    np.testing.assert_allclose(view.values, images["where"][:], rtol=1e-6)
+    assert view.source == "places"
+    assert view_in_words("gps:where", 0.5) == "places in where tell the class of 50% of the images"
+    assert taught_by({"gps:where": {}, "image": {}}) == ["places"]
+    with pytest.raises(ValueError, match="There is no view 'gps'"):
+        embed_view(images, "gps", tmp_path)
 
 
 def test_a_view_is_made_again_only_for_what_has_changed(tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def targets_of(
     features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray
 ) -> tuple[Targets, Judge]:
     """What a label model says of captions and image features, and what judges."""
-    views = {"caption": View(captions, learns=False), "image": View(features)}
+    views = {"caption": View(captions, self_trains=False), "image": View(features)}
     holdout = rows_to_hold_out(labels, order)
     is_holdout = np.isin(np.arange(len(labels)), holdout)
     model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_holdout)
@@ -266,7 +266,7 @@ def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():
     features = generator.normal(size=(classes, 96))[truth] + 2.2 * generator.normal(size=(2 * number, 96))
     features, order = features.astype(np.float32), np.arange(number)
     captions = generator.normal(size=(classes, 24))[truth[:number]] + 4 * generator.normal(size=(number, 24))
-    views = {"caption": View(captions.astype(np.float32), learns=False)}
+    views = {"caption": View(captions.astype(np.float32), self_trains=False)}
     model = LabelModel(classes).fit(views, truth[:number], ids=order)
     targets = Targets(Evidence(truth[:number], views, model, order))
     heads = judged_heads(targets, features[:number], judge_in_training(targets, features[:number]))

@@ -1,17 +1,21 @@
 """The label model: what it predicts of one or several views, what it must not have seen, and how calibrated it is."""
 
+import pickle
+import re
 from dataclasses import dataclass
 
 import make
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save
 from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
 from g4i_hf.label_model.view_model import ABSENT
 from g4i_hf.training.supervision import estimates_of
-from g4i_hf.words import estimates_in_words, taught_by
+from g4i_hf.views.kinds import taught_by
+from g4i_hf.words import estimates_in_words
 
 CLASSES, DIM = 5, 16
 
@@ -57,7 +61,7 @@ def some_labels(truth: np.ndarray, *each: int) -> np.ndarray:
 
 
 def views_of(captions: np.ndarray, images: np.ndarray | None = None, names: np.ndarray | None = None) -> dict:
-    views = {"caption": View(captions, names, learns=False)}
+    views = {"caption": View(captions, names, self_trains=False)}
     return views if images is None else views | {"image": View(images)}
 
 
@@ -244,7 +248,7 @@ def test_one_view_alone_does_not_take_images_of_a_new_kind_for_wrong_labels():
     rng, truth = np.random.default_rng(0), np.repeat(np.arange(30), 20)
     kind, kinds = rng.integers(3, size=len(truth)), rng.normal(size=(30, 3, 16))
     values = kinds[truth, kind] + 0.3 * rng.normal(size=(len(truth), 16))
-    view = View(values.astype(np.float32), kinds[:, 0].astype(np.float32), learns=False)
+    view = View(values.astype(np.float32), kinds[:, 0].astype(np.float32), self_trains=False)
     model = LabelModel(30).fit({"caption": view}, np.where(np.arange(len(truth)) % 20 < 3, truth, -1))
     assert model.label_noise_interval_[0] == 0 and model.label_noise_interval_[1] > 0.1
 
@@ -274,14 +278,23 @@ def test_image_encoders_that_err_alike_do_not_outvote_captions_where_views_judge
     """Three encoders of the same images, which are alike in more than their class."""
     captions, images, rng = clusters(600, spread=1.0), clusters(600, spread=1.5, view=1), np.random.default_rng(7)
     scenes = rng.normal(size=(20, DIM))[rng.integers(20, size=600)]
-    views = {"caption": View(captions.x, learns=False)}
+    views = {"caption": View(captions.x, self_trains=False)}
     for encoder in range(3):
         rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
         features = (images.x + scenes / 2) @ rotation + 0.1 * rng.normal(size=(600, DIM))
-        views[f"encoder {encoder}"] = View(features, source=f"encoder {encoder}")
+        views[f"encoder {encoder}"] = View(features)
     one = some_labels(captions.truth, 1)
     right = right_of(captions.truth, one, {"caption": views["caption"]}, views)
     assert right[1] > right[0] - 0.02, right
+
+
+@pytest.mark.parametrize(("source", "judges"), [("gps", True), (None, False), ("image features", False)])
+def test_a_view_has_the_source_that_it_names(source, judges):
+    """Encoders of images share one vote, and say so or name none; coordinates of a camera confirm them."""
+    data, places = clusters(300, spread=1.0), clusters(300, spread=1.0, view=1)
+    views = {"image": View(data.x), "place": View(places.x, source=source)}
+    report = LabelModel(CLASSES).fit(views, some_labels(data.truth, 1)).report_
+    assert [line["accuracy"] is not None for line in report.values()] == [judges, judges]
 
 
 def test_a_view_of_noise_costs_nothing_where_views_judge_each_other():
@@ -308,7 +321,7 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     answers = {"answer": View.answers(np.where(np.arange(800) % 4, data.truth, 0), CLASSES)}
     report = LabelModel(CLASSES).fit(of_others | answers, one).report_
     assert [name for name, line in report.items() if line.get("left_out")] == ["caption"]
-    captions = {"caption": View(data.x, names, learns=False)}
+    captions = {"caption": View(data.x, names, self_trains=False)}
     of_noise = captions | {"image": View(noise)}
     right = right_of(data.truth, one, captions, of_noise)
     assert right[1] > right[0] - 0.02, right
@@ -329,7 +342,7 @@ def test_image_features_that_tell_little_do_not_outvote_answers():
 def test_an_image_encoder_with_class_names_teaches_one_without():
     """As CLIP and the student do, where no image has a label."""
     clip, student = clusters(1500, spread=2.0), clusters(1500, spread=1.0, view=1)
-    views = {"clip": View(clip.x, means_of(clip), learns=True), "student": View(student.x)}
+    views = {"clip": View(clip.x, means_of(clip), self_trains=True), "student": View(student.x)}
     right = right_of(clip.truth, np.full(1500, -1), {"clip": views["clip"]}, views)
     assert right[1] > right[0] + 0.05, right
 
@@ -565,7 +578,16 @@ def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
     for name in ("probabilities_", "posterior_", "folds_", "label_noise_"):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
     assert again.accuracy_.share == model.accuracy_.share and alone(again) == alone(model)
-    np.load(tmp_path / "model" / "label_model.npz", allow_pickle=False).close()
+    (file,) = (tmp_path / "model").iterdir()
+    whole = file.read_bytes()
+    assert load_file(file)
+    for name, content in {"cut": whole[:-9], "foreign": save({"a": np.eye(2)}), "pickled": pickle.dumps(1)}.items():
+        file.write_bytes(content)
+        with pytest.raises(ValueError) as raised:
+            LabelModel.load(file.parent)
+        assert re.fullmatch(rf"{re.escape(str(file))} is damaged, or no label model .*", str(raised.value)), name
+    with pytest.raises(FileNotFoundError, match="label_model.safetensors"):
+        LabelModel.load(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """A census of a folder of images: its splits, the class folder of each file, and a word on all that is not read."""
 
+import functools
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -29,8 +29,6 @@ DOCUMENTS = {"", ".cff", ".html", ".json", ".md", ".pdf", ".py", ".txt", ".yaml"
 _NO_CLASSES = {*UNLABELLED_FOLDERS, *SPLIT_OF}
 OF_THE_SYSTEM = {"desktop.ini", "ehthumbs.db", "thumbs.db"}
 EXCEL = "In Excel: File > Save As > CSV UTF-8 (Comma delimited)."
-
-_SEEN: dict[str, "Seen"] = {}  # in this process, by folder
 
 
 class Census:
@@ -123,13 +121,21 @@ class Census:
     # --- What is said ------------------------------------------------------------------------------------------------
 
     def tell(self) -> None:
-        """Log what is unusual, once for a folder as it is."""
+        """Log what is unusual."""
+        _log_once(self.folder, (*self.notes, *self._unread_in_words()))
+
+    def in_words(self) -> str:
+        """How many files there are of each suffix, and how many are read."""
+        aside = sum(len(names) for path in self._aside for *_, names in os.walk(path))
+        aside += sum(map(os.path.isfile, self._aside))
+        read = _by_suffix(path for path in self._files if path in self.read)
         unread = _by_suffix(path for path in self._files if path not in self.read)
-        lines = [*self.notes, *self._unread_in_words()]
-        seen = Seen(self.name, lines, _by_suffix(self.read), unread, self._aside, len(self._broken))
-        earlier, _SEEN[self.folder] = _SEEN.get(self.folder), seen
-        for line in lines if earlier is None or earlier.lines != lines else ():
-            logger.warning("%s", line)
+        unread |= {"hidden, of the system or of stages": aside, "broken links": len(self._broken)}
+        parts, total = [], sum(read.values()) + sum(unread.values())
+        for what, counts in (("Read", read), ("Not read", unread)):
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+            parts.append(f"{what}: {sum(counts.values()):,}{f' ({kinds})' * bool(kinds)}.")
+        return f"Files in {self.name}: {total:,}. {' '.join(parts)}"
 
     def _unread_in_words(self) -> list[str]:
         """A line for each kind of file that is not read, and what to do about it."""
@@ -176,32 +182,11 @@ class Census:
         return "documents" if is_document else "other files"
 
 
-@dataclass
-class Seen:
-    """What a census has found."""
-
-    name: str
-    lines: list[str]
-    read: dict[str, int]  # files by suffix
-    unread: dict[str, int]
-    aside: list[str]  # files and whole folders
-    broken: int
-
-    def in_words(self) -> str:
-        """How many files there are of each suffix, and how many are read."""
-        aside = sum(len(names) for path in self.aside for *_, names in os.walk(path))
-        aside += sum(map(os.path.isfile, self.aside))
-        unread = self.unread | {"hidden, of the system or of stages": aside, "broken links": self.broken}
-        parts, total = [], sum(self.read.values()) + sum(unread.values())
-        for what, counts in (("Read", self.read), ("Not read", unread)):
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-            parts.append(f"{what}: {sum(counts.values()):,}{f' ({kinds})' * bool(kinds)}.")
-        return f"Files in {self.name}: {total:,}. {' '.join(parts)}"
-
-
-def seen_in(folder: str | Path) -> Seen | None:
-    """What the census of a folder has found, if this process has opened it."""
-    return _SEEN.get(os.path.abspath(folder))
+@functools.cache
+def _log_once(folder: str, lines: tuple[str, ...]) -> None:
+    """For a folder as it is: a command opens it several times."""
+    for line in lines:
+        logger.warning("%s", line)
 
 
 def suffix_of(path: str) -> str:

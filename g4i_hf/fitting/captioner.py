@@ -16,7 +16,7 @@ from ..data.stage import STAGE_FILE, images_of
 from ..data.texts import num_captioned
 from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
 from ..processes import on_main_process
-from ..words import ANSWER, CAPTION
+from ..views.kinds import ANSWER, CAPTION
 from ..workflows.caption import Captioning
 
 QUESTIONS = {"describe": ("captions", "plain"), "choose": ("answers", "choose")}  # folder of the stage, and prompt

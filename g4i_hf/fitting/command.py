@@ -36,8 +36,9 @@ from ..output import quietly, say
 from ..processes import on_main_process
 from ..training.head import Head
 from ..training.run_folder import locked
+from ..views.kinds import CAPTION, taught_by
 from ..views.making import named_views
-from ..words import CAPTION, labels_summary, taught_by
+from ..words import labels_summary
 from . import words
 from .all_layers import minutes_for_all_layers, train_all_layers
 from .decide import decide

@@ -28,9 +28,10 @@ from ..processes import on_main_process
 from ..training.features import FEATURES, images_with_features, student_features
 from ..training.prepare import BuiltStudent, build_student, inputs_of
 from ..training.supervision import estimates_of
-from ..views.encoders import STUDENT_VIEW, image_size_for, student_named
-from ..views.making import OWN_VIEWS, answers_of, checked_view, default_views, digests_of, other_views, views_of
-from ..words import ANSWER, CAPTION, IMAGE, few_labels_in_words
+from ..views.encoders import image_size_for, student_named
+from ..views.kinds import ANSWER, CAPTION, IMAGE, OWN_VIEWS, STUDENT_VIEW
+from ..views.making import answers_of, checked_view, default_views, digests_of, other_views, views_of
+from ..words import few_labels_in_words
 from .captioner import answered_before, ask_about
 
 HOLDOUT_SHARE, MIN_HOLDOUT, MAX_HOLDOUT = 0.2, 100, 5_000  # of the unlabelled images, to judge both last layers

@@ -36,7 +36,10 @@ def last_layers(targets: Targets, features: np.ndarray) -> dict[str, Head]:
 def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
     """The same layers, the one with views fitted on the holdout too."""
     rows, learned = targets.learned(WITH_VIEWS, np.arange(len(features)))
-    return {**heads, WITH_VIEWS: fit_head(features[rows], learned, heads[WITH_VIEWS].strength, start=heads[WITH_VIEWS])}
+    return {
+        **heads,
+        WITH_VIEWS: fit_head(features[rows], learned, heads[WITH_VIEWS].strength, start=heads[WITH_VIEWS]),
+    }
 
 
 def cross_validated(

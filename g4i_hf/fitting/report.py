@@ -18,6 +18,7 @@ from ..names import LABELS_ONLY, WITH_VIEWS
 from ..pages import Shown, thumbnail, write_page
 from . import words
 from .judge import Judge
+
 if TYPE_CHECKING:
     from .result import FitResult
 

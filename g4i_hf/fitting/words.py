@@ -11,7 +11,8 @@ from ..files import some
 from ..names import CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..training.judging import CANNOT_TELL, HELPED
-from ..words import left_out_in_words, listed, none_in_words, taught_by
+from ..views.kinds import taught_by
+from ..words import left_out_in_words, listed, none_in_words
 from .decide import ASKED, EXPECTED, NOT_CLEARLY_WORSE, VIEWS_HURT, decide
 from .evidence import VALIDATION
 from .folder import read_config

@@ -18,7 +18,8 @@ from ..modeling.processing import ImageSettings
 from ..names import bare_name, is_bare, is_hub_id, is_path
 from ..options import ASKING, about, aligns, learned_from_captions, marked
 from ..training.run_folder import with_defaults
-from ..words import noise_in_words, view_in_words
+from ..views.kinds import view_in_words
+from ..words import noise_in_words
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results
 

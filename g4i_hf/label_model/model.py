@@ -15,7 +15,7 @@ from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import ABSENT, TAUGHT, ViewModel, linear_discriminant, logistic_regression, margins_of
+from .view_model import SELF_TRAINED, ViewModel, has_vote, linear_discriminant, logistic_regression, margins_of
 from .views import (
     ALONE,
     BLOCK,
@@ -33,11 +33,11 @@ from .views import (
 from .witnesses import able_to_learn, accuracies_by_each_other, contradicted, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
-TAUGHT_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
-TAUGHT_STRENGTH = 1.0  # C of the same model where it is a logistic regression
+SELF_TRAINED_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
+SELF_TRAINED_STRENGTH = 1.0  # C of the same model where it is a logistic regression
 REPEATED = 0.7  # factor of all inverse temperatures with that model, if no label can be held out (three datasets)
 LITTLE_NOISE = 0.05  # share of wrong labels below which the rows that two views are sure of are examined too
-FEWEST_TAUGHT = 2  # sum of the probabilities of a class from which a view can learn it from other views
+FEWEST_SELF_TRAINED = 2  # sum of the probabilities of a class from which a view can learn it from other views
 TRUST_OF_ONE = 0.5  # probability that the only example of a class is typical, where another view has more
 
 
@@ -62,7 +62,7 @@ class LabelModel:
       views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683).
 
     A view without a value for a row, or without an example of a class, has no vote there; see
-    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Views that learn, such as image features, also share
+    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) also share
     a model that learns the predictions of all views for unlabelled rows. It is a linear discriminant where enough
     labels can be held out. If none can, views judge each other.
 
@@ -175,7 +175,7 @@ class LabelModel:
         return model
 
     def _fit(self, values: dict[str, Values], rows: Rows) -> None:
-        """Fit a model of each view, calibrate them, then the shared model of the views that learn."""
+        """Fit a model of each view, calibrate them, then the shared model of the self-training views."""
         examples = {name: view_values.examples(rows.labels) for name, view_values in values.items()}
         known = [name for name in values if np.count_nonzero(examples[name]) > 1]
         if not known:
@@ -195,9 +195,9 @@ class LabelModel:
             name: {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(view_values.has.sum())}
             for name, view_values in values.items()
         }
-        unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].learns)
+        unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].self_trains)
         sources = {values[name].source for name in (*known, *learners)}
-        learns = bool(learners) and len(sources) > 1 and unlabelled
+        self_trains = bool(learners) and len(sources) > 1 and unlabelled
         if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
             if left_out := self._judge_by_each_other(values, rows):
                 report = {name: self.report_[name] | {"left_out": True} for name in left_out}
@@ -205,9 +205,9 @@ class LabelModel:
                 self.report_ = {name: report.get(name) or self.report_[name] for name in values}
                 return
         else:
-            self._calibrate(values, rows, with_interval=not learns)
-        if learns:
-            self._teach(values, learners, rows)
+            self._calibrate(values, rows, with_interval=not self_trains)
+        if self_trains:
+            self._self_train(values, learners, rows)
         self._estimate(values, rows)
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
@@ -219,7 +219,7 @@ class LabelModel:
     def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
         judged = rows.judged
         held_out = self._logits(values, judged, rows.folds)
-        if not self.models_[-1].taught:
+        if not self.models_[-1].self_trained:
             views = [values[model.name] for model in self.models_]
             self._as_people_err = deny_labels(held_out, views, judged, rows.labels[judged])
         kwargs = {
@@ -252,7 +252,7 @@ class LabelModel:
         """By the first two views of different sources that tell."""
         for first, second in combinations(range(len(self._sources)), 2):
             model, other = self.models_[first], self.models_[second]
-            if TAUGHT in (model.name, other.name) or self._sources[first] == self._sources[second]:
+            if SELF_TRAINED in (model.name, other.name) or self._sources[first] == self._sources[second]:
                 continue
             views = values[model.name], values[other.name]
             noise = noise_of_sure_rows(held_out[first], *views, rows, self.log_prior_)
@@ -290,18 +290,18 @@ class LabelModel:
         self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
         return []
 
-    def _teach(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
+    def _self_train(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
         """
-        Add a shared model of the views that learn, taught the class probabilities of unlabelled rows. These are more
-        examples than the labels, include classes without a label, and show where views are unsure. No row is predicted
-        by a model that was taught on it, nor by one that was taught its label.
+        Add a shared model of the self-training views, fitted on the class probabilities of unlabelled rows. These are
+        more examples than the labels, include classes without a label, and show where views are unsure. No row is
+        predicted by a model that was fitted on it or on its label.
         """
         if len(learners) > 1:
             compared = rows.unlabelled[:MOST_COMPARED]
             predicted = self.calibration_.probabilities(self._logits(values, compared, rows.folds)).argmax(1)
             learners = able_to_learn({name: values[name] for name in learners}, compared, predicted, self.num_labels)
         widths = tuple(values[name].x.shape[1] for name in learners)
-        model = ViewModel(learners, widths, {}, self.num_labels, taught=True)
+        model = ViewModel(learners, widths, {}, self.num_labels, self_trained=True)
         has = model.has_value(values)
         sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
@@ -310,14 +310,14 @@ class LabelModel:
 
         def learn(fold: int, targets: np.ndarray) -> None:
             """targets: (sample, C) probabilities."""
-            taught, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
-            x = model.inputs_of(values, np.concatenate([sample[taught], labelled]))
-            y = np.concatenate([targets[taught], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
-            y[:, y.sum(0) < FEWEST_TAUGHT] = 0
+            fitted, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
+            x = model.inputs_of(values, np.concatenate([sample[fitted], labelled]))
+            y = np.concatenate([targets[fitted], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
+            y[:, y.sum(0) < FEWEST_SELF_TRAINED] = 0
             if discriminates:
-                model.models[fold] = linear_discriminant(x, y, self.num_labels, TAUGHT_SHRINKAGE)
+                model.models[fold] = linear_discriminant(x, y, self.num_labels, SELF_TRAINED_SHRINKAGE)
             else:
-                start, strength = model.models.get(WHOLE), TAUGHT_STRENGTH / len(learners)
+                start, strength = model.models.get(WHOLE), SELF_TRAINED_STRENGTH / len(learners)
                 model.models[fold] = logistic_regression(x, y, self.num_labels, strength, variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
@@ -328,7 +328,7 @@ class LabelModel:
             return np.eye(self.num_labels, dtype=np.float32)[probabilities.argmax(1)]
 
         targets = targets_by(rows.folds)
-        if np.count_nonzero(targets.sum(0) >= FEWEST_TAUGHT) < 2:
+        if np.count_nonzero(targets.sum(0) >= FEWEST_SELF_TRAINED) < 2:
             if len(rows.judged):
                 self._calibrate(values, rows, with_interval=True)
             return
@@ -341,8 +341,8 @@ class LabelModel:
             agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
             sure = inverse_temperature(logits, self.log_prior_, float(agreement))
             model.scale(sure / USUAL_INVERSE_TEMPERATURE)
-        self._trusts = np.vstack([self._trusts, model.models[WHOLE][1] > ABSENT / 2])
-        self._sources.append(TAUGHT)
+        self._trusts = np.vstack([self._trusts, has_vote(model.models[WHOLE][1])])
+        self._sources.append(SELF_TRAINED)
         self.models_.append(model)
         if len(rows.judged):
             self._calibrate(values, rows, with_interval=True)
@@ -395,7 +395,7 @@ class LabelModel:
             of_all, HeldOut.of(of_judged, posterior, labels, reviewed, counts, of_all, calibration)
         )
         for number, model in enumerate(self.models_):
-            if model.taught:
+            if model.self_trained:
                 continue
             has, can_judge = (values[model.name].has[places] for places in (sample, judged))
             if not can_judge.any():
@@ -416,7 +416,7 @@ class LabelModel:
         model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
         labelled, hidden, unknown = [], [], []
         for model in self.models_:
-            if model.taught:
+            if model.self_trained:
                 continue
             logits = model.logits(values, judged, model_of)
             labelled.append(explained(logits))
@@ -429,12 +429,13 @@ class LabelModel:
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""
         probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
-        by_view = np.empty((len(probabilities), sum(not model.taught for model in self.models_)), dtype=np.float32)
+        number_of_views = sum(not model.self_trained for model in self.models_)
+        by_view = np.empty((len(probabilities), number_of_views), dtype=np.float32)
         for start in range(0, len(probabilities), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(probabilities)))
             logits = self._logits(values, block, rows.folds)
             probabilities[rows.order[block]] = self.calibration_.probabilities(logits)
-            for number in range(by_view.shape[1]):  # the model that is taught comes last
+            for number in range(number_of_views):  # the self-trained model comes last
                 by_view[block, number] = explained(logits[number])
         alone = rows.folds == ALONE
         probabilities[rows.order[alone]] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .calibration import Estimate
-from .view_model import ABSENT, logistic_regression
+from .view_model import has_vote, logistic_regression
 
 STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
@@ -26,7 +26,7 @@ def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarr
     all classes. `without` (n,) is a class of each row that is left out. NaN for a row without a value, of which all
     logits are 0.
     """
-    known = logits > ABSENT / 2
+    known = has_vote(logits)
     has_value = logits.any(1)
     if without is not None:
         known[np.arange(len(logits)), without] = False

@@ -1,12 +1,15 @@
-"""A label model in a folder: arrays in `label_model.npz`, all else in `label_model.json`. Nothing is pickled."""
+"""A label model in a file of safetensors: its arrays, and all else as JSON in the metadata. Nothing is pickled."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from .calibration import Calibration, Estimate
 from .view_model import ViewModel
@@ -15,7 +18,7 @@ from .views import Space
 if TYPE_CHECKING:
     from .model import LabelModel
 
-ARRAYS, METADATA = "label_model.npz", "label_model.json"
+FILE, METADATA = "label_model.safetensors", "label_model"
 KNOWN = {kind.__name__: kind for kind in (Calibration, Estimate, Space, ViewModel)}  # a file makes nothing else
 
 
@@ -24,9 +27,9 @@ def save(model: LabelModel, folder: str | Path) -> None:
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            arrays[str(len(arrays))] = value
+            arrays[str(len(arrays))] = np.ascontiguousarray(value)
             return {"array": str(len(arrays) - 1)}
-        if type(value).__name__ in KNOWN:
+        if is_dataclass(value):
             return {"class": type(value).__name__} | plain(vars(value))
         if isinstance(value, dict):
             return {"items": [[key, plain(inner)] for key, inner in value.items()]}
@@ -35,24 +38,27 @@ def save(model: LabelModel, folder: str | Path) -> None:
         return value.item() if isinstance(value, np.generic) else value
 
     fitted = plain({name: value for name, value in vars(model).items() if not name.startswith("_")})
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / METADATA).unlink(missing_ok=True)  # written last, so that a half-written model cannot be loaded
-    np.savez(folder / ARRAYS, **arrays)
-    (folder / METADATA).write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    staging = Path(folder) / f"{FILE}.part"  # a half-written model is never under its name
+    save_file(arrays, staging, {METADATA: json.dumps(fitted)})
+    staging.replace(Path(folder) / FILE)
 
 
 def load(model: LabelModel, folder: str | Path) -> None:
-    with np.load(Path(folder) / ARRAYS, allow_pickle=False) as arrays:
+    file = Path(folder) / FILE
 
-        def made(value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(map(made, value))
-            if not isinstance(value, dict):
-                return value
-            if "array" in value:
-                return arrays[value["array"]]
-            items = {key: made(inner) for key, inner in value["items"]}
-            return KNOWN[value["class"]](**items) if "class" in value else items
+    def made(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(made, value))
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            return opened.get_tensor(value["array"])
+        items = {key: made(inner) for key, inner in value["items"]}
+        return KNOWN[value["class"]](**items) if "class" in value else items
 
-        vars(model).update(made(json.loads((Path(folder) / METADATA).read_text(encoding="utf-8"))))
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            vars(model).update(made(json.loads(opened.metadata()[METADATA])))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged, or no label model of this version. Fit and save it again.") from error

@@ -11,7 +11,7 @@ from torch import nn
 
 from .views import WHOLE, Values
 
-TAUGHT = ""  # name of the model that learns what the views predict
+SELF_TRAINED = ""  # name of the model that learns the predictions of the views
 Classifier = tuple[np.ndarray, np.ndarray]  # weight (D, C) and bias (C,)
 
 
@@ -25,11 +25,11 @@ class ViewModel:
     # other folds
     models: dict[int, Classifier]
     num_labels: int
-    taught: bool = False  # whether it learned predictions of the views
+    self_trained: bool = False  # whether it learned the predictions of the views
 
     @property
     def name(self) -> str:
-        return TAUGHT if self.taught else self.inputs[0]
+        return SELF_TRAINED if self.self_trained else self.inputs[0]
 
     def has_value(self, values: dict[str, Values]) -> np.ndarray:
         """(N,) whether a row has any of the inputs."""
@@ -71,7 +71,7 @@ class ViewModel:
         """Multiply the logits of these models, or of all."""
         for number in numbers or self.models:
             weight, bias = self.models[number]
-            self.models[number] = weight * factor, np.where(bias > ABSENT / 2, bias * factor, bias)
+            self.models[number] = weight * factor, np.where(has_vote(bias), bias * factor, bias)
 
 
 # --- Multinomial logistic regression ---------------------------------------------------------------------------------
@@ -171,8 +171,13 @@ def minimise(
     optimizer.step(closure)
 
 
+def has_vote(logits: np.ndarray) -> np.ndarray:
+    """Whether logits or biases, of any shape, are of classes with examples, elsewhere they are near `ABSENT`."""
+    return logits > ABSENT / 2
+
+
 def margins_of(logits: np.ndarray) -> np.ndarray:
     """(n,) the largest logit minus the mean over the classes with examples; 0 where all are 0."""
-    seen = logits > ABSENT / 2
+    seen = has_vote(logits)
     margins = np.maximum(logits.max(1) - (logits * seen).sum(1) / seen.sum(1), 1e-6)
     return np.where(logits.any(1), margins, 0)

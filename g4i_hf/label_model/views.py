@@ -13,7 +13,7 @@ import numpy as np
 COMPONENTS = 256  # principal components to which a wider view is reduced, or as many as classes, if these are more
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
 BLOCK = 8192  # rows processed at once
-LEARNERS = "image features"  # the source of all that learn and have no names: image encoders make similar errors
+IMAGE_FEATURES = "image features"  # source of self-training views that name none: image encoders make similar errors
 NEEDS = (
     "A label model needs captions, image features or another view, and labels or names of at least two classes. Label "
     "some images; or give the names of the classes, embedded by the text encoder of the captions."
@@ -38,16 +38,16 @@ class View:
         class_values: (C, D) embeddings of the class names in the same space, by the encoder of the captions for
             example. Each is one more labelled example. A row of zeros or NaN is a class without a name.
         source: what made the values, such as the name of a captioner. Views of one source share one vote where views
-            judge each other. None: no other view has this source. Views that learn, without class_values, have one
-            source whatever is given, as image encoders make similar errors.
-        learns: whether the view also learns the predictions of all views for unlabelled rows, as image features do.
-            None: if it has no class_values.
+            judge each other. None: no other view has this source; but self-training views without class_values share
+            the source `image features`, as image encoders make similar errors.
+        self_trains: whether the view takes part in self-training (pseudo-labels): it also learns the predictions of
+            all views for unlabelled rows, as image features do. None: if it has no class_values.
     """
 
     values: np.ndarray
     class_values: np.ndarray | None = None
     source: str | None = None
-    learns: bool | None = None
+    self_trains: bool | None = None
 
     def __post_init__(self):
         self.values = array_of(self.values)
@@ -76,7 +76,9 @@ class View:
 
     def digest(self) -> str:
         """Of its values and names."""
-        digest = hashlib.blake2b(str((self.values.shape, self.values.dtype, self.learns)).encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            str((self.values.shape, self.values.dtype, self.self_trains)).encode(), digest_size=16
+        )
         for start in range(0, len(self.values), BLOCK):
             digest.update(np.ascontiguousarray(self.values[start : start + BLOCK]))
         if self.class_values is not None:
@@ -133,7 +135,7 @@ class Values:
     names: np.ndarray  # (C, K), zeros for a class without a name; `is_named` (C,) says which have one
     is_named: np.ndarray
     source: str  # of the view
-    learns: bool = False  # whether it learns the predictions of all views
+    self_trains: bool = False  # whether it learns the predictions of all views
 
     @classmethod
     def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:
@@ -151,9 +153,13 @@ class Values:
             class_values = np.asarray(view.class_values, dtype=np.float32)
             is_named = np.isfinite(class_values).all(1) & class_values.any(1)
             names[is_named] = space(class_values[is_named])
-        learns = not is_named.any() if view.learns is None else view.learns
-        source = LEARNERS if learns and not is_named.any() else view.source or name
-        return cls(name, space, space(view.values)[order], has, names, is_named, source, learns)
+        self_trains = not is_named.any() if view.self_trains is None else view.self_trains
+        source = view.source or (IMAGE_FEATURES if self_trains and not is_named.any() else name)
+        return cls(name, space, space(view.values)[order], has, names, is_named, source, self_trains)
+
+    @property
+    def learns(self) -> bool:  # the name in `fit_view`
+        return self.self_trains
 
     @classmethod
     def without_names(cls, name: str, values: np.ndarray, space: Space) -> Values:
@@ -170,12 +176,8 @@ class Values:
 def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     """Views with the values and names of an earlier view, each with the name of that one."""
     seen: dict[str, str] = {}
-    copies = {}
-    for name, view in views.items():
-        first = seen.setdefault(view.digest(), name)
-        if first != name:
-            copies[name] = first
-    return copies
+    firsts = {name: seen.setdefault(view.digest(), name) for name, view in views.items()}
+    return {name: first for name, first in firsts.items() if first != name}
 
 
 def rows_with_a_view(views: Mapping[str, View]) -> np.ndarray:

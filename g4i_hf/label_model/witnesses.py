@@ -124,8 +124,8 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
     """
     Whether labels that a view contradicts are wrong. In the clearest fifth of the contradictions, another view prefers
     the class of the first one to the label more often than not. If the view erred, the other would prefer the label,
-    unless both err alike: two image encoders do, and so do texts of one model. So only a view that learns and one that
-    does not are compared. None where too few rows decide.
+    unless both err alike: two image encoders do, and so do texts of one model. So only a view that self-trains and
+    one that does not are compared. None where too few rows decide.
 
     Args:
         held_out: (n, C) logits of each view.
@@ -134,7 +134,7 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
     """
     decided: bool | None = False
     for accuser, witness in permutations(range(len(views)), 2):
-        if views[accuser].learns == views[witness].learns:
+        if views[accuser].self_trains == views[witness].self_trains:
             continue
         predicted = held_out[accuser].argmax(1)
         places = np.flatnonzero((predicted != labels) & views[accuser].has[rows] & views[witness].has[rows])

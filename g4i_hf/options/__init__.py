@@ -12,7 +12,7 @@ from .captioning import (
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, check_view, full_name
+from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, full_name
 from .evaluation import (
     CheckArguments,
     EvaluateArguments,

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..views.kinds import VIEW_FORMS, check_view
 from .fields import Count, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-# What views can be, by the kind before the colon, as users write them
-VIEW_KINDS = {
-    "caption": "caption",
-    "answer": "answer",
-    "image": "image:student, image:NAME of an encoder",
-    "scores": "scores:COLUMN",
-}
-VIEW_FORMS = ", ".join(VIEW_KINDS.values())
 # Models of transformers without a namespace on the Hub
 WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
@@ -82,14 +75,6 @@ class ViewArguments:
     def __post_init__(self):
         if self.view:
             check_view(self.view)
-
-
-def check_view(view: str) -> None:
-    """Raise ValueError for anything but the name of a view."""
-    kind, colon, what = view.partition(":")
-    takes_name = ":" in VIEW_KINDS.get(kind, "")
-    if kind not in VIEW_KINDS or (not what if takes_name else colon):
-        raise ValueError(f"There is no view {view!r} (views): {VIEW_FORMS}, or the folder of one.")
 
 
 def check_views(views: list[str] | None) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..files import wrong_choice
-from .data import DEFAULT_TEXT_ENCODER, VIEW_FORMS, check_views
+from ..views.kinds import VIEW_FORMS
+from .data import DEFAULT_TEXT_ENCODER, check_views
 from .fields import (
     BadImages,
     BelowOne,

@@ -19,7 +19,8 @@ from ..label_model.none_of_these import weights_of_unlabelled
 from ..label_model.views import rows_with_a_view
 from ..options import RunArguments
 from ..processes import on_main_process
-from ..words import CAPTION, IMAGE, SURELY_WRONG, estimates_in_words, labels_summary
+from ..views.kinds import CAPTION, IMAGE
+from ..words import SURELY_WRONG, estimates_in_words, labels_summary
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def supervise(
     features = image_features and image_features()  # by all processes together
 
     def learned() -> tuple[np.ndarray | None, Plan, dict[str, Any]]:
-        views = {CAPTION: View(mean_embeds(training), class_embeds and class_embeds(), learns=False)}
+        views = {CAPTION: View(mean_embeds(training), class_embeds and class_embeds(), self_trains=False)}
         views |= {} if features is None else {IMAGE: View(features)}
         return _learned(training, views, LabelModel(num_labels, seed), class_weights)
 

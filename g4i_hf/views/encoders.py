@@ -12,20 +12,21 @@ from .. import columns
 from ..data.classes import terms_of
 from ..data.images import open_image
 from ..data.record import RECORD_FILE
-from ..embedding.encoders import load_encoder, load_tower, model_type_of
+from ..embedding.encoders import encoder_identity, load_encoder, load_tower, model_type_of
 from ..hub.push import MANIFEST
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import student_config_from
-from ..names import folder_or_id, loading
-from ..options import AugmentationArguments, StudentArguments
-from ..training.features import ImageEncoder, encoder_digest
+from ..names import folder_digest, folder_or_id, loading
+from ..options import AugmentationArguments, EncoderArguments, StudentArguments
+from ..training.features import FEATURES, ImageEncoder, encoder_digest, image_features
 from ..training.prepare import build_student, check_student
 from ..training.run_folder import LINEAGE_FILE
+from .kinds import STUDENT_VIEW
+from .stages import Inputs, Maker, NewView
 
 SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size
-STUDENT_VIEW = "image:student"
 
 
 def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:
@@ -50,37 +51,63 @@ def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
     return size, f"{line} A smaller --image_size is faster and usually less accurate."
 
 
-def encoder_of(view: str, images: Dataset, student: str | None) -> ImageEncoder:
-    """Of a view `image:NAME`; `image:student` is that student. Errors as those of [`check_encoder_of`]."""
-    name = view.removeprefix("image:")
-    if view == STUDENT_VIEW:
-        return encoder_of_fit(student, images)
-    if not is_image_text(name):
-        return encoder_by_student(name)
-    tower = ImageTower(name)
-    return ImageEncoder(tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
+class Encoders(Maker):
+    """`image:NAME` of an encoder, or `image:student`"""
 
+    is_computed = True
 
-def check_encoder_of(view: str) -> None:
-    """A ValueError for an encoder that cannot be loaded, and for one that may have learned these very labels."""
-    name = view.removeprefix("image:")
-    if any((Path(name) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
-        raise ValueError(
-            f"View {view!r} (views) is a student of g4i_hf, which may have been trained on these labels: then nothing "
-            "can judge by it. Name the network that it started from."
-        )
-    try:
-        student = student_named(name).student
-        config = None if is_image_text(student) else student_config_from(student)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"View {view!r} (views): {error}") from error
-    if not isinstance(config, (type(None), TimmWrapperConfig, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)):
-        raise ValueError(f"View {view!r} (views): a model of the kind {config.model_type!r} is no image encoder.")
+    @property
+    def has_names(self) -> bool:
+        return self.view != STUDENT_VIEW and is_image_text(self.what)
 
+    def check(self) -> bool:
+        if self.view == STUDENT_VIEW:
+            return False
+        if any((Path(self.what) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
+            raise ValueError(
+                f"View {self.view!r} (views) is a student of g4i_hf, which may have been trained on these labels: "
+                "then nothing can judge by it. Name the network that it started from."
+            )
+        try:
+            student = student_named(self.what).student
+            config = None if is_image_text(student) else student_config_from(student)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"View {self.view!r} (views): {error}") from error
+        if not isinstance(config, (type(None), TimmWrapperConfig, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)):
+            what = f"a model of the kind {config.model_type!r} is no image encoder"
+            raise ValueError(f"View {self.view!r} (views): {what}.")
+        return self.has_names
 
-def view_name(view: str) -> str:
-    """Without the place of a folder, which is private."""
-    return f"image:{folder_or_id(view.removeprefix('image:'))}"
+    def digests(self, images: Dataset) -> dict[str, str]:
+        is_folder = self.view != STUDENT_VIEW and Path(self.what).is_dir()
+        return {f"the encoder {self.what}": folder_digest(self.what)} if is_folder else {}
+
+    def make(self, inputs: Inputs) -> NewView:
+        if self.view == STUDENT_VIEW:
+            encoder = encoder_of_fit(inputs.student, inputs.images)
+        elif self.has_names:
+            tower = ImageTower(self.what)
+            encoder = ImageEncoder(
+                tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor)
+            )
+        else:
+            encoder = encoder_by_student(self.what)
+        name = f"image:{folder_or_id(self.what)}"  # without the place of a folder, which is private
+        has_names, device = self.has_names, inputs.accelerator.device
+        rows = inputs.images.select_columns([columns.IMAGE, columns.IMAGE_ID])
+        rows = rows.select(range(len(rows))[inputs.share])
+
+        def class_values() -> np.ndarray | None:
+            is_wanted = has_names and inputs.id2label and inputs.accelerator.is_main_process
+            return named_in_its_space(self.what, inputs.id2label, device) if is_wanted else None
+
+        def values() -> np.ndarray:
+            place = Path(inputs.output_dir) / FEATURES
+            return image_features(encoder, rows, place, inputs.accelerator, description=f"Features, {name}")
+
+        text_encoder = encoder_identity(EncoderArguments(self.what)) if has_names else None
+        depends_on = {"encoder_digest": encoder.digest, "text_encoder": text_encoder}
+        return NewView(name, has_names, depends_on, values, class_values)
 
 
 def encoder_by_student(name: str | None, image_size: int | None = None) -> ImageEncoder:

@@ -1,74 +1,37 @@
 """Makes views: those that `g4i embed --view` names, and those that `g4i fit` or `g4i check` take beside their own."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
-from scipy.special import softmax
 
 from .. import columns
-from ..data.checks import labels_of
 from ..data.classes import class_names, matched_answers
 from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
-from ..data.record import content_digest
 from ..data.stage import Source
-from ..data.texts import mean_embeds, values_of
+from ..data.texts import mean_embeds
 from ..embedding.embed import with_text_embeds
-from ..embedding.encoders import encoder_identity
 from ..label_model import View
 from ..label_model.views import has_value
 from ..names import folder_digest
-from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments, check_view
-from ..training.features import FEATURES, image_features
+from ..options import DEFAULT_TEXT_ENCODER, EncoderArguments
 from ..training.prepare import class_name_examples
-from ..words import ANSWER, CAPTION, IMAGE
-from .encoders import STUDENT_VIEW, check_encoder_of, encoder_of, is_image_text, named_in_its_space, view_name
-from .stages import VIEWS, NewView, read_view, view_stage, write_view
+from .kinds import ANSWER, CAPTION, IMAGE, KINDS, OWN_VIEWS, check_view, kind_of
+from .stages import VIEWS, Inputs, Maker, NewView, as_view, read_view, view_stage, write_view
 
 logger = logging.getLogger(__name__)
 
-OWN_VIEWS = CAPTION, ANSWER, STUDENT_VIEW
 
-
-def new_view(
-    view: str,
-    images: Dataset,
-    id2label: dict[int, str],
-    output_dir: str | Path,
-    accelerator: Accelerator,
-    student: str | None = None,
-    share: slice = slice(None),
-) -> NewView:
-    """
-    A view `image:NAME` or `scores:COLUMN` of rows with `image` and `image_id`, or that column. Class names are empty
-    where they are not known; `output_dir` keeps features, so that another call resumes, or adds images; `student` is
-    that of `image:student`, by default that of `g4i fit`; features are computed of a `share` of the rows. Raises
-    ValueError or OSError for an encoder that cannot be loaded, or a column that holds no scores.
-    """
-    kind, _, what = view.partition(":")
-    if kind == "scores":
-        return NewView.of(view, scores_of(images, what, len(id2label)))
-    encoder, name = encoder_of(view, images, student), view_name(view)
-    is_both = view != STUDENT_VIEW and is_image_text(what)
-    rows = images.select_columns([columns.IMAGE, columns.IMAGE_ID]).select(range(len(images))[share])
-
-    def class_values() -> np.ndarray | None:
-        is_wanted = is_both and id2label and accelerator.is_main_process
-        return named_in_its_space(what, id2label, accelerator.device) if is_wanted else None
-
-    def values() -> np.ndarray:
-        place = Path(output_dir) / FEATURES
-        return image_features(encoder, rows, place, accelerator, description=f"Features, {name}")
-
-    text_encoder = encoder_identity(EncoderArguments(what)) if is_both else None
-    depends_on = {"encoder_digest": encoder.digest, "text_encoder": text_encoder}
-    return NewView(name, is_both, depends_on, values, class_values)
+def maker_of(view: str) -> Maker:
+    """Of the name of a view."""
+    module, _, maker = KINDS[view.partition(":")[0]].maker.partition(":")
+    return getattr(import_module(f".{module}", __package__), maker)(view)
 
 
 # --- g4i fit and check -----------------------------------------------------------------------------------------------
@@ -82,25 +45,17 @@ def default_views(output_dir: str | Path) -> list[str]:
 
 def checked_view(view: str) -> bool:
     """Whether a view has class names. A ValueError for one that is not there, or may have learned the labels."""
-    if view.startswith("scores:"):
-        return True
-    if not view.startswith("image:"):
-        return view_stage(view)["class_names"] is not None
-    check_encoder_of(view)
-    return is_image_text(view.removeprefix("image:"))
+    return view_stage(view)["class_names"] is not None if Path(view).is_dir() else maker_of(view).check()
 
 
 def digests_of(views: list[str], training: Dataset) -> dict[str, str]:
     """What a result with these views depends on beside their names, by its name in messages."""
     digests = {}
     for view in views:
-        kind, _, what = view.partition(":")
-        if kind == "image" and Path(what).is_dir():
-            digests[f"the encoder {what}"] = folder_digest(what)
-        elif view not in OWN_VIEWS and Path(view, STAGE_FILE).is_file():
+        if view not in OWN_VIEWS and Path(view, STAGE_FILE).is_file():
             digests[f"the view {view}"] = folder_digest(view)
-        elif kind != "image" and what in training.column_names:
-            digests[f"the {kind} {what}"] = content_digest(json.dumps(training[what][:]).encode())
+        elif kind_of(view):
+            digests |= maker_of(view).digests(training)
     return digests
 
 
@@ -120,7 +75,7 @@ def other_views(
         if Path(view).is_dir():
             name, values = read_view(view, images, id2label)
         else:
-            new = new_view(view, images, id2label, output_dir, accelerator)
+            new = maker_of(view).make(Inputs(images, id2label, output_dir, accelerator))
             name, values = new.name, new.view()
         if name in made:
             raise ValueError(f"Two views are called {name!r} (views). Leave one out.")
@@ -179,17 +134,8 @@ def embed_view(
     """
     accelerator = accelerator or Accelerator(cpu=not torch.accelerator.is_available())
     training, id2label = _training(images, view)
-    encoder, known = EncoderArguments(text_encoder), None
-    if view == CAPTION:
-        where = {"source": source, "shared": True}
-        embedded = with_text_embeds(DatasetDict(train=training), encoder, Path(output_dir) / "embeddings", **where)
-        known = telling_captions(embedded["train"], id2label, encoder, accelerator.device)
-    elif view == ANSWER:
-        answers = answers_of(training, id2label)
-        known = None if answers is None else View.answers(answers, len(id2label))
-    if view in (CAPTION, ANSWER) and known is None:
-        raise ValueError(f"View {view!r} (views): no training image has one that tells a class.")
-    new = NewView.of(view, known) if known else new_view(view, training, id2label, output_dir, accelerator, student)
+    inputs = Inputs(training, id2label, output_dir, accelerator, student, EncoderArguments(text_encoder), source)
+    new = maker_of(view).make(inputs)
     return write_view(new, training, id2label, output_dir, Source.of(source), accelerator.is_main_process)
 
 
@@ -198,9 +144,9 @@ def embed_share(
 ) -> None:
     """Features of a share of the training images, which [`embed_view`] then takes; nothing for views of columns."""
     training, id2label = _training(images, view)
-    if view.startswith("image:") and range(len(training))[share]:
+    if maker_of(view).is_computed and range(len(training))[share]:
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        new_view(view, training, id2label, output_dir, accelerator, student, share).values()
+        maker_of(view).make(Inputs(training, id2label, output_dir, accelerator, student, share=share)).values()
 
 
 def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[int, str]]:
@@ -209,21 +155,29 @@ def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[i
     splits = images if isinstance(images, dict) else {"train": images}
     check_has_split(splits, "train")
     splits = DatasetDict({name: standardise(split, name, {}) for name, split in splits.items()})
-    if view.startswith("image:") and view != STUDENT_VIEW:
-        check_encoder_of(view)
+    maker = maker_of(view)
+    maker.check()
     id2label: dict[int, str] = {}
-    if not view.startswith("image:") or any(columns.LABEL in split.column_names for split in splits.values()):
+    if not maker.is_computed or any(columns.LABEL in split.column_names for split in splits.values()):
         splits, id2label = class_names(splits)
     return splits["train"], id2label
 
 
-# --- Views of columns ------------------------------------------------------------------------------------------------
+# --- Captions and answers --------------------------------------------------------------------------------------------
 
 
-NOT_WHOLE = 0.01  # part by which the sum of a row may differ from that of the others
-ALMOST_ALL = 0.9  # of the rows show what the numbers are; of logits of real encoders, 12% have one sum
-TINY = 1e-6  # below 0 or above 1 by rounding
-MOST_LOGITS = 100  # between the classes of an image; CLIP and SigLIP stay below 30
+class Captions(Maker):
+    def make(self, inputs: Inputs) -> NewView:
+        training, place = DatasetDict(train=inputs.images), Path(inputs.output_dir) / "embeddings"
+        splits = with_text_embeds(training, inputs.encoder, place, source=inputs.source, shared=True)
+        captions = telling_captions(splits["train"], inputs.id2label, inputs.encoder, inputs.accelerator.device)
+        return NewView.of(self.view, captions)
+
+
+class Answers(Maker):
+    def make(self, inputs: Inputs) -> NewView:
+        answers = answers_of(inputs.images, inputs.id2label)
+        return NewView.of(self.view, None if answers is None else View.answers(answers, len(inputs.id2label)))
 
 
 def views_of(
@@ -245,7 +199,7 @@ def views_of(
     answers = answers_of(split, id2label)
     if answers is not None and len(np.unique(answers[answers >= 0])) > 1:  # else they predict nothing
         views[ANSWER] = View.answers(answers, len(id2label))
-    return views | {name: View(each) for name, each in features.items()}
+    return views | {name: as_view(name, each, None) for name, each in features.items()}
 
 
 def telling_captions(
@@ -255,7 +209,7 @@ def telling_captions(
     names, dim = None, columns.text_embed_dim_of(split.features[columns.TEXT_EMBEDS])
     if encoder is not None:
         names = class_name_examples(id2label, encoder, device, dim)
-    view = View(mean_embeds(split), names, learns=False)
+    view = View(mean_embeds(split), names, self_trains=False)
     texts = view.values[has_value(view.values)]
     return view if (texts != texts[:1]).any() else None
 
@@ -267,77 +221,3 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     names = [id2label[index] for index in sorted(id2label)]
     answers = matched_answers(split[columns.ANSWER], names)
     return answers if (answers >= 0).any() else None
-
-
-def scores_of(split: Dataset, column: str, num_labels: int) -> View:
-    """
-    A view of a column (C,) of probabilities, percentages, votes or other shares, or logits; null, NaN or zeros alone:
-    unknown. ValueError for others.
-    """
-    what = f"View 'scores:{column}' (views)"
-    if column not in split.column_names:
-        raise ValueError(f"{what}: the data has no such column. Its columns: {', '.join(split.column_names)}.")
-    rows = [[np.nan] * num_labels if row is None else row for row in values_of(split, column)]
-    for number, row in enumerate(rows):
-        if not isinstance(row, list) or len(row) != num_labels:
-            given = f"{len(row)} numbers" if isinstance(row, list) else repr(row)[:40]
-            wanted = (
-                f"a list of {num_labels} numbers is wanted, one a class in their order, those of labels.jsonl last"
-            )
-            raise ValueError(f"{what}, row {number}: {given}; {wanted}.")
-    scores = np.array(rows, dtype=np.float64)
-    has = np.isfinite(scores).all(1)
-    if not np.isnan(scores[~has]).all():
-        raise ValueError(f"{what}, row {np.flatnonzero(~has)[0]}: some numbers are NaN or infinite. Give null there.")
-
-    def named(row: int) -> str:
-        name = f" ({split[columns.IMAGE_ID][row]!r})" if columns.IMAGE_ID in split.column_names else ""
-        return f"row {row}{name}"
-
-    zeros = np.flatnonzero((scores == 0).all(1))
-    if len(zeros):
-        are = f"{len(zeros):,} of {len(scores):,} rows are all zeros and count as unknown"
-        logger.warning("%s: %s, the first is %s.", what, are, named(int(zeros[0])))
-        scores[zeros], has[zeros] = np.nan, False
-    known, labels = np.flatnonzero(has), labels_of(split)[has]
-    if fault := _fault_of_scores(scores[known], labels):
-        row, why = fault
-        numbers = ", ".join(f"{number:.4g}" for number in rows[known[row]][:5]) + ", ..." * (num_labels > 5)
-        raise ValueError(f"{what}, {named(int(known[row]))}: {numbers}; {why}")
-    scores[known] = _probabilities(scores[known])
-    return View(scores.astype(np.float32), np.eye(num_labels, dtype=np.float32), learns=False)
-
-
-def _whole_of(scores: np.ndarray) -> float | None:
-    """What almost all rows (n, C) sum to, be it 1, 100 or a number of votes; None where they are no shares."""
-    whole = float(np.median(scores.sum(1))) if len(scores) else 0.0
-    is_rounded = (scores == scores.round()).all()
-    off = max(NOT_WHOLE * whole, np.sqrt(scores.shape[1]) if is_rounded else 0.0)
-    are_shares = (scores.min(1) > -TINY) & (np.abs(scores.sum(1) - whole) <= off)
-    return whole if len(scores) and are_shares.mean() >= ALMOST_ALL else None
-
-
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """(n, C). A row of shares counts by its own sum; numbers from 0 to 1 are shares too, as few logits would be."""
-    if _whole_of(scores) is None and (scores.min(initial=0) < -TINY or scores.max(initial=0) > 1 + TINY):
-        return softmax(scores, axis=1)
-    shares = scores.clip(0)
-    return shares / shares.sum(1, keepdims=True)
-
-
-def _fault_of_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[int, str] | None:
-    """The row and the fault of numbers (n, C) that are no scores, with labels (n,), negative where unknown."""
-    whole, lowest, highest = _whole_of(scores), scores.min(1), scores.max(1)
-    if whole is not None:
-        if len(odd := np.flatnonzero((lowest < -TINY) | (highest > whole * (1 + NOT_WHOLE) + 1))):
-            return int(odd[0]), f"the other rows are shares that sum to {whole:.4g}. Correct it, or give null."
-    elif len(scores) and lowest.min() >= 0 and np.median(highest - lowest) > MOST_LOGITS:
-        why = "neither shares of a whole nor logits, which would be sure of every image. Give probabilities."
-        return int(np.argmax(highest - lowest > MOST_LOGITS)), why
-    given = np.flatnonzero(labels >= 0)
-    of_label, ordered = scores[given, labels[given]], np.sort(scores[given], axis=1)
-    is_last = (of_label == ordered[:, 0]) & (of_label < ordered[:, 1])
-    if is_last.sum() > 4 * (of_label == ordered[:, -1]).sum() + 10:  # no honest scores, however bad
-        where = f"the given label has the lowest number in {is_last.sum():,} of {len(given):,} labelled rows"
-        return int(given[is_last.argmax()]), f"{where}. Higher must be likelier: negate distances."
-    return None

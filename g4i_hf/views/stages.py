@@ -8,12 +8,13 @@ A stage is `OUT/views/<name>/`: `train.parquet` with `image_id`, the digest of t
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from accelerate import Accelerator
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
@@ -23,6 +24,8 @@ from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
 from ..data.texts import column_of, read_vectors
 from ..label_model import View
+from ..options import EncoderArguments
+from .kinds import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,9 @@ class NewView:
     class_values: Callable[[], np.ndarray | None]  # called by the first process, (C, D); None without any
 
     @classmethod
-    def of(cls, name: str, view: View) -> "NewView":
+    def of(cls, name: str, view: View | None) -> "NewView":
+        if view is None:
+            raise ValueError(f"View {name!r} (views): no training image has one that tells a class.")
         names, depends_on = view.class_values, {"values_digest": view.digest()}
         return cls(name, names is not None, depends_on, lambda: view.values, lambda: names)
 
@@ -56,13 +61,49 @@ def as_view(name: str, values: np.ndarray, class_values: np.ndarray | None) -> V
     As the label model takes it. Images and texts of one encoder lie apart, each around its mean: names of
     classes are moved by the difference.
     """
-    if not name.startswith("image:"):
-        return View(values, class_values, learns=False)
+    kind = kind_of(name)
+    if kind is None or not kind.self_trains:
+        return View(values, class_values, self_trains=False)
     if class_values is None or not class_values.any():
-        return View(values)
+        return View(values, source=kind.words)
     named = class_values.any(1)
     moved = class_values + values.mean(0) - class_values[named].mean(0)
-    return View(values, np.where(named[:, None], moved, 0), learns=True)
+    return View(values, np.where(named[:, None], moved, 0), self_trains=True)
+
+
+@dataclass
+class Inputs:
+    """What a view may be made from."""
+
+    images: Dataset  # with `image` and `image_id`, or the column of the view
+    id2label: dict[int, str]  # empty where classes are not known
+    output_dir: str | Path  # keeps features, so that another call resumes, or adds images
+    accelerator: Accelerator
+    student: str | None = None  # of `image:student`; None: that of `g4i fit`
+    encoder: EncoderArguments = field(default_factory=EncoderArguments)  # of captions
+    source: str | Source = "images"  # of the images, for `stage.json`
+    share: slice = field(default_factory=lambda: slice(None))  # of the rows, whose features are computed
+
+
+class Maker:
+    """Makes the views of one kind. `view` is the name as users write it, `what` the part after the colon."""
+
+    is_computed = False  # by an encoder of images: without classes, and by many tasks together
+
+    def __init__(self, view: str):
+        self.view, self.what = view, view.partition(":")[2]
+
+    def check(self) -> bool:
+        """Whether the view has class names. ValueError if it cannot be made, or may have learned the labels."""
+        return True
+
+    def digests(self, images: Dataset) -> dict[str, str]:
+        """What a view of these images depends on beside its name, by its name in messages."""
+        return {}
+
+    def make(self, inputs: Inputs) -> NewView:
+        """Raises ValueError or OSError for images without what the view needs, or an encoder that cannot be loaded."""
+        raise NotImplementedError
 
 
 def place_of(output_dir: str | Path, name: str) -> Path:

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
 from .. import columns
-from ..data.census import seen_in
+from ..data.census import Census
 from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, labels_of, sampled
 from ..data.classes import class_names
+from ..data.images import image_paths
 from ..data.labels import reviews_of
 from ..data.loading import images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
@@ -25,11 +26,11 @@ from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
-from ..training.features import FEATURES, image_features
 from ..training.supervision import estimates_of
-from ..views.encoders import STUDENT_VIEW, encoder_of_fit
-from ..views.making import other_views, views_of
-from ..words import ANSWER, CAPTION, IMAGE, estimates_in_words, few_labels_in_words
+from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
+from ..views.making import maker_of, other_views, views_of
+from ..views.stages import Inputs
+from ..words import estimates_in_words, few_labels_in_words
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 SHOWN = 100  # labels on the page, the most suspicious first
@@ -63,7 +64,9 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     for name in (PAGE, TABLE):
         (Path(args.check_dir) / name).unlink(missing_ok=True)
     splits, root = load_reviewed(data), images_root(data)
-    files = seen_in(root) if root is not None else None
+    census = None if root is None else Census(root)
+    if census is not None:
+        census.add_read(path for split in splits.values() for path, _ in image_paths(split))
     faults: list[str] = []
     left_out: list[str] = []
     id2label: dict[int, str] = {}
@@ -97,7 +100,7 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
         counted = (len(split), len(set(labels[labels >= 0])), (labels >= 0).sum(), num_captioned(split), len(bad))
         table.append((name, *(f"{number:,}" for number in counted)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [files.in_words()] if files is not None else []
+    lines = [census.in_words()] if census is not None else []
     lines += [f"{row[0]:{widths[0]}}  " + "  ".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     lines += left_out
     if not faults:
@@ -121,8 +124,7 @@ def _views(
     of_columns = {CAPTION: columns.TEXT_EMBEDS, ANSWER: columns.ANSWER}
     unwanted = [column for view, column in of_columns.items() if view not in wanted and column in split.column_names]
     if STUDENT_VIEW in wanted:
-        student, rows = encoder_of_fit(args.student, split), split.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        features[IMAGE] = image_features(student, rows, out / FEATURES, accelerator)
+        features[IMAGE] = maker_of(STUDENT_VIEW).make(Inputs(split, id2label, out, accelerator, args.student)).values()
     views = views_of(split.remove_columns(unwanted), features, id2label, encoder, accelerator.device)
     return split, views | other_views(wanted, split, id2label, out, accelerator)
 

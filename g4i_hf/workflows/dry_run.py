@@ -200,7 +200,7 @@ def _view_of_texts(texts: list[str | None], names: list[str], args: EncoderArgum
     vectors = encode_captions([texts[row] for row in rows], encoder_from(args, device), args)[0]
     values = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
     values[rows] = vectors
-    return View(values, class_name_examples(dict(enumerate(names)), args, device, vectors.shape[1]), learns=False)
+    return View(values, class_name_examples(dict(enumerate(names)), args, device, vectors.shape[1]), self_trains=False)
 
 
 def _cost(given: Iterable[Answer | None], prices: tuple[float | None, float | None], images: int) -> str:
