@@ -22,9 +22,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from g4i_hf import LabelModel, View
 from g4i_hf.fitting.evidence import Evidence
+from g4i_hf.fitting.heads import fit_head
 from g4i_hf.fitting.targets import Targets
+from g4i_hf.linear import Scale
 from g4i_hf.names import WITH_VIEWS
-from g4i_hf.training.head import fit_head
 
 KNOWN, LABELS = 30, 4
 OTHERS = (0, 1, 3)  # of other classes, for each image of a known one
@@ -57,7 +58,7 @@ def measured(photos: Photos, others: int, seed: int) -> dict:
     x, y = photos.raw_test[of_test], place[photos.test[1][of_test]]
 
     def accuracy(targets: np.ndarray) -> float:
-        head = fit_head(features, targets, strength)
+        head = fit_head(features, targets, strength, Scale.of(features))
         return float((head.logits(x).argmax(1) == y).mean())
 
     unlabelled, share = labels < 0, model.none_share_

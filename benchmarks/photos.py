@@ -21,10 +21,9 @@ from g4i_hf import View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.embedding.encoders import load_encoder
-from g4i_hf.fitting.heads import last_layers, on_all
+from g4i_hf.fitting.heads import Head, last_layers, on_all
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.training.features import ImageEncoder, image_features
-from g4i_hf.training.head import Head
 from g4i_hf.views.encoders import encoder_of_fit
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

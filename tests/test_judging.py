@@ -12,11 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from g4i_hf import AlignedImageClassification, LabelModel, View
 from g4i_hf.fitting.decide import Decision, decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
-from g4i_hf.fitting.heads import last_layers
+from g4i_hf.fitting.heads import fit_head, last_layers
 from g4i_hf.fitting.judge import Judge, Validation, judge_in_training, judged_heads
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.label_model.calibration import Calibration, HeldOut
-from g4i_hf.training.head import Scale, fit_head
+from g4i_hf.linear import Scale
 from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 
 CLASSES = 5

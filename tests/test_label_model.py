@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from g4i_hf import LabelModel, View
 from g4i_hf.label_model.calibration import Calibration
-from g4i_hf.label_model.view_model import ABSENT
+from g4i_hf.linear import ABSENT
 from g4i_hf.training.supervision import estimates_of
 from g4i_hf.views.kinds import taught_by
 from g4i_hf.words import estimates_in_words

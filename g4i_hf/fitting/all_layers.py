@@ -21,12 +21,12 @@ from ..options import FitArguments
 from ..processes import on_main_process
 from ..training.arguments import AlignmentArguments
 from ..training.checkpoint import newest_checkpoint
-from ..training.head import Head
 from ..training.progress import seconds_per_step, trial_arguments
 from ..training.supervision import with_soft_labels
 from ..training.trainer import AlignmentTrainer
 from .evidence import FitImages
 from .folder import FINETUNED, FitFolder
+from .heads import Head
 from .judge import Judge
 from .runs import save_run
 

@@ -29,12 +29,12 @@ from ..hub.push import OF_STUDENT
 from ..hub.release import baseline_of_fit, release_with_card
 from ..label_model import View
 from ..label_model.picks import doubtful_labels, suspicious_rows
+from ..linear import one_hot
 from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
 from ..options.caller import called_from_python
 from ..output import quietly, say
 from ..processes import on_main_process
-from ..training.head import Head
 from ..training.run_folder import locked
 from ..views.kinds import CAPTION, taught_by
 from ..views.making import named_views
@@ -55,11 +55,12 @@ from .folder import (
     write_config,
     write_results,
 )
+from .heads import Head
 from .judge import Gold, Judge, Validation, judge_in_training, judged_heads
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, judgement_in_results
 from .runs import save_last_layer
-from .targets import Targets, one_hot
+from .targets import Targets
 
 ALIGN_WEIGHT = 0.3  # of the projector that learns captions
 FOLDER = "runs/fit"  # output_dir of a dataset without a name

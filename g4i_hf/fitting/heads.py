@@ -1,33 +1,80 @@
 """The two last layers that `g4i fit` compares, on labels only and with views."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..label_model.calibration import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
+from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
+from ..modeling import AlignedImageClassification
+from ..modeling.student import classifier_layers
 from ..names import LABELS_ONLY, WITH_VIEWS
-from ..training.head import FEWEST_JUDGED, Fold, Head, Scale, best_strength, fit_head
 from .evidence import Evidence
-from .targets import Targets, one_hot
+from .targets import Targets
 
 FOLDS = 5
+STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, the strongest first
+USUAL_STRENGTH = 2e-4  # if too few labels can be held out to select one
+MIN_HELD_OUT = 20  # rows needed to select a strength
 MAX_FULL_CROSS_VALIDATION = 2e7  # rows x features x classes; of larger data some folds are enough
 ENOUGH_HELD_OUT = 100  # labelled rows that select the strength of the regularisation in large data
 PSEUDO_COUNT = 0.01  # rows of each class with a label that no other has
+
+
+@dataclass
+class Head:
+    """A last layer."""
+
+    weight: np.ndarray  # (C, F), for features that are not scaled
+    bias: np.ndarray  # (C,)
+    strength: float  # of the regularisation, a factor of the squared weights of scaled features
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """(n, F) -> (n, C) float32."""
+        return np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
+
+    def times(self, factor: float) -> "Head":
+        return Head(factor * self.weight, factor * self.bias, self.strength)
+
+    @torch.no_grad()
+    def put_into(self, model: AlignedImageClassification) -> torch.nn.Linear:
+        """Copy these weights into the student's last layer, and return that; all parameters are trainable again."""
+        (layer,) = classifier_layers(model.requires_grad_(True).student)
+        layer.weight.copy_(torch.from_numpy(self.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(self.bias))
+        return layer
+
+
+def fit_head(
+    features: np.ndarray, targets: np.ndarray, strength: float, scale: Scale, start: Head | None = None
+) -> Head:
+    """
+    The multinomial logistic regression of the targets (n, C) on scaled features (n, F), see
+    [`~g4i_hf.linear.logistic_regression`]. `start`, fitted on almost the same rows, saves iterations.
+    """
+    near = None
+    if start is not None:
+        near = start.weight.T * scale.deviation, start.bias + start.weight @ scale.mean
+    weight, bias = logistic_regression(scale(features), targets, strength, start=near, exact=True)
+    weight = weight / scale.deviation
+    return Head(weight.T.copy(), bias - scale.mean @ weight, strength)
 
 
 def last_layers(targets: Targets, features: np.ndarray) -> dict[str, Head]:
     """The last layers by name, fitted on all rows but the holdout. There is no labels-only one of a single class."""
     heads, scale, evidence = {}, Scale.of(features), targets.evidence
     if len(np.unique(evidence.labels[evidence.labels >= 0])) > 1:
-        strength = best_strength(features, list(_folds(targets, features, LABELS_ONLY)), scale)
+        strength = _best_strength(list(_folds(targets, features, LABELS_ONLY)), features, scale)
         rows, learned = targets.learned(LABELS_ONLY, targets.rows)
         heads[LABELS_ONLY] = fit_head(features[rows], learned, strength, scale)
     folds, labels = list(_folds(targets, features, WITH_VIEWS)), _labels_of_classes(evidence)
-    if sum(len(fold.held_out) for fold in folds) < FEWEST_JUDGED:
+    if _too_few(folds):
         folds, labels = list(_folds_of_all(targets, features)), None
-    strength = best_strength(features, folds, scale, labels)
+    strength = _best_strength(folds, features, scale, labels)
     rows, learned = targets.learned(WITH_VIEWS, targets.rows)
     heads[WITH_VIEWS] = fit_head(features[rows], learned, strength, scale)
     return heads
@@ -36,10 +83,9 @@ def last_layers(targets: Targets, features: np.ndarray) -> dict[str, Head]:
 def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
     """The same layers, the one with views fitted on the holdout too."""
     rows, learned = targets.learned(WITH_VIEWS, np.arange(len(features)))
-    return {
-        **heads,
-        WITH_VIEWS: fit_head(features[rows], learned, heads[WITH_VIEWS].strength, start=heads[WITH_VIEWS]),
-    }
+    before = heads[WITH_VIEWS]
+    head = fit_head(features[rows], learned, before.strength, Scale.of(features), before)
+    return {**heads, WITH_VIEWS: head}
 
 
 def cross_validated(
@@ -59,7 +105,7 @@ def cross_validated(
         for name, head in heads.items():
             fitted, learned = targets.learned(name, others, fold)
             if len(fitted):
-                refitted = fit_head(features[fitted], learned, head.strength, scale, start=head)
+                refitted = fit_head(features[fitted], learned, head.strength, scale, head)
                 logits[name][places] = refitted.logits(features[held_out])
     if not len(rows):
         return logits, None
@@ -76,6 +122,14 @@ def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:
     fifth = rows[evidence.model.folds_[rows] == 0]
     has_all = set(evidence.labels[fifth]) == set(evidence.labels[rows])
     return fifth if has_all and _is_large(evidence.model.posterior_, features) else rows
+
+
+def _best_strength(folds: list[Fold], features: np.ndarray, scale: Scale, labels: np.ndarray | None = None) -> float:
+    return USUAL_STRENGTH if _too_few(folds) else best_strength(scale(features), folds, STRENGTHS, labels)
+
+
+def _too_few(folds: list[Fold]) -> bool:
+    return sum(len(fold.held_out) for fold in folds) < MIN_HELD_OUT
 
 
 # --- Folds -----------------------------------------------------------------------------------------------------------

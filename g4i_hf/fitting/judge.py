@@ -10,11 +10,11 @@ import numpy as np
 
 from ..data.labels import GOLD
 from ..label_model.calibration import HeldOut, inverse_temperature
-from ..training.head import Head
+from ..linear import one_hot
 from ..training.judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 from .evidence import VALIDATION
-from .heads import cross_validated, last_layers, on_all, rows_that_judge
-from .targets import Targets, one_hot
+from .heads import Head, cross_validated, last_layers, on_all, rows_that_judge
+from .targets import Targets
 
 FACTORS = (0.02, 50.0)  # of logits, the least and the largest
 HALF_WEIGHT_IMAGES = 10  # images that set the confidence of a classifier by half

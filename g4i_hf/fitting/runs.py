@@ -9,10 +9,10 @@ from ..modeling.processing import EvalTransform
 from ..options import RunArguments
 from ..processes import on_main_process
 from ..training.arguments import AlignmentArguments
-from ..training.head import Head
 from ..training.run_folder import clear_run, lineage_of, resolved_options, write_lineage, write_options
 from ..training.trainer import AlignmentTrainer
 from .evidence import FitImages
+from .heads import Head
 
 EPOCHS, STEPS, BATCH = 30, 600, 256  # of the projector; so many steps at most
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..label_model.none_of_these import weights_of_unlabelled
+from ..linear import one_hot
 from ..names import LABELS_ONLY
 from ..training.supervision import plan_for
 from .evidence import Evidence
@@ -58,8 +59,3 @@ class Targets:
         targets = np.zeros((len(self.evidence.labels), self.evidence.num_labels), dtype=np.float32)
         targets[rows] = learned
         return targets
-
-
-def one_hot(labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """(n, C) float32; zeros for a row without a label."""
-    return np.eye(num_labels, dtype=np.float32)[np.maximum(labels, 0)] * (labels >= 0)[:, None]

@@ -9,7 +9,7 @@ from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 from scipy.stats import t as student_t
 
-from .view_model import ABSENT, margins_of
+from ..linear import ABSENT, margins_of
 
 MOST_NOISE = 0.95
 

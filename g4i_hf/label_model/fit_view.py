@@ -5,11 +5,13 @@ from functools import partial
 
 import numpy as np
 
+from ..linear import Classifier, balanced_regression, linear_discriminant, margins_of, one_hot, strongest_first
 from .likelihood import calibrate
-from .view_model import Classifier, ViewModel, linear_discriminant, logistic_regression, margins_of
+from .view_model import ViewModel
 from .views import WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
+USUAL_STRENGTH = 16.0  # where no label can be held out to select one
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
 FEWEST_HELD_OUT = 20  # labelled rows that can be held out, for discriminants and for images of no class
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
@@ -18,10 +20,17 @@ MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 
 def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     """
-    Logistic regressions are tried from the strongest regularisation on. For views that learn, such as image features,
-    linear discriminants are tried too. `log_prior`: (C,) of the classes.
+    Logistic regressions are tried from the strongest regularisation on. For views that self-train, such as image
+    features, linear discriminants are tried too. `log_prior`: (C,) of the classes.
     """
     judged = rows.judged[view.has[rows.judged]]
+
+    def regression(c: float, before: ViewModel | None) -> ViewModel:
+        fit = partial(balanced_regression, c=c, variances=view.space.variances)
+        return _of_folds(view, rows, len(log_prior), fit, before)
+
+    if not len(judged):
+        return regression(USUAL_STRENGTH, None)
 
     def held_out(model: ViewModel) -> np.ndarray:
         return model.logits({view.name: view}, judged, rows.folds)
@@ -29,15 +38,8 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     def loss_of(model: ViewModel) -> float:
         return calibrate([held_out(model)], rows.labels[judged], log_prior, quick=True).loss
 
-    best, least = None, np.inf
-    for strength in STRENGTHS if len(judged) else STRENGTHS[:3]:
-        fit = partial(logistic_regression, strength=strength, variances=view.space.variances)
-        model = _of_folds(view, rows, len(log_prior), fit, best)
-        loss = loss_of(model)
-        if len(judged) and loss >= least:
-            break
-        best, least = model, loss
-    if view.learns and len(judged) >= FEWEST_HELD_OUT:
+    _, best, least = strongest_first(STRENGTHS, regression, loss_of)
+    if view.self_trains and len(judged) >= FEWEST_HELD_OUT:
         margin = margins_of(held_out(best)).mean()
         for shrinkage in SHRINKAGES:
             model = _of_folds(view, rows, len(log_prior), partial(linear_discriminant, shrinkage=shrinkage))
@@ -47,7 +49,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
             if loss < least:
                 best, least = model, loss
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
-    if len(judged) and len(unlabelled):
+    if len(unlabelled):
         best.temper_whole({view.name: view}, unlabelled)
     return best
 
@@ -61,7 +63,7 @@ def _of_folds(
     for fold in map(int, [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]):
         fitted = known[rows.folds[known] != fold][:MOST_FITTED]
         x = np.concatenate([view.x[fitted], view.names[classes]])
-        y = np.concatenate([rows.labels[fitted], classes])
+        shares = one_hot(np.concatenate([rows.labels[fitted], classes]), num_labels)
         kwargs = {} if start is None else {"start": start.models[fold]}
-        model.models[fold] = fit(x, y, num_labels, **kwargs)
+        model.models[fold] = fit(x, shares, **kwargs)
     return model

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from ..linear import ABSENT, margins_of
 from .calibration import MOST_NOISE, Calibration
-from .view_model import ABSENT, margins_of
 
 # Normal priors, which matter where few rows are held out: of the log inverse temperature, and of a power (mean 0)
 USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5

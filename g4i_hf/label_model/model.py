@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..linear import balanced_regression, has_vote, linear_discriminant, margins_of, one_hot
 from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
 from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import SELF_TRAINED, ViewModel, has_vote, linear_discriminant, logistic_regression, margins_of
+from .view_model import SELF_TRAINED, ViewModel
 from .views import (
     ALONE,
     BLOCK,
@@ -312,13 +313,13 @@ class LabelModel:
             """targets: (sample, C) probabilities."""
             fitted, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
             x = model.inputs_of(values, np.concatenate([sample[fitted], labelled]))
-            y = np.concatenate([targets[fitted], np.eye(self.num_labels, dtype=np.float32)[rows.labels[labelled]]])
+            y = np.concatenate([targets[fitted], one_hot(rows.labels[labelled], self.num_labels)])
             y[:, y.sum(0) < FEWEST_SELF_TRAINED] = 0
             if discriminates:
-                model.models[fold] = linear_discriminant(x, y, self.num_labels, SELF_TRAINED_SHRINKAGE)
+                model.models[fold] = linear_discriminant(x, y, SELF_TRAINED_SHRINKAGE)
             else:
                 start, strength = model.models.get(WHOLE), SELF_TRAINED_STRENGTH / len(learners)
-                model.models[fold] = logistic_regression(x, y, self.num_labels, strength, variances, start)
+                model.models[fold] = balanced_regression(x, y, strength, variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
             probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)

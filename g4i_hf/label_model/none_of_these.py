@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..linear import balanced_regression, has_vote, one_hot
 from .calibration import Estimate
-from .view_model import has_vote, logistic_regression
 
 STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
@@ -95,7 +95,7 @@ def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.
 def _log_odds_of_none(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """(n, V) -> (n,) log odds that a row is of no class, where as many are as are not."""
     x, y = np.concatenate([labelled, hidden]), np.repeat([0, 1], len(labelled))
-    weight, bias = logistic_regression(x, y, 2, STRENGTH, np.ones(x.shape[1], dtype=np.float32))
+    weight, bias = balanced_regression(x, one_hot(y, 2), STRENGTH, np.ones(x.shape[1], dtype=np.float32))
     return lambda rows: rows @ (weight[:, 1] - weight[:, 0]) + bias[1] - bias[0]
 
 

@@ -157,10 +157,6 @@ class Values:
         source = view.source or (IMAGE_FEATURES if self_trains and not is_named.any() else name)
         return cls(name, space, space(view.values)[order], has, names, is_named, source, self_trains)
 
-    @property
-    def learns(self) -> bool:  # the name in `fit_view`
-        return self.self_trains
-
     @classmethod
     def without_names(cls, name: str, values: np.ndarray, space: Space) -> Values:
         none = np.zeros(0)

@@ -8,8 +8,8 @@ from itertools import permutations
 import numpy as np
 from scipy.stats import binomtest
 
+from ..linear import balanced_regression, one_hot
 from .likelihood import calibrate
-from .view_model import logistic_regression
 from .views import Rows, Values
 
 # Rows that show whether two views have anything in common, in all and for each class, and as many as are enough
@@ -26,8 +26,8 @@ def learned_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels
     learned = np.empty_like(predicted)
     for part in (0, 1):
         taught, left = half != part, half == part
-        weight, bias = logistic_regression(
-            x[taught], predicted[taught], num_labels, LEARNED_STRENGTH, view.space.variances
+        weight, bias = balanced_regression(
+            x[taught], one_hot(predicted[taught], num_labels), LEARNED_STRENGTH, view.space.variances
         )
         learned[left] = (x[left] @ weight + bias).argmax(1)
     return learned
@@ -172,8 +172,8 @@ def noise_of_sure_rows(
         taught = judged[agree & has & (half != part)]
         if len(np.unique(rows.labels[taught])) < 2:
             return None
-        weight, bias = logistic_regression(
-            other.x[taught], rows.labels[taught], num_labels, LEARNED_STRENGTH, other.space.variances
+        weight, bias = balanced_regression(
+            other.x[taught], one_hot(rows.labels[taught], num_labels), LEARNED_STRENGTH, other.space.variances
         )
         learned[half == part] = other.x[judged[half == part]] @ weight + bias
     if (learned.argmax(1) == labels)[agree & has].mean() < (1 + 1 / num_labels) / 2:
