@@ -43,18 +43,7 @@ from . import words
 from .all_layers import minutes_for_all_layers, train_all_layers
 from .decide import decide
 from .evidence import FitImages
-from .folder import (
-    ALTERED,
-    CONFIG,
-    FINISHED,
-    OTHER,
-    REPORT,
-    UNFINISHED,
-    FitFolder,
-    read_config,
-    write_config,
-    write_results,
-)
+from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
 from .judge import Gold, Judge, Validation, judge_in_training, judged_heads
 from .report import suspicious_cards, write_fit_report
@@ -219,7 +208,7 @@ class Fit:
             "suspicious_labels": suspicious,
             "doubtful_labels": max(doubtful - suspicious, 0),
         }
-        write_results(self.folder, results | evidence.estimates)
+        self.place.write_results(results | evidence.estimates)
         result = FitResult.read(self.folder)
         for name in names:
             of_name: dict[str, Any] = {
@@ -234,7 +223,7 @@ class Fit:
             update_results(self.folder / name, of_name)
         again = f"g4i fit --config {self.folder / CONFIG} --overwrite true"
         again = again if images.in_memory is None else "call fit with the same dataset and overwrite=True"
-        write_config(self.folder, self._chosen(), f"# What g4i fit chose; to repeat it: {again}")
+        self.place.write_config(self._chosen(), f"# What g4i fit chose; to repeat it: {again}")
         result = self._release()
         self._report(result, judge)
         return result
@@ -254,11 +243,11 @@ class Fit:
         """Until it is in its place, with its digests, `released` is null."""
         finetuned, run, student = results["finetuned_runs"], str(self.folder / released), str(self.folder / CLASSIFIER)
         baseline = baseline_of_fit(self.folder, released, finetuned)
-        write_results(self.folder, results | {"released": None})
+        self.place.write_results(results | {"released": None})
         release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
         note_files_of_fit(self.folder)
-        write_config(self.folder, read_config(self.folder) | {"release": self.args.release})
-        write_results(self.folder, results | {"released": released, "finetuned": released in finetuned})
+        self.place.write_config(read_config(self.folder) | {"release": self.args.release})
+        self.place.write_results(results | {"released": released, "finetuned": released in finetuned})
 
     def _report(self, result: FitResult, judge: Judge) -> None:
         """The page, with the images that judged and those with suspicious labels."""

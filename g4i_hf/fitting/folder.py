@@ -26,23 +26,12 @@ from ..names import (
 REPORT, CONFIG = "report.html", "fit.yaml"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
-FORMAT = 3  # of what is written here. Raise it where a change of the code changes results
-
-
-def write_results(folder: Path, results: dict[str, Any]) -> None:
-    replace_text(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+FORMAT = 4  # of what is written here. Raise it where a change of the code changes results
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The options as they were resolved."""
+    """The options, as they were resolved."""
     return yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-
-
-def write_config(folder: Path, chosen: dict[str, Any], first_line: str | None = None) -> None:
-    """By default the first line, which says how to repeat it, stays."""
-    file = folder / CONFIG
-    first_line = first_line or file.read_text(encoding="utf-8").partition("\n")[0]
-    replace_text(file, f"{first_line}\n{yaml.safe_dump(chosen, sort_keys=False)}")
 
 
 class FitFolder:
@@ -65,6 +54,14 @@ class FitFolder:
         kept = earlier if earlier.get("options") == self.options else {}
         noted = kept | {"format": FORMAT, "options": self.options} | decided
         replace_text(self.folder / FIT_FILE, json.dumps(noted, indent=1) + "\n")
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        replace_text(self.folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+
+    def write_config(self, chosen: dict[str, Any], first_line: str | None = None) -> None:
+        """By default the first line, which says how to repeat it, stays."""
+        first_line = first_line or (self.folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
+        replace_text(self.folder / CONFIG, f"{first_line}\n{yaml.safe_dump(chosen, sort_keys=False)}")
 
     def holds(self, record: Record) -> str:
         """
@@ -114,7 +111,7 @@ class FitFolder:
         """For the next release to make it again, also after an interruption."""
         if (self.folder / CLASSIFIER).exists():
             self._move([self.folder / CLASSIFIER])
-        write_results(self.folder, read_results(self.folder) | {"released": None})
+        self.write_results(read_results(self.folder) | {"released": None})
         self.say(f"{self.folder / CLASSIFIER} is made again from the run beside it.")
 
     def set_aside(self) -> None:

@@ -18,19 +18,8 @@ from ..data.classes import class_names
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
-from ..evaluation.comparison import (
-    ALL_MEASURES,
-    ComparisonRow,
-    compare,
-    shown_names,
-)
-from ..evaluation.metrics import (
-    results_folder,
-    size_metrics,
-    speed_metrics,
-    split_metrics,
-    update_results,
-)
+from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names
+from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, split_metrics, update_results
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
