@@ -26,9 +26,11 @@ from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
+from ..training.supervision import estimates_of
 from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
 from ..views.making import maker_of, other_views, views_of
 from ..views.stages import Inputs
+from ..words import estimates_in_words, few_labels_in_words
 
 PAGE, TABLE = "suspicious_labels.html", "suspicious_labels.csv"
 SHOWN = 100  # labels on the page, the most suspicious first
