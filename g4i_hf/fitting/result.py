@@ -53,10 +53,6 @@ class FitResult:
         kept = {each.name: results[each.name] for each in fields(cls) if each.name in results}
         return cls(classifier=folder / CLASSIFIER, config=folder / CONFIG, **kept)
 
-    def accuracy(self, name: str) -> tuple[float | None, Interval]:
-        """Of `labels_only` or `with_views`, and its interval."""
-        return getattr(self, f"{name}_accuracy"), getattr(self, f"{name}_interval")
-
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
         return words.lines(self)

@@ -98,6 +98,21 @@ def verdict_in_words(result: FitResult) -> str:
     return f"{sentence} {_difference_in_words(result)}"
 
 
+def accuracy_of(result: FitResult, name: str) -> tuple[float | None, Sequence[float] | None]:
+    """Of `labels_only` or `with_views`, and its interval."""
+    return getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
+
+
+def accuracy_bars(result: FitResult) -> list[dict[str, Any]]:
+    """For a template: the accuracy of each classifier, if it is known, and the ends of its interval."""
+    return [
+        {"name": classifier_in_words(name, result.views), "share": share, "low": interval[0], "high": interval[1]}
+        for name in (LABELS_ONLY, WITH_VIEWS)
+        for share, interval in [accuracy_of(result, name)]
+        if share is not None
+    ]
+
+
 def _difference_in_words(result: FitResult) -> str:
     points, ends = 100 * result.difference, [100 * end for end in result.difference_interval]
     digits = 1 if ends[1] - ends[0] < 3 or min(map(abs, ends)) < 0.5 else 0
@@ -154,7 +169,7 @@ def _unjudged(result: FitResult) -> str:
 
 def sentence_for_card(result: FitResult, name: str) -> str:
     """On a classifier; the reader has other images."""
-    share, interval = result.accuracy(name)
+    share, interval = accuracy_of(result, name)
     if share is None:
         return ""
     by_views = [*taught_by(result.views), "image features"]

@@ -24,7 +24,7 @@ from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import replace_text
 from ..fitting.result import FitResult, judgement_in_results
-from ..fitting.words import classifier_in_words
+from ..fitting.words import accuracy_of, classifier_in_words
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
@@ -108,7 +108,7 @@ class Evaluation:
         """The accuracy that `g4i fit` had estimated of the classifier that ships."""
         fit = FitResult.read(self.fit)
         released = fit.released or WITH_VIEWS
-        share, interval = fit.accuracy(released)
+        share, interval = accuracy_of(fit, released)
         if share is None:
             return ""
         of = classifier_in_words(released, fit.views)
