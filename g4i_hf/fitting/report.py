@@ -1,10 +1,8 @@
 """The report of `g4i fit`: one HTML file with its verdict, and the images that judged."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -14,13 +12,10 @@ from .. import columns
 from ..data.texts import caption_lists
 from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
-from ..names import LABELS_ONLY, WITH_VIEWS
 from ..pages import Shown, thumbnail, write_page
 from . import words
 from .judge import Judge
-
-if TYPE_CHECKING:
-    from .result import FitResult
+from .result import FitResult
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
@@ -62,7 +57,7 @@ def write_fit_report(
         title,
         "fit_report.html.j2",
         verdict=words.judgement_lines(result),
-        bars=accuracy_bars(result),
+        bars=words.accuracy_bars(result),
         views=result.views,
         suspicious=list(suspicious),
         predictions=[card(row) for row in drawn.tolist()],
@@ -74,17 +69,6 @@ def write_fit_report(
         estimated=not has_labels,
         settings=settings,
     )
-
-
-def accuracy_bars(result: FitResult) -> list[dict[str, Any]]:
-    """For a template: the accuracy of each classifier, if it is known, and the ends of its interval."""
-    bars = []
-    for name in (LABELS_ONLY, WITH_VIEWS):
-        share, interval = getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
-        if share is not None:
-            in_words = words.classifier_in_words(name, result.views)
-            bars.append({"name": in_words, "share": share, "low": interval[0], "high": interval[1]})
-    return bars
 
 
 def suspicious_cards(

@@ -11,7 +11,6 @@ from ..pages import page
 from ..training.judging import Judgement
 from . import words
 from .folder import CONFIG
-from .report import accuracy_bars
 
 Interval = tuple[float, float] | list[float] | None
 
@@ -64,7 +63,11 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        shown = {"verdict": words.verdict_in_words(self), "bars": accuracy_bars(self), "next_step": self.next_step}
+        shown = {
+            "verdict": words.verdict_in_words(self),
+            "bars": words.accuracy_bars(self),
+            "next_step": self.next_step,
+        }
         return page("fit_result.html.j2", **shown)
 
 
