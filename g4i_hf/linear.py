@@ -57,7 +57,9 @@ def logistic_regression(
     scale = np.ones(dim) if variances is None else 1 / np.sqrt(variances / classes + 2 * strength)
     weight, bias = (np.zeros((dim, classes)), np.zeros(classes)) if start is None else start
     arrays = x, targets, scale[:, None], weight / scale[:, None], bias
-    rows, y, factors, scaled, offset = (torch.tensor(array, dtype=dtype, device=device) for array in arrays)
+    rows, y, factors, scaled, offset = (
+        torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=device) for array in arrays
+    )
     total = y.sum()
 
     def loss() -> torch.Tensor:
