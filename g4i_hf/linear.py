@@ -184,10 +184,10 @@ def strongest_first(
     best: tuple[float, Fitted, float] | None = None
     for strength in strengths:
         fitted = fit(strength, best and best[1])
-        found = loss(fitted)
-        if best is not None and found >= best[2]:
+        of_rows = loss(fitted)
+        if best is not None and of_rows >= best[2]:
             break
-        best = strength, fitted, found
+        best = strength, fitted, of_rows
     if best is None:
         raise ValueError("no strength to choose from")
     return best
