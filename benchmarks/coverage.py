@@ -27,12 +27,12 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import LabelModel, View
+from g4i_hf.evaluation.estimate import Prior
 from g4i_hf.fitting.decide import decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.judge import judge_in_training, judged_heads
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judging import Prior
 
 CLASSES, ROWS = 30, 1500
 EACH = (1, 2, 3, 5, 10, "at random")
@@ -42,9 +42,9 @@ TRAINED, BIOMEDCLIP = "scores trained on the labels", "scores of BiomedCLIP"
 KEY = ("data", "labels", "wrong", "views", "seed")
 # Of the other two sets, from draws that are not among these
 PRIORS = {
-    "caltech101": Prior(-0.02, 0.17, 0.095),
-    "flowers102": Prior(0.0, 0.23, 0.105),
-    "cifar10": Prior(0.01, 0.23, 0.115),
+    "caltech101": Prior(0.17, 0.095),
+    "flowers102": Prior(0.23, 0.105),
+    "cifar10": Prior(0.23, 0.115),
 }
 
 

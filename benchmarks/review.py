@@ -29,11 +29,11 @@ from result_files import Results
 from g4i_hf import LabelModel
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.labels import MANUAL
+from g4i_hf.evaluation.estimate import judged_by_labels
 from g4i_hf.fitting.evidence import Evidence
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
-from g4i_hf.training.judging import judged_by_labels
 
 ROUNDS, CLICKS = 10, 100
 SAMPLES, SIZES = 200, (50, 100, 200)  # of gold images

@@ -178,3 +178,18 @@ def classification(
         total += sum(weight * row_loss(scores, target) for weight, target in zip(weights, targets, strict=True))
         divisor += class_weights[labels[row]] if labels[row] >= 0 else 0.0
     return total / divisor if divisor else 0.0
+
+
+def ppi_mean(labels: np.ndarray, imputed: np.ndarray, unlabelled: np.ndarray) -> tuple[float, float]:
+    """
+    A mean by prediction-powered inference and its standard error, as `ppi_mean_ci(..., lam=1)` of ppi-python 0.2.3 has
+    them (Angelopoulos et al., arXiv 2301.09633, algorithm 1): `labels` (n,), what a model says of them (n,), and what
+    it says of others (N,).
+    """
+    rectifier = np.mean([label - said for label, said in zip(labels, imputed, strict=True)])
+    squares = [(label - said - rectifier) ** 2 for label, said in zip(labels, imputed, strict=True)]
+    mean = np.mean(unlabelled)
+    error = np.sqrt(
+        np.mean([(said - mean) ** 2 for said in unlabelled]) / len(unlabelled) + np.mean(squares) / len(labels)
+    )
+    return float(mean + rectifier), float(error)

@@ -12,7 +12,7 @@ import g4i_hf
 ROOT = Path(__file__).parent.parent
 # Data flows one way: a room imports from rooms of earlier lines only
 ROAD = """
-columns files views.kinds linear
+columns files views.kinds linear evaluation.estimate
 options names processes words
 output
 cli data

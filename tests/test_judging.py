@@ -10,14 +10,13 @@ from drawings import STUDENT, draw_folder
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import AlignedImageClassification, LabelModel, View
+from g4i_hf.evaluation.estimate import HeldOut, judged_by_labels, judged_by_probabilities, judged_in_turn
 from g4i_hf.fitting.decide import Decision, decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.heads import fit_head, last_layers
 from g4i_hf.fitting.judge import Judge, Validation, judge_in_training, judged_heads
 from g4i_hf.fitting.targets import Targets
-from g4i_hf.label_model.calibration import Calibration, HeldOut
 from g4i_hf.linear import Scale
-from g4i_hf.training.judging import judged_by_labels, judged_by_probabilities, judged_in_turn
 
 CLASSES = 5
 
@@ -41,10 +40,9 @@ def images(number: int, seed: int, sharper: float = 1.0, classes: int = CLASSES)
 def held_out(
     probabilities: np.ndarray, labels: np.ndarray, wrong: float = 0.0, single: float = 0.0, unknown: float = 0.0
 ) -> HeldOut:
-    one, prior = np.ones(1), np.log(np.full(probabilities.shape[1], 1 / probabilities.shape[1]))
-    calibration = Calibration(one, one, one, prior, wrong, (wrong, wrong), 0.0, 0.0, 0.0)
-    sure, weights = np.zeros(len(labels), dtype=bool), np.full(len(labels), 1 / len(labels))
-    return HeldOut(probabilities, labels, sure, weights, single, unknown, calibration, (wrong, wrong, wrong))
+    rows, classes = probabilities.shape  # a wrong label is any class, also the right one
+    noise, if_wrong = np.full((1, rows), wrong * classes / (classes - 1)), np.full((rows, classes), 1 / classes)
+    return HeldOut(probabilities, labels, noise, if_wrong, np.full(rows, 1 / rows), single, unknown)
 
 
 def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:

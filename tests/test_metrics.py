@@ -13,9 +13,9 @@ from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
 
 from g4i_hf.evaluation.comparison import ALL_MEASURES, METRICS_OF_A_SPLIT, as_markdown, as_text, compare
+from g4i_hf.evaluation.estimate import accuracy_interval
 from g4i_hf.evaluation.metrics import Accuracy, calibration_metrics, retrieval_recall, split_metrics, update_results
 from g4i_hf.evaluation.predict import Predictions
-from g4i_hf.training.judging import accuracy_interval
 from g4i_hf.training.prepare import accuracy_of_logits
 
 EYE = np.eye(4, dtype=np.float32)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..options import aligns, learned_from_captions
-from ..training.judging import accuracy_interval
 from ..words import ends_in_words
+from .estimate import accuracy_interval
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..evaluation.estimate import CANNOT_TELL, HURT
 from ..names import LABELS_ONLY, WITH_VIEWS
-from ..training.judging import CANNOT_TELL, HURT
 
 ASKED, VIEWS_HURT, NOT_CLEARLY_WORSE, EXPECTED = "asked", "views hurt", "not clearly worse", "expected"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..label_model.calibration import HeldOut
+from ..evaluation.estimate import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
 from ..modeling import AlignedImageClassification
@@ -112,8 +112,8 @@ def cross_validated(
     model, labels = evidence.model, evidence.labels
     posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.reviews[rows] != ""
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
-    of_views = model.probabilities_, model.calibration_
-    return logits, HeldOut.of(probabilities, posterior, labels[rows], is_sure, counts, *of_views)
+    of_rows = probabilities, posterior, labels[rows], is_sure
+    return logits, model.calibration_.held_out(*of_rows, counts, model.probabilities_)
 
 
 def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:

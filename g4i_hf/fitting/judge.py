@@ -9,9 +9,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..data.labels import GOLD
-from ..label_model.calibration import HeldOut, inverse_temperature
+from ..evaluation.estimate import (
+    PRIOR,
+    HeldOut,
+    Judgement,
+    Prior,
+    judged_by_labels,
+    judged_by_probabilities,
+    judged_in_turn,
+)
+from ..label_model.calibration import inverse_temperature
 from ..linear import one_hot
-from ..training.judging import PRIOR, Judgement, Prior, judged_by_labels, judged_by_probabilities, judged_in_turn
 from .evidence import VALIDATION
 from .heads import Head, cross_validated, last_layers, on_all, rows_that_judge
 from .targets import Targets

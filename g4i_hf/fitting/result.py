@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.estimate import Judgement
 from ..evaluation.metrics import read_results
 from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS
 from ..pages import page
-from ..training.judging import Judgement
 from . import words
 from .folder import CONFIG
 

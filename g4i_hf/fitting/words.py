@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.labels import GOLD
+from ..evaluation.estimate import CANNOT_TELL, HELPED
 from ..files import some
 from ..names import CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
-from ..training.judging import CANNOT_TELL, HELPED
 from ..views.kinds import taught_by
 from ..words import left_out_in_words, listed, none_in_words
 from .decide import ASKED, EXPECTED, NOT_CLEARLY_WORSE, VIEWS_HURT, decide

@@ -12,10 +12,10 @@ from huggingface_hub import EvalResult
 from .. import columns
 from ..data.record import SPLIT, Record, differences
 from ..evaluation.comparison import CARD_MEASURES, ComparisonRow, compare, interval_text
+from ..evaluation.estimate import difference_interval
 from ..evaluation.metrics import read_results, speed_text
 from ..names import bare_name, run_of
 from ..options import ReleaseArguments, about, learned_from_captions, marked
-from ..training.judging import difference_interval
 from ..training.run_folder import read_lineage, read_options, with_defaults
 from ..words import ends_in_words
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.estimate import Estimate, accuracy_of
 from ..linear import balanced_regression, has_vote, linear_discriminant, margins_of, one_hot
-from .calibration import Calibration, Estimate, HeldOut, accuracy_of, inverse_temperature
+from .calibration import Calibration, inverse_temperature
 from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
 from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import explained, explained_by_all, none_of_these
@@ -76,7 +77,7 @@ class LabelModel:
             reports and suspicious labels. The only label of a class is left as it is.
         posterior_: (N, C) float16, with the row's own label where there is one: what a student learns from.
         folds_: (N,) the fold in which a row was held out, -2 for the only label of a class.
-        accuracy_: [`~g4i_hf.label_model.calibration.Estimate`] of the share of all rows whose most probable class is
+        accuracy_: [`~g4i_hf.evaluation.estimate.Estimate`] of the share of all rows whose most probable class is
             the true one. None where no label can be held out and no views judge each other.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
             can be held out.
@@ -392,9 +393,8 @@ class LabelModel:
         of_all, of_judged = calibration.probabilities(everywhere), calibration.probabilities(held_out)
         posterior = calibration.posterior(of_judged, labels, reviewed)
         counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
-        self.accuracy_ = accuracy_of(
-            of_all, HeldOut.of(of_judged, posterior, labels, reviewed, counts, of_all, calibration)
-        )
+        held_out_rows = calibration.held_out(of_judged, posterior, labels, reviewed, counts, of_all)
+        self.accuracy_ = accuracy_of(of_all, held_out_rows)
         for number, model in enumerate(self.models_):
             if model.self_trained:
                 continue
@@ -405,8 +405,8 @@ class LabelModel:
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
             probabilities = alone.probabilities(in_all)
             alone = replace(alone, share=calibration.share, interval=calibration.interval)
-            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities, alone
-            estimate = accuracy_of(probabilities, HeldOut.of(alone.probabilities(in_judged), *of_view))
+            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities
+            estimate = accuracy_of(probabilities, alone.held_out(alone.probabilities(in_judged), *of_view))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..evaluation.estimate import Estimate
 from ..linear import balanced_regression, has_vote, one_hot
-from .calibration import Estimate
 
 STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share

@@ -11,7 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .calibration import Calibration, Estimate
+from ..evaluation.estimate import Estimate
+from .calibration import Calibration
 from .view_model import ViewModel
 from .views import Space
 

@@ -25,8 +25,8 @@ from ..options import CaptionArguments, EncoderArguments
 from ..pages import Shown, write_page
 
 if TYPE_CHECKING:
+    from ..evaluation.estimate import Estimate
     from ..label_model import View
-    from ..label_model.calibration import Estimate
 
 PAGE = "index.html"
 SHORT = 40  # characters of a prompt in its title

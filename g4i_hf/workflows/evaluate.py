@@ -19,6 +19,7 @@ from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names
+from ..evaluation.estimate import judged_by_labels
 from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, split_metrics, update_results
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
@@ -41,7 +42,6 @@ from ..options import OPTIONS_OF, DataArguments, EncoderArguments, EvaluateArgum
 from ..options.caller import called_from_python
 from ..training.checkpoint import OtherDataError
 from ..training.features import FEATURES, student_features
-from ..training.judging import judged_by_labels
 from ..training.run_folder import read_options
 
 logger = logging.getLogger(__name__)
@@ -87,13 +87,13 @@ class Evaluation:
         """
         is_of_fit = self.fit is not None and self.runs["baseline"] == self.fit / LABELS_ONLY
         is_of_fit = is_of_fit and self.folders["aligned"] == self.runs["aligned"]  # otherwise it is other data
-        name_of = {"aligned": WITH_VIEWS, "baseline": LABELS_ONLY}
+        name_of = {"baseline": LABELS_ONLY, "aligned": WITH_VIEWS}
         for name in self.splits:
             both = {run: by_split[name] for run, by_split in self.predictions.items()}
             known = (labels := both["aligned"].labels) >= 0
             if not known.any():
                 continue
-            predicted = {name_of[run]: one.predicted[known] for run, one in both.items()}
+            predicted = {classifier: both[run].predicted[known] for run, classifier in name_of.items()}
             shares = {"images": int(known.sum())} | judgement_in_results(judged_by_labels(predicted, labels[known]))
             if is_of_fit:
                 replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")

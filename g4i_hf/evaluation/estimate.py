@@ -1,0 +1,272 @@
+"""
+Accuracy, and the difference of two accuracies, where few images have a label and some labels are wrong.
+
+This is prediction-powered inference (Angelopoulos et al., Science 382, 2023, arXiv 2301.09633). For each image the
+label model gives the probability that the classifier is right. Labelled rows that were not fitted on their label
+rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 2309.16598):
+
+    theta   = mean(f) + J g mean(r) - B
+    error^2 = var(a) / N + g V(r) + K^2 (s^2 + 0.15^2) + 0.20^2 L^2
+
+- f_i is the probability p_ic of the class c that is predicted for image i of N; a_i is 1 where that is right, else 0.
+  So var(a) = mean(f) - mean(f)^2. For a difference of two classifiers, f, a and r are differences.
+- r_j = ([y_j = c] - (1 - e) p_jc - e q_jc) / (1 - e), for a labelled row j. Its label y_j is noisy with probability e,
+  and then has the distribution q_j, as in [`~g4i_hf.label_model.LabelModel`]. Several e, the ends of an
+  interval, give the union of their intervals.
+- mean(r) is weighted. A row counts in proportion to the frequency of its class, as k labels of each class are not a
+  random sample. V(r) = (var(r) + 0.5 / n) / (n - 1) is the squared error of the mean of n effective rows,
+  n = 1 / sum_j w_j^2 (Kish, 1965). As few rows may all agree by chance, half a row is added, and var(r) is at least
+  the variance that the probabilities imply.
+- s is the standard deviation of the bias of mean(f) on other datasets. The correction is shrunk by
+  g = s^2 / (s^2 + V(r)), like a posterior mean. Without this prior g is 1, and s^2 in the error is 0.
+- J, K and L are the shares of images whose class has such a row, a single label, which cannot be held out, and no
+  label. Where other classes have more labels, the model is overconfident for the last two:
+  B = 0.17 J K + 0.33 L, or 0 for a difference. If no row at all can be held out, theta = mean(f), and the error has
+  var(a) / N and s^2 alone.
+
+The 95% interval is that of Student's distribution with 20 degrees of freedom, theta +- 2.09 error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+from scipy.stats import t as student_t
+
+HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
+LEVEL = 0.975
+FREEDOM = 20
+LEAST_DOUBT = 0.02  # minimum expected error, however confident the probabilities are
+# Overconfidence for classes without a label, and for classes with one label where others have more; each with its
+# standard deviation (three datasets)
+NONE_TOO_HIGH, ONE_TOO_HIGH = (0.33, 0.2), (0.17, 0.15)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Standard deviations of the bias of the probabilities, on other datasets (benchmarks/coverage.py)."""
+
+    spread: float = 0.22  # of an accuracy, relative to the expected error
+    of_difference: float = 0.11  # of a difference, relative to the share of differing predictions
+
+
+PRIOR = Prior()
+
+
+@dataclass
+class Estimate:
+    """A share in [0, 1], or a difference of two, and its 95% interval; None where it is unknown."""
+
+    share: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass
+class Judgement:
+    accuracies: dict[str, Estimate]  # by name of the classifier
+    difference: Estimate | None = None  # accuracy of the second classifier minus that of the first; None without both
+
+    @property
+    def verdict(self) -> str | None:
+        """The effect of what the second classifier has learned more; None without both."""
+        if self.difference is None:
+            return None
+        low, high = self.difference.interval
+        return HELPED if low > 0 else HURT if high < 0 else CANNOT_TELL
+
+
+@dataclass
+class HeldOut:
+    """Labelled rows, with probabilities by models that were not fitted on their label."""
+
+    probabilities: np.ndarray  # (m, C) p
+    labels: np.ndarray  # (m,) y, class indices
+    noise: np.ndarray  # (S, m) e, of each row for S shares of wrong labels: the estimate first
+    if_wrong: np.ndarray  # (m, C) q
+    weights: np.ndarray  # (m,) w, whose sum is 1
+    single: float = 0.0  # K
+    unknown: float = 0.0  # L
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        noise: np.ndarray,
+        if_wrong: np.ndarray,
+        posterior: np.ndarray,
+        counts: np.ndarray,
+        everywhere: np.ndarray,
+    ) -> HeldOut:
+        """
+        Args:
+            posterior: (m, C) probabilities given the label too, which decide the class that a row counts for.
+            counts: (C,) labels of each class, including those that cannot be held out.
+            everywhere: (n, C) probabilities of all rows.
+        """
+        frequency, of_class = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
+        weights = posterior @ (frequency / np.maximum(of_class, 1e-9))
+        missing = np.bincount(labels, minlength=len(frequency)) == 0
+        # Views with few examples of a class underestimate its frequency
+        by_labels = (counts + 2) / (counts.sum() + 2 * len(counts))
+        single, unknown = (
+            float(max(frequency[classes].sum(), by_labels[classes].sum()))
+            for classes in (missing & (counts > 0), missing & (counts == 0))
+        )
+        return cls(probabilities, labels, noise, if_wrong, weights / weights.sum(), single, unknown * (1 - single))
+
+    def residuals(self, predicted: np.ndarray) -> np.ndarray:
+        """(2, S, m): r of predicted classes (m,), and its variance by the probabilities."""
+        places = np.arange(len(predicted)), predicted
+        by_model = (1 - self.noise) * self.probabilities[places] + self.noise * self.if_wrong[places]
+        return np.stack([((predicted == self.labels) - by_model) / (1 - self.noise), by_model * (1 - by_model)])
+
+
+def judged_by_labels(predicted: Mapping[str, np.ndarray], labels: np.ndarray) -> Judgement:
+    """By (n,) correct labels. `predicted`: (n,) classes by name, of one classifier or of two."""
+    right = {name: (classes == labels).astype(np.float64) for name, classes in predicted.items()}
+    accuracies = {
+        name: Estimate(float(each.mean()), accuracy_interval(each.mean(), len(labels))) for name, each in right.items()
+    }
+    if len(right) == 1:
+        return Judgement(accuracies)
+    first, second = right.values()
+    return Judgement(accuracies, Estimate(float((second - first).mean()), difference_interval(second - first)))
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95% interval of an accuracy over images (Wilson, 1927)."""
+    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def difference_interval(difference: np.ndarray) -> tuple[float, float]:
+    """
+    The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images. It is
+    Student's, with half an observation more, as few images may all agree by chance.
+    """
+    mean, variance = _mean(difference, np.full(len(difference), 1 / len(difference)))
+    half = float(student_t.ppf(LEVEL, max(len(difference) - 1, 1)) * np.sqrt(variance))
+    return max(mean - half, -1.0), min(mean + half, 1.0)
+
+
+def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:
+    """How often the most probable class of (n, C) probabilities is right; None without a labelled row."""
+    if not len(held_out.labels):
+        return None
+    mean = float(everywhere.max(1).mean(dtype=np.float64))
+    residuals = held_out.residuals(held_out.probabilities.argmax(1))
+    return _estimate(mean, mean * (1 - mean) / len(everywhere), held_out, residuals)
+
+
+def judged_by_probabilities(
+    predicted: Mapping[str, np.ndarray],
+    probabilities: np.ndarray,
+    held_out: HeldOut | None = None,
+    of_held_out: Mapping[str, np.ndarray] | None = None,
+    prior: Prior = PRIOR,
+) -> Judgement:
+    """
+    From images without a label, whose mean probability the labelled rows rectify.
+
+    Args:
+        predicted: (n,) classes by name, of one classifier or of two.
+        probabilities: (n, C) by a label model that was not fitted on these images.
+        held_out: labelled rows, by the label model; None: no class has labels of two images.
+        of_held_out: (m,) classes of these rows by name, of classifiers that were not fitted on them.
+        prior: from other datasets.
+    """
+    number, seen = len(probabilities), of_held_out if held_out is not None and of_held_out else {}
+    right = {name: probabilities[np.arange(number), classes].astype(float) for name, classes in predicted.items()}
+    residuals = {name: held_out.residuals(classes) for name, classes in seen.items()}
+    judgement = Judgement({})
+    for name, of_images in right.items():
+        mean = float(of_images.mean())
+        spread = prior.spread * max(1 - mean, LEAST_DOUBT)
+        variance = mean * (1 - mean) / number
+        judgement.accuracies[name] = _estimate(mean, variance, held_out, residuals.get(name), spread)
+    if len(predicted) == 2:
+        first, second = predicted
+        differ = predicted[first] != predicted[second]
+        mean = float((right[second] - right[first]).mean())
+        variance = float((differ * (right[second] + right[first])).mean() - mean**2) / number
+        spread = prior.of_difference * max(float(differ.mean()), LEAST_DOUBT)
+        of_rows = None
+        if len(residuals) == 2:
+            (one, least), (other, of_other) = residuals[second], residuals[first]
+            of_rows = np.stack([one - other, (least + of_other) * (seen[first] != seen[second])])
+        judgement.difference = _estimate(mean, variance, held_out, of_rows, spread, is_difference=True)
+        _make_consistent(judgement)
+    return judgement
+
+
+def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Judgement:
+    """
+    From labelled rows alone, whose labels may be wrong. `predicted`: (m,) classes by name, of one classifier or of
+    two that were not fitted on these rows. They are the images too, so the error is that of f + r.
+    """
+    rows = np.arange(len(held_out.labels))
+    right = [held_out.probabilities[rows, each] + held_out.residuals(each)[0] for each in predicted.values()]
+    judgement = Judgement(
+        {name: _estimate_in_turn(each, held_out) for name, each in zip(predicted, right, strict=True)}
+    )
+    if len(right) == 2:
+        judgement.difference = _estimate_in_turn(right[1] - right[0], held_out, is_difference=True)
+    return judgement
+
+
+def _estimate_in_turn(right: np.ndarray, held_out: HeldOut, *, is_difference: bool = False) -> Estimate:
+    """`right`: (S, m) f + r."""
+    mean = float(right[0] @ held_out.weights)
+    return _estimate(mean, 0.0, held_out, np.stack([right - mean, 0 * right]), is_difference=is_difference)
+
+
+def _estimate(
+    mean: float,
+    variance: float,
+    held_out: HeldOut | None,
+    residuals: np.ndarray | None,
+    spread: float | None = None,
+    *,
+    is_difference: bool = False,
+) -> Estimate:
+    """`mean` of f, `variance`: var(a) / N, `residuals`: (2, S, m), see [`HeldOut.residuals`], `spread`: s."""
+    judged, single, unknown, of_single, rectifiers = 0.0, 1.0, 0.0, 0.0, [(0.0, 0.0)]
+    if held_out is not None and residuals is not None:
+        single, unknown, of_single = held_out.single, held_out.unknown, ONE_TOO_HIGH[1]
+        judged = max(1 - single - unknown, 0.0)
+        rectifiers = [_mean(of_rows, held_out.weights, least) for of_rows, least in zip(*residuals, strict=True)]
+    too_high = 0.0 if is_difference else ONE_TOO_HIGH[0] * judged * single + NONE_TOO_HIGH[0] * unknown
+    variance += single**2 * ((spread or 0) ** 2 + of_single**2) + (NONE_TOO_HIGH[1] * unknown) ** 2
+    shares, errors = [], []
+    for rectifier, squared_error in rectifiers:
+        gain = 1.0 if spread is None else spread**2 / (spread**2 + squared_error)
+        shares.append(mean + judged * gain * rectifier - too_high)
+        errors.append(np.sqrt(variance + gain * squared_error))
+    half = student_t.ppf(LEVEL, FREEDOM) * np.array(errors)
+    ends = np.array([shares[0], (shares - half).min(), (shares + half).max()])
+    share, low, high = np.clip(ends, -1 if is_difference else 0, 1).tolist()
+    return Estimate(share, (low, high))
+
+
+def _mean(values: np.ndarray, weights: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[float, float]:
+    """The mean of (m,) values, and V, its squared error; `least` (m,): variances by the probabilities."""
+    mean, number = float(weights @ values), 1 / (weights @ weights)
+    variance = max(weights @ (values - mean) ** 2, (weights * least).sum()) + 0.5 / number
+    return mean, float(variance / max(number - 1, 1))
+
+
+def _make_consistent(judgement: Judgement) -> None:
+    """Move both accuracies, in proportion to their intervals, until their difference is the estimated one."""
+    first, second = judgement.accuracies.values()
+    widths = [(each.interval[1] - each.interval[0]) ** 2 for each in (first, second)]
+    missing = judgement.difference.share - (second.share - first.share)
+    part = widths[1] / max(sum(widths), 1e-12)
+    for estimate, moved in ((second, missing * part), (first, -missing * (1 - part))):
+        ends = np.clip(np.array([estimate.share, *estimate.interval]) + moved, 0, 1)
+        estimate.share, *interval = ends.tolist()
+        estimate.interval = tuple(interval)
+    judgement.difference.share = second.share - first.share

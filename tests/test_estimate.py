@@ -1,0 +1,87 @@
+"""Accuracy by prediction-powered inference: the formula of its authors, and intervals that hold in simulations."""
+
+import numpy as np
+import pytest
+from reference import ppi_mean
+from scipy.stats import t as student_t
+
+from g4i_hf.evaluation.estimate import HeldOut, Prior, accuracy_of, judged_by_probabilities
+
+CLASSES = 4
+Rows = tuple[np.ndarray, np.ndarray]  # (n, C) probabilities by a model, and (n,) the true classes
+
+
+def rows_of(number: int, generator: np.random.Generator, frequency: np.ndarray | float = 1.0) -> Rows:
+    """The model claims more than it knows, so that it is less often right than its probabilities say."""
+    known = generator.dirichlet(np.full(CLASSES, 0.5), number) * frequency
+    known /= known.sum(1, keepdims=True)
+    truth = (known.cumsum(1) < generator.random((number, 1))).sum(1).clip(max=CLASSES - 1)
+    return known**1.5 / (known**1.5).sum(1, keepdims=True), truth
+
+
+def held_out(rows: Rows, noise: float = 0.0) -> HeldOut:
+    """With this share of labels drawn at random."""
+    probabilities, labels = rows
+    at_random = np.full(probabilities.shape, 1 / CLASSES)
+    return HeldOut(
+        probabilities, labels, np.full((1, len(labels)), noise), at_random, np.full(len(labels), 1 / len(labels))
+    )
+
+
+def test_without_wrong_labels_and_priors_it_is_ppi():
+    """Of an accuracy and of a difference, by a model that names a class: the same mean, and Student's quantile."""
+    generator, names = np.random.default_rng(0), ("labels_only", "with_views")
+    (images, _), (labelled, labels) = rows_of(5000, generator), rows_of(2000, generator)
+    ranked, ranked_images = labelled.argsort(1).T, images.argsort(1).T
+    sure, sure_of_images = np.eye(CLASSES)[ranked[-1]], np.eye(CLASSES)[ranked_images[-1]]
+    told = {  # the second class wherever the first is unlikely, and the first one
+        names[0]: np.where(labelled.max(1) < 0.6, ranked[-2], ranked[-1]),
+        names[1]: ranked[-1],
+    }
+    of_images = {
+        names[0]: np.where(images.max(1) < 0.6, ranked_images[-2], ranked_images[-1]),
+        names[1]: ranked_images[-1],
+    }
+    without_prior = Prior(spread=1e6, of_difference=1e6)
+    judgement = judged_by_probabilities(of_images, sure_of_images, held_out((sure, labels)), told, without_prior)
+    right = {name: (each == labels).astype(float) for name, each in told.items()}
+    imputed = {name: (each == ranked[-1]).astype(float) for name, each in told.items()}
+    imputed_images = {name: (each == ranked_images[-1]).astype(float) for name, each in of_images.items()}
+    kinds = right, imputed, imputed_images
+    of_views = [each[names[1]] for each in kinds]
+    difference = [each[names[1]] - each[names[0]] for each in kinds]
+    together = accuracy_of(sure_of_images, held_out((sure, labels)))
+    for found, expected in ((together, of_views), (judgement.difference, difference)):
+        (mean, error), (low, high) = ppi_mean(*expected), found.interval
+        assert found.share == pytest.approx(mean) and (low + high) / 2 == pytest.approx(mean)
+        assert (high - low) / 2 == pytest.approx(student_t.ppf(0.975, 20) * error, rel=2e-3)
+
+
+@pytest.mark.parametrize("case", ["few labels", "many labels", "30% at random", "as many of each class"])
+def test_intervals_hold_in_simulations(case):
+    generator = np.random.default_rng(0)
+    each_class, number = case == "as many of each class", 25 if case == "few labels" else 200
+    everyone, truth = rows_of(50_000, generator, np.array([8.0, 4, 2, 1]) if each_class else 1.0)
+    accuracy, images = (everyone.argmax(1) == truth).mean(), everyone[:10_000]
+    of_class = [np.flatnonzero(truth == label) for label in range(CLASSES)]
+    holds = []
+    for _ in range(400):
+        drawn = generator.integers(len(truth), size=number)
+        if each_class:
+            drawn = np.concatenate([generator.choice(rows, number // CLASSES) for rows in of_class])
+        labels = given = truth[drawn]
+        if case == "30% at random":
+            given = np.where(generator.random(number) < 0.3, generator.integers(CLASSES, size=number), labels)
+        seen = held_out((everyone[drawn], given), 0.3 if case == "30% at random" else 0.0)
+        if each_class:
+            counts, posterior = np.bincount(labels, minlength=CLASSES), np.eye(CLASSES)[labels]
+            seen = HeldOut.of(seen.probabilities, labels, seen.noise, seen.if_wrong, posterior, counts, images)
+        low, high = accuracy_of(images, seen).interval
+        holds.append(low <= accuracy <= high)
+    assert 0.93 < np.mean(holds) < 0.98, np.mean(holds)
+
+
+def test_few_rows_that_all_agree_may_do_so_by_chance():
+    sure = np.eye(CLASSES)[np.zeros(5, dtype=int)]
+    low, high = accuracy_of(sure, held_out((sure, np.zeros(5, dtype=int)))).interval
+    assert low < 0.7 and high == 1
