@@ -137,8 +137,7 @@ class LabelModel:
         self.probabilities_, explained = self._out_of_fold(values, rows)
         self.explained_, self.folds_ = rows.in_order_of_caller(explained), rows.in_order_of_caller(rows.folds)
         self.posterior_ = self._posterior(labels, reviewed)
-        self.none_share_ = None
-        self.none_ = np.zeros(len(labels), dtype=np.float16)
+        self.none_, self.none_share_ = np.zeros(len(labels), dtype=np.float16), None
         if none := self._none_of_these(values, rows):
             self.none_[rows.order[rows.labels < 0]], self.none_share_ = none
         return self
