@@ -36,6 +36,7 @@ def logistic_regression(
     start: Classifier | None = None,
     *,
     exact: bool = False,
+    free_bias: bool = False,
 ) -> Classifier:
     """
     Minimise the mean cross entropy with the targets plus `strength` times the squared weights. The bias counts as the
@@ -50,6 +51,7 @@ def logistic_regression(
             iterations are needed.
         start: weight and bias near the minimum.
         exact: reach the minimum.
+        free_bias: leave the bias out of the regularisation.
     """
     accelerated = torch.accelerator.is_available() and not exact  # not every device has double precision
     device = torch.accelerator.current_accelerator() if accelerated else torch.device("cpu")
@@ -65,7 +67,8 @@ def logistic_regression(
     def loss() -> torch.Tensor:
         weight = factors * scaled
         log_p = (rows @ weight + offset).log_softmax(1)
-        return -(y * log_p).sum() / total + strength * (weight.square().sum() + offset.square().sum())
+        squares = weight.square().sum() + (0 if free_bias else offset.square().sum())
+        return -(y * log_p).sum() / total + strength * squares
 
     _minimise(loss, [scaled, offset], *((EXACT_MAX_ITER, EXACT_TOLERANCE) if exact else (MAX_ITER, TOLERANCE)))
     fitted = ((factors * scaled).detach(), offset.detach())
@@ -104,7 +107,8 @@ def balanced_regression(
     start: Classifier | None = None,
 ) -> Classifier:
     """
-    A logistic regression in which all classes weigh the same. Its bias is `ABSENT` for a class without rows.
+    A logistic regression in which all classes weigh the same, so that its bias is small. It is `ABSENT` for a class
+    without rows.
 
     Args:
         x: (n, D) along principal components, with these variances (D,).
@@ -117,7 +121,7 @@ def balanced_regression(
     if start is not None:
         known = has_vote(start[1][seen])
         start = np.where(known, start[0][:, seen], 0), np.where(known, start[1][seen], 0)
-    fitted = logistic_regression(x, targets, 1 / (2 * c * len(x)), variances, start)
+    fitted = logistic_regression(x, targets, 1 / (2 * c * len(x)), variances, start, free_bias=True)
     weight, bias = np.zeros((x.shape[1], len(counts)), np.float32), np.full(len(counts), ABSENT, np.float32)
     weight[:, seen], bias[seen] = fitted
     return weight, bias

@@ -1,7 +1,7 @@
 """The classifier of each view: of several, the one that predicts held-out labels best."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .view_model import ViewModel
 from .views import WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
-USUAL_STRENGTH = 16.0  # where no label can be held out to select one
+USUAL_STRENGTHS = STRENGTHS[:3]  # where no label can be held out to select one: the last, started from the others
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
 FEWEST_HELD_OUT = 20  # labelled rows that can be held out, for discriminants and for images of no class
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
@@ -30,7 +30,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         return _of_folds(view, rows, len(log_prior), fit, before)
 
     if not len(judged):
-        return regression(USUAL_STRENGTH, None)
+        return reduce(lambda before, c: regression(c, before), USUAL_STRENGTHS, None)
 
     def held_out(model: ViewModel) -> np.ndarray:
         return model.logits({view.name: view}, judged, rows.folds)
