@@ -284,7 +284,11 @@ class _Task:
         return _interval(float(likeliest.x[-2]), len(self.given), excess)
 
     def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood plus priors, and its gradient. `weight_of_prior`: of that of the share."""
+        """
+        Negative log-likelihood plus priors, and its gradient. P(y | x) = (1 - e) p_y + e q_y of each row, as in
+        [`~g4i_hf.LabelModel`], is `likelihood`: e is `of_row`, p_y `right` and q_y `wrong`. `weight_of_prior`: of that
+        of the share.
+        """
         number = len(self.logits)
         log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
         factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
