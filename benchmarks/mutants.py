@@ -38,9 +38,8 @@ TESTS = {
     "losses/*.py": "test_losses.py test_trainer.py contract/test_contract_bits.py::test_two_processes",
     "label_model/none_of_these.py": "test_none_of_these.py",
     "label_model/picks.py": "test_none_of_these.py test_label.py",
-    "label_model/plan.py": "test_supervision.py test_none_of_these.py test_label_model.py",
     "label_model/*.py": OF_VIEWS,
-    "evaluation/estimate.py": f"test_judging.py {OF_VIEWS}",
+    "evaluation/estimate.py": f"test_estimate.py test_judging.py {OF_VIEWS}",
     "linear.py": f"test_judging.py {OF_VIEWS}",
 }
 SECONDS, TIMES = 60, 4  # a mutant takes too long after so many, and so many times what the code without a change takes

@@ -66,6 +66,8 @@ def restore_replaced(folder: str | Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there, `kill` is no question
+        return True
     try:
         os.kill(process, 0)  # sends no signal
     except PermissionError:  # of another user

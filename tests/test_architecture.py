@@ -81,6 +81,11 @@ def test_no_package_hides_a_public_name():
     assert not {path.stem for path in (ROOT / "g4i_hf").iterdir()} & {*g4i_hf.__all__}
 
 
+def test_every_folder_of_code_is_a_package():
+    """Only packages are installed."""
+    assert not [path for path in TREES if not (path.parent / "__init__.py").is_file()]
+
+
 def test_files_and_functions_are_short():
     long = [path for path in TREES if len(path.read_text(encoding="utf-8").splitlines()) > 450]
     for path, tree in TREES.items():

@@ -25,6 +25,7 @@ from g4i_hf.fitting.words import classifier_in_words
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options
+from g4i_hf.views.making import named_views
 
 
 def in_memory(numbers=range(6), **other) -> Dataset:
@@ -292,7 +293,6 @@ def test_views_in_memory_beside_names_and_folders(fitted, tmp_path, capsys):
     for wrong, error, words in (
         (View(values[:59], names), ValueError, r"The view 'view 1' has values of shape \(59, 8\).*a row for each"),
         (View(values, names[:2], "a"), ValueError, r"The view 'a' has class_values of shape \(2, 8\)"),
-        (View(values, names, "caption"), ValueError, r"Two views are called 'caption' \(views\)"),
         (values, TypeError, "views holds a ndarray: it takes names"),
     ):
         with pytest.raises(error, match=words):
@@ -346,3 +346,11 @@ def test_class_names_and_scores_teach_without_labels_and_captions(fitted, tmp_pa
     assert classifier_in_words("with_views", found.views) == "with scores and class names"
     with pytest.raises(ValueError, match="No training image has a label or a caption.*a view that has class names"):
         fitted(pictures, views=["image:student", f"image:{save_resnet(tmp_path / 'encoder', seed=3)}"])
+
+
+def test_views_of_one_source_are_numbered_and_keep_it():
+    """Two encoders of one maker share a vote; a view of captions does not replace the captions."""
+    one, other, third = (View(np.eye(3), source=source) for source in ("mine", "mine", "caption"))
+    names, given = named_views([one, "image:student", other, third])
+    assert names == ["image:student"] and list(given) == ["mine", "mine 3", "caption 4"]
+    assert [view.source for view in given.values()] == ["mine", "mine", "caption"]

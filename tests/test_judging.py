@@ -1,5 +1,6 @@
 """How right two classifiers are, and which is better; and the last layers on frozen features that are judged."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,17 @@ def targets_of(
     model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_holdout)
     targets = Targets(Evidence(labels, views, model, order, holdout=holdout))
     return targets, judge_in_training(targets, features)
+
+
+def test_other_processes_get_what_they_need_of_a_judge(blobs):
+    """The rows that judge, and whether they can choose layers; not what is known of their classes."""
+    features, labels = blobs
+    given = np.where(np.arange(300) < 150, labels, -1)
+    targets, judge = targets_of(features, given, features, np.arange(300))
+    heads = judged_heads(targets, features, judge)
+    other = pickle.loads(pickle.dumps(judge))
+    assert (other.rows == judge.rows).all() and other.heads.keys() == heads.keys()
+    assert (other.split, other.can_choose_layers) == ("train", True) and not hasattr(other, "targets")
 
 
 def test_images_that_judge_have_no_part_in_what_they_judge(blobs):

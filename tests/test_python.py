@@ -80,6 +80,15 @@ def test_an_argument_in_the_wrong_place_names_the_right_one(takes, name, message
         takes(*given, **{name: 1})
 
 
+def test_arguments_of_a_subclass_are_its_own(tmp_path):
+    class Mine(AlignmentArguments):
+        def __init__(self, output_dir, extra=None, **others):
+            super().__init__(output_dir, **others)
+            self.extra = extra
+
+    assert Mine(str(tmp_path), extra=3, align_weight=0.5).extra == 3
+
+
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
     """Those of the README, with the default arguments and a small student."""
     draw_folder(tmp_path / "pictures", train=18, validation=3)

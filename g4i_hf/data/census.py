@@ -122,7 +122,8 @@ class Census:
 
     def tell(self) -> None:
         """Log what is unusual."""
-        _log_once(self.folder, (*self.notes, *self._unread_in_words()))
+        if logger.isEnabledFor(logging.WARNING):  # what is not shown is not told
+            _log_once(self.folder, (*self.notes, *self._unread_in_words()))
 
     def in_words(self) -> str:
         """How many files there are of each suffix, and how many are read."""

@@ -24,7 +24,9 @@ rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 
   B = 0.17 J K + 0.33 L, or 0 for a difference. If no row at all can be held out, theta = mean(f), and the error has
   var(a) / N and s^2 alone.
 
-The 95% interval is that of Student's distribution with 20 degrees of freedom, theta +- 2.09 error.
+The 95% interval is that of Student's distribution with 20 degrees of freedom, theta +- 2.09 error; with n - 1 of
+fewer rows that judge themselves. Both accuracies then move, in proportion to their intervals, until their difference
+is the estimated one.
 """
 
 from __future__ import annotations
@@ -220,8 +222,9 @@ def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Ju
 
 def _estimate_in_turn(right: np.ndarray, held_out: HeldOut, *, is_difference: bool = False) -> Estimate:
     """`right`: (S, m) f + r."""
-    mean = float(right[0] @ held_out.weights)
-    return _estimate(mean, 0.0, held_out, np.stack([right - mean, 0 * right]), is_difference=is_difference)
+    mean, number = float(right[0] @ held_out.weights), 1 / (held_out.weights @ held_out.weights)
+    residuals, freedom = np.stack([right - mean, 0 * right]), min(FREEDOM, max(number - 1, 1))
+    return _estimate(mean, 0.0, held_out, residuals, freedom=freedom, is_difference=is_difference)
 
 
 def _estimate(
@@ -231,6 +234,7 @@ def _estimate(
     residuals: np.ndarray | None,
     spread: float | None = None,
     *,
+    freedom: float = FREEDOM,
     is_difference: bool = False,
 ) -> Estimate:
     """`mean` of f, `variance`: var(a) / N, `residuals`: (2, S, m), see [`HeldOut.residuals`], `spread`: s."""
@@ -246,7 +250,7 @@ def _estimate(
         gain = 1.0 if spread is None else spread**2 / (spread**2 + squared_error)
         shares.append(mean + judged * gain * rectifier - too_high)
         errors.append(np.sqrt(variance + gain * squared_error))
-    half = student_t.ppf(LEVEL, FREEDOM) * np.array(errors)
+    half = student_t.ppf(LEVEL, freedom) * np.array(errors)
     ends = np.array([shares[0], (shares - half).min(), (shares + half).max()])
     share, low, high = np.clip(ends, -1 if is_difference else 0, 1).tolist()
     return Estimate(share, (low, high))

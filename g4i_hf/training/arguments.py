@@ -97,7 +97,7 @@ class AlignmentArguments(TrainingOptions, TrainingArguments):
     project: str = field(default="g4i_hf", metadata={"help": "Project in Trackio and Weights & Biases."})
 
     def __new__(cls, *args: Any, **kwargs: Any):
-        check_keywords(kwargs, "AlignmentArguments", names_of(cls))
+        check_keywords(kwargs, "AlignmentArguments", {*names_of(cls), *inspect.signature(cls.__init__).parameters})
         return super().__new__(cls)
 
     def __post_init__(self):

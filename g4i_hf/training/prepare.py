@@ -159,7 +159,7 @@ class Preparation:
     augmentation: AugmentationArguments
     args: AlignmentArguments
     evaluated: list[str]  # splits to evaluate
-    stage: dict[str, Any]  # `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.text_embeds_folder`]
+    stage: dict[str, Any]  # `embeddings_dir`, `source` and `shared` of [`~g4i_hf.embedding.embed.text_embeds_folder`]
     embeddings: Path | None = None  # as of [`Prepared`]
     num_missing: int = 0
     dim: int | None = None  # of the embeddings, None without

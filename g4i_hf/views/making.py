@@ -84,7 +84,10 @@ def other_views(
 
 
 def named_views(views: str | Path | View | Sequence[str | Path | View]) -> tuple[list[str], dict[str, View]]:
-    """Names and folders, and by name the views. ValueError for two of one name, TypeError for what is no view."""
+    """
+    Names and folders, and by name the views: their source, numbered where several share one. TypeError for what is no
+    view.
+    """
     names: list[str] = []
     given: dict[str, View] = {}
     for number, view in enumerate([views] if isinstance(views, (str, Path, View)) else views, 1):
@@ -92,9 +95,7 @@ def named_views(views: str | Path | View | Sequence[str | Path | View]) -> tuple
             names.append(str(view))
         elif isinstance(view, View):
             name = view.source or f"view {number}"
-            if name in (*given, *OWN_VIEWS, IMAGE):
-                raise ValueError(f"Two views are called {name!r} (views). Give View another source.")
-            given[name] = view
+            given[f"{name} {number}" if name in (*given, *OWN_VIEWS, IMAGE) else name] = view
         else:
             what = f"views holds a {type(view).__name__}"
             raise TypeError(f"{what}: it takes names, folders of g4i embed and View(...), in a list.")
