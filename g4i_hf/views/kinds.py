@@ -26,7 +26,7 @@ KINDS = {
         ViewKind(CAPTION, CAPTION, "making:Captions", "captions"),
         ViewKind(ANSWER, ANSWER, "making:Answers", "answers"),
         ViewKind(IMAGE, IMAGE_FORMS, "encoders:Encoders", "image features", "features of {}", self_trains=True),
-        ViewKind("scores", "scores:COLUMN", "scores:Scores", "scores", "scores in {}"),
+        ViewKind("scores", "scores:COLUMN", "making:Scores", "scores", "scores in {}"),
     )
 }
 VIEW_FORMS = ", ".join(kind.forms for kind in KINDS.values())
