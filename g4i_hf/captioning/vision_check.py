@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from ..files import brief
 from .answers import Keys, Question
 from .cleaning import clean
 
@@ -17,7 +18,6 @@ SHAPES = {"red": "circle", "blue": "square", "green": "triangle", "yellow": "dia
 FILLS = {"red": "#d81e1e", "blue": "#1e46d8", "green": "#1e9632", "yellow": "#ffdc00"}
 SIDE = 448  # pixels, as of a photograph: some models say little about tiny images
 QUESTION = "Which colour and shape do you see? Answer in a few words."
-LONGEST_QUOTE = 80  # characters of an answer in a message
 REFUSED = "refused"
 
 
@@ -54,7 +54,7 @@ def fault_in(texts: Mapping[str, str]) -> str | None:
     named = {colour: _colours_in(texts[colour]) for colour in SHAPES}
     if len({named[colour] or _words_of(texts[colour]) for colour in SHAPES}) == 1:
         return (
-            f"images do not reach the model: it gives the answer {_quoted(texts['red'])} to four images of different "
+            f"images do not reach the model: it gives the answer {brief(texts['red'])} to four images of different "
             "colours and shapes. Is it a vision model, was it started with its vision part (llama.cpp: --mmproj) and "
             "chat template, and does the server take data URIs in image_url? If it should caption nevertheless, use "
             "g4i caption --check_vision false."
@@ -65,7 +65,7 @@ def fault_in(texts: Mapping[str, str]) -> str | None:
         colour = swapped[0]
         return (
             f"images sent at the same time are mixed up: that of a {colour} {SHAPES[colour]} gets the answer "
-            f"{_quoted(texts[colour])}. Try another version of the server, or g4i caption --max_concurrency 1."
+            f"{brief(texts[colour])}. Try another version of the server, or g4i caption --max_concurrency 1."
         )
     return None
 
@@ -78,8 +78,3 @@ def _colours_in(text: str) -> frozenset[str]:
 def _words_of(text: str) -> str:
     """Without case and punctuation. All refusals are the same: models without an image often word them differently."""
     return REFUSED if clean(text).status == REFUSED else " ".join(re.findall(r"\w+", text.casefold())) or text
-
-
-def _quoted(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "...")
