@@ -1,7 +1,6 @@
 """Zero-shot classification, and images by a text, with an aligned model and the text encoder of its captions."""
 
 import base64
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageCla
 
 from .. import columns
 from ..data.images import HEIC_REMEDY, IMAGE_SUFFIXES, UNOPENED_SUFFIXES, open_image, to_rgb
+from ..data.record import content_digest
 from ..embedding.encoders import TextEncoder
 from ..files import replacing_file
 from ..modeling import AlignedImageClassification
@@ -26,7 +26,7 @@ from ..modeling.modeling_aligned import MAX_LOGIT_SCALE
 from ..modeling.processing import student_processor
 from ..names import file_digest
 from ..output import progress_bar
-from ..training.features import FEATURES, ImageEncoder, stored_features
+from ..training.features import FEATURES, ImageEncoder, encoder_digest, stored_features
 from .checkpoint import TextSide, open_aligned, open_encoder
 
 logger = logging.getLogger(__name__)
@@ -271,12 +271,8 @@ class ImageSearch:
             digests = list(pool.map(_digest_of_file, self._stored))
         if folder is None:
             return self._embedded(digests)
-        digest = hashlib.blake2b(digest_size=16)
-        for name, values in sorted(self.classifier.model.state_dict().items()):
-            digest.update(name.encode() + values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digest.update(self.classifier.image_processor.to_json_string().encode())
-        digest.update("\n".join(digests).encode())
-        file = folder / f"{digest.hexdigest()}.npy"
+        of_model = encoder_digest(self.classifier.model, self.classifier.image_processor)
+        file = folder / f"{content_digest(' '.join([of_model, *digests]).encode())}.npy"
         if file.is_file():
             return np.load(file, allow_pickle=False)
         embeds = self._embedded(digests)
