@@ -183,15 +183,10 @@ for _class in (_Loader, _Dumper):
     )
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The `name: value` lines of a YAML file; raises ValueError for other content or duplicate keys."""
-    return {name: value for name, (value, _) in read_lines(path, as_text=False).items()}
-
-
 def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, int]]:
     """
-    The values of a YAML file, each with its line number. `as_text` keeps scalars as written, so that the type of an
-    option, not YAML, determines the value of 012, no or 5e-4.
+    The values of a YAML file, each with its line number; ValueError for other content or duplicate keys. `as_text`
+    keeps scalars as written, so that the type of an option, not YAML, determines the value of 012, no or 5e-4.
     """
     try:
         loader = _Loader(Path(path).read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -377,11 +376,6 @@ def _statuses(counts: dict[str, dict[str, int]]) -> str:
     splits = list(dict.fromkeys(split for inner in counts.values() for split in inner))
     cells = [[plain(name), *(f"{inner.get(split, 0):,}" for split in splits)] for name, inner in counts.items()]
     return markdown_table(["status", *map(plain, splits)], cells) if counts else ""
-
-
-def write_captions_card(folder: str | Path, stage: dict[str, Any]) -> None:
-    card = captions_card(stage, date=datetime.now(UTC).date().isoformat())
-    card.save(Path(folder) / "README.md")
 
 
 # --- Text that others wrote: it stays text, on its line and in its cell, whatever it holds ---------------------------

@@ -23,7 +23,7 @@ from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.record import RECORD_FILE
 from ..data.stage import Source, find_stage, known_chain
-from ..files import read_mapping, replace_text, yaml_lines
+from ..files import read_lines, replace_text, yaml_lines
 from ..modeling.packaged import PACKAGE, published_name
 from ..names import EMA_FILE, OPTIONS_FILE, RESULTS_FILE, is_hub_id
 from ..options import OPTIONS_OF, DataArguments, StudentArguments, about, is_secret, marked, names_of
@@ -118,7 +118,8 @@ def write_options(output_dir: str | Path, options: dict[str, Any], head: str = H
 def read_options(run: str | Path) -> dict[str, Any]:
     """The options of a run; empty for any other folder."""
     path = Path(run) / OPTIONS_FILE
-    return read_mapping(path) if path.is_file() else {}
+    lines = read_lines(path, as_text=False) if path.is_file() else {}
+    return {name: value for name, (value, _) in lines.items()}
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -239,7 +239,7 @@ class Captioning:
 
     def _finish(self, captioned: Captioned, splits: DatasetDict) -> None:
         """Writes the stage, its report and its card."""
-        from ..hub.card import write_captions_card
+        from ..hub.card import captions_card
 
         args = self.args
         try:
@@ -248,7 +248,8 @@ class Captioning:
             kept = f" The answers are kept in {args.journal}." if self.asks else ""
             why = f"{args.captions_dir} cannot be written: {error.strerror or error}."
             raise OSError(f"{why}{kept} Make room, and start the same command again.") from error
-        write_captions_card(args.captions_dir, stage)
+        card = captions_card(stage, date=datetime.now(UTC).date().isoformat())
+        card.save(Path(args.captions_dir) / "README.md")
         if captioned.describes:
             about = [f"{name}: {value}" for name, value in stage["captioner"].items() if value is not None]
             about += [f"prompt: {prompt}" for prompt in stage["prompts"]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
 from .. import columns
 from ..cli import build_options
@@ -133,7 +133,8 @@ class Evaluation:
         if self.accelerator.is_main_process:
             self._check_data(splits, names)
         # A split without captions is evaluated too
-        captioned = DatasetDict({name: split for name, split in splits.items() if has_texts(split)})
+        texts = {columns.CAPTION, columns.TEXT_EMBEDS}
+        captioned = DatasetDict({name: split for name, split in splits.items() if texts & {*split.column_names}})
         if captioned:
             folder = self.encoder.embeddings_dir
             where: dict[str, Any] = {"source": source_of(self.data), "shared": folder is None}
@@ -261,7 +262,3 @@ def evaluate_run(run: str | Path, baseline: str | Path | None = None, **options:
     if evaluation.args.report and evaluation.results:
         evaluation.write_report()
     return evaluation.results
-
-
-def has_texts(split: Dataset) -> bool:
-    return columns.CAPTION in split.column_names or columns.TEXT_EMBEDS in split.column_names
