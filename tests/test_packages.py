@@ -82,8 +82,15 @@ sys.modules.update(dict.fromkeys(sys.argv[1].split()))
 @pytest.mark.slow
 def test_the_core_imports_no_extra():
     """Every public name and command, and what they import when they begin."""
-    rooms = ["captioning.runner", "evaluation.report", "hub.push", "training.run_folder", "commands"]
-    rooms += [f"workflows.{name}" for name in ("caption", "check", "evaluate", "fit", "train")]
+    rooms = [
+        "captioning.runner",
+        "evaluation.report",
+        "fitting.command",
+        "hub.push",
+        "training.run_folder",
+        "commands",
+    ]
+    rooms += [f"workflows.{name}" for name in ("caption", "check", "evaluate", "train")]
     code = "import g4i_hf\nfor name in g4i_hf.__all__: getattr(g4i_hf, name)\n"
     code = WITHOUT.format(f"{code}for room in {rooms}: import_module(f'g4i_hf.{{room}}')")
     python(code, EXTRAS, start=sys.executable)
