@@ -168,7 +168,7 @@ class Label(Command):
             from .workflows.label import Labelling
 
             labelling = Labelling(args, data, say=print_note)
-            labelling.look()
+            labelling.compute()
             print("\n".join(labelling.listed()) or labelling.nothing())
             return
         file = labels_file_of(data, args.output_dir or default_folder(data.dataset_name))

@@ -100,7 +100,7 @@ def looked(student, words, tmp_path_factory) -> Labelling:
     given = {"dataset_name": str(pictures), "output_dir": str(root / "out"), "views": ["caption"]}
     given |= {"student": student, "text_encoder": words}
     found = Labelling(*build_options(OPTIONS_OF["label"], given), say=lambda text: None)
-    found.look()
+    found.compute()
     return found
 
 
@@ -356,7 +356,7 @@ def test_an_undone_answer_gives_way_to_the_one_before_if_that_was_about_this_ima
         dataclasses.replace(looked.data, labels_file=str(file)),
         say=lambda text: None,
     )
-    asked.look()
+    asked.compute()
     assert asked.left == 60
     with answers_to(file) as append, LabelServer(asked, append) as server:
         asked.items()

@@ -184,7 +184,8 @@ class Fit:
         what = judge, self.judging, targets, align_weights, self.place, names
         self.finetuned = train_all_layers(minutes, self.images, *what)
         if self.finetuned and not judge.has_labels:
-            self.say(f"A classifier with all layers trained has not learned from the {len(judge.rows):,} kept images.")
+            images = f"{len(judge.rows):,} images that judge"
+            self.say(f"A classifier with all layers trained has not learned from the {images}.")
 
     # --- The result --------------------------------------------------------------------------------------------------
 

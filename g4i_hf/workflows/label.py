@@ -65,18 +65,18 @@ class Labelling:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.touch()
 
-    def look(self) -> None:
+    def compute(self) -> None:
         """Computes the views, unless they are there, and fits the label model. No student is trained."""
-        known = self.fit_images
-        known.open(("train", GOLD))
-        known.check()
-        known.prepare()
-        known.compute_views(trains=False)
-        self.images, self.views = known.training, known.known_views()
-        self.classes = [known.id2label[label] for label in sorted(known.id2label)]
+        images = self.fit_images
+        images.open(("train", GOLD))
+        images.check()
+        images.prepare()
+        images.compute_views(trains=False)
+        self.images, self.views = images.training, images.known_views()
+        self.classes = [images.id2label[label] for label in sorted(images.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
         self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
-        self.gold = len(known.splits.get(GOLD, ()))
+        self.gold = len(images.splits.get(GOLD, ()))
         self.begin()
 
     def begin(self) -> None:
@@ -346,7 +346,7 @@ def serve(
     labelling: Labelling, append: Callable[[str], None], say: Callable[[str], object], opens_browser: bool
 ) -> None:
     """Until Ctrl+C."""
-    labelling.look()
+    labelling.compute()
     picked = labelling.picked(labelling.left)
     if not picked.size:
         say(labelling.nothing())
