@@ -19,7 +19,9 @@ FOLDS = 5
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, the strongest first
 USUAL_STRENGTH = 2e-4  # if too few labels can be held out to select one
 MIN_HELD_OUT = 20  # rows needed to select a strength
-MAX_FULL_CROSS_VALIDATION = 2e7  # rows x features x classes; of larger data some folds are enough
+MAX_FULL_CROSS_VALIDATION = (
+    2e7  # rows x features x classes; of larger data some folds are enough: intervals hold alike
+)
 ENOUGH_HELD_OUT = 100  # labelled rows that select the strength of the regularisation in large data
 PSEUDO_COUNT = 0.01  # rows of each class with a label that no other has
 
