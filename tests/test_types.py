@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,11 @@ g4i_hf.View(np.zeros((2, 3)), sourc="captions")
 g4i_hf.LabelModel(3).fitt
 g4i_hf.ImageSerach
 """
-# Nothing of torch and transformers is analysed: seconds in place of minutes
-CONFIG = """
+# Nothing of torch and transformers is analysed: seconds in place of minutes. The path is for an editable
+# installation, which mypy does not find where it goes by hooks of the import
+CONFIG = f"""
 [mypy]
+mypy_path = {Path(g4i_hf.__file__).parents[1]}
 follow_imports = skip
 ignore_missing_imports = True
 [mypy-g4i_hf.*]
