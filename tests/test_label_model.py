@@ -91,12 +91,12 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return sum(abs(confidence[of == b].mean() - right[of == b].mean()) * (of == b).mean() for b in np.unique(of))
 
 
-def seen_twice(number: int, *, shared: float, own: float) -> tuple[Clusters, np.ndarray]:
+def seen_twice(number: int, *, shared: float, own: float, seed: int = 0) -> tuple[Clusters, np.ndarray]:
     """
     Captions and image features of the same rows, with noise of their own and noise that both share, as where a thing
     looks like one of another class.
     """
-    data, rng = clusters(number, 0.0), np.random.default_rng(1)
+    data, rng = clusters(number, 0.0, seed=seed), np.random.default_rng(seed + 1)
     seen = data.x * 4 + shared * rng.normal(size=data.x.shape)
     captions, images = ((seen + own * rng.normal(size=seen.shape)) @ rng.normal(size=(DIM, DIM)) for _ in range(2))
     return Clusters(captions, data.truth, data.y), images

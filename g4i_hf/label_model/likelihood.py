@@ -19,7 +19,9 @@ USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
 USUAL_SHARE = 0.2  # of wrong labels: the scale of an exponential prior
 MOST_FLATNESS, USUAL_FLATNESS, SPREAD_OF_FLATNESS = 0.6, 0.3, 0.2
 WEIGHT_OF_EXCESS = 10.0
-CHI_SQUARED = 6.63 / 2  # half the 99% quantile: 95% would be enough only if the model were exact
+# Half the 99% quantiles of chi-squared, of the share of wrong labels, and of the share and how labels are wrong: 95%
+# would be enough only if the model were exact
+CHI_SQUARED, CHI_SQUARED_OF_KIND = 6.63 / 2, 9.21 / 2
 # Gain of log-likelihood, in total and for each row, from which a pattern explains the labels better than random
 # errors; judgements
 CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
@@ -49,7 +51,7 @@ def calibrate(
         log_prior: (C,).
         folds: (n,) of the rows. If given, the labels may also be wrong in a pattern, counted in the contradictions of
             the other folds; the likelier kind of error is returned.
-        known: the share of labels that are wrong in a pattern, and its interval, if they are not to be estimated.
+        known: the share of labels that are wrong in a pattern, or 0, and its interval, if they are not to be estimated.
         trusts: (V, C), as in [`Calibration`].
         copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
         reviewed: (n,) whether a label is known to be right; None: no label is.
@@ -63,6 +65,8 @@ def calibrate(
         fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
     task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
+    if known is not None and not known[0]:
+        return replace(task.solved(_Kind(1 / len(task.judged)), known=0.0), interval=known[1])
     kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
     best = task.solved(replace(kind, with_interval=with_interval and known is None))
     if folds is None:
@@ -74,11 +78,10 @@ def calibrate(
     if known is not None:
         share, interval = known
         return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
-    with_pattern = task.solved(pattern, best)
+    with_pattern = task.solved(replace(pattern, quick=True), best)
     if (best.loss - with_pattern.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
         return best
-    if with_interval:
-        with_pattern = task.solved(replace(pattern, with_interval=True), with_pattern)
+    with_pattern = task.solved(replace(pattern, with_interval=with_interval), with_pattern)
     return replace(with_pattern, confusions=confusions)
 
 
@@ -101,6 +104,7 @@ def recalibrate_without(
     kept = ~left_out
     if not kept.any() or full.confusions is not None:
         return full
+    known = None if full.share else 0.0
     task = _Task.of(
         [logits[kept] for logits in views],
         labels[kept],
@@ -110,7 +114,7 @@ def recalibrate_without(
         kwargs["trusts"],
     )
     kind = _Kind(1 / len(task.judged), None, kwargs["as_people_err"], quick=True)
-    return task.solved(kind, full)
+    return task.solved(kind, full, known)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -142,36 +146,24 @@ class _Kind:
     with_interval: bool = False
     quick: bool = False  # a single start, for a calibration that selects between models
 
+    @property
+    def quantile(self) -> float:
+        return CHI_SQUARED_OF_KIND if self.as_people_err or self.given_if_wrong is not None else CHI_SQUARED
+
     def if_wrong(
-        self, task: _Task, total: torch.Tensor, p: torch.Tensor, of_p: torch.Tensor, flatness: float
-    ) -> tuple[torch.Tensor, ...]:
+        self, task: _Task, total: torch.Tensor, p: torch.Tensor, flatness: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Probability of a noisy label, with its derivatives with respect to the factors and to the flatness; and the
-        same three of the probability that a noisy label is right. `total` and `p` are (n, J) scaled logits and
-        probabilities, `of_p` (V, n) the mean of the logits by p.
+        (n,) probability of a noisy label, and the probability that a noisy label is right. `total` and `p` are (n, J)
+        scaled logits and probabilities.
         """
         level = torch.full((len(p),), self.right_by_chance)
-        none, none_by = torch.zeros_like(level), torch.zeros_like(of_p)
         if self.given_if_wrong is not None:
-            joint = p * self.given_if_wrong
-            wrong = joint.sum(1)
-            by_wrong = torch.einsum("nc,vnc->vn", joint, task.logits) - wrong * of_p
-            return wrong, by_wrong, none, level, none_by, none
+            return (p * self.given_if_wrong).sum(1), level
         if not self.as_people_err:
-            return level, none_by, none, level, none_by, none
+            return level, level
         q = (flatness * total).softmax(1)
-        wrong, of_q = q.gather(1, task.given)[:, 0], torch.einsum("nc,vnc->vn", q, task.logits)
-        mean = (q * total).sum(1)
-        both = p * q
-        same, of_both = both.sum(1), torch.einsum("nc,vnc->vn", both, task.logits)
-        return (
-            wrong,
-            flatness * wrong * (task.given_logits - of_q),
-            wrong * (total.gather(1, task.given)[:, 0] - mean),
-            same,
-            (1 + flatness) * of_both - same * (of_p + flatness * of_q),
-            (both * total).sum(1) - same * mean,
-        )
+        return q.gather(1, task.given)[:, 0], (p * q).sum(1)
 
 
 @dataclass
@@ -182,12 +174,11 @@ class _Task:
     copies: np.ndarray
     judged: np.ndarray
     usual_margins: np.ndarray
-    ratios: np.ndarray  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
+    ratios: torch.Tensor  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
     logits: torch.Tensor  # (V, n, J) of the J classes that have labels
     prior_logits: torch.Tensor
     given: torch.Tensor  # (n, 1) the label, as an index into `judged`, the (J,) class indices
-    given_logits: torch.Tensor  # (V, n) logits of the label
-    may_be_wrong: np.ndarray  # (n,) 1, or 0 for reviewed labels
+    may_be_wrong: torch.Tensor  # (n,) 1, or 0 for reviewed labels
     trusts: np.ndarray | None
 
     @classmethod
@@ -217,12 +208,11 @@ class _Task:
             copies,
             judged,
             np.exp(usual[:, 0]),
-            np.where(has, margins - usual, 0),
+            torch.from_numpy(np.where(has, margins - usual, 0)),
             logits,
             torch.from_numpy(log_prior[judged]).float(),
             given,
-            logits.gather(2, given.expand(len(views), -1, 1))[:, :, 0],
-            may_be_wrong,
+            torch.from_numpy(may_be_wrong),
             trusts,
         )
 
@@ -245,14 +235,14 @@ class _Task:
         bounds = () if known is None else (known, known)
         result = self._least(starts, kind, 1.0, *bounds)
         share, interval = float(result.x[-2]), (0.0, MOST_NOISE if known is None else known)
-        if kind.with_interval and known is None:
-            low, high = self._interval([*starts, result.x], kind)
-            interval = min(low, share), max(high, share)
-        scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
+        if known is None and not kind.quick:
+            interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
-        fitted = Calibration(*scales, self.log_prior, share, interval, 0.0, float(result.x[-1]), least)
+        found = torch.from_numpy(result.x)
+        noise, _ = self._noise(found, self._of_rows(found, kind)[-1])
+        scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
+        fitted = Calibration(*scales, self.log_prior, share, interval, float(noise), float(result.x[-1]), least)
         fitted.trusts = self.trusts
-        fitted.noise = self._noise_of(fitted, kind.right_by_chance)
         return fitted
 
     @property
@@ -270,8 +260,11 @@ class _Task:
         results = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
         return min(results, key=lambda result: result.fun)
 
-    def _interval(self, starts: list, kind: _Kind) -> tuple[float, float]:
-        """The 95% interval of the share of wrong labels, from the likelihood without a prior of the share."""
+    def _interval(self, starts: list, kind: _Kind, share: float) -> tuple[float, float]:
+        """
+        The 95% interval of the share of wrong labels, from the likelihood without a prior of the share. It holds the
+        estimate `share`. Without `with_interval` the upper end is the largest share there can be.
+        """
         likeliest = self._least(starts, kind, 0.0)
         nearest = likeliest.x
 
@@ -281,65 +274,55 @@ class _Task:
             nearest = fitted.x
             return fitted.fun - likeliest.fun
 
-        return _interval(float(likeliest.x[-2]), len(self.given), excess)
+        # Where labels are right, predictions are flatter than where many are wrong, so what is near does not lead there
+        at_zero = self._least([*starts, likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
+        low, high = 0.0, MOST_NOISE
+        if kind.with_interval:
+            low, high = _interval(float(likeliest.x[-2]), len(self.given), excess, kind.quantile)
+        return 0.0 if at_zero < kind.quantile else min(low, share), max(high, share)
 
+    @torch.enable_grad()
     def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
-        """
-        Negative log-likelihood plus priors, and its gradient. P(y | x) = (1 - e) p_y + e q_y of each row, as in
-        [`~g4i_hf.LabelModel`], is `likelihood`: e is `of_row`, p_y `right` and q_y `wrong`. `weight_of_prior`: of that
-        of the share.
-        """
+        """Negative log-likelihood plus priors, and its gradient. `weight_of_prior`: of that of the share."""
+        parameters = torch.tensor(values, requires_grad=True)
+        number, (right, wrong, same) = len(self.logits), self._of_rows(parameters, kind)
+        noise, excess = self._noise(parameters, same)
+        noise_of_row = noise * self.may_be_wrong
+        likelihood = (1 - noise_of_row) * right + noise_of_row * wrong + 1e-30
+        usual = torch.from_numpy(self._usual)
+        deviations = (
+            (parameters[:number] - usual) / SPREAD,
+            parameters[number:-2] / SPREAD_OF_POWER,
+            (parameters[-1:] - USUAL_FLATNESS) / SPREAD_OF_FLATNESS,
+        )
+        prior = torch.cat(deviations).square().sum() / 2 + weight_of_prior * parameters[-2] / USUAL_SHARE
+        loss = prior + WEIGHT_OF_EXCESS * len(same) * excess**2 - likelihood.log().sum()
+        loss.backward()
+        return float(loss), parameters.grad.numpy()
+
+    def _of_rows(self, parameters: torch.Tensor, kind: _Kind) -> tuple[torch.Tensor, ...]:
+        """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
         number = len(self.logits)
-        log_inverse, powers, share, flatness = values[:number], values[number:-2], values[-2], values[-1]
-        factors = np.exp(log_inverse[:, None] + powers[:, None] * self.ratios)  # (V, n)
-        total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
+        factors = (parameters[:number, None] + parameters[number:-2, None] * self.ratios).exp().float()
+        total = torch.einsum("vn,vnc->nc", factors, self.logits) + self.prior_logits
         p = total.softmax(1)
-        right, of_p = p.gather(1, self.given)[:, 0], torch.einsum("nc,vnc->vn", p, self.logits)
-        by_right = right * (self.given_logits - of_p)  # derivatives by the factors
-        parts = (right, by_right, *kind.if_wrong(self, total, p, of_p, flatness))
-        right, by_right, wrong, by_wrong, by_flatness, same, same_by, same_by_flatness = (
-            each.double().numpy() for each in parts
-        )
-        differ = max((self.may_be_wrong * (1 - same)).mean(), 1e-6)
-        needed = share / differ  # by more than can be, such a share of wrong labels is impossible
-        noise, excess = min(needed, MOST_NOISE), max(needed - MOST_NOISE, 0)
-        of_row = noise * self.may_be_wrong
-        likelihood = (1 - of_row) * right + of_row * wrong + 1e-30
-        by_noise = -(self.may_be_wrong * (wrong - right) / likelihood).sum() if noise < MOST_NOISE else 0.0
-        by_noise += 2 * WEIGHT_OF_EXCESS * len(same) * excess
-        by_factor = -((1 - of_row) * by_right + of_row * by_wrong) / likelihood
-        same_by, same_by_flatness = self.may_be_wrong * same_by, self.may_be_wrong * same_by_flatness
-        by_factor = (by_factor + by_noise * needed / differ * same_by / len(same)) * factors
-        deviations = log_inverse - self._usual, powers, flatness - USUAL_FLATNESS
-        gradient = np.array(
-            [
-                *by_factor.sum(1) + deviations[0] / SPREAD**2,
-                *(by_factor * self.ratios).sum(1) + powers / SPREAD_OF_POWER**2,
-                by_noise / differ + weight_of_prior / USUAL_SHARE,
-                -(of_row * by_flatness / likelihood).sum()
-                + by_noise * needed / differ * same_by_flatness.mean()
-                + deviations[2] / SPREAD_OF_FLATNESS**2,
-            ]
-        )
-        spreads = SPREAD, SPREAD_OF_POWER, SPREAD_OF_FLATNESS
-        prior = sum(np.sum(each**2) / (2 * spread**2) for each, spread in zip(deviations, spreads, strict=True))
-        prior += weight_of_prior * share / USUAL_SHARE + WEIGHT_OF_EXCESS * len(same) * excess**2
-        return float(prior - np.log(likelihood).sum()), gradient
+        wrong, same = kind.if_wrong(self, total, p, parameters[-1].float())
+        return p.gather(1, self.given)[:, 0].double(), wrong.double(), same.double()
 
-    def _noise_of(self, calibration: Calibration, right_by_chance: float) -> float:
-        """The share of noisy labels, from the share of wrong ones, which are a part of them."""
-        if calibration.flatness:
-            factors = calibration.inverse_temperatures[:, None] * np.exp(calibration.powers[:, None] * self.ratios)
-            total = torch.einsum("vn,vnc->nc", torch.from_numpy(factors).float(), self.logits) + self.prior_logits
-            same = (total.softmax(1) * (calibration.flatness * total).softmax(1)).sum(1).double().numpy()
-        else:
-            same = np.full(len(self.given), right_by_chance)
-        return min(calibration.share / max((self.may_be_wrong * (1 - same)).mean(), 1e-6), MOST_NOISE)
+    def _noise(self, parameters: torch.Tensor, same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The share e of noisy labels, from the share of wrong ones, which are a part of them. And by how much it would
+        have to exceed `MOST_NOISE`: such a share of wrong labels is impossible.
+        """
+        needed = parameters[-2] / (self.may_be_wrong * (1 - same)).mean().clamp(min=1e-6)
+        return needed.clamp(max=MOST_NOISE), (needed - MOST_NOISE).clamp(min=0)
 
 
-def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tuple[float, float]:
+def _interval(
+    noise: float, number: int, excess: Callable[[float], float], quantile: float
+) -> tuple[float, float]:
     """
-    Both ends: where `excess`, the loss at a share of noise minus the least loss, reaches its quantile. The square root
+    Both ends: where `excess`, the loss at a share of noise minus the least loss, reaches the quantile. The square root
     of the excess is almost linear in the noise.
     """
     step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
@@ -347,15 +330,15 @@ def _interval(noise: float, number: int, excess: Callable[[float], float]) -> tu
     for sign, end in ((-1, 0.0), (1, MOST_NOISE)):
         near, at_near, far = noise, 0.0, noise
         at_far, reach = 0.0, step
-        while at_far < CHI_SQUARED and far != end:
+        while at_far < quantile and far != end:
             near, at_near = far, at_far
             far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
             at_far, reach = max(excess(far), at_near), 2 * reach
-        while at_far > CHI_SQUARED and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
-            part = (CHI_SQUARED**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
+        while at_far > quantile and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
+            part = (quantile**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
             between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
             at_between = excess(between)
-            if at_between < CHI_SQUARED:
+            if at_between < quantile:
                 near, at_near = between, max(at_between, at_near)
             else:
                 far, at_far = between, at_between

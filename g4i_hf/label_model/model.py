@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,8 @@ class LabelModel:
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
         if len(held_out) == 1 and len(judged):
             allow_for_new_kinds(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
+        if calibration.interval[0] == 0 < calibration.share:  # labels may all be right, and count so
+            calibration = calibrate(held_out, known=(0.0, calibration.interval), **kwargs)
         self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
             int(fold): recalibrate_without(folds == fold, calibration, held_out, **kwargs)
@@ -249,17 +251,24 @@ class LabelModel:
             if with_interval
         }
 
-    def _noise_of_sure_rows(self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows):
-        """By the first two views of different sources that tell."""
-        for first, second in combinations(range(len(self._sources)), 2):
+    def _noise_of_sure_rows(
+        self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows
+    ) -> tuple[float, tuple[float, float]] | None:
+        """By each view with each one of another source: the mean of all that tell, and the union of their intervals."""
+        found = []
+        for first, second in permutations(range(len(self._sources)), 2):
             model, other = self.models_[first], self.models_[second]
             if SELF_TRAINED in (model.name, other.name) or self._sources[first] == self._sources[second]:
                 continue
-            views = values[model.name], values[other.name]
-            noise = noise_of_sure_rows(held_out[first], *views, rows, self.log_prior_)
-            if noise is not None:
-                return noise
-        return None
+            found.append(
+                noise_of_sure_rows(held_out[first], values[model.name], values[other.name], rows, self.log_prior_)
+            )
+        told = [noise for noise in found if noise is not None]
+        if not told:
+            return None
+        shares, intervals = zip(*told, strict=True)
+        lows, highs = zip(*intervals, strict=True)
+        return float(np.mean(shares)), (min(lows), max(highs))
 
     def _copies(self, accuracies: Sequence[float] | None = None) -> np.ndarray:
         """(V,) the number of models whose view has the same source; a less accurate one counts as a part of one."""

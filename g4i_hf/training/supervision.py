@@ -20,7 +20,7 @@ from ..label_model.views import rows_with_a_view
 from ..options import RunArguments
 from ..processes import on_main_process
 from ..views.kinds import CAPTION, IMAGE
-from ..words import SURELY_WRONG, estimates_in_words, labels_summary
+from ..words import estimates_in_words, labels_summary
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
 
     - Images without a label learn from class probabilities. Each has the weight of a label if the views are accurate
       or no image has a label; otherwise all of them together have the weight of all labels.
-    - Labels are softened if some are wrong.
+    - Labels are softened where the 95% interval of the share of wrong ones excludes 0.
     """
     plan, parts, unlabelled = Plan(), [], float((labels < 0).mean())
     if unlabelled == 1:
@@ -65,11 +65,11 @@ def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
     noise = model.label_noise_interval_
-    if noise is not None and noise[0] > SURELY_WRONG:
+    if noise is not None and noise[0] > 0:
         plan.relabels = True
         parts.append("labels are softened where captions contradict them")
     elif unlabelled < 1:
-        parts.append(f"labels are kept, as it is not sure that more than {SURELY_WRONG:.0%} are wrong")
+        parts.append("labels are kept, as they may all be right")
     estimates = " ".join(estimates_in_words(estimates_of(model), labels))
     plan.reasons = f"Estimates: {estimates}", f"supervision: {'; '.join(parts)}."
     return plan

@@ -1,0 +1,43 @@
+"""Wrong labels: what a label model finds of them, and what it must not take for one."""
+
+import numpy as np
+import pytest
+from test_label_model import CLASSES, accuracy, clusters, fitted, seen_twice, slowly, views_of
+
+from g4i_hf import LabelModel, View
+from g4i_hf.training.supervision import plan_for
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "seed"),
+    [(2.0, 1.0, 1), (1.5, 0.5, 0), *(slowly(*case) for case in ((1.0, 1.0, 0), (1.5, 0.5, 1), (2.0, 1.0, 0), (3.0, 0.5, 1)))],
+)
+def test_views_that_err_together_do_not_accuse_right_labels(shared, own, seed):
+    """Both contradict a right label where a thing looks like one of another class."""
+    data, images = seen_twice(1500, shared=shared, own=own, seed=seed)
+    for views in (views_of(data.x, images), {"image": View(images), "caption": View(data.x, self_trains=False)}):
+        model = LabelModel(CLASSES).fit(views, data.y)
+        assert model.label_noise_interval_[0] == 0
+        assert (model.posterior_.argmax(1) == data.y).mean() > 0.995
+        low, high = model.accuracy_.interval
+        assert low <= accuracy(model.probabilities_, data.truth) <= high
+
+
+@pytest.mark.parametrize("seed", [3, slowly(1), slowly(2)])
+def test_the_order_of_views_changes_nothing(seed):
+    """Where 40% of the labels change places, and two views are compared where both are sure."""
+    data, images = seen_twice(800, shared=0.5, own=1.0)
+    swaps = (data.truth < 4) & (np.random.default_rng(seed).random(800) < 0.4)
+    labels, views = np.where(swaps, data.truth ^ 1, data.truth), views_of(data.x, images)
+    found = [LabelModel(CLASSES).fit(dict(each), labels) for each in (views.items(), reversed(views.items()))]
+    assert found[0].label_noise_ == pytest.approx(found[1].label_noise_, abs=1e-3)
+    np.testing.assert_allclose(*(each.posterior_.astype(float) for each in found), atol=0.01)
+    assert found[0].label_noise_interval_[0] < swaps.mean() < found[0].label_noise_interval_[1]
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.03, 0.2])
+def test_labels_are_changed_where_the_plan_says_so_and_nowhere_else(wrong):
+    data = clusters(600, spread=1.6, wrong=wrong, seed=2)
+    model = fitted(data, images=clusters(600, spread=1.6, seed=2, view=1).x)
+    given = model.posterior_[np.arange(600), data.y]
+    assert plan_for(model, data.y).relabels == bool((given < 0.99).any()) == (wrong > 0)
