@@ -26,8 +26,7 @@ from result_files import Results
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from g4i_hf import LabelModel, View
-from g4i_hf.evaluation.estimate import Prior
+from g4i_hf import LabelModel, View, priors
 from g4i_hf.fitting.decide import decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.judge import judge_in_training, judged_heads
@@ -40,11 +39,11 @@ WRONG = (0.0, 0.2)
 CAPTIONS = ("captions", "of other images", "of half", "of unlabelled images")
 TRAINED, BIOMEDCLIP = "scores trained on the labels", "scores of BiomedCLIP"
 KEY = ("data", "labels", "wrong", "views", "seed")
-# Of the other two sets, from draws that are not among these
+# Standard deviations of the bias on the other two sets, from draws that are not among these
 PRIORS = {
-    "caltech101": Prior(0.17, 0.095),
-    "flowers102": Prior(0.23, 0.105),
-    "cifar10": Prior(0.23, 0.115),
+    "caltech101": (0.17, 0.095),
+    "flowers102": (0.23, 0.105),
+    "cifar10": (0.23, 0.115),
 }
 
 
@@ -112,9 +111,7 @@ class Drawn:
         return embeds
 
 
-def measured(
-    drawn: Drawn, each: int | str, wrong: float, kind: str, seed: int, prior: Prior, logits: np.ndarray | None
-) -> dict:
+def measured(drawn: Drawn, each: int | str, wrong: float, kind: str, seed: int, logits: np.ndarray | None) -> dict:
     labels, order = drawn.labels(each, wrong, seed), np.random.default_rng([seed, 3]).permutation(len(drawn.truth))
     views = drawn.views(kind, labels, seed, logits)
     holdout = rows_to_hold_out(labels, order)
@@ -127,13 +124,13 @@ def measured(
     wrong_ones = (labels[known] != drawn.truth[known]).mean()
     found["wrong_labels"] = _row(model.label_noise_, model.label_noise_interval_, wrong_ones)
     targets = Targets.of(Evidence(labels, views, model, order, holdout=holdout))
-    return found | _of_fit(drawn, targets, prior)
+    return found | _of_fit(drawn, targets)
 
 
-def _of_fit(drawn: Drawn, targets: Targets, prior: Prior) -> dict:
+def _of_fit(drawn: Drawn, targets: Targets) -> dict:
     judge = judge_in_training(targets, drawn.features)
     heads = judged_heads(targets, drawn.features, judge)
-    judgement = judge.judgement(prior)
+    judgement = judge.judgement()
     predicted = {name: logits.argmax(1) for name, logits in judge.logits.items()}
     truth = {name: (classes == drawn.truth[judge.rows]).mean() for name, classes in predicted.items()}
     truth["difference"] = truth[WITH_VIEWS] - truth[LABELS_ONLY]
@@ -164,11 +161,12 @@ def main() -> None:
     loaded = {data: load_photos(args.photos, data, args.cache) for data in args.data}
     for seed, (data, photos) in product(args.seeds, loaded.items()):
         drawn = Drawn(photos, seed)
+        priors.PRIOR_STD_BIAS, priors.PRIOR_STD_BIAS_OF_DIFFERENCE = PRIORS[data]
         kinds = [*CAPTIONS, TRAINED, *([BIOMEDCLIP] if data == "cifar10" and logits is not None else [])]
         for kind, each, wrong in product(kinds, EACH, WRONG):
             key = data, each, wrong, kind, seed
             if not results.has(*key) and not (each == 1 and wrong):
-                results.add(*key, **measured(drawn, each, wrong, kind, seed, PRIORS[data], logits))
+                results.add(*key, **measured(drawn, each, wrong, kind, seed, logits))
 
 
 if __name__ == "__main__":

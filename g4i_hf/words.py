@@ -8,9 +8,8 @@ import numpy as np
 from .files import some
 from .views.kinds import CAPTION, view_in_words
 
-LOW_END, UNKNOWN = 0.005, 0.1  # below the one and above the other, the likeliest share of wrong labels says little
+FEW_WRONG = 0.005  # share of wrong labels that rounds to none
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
-SURELY_WRONG = 0.05  # share of labels, which the lower end of the 95% interval must exceed
 
 
 # --- Labels ----------------------------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
         lines.append(f"All views together tell that of {estimates['views_accuracy_estimate']:.0%}.")
     if (noise := estimates["label_noise_interval"]) is not None:
         lines.append(f"About {noise_in_words(estimates['label_noise_estimate'], noise)}.")
-        if len(views) == 1 and noise[0] > SURELY_WRONG:
+        if len(views) == 1 and noise[0] > 0:
             (name,) = views
             what = "captions" if name == CAPTION else f"values of {name}"
             lines.append(
@@ -80,9 +79,9 @@ def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
-    if high < LOW_END:
+    if high < FEW_WRONG:
         return "fewer than 1% of the labels are wrong"
-    if low < LOW_END and high > UNKNOWN:
+    if low < FEW_WRONG:
         return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 

@@ -5,7 +5,8 @@ import pytest
 from reference import ppi_mean
 from scipy.stats import t as student_t
 
-from g4i_hf.evaluation.estimate import HeldOut, Prior, accuracy_of, judged_by_probabilities
+from g4i_hf import priors
+from g4i_hf.evaluation.estimate import HeldOut, accuracy_of, judged_by_probabilities
 
 CLASSES = 4
 Rows = tuple[np.ndarray, np.ndarray]  # (n, C) probabilities by a model, and (n,) the true classes
@@ -28,7 +29,7 @@ def held_out(rows: Rows, noise: float = 0.0) -> HeldOut:
     )
 
 
-def test_without_wrong_labels_and_priors_it_is_ppi():
+def test_without_wrong_labels_and_priors_it_is_ppi(monkeypatch):
     """Of an accuracy and of a difference, by a model that names a class: the same mean, and Student's quantile."""
     generator, names = np.random.default_rng(0), ("labels_only", "with_views")
     (images, _), (labelled, labels) = rows_of(5000, generator), rows_of(2000, generator)
@@ -42,8 +43,9 @@ def test_without_wrong_labels_and_priors_it_is_ppi():
         names[0]: np.where(images.max(1) < 0.6, ranked_images[-2], ranked_images[-1]),
         names[1]: ranked_images[-1],
     }
-    without_prior = Prior(spread=1e6, of_difference=1e6)
-    judgement = judged_by_probabilities(of_images, sure_of_images, held_out((sure, labels)), told, without_prior)
+    monkeypatch.setattr(priors, "PRIOR_STD_BIAS", 1e6)
+    monkeypatch.setattr(priors, "PRIOR_STD_BIAS_OF_DIFFERENCE", 1e6)
+    judgement = judged_by_probabilities(of_images, sure_of_images, held_out((sure, labels)), told)
     right = {name: (each == labels).astype(float) for name, each in told.items()}
     imputed = {name: (each == ranked[-1]).astype(float) for name, each in told.items()}
     imputed_images = {name: (each == ranked_images[-1]).astype(float) for name, each in of_images.items()}

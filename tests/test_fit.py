@@ -12,11 +12,10 @@ from drawings import draw_folder
 from fitting import few_labels, lines_of, results_of, write_lines
 from transformers import AutoModelForImageClassification
 
-from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images
+from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images, priors
 from g4i_hf.data.checks import labels_of
 from g4i_hf.fitting import all_layers
 from g4i_hf.fitting.words import classifier_in_words, sentence_for_card, verdict_in_words
-from g4i_hf.label_model import witnesses
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
 from g4i_hf.running import main
@@ -189,7 +188,7 @@ def test_without_images_that_judge_nothing_is_claimed(fitted, tmp_path, capsys):
 @pytest.mark.slow
 def test_captions_that_are_left_out_teach_nothing(fitted, tmp_path, capsys, monkeypatch):
     """Those of other images, as one label a class tells, neither a classifier nor a search."""
-    monkeypatch.setattr(witnesses, "CHANCE_OF_LABELS", 0.05)
+    monkeypatch.setattr(priors, "ALPHA_OF_NAMES", 0.05)
     pictures, out = few_labels(tmp_path, 1, train=600), tmp_path / "out"
     lines = lines_of(pictures)
     write_lines(pictures, [line | {"caption": lines[251 * row % 599]["caption"]} for row, line in enumerate(lines)])

@@ -38,24 +38,9 @@ import numpy as np
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
+from .. import priors
+
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
-LEVEL = 0.975
-FREEDOM = 20
-LEAST_DOUBT = 0.02  # minimum expected error, however confident the probabilities are
-# Overconfidence for classes without a label, and for classes with one label where others have more; each with its
-# standard deviation (three datasets)
-NONE_TOO_HIGH, ONE_TOO_HIGH = (0.33, 0.2), (0.17, 0.15)
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Standard deviations of the bias of the probabilities, on other datasets (benchmarks/coverage.py)."""
-
-    spread: float = 0.22  # of an accuracy, relative to the expected error
-    of_difference: float = 0.11  # of a difference, relative to the share of differing predictions
-
-
-PRIOR = Prior()
 
 
 @dataclass
@@ -113,7 +98,7 @@ class HeldOut:
         weights = posterior @ (frequency / np.maximum(of_class, 1e-9))
         missing = np.bincount(labels, minlength=len(frequency)) == 0
         # Views with few examples of a class underestimate its frequency
-        by_labels = (counts + 2) / (counts.sum() + 2 * len(counts))
+        by_labels = (counts + priors.PSEUDO_COUNT) / (counts.sum() + priors.PSEUDO_COUNT * len(counts))
         single, unknown = (
             float(max(frequency[classes].sum(), by_labels[classes].sum()))
             for classes in (missing & (counts > 0), missing & (counts == 0))
@@ -151,7 +136,7 @@ def difference_interval(difference: np.ndarray) -> tuple[float, float]:
     Student's, with half an observation more, as few images may all agree by chance.
     """
     mean, variance = _mean(difference, np.full(len(difference), 1 / len(difference)))
-    half = float(student_t.ppf(LEVEL, max(len(difference) - 1, 1)) * np.sqrt(variance))
+    half = float(student_t.ppf(priors.LEVEL, max(len(difference) - 1, 1)) * np.sqrt(variance))
     return max(mean - half, -1.0), min(mean + half, 1.0)
 
 
@@ -169,7 +154,6 @@ def judged_by_probabilities(
     probabilities: np.ndarray,
     held_out: HeldOut | None = None,
     of_held_out: Mapping[str, np.ndarray] | None = None,
-    prior: Prior = PRIOR,
 ) -> Judgement:
     """
     From images without a label, whose mean probability the labelled rows rectify.
@@ -179,7 +163,6 @@ def judged_by_probabilities(
         probabilities: (n, C) by a label model that was not fitted on these images.
         held_out: labelled rows, by the label model; None: no class has labels of two images.
         of_held_out: (m,) classes of these rows by name, of classifiers that were not fitted on them.
-        prior: from other datasets.
     """
     number, seen = len(probabilities), of_held_out if held_out is not None and of_held_out else {}
     right = {name: probabilities[np.arange(number), classes].astype(float) for name, classes in predicted.items()}
@@ -187,7 +170,7 @@ def judged_by_probabilities(
     judgement = Judgement({})
     for name, of_images in right.items():
         mean = float(of_images.mean())
-        spread = prior.spread * max(1 - mean, LEAST_DOUBT)
+        spread = priors.PRIOR_STD_BIAS * max(1 - mean, priors.MIN_EXPECTED_ERROR)
         variance = mean * (1 - mean) / number
         judgement.accuracies[name] = _estimate(mean, variance, held_out, residuals.get(name), spread)
     if len(predicted) == 2:
@@ -195,7 +178,7 @@ def judged_by_probabilities(
         differ = predicted[first] != predicted[second]
         mean = float((right[second] - right[first]).mean())
         variance = float((differ * (right[second] + right[first])).mean() - mean**2) / number
-        spread = prior.of_difference * max(float(differ.mean()), LEAST_DOUBT)
+        spread = priors.PRIOR_STD_BIAS_OF_DIFFERENCE * max(float(differ.mean()), priors.MIN_EXPECTED_ERROR)
         of_rows = None
         if len(residuals) == 2:
             (one, least), (other, of_other) = residuals[second], residuals[first]
@@ -223,7 +206,7 @@ def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Ju
 def _estimate_in_turn(right: np.ndarray, held_out: HeldOut, *, is_difference: bool = False) -> Estimate:
     """`right`: (S, m) f + r."""
     mean, number = float(right[0] @ held_out.weights), 1 / (held_out.weights @ held_out.weights)
-    residuals, freedom = np.stack([right - mean, 0 * right]), min(FREEDOM, max(number - 1, 1))
+    residuals, freedom = np.stack([right - mean, 0 * right]), min(priors.DEGREES_OF_FREEDOM, max(number - 1, 1))
     return _estimate(mean, 0.0, held_out, residuals, freedom=freedom, is_difference=is_difference)
 
 
@@ -234,23 +217,24 @@ def _estimate(
     residuals: np.ndarray | None,
     spread: float | None = None,
     *,
-    freedom: float = FREEDOM,
+    freedom: float | None = None,
     is_difference: bool = False,
 ) -> Estimate:
     """`mean` of f, `variance`: var(a) / N, `residuals`: (2, S, m), see [`HeldOut.residuals`], `spread`: s."""
     judged, single, unknown, of_single, rectifiers = 0.0, 1.0, 0.0, 0.0, [(0.0, 0.0)]
     if held_out is not None and residuals is not None:
-        single, unknown, of_single = held_out.single, held_out.unknown, ONE_TOO_HIGH[1]
+        single, unknown, of_single = held_out.single, held_out.unknown, priors.STD_OF_ONE_LABEL
         judged = max(1 - single - unknown, 0.0)
         rectifiers = [_mean(of_rows, held_out.weights, least) for of_rows, least in zip(*residuals, strict=True)]
-    too_high = 0.0 if is_difference else ONE_TOO_HIGH[0] * judged * single + NONE_TOO_HIGH[0] * unknown
-    variance += single**2 * ((spread or 0) ** 2 + of_single**2) + (NONE_TOO_HIGH[1] * unknown) ** 2
+    of_one, of_none = priors.OVERCONFIDENCE_OF_ONE_LABEL, priors.OVERCONFIDENCE_WITHOUT_LABEL
+    too_high = 0.0 if is_difference else of_one * judged * single + of_none * unknown
+    variance += single**2 * ((spread or 0) ** 2 + of_single**2) + (priors.STD_WITHOUT_LABEL * unknown) ** 2
     shares, errors = [], []
     for rectifier, squared_error in rectifiers:
         gain = 1.0 if spread is None else spread**2 / (spread**2 + squared_error)
         shares.append(mean + judged * gain * rectifier - too_high)
         errors.append(np.sqrt(variance + gain * squared_error))
-    half = student_t.ppf(LEVEL, freedom) * np.array(errors)
+    half = student_t.ppf(priors.LEVEL, freedom or priors.DEGREES_OF_FREEDOM) * np.array(errors)
     ends = np.array([shares[0], (shares - half).min(), (shares + half).max()])
     share, low, high = np.clip(ends, -1 if is_difference else 0, 1).tolist()
     return Estimate(share, (low, high))
@@ -259,7 +243,7 @@ def _estimate(
 def _mean(values: np.ndarray, weights: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[float, float]:
     """The mean of (m,) values, and V, its squared error; `least` (m,): variances by the probabilities."""
     mean, number = float(weights @ values), 1 / (weights @ weights)
-    variance = max(weights @ (values - mean) ** 2, (weights * least).sum()) + 0.5 / number
+    variance = max(weights @ (values - mean) ** 2, (weights * least).sum()) + priors.EXTRA_ROWS / number
     return mean, float(variance / max(number - 1, 1))
 
 

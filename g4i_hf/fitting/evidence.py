@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 
-from .. import columns
+from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
 from ..data.labels import GOLD, PICKED, reviews_of
 from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
@@ -34,7 +34,6 @@ from ..views.making import answers_of, checked_view, default_views, digests_of, 
 from ..words import few_labels_in_words
 from .captioner import answered_before, ask_about
 
-HOLDOUT_SHARE, MIN_HOLDOUT, MAX_HOLDOUT = 0.2, 100, 5_000  # of the unlabelled images, to judge both last layers
 VALIDATION = "validation"
 JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 
@@ -284,7 +283,8 @@ def rows_to_hold_out(labels: np.ndarray, contents: np.ndarray) -> np.ndarray:
     labelled = labels >= 0
     unlabelled = ~labelled & ~np.isin(contents, contents[labelled])
     images = np.unique(contents[unlabelled])  # equal ones are held out together
-    if len(images) < MIN_HOLDOUT:
+    if len(images) < priors.MIN_HOLDOUT:
         return np.arange(0)
-    number = min(int(np.clip(HOLDOUT_SHARE * len(images), MIN_HOLDOUT, MAX_HOLDOUT)), len(images) // 2)
+    number = np.clip(priors.HOLDOUT_SHARE * len(images), priors.MIN_HOLDOUT, priors.MAX_HOLDOUT)
+    number = min(int(number), len(images) // 2)
     return np.flatnonzero(unlabelled & np.isin(contents, images[:number]))

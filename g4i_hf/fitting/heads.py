@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .. import priors
 from ..evaluation.estimate import HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
+from ..label_model.views import FOLDS
 from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
@@ -15,15 +17,9 @@ from ..names import LABELS_ONLY, WITH_VIEWS
 from .evidence import Evidence
 from .targets import Targets
 
-FOLDS = 5
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, the strongest first
-USUAL_STRENGTH = 2e-4  # if too few labels can be held out to select one
-MIN_HELD_OUT = 20  # rows needed to select a strength
-MAX_FULL_CROSS_VALIDATION = (
-    2e7  # rows x features x classes; of larger data some folds are enough: intervals hold alike
-)
-ENOUGH_HELD_OUT = 100  # labelled rows that select the strength of the regularisation in large data
-PSEUDO_COUNT = 0.01  # rows of each class with a label that no other has
+# Rows x features x classes; of larger data some folds are enough: intervals hold alike
+MAX_FULL_CROSS_VALIDATION = 2e7
 
 
 @dataclass
@@ -127,11 +123,11 @@ def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:
 
 
 def _best_strength(folds: list[Fold], features: np.ndarray, scale: Scale, labels: np.ndarray | None = None) -> float:
-    return USUAL_STRENGTH if _too_few(folds) else best_strength(scale(features), folds, STRENGTHS, labels)
+    return priors.DEFAULT_STRENGTH if _too_few(folds) else best_strength(scale(features), folds, STRENGTHS, labels)
 
 
 def _too_few(folds: list[Fold]) -> bool:
-    return sum(len(fold.held_out) for fold in folds) < MIN_HELD_OUT
+    return sum(len(fold.held_out) for fold in folds) < priors.MIN_HELD_OUT
 
 
 # --- Folds -----------------------------------------------------------------------------------------------------------
@@ -144,7 +140,7 @@ def _folds(targets: Targets, features: np.ndarray, name: str) -> Iterator[Fold]:
         fitted, learned = targets.learned(name, others, fold)
         yield Fold(fitted, learned, held_out, one_hot(evidence.labels[held_out], evidence.num_labels))
         number += len(held_out)
-        if number >= ENOUGH_HELD_OUT and _is_large(learned, features):
+        if number >= priors.ENOUGH_HELD_OUT and _is_large(learned, features):
             break
 
 
@@ -175,5 +171,5 @@ def _labels_of_classes(evidence: Evidence) -> np.ndarray:
     """(C, C) how often rows of each class have each label."""
     rows = np.flatnonzero(evidence.labels >= 0)
     labels = one_hot(evidence.labels[rows], evidence.num_labels)
-    counts = evidence.model.posterior_[rows].T @ labels + PSEUDO_COUNT / evidence.num_labels
+    counts = evidence.model.posterior_[rows].T @ labels + priors.PSEUDO_COUNT_OF_CLASS / evidence.num_labels
     return counts / counts.sum(1, keepdims=True)

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import priors
 from ..data.labels import GOLD
 from ..evaluation.estimate import (
-    PRIOR,
     HeldOut,
     Judgement,
-    Prior,
     judged_by_labels,
     judged_by_probabilities,
     judged_in_turn,
@@ -25,7 +24,6 @@ from .heads import Head, cross_validated, last_layers, on_all, rows_that_judge
 from .targets import Targets
 
 FACTORS = (0.02, 50.0)  # of logits, the least and the largest
-HALF_WEIGHT_IMAGES = 10  # images that set the confidence of a classifier by half
 
 
 @dataclass
@@ -48,12 +46,12 @@ class Judge:
         """Sets the logits."""
         self.logits = {name: head.logits(self.features) for name, head in heads.items()}
 
-    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+    def estimate(self) -> Judgement:
         """From the predictions of at least one row, whether or not anything has checked the probabilities."""
         raise NotImplementedError
 
-    def judgement(self, prior: Prior = PRIOR) -> Judgement:
-        return self.estimate(prior) if len(self.rows) and self.is_checked else Judgement({})
+    def judgement(self) -> Judgement:
+        return self.estimate() if len(self.rows) and self.is_checked else Judgement({})
 
     @property
     def predicted(self) -> dict[str, np.ndarray]:
@@ -81,7 +79,7 @@ class Judge:
     def factors_of_confidence(self) -> dict[str, float]:
         """Of the logits by name; few images change little, and no accuracy counts as 0 or 1."""
         number, factors = len(self.rows), dict.fromkeys(self.logits, 1.0)
-        least, trust = 1 / (number + 2), number / (number + HALF_WEIGHT_IMAGES)
+        least, trust = 1 / (number + 2), number / (number + priors.HALF_CONFIDENCE_IMAGES)
         for name, estimate in (self.estimate().accuracies if number else {}).items():
             share = float(np.clip(estimate.share, least, 1 - least))
             factor = inverse_temperature(self.logits[name], 0.0, share, self.weights, FACTORS, xtol=1e-3)
@@ -96,7 +94,7 @@ class Judge:
 class OfSplit(Judge):
     """Images of a split for judging, whose labels are right."""
 
-    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+    def estimate(self) -> Judgement:
         return judged_by_labels(self.predicted, self.probabilities.argmax(1))
 
 
@@ -130,8 +128,8 @@ class Holdout(Judge):
         logits, self.held_out = cross_validated(self.targets, self.all_features, rows, heads)
         self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
-    def estimate(self, prior: Prior = PRIOR) -> Judgement:
-        return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out, prior)
+    def estimate(self) -> Judgement:
+        return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out)
 
     def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
         before, after = super().replace_if_better(name, logits)
@@ -155,7 +153,7 @@ class CrossValidation(Judge):
         self.logits, self.held_out = cross_validated(self.targets, self.all_features, self.rows, heads)
         self.weights = self.held_out and self.held_out.weights
 
-    def estimate(self, prior: Prior = PRIOR) -> Judgement:
+    def estimate(self) -> Judgement:
         return judged_in_turn(self.predicted, self.held_out)
 
 

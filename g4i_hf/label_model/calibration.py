@@ -8,10 +8,9 @@ import numpy as np
 from scipy.optimize import root_scalar
 from scipy.special import logsumexp, softmax
 
+from .. import priors
 from ..evaluation.estimate import HeldOut
 from ..linear import ABSENT, margins_of
-
-MOST_NOISE = 0.95
 
 
 @dataclass
@@ -108,7 +107,7 @@ class Calibration:
             if_wrong = probabilities @ self.confusions
             wrong = np.full(len(labels), 1 - np.diag(self.confusions).mean())
         shares = np.array([[self.share], [self.interval[0]], [self.interval[1]]])
-        noise = np.minimum(shares / max((wrong * ~reviewed).mean(), 1e-6), MOST_NOISE) * ~reviewed
+        noise = np.minimum(shares / max((wrong * ~reviewed).mean(), 1e-6), priors.MAX_NOISE) * ~reviewed
         return HeldOut.of(probabilities, labels, noise, if_wrong, posterior, counts, everywhere)
 
 

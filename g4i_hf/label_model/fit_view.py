@@ -5,15 +5,14 @@ from functools import partial, reduce
 
 import numpy as np
 
+from .. import priors
 from ..linear import Classifier, balanced_regression, linear_discriminant, margins_of, one_hot, strongest_first
 from .likelihood import calibrate
 from .view_model import ViewModel
 from .views import WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
-USUAL_STRENGTHS = STRENGTHS[:3]  # where no label can be held out to select one: the last, started from the others
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
-FEWEST_HELD_OUT = 20  # labelled rows that can be held out, for discriminants and for images of no class
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
 MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 
@@ -30,7 +29,8 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         return _of_folds(view, rows, len(log_prior), fit, before)
 
     if not len(judged):
-        return reduce(lambda before, c: regression(c, before), USUAL_STRENGTHS, None)
+        stronger = [c for c in STRENGTHS if c < priors.DEFAULT_C]  # each starts from the one before
+        return reduce(lambda before, c: regression(c, before), [*stronger, priors.DEFAULT_C], None)
 
     def held_out(model: ViewModel) -> np.ndarray:
         return model.logits({view.name: view}, judged, rows.folds)
@@ -39,7 +39,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         return calibrate([held_out(model)], rows.labels[judged], log_prior, quick=True).loss
 
     _, best, least = strongest_first(STRENGTHS, regression, loss_of)
-    if view.self_trains and len(judged) >= FEWEST_HELD_OUT:
+    if view.self_trains and len(judged) >= priors.MIN_HELD_OUT:
         margin = margins_of(held_out(best)).mean()
         for shrinkage in SHRINKAGES:
             model = _of_folds(view, rows, len(log_prior), partial(linear_discriminant, shrinkage=shrinkage))

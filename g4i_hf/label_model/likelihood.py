@@ -11,20 +11,11 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from .. import priors
 from ..linear import ABSENT, margins_of
-from .calibration import MOST_NOISE, Calibration
+from .calibration import Calibration
 
-# Normal priors, which matter where few rows are held out: of the log inverse temperature, and of a power (mean 0)
-USUAL_INVERSE_TEMPERATURE, SPREAD, SPREAD_OF_POWER = 2.0, 0.7, 0.5
-USUAL_SHARE = 0.2  # of wrong labels: the scale of an exponential prior
-MOST_FLATNESS, USUAL_FLATNESS, SPREAD_OF_FLATNESS = 0.6, 0.3, 0.2
-WEIGHT_OF_EXCESS = 10.0
-# Half the 99% quantiles of chi-squared, of the share of wrong labels, and of the share and how labels are wrong: 95%
-# would be enough only if the model were exact
-CHI_SQUARED, CHI_SQUARED_OF_KIND = 6.63 / 2, 9.21 / 2
-# Gain of log-likelihood, in total and for each row, from which a pattern explains the labels better than random
-# errors; judgements
-CLEAR_GAIN, CLEAR_GAIN_A_ROW = 10.0, 0.01
+WEIGHT_OF_EXCESS = 10.0  # of a share of wrong labels beyond what is possible
 
 
 def calibrate(
@@ -62,8 +53,8 @@ def calibrate(
     number = len(views)
     copies = np.ones(number) if copies is None else copies
     if not len(labels):
-        fixed = USUAL_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
-        return Calibration(*fixed, log_prior, 0.0, (0.0, MOST_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
+        fixed = priors.PRIOR_MEAN_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
     task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
     if known is not None and not known[0]:
         return replace(task.solved(_Kind(1 / len(task.judged)), known=0.0), interval=known[1])
@@ -79,7 +70,8 @@ def calibrate(
         share, interval = known
         return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
     with_pattern = task.solved(replace(pattern, quick=True), best)
-    if (best.loss - with_pattern.loss) * len(labels) < max(CLEAR_GAIN, CLEAR_GAIN_A_ROW * len(labels)):
+    gain, of_rows = (best.loss - with_pattern.loss) * len(labels), priors.MIN_GAIN_OF_PATTERN_A_ROW * len(labels)
+    if gain < max(priors.MIN_GAIN_OF_PATTERN, of_rows):
         return best
     with_pattern = task.solved(replace(pattern, with_interval=with_interval), with_pattern)
     return replace(with_pattern, confusions=confusions)
@@ -148,7 +140,11 @@ class _Kind:
 
     @property
     def quantile(self) -> float:
-        return CHI_SQUARED_OF_KIND if self.as_people_err or self.given_if_wrong is not None else CHI_SQUARED
+        return (
+            priors.LIKELIHOOD_RATIO_OF_KIND
+            if self.as_people_err or self.given_if_wrong is not None
+            else priors.LIKELIHOOD_RATIO
+        )
 
     def if_wrong(
         self, task: _Task, total: torch.Tensor, p: torch.Tensor, flatness: torch.Tensor
@@ -225,7 +221,7 @@ class _Task:
         # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong
         starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
         if kind.as_people_err:
-            starts.append([*usual + 0.3, *[0.0] * number, 0.08, USUAL_FLATNESS])
+            starts.append([*usual + 0.3, *[0.0] * number, 0.08, priors.PRIOR_MEAN_NOISE_EXPONENT])
         if kind.quick:
             starts = starts[:1]
         if start is not None:
@@ -234,7 +230,7 @@ class _Task:
             known = 0.0
         bounds = () if known is None else (known, known)
         result = self._least(starts, kind, 1.0, *bounds)
-        share, interval = float(result.x[-2]), (0.0, MOST_NOISE if known is None else known)
+        share, interval = float(result.x[-2]), (0.0, priors.MAX_NOISE if known is None else known)
         if known is None and not kind.quick:
             interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
@@ -248,13 +244,13 @@ class _Task:
     @property
     def _usual(self) -> np.ndarray:
         """(V,) logarithms of the usual inverse temperatures."""
-        return np.log(USUAL_INVERSE_TEMPERATURE / self.copies)
+        return np.log(priors.PRIOR_MEAN_INVERSE_TEMPERATURE / self.copies)
 
     def _least(
-        self, starts: list, kind: _Kind, weight_of_prior: float, low: float = 0.0, high: float = MOST_NOISE
+        self, starts: list, kind: _Kind, weight_of_prior: float, low: float = 0.0, high: float | None = None
     ) -> Any:
-        number = len(self.logits)
-        flatness = (0, MOST_FLATNESS) if kind.as_people_err else (0, 0)
+        number, high = len(self.logits), priors.MAX_NOISE if high is None else high
+        flatness = (0, priors.MAX_NOISE_EXPONENT) if kind.as_people_err else (0, 0)
         bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), flatness]
         arguments = {"args": (kind, weight_of_prior), "jac": True, "method": "L-BFGS-B", "options": {"ftol": 1e-7}}
         results = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
@@ -276,7 +272,7 @@ class _Task:
 
         # Where labels are right, predictions are flatter than where many are wrong, so what is near does not lead there
         at_zero = self._least([*starts, likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
-        low, high = 0.0, MOST_NOISE
+        low, high = 0.0, priors.MAX_NOISE
         if kind.with_interval:
             low, high = _interval(float(likeliest.x[-2]), len(self.given), excess, kind.quantile)
         return 0.0 if at_zero < kind.quantile else min(low, share), max(high, share)
@@ -291,11 +287,14 @@ class _Task:
         likelihood = (1 - noise_of_row) * right + noise_of_row * wrong + 1e-30
         usual = torch.from_numpy(self._usual)
         deviations = (
-            (parameters[:number] - usual) / SPREAD,
-            parameters[number:-2] / SPREAD_OF_POWER,
-            (parameters[-1:] - USUAL_FLATNESS) / SPREAD_OF_FLATNESS,
+            (parameters[:number] - usual) / priors.PRIOR_STD_LOG_TEMPERATURE,
+            parameters[number:-2] / priors.PRIOR_STD_POWER,
+            (parameters[-1:] - priors.PRIOR_MEAN_NOISE_EXPONENT) / priors.PRIOR_STD_NOISE_EXPONENT,
         )
-        prior = torch.cat(deviations).square().sum() / 2 + weight_of_prior * parameters[-2] / USUAL_SHARE
+        prior = (
+            torch.cat(deviations).square().sum() / 2
+            + weight_of_prior * parameters[-2] / priors.PRIOR_MEAN_WRONG_LABELS
+        )
         loss = prior + WEIGHT_OF_EXCESS * len(same) * excess**2 - likelihood.log().sum()
         loss.backward()
         return float(loss), parameters.grad.numpy()
@@ -312,22 +311,20 @@ class _Task:
     def _noise(self, parameters: torch.Tensor, same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The share e of noisy labels, from the share of wrong ones, which are a part of them. And by how much it would
-        have to exceed `MOST_NOISE`: such a share of wrong labels is impossible.
+        have to exceed `MAX_NOISE`: such a share of wrong labels is impossible.
         """
         needed = parameters[-2] / (self.may_be_wrong * (1 - same)).mean().clamp(min=1e-6)
-        return needed.clamp(max=MOST_NOISE), (needed - MOST_NOISE).clamp(min=0)
+        return needed.clamp(max=priors.MAX_NOISE), (needed - priors.MAX_NOISE).clamp(min=0)
 
 
-def _interval(
-    noise: float, number: int, excess: Callable[[float], float], quantile: float
-) -> tuple[float, float]:
+def _interval(noise: float, number: int, excess: Callable[[float], float], quantile: float) -> tuple[float, float]:
     """
     Both ends: where `excess`, the loss at a share of noise minus the least loss, reaches the quantile. The square root
     of the excess is almost linear in the noise.
     """
     step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
     ends = []
-    for sign, end in ((-1, 0.0), (1, MOST_NOISE)):
+    for sign, end in ((-1, 0.0), (1, priors.MAX_NOISE)):
         near, at_near, far = noise, 0.0, noise
         at_far, reach = 0.0, step
         while at_far < quantile and far != end:

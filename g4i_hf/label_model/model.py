@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import priors
 from ..evaluation.estimate import Estimate, accuracy_of
 from ..linear import balanced_regression, has_vote, linear_discriminant, margins_of, one_hot
 from .calibration import Calibration, inverse_temperature
-from .fit_view import FEWEST_HELD_OUT, MOST_COMPARED, MOST_FITTED, fit_view
-from .likelihood import USUAL_INVERSE_TEMPERATURE, allow_for_new_kinds, calibrate, recalibrate_without
+from .fit_view import MOST_COMPARED, MOST_FITTED, fit_view
+from .likelihood import allow_for_new_kinds, calibrate, recalibrate_without
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import SELF_TRAINED, ViewModel
@@ -35,12 +36,6 @@ from .views import (
 from .witnesses import able_to_learn, accuracies_by_each_other, contradicted, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
-SELF_TRAINED_SHRINKAGE = 0.2  # of the model that learns the predictions of the views
-SELF_TRAINED_STRENGTH = 1.0  # C of the same model where it is a logistic regression
-REPEATED = 0.7  # factor of all inverse temperatures with that model, if no label can be held out (three datasets)
-LITTLE_NOISE = 0.05  # share of wrong labels below which the rows that two views are sure of are examined too
-FEWEST_SELF_TRAINED = 2  # sum of the probabilities of a class from which a view can learn it from other views
-TRUST_OF_ONE = 0.5  # probability that the only example of a class is typical, where another view has more
 
 
 class LabelModel:
@@ -183,7 +178,7 @@ class LabelModel:
             raise ValueError(NEEDS)
         numbers = np.stack([examples[name] for name in known])
         few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
-        self._trusts = np.where(few, TRUST_OF_ONE, 1.0) * (numbers > 0)
+        self._trusts = np.where(few, priors.TYPICAL_EXAMPLE, 1.0) * (numbers > 0)
         self._sources = [values[name].source for name in known]
         self._as_people_err: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
@@ -233,7 +228,7 @@ class LabelModel:
             "as_people_err": self._as_people_err is True,
         }
         calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
-        if self._known_noise is None and len(judged) and calibration.share < LITTLE_NOISE:
+        if self._known_noise is None and len(judged) and calibration.share < priors.FEW_WRONG_LABELS:
             self._known_noise = self._noise_of_sure_rows(values, held_out, rows)
             if self._known_noise is not None:
                 calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
@@ -316,18 +311,18 @@ class LabelModel:
         sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
         known = rows.known[has[rows.known]][:MOST_FITTED]
         variances = np.concatenate([values[name].space.variances for name in model.inputs])
-        discriminates = len(rows.judged) >= FEWEST_HELD_OUT
+        discriminates = len(rows.judged) >= priors.MIN_HELD_OUT
 
         def learn(fold: int, targets: np.ndarray) -> None:
             """targets: (sample, C) probabilities."""
             fitted, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
             x = model.inputs_of(values, np.concatenate([sample[fitted], labelled]))
             y = np.concatenate([targets[fitted], one_hot(rows.labels[labelled], self.num_labels)])
-            y[:, y.sum(0) < FEWEST_SELF_TRAINED] = 0
+            y[:, y.sum(0) < priors.MIN_SELF_TRAINED] = 0
             if discriminates:
-                model.models[fold] = linear_discriminant(x, y, SELF_TRAINED_SHRINKAGE)
+                model.models[fold] = linear_discriminant(x, y, priors.SELF_TRAINED_SHRINKAGE)
             else:
-                start, strength = model.models.get(WHOLE), SELF_TRAINED_STRENGTH / len(learners)
+                start, strength = model.models.get(WHOLE), priors.AUXILIARY_C / len(learners)
                 model.models[fold] = balanced_regression(x, y, strength, variances, start)
 
         def targets_by(model_of: np.ndarray) -> np.ndarray:
@@ -338,7 +333,7 @@ class LabelModel:
             return np.eye(self.num_labels, dtype=np.float32)[probabilities.argmax(1)]
 
         targets = targets_by(rows.folds)
-        if np.count_nonzero(targets.sum(0) >= FEWEST_SELF_TRAINED) < 2:
+        if np.count_nonzero(targets.sum(0) >= priors.MIN_SELF_TRAINED) < 2:
             if len(rows.judged):
                 self._calibrate(values, rows, with_interval=True)
             return
@@ -350,7 +345,7 @@ class LabelModel:
             logits = model.logits(values, sample[:MOST_COMPARED], rows.folds)
             agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
             sure = inverse_temperature(logits, self.log_prior_, float(agreement))
-            model.scale(sure / USUAL_INVERSE_TEMPERATURE)
+            model.scale(sure / priors.PRIOR_MEAN_INVERSE_TEMPERATURE)
         self._trusts = np.vstack([self._trusts, has_vote(model.models[WHOLE][1])])
         self._sources.append(SELF_TRAINED)
         self.models_.append(model)
@@ -371,7 +366,7 @@ class LabelModel:
         temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
         fixed = calibrate(logits, np.arange(0), self.log_prior_, trusts=self._trusts)
         # This model repeats the errors of the views, so together they would be overconfident
-        self.calibration_ = replace(fixed, inverse_temperatures=REPEATED * np.array(temperatures))
+        self.calibration_ = replace(fixed, inverse_temperatures=priors.REPEATED_ERRORS * np.array(temperatures))
 
     # --- Estimates ---------------------------------------------------------------------------------------------------
 
@@ -420,7 +415,7 @@ class LabelModel:
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:
         """A model of a fold predicts unlabelled rows: it has seen as many labels as that of a held-out row."""
         judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
-        if len(judged) < FEWEST_HELD_OUT or not len(unlabelled):
+        if len(judged) < priors.MIN_HELD_OUT or not len(unlabelled):
             return None
         model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
         labelled, hidden, unknown = [], [], []

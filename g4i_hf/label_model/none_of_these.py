@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .. import priors
 from ..evaluation.estimate import Estimate
 from ..linear import balanced_regression, has_vote, one_hot
 
-STRENGTH = 1.0  # C of the logistic regression
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
 STEPS = 100  # of expectation maximisation
 MOST_COMPARED = 20_000  # rows of each kind
@@ -17,7 +17,7 @@ MOST_COMPARED = 20_000  # rows of each kind
 
 def weights_of_unlabelled(none: np.ndarray) -> np.ndarray:
     """(n,) how much a student learns from rows with these probabilities of no class; squared, it learns better."""
-    return (1 - none.astype(np.float32)) ** 2
+    return (1 - none.astype(np.float32)) ** priors.POWER_OF_KNOWN
 
 
 def explained(logits: np.ndarray, without: np.ndarray | None = None) -> np.ndarray:
@@ -95,7 +95,7 @@ def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.
 def _log_odds_of_none(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """(n, V) -> (n,) log odds that a row is of no class, where as many are as are not."""
     x, y = np.concatenate([labelled, hidden]), np.repeat([0, 1], len(labelled))
-    weight, bias = balanced_regression(x, one_hot(y, 2), STRENGTH, np.ones(x.shape[1], dtype=np.float32))
+    weight, bias = balanced_regression(x, one_hot(y, 2), priors.AUXILIARY_C, np.ones(x.shape[1], dtype=np.float32))
     return lambda rows: rows @ (weight[:, 1] - weight[:, 0]) + bias[1] - bias[0]
 
 

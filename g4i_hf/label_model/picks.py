@@ -9,13 +9,12 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
 
+from .. import priors
 from .model import LabelModel
 from .views import MOST_SAMPLED, Space, View, has_value, rows_with_a_view
 
 ROUND = 20  # images that are picked together; then their labels are learned
-UNCERTAIN = 4  # one of so many candidates is uncertain
 MOST_CLUSTERED = 20_000
-MAYBE_WRONG = 0.05  # share of wrong labels that cannot be ruled out, below which doubtful ones are not worth a look
 
 
 def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
@@ -26,7 +25,7 @@ def suspicious_rows(labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
 
 def doubtful_labels(model: LabelModel, views: Mapping[str, View], labels: np.ndarray) -> int:
     """Number of labels (N,) that are not the likeliest class without them; 0 if hardly any can be wrong."""
-    if (model.label_noise_interval_ or (0, 0))[1] <= MAYBE_WRONG:
+    if (model.label_noise_interval_ or (0, 0))[1] <= priors.FEW_WRONG_LABELS:
         return 0
     return int(((labels >= 0) & rows_with_a_view(views) & (model.probabilities_.argmax(1) != labels)).sum())
 
@@ -88,7 +87,7 @@ def pick_next(
     rest = np.setdiff1d(np.arange(len(rows)), first)
     second, largest = np.partition(of_rows[rest], -2, axis=1)[:, -2:].T
     candidates = rows[rest[np.argsort(largest - second, kind="stable")[:MOST_CLUSTERED]]]
-    first, most = rows[np.array(first, dtype=np.int64)], max(len(rest) // UNCERTAIN, number)
+    first, most = rows[np.array(first, dtype=np.int64)], max(int(priors.UNCERTAIN_ROWS * len(rest)), number)
     if len(candidates) and is_none.any() and (labels >= 0).any():
         reviewed = np.flatnonzero(is_none | (labels >= 0))
         points = _points(values, np.concatenate([candidates, reviewed]))

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-COMPONENTS = 256  # principal components to which a wider view is reduced, or as many as classes, if these are more
+from .. import priors
+
 MOST_SAMPLED = 20_000  # rows from which mean and components are computed
 BLOCK = 8192  # rows processed at once
 IMAGE_FEATURES = "image features"  # source of self-training views that name none: image encoders make similar errors
@@ -90,7 +91,7 @@ class View:
 class Space:
     """
     Values minus their mean, divided by their root mean square length, along their principal components. This is a
-    rotation for views of up to `most` dimensions, to which logistic regression is invariant.
+    rotation for views of up to `priors.MAX_COMPONENTS` dimensions, to which logistic regression is invariant.
     """
 
     mean: np.ndarray  # (D,)
@@ -98,10 +99,10 @@ class Space:
     variances: np.ndarray  # (K,) along the components
 
     @classmethod
-    def of(cls, sample: np.ndarray, most: int = COMPONENTS) -> Space:
+    def of(cls, sample: np.ndarray, num_labels: int = 0) -> Space:
         """
-        The space of a sample (n, D) float32, with at most `most` components. Raises ValueError for values that are
-        infinite, partly NaN, or the same in all rows.
+        The space of a sample (n, D) float32, with at most `priors.MAX_COMPONENTS` components, or `num_labels` if these
+        are more. Raises ValueError for values that are infinite, partly NaN, or the same in all rows.
         """
         if not len(sample):
             raise ValueError("has no value in any row.")
@@ -112,6 +113,7 @@ class Space:
             raise ValueError("has the same values in all rows, so that it predicts nothing. Leave it out.")
         sample /= length
         variances, components = np.linalg.eigh((sample.T @ sample).astype(np.float64) / len(sample))
+        most = max(priors.MAX_COMPONENTS, num_labels)
         kept = slice(max(len(variances) - most, 0), None)
         return cls(mean, (components[:, kept] / length).astype(np.float32), np.maximum(variances[kept], 1e-9))
 
@@ -144,7 +146,7 @@ class Values:
             has = has_value(view.values)[order]
             sample = order[has][:MOST_SAMPLED]
             # To tell C classes can take C dimensions
-            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), max(COMPONENTS, num_labels))
+            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), num_labels)
         except ValueError as error:
             raise ValueError(f"The view {name!r} {error}") from None
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)

@@ -8,16 +8,10 @@ from itertools import permutations
 import numpy as np
 from scipy.stats import binomtest
 
+from .. import priors
 from ..linear import balanced_regression, one_hot
 from .likelihood import calibrate
 from .views import Rows, Values
-
-# Rows that show whether two views have anything in common, in all and for each class, and as many as are enough
-FEWEST_ROWS, FEWEST_A_CLASS, ENOUGH_ROWS = 400, 20, 4_000
-CHANCE, CHANCE_OF_LABELS = 0.001, 0.01  # probability of as many agreements by chance, above which they show nothing
-LEARNED_STRENGTH = 1.0  # C of a view that learns the predictions of another, or labels that another confirms
-MIN_ANCHORS = 100  # rows that two views are sure of, needed to estimate the share of wrong labels from them
-CLEAR_SHARE = 2 / 3  # of the contradictions among all rows, above which those among sure rows count
 
 
 def learned_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
@@ -27,7 +21,7 @@ def learned_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels
     for part in (0, 1):
         taught, left = half != part, half == part
         weight, bias = balanced_regression(
-            x[taught], one_hot(predicted[taught], num_labels), LEARNED_STRENGTH, view.space.variances
+            x[taught], one_hot(predicted[taught], num_labels), priors.AUXILIARY_C, view.space.variances
         )
         learned[left] = (x[left] @ weight + bias).argmax(1)
     return learned
@@ -65,7 +59,8 @@ def accuracies_by_each_other(
         few rows are missing.
     """
     number, num_labels = len(views), logits[0].shape[1]
-    enough = min(max(FEWEST_ROWS, FEWEST_A_CLASS * num_labels), ENOUGH_ROWS)
+    of_classes = priors.MIN_ROWS_IN_COMMON_A_CLASS * num_labels
+    enough = min(max(priors.MIN_ROWS_IN_COMMON, of_classes), priors.ENOUGH_ROWS_IN_COMMON)
     log_odds, in_common = np.full((number, number), np.nan), dict[tuple[int, int], bool]()
     for teacher, learner in permutations(range(number), 2):
         if views[teacher].source == views[learner].source:
@@ -77,10 +72,11 @@ def accuracies_by_each_other(
         learned = learned_by(views[learner], rows[both], predicted, num_labels)
         if len(both) >= enough and views[teacher].is_named.any() != views[learner].is_named.any():
             pair = (teacher, learner) if views[teacher].is_named.any() else (learner, teacher)
-            in_common[pair] = in_common.get(pair, False) or by_chance(predicted, learned, num_labels) < CHANCE
+            chance = by_chance(predicted, learned, num_labels)
+            in_common[pair] = in_common.get(pair, False) or chance < priors.ALPHA_IN_COMMON
         recall = np.clip(mean_recall(predicted, learned, num_labels), 0.01, 0.99)
         log_odds[teacher, learner] = np.log(recall / (1 - recall))
-    spread = log_odds + (log_odds - log_odds.T) / 2
+    spread = log_odds + priors.ODDS_OF_BETTER_VIEW * (log_odds - log_odds.T)
     most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
     return list(1 / (1 + np.exp(-most))), in_common
 
@@ -89,9 +85,9 @@ def names_tell_labels(view: Values, rows: Rows) -> bool | None:
     """Whether the nearest name is the label of more rows than by chance; None if too few rows have a label."""
     known = rows.known[view.has[rows.known]]
     labels, nearest = rows.labels[known], (view.x[known] @ view.names.T).argmax(1)
-    if not len(known) or by_chance(labels, labels, len(view.names)) >= CHANCE_OF_LABELS:
+    if not len(known) or by_chance(labels, labels, len(view.names)) >= priors.ALPHA_OF_NAMES:
         return None
-    return by_chance(nearest, labels, len(view.names)) < CHANCE_OF_LABELS
+    return by_chance(nearest, labels, len(view.names)) < priors.ALPHA_OF_NAMES
 
 
 def contradicted(views: list[Values], in_common: Mapping[tuple[int, int], bool], rows: Rows) -> list[str]:
@@ -117,7 +113,7 @@ def able_to_learn(
         has = view.has[rows]
         learned = learned_by(view, rows[has], predicted[has], num_labels) if has.sum() > 1 else None
         recalls[name] = 0.0 if learned is None else mean_recall(predicted[has], learned, num_labels)
-    return tuple(name for name, recall in recalls.items() if recall >= max(recalls.values()) / 2)
+    return tuple(name for name, recall in recalls.items() if recall >= priors.MIN_RECALL * max(recalls.values()))
 
 
 def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarray, labels: np.ndarray) -> bool | None:
@@ -139,7 +135,7 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
         predicted = held_out[accuser].argmax(1)
         places = np.flatnonzero((predicted != labels) & views[accuser].has[rows] & views[witness].has[rows])
         lead = held_out[accuser][places, predicted[places]] - held_out[accuser][places, labels[places]]
-        clearest = places[np.argsort(lead)[len(places) - len(places) // 5 :]]
+        clearest = places[np.argsort(lead)[len(places) - int(priors.CLEAREST_CONTRADICTIONS * len(places)) :]]
         if not len(clearest):
             continue
         sides = held_out[witness][clearest, predicted[clearest]] > held_out[witness][clearest, labels[clearest]]
@@ -173,20 +169,20 @@ def noise_of_sure_rows(
         if len(np.unique(rows.labels[taught])) < 2:
             return None
         weight, bias = balanced_regression(
-            other.x[taught], one_hot(rows.labels[taught], num_labels), LEARNED_STRENGTH, other.space.variances
+            other.x[taught], one_hot(rows.labels[taught], num_labels), priors.AUXILIARY_C, other.space.variances
         )
         learned[half == part] = other.x[judged[half == part]] @ weight + bias
-    if (learned.argmax(1) == labels)[agree & has].mean() < (1 + 1 / num_labels) / 2:
+    if (learned.argmax(1) == labels)[agree & has].mean() < 1 / num_labels + priors.MIN_SKILL * (1 - 1 / num_labels):
         return None  # the other view is less than halfway from chance to always right
     sure = np.zeros(len(labels), dtype=bool)
     for label in np.unique(predicted):
         agreed = np.flatnonzero((predicted == label) & (learned.argmax(1) == label) & has)
         ranks = [_lead(logits[agreed]).argsort().argsort() for logits in (first_logits, learned)]
-        sure[agreed[np.minimum(*ranks).argsort()[len(agreed) - len(agreed) // 4 :]]] = True
-    if sure.sum() < MIN_ANCHORS:
+        sure[agreed[np.minimum(*ranks).argsort()[len(agreed) - int(priors.SUREST_ROWS * len(agreed)) :]]] = True
+    if sure.sum() < priors.MIN_ANCHORS:
         return None
     share = float((~agree[sure]).mean())
-    if share <= CLEAR_SHARE * (~agree[has]).mean():
+    if share <= priors.MIN_SHARE_OF_ANCHORS * (~agree[has]).mean():
         return None
     low, high = binomtest(int((~agree[sure]).sum()), int(sure.sum())).proportion_ci(method="wilson")
     return share, (float(low), float(high))

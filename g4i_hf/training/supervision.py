@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
-from .. import columns
+from .. import columns, priors
 from ..data.checks import labelled_rows, labels_of, with_labels
 from ..data.labels import reviews_of
 from ..data.texts import Texts, column_of, mean_embeds
@@ -23,8 +23,6 @@ from ..views.kinds import CAPTION, IMAGE
 from ..words import estimates_in_words, labels_summary
 
 logger = logging.getLogger(__name__)
-
-TELLS_CLASSES = 0.5  # judgement (research/LOG.md): views that are less accurate count less than labels
 
 
 def estimates_of(model: LabelModel) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
     if unlabelled == 1:
         parts.append("no image with a caption has a label: all learn soft labels")
     elif unlabelled > 0:
-        tells = model.accuracy_ is not None and model.accuracy_.share >= TELLS_CLASSES
+        tells = model.accuracy_ is not None and model.accuracy_.share >= priors.MIN_ACCURACY_OF_VIEWS
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - unlabelled) / unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")

@@ -1,0 +1,78 @@
+"""
+The statistical constants of the label model and of judging. Each has its meaning, and in brackets its source: a paper,
+a file in `results/`, or judgement. Code reads them at each call, so that a benchmark can set them.
+"""
+
+# --- Temperatures of views -------------------------------------------------------------------------------------------
+
+PRIOR_MEAN_INVERSE_TEMPERATURE = 2.0  # of the logits of a view (judgement)
+PRIOR_STD_LOG_TEMPERATURE = 0.7  # normal prior of the logarithm (judgement)
+PRIOR_STD_POWER = 0.5  # of the margin of a row in its temperature, normal with mean 0 (judgement)
+REPEATED_ERRORS = 0.7  # factor of inverse temperatures with a self-trained model, without held-out labels (judgement)
+MAX_COMPONENTS = 256  # principal components of a view, or as many as classes, if these are more (judgement)
+DEFAULT_C = 16.0  # C of the regression of a view, where no label can be held out to select one (judgement)
+AUXILIARY_C = 1.0  # C of every regression that is no view: scikit-learn's default (judgement)
+SELF_TRAINED_SHRINKAGE = 0.2  # of the discriminant that learns the predictions of all views (judgement)
+MIN_SELF_TRAINED = 2  # sum of the probabilities of a class from which that model learns it (judgement)
+TYPICAL_EXAMPLE = 0.5  # probability that the only example of a class is typical of it (judgement)
+
+# --- Wrong labels ----------------------------------------------------------------------------------------------------
+
+PRIOR_MEAN_WRONG_LABELS = 0.2  # share of wrong labels, exponential prior (judgement)
+PRIOR_MEAN_NOISE_EXPONENT = 0.3  # k: wrong labels are proportional to p^k (judgement: 0.3 on CIFAR-10H)
+PRIOR_STD_NOISE_EXPONENT = 0.2  # normal prior of k (judgement)
+MAX_NOISE_EXPONENT = 0.6  # k at most (judgement)
+MAX_NOISE = 0.95  # share of noisy labels at most (judgement)
+# Of interval ends: half the 99% quantiles of chi-squared with one degree of freedom, the share, and with two, the
+# share and how labels are wrong; 99%, as the model is inexact (judgement)
+LIKELIHOOD_RATIO, LIKELIHOOD_RATIO_OF_KIND = 6.63 / 2, 9.21 / 2
+FEW_WRONG_LABELS = (
+    0.05  # share of wrong labels below which anchors are examined, and lists not worth a look (judgement)
+)
+MIN_GAIN_OF_PATTERN = 10.0  # log-likelihood that a pattern of wrong labels must gain over random ones (judgement)
+MIN_GAIN_OF_PATTERN_A_ROW = 0.01  # the same for each row (judgement)
+
+# --- Views that judge each other, and labels -------------------------------------------------------------------------
+
+MIN_ROWS_IN_COMMON = 400  # rows that show whether two views have anything in common (judgement)
+MIN_ROWS_IN_COMMON_A_CLASS = 20  # the same for each class (judgement)
+ENOUGH_ROWS_IN_COMMON = 4_000  # rows that suffice for any number of classes (judgement)
+ALPHA_IN_COMMON = 0.001  # significance level: two views have something in common (judgement)
+ALPHA_OF_NAMES = 0.01  # significance level: names of classes predict labels (judgement)
+ODDS_OF_BETTER_VIEW = 0.5  # part of the log odds ratio that the better of two views gains (judgement)
+MIN_RECALL = 0.5  # of the best recall of the predictions, for a view to self-train (judgement)
+CLEAREST_CONTRADICTIONS = 1 / 5  # of the labels that a view contradicts, those on which another is asked (judgement)
+MIN_SKILL = 0.5  # of the way from chance to always right, for a view to give anchors (judgement)
+SUREST_ROWS = 1 / 4  # of the rows of a class on which views and label agree, anchors (judgement)
+MIN_ANCHORS = 100  # rows that estimate the share of wrong labels (judgement)
+MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those among all rows (judgement)
+
+# --- Images of no class, and images to label -------------------------------------------------------------------------
+
+POWER_OF_KNOWN = 2  # weight of an unlabelled row: that power of the probability that some class fits (judgement)
+UNCERTAIN_ROWS = 1 / 4  # of the candidates, those from which images to label are picked (judgement)
+
+# --- Estimates of accuracies -----------------------------------------------------------------------------------------
+
+LEVEL = 0.975  # quantile at the upper end of a 95% interval (definition)
+DEGREES_OF_FREEDOM = 20  # of Student's distribution (judgement; those of the weights cover alike)
+# Bias of the probabilities on another dataset; each set judged by the other two
+PRIOR_STD_BIAS = 0.22  # of an accuracy, relative to the expected error (results/coverage.json)
+PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predictions (results/coverage.json)
+MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
+EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
+PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)
+# Overconfidence where other classes have more labels (judgement: three datasets, none left out)
+OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2
+OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15
+
+# --- Last layers and their judge -------------------------------------------------------------------------------------
+
+MIN_HELD_OUT = 20  # labelled rows, for discriminants, images of no class and the strength of last layers (judgement)
+ENOUGH_HELD_OUT = 100  # labelled rows that select the strength in large data (judgement)
+DEFAULT_STRENGTH = 2e-4  # of the regularisation of a last layer, with fewer than MIN_HELD_OUT (judgement)
+PSEUDO_COUNT_OF_CLASS = 0.01  # rows with any label, in the labels of each true class (judgement)
+HOLDOUT_SHARE = 0.2  # of the unlabelled images, to judge last layers (judgement)
+MIN_HOLDOUT, MAX_HOLDOUT = 100, 5_000  # of these images (judgement)
+HALF_CONFIDENCE_IMAGES = 10  # judging images that change the confidence of a classifier by half (judgement)
+MIN_ACCURACY_OF_VIEWS = 0.5  # from which an unlabelled row has the weight of a label (judgement)
