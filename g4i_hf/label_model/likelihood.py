@@ -42,7 +42,7 @@ def calibrate(
         log_prior: (C,).
         folds: (n,) of the rows. If given, the labels may also be wrong in a pattern, counted in the contradictions of
             the other folds; the likelier kind of error is returned.
-        known: the share of labels that are wrong in a pattern, or 0, and its interval, if they are not to be estimated.
+        known: the share of labels that are wrong in a pattern, or 0, and its interval, if these are not estimated.
         trusts: (V, C), as in [`Calibration`].
         copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
         reviewed: (n,) whether a label is known to be right; None: no label is.
@@ -270,7 +270,7 @@ class _Task:
             nearest = fitted.x
             return fitted.fun - likeliest.fun
 
-        # Where labels are right, predictions are flatter than where many are wrong, so what is near does not lead there
+        # Predictions of right labels are flatter than those of labels of which many are wrong
         at_zero = self._least([*starts, likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
         low, high = 0.0, priors.MAX_NOISE
         if kind.with_interval:

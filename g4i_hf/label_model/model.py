@@ -249,7 +249,7 @@ class LabelModel:
     def _noise_of_sure_rows(
         self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows
     ) -> tuple[float, tuple[float, float]] | None:
-        """By each view with each one of another source: the mean of all that tell, and the union of their intervals."""
+        """By each pair of views of different sources: the mean of those that tell, and the union of their intervals."""
         found = []
         for first, second in permutations(range(len(self._sources)), 2):
             model, other = self.models_[first], self.models_[second]
