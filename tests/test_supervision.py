@@ -71,7 +71,7 @@ OTHERS = vectors(np.random.default_rng(0).permutation(TRUTH), seed=1)
 CHOSEN = {
     "few labels": (GOOD, few(100), None, False, 1, ("100% of the images", "75% of the captioned images have no")),
     "half of the labels wrong": (GOOD, noisy(), None, True, 1, ("95% interval", "softened where captions")),
-    "all labels right": (GOOD, TRUTH, None, False, 1, ("0% of the labels are wrong", "kept, as it is not sure")),
+    "all labels right": (GOOD, TRUTH, None, False, 1, ("0% to 1% of the labels are wrong", "kept, as they may all")),
     "one label a class": (GOOD, few(5), None, False, 5 / 395, ("No class has two labels", "together")),
     "one label a class, views agree": (GOOD, few(5), SEEN, False, 1, ("judge each other", "as a label")),
     "one label a class, views differ": (GOOD, few(5), OTHERS, False, 5 / 395, ("judge each other", "together")),
