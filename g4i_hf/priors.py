@@ -29,6 +29,7 @@ LIKELIHOOD_RATIO, LIKELIHOOD_RATIO_OF_KIND = 6.63 / 2, 9.21 / 2
 FEW_WRONG_LABELS = (
     0.05  # share of wrong labels below which anchors are examined, and lists not worth a look (judgement)
 )
+NEGLIGIBLE_WRONG_LABELS = 0.005  # share that rounds to none: labels count as right (judgement)
 MIN_GAIN_OF_PATTERN = 10.0  # log-likelihood that a pattern of wrong labels must gain over random ones (judgement)
 MIN_GAIN_OF_PATTERN_A_ROW = 0.01  # the same for each row (judgement)
 

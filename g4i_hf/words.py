@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from . import priors
 from .files import some
 from .views.kinds import CAPTION, view_in_words
 
-FEW_WRONG = 0.005  # share of wrong labels that rounds to none
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 
 
@@ -79,9 +79,9 @@ def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def noise_in_words(share: float, interval: Sequence[float]) -> str:
     low, high = interval
-    if high < FEW_WRONG:
+    if high < priors.NEGLIGIBLE_WRONG_LABELS:
         return "fewer than 1% of the labels are wrong"
-    if low < FEW_WRONG:
+    if low < priors.NEGLIGIBLE_WRONG_LABELS:
         return f"{low:.0%} to {high:.0%} of the labels are wrong (95% interval)"
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 

@@ -271,11 +271,14 @@ class _Task:
             return fitted.fun - likeliest.fun
 
         # Predictions of right labels are flatter than those of labels of which many are wrong
-        at_zero = self._least([*starts, likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
-        low, high = 0.0, priors.MAX_NOISE
+        at_zero = self._least([starts[0], likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
+        low, high = 0.0 if at_zero < kind.quantile else share, priors.MAX_NOISE
         if kind.with_interval:
-            low, high = _interval(float(likeliest.x[-2]), len(self.given), excess, kind.quantile)
-        return 0.0 if at_zero < kind.quantile else min(low, share), max(high, share)
+            arguments = float(likeliest.x[-2]), len(self.given), excess, kind.quantile
+            high = max(_end(priors.MAX_NOISE, *arguments), share)
+            nearest = likeliest.x
+            low = min(_end(0.0, *arguments), low) if low else low
+        return low, high
 
     @torch.enable_grad()
     def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
@@ -317,27 +320,24 @@ class _Task:
         return needed.clamp(max=priors.MAX_NOISE), (needed - priors.MAX_NOISE).clamp(min=0)
 
 
-def _interval(noise: float, number: int, excess: Callable[[float], float], quantile: float) -> tuple[float, float]:
+def _end(end: float, noise: float, number: int, excess: Callable[[float], float], quantile: float) -> float:
     """
-    Both ends: where `excess`, the loss at a share of noise minus the least loss, reaches the quantile. The square root
-    of the excess is almost linear in the noise.
+    Of an interval, towards 0 or the largest share: where `excess`, the loss at a share of noise minus the least loss,
+    reaches the quantile. The square root of the excess is almost linear in the noise.
     """
-    step = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number)
-    ends = []
-    for sign, end in ((-1, 0.0), (1, priors.MAX_NOISE)):
-        near, at_near, far = noise, 0.0, noise
-        at_far, reach = 0.0, step
-        while at_far < quantile and far != end:
-            near, at_near = far, at_far
-            far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
-            at_far, reach = max(excess(far), at_near), 2 * reach
-        while at_far > quantile and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
-            part = (quantile**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
-            between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
-            at_between = excess(between)
-            if at_between < quantile:
-                near, at_near = between, max(at_between, at_near)
-            else:
-                far, at_far = between, at_between
-        ends.append(far)
-    return ends[0], ends[1]
+    step, sign = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number), 1 if end > noise else -1
+    near, at_near, far = noise, 0.0, noise
+    at_far, reach = 0.0, step
+    while at_far < quantile and far != end:
+        near, at_near = far, at_far
+        far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
+        at_far, reach = max(excess(far), at_near), 2 * reach
+    while at_far > quantile and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
+        part = (quantile**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
+        between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
+        at_between = excess(between)
+        if at_between < quantile:
+            near, at_near = between, max(at_between, at_near)
+        else:
+            far, at_far = between, at_between
+    return far

@@ -237,7 +237,8 @@ class LabelModel:
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
         if len(held_out) == 1 and len(judged):
             allow_for_new_kinds(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
-        if calibration.interval[0] == 0 < calibration.share:  # labels may all be right, and count so
+        may_be_right = self._as_people_err is True and calibration.interval[0] == 0
+        if may_be_right or calibration.share < priors.NEGLIGIBLE_WRONG_LABELS:  # all labels count as right
             calibration = calibrate(held_out, known=(0.0, calibration.interval), **kwargs)
         self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
@@ -249,7 +250,7 @@ class LabelModel:
     def _noise_of_sure_rows(
         self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows
     ) -> tuple[float, tuple[float, float]] | None:
-        """By each pair of views of different sources: the mean of those that tell, and the union of their intervals."""
+        """By pairs of views of different sources: the mean of those that tell, and the union of their intervals."""
         found = []
         for first, second in permutations(range(len(self._sources)), 2):
             model, other = self.models_[first], self.models_[second]

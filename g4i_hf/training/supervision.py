@@ -52,7 +52,7 @@ def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
 
     - Images without a label learn from class probabilities. Each has the weight of a label if the views are accurate
       or no image has a label; otherwise all of them together have the weight of all labels.
-    - Labels are softened where the 95% interval of the share of wrong ones excludes 0.
+    - Labels are softened if the label model takes any for wrong.
     """
     plan, parts, unlabelled = Plan(), [], float((labels < 0).mean())
     if unlabelled == 1:
@@ -62,8 +62,7 @@ def plan_for(model: LabelModel, labels: np.ndarray) -> Plan:
         plan.unlabelled_weight = 1.0 if tells else min(1.0, (1 - unlabelled) / unlabelled)
         weight = "each counts as a label" if tells else "together they count as the labels do"
         parts.append(f"{unlabelled:.0%} of the captioned images have no label and learn soft labels; {weight}")
-    noise = model.label_noise_interval_
-    if noise is not None and noise[0] > 0:
+    if model.label_noise_:
         plan.relabels = True
         parts.append("labels are softened where captions contradict them")
     elif unlabelled < 1:
