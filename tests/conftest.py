@@ -20,9 +20,14 @@ from hypothesis import HealthCheck, settings
 
 def pytest_configure(config):
     """Their fixtures. The process that only deals tests out to others imports nothing large."""
+    gc.disable()  # nothing that is imported is garbage, and looking through it takes a fifth of the time
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         for name in ("caption_doors", "fitting"):
             config.pluginmanager.import_plugin(name)
+
+
+def pytest_collection_finish():
+    gc.enable()
 
 
 # The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search

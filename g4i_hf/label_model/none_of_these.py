@@ -82,7 +82,7 @@ def none_of_these(
             of_all = log_odds(unlabelled)
     low, high = np.quantile(shares[1:], [0.025, 0.975])
     share = float(np.clip(shares[0], low, high))
-    return _posterior(of_all, low), Estimate(share, (float(low), float(high)))
+    return _posterior(_odds(of_all), low), Estimate(share, (float(low), float(high)))
 
 
 def _of_some_classes(classes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -99,13 +99,18 @@ def _log_odds_of_none(labelled: np.ndarray, hidden: np.ndarray) -> Callable[[np.
     return lambda rows: rows @ (weight[:, 1] - weight[:, 0]) + bias[1] - bias[0]
 
 
-def _posterior(log_odds: np.ndarray, share: float) -> np.ndarray:
-    odds = np.exp(np.clip(log_odds, -30, 30)) * share / max(1 - share, 1e-9)
+def _odds(log_odds: np.ndarray) -> np.ndarray:
+    return np.exp(np.clip(log_odds, -30, 30))
+
+
+def _posterior(odds: np.ndarray, share: float) -> np.ndarray:
+    """`odds`: where as many are of no class as are not."""
+    odds = odds * share / max(1 - share, 1e-9)
     return odds / (1 + odds)
 
 
 def _share(log_odds: np.ndarray) -> float:
-    share = 0.5
+    odds, share = _odds(log_odds), 0.5
     for _ in range(STEPS):
-        share = float(_posterior(log_odds, share).mean())
+        share = float(_posterior(odds, share).mean())
     return share

@@ -1,5 +1,6 @@
 """Declaration of an option: a dataclass field with a help text, and a type with its choices or its interval."""
 
+import functools
 import inspect
 import json
 import os
@@ -166,6 +167,7 @@ def grouped(classes: tuple[type, ...]) -> dict[type, dict[str, Any]]:
     return groups
 
 
+@functools.cache
 def about_of(classes: tuple[type, ...]) -> dict[str, About]:
     """What each option is about, see [`option`]."""
     return {

@@ -1,5 +1,6 @@
 """HTML pages, each a single file with its images. Text of a model or a user is escaped."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,17 @@ def thumbnail(images: Any, row: int) -> str | None:
 
 
 def page(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Keeps the templates that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def write_page(path: str | Path, title: str, template: str = "page.html.j2", **values: Any) -> None:

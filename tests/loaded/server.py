@@ -108,10 +108,12 @@ def run(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as in conftest.py
     for module in MODULES.split():
         with suppress(ImportError):
             importlib.import_module(module)
     gc.freeze()  # what is loaded stays shared by all children
+    gc.enable()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(FOLDER / "server"))
     listening.listen(64)
