@@ -1,7 +1,9 @@
 """Atomic writes of files and folders; YAML files of options, and paths in them; nearest names; untrusted text."""
 
 import contextlib
+import copy
 import difflib
+import functools
 import glob
 import os
 import platform
@@ -189,21 +191,27 @@ def read_lines(path: str | Path, as_text: bool = True) -> dict[str, tuple[Any, i
     keeps scalars as written, so that the type of an option, not YAML, determines the value of 012, no or 5e-4.
     """
     try:
-        loader = _Loader(Path(path).read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if root is None:
-            return {}
-        if not isinstance(root, yaml.MappingNode):
-            raise ValueError("a file of options holds `name: value` lines.")
-        values = loader.construct_document(root)
+        nodes, values = _parsed(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
         tabs = " Use spaces instead of tabs." if "\\t" in str(error) else ""
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}{tabs}") from error
-    nodes = {str(key.value): value for key, value in root.value}
     lines = {}
-    for (name, node), value in zip(nodes.items(), values.values(), strict=True):
+    for (name, node), value in zip(nodes.items(), copy.deepcopy(values).values(), strict=True):
         lines[name] = (_text(node, value) if as_text else value, node.start_mark.line + 1)
     return lines
+
+
+@functools.lru_cache
+def _parsed(text: str) -> tuple[dict[str, yaml.Node], dict[str, Any]]:
+    """Nodes and values by name. A command reads some files several times, and parsing takes long."""
+    loader = _Loader(text)
+    root = loader.get_single_node()
+    if root is None:
+        return {}, {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError("a file of options holds `name: value` lines.")
+    values = loader.construct_document(root)
+    return {str(key.value): value for key, value in root.value}, values
 
 
 def _text(node: yaml.Node, value: Any) -> Any:

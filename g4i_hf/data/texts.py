@@ -206,8 +206,13 @@ def caption_lists(split: Dataset) -> Iterator[list[str]]:
         what = f"Column 'caption': {feature} is neither text nor a list of texts"
         raise ValueError(f"{what}. Name the right column with --caption_column.")
     for caption in values_of(split, columns.CAPTION) if columns.CAPTION in split.column_names else [None] * len(split):
-        texts = caption if isinstance(caption, list) else [caption]
-        yield [text for text in texts if text and text.translate(INVISIBLE).strip()]
+        yield visible_texts(caption)
+
+
+def visible_texts(caption: list[str | None] | str | None) -> list[str]:
+    """Those of one row that have a visible character."""
+    texts = caption if isinstance(caption, list) else [caption]
+    return [text for text in texts if text and text.translate(INVISIBLE).strip()]
 
 
 def of_fixed_length(split: Dataset, split_name: str) -> Dataset:

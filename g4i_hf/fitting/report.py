@@ -9,7 +9,7 @@ from datasets import Dataset
 from scipy.special import softmax
 
 from .. import columns
-from ..data.texts import caption_lists
+from ..data.texts import visible_texts
 from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
 from ..pages import Shown, thumbnail, write_page
@@ -104,6 +104,7 @@ def _confusions(predicted: np.ndarray, probabilities: np.ndarray, classes: dict[
 
 
 def _card(images: Dataset, row: int, title: str, lines: list[tuple[str, str]]) -> Shown:
-    captions = next(caption_lists(images.select([row])))
-    texts = [images[row][columns.IMAGE_ID], *(shortened(caption) for caption in captions[:1])]
+    item = images[row]
+    captions = visible_texts(item.get(columns.CAPTION))
+    texts = [item[columns.IMAGE_ID], *(shortened(caption) for caption in captions[:1])]
     return Shown(thumbnail(images, row), title, [*lines, *(("soft", text) for text in texts)])

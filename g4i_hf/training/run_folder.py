@@ -1,6 +1,7 @@
 """What a run folder holds: its lock, options, state and lineage."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -340,6 +341,7 @@ def _cached_commit(repository: str | None, revision: str | None, kind: str = "mo
     return place.read_text(encoding="utf-8") if place.is_file() else None
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     installed = {"g4i_hf": __version__, "python": platform.python_version()}
     for package in PACKAGES:

@@ -23,7 +23,7 @@ from ..data.images import UndecodableImage, clean_jpeg
 from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
-from ..data.texts import caption_lists
+from ..data.texts import visible_texts
 from ..files import printable
 from ..fitting.evidence import FitImages
 from ..label_model import LabelModel
@@ -166,7 +166,7 @@ class Labelling:
         return {
             "row": row,
             "name": self.names[row],
-            "captions": next(caption_lists(self.images.select([row]))),
+            "captions": visible_texts(self.images[row].get(columns.CAPTION)),
             "classes": [[int(label), round(float(probabilities[label]), 4)] for label in order],
             "label": int(self.labels[row]),
             "examples": examples.tolist(),
