@@ -10,6 +10,7 @@ from tiny_encoders import save_static_encoder
 
 from g4i_hf import AlignedImageClassification, fit
 from g4i_hf.hub import save_student
+from g4i_hf.label_model import none_of_these
 
 
 def save_resnet(folder: Path, channels: tuple[int, ...] = (8, 8, 16, 32), seed: int = 2) -> str:
@@ -42,6 +43,12 @@ def fitted(student, words, tmp_path_factory):
         return fit(pictures, output_dir=str(out), **(given | options))
 
     return fitting
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """For the interval of rows of no class, most of the time of a small fit; test_none_of_these.py has them all."""
+    monkeypatch.setattr(none_of_these, "SAMPLES", 5)
 
 
 def lines_of(pictures: Path) -> list[dict]:

@@ -46,7 +46,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def result(fitted, photos, tmp_path_factory):
     """By the default student and text encoder; on a CPU the default trains no other layers."""
-    given = {"student": None, "image_size": 128, "text_encoder": DEFAULT_TEXT_ENCODER, "finetune": "auto"}
+    given = {"student": None, "image_size": 64, "text_encoder": DEFAULT_TEXT_ENCODER, "finetune": "auto"}
     return fitted(photos, tmp_path_factory.mktemp("result") / "out", **given)
 
 
@@ -65,7 +65,7 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
     # Of 108 unlabelled images; 100 are wanted, and at most half of them are taken
     assert (result.judged_on, result.judged_images) == ("holdout", 54)
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
-    assert chosen["image_size"] == 128 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
+    assert chosen["image_size"] == 64 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
     of_run = (out / "with_views" / "train.yaml").read_text().splitlines()[0]
     assert of_run.startswith("# ") and "g4i evaluate" in of_run and "../fit.yaml" in of_run
     assert len(list(out.rglob("*"))) > 20 and not refused_by_windows(out)
@@ -224,7 +224,7 @@ def test_all_layers_start_from_the_last_layers_that_are_judged(fitted, tmp_path,
     """With a learning rate of 0 they predict the same: norms keep their statistics; no layer saw the kept images."""
     monkeypatch.setattr(all_layers, "EPOCHS", 1)
     monkeypatch.setattr(all_layers, "PRETRAINED_RATE", 0)
-    found = fitted(few_labels(tmp_path, 3, train=240), finetune="true")
+    found = fitted(few_labels(tmp_path, 3, train=120), finetune="true")
     accuracies = re.findall(r"All layers, .*?: (.*?) where the last layer alone has (.*?);", capsys.readouterr().out)
     assert found.judged_on == "holdout" and len(accuracies) == 2
     assert all(after == before for after, before in accuracies), accuracies

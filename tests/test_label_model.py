@@ -17,6 +17,8 @@ from g4i_hf.training.supervision import estimates_of
 from g4i_hf.views.kinds import taught_by
 from g4i_hf.words import estimates_in_words
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 CLASSES, DIM = 5, 16
 
 

@@ -20,6 +20,8 @@ from g4i_hf.running import main
 from g4i_hf.training.supervision import Supervised, supervise
 from g4i_hf.workflows.train import TrainingRun
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 CLASSES, DIM, ROWS = ["ant", "bee", "cat", "dog", "elk"], 8, 400
 TRUTH = np.arange(ROWS) % len(CLASSES)
 
