@@ -2,6 +2,7 @@
 
 import gc
 import os
+import subprocess
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -13,7 +14,7 @@ os.environ.update(
 )
 os.environ.pop("ACCELERATE_CONFIG_FILE", None)  # which may have another number of processes
 
-import loaded  # noqa: F401
+import loaded
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -24,6 +25,8 @@ def pytest_configure(config):
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         for name in ("caption_doors", "fitting"):
             config.pluginmanager.import_plugin(name)
+    elif not config.option.collectonly:
+        subprocess.Popen([loaded.PYTHON, "-c", ""])  # begins to load what the first command of each worker waits for
 
 
 def pytest_collection_finish():

@@ -7,13 +7,13 @@ its data (a [`Source`]) and the settings of its command. [`chain_of`] leads from
 
 import glob
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import version
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ NO_STAGE = (
     *(errors.HFValidationError, errors.OfflineModeIsEnabled),
 )
 FORMAT = 1  # of `stage.json`: increased whenever its content changes
+version = cache(importlib.metadata.version)  # which looks through all packages
 SPLIT_NAME = re.compile(r"\w[\w.-]*")  # part of file names
 
 

@@ -1,5 +1,6 @@
 """The cards of students, and of captions and embeddings: pure functions of what is known of them."""
 
+import functools
 import json
 import re
 from collections.abc import Collection
@@ -7,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+import jinja2
+from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from .. import __version__, columns
 from ..data.labels import GOLD
@@ -90,9 +92,19 @@ def student_card(student: Student) -> ModelCard:
     shown["training"] = options_table(student.options, student.image_size, student.lineage.get("processes"))
     if shown["of_fit"]:
         shown["training"] = options_table(student.options, student.image_size, only=OF_FIT)
-    card = ModelCard.from_template(_metadata(student), template_path=str(TEMPLATES / "student.md.j2"), **shown)
+    text = _rendered("student.md.j2", _metadata(student), **shown)
     # Conditions of the template leave runs of blank lines
-    return ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
+
+
+def _rendered(template: str, metadata: CardData, /, **shown: Any) -> str:
+    """As `from_template` does, which compiles the template for each card."""
+    return _compiled(template).render(metadata.to_dict() | shown, card_data=metadata.to_yaml())
+
+
+@functools.cache
+def _compiled(template: str) -> jinja2.Template:
+    return jinja2.Template((TEMPLATES / template).read_text(encoding="utf-8"))
 
 
 def _metadata(student: Student) -> ModelCardData:
@@ -286,9 +298,9 @@ def captions_card(
     without = stage.get("nulls", {}).get(columns.CAPTION, {})
     captioned = [split for split in splits if without.get(split, 0) < splits[split]]
     images_id = stage["source"] if stage["source"] and is_hub_id(stage["source"]) else None
-    return DatasetCard.from_template(
+    text = _rendered(
+        "captions.md.j2",
         _metadata_of_captions(stage, images_id, machine_made, license),
-        template_path=str(TEMPLATES / "captions.md.j2"),
         title=_title(stage, images_id, machine_made),
         machine_made=machine_made,
         embedded=embedded,
@@ -313,6 +325,7 @@ def captions_card(
         version=__version__,
         date=date,
     )
+    return DatasetCard(text)
 
 
 def _metadata_of_captions(

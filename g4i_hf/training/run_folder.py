@@ -1,7 +1,6 @@
 """What a run folder holds: its lock, options, state and lineage."""
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -10,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from transformers import PreTrainedConfig
 from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.record import RECORD_FILE
-from ..data.stage import Source, find_stage, known_chain
+from ..data.stage import Source, find_stage, known_chain, version
 from ..files import read_lines, replace_text, yaml_lines
 from ..modeling.packaged import PACKAGE, published_name
 from ..names import EMA_FILE, OPTIONS_FILE, RESULTS_FILE, is_hub_id
@@ -341,7 +340,6 @@ def _cached_commit(repository: str | None, revision: str | None, kind: str = "mo
     return place.read_text(encoding="utf-8") if place.is_file() else None
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     installed = {"g4i_hf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
