@@ -125,22 +125,22 @@ def test_a_server_is_asked_for_the_class(folder, serve, options):
 
 def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, serve, static_folder):
     """The server names the right class of all pictures but each fourth, of which it says that none fits."""
-    for number in range(60):
-        draw(tmp_path, NAMES[number % 4 % 3] if number < 40 else "unlabelled", number)
+    for number in range(40):
+        draw(tmp_path, NAMES[number % 4 % 3] if number < 27 else "unlabelled", number)
     server = serve()
     own = "Which of these does the image show? {class_names}. Answer in words."
     prices = ("--price_input", 10, "--price_output", 100, "--text_encoder", static_folder)
-    said = caption(tmp_path, *asking(server, "--dry_run", 30, *prices, "--prompt", "plain", "choose", own))
-    assert server.stats()["requests"] == 90 and "By 30 labelled images" in said
-    projected = ("Requests: 90", "Tokens read: 630", "Tokens written: 270", "Cost: 0.0333")
+    said = caption(tmp_path, *asking(server, "--dry_run", 20, *prices, "--prompt", "plain", "choose", own))
+    assert server.stats()["requests"] == 60 and "By 20 labelled images" in said
+    projected = ("Requests: 60", "Tokens read: 420", "Tokens written: 180", "Cost: 0.0222")
     assert [line for line in projected if f"{line}\n" not in said] == []
     share, low, high = map(int, re.search(r"^choose: (\d+)% right \((\d+)% to (\d+)%\)", said, re.M).groups())
     assert low < share <= high and share > 80  # the fourth pictures are of the most frequent class
     assert re.search(r"^The best two together: choose and '.*', \d+% right", said, re.M)
-    assert said.count("7 tokens read and 3 written an image, 0.02 for 60 images") == 3 and "plain: accuracy" in said
+    assert said.count("7 tokens read and 3 written an image, 0.01 for 40 images") == 3 and "plain: accuracy" in said
     assert "tulip" in (tmp_path / "captions.dry_run" / "index.html").read_text()
     caption(tmp_path, *asking(server, "--prompt", "choose"))
-    assert server.stats()["requests"] == 120 and "caption" not in by_number(tmp_path / "captions")[0]
+    assert server.stats()["requests"] == 80 and "caption" not in by_number(tmp_path / "captions")[0]
 
 
 def test_a_local_model_answers_in_few_tokens_and_reads_no_list_beyond_its_context(folder, tmp_path_factory):

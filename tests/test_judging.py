@@ -223,19 +223,11 @@ def targets_of(
     return targets, judge_in_training(targets, features)
 
 
-def test_other_processes_get_what_they_need_of_a_judge(blobs):
-    """The rows that judge, and whether they can choose layers; not what is known of their classes."""
-    features, labels = blobs
-    given = np.where(np.arange(300) < 150, labels, -1)
-    targets, judge = targets_of(features, given, features, np.arange(300))
-    heads = judged_heads(targets, features, judge)
-    other = pickle.loads(pickle.dumps(judge))
-    assert (other.rows == judge.rows).all() and other.heads.keys() == heads.keys()
-    assert (other.split, other.can_choose_layers) == ("train", True) and not hasattr(other, "targets")
-
-
 def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
-    """Whatever their captions say, the classifiers that they judge are the same; the last one takes them."""
+    """
+    Whatever their captions say, the classifiers that they judge are the same; the last one takes them. Other processes
+    get the rows that judge, and whether they can choose layers; not what is known of their classes.
+    """
     features, labels = blobs
     given = np.where(np.arange(300) < 12, labels, -1)
     order = np.random.default_rng(2).permutation(300)
@@ -256,6 +248,9 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
         np.testing.assert_allclose(*logits, atol=0.01)
     assert np.abs(one.probabilities - other.probabilities).max() > 0.5
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
+    sent = pickle.loads(pickle.dumps(one))
+    assert (sent.rows == one.rows).all() and sent.heads.keys() == heads.keys()
+    assert (sent.split, sent.can_choose_layers) == ("train", True) and not hasattr(sent, "targets")
 
 
 def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
@@ -298,7 +293,7 @@ def test_where_nothing_is_known_but_labels_both_classifiers_are_the_same():
     np.testing.assert_allclose(one.logits(features), other.logits(features), atol=0.2)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_classifiers_are_as_sure_as_they_are_right(share):
     """Even of wrong labels, from which one that learns them alone would have learned to be hardly sure of anything."""
     generator, number = np.random.default_rng(0), 800

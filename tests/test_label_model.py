@@ -451,7 +451,7 @@ def test_a_row_may_lack_a_view():
     np.testing.assert_allclose(found.predict(views_of(np.full_like(captions.x, np.nan), images.x)), told, atol=1e-5)
 
 
-@pytest.mark.parametrize("each", [8, 1])
+@pytest.mark.parametrize("each", [slowly(8), 1])
 def test_a_view_of_unlabelled_rows_alone_is_one(each):
     """Captions of unlabelled images with class names, as where labelled ones have none."""
     captions, images = clusters(600, spread=1.0), clusters(600, spread=2.5, view=1)
@@ -602,6 +602,7 @@ def test_a_view_keeps_as_many_directions_as_there_are_classes():
     assert model.probabilities_[:, 2:].max() < 0.01, "a class without a label is never predicted"
 
 
+@pytest.mark.slow
 def test_image_features_withstand_wrong_labels_and_wrong_captions():
     """Classes differ along directions of little variance. A logistic regression has 84 and 68% of these right."""
     generator, classes = np.random.default_rng(0), 15
