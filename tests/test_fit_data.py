@@ -255,6 +255,7 @@ def test_any_image_encoder_is_a_view(fitted, student, tmp_path):
     given = {"views": ["caption", "image:student", f"image:{encoder}", f"image:{student}"]}
     found = fitted(pictures, out, **given)
     assert set(found.views) == {"caption", "image", "image:encoder", "image:small-resnet"}
+    assert " on paper, number " in (out / "report.html").read_text(), "captions beside images"
     assert found.views["image:small-resnet"]["copy_of"] == "image" and found.views["image:encoder"]["weight"] > 0
     assert len(list((out / "features").glob("*/*.parquet"))) == 2, "the student again has no features of its own"
     alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
