@@ -29,10 +29,6 @@ def pytest_configure(config):
         subprocess.Popen([loaded.PYTHON, "-c", ""])  # begins to load what the first command of each worker waits for
 
 
-def pytest_collection_finish():
-    gc.enable()
-
-
 # The same examples every time: a test of a change does not fail for what it has not changed. HYPOTHESIS_PROFILE=search
 # takes more and other ones each time, and prints how to repeat one that fails
 settings.register_profile(
@@ -47,6 +43,7 @@ def frozen():
     """Trainer and each command collect garbage, which takes most of a second if they look at all that is imported."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

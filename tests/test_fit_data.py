@@ -259,10 +259,8 @@ def test_any_image_encoder_is_a_view(fitted, student, tmp_path):
     assert found.views["image:small-resnet"]["copy_of"] == "image" and found.views["image:encoder"]["weight"] > 0
     assert len(list((out / "features").glob("*/*.parquet"))) == 2, "the student again has no features of its own"
     alone = fitted(pictures, tmp_path / "alone", views=["image:student", f"image:{encoder}"])
-    assert (
-        set(alone.views) == {"image", "image:encoder"}
-        and classifier_in_words("with_views", alone.views) == "with image features of all images"
-    )
+    assert set(alone.views) == {"image", "image:encoder"}
+    assert classifier_in_words("with_views", alone.views) == "with image features of all images"
     for student_of_ours in ("classifier", "with_views"):
         with pytest.raises(ValueError, match="a student of g4i_hf.*Name the network"):
             fitted(pictures, views=[f"image:{out / student_of_ours}"], dry_run=True)
@@ -280,10 +278,8 @@ def test_views_in_memory_beside_names_and_folders(fitted, tmp_path, capsys):
     views = ["image:student", folder, View(values, names, source="mine"), View(values[:, :5])]
     found = fitted(pictures, out, views=views)
     assert set(found.views) == {"image", "image:encoder", "mine", "view 4"}
-    assert (
-        found.views["mine"]["weight"] > 0
-        and classifier_in_words("with_views", found.views) == "with views of your own"
-    )
+    assert found.views["mine"]["weight"] > 0
+    assert classifier_in_words("with_views", found.views) == "with views of your own"
     assert yaml.safe_load((out / "fit.yaml").read_text())["views"] == ["image:student", str(folder), "mine", "view 4"]
     capsys.readouterr()
     fitted(pictures, out, views=views)

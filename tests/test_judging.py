@@ -224,10 +224,7 @@ def targets_of(
 
 
 def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
-    """
-    Whatever their captions say, the classifiers that they judge are the same; the last one takes them. Other processes
-    get the rows that judge, and whether they can choose layers; not what is known of their classes.
-    """
+    """Whatever their captions say, the classifiers that they judge are the same; the last one takes them."""
     features, labels = blobs
     given = np.where(np.arange(300) < 12, labels, -1)
     order = np.random.default_rng(2).permutation(300)
@@ -248,6 +245,7 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
         np.testing.assert_allclose(*logits, atol=0.01)
     assert np.abs(one.probabilities - other.probabilities).max() > 0.5
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
+    # Other processes get the rows, and whether these can choose layers; not what is known of their classes
     sent = pickle.loads(pickle.dumps(one))
     assert (sent.rows == one.rows).all() and sent.heads.keys() == heads.keys()
     assert (sent.split, sent.can_choose_layers) == ("train", True) and not hasattr(sent, "targets")
