@@ -1,0 +1,337 @@
+"""
+Which constants of `g4i_hf/priors.py` change a result? Each group of them at half and at double its value.
+
+    python benchmarks/priors.py PHOTOS --counts cifar10h-counts.npy
+
+PHOTOS, `--cache` and `--counts` are those of photos_frozen.py and wrong_labels.py. The panel are sets as in
+coverage.py, 1, 3 or 10 labels a class or labels at random, and CIFAR-10 with 10% of the labels, from people or
+confusable. Of each cell: accuracy of the label model on unlabelled rows and on labelled ones, and of a last layer with
+views on other images; ends of intervals. Groups of `JUDGING` are measured with the judge of `g4i fit` on some cells.
+A cell that reads none of a group's constants cannot change and is left out.
+
+`few labels`: by how much the mean probability of the label model exceeds its accuracy, for the images of a third of
+the classes that have no label or one, where the others have four; and the same of the other two sets.
+
+Writes results/priors.json: points (x100) throughout.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean, stdev
+from types import ModuleType
+
+import numpy as np
+from coverage import Drawn
+from photos import PEOPLE, Photos, labels_with, load_photos, parsed, parser_of
+from result_files import Results
+
+from g4i_hf import LabelModel, View, priors
+from g4i_hf.evaluation.estimate import Estimate
+from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
+from g4i_hf.fitting.heads import Head, fit_head, last_layers
+from g4i_hf.fitting.judge import judge_in_training, judged_heads
+from g4i_hf.fitting.targets import Targets
+from g4i_hf.linear import Scale
+from g4i_hf.names import WITH_VIEWS
+
+KEY = ("group", "value", "data", "seed")
+FACTORS = {"half": 0.5, "double": 2.0}
+OF_LABEL_MODEL = {
+    "temperature": ("PRIOR_MEAN_INVERSE_TEMPERATURE",),
+    "spread of temperatures": ("PRIOR_STD_LOG_TEMPERATURE", "PRIOR_STD_POWER"),
+    "principal components": ("MAX_COMPONENTS",),
+    "share of wrong labels": ("PRIOR_MEAN_WRONG_LABELS",),
+    "most noise": ("MAX_NOISE",),
+    "labels of people": ("PRIOR_MEAN_NOISE_EXPONENT", "PRIOR_STD_NOISE_EXPONENT", "MAX_NOISE_EXPONENT"),
+    "pattern of wrong labels": ("MIN_GAIN_OF_PATTERN", "MIN_GAIN_OF_PATTERN_A_ROW"),
+    "few wrong labels": ("FEW_WRONG_LABELS",),
+    "anchors": ("MIN_SKILL", "SUREST_ROWS", "MIN_ANCHORS", "MIN_SHARE_OF_ANCHORS"),
+    "contradictions": ("CLEAREST_CONTRADICTIONS", "MIN_RECALL"),
+    "views in common": (
+        "MIN_ROWS_IN_COMMON",
+        "MIN_ROWS_IN_COMMON_A_CLASS",
+        "ENOUGH_ROWS_IN_COMMON",
+        "ALPHA_IN_COMMON",
+        "ALPHA_OF_NAMES",
+    ),
+    "views that judge each other": ("ODDS_OF_BETTER_VIEW", "REPEATED_ERRORS"),
+    "regularisation without labels": ("DEFAULT_C",),
+    "auxiliary regressions": ("AUXILIARY_C",),
+    "self-training": ("SELF_TRAINED_SHRINKAGE", "MIN_SELF_TRAINED"),
+    "single examples": ("TYPICAL_EXAMPLE",),
+    "interval of wrong labels": ("LIKELIHOOD_RATIO",),
+}
+JUDGING = {
+    "variance of estimates": ("EXTRA_ROWS", "MIN_EXPECTED_ERROR"),
+    "degrees of freedom": ("DEGREES_OF_FREEDOM",),
+    "frequency of classes": ("PSEUDO_COUNT",),
+    "last layers": ("DEFAULT_STRENGTH", "PSEUDO_COUNT_OF_CLASS", "ENOUGH_HELD_OUT"),
+    "few held-out rows": ("MIN_HELD_OUT",),
+    "holdout": ("HOLDOUT_SHARE", "MIN_HOLDOUT", "MAX_HOLDOUT"),
+    "confidence of a classifier": ("HALF_CONFIDENCE_IMAGES",),
+    "weight of unlabelled images": ("MIN_ACCURACY_OF_VIEWS", "POWER_OF_KNOWN"),
+}
+# Labels a class, wrong ones, captions
+DRAWN = (
+    (1, 0.0, "captions"),
+    (3, 0.2, "of half"),
+    (10, 0.2, "captions"),
+    ("at random", 0.0, "of half"),
+)
+JUDGED = (("cifar10", 1), ("caltech101", 3), ("cifar10", "at random"))  # cells of `JUDGING`
+PEOPLE_ROWS, FRACTION = 3000, 0.1
+SEED, DRAWS = 200, range(210, 214)
+
+
+class Read(ModuleType):
+    """The constants, which notes those that are read."""
+
+    names: set[str] = set()
+
+    def __getattribute__(self, name: str):
+        Read.names.add(name)
+        return super().__getattribute__(name)
+
+
+@dataclass
+class Case:
+    name: str
+    views: dict[str, View]
+    labels: np.ndarray
+    truth: np.ndarray
+    features: np.ndarray
+    others: np.ndarray  # images that nothing is learned from
+    truth_of_others: np.ndarray
+    num_labels: int
+    is_judged: bool = False
+
+    @classmethod
+    def of(cls, name: str, drawn: Drawn, labels: np.ndarray, views: dict[str, View], is_judged: bool) -> "Case":
+        others, number = (drawn.others, drawn.truth_of_others), len(drawn.classes)
+        return cls(name, views, labels, drawn.truth, drawn.features, *others, number, is_judged)
+
+
+def panel(loaded: dict[str, Photos], counts: np.ndarray | None) -> Iterator[Case]:
+    for data, photos in loaded.items():
+        drawn = Drawn(photos, SEED)
+        for each, wrong, kind in DRAWN:
+            labels = drawn.labels(each, wrong, SEED)
+            is_judged = (data, each) in JUDGED
+            name = f"{data}, {each}, {wrong:.0%} wrong, {kind}"
+            yield Case.of(name, drawn, labels, drawn.views(kind, labels, SEED, None), is_judged)
+        if data == "caltech101":
+            labels = drawn.labels(1, 0, SEED)
+            views = drawn.views("of other images", labels, SEED, None)
+            yield Case.of(f"{data}, 1, captions of other images", drawn, labels, views, False)
+        if data == "cifar10":
+            yield from of_people(photos, counts)
+
+
+def of_people(photos: Photos, counts: np.ndarray | None) -> Iterator[Case]:
+    """A tenth of the labels, from people or confusable."""
+    generator, (others, truth_of_others) = np.random.default_rng(SEED), photos.test
+    rows = np.sort(generator.permutation(len(photos.truth))[:PEOPLE_ROWS])
+    features, kinds = photos.features.numpy()[rows], ["20% confusable", *(PEOPLE if counts is not None else ())]
+    views = {"caption": View(photos.embeds[rows], photos.class_embeds, self_trains=False), "image": View(features)}
+    for kind in kinds:
+        if kind in PEOPLE:
+            labels = PEOPLE[kind](photos.answers(counts), photos.truth, generator)[rows]
+        else:
+            labels = labels_with(photos.training, kind, SEED)[rows]
+        labels = np.where(generator.random(len(rows)) < FRACTION, labels, -1)
+        known = photos.truth[rows], features, others.numpy(), truth_of_others
+        yield Case(f"cifar10, {FRACTION:.0%}, {kind}", views, labels, *known, photos.num_labels)
+
+
+# --- What is measured ------------------------------------------------------------------------------------------------
+
+
+def measured(case: Case, strength: float | None, judged: bool) -> dict:
+    """`strength`: of the last layer with views; None: it is selected."""
+    order = np.random.default_rng([SEED, 3]).permutation(len(case.labels))
+    holdout = rows_to_hold_out(case.labels, order)
+    kept = np.isin(np.arange(len(order)), holdout)
+    model = LabelModel(case.num_labels, SEED).fit(case.views, case.labels, ids=order, kept=kept)
+    known, truth = case.labels >= 0, case.truth
+    right, wrong = model.probabilities_.argmax(1) == truth, case.labels[known] != truth[known]
+    accuracy = model.accuracy_ or Estimate(np.nan)
+    figures = {
+        "unlabelled": points(right[~known].mean()),
+        "labelled": points((model.posterior_.argmax(1) == truth)[known].mean()),
+        "intervals": interval_of("label model", accuracy.interval, right[~known].mean())
+        | interval_of("wrong labels", model.label_noise_interval_, wrong.mean()),
+    }
+    targets = Targets.of(Evidence(case.labels, case.views, model, order, holdout=holdout))
+    if judged:
+        return figures | of_judge(case, targets, figures["intervals"])
+    if strength is None:
+        head = last_layers(targets, case.features)[WITH_VIEWS]
+    else:
+        rows, learned = targets.learned(WITH_VIEWS, targets.rows)
+        head = fit_head(case.features[rows], learned, strength, Scale.of(case.features))
+    return figures | {"classifier": of_others(head, case), "strength": head.strength}
+
+
+def of_judge(case: Case, targets: Targets, intervals: dict) -> dict:
+    judge = judge_in_training(targets, case.features)
+    heads = judged_heads(targets, case.features, judge)
+    judgement, truth = judge.judgement(), case.truth[judge.rows]
+    right = {name: (predicted == truth).mean() for name, predicted in judge.predicted.items()}
+    found = dict(intervals)
+    for name, estimate in judgement.accuracies.items():
+        found |= interval_of(name, estimate.interval, right[name])
+    if judgement.difference:
+        first, second = right.values()
+        found |= interval_of("difference", judgement.difference.interval, second - first)
+    logits = heads[WITH_VIEWS].logits(case.others).astype(np.float64)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    accuracies = {f"classifier {name}": of_others(head, case) for name, head in heads.items()}
+    sure = points((1 / shares.sum(1)).mean())
+    return accuracies | {"intervals": found, "confidence": sure}
+
+
+def of_others(head: Head, case: Case) -> float:
+    return points((head.logits(case.others).argmax(1) == case.truth_of_others).mean())
+
+
+def interval_of(name: str, interval: tuple[float, float] | None, truth: float) -> dict:
+    """Both ends and the truth; {} without an interval."""
+    return {name: [points(each) for each in (*interval, truth)]} if interval else {}
+
+
+def points(share: float) -> float:
+    return round(100 * float(share), 2)
+
+
+# --- Groups ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def multiplied(names: tuple[str, ...], factor: float) -> Iterator[None]:
+    before = {name: getattr(priors, name) for name in names}
+    for name, value in before.items():
+        if name == "MAX_NOISE":
+            setattr(priors, name, 1 - factor * (1 - value))
+        else:
+            setattr(priors, name, max(round(factor * value), 1) if isinstance(value, int) else factor * value)
+    yield
+    for name, value in before.items():
+        setattr(priors, name, value)
+
+
+def with_defaults(results: Results, cases: list[Case], judged: bool) -> dict:
+    """By name of a cell, what is measured with all constants as they are, and the names of those that it reads."""
+    group = "defaults of judging" if judged else "defaults"
+    if not results.has(group, "", "all", SEED):
+        cells, start = {}, time.process_time()
+        for case in cases:
+            Read.names.clear()
+            cells[case.name] = measured(case, None, judged)
+            cells[case.name]["reads"] = sorted(name for name in Read.names if name.isupper())
+        results.add(group, "", "all", SEED, seconds=round(time.process_time() - start), cells=cells)
+    return next(row for row in results.rows if row["group"] == group)["cells"]
+
+
+def compare_groups(results: Results, cases: list[Case], groups: dict, defaults: dict, judged: bool) -> None:
+    for (group, names), value in product(groups.items(), FACTORS):
+        if results.has(group, value, "all", SEED):
+            continue
+        cells, start = {}, time.process_time()
+        with multiplied(names, FACTORS[value]):
+            values = {name: getattr(priors, name) for name in names}
+            for case in cases:
+                if {*names} & {*defaults[case.name]["reads"]}:
+                    cells[case.name] = measured(case, defaults[case.name].get("strength"), judged)
+        changes = [change for name, cell in cells.items() for change in changes_of(defaults[name], cell)]
+        ends = [end for name, cell in cells.items() for end in changed_ends(defaults[name], cell)]
+        results.add(
+            group,
+            value,
+            "all",
+            SEED,
+            values=values,
+            cells_that_read=len(cells),
+            largest=max(map(abs, changes), default=0.0),
+            mean=round(fmean(changes), 2) if changes else 0.0,
+            largest_of_ends=max(ends, default=0.0),
+            holds=held(cells),
+            held=held({name: defaults[name] for name in cells}),
+            seconds=round(time.process_time() - start),
+            cells=cells,
+        )
+
+
+def changes_of(default: dict, cell: dict) -> list[float]:
+    """Of accuracies and of the confidence."""
+    names = [name for name, value in default.items() if isinstance(value, float) and name != "strength"]
+    return [round(cell[name] - default[name], 2) for name in names]
+
+
+def changed_ends(default: dict, cell: dict) -> list[float]:
+    both = default["intervals"].keys() & cell["intervals"].keys()
+    pairs = [(default["intervals"][name], cell["intervals"][name]) for name in both]
+    return [round(abs(one[place] - other[place]), 2) for one, other in pairs for place in (0, 1)]
+
+
+def held(cells: dict) -> str:
+    found = [low <= truth <= high for cell in cells.values() for low, high, truth in cell["intervals"].values()]
+    return f"{sum(found)} of {len(found)}"
+
+
+# --- Classes with one label or none ----------------------------------------------------------------------------------
+
+
+def measure_few_labels(results: Results, loaded: dict[str, Photos]) -> None:
+    for seed, (data, photos) in product(DRAWS, loaded.items()):
+        drawn = Drawn(photos, seed)
+        for number, kind, wrong in product((0, 1), ("captions", "of half"), (0.0, 0.2)):
+            key = f"few labels: {number}", f"{kind}, {wrong:.0%} wrong", data, seed
+            if not results.has(*key):
+                results.add(*key, **too_high(drawn, number, kind, wrong, seed))
+    for number, data in product((0, 1), loaded):
+        group = f"few labels: {number}"
+        rows = [row for row in results.rows if row["group"] == group and row["seed"] in DRAWS]
+        others = [row["too_high"] for row in rows if row["data"] != data]
+        own = [row["too_high"] for row in rows if row["data"] == data]
+        if len(others) > 1 and not results.has(group, "of the other sets", data, SEED):
+            spread = {"std": round(stdev(others), 3), "draws": len(others), "own": round(fmean(own), 3)}
+            results.add(group, "of the other sets", data, SEED, too_high=round(fmean(others), 3), **spread)
+
+
+def too_high(drawn: Drawn, number: int, kind: str, wrong: float, seed: int) -> dict:
+    """As shares: probability minus accuracy, of images of the classes with this number of labels, and of others."""
+    labels = drawn.labels(4, wrong, seed)
+    few = np.random.default_rng([seed, 4]).permutation(len(drawn.classes))[: len(drawn.classes) // 3]
+    for label in few:
+        labels[np.flatnonzero(labels == label)[number:]] = -1
+    model = LabelModel(len(drawn.classes), seed).fit(drawn.views(kind, labels, seed, None), labels)
+    rows = labels < 0
+    excess = model.probabilities_.max(1) - (model.probabilities_.argmax(1) == drawn.truth)
+    of_few = np.isin(drawn.truth, few)
+    means = [round(float(excess[rows & which].mean(dtype=np.float64)), 3) for which in (of_few, ~of_few)]
+    return {"too_high": means[0], "of_other_classes": means[1], "share": round(float(of_few[rows].mean()), 3)}
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", help="a group, or `few labels`")
+    args = parsed(parser)
+    results = Results(args.results / "priors.json", KEY)
+    loaded = {data: load_photos(args.photos, data, args.cache) for data in args.data}
+    priors.__class__ = Read
+    cases = list(panel(loaded, args.counts))
+    for judged, groups in ((False, OF_LABEL_MODEL), (True, JUDGING)):
+        groups = {group: names for group, names in groups.items() if args.only in (None, group)}
+        measurable = [case for case in cases if case.is_judged or not judged]
+        if groups:
+            defaults = with_defaults(results, measurable, judged)
+            compare_groups(results, measurable, groups, defaults, judged)
+    if args.only in (None, "few labels"):
+        measure_few_labels(results, loaded)
+
+
+if __name__ == "__main__":
+    main()
