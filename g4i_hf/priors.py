@@ -23,12 +23,9 @@ PRIOR_MEAN_NOISE_EXPONENT = 0.3  # k: wrong labels are proportional to p^k (judg
 PRIOR_STD_NOISE_EXPONENT = 0.2  # normal prior of k (judgement)
 MAX_NOISE_EXPONENT = 0.6  # k at most (judgement)
 MAX_NOISE = 0.95  # share of noisy labels at most (judgement)
-# Of interval ends: half the 99% quantiles of chi-squared with one degree of freedom, the share, and with two, the
-# share and how labels are wrong; 99%, as the model is inexact (judgement)
-LIKELIHOOD_RATIO, LIKELIHOOD_RATIO_OF_KIND = 6.63 / 2, 9.21 / 2
-FEW_WRONG_LABELS = (
-    0.05  # share of wrong labels below which anchors are examined, and lists not worth a look (judgement)
-)
+LIKELIHOOD_RATIO = 6.63 / 2  # at ends of intervals: half the 99% quantile, as the model is inexact (judgement)
+LIKELIHOOD_RATIO_OF_KIND = 9.21 / 2  # the same of two parameters, the share and how it depends on views (judgement)
+FEW_WRONG_LABELS = 0.05  # share below which anchors are examined, and a list is not worth a look (judgement)
 NEGLIGIBLE_WRONG_LABELS = 0.005  # share that rounds to none: labels count as right (judgement)
 MIN_GAIN_OF_PATTERN = 10.0  # log-likelihood that a pattern of wrong labels must gain over random ones (judgement)
 MIN_GAIN_OF_PATTERN_A_ROW = 0.01  # the same for each row (judgement)
@@ -63,9 +60,9 @@ PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predic
 MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)
-# Overconfidence where other classes have more labels (judgement: three datasets, none left out)
-OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2
-OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15
+# Overconfidence and its standard deviation, where other classes have more labels; three datasets, none left out
+OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # for the images of classes without a label (judgement)
+OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one (judgement)
 
 # --- Last layers and their judge -------------------------------------------------------------------------------------
 

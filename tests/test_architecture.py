@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_the_label_model_needs_nothing_else_of_the_package():
     shared = {"label_model", "linear", "estimate", "priors"}
     paths = [path for path in TREES if path.parent.name == "label_model"]
     assert len(paths) > 5 and not [each for path in paths for each in imports_of(path) if not shared & {*each}]
+
+
+def test_every_constant_of_the_statistics_has_a_source():
+    lines = (ROOT / "g4i_hf" / "priors.py").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if line[:1].isupper() and " = " in line]
+    source = re.compile(r"\((paper: \w|results/(\w+\.json)\)|judgement|definition)")
+    found = [source.search(line) for line in lines]
+    assert len(lines) > 20 and all(found), [line for line, each in zip(lines, found, strict=True) if not each]
+    assert all((ROOT / "results" / each[2]).is_file() for each in found if each[2])
 
 
 def test_no_package_hides_a_public_name():

@@ -24,7 +24,7 @@ class Calibration:
     share: float  # of wrong labels, `interval` its 95% interval, where it is needed
     interval: tuple[float, float]
     noise: float  # e, share of labels that are given without the certainty of p: some of them are right
-    flatness: float  # k, how much such labels depend on p
+    noise_exponent: float  # k, how much such labels depend on p
     loss: float  # mean negative log-likelihood, including the priors
     confusions: np.ndarray | None = None  # (C, C) R, if labels are wrong in a pattern, else None
     # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
@@ -88,7 +88,7 @@ class Calibration:
 
     def if_unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """(n, C) q, proportional to p^k: uniform for k = 0; where people err, k is about 0.3."""
-        return softmax(self.flatness * np.log(probabilities + 1e-7), axis=1)
+        return softmax(self.noise_exponent * np.log(probabilities + 1e-7), axis=1)
 
     def held_out(
         self,

@@ -50,7 +50,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
                 best, least = model, loss
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
     if len(unlabelled):
-        best.temper_whole({view.name: view}, unlabelled)
+        best.match_margin_of_fold_models({view.name: view}, unlabelled)
     return best
 
 

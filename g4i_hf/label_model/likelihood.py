@@ -28,7 +28,7 @@ def calibrate(
     copies: np.ndarray | None = None,
     reviewed: np.ndarray | None = None,
     *,
-    as_people_err: bool = False,
+    instance_dependent: bool = False,
     with_interval: bool = False,
     quick: bool = False,
 ) -> Calibration:
@@ -46,38 +46,38 @@ def calibrate(
         trusts: (V, C), as in [`Calibration`].
         copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
         reviewed: (n,) whether a label is known to be right; None: no label is.
-        as_people_err: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
-            another view must contradict the labels first, see [`~g4i_hf.label_model.witnesses.deny_labels`].
-        with_interval, quick: see [`_Kind`].
+        instance_dependent: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
+            another view must contradict the labels first, see [`~g4i_hf.label_model.agreement.label_errors_follow_ambiguity`].
+        with_interval, quick: see [`_NoiseModel`].
     """
     number = len(views)
     copies = np.ones(number) if copies is None else copies
     if not len(labels):
         fixed = priors.PRIOR_MEAN_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
-    task = _Task.of(views, labels, log_prior, copies, reviewed, trusts)
+    task = _HeldOutLikelihood.of(views, labels, log_prior, copies, reviewed, trusts)
     if known is not None and not known[0]:
-        return replace(task.solved(_Kind(1 / len(task.judged)), known=0.0), interval=known[1])
-    kind = _Kind(1 / len(task.judged), None, as_people_err, with_interval, quick)
-    best = task.solved(replace(kind, with_interval=with_interval and known is None))
+        return replace(task.fit(_NoiseModel(1 / len(task.judged)), known=0.0), interval=known[1])
+    kind = _NoiseModel(1 / len(task.judged), None, instance_dependent, with_interval, quick)
+    best = task.fit(replace(kind, with_interval=with_interval and known is None))
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
     confusions = _confusions(likely, labels, len(log_prior))
     given_if_wrong = torch.from_numpy(_given_if_wrong(likely, labels, folds, len(log_prior))[:, task.judged]).float()
-    pattern = _Kind(float(np.diag(confusions).mean()), given_if_wrong)
+    pattern = _NoiseModel(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
-        return replace(task.solved(pattern, known=share), confusions=confusions, interval=interval)
-    with_pattern = task.solved(replace(pattern, quick=True), best)
+        return replace(task.fit(pattern, known=share), confusions=confusions, interval=interval)
+    with_pattern = task.fit(replace(pattern, quick=True), best)
     gain, of_rows = (best.loss - with_pattern.loss) * len(labels), priors.MIN_GAIN_OF_PATTERN_A_ROW * len(labels)
     if gain < max(priors.MIN_GAIN_OF_PATTERN, of_rows):
         return best
-    with_pattern = task.solved(replace(pattern, with_interval=with_interval), with_pattern)
+    with_pattern = task.fit(replace(pattern, with_interval=with_interval), with_pattern)
     return replace(with_pattern, confusions=confusions)
 
 
-def allow_for_new_kinds(
+def widen_for_unseen_subclasses(
     calibration: Calibration, logits: np.ndarray, labels: np.ndarray, reviewed: np.ndarray
 ) -> None:
     """
@@ -97,7 +97,7 @@ def recalibrate_without(
     if not kept.any() or full.confusions is not None:
         return full
     known = None if full.share else 0.0
-    task = _Task.of(
+    task = _HeldOutLikelihood.of(
         [logits[kept] for logits in views],
         labels[kept],
         kwargs["log_prior"],
@@ -105,8 +105,8 @@ def recalibrate_without(
         kwargs["reviewed"][kept],
         kwargs["trusts"],
     )
-    kind = _Kind(1 / len(task.judged), None, kwargs["as_people_err"], quick=True)
-    return task.solved(kind, full, known)
+    kind = _NoiseModel(1 / len(task.judged), None, kwargs["instance_dependent"], quick=True)
+    return task.fit(kind, full, known)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -127,13 +127,13 @@ def _given_if_wrong(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, n
 
 
 @dataclass
-class _Kind:
+class _NoiseModel:
     """The kind of errors that labels have."""
 
     right_by_chance: float  # share of the noisy labels that are right nonetheless
     # (n, C) probability of the label for each true class, if labels are wrong in a pattern
     given_if_wrong: torch.Tensor | None = None
-    as_people_err: bool = False  # whether wrong labels may prefer likely classes
+    instance_dependent: bool = False  # whether wrong labels may prefer likely classes
     # whether to compute the interval of the share of wrong labels, which takes most of the time
     with_interval: bool = False
     quick: bool = False  # a single start, for a calibration that selects between models
@@ -142,12 +142,12 @@ class _Kind:
     def quantile(self) -> float:
         return (
             priors.LIKELIHOOD_RATIO_OF_KIND
-            if self.as_people_err or self.given_if_wrong is not None
+            if self.instance_dependent or self.given_if_wrong is not None
             else priors.LIKELIHOOD_RATIO
         )
 
     def if_wrong(
-        self, task: _Task, total: torch.Tensor, p: torch.Tensor, flatness: torch.Tensor
+        self, task: _HeldOutLikelihood, total: torch.Tensor, p: torch.Tensor, noise_exponent: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         (n,) probability of a noisy label, and the probability that a noisy label is right. `total` and `p` are (n, J)
@@ -156,14 +156,14 @@ class _Kind:
         level = torch.full((len(p),), self.right_by_chance)
         if self.given_if_wrong is not None:
             return (p * self.given_if_wrong).sum(1), level
-        if not self.as_people_err:
+        if not self.instance_dependent:
             return level, level
-        q = (flatness * total).softmax(1)
+        q = (noise_exponent * total).softmax(1)
         return q.gather(1, task.given)[:, 0], (p * q).sum(1)
 
 
 @dataclass
-class _Task:
+class _HeldOutLikelihood:
     """Held-out rows and the classes of their labels, ready for optimisation."""
 
     log_prior: np.ndarray
@@ -186,7 +186,7 @@ class _Task:
         copies: np.ndarray,
         reviewed: np.ndarray | None,
         trusts: np.ndarray | None,
-    ) -> _Task:
+    ) -> _HeldOutLikelihood:
         margins = np.stack([margins_of(logits) for logits in views])
         has = margins > 0
         margins = np.log(np.where(has, margins, 1))
@@ -212,7 +212,7 @@ class _Task:
             trusts,
         )
 
-    def solved(self, kind: _Kind, start: Calibration | None = None, known: float | None = None) -> Calibration:
+    def fit(self, kind: _NoiseModel, start: Calibration | None = None, known: float | None = None) -> Calibration:
         """
         Fitted for this kind of errors from a `start`, or from several points, as there may be local minima; `known` is
         the share of wrong labels, if it is not to be fitted.
@@ -220,7 +220,7 @@ class _Task:
         number, usual = len(self.logits), self._usual
         # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong
         starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
-        if kind.as_people_err:
+        if kind.instance_dependent:
             starts.append([*usual + 0.3, *[0.0] * number, 0.08, priors.PRIOR_MEAN_NOISE_EXPONENT])
         if kind.quick:
             starts = starts[:1]
@@ -229,13 +229,13 @@ class _Task:
         if not self.may_be_wrong.any():
             known = 0.0
         bounds = () if known is None else (known, known)
-        result = self._least(starts, kind, 1.0, *bounds)
+        result = self._minimise(starts, kind, 1.0, *bounds)
         share, interval = float(result.x[-2]), (0.0, priors.MAX_NOISE if known is None else known)
         if known is None and not kind.quick:
             interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
-        found = torch.from_numpy(result.x)
-        noise, _ = self._noise(found, self._of_rows(found, kind)[-1])
+        likeliest = torch.from_numpy(result.x)
+        noise, _ = self._noise(likeliest, self._of_rows(likeliest, kind)[-1])
         scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
         fitted = Calibration(*scales, self.log_prior, share, interval, float(noise), float(result.x[-1]), least)
         fitted.trusts = self.trusts
@@ -246,32 +246,32 @@ class _Task:
         """(V,) logarithms of the usual inverse temperatures."""
         return np.log(priors.PRIOR_MEAN_INVERSE_TEMPERATURE / self.copies)
 
-    def _least(
-        self, starts: list, kind: _Kind, weight_of_prior: float, low: float = 0.0, high: float | None = None
+    def _minimise(
+        self, starts: list, kind: _NoiseModel, weight_of_prior: float, low: float = 0.0, high: float | None = None
     ) -> Any:
         number, high = len(self.logits), priors.MAX_NOISE if high is None else high
-        flatness = (0, priors.MAX_NOISE_EXPONENT) if kind.as_people_err else (0, 0)
-        bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), flatness]
+        noise_exponent = (0, priors.MAX_NOISE_EXPONENT) if kind.instance_dependent else (0, 0)
+        bounds = [(-5, 5)] * number + [(-3, 3)] * number + [(low, high), noise_exponent]
         arguments = {"args": (kind, weight_of_prior), "jac": True, "method": "L-BFGS-B", "options": {"ftol": 1e-7}}
         results = [minimize(self._loss, np.array(start), bounds=bounds, **arguments) for start in starts]
         return min(results, key=lambda result: result.fun)
 
-    def _interval(self, starts: list, kind: _Kind, share: float) -> tuple[float, float]:
+    def _interval(self, starts: list, kind: _NoiseModel, share: float) -> tuple[float, float]:
         """
         The 95% interval of the share of wrong labels, from the likelihood without a prior of the share. It holds the
         estimate `share`. Without `with_interval` the upper end is the largest share there can be.
         """
-        likeliest = self._least(starts, kind, 0.0)
+        likeliest = self._minimise(starts, kind, 0.0)
         nearest = likeliest.x
 
         def excess(bound: float) -> float:
             nonlocal nearest
-            fitted = self._least([[*nearest[:-2], bound, nearest[-1]]], kind, 0.0, bound, bound)
+            fitted = self._minimise([[*nearest[:-2], bound, nearest[-1]]], kind, 0.0, bound, bound)
             nearest = fitted.x
             return fitted.fun - likeliest.fun
 
         # Predictions of right labels are flatter than those of labels of which many are wrong
-        at_zero = self._least([starts[0], likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
+        at_zero = self._minimise([starts[0], likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
         low, high = 0.0 if at_zero < kind.quantile else share, priors.MAX_NOISE
         if kind.with_interval:
             arguments = float(likeliest.x[-2]), len(self.given), excess, kind.quantile
@@ -281,7 +281,7 @@ class _Task:
         return low, high
 
     @torch.enable_grad()
-    def _loss(self, values: np.ndarray, kind: _Kind, weight_of_prior: float) -> tuple[float, np.ndarray]:
+    def _loss(self, values: np.ndarray, kind: _NoiseModel, weight_of_prior: float) -> tuple[float, np.ndarray]:
         """Negative log-likelihood plus priors, and its gradient. `weight_of_prior`: of that of the share."""
         parameters = torch.tensor(values, requires_grad=True)
         number, (right, wrong, same) = len(self.logits), self._of_rows(parameters, kind)
@@ -302,7 +302,7 @@ class _Task:
         loss.backward()
         return float(loss), parameters.grad.numpy()
 
-    def _of_rows(self, parameters: torch.Tensor, kind: _Kind) -> tuple[torch.Tensor, ...]:
+    def _of_rows(self, parameters: torch.Tensor, kind: _NoiseModel) -> tuple[torch.Tensor, ...]:
         """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
         number = len(self.logits)
         factors = (parameters[:number, None] + parameters[number:-2, None] * self.ratios).exp().float()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,16 @@ import numpy as np
 from .. import priors
 from ..evaluation.estimate import Estimate, accuracy_of
 from ..linear import balanced_regression, has_vote, linear_discriminant, margins_of, one_hot
+from .agreement import (
+    able_to_learn,
+    accuracies_by_each_other,
+    contradicted,
+    label_errors_follow_ambiguity,
+    noise_of_anchors,
+)
 from .calibration import Calibration, inverse_temperature
 from .fit_view import MOST_COMPARED, MOST_FITTED, fit_view
-from .likelihood import allow_for_new_kinds, calibrate, recalibrate_without
+from .likelihood import calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .view_model import SELF_TRAINED, ViewModel
@@ -33,7 +39,6 @@ from .views import (
     class_indices,
     copies_among,
 )
-from .witnesses import able_to_learn, accuracies_by_each_other, contradicted, deny_labels, noise_of_sure_rows
 
 MOST_ESTIMATED = 20_000  # rows that estimate the accuracy over all rows
 
@@ -180,7 +185,7 @@ class LabelModel:
         few = (numbers == 1) & (numbers < numbers.max(0)) & (len(rows.judged) > 0)
         self._trusts = np.where(few, priors.TYPICAL_EXAMPLE, 1.0) * (numbers > 0)
         self._sources = [values[name].source for name in known]
-        self._as_people_err: bool | None = None
+        self._instance_dependent: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
         self.models_ = [fit_view(values[name], rows, self.log_prior_) for name in known]
@@ -215,9 +220,9 @@ class LabelModel:
     def _calibrate(self, values: dict[str, Values], rows: Rows, *, with_interval: bool) -> None:
         judged = rows.judged
         held_out = self._logits(values, judged, rows.folds)
-        if not self.models_[-1].self_trained:
-            views = [values[model.name] for model in self.models_]
-            self._as_people_err = deny_labels(held_out, views, judged, rows.labels[judged])
+        views = [values[model.name] for model in self.models_ if not model.self_trained]
+        if len(views) == len(self.models_):
+            self._instance_dependent = label_errors_follow_ambiguity(held_out, views, judged, rows.labels[judged])
         kwargs = {
             "labels": rows.labels[judged],
             "log_prior": self.log_prior_,
@@ -225,19 +230,19 @@ class LabelModel:
             "trusts": self._trusts,
             "copies": self._copies(),
             "reviewed": rows.reviewed[judged],
-            "as_people_err": self._as_people_err is True,
+            "instance_dependent": self._instance_dependent is True,
         }
         calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
         if self._known_noise is None and len(judged) and calibration.share < priors.FEW_WRONG_LABELS:
-            self._known_noise = self._noise_of_sure_rows(values, held_out, rows)
+            self._known_noise = noise_of_anchors(held_out, views, rows, self.log_prior_)
             if self._known_noise is not None:
                 calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
-        if self._as_people_err is None and with_interval:
-            low, high = calibrate(held_out, with_interval=True, **kwargs | {"as_people_err": True}).interval
+        if self._instance_dependent is None and with_interval:
+            low, high = calibrate(held_out, with_interval=True, **kwargs | {"instance_dependent": True}).interval
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
         if len(held_out) == 1 and len(judged):
-            allow_for_new_kinds(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
-        may_be_right = self._as_people_err is True and calibration.interval[0] == 0
+            widen_for_unseen_subclasses(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
+        may_be_right = self._instance_dependent is True and calibration.interval[0] == 0
         if may_be_right or calibration.share < priors.NEGLIGIBLE_WRONG_LABELS:  # all labels count as right
             calibration = calibrate(held_out, known=(0.0, calibration.interval), **kwargs)
         self.calibration_, folds = calibration, rows.folds[judged]
@@ -246,25 +251,6 @@ class LabelModel:
             for fold in np.unique(folds)
             if with_interval
         }
-
-    def _noise_of_sure_rows(
-        self, values: dict[str, Values], held_out: list[np.ndarray], rows: Rows
-    ) -> tuple[float, tuple[float, float]] | None:
-        """By pairs of views of different sources: the mean of those that tell, and the union of their intervals."""
-        found = []
-        for first, second in permutations(range(len(self._sources)), 2):
-            model, other = self.models_[first], self.models_[second]
-            if SELF_TRAINED in (model.name, other.name) or self._sources[first] == self._sources[second]:
-                continue
-            found.append(
-                noise_of_sure_rows(held_out[first], values[model.name], values[other.name], rows, self.log_prior_)
-            )
-        told = [noise for noise in found if noise is not None]
-        if not told:
-            return None
-        shares, intervals = zip(*told, strict=True)
-        lows, highs = zip(*intervals, strict=True)
-        return float(np.mean(shares)), (min(lows), max(highs))
 
     def _copies(self, accuracies: Sequence[float] | None = None) -> np.ndarray:
         """(V,) the number of models whose view has the same source; a less accurate one counts as a part of one."""

@@ -56,7 +56,7 @@ class ViewModel:
             start += width
         return logits
 
-    def temper_whole(self, values: dict[str, Values], rows: np.ndarray) -> None:
+    def match_margin_of_fold_models(self, values: dict[str, Values], rows: np.ndarray) -> None:
         """
         Scale the logits of `WHOLE` until their mean margin on unlabelled rows is that of the other models. It has seen
         more labels, so it is more confident than the models whose errors calibrate it.

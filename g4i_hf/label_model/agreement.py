@@ -116,7 +116,9 @@ def able_to_learn(
     return tuple(name for name, recall in recalls.items() if recall >= priors.MIN_RECALL * max(recalls.values()))
 
 
-def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarray, labels: np.ndarray) -> bool | None:
+def label_errors_follow_ambiguity(
+    held_out: list[np.ndarray], views: list[Values], rows: np.ndarray, labels: np.ndarray
+) -> bool | None:
     """
     Whether labels that a view contradicts are wrong. In the clearest fifth of the contradictions, another view prefers
     the class of the first one to the label more often than not. If the view erred, the other would prefer the label,
@@ -129,16 +131,16 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
         labels: (n,) class indices.
     """
     decided: bool | None = False
-    for accuser, witness in permutations(range(len(views)), 2):
-        if views[accuser].self_trains == views[witness].self_trains:
+    for view, other in permutations(range(len(views)), 2):
+        if views[view].self_trains == views[other].self_trains:
             continue
-        predicted = held_out[accuser].argmax(1)
-        places = np.flatnonzero((predicted != labels) & views[accuser].has[rows] & views[witness].has[rows])
-        lead = held_out[accuser][places, predicted[places]] - held_out[accuser][places, labels[places]]
+        predicted = held_out[view].argmax(1)
+        places = np.flatnonzero((predicted != labels) & views[view].has[rows] & views[other].has[rows])
+        lead = held_out[view][places, predicted[places]] - held_out[view][places, labels[places]]
         clearest = places[np.argsort(lead)[len(places) - int(priors.CLEAREST_CONTRADICTIONS * len(places)) :]]
         if not len(clearest):
             continue
-        sides = held_out[witness][clearest, predicted[clearest]] > held_out[witness][clearest, labels[clearest]]
+        sides = held_out[other][clearest, predicted[clearest]] > held_out[other][clearest, labels[clearest]]
         if binomtest(int(sides.sum()), len(sides)).proportion_ci(method="wilson").low > 0.5:
             return True
         if sides.mean() > 0.5:
@@ -146,19 +148,35 @@ def deny_labels(held_out: list[np.ndarray], views: list[Values], rows: np.ndarra
     return decided
 
 
-def noise_of_sure_rows(
-    first_logits: np.ndarray, first: Values, other: Values, rows: Rows, log_prior: np.ndarray
+def noise_of_anchors(
+    held_out: list[np.ndarray], views: list[Values], rows: Rows, log_prior: np.ndarray
 ) -> tuple[float, tuple[float, float]] | None:
     """
-    The share of wrong labels among rows that two views are sure of, and its 95% interval there. Two classes with
-    swapped labels look like two classes that a view confuses. But where two views are sure, they do not confuse the
-    classes, while labels are swapped there too (anchor points: Patrini et al., arXiv 1609.03683). None if sure rows
-    have clearly fewer contradictions than all rows.
+    The share of wrong labels among rows that two views of different sources are sure of, and its 95% interval there.
+    Two classes with swapped labels look like two classes that a view confuses. But where two views are sure, they do
+    not confuse the classes, while labels are swapped there too (anchor points: Patrini et al., arXiv 1609.03683). It
+    is the mean over the pairs of views, in both orders, and the union of their intervals; None if sure rows have
+    clearly fewer contradictions than all rows.
 
     Args:
-        first_logits: (judged, C) held-out logits of the first view.
-        other: another view, which learns in two halves the judged rows whose label the first confirms.
+        held_out: (judged, C) logits of each view.
     """
+    pairs = [
+        _noise_of_pair(held_out[first], views[first], views[second], rows, log_prior)
+        for first, second in permutations(range(len(views)), 2)
+        if views[first].source != views[second].source
+    ]
+    estimates = [pair for pair in pairs if pair is not None]
+    if not estimates:
+        return None
+    shares, lows, highs = zip(*estimates, strict=True)
+    return float(np.mean(shares)), (min(lows), max(highs))
+
+
+def _noise_of_pair(
+    first_logits: np.ndarray, first: Values, other: Values, rows: Rows, log_prior: np.ndarray
+) -> tuple[float, float, float] | None:
+    """`other` learns in two halves the judged rows whose label the first view confirms."""
     judged, num_labels = rows.judged, first_logits.shape[1]
     labels, has = rows.labels[judged], first.has[judged] & other.has[judged]
     predicted = calibrate([first_logits], labels, log_prior, quick=True).probabilities([first_logits]).argmax(1)
@@ -185,7 +203,7 @@ def noise_of_sure_rows(
     if share <= priors.MIN_SHARE_OF_ANCHORS * (~agree[has]).mean():
         return None
     low, high = binomtest(int((~agree[sure]).sum()), int(sure.sum())).proportion_ci(method="wilson")
-    return share, (float(low), float(high))
+    return share, float(low), float(high)
 
 
 def _lead(logits: np.ndarray) -> np.ndarray:
