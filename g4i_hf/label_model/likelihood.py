@@ -46,8 +46,8 @@ def calibrate(
         trusts: (V, C), as in [`Calibration`].
         copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
         reviewed: (n,) whether a label is known to be right; None: no label is.
-        instance_dependent: whether wrong labels may prefer likely classes. A view that confuses classes looks the same, so
-            another view must contradict the labels first, see [`~g4i_hf.label_model.agreement.label_errors_follow_ambiguity`].
+        instance_dependent: whether wrong labels may prefer likely classes. A view that confuses classes looks the
+            same, so another view must contradict the labels first: `label_errors_follow_ambiguity` in agreement.py.
         with_interval, quick: see [`_NoiseModel`].
     """
     number = len(views)

@@ -62,6 +62,8 @@ class LabelModel:
     - q is proportional to p^k, with k from 0 (at random) to 0.6 (people confuse likely classes). It is sum_c p_c R_cy
       instead, one pattern for all labels, if that explains the labels clearly better, or if labels contradict the
       views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683).
+    - Labels count as right, e = 0, where errors would follow p and the interval of their share holds zero: views that
+      err together look the same.
 
     A view without a value for a row, or without an example of a class, has no vote there; see
     [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) also share
