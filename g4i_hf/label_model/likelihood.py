@@ -300,7 +300,7 @@ class _HeldOutLikelihood:
         )
         loss = prior + WEIGHT_OF_EXCESS * len(same) * excess**2 - likelihood.log().sum()
         loss.backward()
-        return float(loss), parameters.grad.numpy()
+        return loss.item(), parameters.grad.numpy()
 
     def _of_rows(self, parameters: torch.Tensor, kind: _NoiseModel) -> tuple[torch.Tensor, ...]:
         """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
