@@ -33,7 +33,7 @@ from loaded import PYTHON
 
 PACKAGE, ENCODING = ROOT / "g4i_hf", "utf-8"
 # Files -> the tests that concern them, the quick ones first. The first pattern counts
-OF_VIEWS = "test_label_model_input.py test_none_of_these.py test_label_model.py"
+OF_VIEWS = "test_label_model_input.py test_label_noise.py test_none_of_these.py test_label_model.py"
 TESTS = {
     "losses/*.py": "test_losses.py test_trainer.py contract/test_contract_bits.py::test_two_processes",
     "label_model/none_of_these.py": "test_none_of_these.py",
