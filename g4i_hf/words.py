@@ -53,7 +53,7 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
         lines.append(f"All views together tell that of {estimates['views_accuracy_estimate']:.0%}.")
     if (noise := estimates["label_noise_interval"]) is not None:
         lines.append(f"About {noise_in_words(estimates['label_noise_estimate'], noise)}.")
-        if len(views) == 1 and noise[0] > 0:
+        if len(views) == 1 and estimates["label_noise_estimate"] >= priors.FEW_WRONG_LABELS:
             (name,) = views
             what = "captions" if name == CAPTION else f"values of {name}"
             lines.append(

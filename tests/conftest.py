@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, settings
 
 def pytest_configure(config):
     """Their fixtures. The process that only deals tests out to others imports nothing large."""
-    gc.disable()  # nothing that is imported is garbage, and looking through it takes a fifth of the time
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        gc.disable()  # nothing that is imported is garbage, and looking through it takes a fifth of the time
         for name in ("caption_doors", "fitting"):
             config.pluginmanager.import_plugin(name)
     elif not config.option.collectonly:

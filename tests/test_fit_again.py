@@ -175,9 +175,12 @@ def test_what_an_older_version_fitted_is_new_work(again, place):
 
 
 def test_a_result_without_one_of_its_runs_is_not_finished(again, place):
+    before = weights_in(place / "out")
     shutil.rmtree(place / "out" / "labels_only")
     _, said = again(dry_run=True)
     assert said[-1].startswith(f"Would write {place / 'out'}") and not re.search("very result|changed since", said[0])
+    again()
+    assert weights_in(place / "out") == before
 
 
 def test_files_that_others_changed_are_said_and_made_again(again, place, capsys, caplog):

@@ -5,6 +5,7 @@ import pytest
 from test_label_model import CLASSES, accuracy, clusters, fitted, seen_twice, slowly, views_of
 
 from g4i_hf import LabelModel, View
+from g4i_hf.label_model.picks import suspicious_rows
 from g4i_hf.training.supervision import plan_for
 
 
@@ -45,3 +46,21 @@ def test_labels_are_changed_where_the_plan_says_so_and_nowhere_else(wrong):
     model = fitted(data, images=clusters(600, spread=1.6, seed=2, view=1).x)
     given = model.posterior_[np.arange(600), data.y]
     assert plan_for(model, data.y).relabels == bool((given < 0.99).any()) == (wrong > 0)
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(0.2, 1), slowly(0.15, 1), slowly(0.2, 2), slowly(0.3, 1)])
+def test_labels_that_change_places_are_found_before_errors_count_as_those_of_views(rate, seed):
+    data, images = seen_twice(800, shared=0.5, own=0.7)
+    swaps = (data.truth < 4) & (np.random.default_rng(seed).random(800) < rate)
+    model = fitted(data, np.where(swaps, data.truth ^ 1, data.truth), images)
+    assert accuracy(model.posterior_, data.truth) > 1 - swaps.mean() + 0.05
+
+
+def test_a_few_wrong_labels_of_many_are_suspicious():
+    data = clusters(4000, spread=0.5, wrong=0.004)
+    model = fitted(data)
+    suspicious = suspicious_rows(data.y, model.posterior_)
+    assert len(suspicious) >= 14 and (data.y != data.truth)[suspicious].mean() > 0.9
+    low, high = model.label_noise_interval_
+    assert 0 < low <= model.label_noise_ <= high
+    assert plan_for(model, data.y).relabels

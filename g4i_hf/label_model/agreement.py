@@ -152,14 +152,16 @@ def noise_of_anchors(
     held_out: list[np.ndarray], views: list[Values], rows: Rows, log_prior: np.ndarray
 ) -> tuple[float, tuple[float, float]] | None:
     """
-    The share of wrong labels among rows that two views of different sources are sure of, and its 95% interval there.
-    Two classes with swapped labels look like two classes that a view confuses. But where two views are sure, they do
-    not confuse the classes, while labels are swapped there too (anchor points: Patrini et al., arXiv 1609.03683). It
-    is the mean over the pairs of views, in both orders, and the union of their intervals; None if sure rows have
-    clearly fewer contradictions than all rows.
+    The share of wrong labels by anchors, rows that two views of different sources are sure of. Two classes with
+    swapped labels look like two classes that a view confuses. But where two views are sure, they do not confuse the
+    classes, while labels are swapped there too (Patrini et al., arXiv 1609.03683).
 
     Args:
         held_out: (judged, C) logits of each view.
+
+    Returns:
+        The mean share over all pairs of views, in both orders, and the union of their 95% intervals. None if anchors
+        have clearly fewer contradictions than all rows, are too few, or no pair of views tells the classes.
     """
     pairs = [
         _noise_of_pair(held_out[first], views[first], views[second], rows, log_prior)
@@ -170,7 +172,8 @@ def noise_of_anchors(
     if not estimates:
         return None
     shares, lows, highs = zip(*estimates, strict=True)
-    return float(np.mean(shares)), (min(lows), max(highs))
+    may_be_wrong = float((~rows.reviewed[rows.judged]).mean())
+    return may_be_wrong * float(np.mean(shares)), (may_be_wrong * min(lows), may_be_wrong * max(highs))
 
 
 def _noise_of_pair(
@@ -178,7 +181,7 @@ def _noise_of_pair(
 ) -> tuple[float, float, float] | None:
     """`other` learns in two halves the judged rows whose label the first view confirms."""
     judged, num_labels = rows.judged, first_logits.shape[1]
-    labels, has = rows.labels[judged], first.has[judged] & other.has[judged]
+    labels, has = rows.labels[judged], first.has[judged] & other.has[judged] & ~rows.reviewed[judged]
     predicted = calibrate([first_logits], labels, log_prior, quick=True).probabilities([first_logits]).argmax(1)
     agree, half = predicted == labels, rows.folds[judged] % 2
     learned = np.zeros(first_logits.shape, dtype=np.float32)

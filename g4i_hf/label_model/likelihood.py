@@ -133,8 +133,9 @@ class _NoiseModel:
     right_by_chance: float  # share of the noisy labels that are right nonetheless
     # (n, C) probability of the label for each true class, if labels are wrong in a pattern
     given_if_wrong: torch.Tensor | None = None
-    instance_dependent: bool = False  # whether wrong labels may prefer likely classes
-    # whether to compute the interval of the share of wrong labels, which takes most of the time
+    instance_dependent: bool = False  # whether wrong labels may prefer likely classes.
+    # Whether to compute the interval of the share of wrong labels, which takes most of the time. Whether it holds 0 is
+    # computed for instance-dependent errors without it too.
     with_interval: bool = False
     quick: bool = False  # a single start, for a calibration that selects between models
 
@@ -231,7 +232,7 @@ class _HeldOutLikelihood:
         bounds = () if known is None else (known, known)
         result = self._minimise(starts, kind, 1.0, *bounds)
         share, interval = float(result.x[-2]), (0.0, priors.MAX_NOISE if known is None else known)
-        if known is None and not kind.quick:
+        if known is None and (kind.with_interval or kind.instance_dependent) and not kind.quick:
             interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
         likeliest = torch.from_numpy(result.x)

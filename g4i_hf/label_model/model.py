@@ -62,8 +62,8 @@ class LabelModel:
     - q is proportional to p^k, with k from 0 (at random) to 0.6 (people confuse likely classes). It is sum_c p_c R_cy
       instead, one pattern for all labels, if that explains the labels clearly better, or if labels contradict the
       views as often where two views are sure (anchor points: Patrini et al., arXiv 1609.03683).
-    - Labels count as right, e = 0, where errors would follow p and the interval of their share holds zero: views that
-      err together look the same.
+    - Labels count as right, e = 0, where the interval of the share of wrong ones holds zero and errors would follow p,
+      as views that err together look the same; or where their share rounds to zero.
 
     A view without a value for a row, or without an example of a class, has no vote there; see
     [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) also share
@@ -190,6 +190,7 @@ class LabelModel:
         self._instance_dependent: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
+        self._asked_anchors = False
         self.models_ = [fit_view(values[name], rows, self.log_prior_) for name in known]
         self.accuracy_: Estimate | None = None
         self.label_noise_: float | None = None
@@ -235,7 +236,9 @@ class LabelModel:
             "instance_dependent": self._instance_dependent is True,
         }
         calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
-        if self._known_noise is None and len(judged) and calibration.share < priors.FEW_WRONG_LABELS:
+        unclear = self._may_be_right(calibration) or calibration.share < priors.FEW_WRONG_LABELS
+        if unclear and not self._asked_anchors:
+            self._asked_anchors = True
             self._known_noise = noise_of_anchors(held_out, views, rows, self.log_prior_)
             if self._known_noise is not None:
                 calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
@@ -244,8 +247,7 @@ class LabelModel:
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
         if len(held_out) == 1 and len(judged):
             widen_for_unseen_subclasses(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
-        may_be_right = self._instance_dependent is True and calibration.interval[0] == 0
-        if may_be_right or calibration.share < priors.NEGLIGIBLE_WRONG_LABELS:  # all labels count as right
+        if self._may_be_right(calibration):
             calibration = calibrate(held_out, known=(0.0, calibration.interval), **kwargs)
         self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
@@ -253,6 +255,11 @@ class LabelModel:
             for fold in np.unique(folds)
             if with_interval
         }
+
+    def _may_be_right(self, calibration: Calibration) -> bool:
+        """Whether all labels count as right: where errors follow the views, these may err together instead."""
+        follow_views = self._instance_dependent is True and calibration.confusions is None
+        return calibration.interval[0] == 0 and (follow_views or calibration.share < priors.NEGLIGIBLE_WRONG_LABELS)
 
     def _copies(self, accuracies: Sequence[float] | None = None) -> np.ndarray:
         """(V,) the number of models whose view has the same source; a less accurate one counts as a part of one."""
