@@ -38,6 +38,7 @@ def finish(process: subprocess.Popen) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(tmp_path, serve):
     images, server = 36, serve("--latency", 0.2, "--capacity", 4)
     draw_numbers(tmp_path / "pictures", images)

@@ -123,6 +123,7 @@ def test_a_server_is_asked_for_the_class(folder, serve, options):
     assert (both["caption"], both["answer"]) == (["number 2"], "tulip")
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_which_question_pays_and_its_answers_are_kept(tmp_path, serve, static_folder):
     """The server names the right class of all pictures but each fourth, of which it says that none fits."""
     for number in range(40):

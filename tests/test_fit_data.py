@@ -248,6 +248,7 @@ def test_check_compares_captions_and_image_features(student, words, tmp_path, ca
     assert (tmp_path / "check" / "suspicious_labels.html").is_file()
 
 
+@pytest.mark.slow
 def test_any_image_encoder_is_a_view(fitted, student, tmp_path):
     pictures = few_labels(tmp_path, 6, train=60)
     encoder = save_resnet(tmp_path / "encoder", (8, 16, 16, 24))

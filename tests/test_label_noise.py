@@ -13,8 +13,7 @@ from g4i_hf.training.supervision import plan_for
     ("shared", "own", "seed"),
     [
         (2.0, 1.0, 1),
-        (1.5, 0.5, 0),
-        *(slowly(*case) for case in ((1.0, 1.0, 0), (1.5, 0.5, 1), (2.0, 1.0, 0), (3.0, 0.5, 1))),
+        *(slowly(*case) for case in ((1.5, 0.5, 0), (1.0, 1.0, 0), (1.5, 0.5, 1), (2.0, 1.0, 0), (3.0, 0.5, 1))),
     ],
 )
 def test_views_that_err_together_do_not_accuse_right_labels(shared, own, seed):
