@@ -3,14 +3,14 @@ Which constants of `g4i_hf/priors.py` change a result? Each group of them at hal
 
     python benchmarks/priors.py PHOTOS --counts cifar10h-counts.npy
 
-PHOTOS, `--cache` and `--counts` are those of photos_frozen.py and wrong_labels.py. The panel are sets as in
-coverage.py, 1, 3 or 10 labels a class or labels at random, and CIFAR-10 with 10% of the labels, from people or
-confusable. Of each cell: accuracy of the label model on unlabelled rows and on labelled ones, and of a last layer with
-views on other images; ends of intervals. Groups of `JUDGING` are measured with the judge of `g4i fit` on some cells.
-A cell that reads none of a group's constants cannot change and is left out.
+PHOTOS, `--cache` and `--counts` are those of photos_frozen.py and wrong_labels.py. The cells of `few labels` are sets
+as in coverage.py, with 1, 3 or 10 labels a class or labels at random, and CIFAR-10 with 10% of its labels, from people
+or confusable. Those of `all labels` are CIFAR-10 with all of them. Of each cell: accuracy of the label model on
+unlabelled rows and on labelled ones, and of a last layer with views on other images; ends of intervals. Those of
+`judged` have the judge of `g4i fit` too. A cell that reads none of a group's constants cannot change, and is left out.
 
-`few labels`: by how much the mean probability of the label model exceeds its accuracy, for the images of a third of
-the classes that have no label or one, where the others have four; and the same of the other two sets.
+Classes with one label or none: by how much the mean probability of the label model exceeds its accuracy, for the
+images of a third of the classes, where the others have four labels; and the same of the other two sets.
 
 Writes results/priors.json: points (x100) throughout.
 """
@@ -37,7 +37,7 @@ from g4i_hf.fitting.targets import Targets
 from g4i_hf.linear import Scale
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
-KEY = ("group", "value", "data", "seed")
+KEY = ("group", "value", "panel", "seed")
 FACTORS = {"half": 0.5, "double": 2.0}
 OF_LABEL_MODEL = {
     "temperature": ("PRIOR_MEAN_INVERSE_TEMPERATURE",),
@@ -70,6 +70,14 @@ JUDGING = {
     "confidence of a classifier": ("HALF_CONFIDENCE_IMAGES",),
     "weight of unlabelled images": ("MIN_ACCURACY_OF_VIEWS", "POWER_OF_KNOWN"),
 }
+OF_WRONG_LABELS = (
+    "share of wrong labels",
+    "labels of people",
+    "pattern of wrong labels",
+    "few wrong labels",
+    "anchors",
+    "contradictions",
+)
 # Labels a class, wrong ones, captions
 DRAWN = (
     (1, 0.0, "captions"),
@@ -79,7 +87,8 @@ DRAWN = (
 )
 JUDGED = (("cifar10", 1), ("caltech101", 3), ("cifar10", "at random"))  # cells of `JUDGING`
 ACCURACIES = ("unlabelled", "labelled", "classifier", "labels only", "confidence")
-PEOPLE_ROWS, FRACTION = 3000, 0.1
+PEOPLE_ROWS = 3000
+WHICH = ("classes without a label", "classes with one label")
 SEED, DRAWS = 200, range(210, 214)
 
 
@@ -103,32 +112,43 @@ class Case:
     others: np.ndarray  # images that nothing is learned from
     truth_of_others: np.ndarray
     num_labels: int
-    is_judged: bool = False
 
     @classmethod
-    def of(cls, name: str, drawn: Drawn, labels: np.ndarray, views: dict[str, View], is_judged: bool) -> "Case":
-        others, number = (drawn.others, drawn.truth_of_others), len(drawn.classes)
-        return cls(name, views, labels, drawn.truth, drawn.features, *others, number, is_judged)
+    def of(cls, data: str, drawn: Drawn, each: int | str, wrong: float, kind: str) -> "Case":
+        labels = drawn.labels(each, wrong, SEED)
+        known = labels, drawn.truth, drawn.features, drawn.others, drawn.truth_of_others, len(drawn.classes)
+        name = f"{data}, {each}, {wrong:.0%} wrong, {kind}"
+        return cls(name, drawn.views(kind, labels, SEED, None), *known)
 
 
-def panel(loaded: dict[str, Photos], counts: np.ndarray | None) -> Iterator[Case]:
+@dataclass
+class Panel:
+    name: str
+    cases: list[Case]
+    groups: dict[str, tuple[str, ...]]
+    is_judged: bool = False  # by the judge of `g4i fit`
+
+
+def panels(loaded: dict[str, Photos], counts: np.ndarray | None) -> Iterator[Panel]:
+    cases, judged = [], []
     for data, photos in loaded.items():
         drawn = Drawn(photos, SEED)
         for each, wrong, kind in DRAWN:
-            labels = drawn.labels(each, wrong, SEED)
-            is_judged = (data, each) in JUDGED
-            name = f"{data}, {each}, {wrong:.0%} wrong, {kind}"
-            yield Case.of(name, drawn, labels, drawn.views(kind, labels, SEED, None), is_judged)
+            cases.append(Case.of(data, drawn, each, wrong, kind))
+            judged += cases[-1:] if (data, each) in JUDGED else []
         if data == "caltech101":
-            labels = drawn.labels(1, 0, SEED)
-            views = drawn.views("of other images", labels, SEED, None)
-            yield Case.of(f"{data}, 1, captions of other images", drawn, labels, views, False)
+            cases.append(Case.of(data, drawn, 1, 0.0, "of other images"))
         if data == "cifar10":
-            yield from of_people(photos, counts)
+            cases += of_people(photos, counts, 0.1)
+    yield Panel("few labels", cases, OF_LABEL_MODEL)
+    if "cifar10" in loaded:
+        of_labels = {group: OF_LABEL_MODEL[group] for group in OF_WRONG_LABELS}
+        yield Panel("all labels", list(of_people(loaded["cifar10"], counts, 1.0)), of_labels)
+    yield Panel("judged", judged, JUDGING, is_judged=True)
 
 
-def of_people(photos: Photos, counts: np.ndarray | None) -> Iterator[Case]:
-    """A tenth of the labels, from people or confusable."""
+def of_people(photos: Photos, counts: np.ndarray | None, fraction: float) -> Iterator[Case]:
+    """Labels of people, or confusable ones."""
     generator, (others, truth_of_others) = np.random.default_rng(SEED), photos.test
     rows = np.sort(generator.permutation(len(photos.truth))[:PEOPLE_ROWS])
     features, kinds = photos.features.numpy()[rows], ["20% confusable", *(PEOPLE if counts is not None else ())]
@@ -138,9 +158,9 @@ def of_people(photos: Photos, counts: np.ndarray | None) -> Iterator[Case]:
             labels = PEOPLE[kind](photos.answers(counts), photos.truth, generator)[rows]
         else:
             labels = labels_with(photos.training, kind, SEED)[rows]
-        labels = np.where(generator.random(len(rows)) < FRACTION, labels, -1)
+        labels = np.where(generator.random(len(rows)) < fraction, labels, -1)
         known = photos.truth[rows], features, others.numpy(), truth_of_others
-        yield Case(f"cifar10, {FRACTION:.0%}, {kind}", views, labels, *known, photos.num_labels)
+        yield Case(f"cifar10, {fraction:.0%}, {kind}", views, labels, *known, photos.num_labels)
 
 
 # --- What is measured ------------------------------------------------------------------------------------------------
@@ -154,11 +174,11 @@ def measured(case: Case, strength: float | None, judged: bool) -> dict:
     model = LabelModel(case.num_labels, SEED).fit(case.views, case.labels, ids=order, kept=kept)
     known, truth = case.labels >= 0, case.truth
     right, wrong = model.probabilities_.argmax(1) == truth, case.labels[known] != truth[known]
-    accuracy = model.accuracy_ or Estimate(np.nan)
+    accuracy, without_label = model.accuracy_ or Estimate(np.nan), right if known.all() else right[~known]
     figures = {
-        "unlabelled": points(right[~known].mean()),
+        "unlabelled": points(without_label.mean()),
         "labelled": points((model.posterior_.argmax(1) == truth)[known].mean()),
-        "intervals": interval_of("label model", accuracy.interval, right[~known].mean())
+        "intervals": interval_of("label model", accuracy.interval, without_label.mean())
         | interval_of("wrong labels", model.label_noise_interval_, wrong.mean()),
     }
     targets = Targets.of(Evidence(case.labels, case.views, model, order, holdout=holdout))
@@ -218,39 +238,34 @@ def multiplied(names: tuple[str, ...], factor: float) -> Iterator[None]:
         setattr(priors, name, value)
 
 
-def with_defaults(results: Results, cases: list[Case], judged: bool) -> dict:
+def with_defaults(results: Results, panel: Panel) -> dict:
     """By name of a cell, what is measured with all constants as they are, and the names of those that it reads."""
-    group = "defaults of judging" if judged else "defaults"
-    if not results.has(group, "", "all", SEED):
+    key = "defaults", "", panel.name, SEED
+    if not results.has(*key):
         cells, start = {}, time.process_time()
-        for case in cases:
+        for case in panel.cases:
             Read.names.clear()
-            cells[case.name] = measured(case, None, judged)
+            cells[case.name] = measured(case, None, panel.is_judged)
             cells[case.name]["reads"] = sorted(name for name in Read.names if name.isupper())
-        results.add(group, "", "all", SEED, seconds=round(time.process_time() - start), cells=cells)
-    return next(row for row in results.rows if row["group"] == group)["cells"]
+        results.add(*key, seconds=round(time.process_time() - start), cells=cells)
+    return next(row["cells"] for row in results.rows if tuple(row[name] for name in KEY) == key)
 
 
-def compare_groups(results: Results, cases: list[Case], groups: dict, defaults: dict, judged: bool) -> None:
+def compare_groups(results: Results, panel: Panel, groups: dict[str, tuple[str, ...]]) -> None:
+    defaults = with_defaults(results, panel)
     for (group, names), value in product(groups.items(), FACTORS):
-        if results.has(group, value, "all", SEED):
+        key = group, value, panel.name, SEED
+        if results.has(*key):
             continue
         cells, start = {}, time.process_time()
         with multiplied(names, FACTORS[value]):
             values = {name: getattr(priors, name) for name in names}
-            for case in cases:
+            for case in panel.cases:
                 if {*names} & {*defaults[case.name]["reads"]}:
-                    cells[case.name] = measured(case, defaults[case.name].get("strength"), judged)
-        results.add(
-            group,
-            value,
-            "all",
-            SEED,
-            values=values,
-            **summary({name: defaults[name] for name in cells}, cells),
-            seconds=round(time.process_time() - start),
-            cells=cells,
-        )
+                    cells[case.name] = measured(case, defaults[case.name].get("strength"), panel.is_judged)
+        found = summary({name: defaults[name] for name in cells}, cells)
+        seconds = round(time.process_time() - start)
+        results.add(*key, values=values, **found, seconds=seconds, cells=cells)
 
 
 def summary(before: dict, cells: dict) -> dict:
@@ -283,14 +298,14 @@ def measure_few_labels(results: Results, loaded: dict[str, Photos]) -> None:
     for seed, (data, photos) in product(DRAWS, loaded.items()):
         drawn = Drawn(photos, seed)
         for number, kind, wrong in product((0, 1), ("captions", "of half"), (0.0, 0.2)):
-            key = f"few labels: {number}", f"{kind}, {wrong:.0%} wrong", data, seed
+            key = WHICH[number], f"{kind}, {wrong:.0%} wrong", data, seed
             if not results.has(*key):
                 results.add(*key, **too_high(drawn, number, kind, wrong, seed))
     for number, data in product((0, 1), loaded):
-        group = f"few labels: {number}"
+        group = WHICH[number]
         rows = [row for row in results.rows if row["group"] == group and row["seed"] in DRAWS]
-        others = [row["too_high"] for row in rows if row["data"] != data]
-        own = [row["too_high"] for row in rows if row["data"] == data]
+        others = [row["too_high"] for row in rows if row["panel"] != data]
+        own = [row["too_high"] for row in rows if row["panel"] == data]
         if len(others) > 1 and not results.has(group, "of the other sets", data, SEED):
             spread = {"std": round(stdev(others), 3), "draws": len(others), "own": round(fmean(own), 3)}
             results.add(group, "of the other sets", data, SEED, too_high=round(fmean(others), 3), **spread)
@@ -312,19 +327,16 @@ def too_high(drawn: Drawn, number: int, kind: str, wrong: float, seed: int) -> d
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--only", help="a group, or `few labels`")
+    parser.add_argument("--only", help="a group, or `classes`, those with one label or none")
     args = parsed(parser)
     results = Results(args.results / "priors.json", KEY)
     loaded = {data: load_photos(args.photos, data, args.cache) for data in args.data}
     priors.__class__ = Read
-    cases = list(panel(loaded, args.counts))
-    for judged, groups in ((False, OF_LABEL_MODEL), (True, JUDGING)):
-        groups = {group: names for group, names in groups.items() if args.only in (None, group)}
-        measurable = [case for case in cases if case.is_judged or not judged]
+    for panel in panels(loaded, args.counts):
+        groups = {group: names for group, names in panel.groups.items() if args.only in (None, group)}
         if groups:
-            defaults = with_defaults(results, measurable, judged)
-            compare_groups(results, measurable, groups, defaults, judged)
-    if args.only in (None, "few labels"):
+            compare_groups(results, panel, groups)
+    if args.only in (None, "classes"):
         measure_few_labels(results, loaded)
 
 
