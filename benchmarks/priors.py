@@ -37,7 +37,7 @@ from g4i_hf.fitting.targets import Targets
 from g4i_hf.linear import Scale
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
-KEY = ("group", "value", "panel", "seed")
+KEY = ("group", "change", "panel", "seed")
 FACTORS = {"half": 0.5, "double": 2.0}
 OF_LABEL_MODEL = {
     "temperature": ("PRIOR_MEAN_INVERSE_TEMPERATURE",),
@@ -78,6 +78,15 @@ OF_WRONG_LABELS = (
     "anchors",
     "contradictions",
 )
+# Values that leave a rule out, or make two constants one
+WITHOUT = {
+    "significance levels, one": {"ALPHA_IN_COMMON": priors.ALPHA_OF_NAMES},
+    "pattern of wrong labels, gain of a row": {"MIN_GAIN_OF_PATTERN_A_ROW": 0.0},
+    "labels of people, largest exponent": {"MAX_NOISE_EXPONENT": 1.0},
+    "anchors, any": {"MIN_ANCHORS": 1_000_000},
+    "last layers, small pseudo-count": {"PSEUDO_COUNT_OF_CLASS": 1.0},
+    "confidence of a classifier, half": {"HALF_CONFIDENCE_IMAGES": 0},
+}
 # Labels a class, wrong ones, captions
 DRAWN = (
     (1, 0.0, "captions"),
@@ -226,16 +235,29 @@ def points(share: float) -> float:
 
 
 @contextmanager
-def multiplied(names: tuple[str, ...], factor: float) -> Iterator[None]:
-    before = {name: getattr(priors, name) for name in names}
-    for name, value in before.items():
-        if name == "MAX_NOISE":
-            setattr(priors, name, 1 - factor * (1 - value))
-        else:
-            setattr(priors, name, max(round(factor * value), 1) if isinstance(value, int) else factor * value)
+def changed(values: dict[str, float]) -> Iterator[None]:
+    before = {name: getattr(priors, name) for name in values}
+    for name, value in values.items():
+        setattr(priors, name, value)
     yield
     for name, value in before.items():
         setattr(priors, name, value)
+
+
+def multiplied(name: str, factor: float) -> float:
+    value = getattr(priors, name)
+    if name == "MAX_NOISE":
+        return 1 - factor * (1 - value)
+    return max(round(factor * value), 1) if isinstance(value, int) else factor * value
+
+
+def changes_of(panel: Panel) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Group, which change, and the values of constants."""
+    for (group, names), (change, factor) in product(panel.groups.items(), FACTORS.items()):
+        yield group, change, {name: multiplied(name, factor) for name in names}
+    for group, values in WITHOUT.items():
+        if {*values} <= {name for names in panel.groups.values() for name in names}:
+            yield group, "without", values
 
 
 def with_defaults(results: Results, panel: Panel) -> dict:
@@ -251,17 +273,17 @@ def with_defaults(results: Results, panel: Panel) -> dict:
     return next(row["cells"] for row in results.rows if tuple(row[name] for name in KEY) == key)
 
 
-def compare_groups(results: Results, panel: Panel, groups: dict[str, tuple[str, ...]]) -> None:
-    defaults = with_defaults(results, panel)
-    for (group, names), value in product(groups.items(), FACTORS):
-        key = group, value, panel.name, SEED
+def compare(results: Results, panel: Panel, only: str | None) -> None:
+    changes = [each for each in changes_of(panel) if only in (None, each[0])]
+    defaults = with_defaults(results, panel) if changes else {}
+    for group, change, values in changes:
+        key = group, change, panel.name, SEED
         if results.has(*key):
             continue
         cells, start = {}, time.process_time()
-        with multiplied(names, FACTORS[value]):
-            values = {name: getattr(priors, name) for name in names}
+        with changed(values):
             for case in panel.cases:
-                if {*names} & {*defaults[case.name]["reads"]}:
+                if {*values} & {*defaults[case.name]["reads"]}:
                     cells[case.name] = measured(case, defaults[case.name].get("strength"), panel.is_judged)
         found = summary({name: defaults[name] for name in cells}, cells)
         seconds = round(time.process_time() - start)
@@ -333,9 +355,7 @@ def main() -> None:
     loaded = {data: load_photos(args.photos, data, args.cache) for data in args.data}
     priors.__class__ = Read
     for panel in panels(loaded, args.counts):
-        groups = {group: names for group, names in panel.groups.items() if args.only in (None, group)}
-        if groups:
-            compare_groups(results, panel, groups)
+        compare(results, panel, args.only)
     if args.only in (None, "classes"):
         measure_few_labels(results, loaded)
 
