@@ -45,7 +45,7 @@ OF_LABEL_MODEL = {
     "share of wrong labels": ("PRIOR_MEAN_WRONG_LABELS", "MAX_NOISE"),
     "labels of people": ("PRIOR_MEAN_NOISE_EXPONENT", "PRIOR_STD_NOISE_EXPONENT", "MAX_NOISE_EXPONENT"),
     "pattern of wrong labels": ("MIN_GAIN_OF_PATTERN", "MIN_GAIN_OF_PATTERN_A_ROW"),
-    "few wrong labels": ("FEW_WRONG_LABELS",),
+    "few wrong labels": ("FEW_WRONG_LABELS", "NEGLIGIBLE_WRONG_LABELS"),
     "anchors": ("MIN_SKILL", "SUREST_ROWS", "MIN_ANCHORS", "MIN_SHARE_OF_ANCHORS"),
     "contradictions": ("CLEAREST_CONTRADICTIONS", "MIN_RECALL"),
     "views in common": (
@@ -85,7 +85,7 @@ WITHOUT = {
     "labels of people, largest exponent": {"MAX_NOISE_EXPONENT": 1.0},
     "anchors, any": {"MIN_ANCHORS": 1_000_000},
     "last layers, small pseudo-count": {"PSEUDO_COUNT_OF_CLASS": 1.0},
-    "confidence of a classifier, half": {"HALF_CONFIDENCE_IMAGES": 0},
+    "frequency of classes, by Laplace": {"PSEUDO_COUNT": 1},
 }
 # Labels a class, wrong ones, captions
 DRAWN = (
