@@ -61,7 +61,7 @@ MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)
 # Overconfidence and its standard deviation, where other classes have more labels
-OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # for the images of classes without a label (results/priors.json)
+OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # of classes without a label (results/priors.json)
 OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one (results/priors.json)
 
 # --- Last layers and their judge -------------------------------------------------------------------------------------
