@@ -54,9 +54,9 @@ UNCERTAIN_ROWS = 1 / 4  # of the candidates, those from which images to label ar
 
 LEVEL = 0.975  # quantile at the upper end of a 95% interval (definition)
 DEGREES_OF_FREEDOM = 20  # of Student's distribution (judgement; those of the weights cover alike)
-# Bias of the probabilities on another dataset; each set judged by the other two
-PRIOR_STD_BIAS = 0.22  # of an accuracy, relative to the expected error (results/coverage.json)
-PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predictions (results/coverage.json)
+# Bias of the probabilities on another dataset, by draws of benchmarks/coverage.py that were not kept
+PRIOR_STD_BIAS = 0.22  # of an accuracy, relative to the expected error (judgement by these)
+PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predictions (judgement by these)
 MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)

@@ -133,9 +133,8 @@ class _NoiseModel:
     right_by_chance: float  # share of the noisy labels that are right nonetheless
     # (n, C) probability of the label for each true class, if labels are wrong in a pattern
     given_if_wrong: torch.Tensor | None = None
-    instance_dependent: bool = False  # whether wrong labels may prefer likely classes.
-    # Whether to compute the interval of the share of wrong labels, which takes most of the time. Whether it holds 0 is
-    # computed for instance-dependent errors without it too.
+    instance_dependent: bool = False  # whether wrong labels may prefer likely classes
+    # whether to compute the interval of the share of wrong labels; that it holds 0 is computed for the above anyway
     with_interval: bool = False
     quick: bool = False  # a single start, for a calibration that selects between models
 
