@@ -47,10 +47,9 @@ def test_labels_are_changed_where_the_plan_says_so_and_nowhere_else(wrong):
     assert plan_for(model, data.y).relabels == bool((given < 0.99).any()) == (wrong > 0)
 
 
-@pytest.mark.parametrize(("rate", "seed"), [(0.2, 1), slowly(0.15, 1), slowly(0.2, 2), slowly(0.3, 1)])
-def test_labels_that_change_places_are_found_before_errors_count_as_those_of_views(rate, seed):
+def test_labels_that_change_places_are_found_before_errors_count_as_those_of_views():
     data, images = seen_twice(800, shared=0.5, own=0.7)
-    swaps = (data.truth < 4) & (np.random.default_rng(seed).random(800) < rate)
+    swaps = (data.truth < 4) & (np.random.default_rng(1).random(800) < 0.3)
     model = fitted(data, np.where(swaps, data.truth ^ 1, data.truth), images)
     assert accuracy(model.posterior_, data.truth) > 1 - swaps.mean() + 0.05
 
