@@ -271,7 +271,7 @@ def test_one_of_two_servers_dies_and_the_other_answers_everything(serve, quick):
 @pytest.mark.parametrize(
     "options, asked, says",
     [
-        (("--always", 401), {}, "needs a token.*api_key_env"),
+        (("--always", 401, "--latency", 0.2), {}, "needs a token.*api_key_env"),
         (("--always", 403), {}, "See to the account, and to its access to tiny"),
         (("--always", 307), {}, "redirects.*Give that address as base_url"),
         ((), {"model": "large"}, "There is no model large.*It has tiny, another"),

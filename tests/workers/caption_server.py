@@ -150,6 +150,7 @@ class CaptionServer:
 
     async def answer(self, headers: Mapping[str, str], body: bytes) -> web.Response:
         if self.args.always:
+            await asyncio.sleep(self.args.latency)
             wait = {"retry-after": self.args.retry_after} if self.args.always in (429, 500) else {}
             return error(self.args.always, self.args.say or "always", wait)
         if self.args.token and headers.get("authorization") != f"Bearer {self.args.token}":
