@@ -86,22 +86,22 @@ def scores(probabilities: np.ndarray, photos: Photos, labels: np.ndarray) -> dic
     }
 
 
-def rivals(alone: list[np.ndarray], photos: Photos, labels: np.ndarray) -> dict[str, dict]:
-    """alone: (N, C) probabilities by each view alone."""
+def rivals_of(alone: list[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
+    """(N, C) by each rival, of the probabilities (N, C) by each view alone."""
     from crowdkit.aggregation import DawidSkene
     from pandas import DataFrame
 
     stacked = np.stack(alone).astype(np.float64)
     product = np.exp(np.log(stacked + 1e-6).sum(0))
     votes = stacked.argmax(2)
-    counted = np.eye(photos.num_labels)[votes].sum(0) + 1e-3 * stacked.mean(0)  # a tie goes to the surer one
+    counted = np.eye(num_labels)[votes].sum(0) + 1e-3 * stacked.mean(0)  # a tie goes to the surer one
     task = np.tile(np.arange(votes.shape[1]), len(votes))
     answers = {"task": task, "worker": np.repeat(np.arange(len(votes)), votes.shape[1]), "label": votes.ravel()}
     by_workers = DawidSkene(n_iter=50).fit_predict_proba(DataFrame(answers))
     dawid_skene = np.zeros_like(product)
     dawid_skene[np.ix_(by_workers.index.to_numpy(), by_workers.columns.to_numpy())] = by_workers.to_numpy()
     found = {"mean": stacked.mean(0), "product": product, "majority": counted, "Dawid-Skene": dawid_skene}
-    return {name: scores(each / each.sum(1, keepdims=True), photos, labels) for name, each in found.items()}
+    return {name: each / each.sum(1, keepdims=True) for name, each in found.items()}
 
 
 def main() -> None:
@@ -126,7 +126,8 @@ def main() -> None:
                 if name in missing:
                     row = scores(model.probabilities_, photos, labels)
                     if name in RIVALS_OF and set(chosen) <= set(alone):
-                        row["rivals"] = rivals([alone[each] for each in chosen], photos, labels)
+                        found = rivals_of([alone[each] for each in chosen], photos.num_labels)
+                        row["rivals"] = {rival: scores(each, photos, labels) for rival, each in found.items()}
                     results.add(data, setting, seed, name, **row)
 
 

@@ -8,7 +8,6 @@ a file in `results/`, or judgement. Code reads them at each call, so that a benc
 PRIOR_MEAN_INVERSE_TEMPERATURE = 2.0  # of the logits of a view (judgement)
 PRIOR_STD_LOG_TEMPERATURE = 0.7  # normal prior of the logarithm (judgement)
 PRIOR_STD_POWER = 0.5  # of the margin of a row in its temperature, normal with mean 0 (judgement)
-REPEATED_ERRORS = 0.7  # factor of inverse temperatures with a self-trained model, without held-out labels (judgement)
 MAX_COMPONENTS = 256  # principal components of a view, or as many as classes, if these are more (judgement)
 DEFAULT_C = 16.0  # C of the regression of a view, where no label can be held out to select one (judgement)
 AUXILIARY_C = 1.0  # C of every regression that is no view: scikit-learn's default (judgement)
@@ -37,11 +36,16 @@ MIN_ROWS_IN_COMMON_A_CLASS = 20  # the same for each class (judgement)
 ENOUGH_ROWS_IN_COMMON = 4_000  # rows that suffice for any number of classes (judgement)
 ALPHA_IN_COMMON = 0.001  # significance level: two views have something in common (judgement)
 ALPHA_OF_NAMES = 0.01  # significance level: names of classes predict labels (judgement)
-ODDS_OF_BETTER_VIEW = 0.5  # part of the log odds ratio that the better of two views gains (judgement)
+STD_OF_AGREEMENT = (
+    0.05  # of the share on which two views agree beyond chance, if their errors were independent (judgement)
+)
+MIN_ACCURACY_OF_BEST = (
+    2 / 3
+)  # of the best view, without held-out labels: else errors may be what all learned (judgement)
 MIN_RECALL = 0.5  # of the best recall of the predictions, for a view to self-train (judgement)
 CLEAREST_CONTRADICTIONS = 1 / 5  # of the labels that a view contradicts, those on which another is asked (judgement)
 MIN_SKILL = 0.5  # of the way from chance to always right, for a view to give anchors (judgement)
-SUREST_ROWS = 1 / 4  # of the rows of a class on which views and label agree, anchors (judgement)
+SUREST_ROWS = 1 / 4  # of the rows of a class, those of which a view is surest, anchors (judgement)
 MIN_ANCHORS = 100  # rows that estimate the share of wrong labels (judgement)
 MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those among all rows (judgement)
 

@@ -240,7 +240,8 @@ def test_without_any_label_captions_are_compared_with_names():
     both = fitted(data, none, names=names, images=images.x)
     assert accuracy(both.probabilities_, data.truth) > right + 0.05
     assert 0.4 < alone(both)[0] < right and alone(both)[1] is None
-    assert abs(both.accuracy_.share - accuracy(both.probabilities_, data.truth)) < 0.1
+    # As sure as captions alone are, as image features may repeat their errors
+    assert -0.15 < both.accuracy_.share - accuracy(both.probabilities_, data.truth) < 0.05
     with pytest.raises(ValueError, match="or names of at least two classes"):
         fitted(data, none, names=np.where(np.arange(CLASSES)[:, None] == 2, names, 0))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 from scipy.stats import binomtest
 
 from .. import priors
@@ -15,15 +17,15 @@ from .views import Rows, Values
 
 
 def learned_by(view: Values, rows: np.ndarray, predicted: np.ndarray, num_labels: int) -> np.ndarray:
-    """(n,) predicted classes of these rows, by a view that learns those of the other half."""
+    """(n, C) logits of these rows, by a view that learns the predicted classes (n,) of the other half."""
     x, half = view.x[rows], np.arange(len(rows)) % 2
-    learned = np.empty_like(predicted)
+    learned = np.empty((len(rows), num_labels), dtype=np.float32)
     for part in (0, 1):
         taught, left = half != part, half == part
         weight, bias = balanced_regression(
             x[taught], one_hot(predicted[taught], num_labels), priors.AUXILIARY_C, view.space.variances
         )
-        learned[left] = (x[left] @ weight + bias).argmax(1)
+        learned[left] = x[left] @ weight + bias
     return learned
 
 
@@ -32,26 +34,40 @@ def mean_recall(predicted: np.ndarray, learned: np.ndarray, num_labels: int) -> 
     return float((hits[counts > 0] / counts[counts > 0]).mean())
 
 
+def chance_of(first: np.ndarray, second: np.ndarray, num_labels: int) -> float:
+    """Probability that two predictions (n,) are equal if they are independent."""
+    shares = [np.bincount(of, minlength=num_labels) / len(of) for of in (first, second)]
+    return min(float(shares[0] @ shares[1]), 1.0)
+
+
 def by_chance(first: np.ndarray, second: np.ndarray, num_labels: int) -> float:
     """Probability that two predictions (n,) are equal as often as they are, or more often, if they are independent."""
-    shares = [np.bincount(of, minlength=num_labels) / len(of) for of in (first, second)]
-    expected = min(float(shares[0] @ shares[1]), 1.0)
+    expected = chance_of(first, second, num_labels)
     return float(binomtest(int((first == second).sum()), len(first), expected, alternative="greater").pvalue)
 
 
+def beyond_chance(first: np.ndarray, second: np.ndarray, chance: float) -> float:
+    """Cohen's kappa: the share of equal predictions (n,), 0 if it is that of chance, 1 if all are equal."""
+    return float(((first == second).mean() - chance) / max(1 - chance, 1e-6))
+
+
 def accuracies_by_each_other(
-    logits: list[np.ndarray], views: list[Values], rows: np.ndarray
+    logits: list[np.ndarray], views: list[Values], learners: list[Values], sample: np.ndarray, rows: Rows
 ) -> tuple[list[float], dict[tuple[int, int], bool]]:
     """
-    A view can learn the predictions of another view as far as these are correct, because the errors of the other view
-    are noise to it. So each view learns the predictions of each other one on half of the rows. Its mean recall over
-    the classes on the other half estimates the accuracy of the other view. The better view is underestimated, as the
-    worse one has to learn it, so the ratio of their odds is squared. The highest of the estimates by several views
-    counts, as a view of noise recalls nothing. Views of the same source do not judge each other.
+    Where another view is sure of what it learned from a view, it knows the class, and contradicts the view where that
+    errs. So each view learns the predictions of each other one on half of the rows, image features too; on the quarter
+    of the other half of which it is surest, the share of equal predictions estimates the accuracy of the view that
+    taught. The highest of the estimates by several views counts. It is too high where the errors follow a rule that
+    can be learned as well, as those of a model of another field. Such views agree with the others too rarely; see
+    [`_likeliest`]. Views of the same source do not judge each other.
 
     Args:
-        logits: (n, C) of each view, for the rows.
-        views: their values; `rows` (n,) are the numbers of the rows to compare.
+        logits: (n, C) of each view, for the rows of the sample.
+        views: their values.
+        learners: the values of all views, also of those without an example of a class.
+        sample: (n,) numbers of the rows to compare.
+        rows: all of them, with the labels.
 
     Returns:
         The accuracy of each view; and for each pair of a view with names of classes and one without, by their numbers,
@@ -61,24 +77,72 @@ def accuracies_by_each_other(
     number, num_labels = len(views), logits[0].shape[1]
     of_classes = priors.MIN_ROWS_IN_COMMON_A_CLASS * num_labels
     enough = min(max(priors.MIN_ROWS_IN_COMMON, of_classes), priors.ENOUGH_ROWS_IN_COMMON)
-    log_odds, in_common = np.full((number, number), np.nan), dict[tuple[int, int], bool]()
-    for teacher, learner in permutations(range(number), 2):
-        if views[teacher].source == views[learner].source:
+    predicted, in_common = [of_view.argmax(1) for of_view in logits], dict[tuple[int, int], bool]()
+    places, is_named = {view.name: place for place, view in enumerate(views)}, [view.is_named.any() for view in views]
+    surest = np.full(number, np.nan)
+    for teacher, learner in product(range(number), learners):
+        both = np.flatnonzero(views[teacher].has[sample] & learner.has[sample])
+        if views[teacher].source == learner.source or len(both) < 2:
             continue
-        both = np.flatnonzero(views[teacher].has[rows] & views[learner].has[rows])
-        if len(both) < 2:
-            continue
-        predicted = logits[teacher][both].argmax(1)
-        learned = learned_by(views[learner], rows[both], predicted, num_labels)
-        if len(both) >= enough and views[teacher].is_named.any() != views[learner].is_named.any():
-            pair = (teacher, learner) if views[teacher].is_named.any() else (learner, teacher)
-            chance = by_chance(predicted, learned, num_labels)
+        taught = predicted[teacher][both]
+        learned = learned_by(learner, sample[both], taught, num_labels)
+        other = places.get(learner.name)
+        if other is not None and len(both) >= enough and is_named[teacher] != is_named[other]:
+            pair = (teacher, other) if is_named[teacher] else (other, teacher)
+            chance = by_chance(taught, learned.argmax(1), num_labels)
             in_common[pair] = in_common.get(pair, False) or chance < priors.ALPHA_IN_COMMON
-        recall = np.clip(mean_recall(predicted, learned, num_labels), 0.01, 0.99)
-        log_odds[teacher, learner] = np.log(recall / (1 - recall))
-    spread = log_odds + priors.ODDS_OF_BETTER_VIEW * (log_odds - log_odds.T)
-    most = np.array([np.nanmax(of_view) if np.isfinite(of_view).any() else 0.0 for of_view in spread])
-    return list(1 / (1 + np.exp(-most))), in_common
+        sure = _surest_of(learned)
+        knows = beyond_chance(taught[sure], learned[sure].argmax(1), chance_of(taught, taught, num_labels))
+        surest[teacher] = np.nanmax([surest[teacher], knows])
+    knowing = np.clip(np.nan_to_num(surest, nan=0.5), 0.01, 0.99)
+    judges = np.flatnonzero(is_named) if any(is_named) else np.arange(number)
+    kappas, hits = np.full((number, number), np.nan), np.array([hits_of_names(view, rows) for view in views])
+    for first, second in permutations(range(number), 2):
+        both = views[first].has[sample] & views[second].has[sample]
+        if both.sum() > 1 and views[first].source != views[second].source:
+            of_first, of_second = predicted[first][both], predicted[second][both]
+            kappas[first, second] = beyond_chance(of_first, of_second, chance_of(of_first, of_second, num_labels))
+    knowing[judges] = _likeliest(knowing[judges], kappas[np.ix_(judges, judges)], hits[judges], num_labels)
+    best = judges[knowing[judges].argmax()]
+    others = np.setdiff1d(np.arange(number), judges)
+    knowing[others] = np.clip(np.nan_to_num(kappas[others, best] / knowing[best], nan=0.5), 0.01, 0.99)
+    return list(knowing + (1 - knowing) / num_labels), in_common
+
+
+def _likeliest(surest: np.ndarray, kappas: np.ndarray, hits: np.ndarray, num_labels: int) -> np.ndarray:
+    """
+    (V,) shares of the rows whose class each view knows; of the others it draws one. Two views that know k and l agree
+    on a share k l beyond chance, as their errors are independent. This follows from their agreement, labels, and what
+    other views learned, which says less of a view, the more these contradict it.
+
+    Args:
+        surest: (V,) shares as other views learned them.
+        kappas: (V, V) agreement beyond chance, NaN where two views have no row in common.
+        hits: (V, 2) labels that the nearest name predicts, and all.
+    """
+    first, second = np.nonzero(np.triu(np.isfinite(kappas), 1))
+    spread = priors.STD_OF_AGREEMENT + 1 - surest
+    right, wrong = hits[:, 0], hits[:, 1] - hits[:, 0]
+
+    def loss(log_odds: np.ndarray) -> float:
+        knowing = expit(log_odds)
+        misfits = (knowing[first] * knowing[second] - kappas[first, second]) / priors.STD_OF_AGREEMENT
+        accuracies = knowing + (1 - knowing) / num_labels
+        of_labels = right * np.log(accuracies) + wrong * np.log(1 - accuracies)
+        return float(((misfits**2).sum() + (((knowing - surest) / spread) ** 2).sum()) / 2 - of_labels.sum())
+
+    # Either of two views that contradict each other may be the one that errs
+    starts = [surest, *(np.where(np.arange(len(surest)) == view, surest, 0.1) for view in range(len(surest)))]
+    bounds = [(logit(0.01), logit(0.995))] * len(surest)
+    results = [minimize(loss, logit(start), bounds=bounds, method="L-BFGS-B") for start in starts]
+    return expit(min(results, key=lambda result: result.fun).x)
+
+
+def hits_of_names(view: Values, rows: Rows) -> tuple[int, int]:
+    """How many labelled rows have the class of the nearest name, and how many have a label with a name."""
+    known = rows.known[view.has[rows.known]]
+    known = known[view.is_named[rows.labels[known]]]
+    return int(((view.x[known] @ view.names.T).argmax(1) == rows.labels[known]).sum()), len(known)
 
 
 def names_tell_labels(view: Values, rows: Rows) -> bool | None:
@@ -112,7 +176,7 @@ def able_to_learn(
     for name, view in views.items():
         has = view.has[rows]
         learned = learned_by(view, rows[has], predicted[has], num_labels) if has.sum() > 1 else None
-        recalls[name] = 0.0 if learned is None else mean_recall(predicted[has], learned, num_labels)
+        recalls[name] = 0.0 if learned is None else mean_recall(predicted[has], learned.argmax(1), num_labels)
     return tuple(name for name, recall in recalls.items() if recall >= priors.MIN_RECALL * max(recalls.values()))
 
 
@@ -207,6 +271,15 @@ def _noise_of_pair(
         return None
     low, high = binomtest(int((~agree[sure]).sum()), int(sure.sum())).proportion_ci(method="wilson")
     return share, float(low), float(high)
+
+
+def _surest_of(logits: np.ndarray) -> np.ndarray:
+    """(m,) numbers of the rows: of each predicted class, the quarter of which these logits (n, C) are surest."""
+    predicted, lead = logits.argmax(1), _lead(logits)
+    ordered = [
+        rows[np.argsort(-lead[rows])] for rows in map(np.flatnonzero, predicted == np.unique(predicted)[:, None])
+    ]
+    return np.concatenate([rows[: max(1, int(priors.SUREST_ROWS * len(rows)))] for rows in ordered])
 
 
 def _lead(logits: np.ndarray) -> np.ndarray:

@@ -190,8 +190,9 @@ class LabelModel:
         self._instance_dependent: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
-        self._asked_anchors = False
-        self.models_ = [fit_view(values[name], rows, self.log_prior_) for name in known]
+        self._asked_anchors, self._is_sure = False, False
+        self._of_views = [fit_view(values[name], rows, self.log_prior_) for name in known]
+        self.models_ = list(self._of_views)  # those that vote
         self.accuracy_: Estimate | None = None
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
@@ -202,7 +203,7 @@ class LabelModel:
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].self_trains)
         sources = {values[name].source for name in (*known, *learners)}
         self_trains = bool(learners) and len(sources) > 1 and unlabelled
-        if not len(rows.judged) and len(set(self._sources)) > 1 and unlabelled:
+        if not len(rows.judged) and len(sources) > 1 and unlabelled:
             if left_out := self._judge_by_each_other(values, rows):
                 report = {name: self.report_[name] | {"left_out": True} for name in left_out}
                 self._fit({name: view for name, view in values.items() if name not in left_out}, rows)
@@ -275,11 +276,12 @@ class LabelModel:
         sample = rows.unlabelled[:MOST_COMPARED]
         logits = self._logits(values, sample, rows.folds)
         views = [values[model.name] for model in self.models_]
-        accuracies, in_common = accuracies_by_each_other(logits, views, sample)
+        accuracies, in_common = accuracies_by_each_other(logits, views, list(values.values()), sample, rows)
         if left_out := contradicted(views, in_common, rows):
             return left_out
+        self._is_sure = max(accuracies) >= priors.MIN_ACCURACY_OF_BEST
         for model, accuracy in zip(self.models_, accuracies, strict=True):
-            self.report_[model.name]["accuracy"] = accuracy
+            self.report_[model.name]["accuracy"] = accuracy if self._is_sure else None
         has = [values[model.name].has[sample] for model in self.models_]
         inverse_temperatures = [
             inverse_temperature(of_view[present], self.log_prior_, accuracy) if present.any() else 1.0
@@ -288,7 +290,6 @@ class LabelModel:
         fixed = calibrate(logits, sample[:0], self.log_prior_)
         shared = np.array(inverse_temperatures) / self._copies(accuracies)
         self.calibration_ = replace(fixed, inverse_temperatures=shared)
-        self.accuracy_ = Estimate(float(self.calibration_.probabilities(logits).max(1).mean()))
         return []
 
     def _self_train(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
@@ -329,6 +330,7 @@ class LabelModel:
             return np.eye(self.num_labels, dtype=np.float32)[probabilities.argmax(1)]
 
         targets = targets_by(rows.folds)
+        confidence = float(self.calibration_.probabilities(self._logits(values, sample, rows.folds)).max(1).mean())
         if np.count_nonzero(targets.sum(0) >= priors.MIN_SELF_TRAINED) < 2:
             if len(rows.judged):
                 self._calibrate(values, rows, with_interval=True)
@@ -342,27 +344,34 @@ class LabelModel:
             agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
             sure = inverse_temperature(logits, self.log_prior_, float(agreement))
             model.scale(sure / priors.PRIOR_MEAN_INVERSE_TEMPERATURE)
-        self._trusts = np.vstack([self._trusts, has_vote(model.models[WHOLE][1])])
-        self._sources.append(SELF_TRAINED)
-        self.models_.append(model)
+        # It has learned what the models of its views know, and their errors: these have no vote beside it
+        stay = [number for number, other in enumerate(self.models_) if other.name not in learners]
+        self.models_ = [*(self.models_[number] for number in stay), model]
+        self._trusts = np.vstack([self._trusts[stay], has_vote(model.models[WHOLE][1])])
+        self._sources = [*(self._sources[number] for number in stay), SELF_TRAINED]
         if len(rows.judged):
             self._calibrate(values, rows, with_interval=True)
         else:
-            self._calibrate_by_agreement(self._logits(values, sample, rows.folds), targets)
+            self._calibrate_by_agreement(self._logits(values, sample, rows.folds), targets, confidence, stay)
 
-    def _calibrate_by_agreement(self, logits: list[np.ndarray], targets: np.ndarray) -> None:
-        """Without held-out labels: how often the shared model repeats its targets (n, C) stands for its accuracy."""
+    def _calibrate_by_agreement(
+        self, logits: list[np.ndarray], targets: np.ndarray, confidence: float, stay: list[int]
+    ) -> None:
+        """
+        Without held-out labels: the shared model is as accurate as it repeats its targets (n, C), which are right with
+        this confidence. As it repeats their errors too, all together are as sure as the targets. `stay` numbers the
+        views that still vote.
+        """
         agreement = float((logits[-1].argmax(1) == targets.argmax(1)).mean())
-        temperatures = list(self.calibration_.inverse_temperatures)
-        if self.accuracy_ is None:
-            self.accuracy_ = Estimate(agreement)
-            for number, model in enumerate(self.models_[:-1]):
-                self.report_[model.name]["accuracy"] = agreement
-                temperatures[number] = inverse_temperature(logits[number], self.log_prior_, agreement)
-        temperatures.append(inverse_temperature(logits[-1], self.log_prior_, agreement))
+        accuracy = min(agreement / confidence, confidence)
+        temperatures = [
+            *self.calibration_.inverse_temperatures[stay],
+            inverse_temperature(logits[-1], self.log_prior_, accuracy),
+        ]
         fixed = calibrate(logits, np.arange(0), self.log_prior_, trusts=self._trusts)
-        # This model repeats the errors of the views, so together they would be overconfident
-        self.calibration_ = replace(fixed, inverse_temperatures=priors.REPEATED_ERRORS * np.array(temperatures))
+        together = replace(fixed, inverse_temperatures=np.array(temperatures)).probabilities(logits)
+        factor = inverse_temperature(np.log(together + 1e-12), 0.0, confidence)
+        self.calibration_ = replace(fixed, inverse_temperatures=factor * np.array(temperatures))
 
     # --- Estimates ---------------------------------------------------------------------------------------------------
 
@@ -385,7 +394,7 @@ class LabelModel:
             ]
             line["weight"] = float(sum(own) / max(sum(margins), 1e-9))
         if not len(judged):
-            if self.accuracy_ is not None:
+            if self._is_sure:
                 self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
             return
         calibration, reviewed = self.calibration_, rows.reviewed[judged]
@@ -394,13 +403,13 @@ class LabelModel:
         counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
         held_out_rows = calibration.held_out(of_judged, posterior, labels, reviewed, counts, of_all)
         self.accuracy_ = accuracy_of(of_all, held_out_rows)
-        for number, model in enumerate(self.models_):
-            if model.self_trained:
-                continue
+        for model in self._of_views:
             has, can_judge = (values[model.name].has[places] for places in (sample, judged))
             if not can_judge.any():
                 continue
-            in_all, in_judged = [everywhere[number][has]], [held_out[number][can_judge]]
+            in_all, in_judged = (
+                [model.logits(values, places, rows.folds)] for places in (sample[has], judged[can_judge])
+            )
             alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
             probabilities = alone.probabilities(in_all)
             alone = replace(alone, share=calibration.share, interval=calibration.interval)
@@ -415,9 +424,7 @@ class LabelModel:
             return None
         model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
         labelled, hidden, unknown = [], [], []
-        for model in self.models_:
-            if model.self_trained:
-                continue
+        for model in self._of_views:
             logits = model.logits(values, judged, model_of)
             labelled.append(explained(logits))
             hidden.append(explained(logits, rows.labels[judged]))
@@ -429,14 +436,13 @@ class LabelModel:
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""
         probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
-        number_of_views = sum(not model.self_trained for model in self.models_)
-        by_view = np.empty((len(probabilities), number_of_views), dtype=np.float32)
+        by_view = np.empty((len(probabilities), len(self._of_views)), dtype=np.float32)
         for start in range(0, len(probabilities), BLOCK):
             block = np.arange(start, min(start + BLOCK, len(probabilities)))
             logits = self._logits(values, block, rows.folds)
             probabilities[rows.order[block]] = self.calibration_.probabilities(logits)
-            for number in range(number_of_views):  # the self-trained model comes last
-                by_view[block, number] = explained(logits[number])
+            for number, model in enumerate(self._of_views):
+                by_view[block, number] = explained(model.logits(values, block, rows.folds))
         alone = rows.folds == ALONE
         probabilities[rows.order[alone]] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
         return probabilities, explained_by_all(by_view)
