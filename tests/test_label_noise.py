@@ -1,10 +1,15 @@
 """Wrong labels: what a label model finds of them, and what it must not take for one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from scipy.optimize import approx_fprime
 from test_label_model import CLASSES, accuracy, clusters, fitted, seen_twice, slowly, views_of
 
 from g4i_hf import LabelModel, View
+from g4i_hf.label_model.likelihood import _HeldOutLikelihood, _NoiseModel
 from g4i_hf.label_model.picks import suspicious_rows
 from g4i_hf.training.supervision import plan_for
 
@@ -62,3 +67,22 @@ def test_a_few_wrong_labels_of_many_are_suspicious():
     low, high = model.label_noise_interval_
     assert 0 < low <= model.label_noise_ <= high
     assert plan_for(model, data.y).relabels
+
+
+@pytest.mark.parametrize(
+    "share", [0.2, 0.9]
+)  # more than can be, as some noisy labels are right by chance
+@pytest.mark.parametrize("kind", ["at random", "towards likely classes", "in a pattern"])
+def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(kind, share):
+    """In double precision: two views, of which one lacks some rows, and labels of which some are reviewed."""
+    rng = np.random.default_rng(0)
+    views = [2 * rng.normal(size=(40, CLASSES)).astype(np.float32) for _ in range(2)]
+    views[1][:5] = 0
+    labels, log_prior = rng.integers(CLASSES, size=40), np.log(rng.dirichlet(np.ones(CLASSES)))
+    task = _HeldOutLikelihood.of(views, labels, log_prior, np.array([1.0, 2.0]), rng.random(40) < 0.2, None)
+    task = replace(task, logits=task.logits.double(), prior_logits=task.prior_logits.double())
+    pattern = torch.from_numpy(rng.dirichlet(np.ones(CLASSES), size=40)) if kind == "in a pattern" else None
+    noise = _NoiseModel(1 / CLASSES, pattern, kind == "towards likely classes")
+    at = np.array([0.3, -0.2, 0.4, -0.3, share, 0.25])
+    expected = approx_fprime(at, lambda values: task._loss(values, noise, 1.0)[0], 1e-7)
+    np.testing.assert_allclose(task._loss(at, noise, 1.0)[1], expected, rtol=1e-4, atol=1e-4)

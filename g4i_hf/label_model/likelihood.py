@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from .. import priors
-from ..linear import ABSENT, margins_of
+from ..linear import has_vote, margins_of
 from .calibration import Calibration
 
 WEIGHT_OF_EXCESS = 10.0  # of a share of wrong labels beyond what is possible
@@ -146,21 +146,6 @@ class _NoiseModel:
             else priors.LIKELIHOOD_RATIO
         )
 
-    def if_wrong(
-        self, task: _HeldOutLikelihood, total: torch.Tensor, p: torch.Tensor, noise_exponent: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        (n,) probability of a noisy label, and the probability that a noisy label is right. `total` and `p` are (n, J)
-        scaled logits and probabilities.
-        """
-        level = torch.full((len(p),), self.right_by_chance)
-        if self.given_if_wrong is not None:
-            return (p * self.given_if_wrong).sum(1), level
-        if not self.instance_dependent:
-            return level, level
-        q = (noise_exponent * total).softmax(1)
-        return q.gather(1, task.given)[:, 0], (p * q).sum(1)
-
 
 @dataclass
 class _HeldOutLikelihood:
@@ -176,6 +161,10 @@ class _HeldOutLikelihood:
     given: torch.Tensor  # (n, 1) the label, as an index into `judged`, the (J,) class indices
     may_be_wrong: torch.Tensor  # (n,) 1, or 0 for reviewed labels
     trusts: np.ndarray | None
+    memory: list[torch.Tensor] = field(default_factory=list)  # (n, J) each, see [`_OfRows`]
+
+    def __post_init__(self):
+        self.memory = [torch.empty_like(self.logits[0]) for _ in range(4)]
 
     @classmethod
     def of(
@@ -193,11 +182,13 @@ class _HeldOutLikelihood:
         usual = (margins.sum(1) / np.maximum(has.sum(1), 1))[:, None]
         judged = np.unique(labels)
         given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
-        stacked = np.stack(views)[:, :, judged]
-        seen = stacked > ABSENT / 2  # elsewhere the view has no vote
-        neutral = logsumexp(np.where(seen, stacked + log_prior[judged], -np.inf), axis=2, keepdims=True)
-        neutral -= logsumexp(np.where(seen, log_prior[judged], -np.inf), axis=2, keepdims=True)
-        logits = torch.from_numpy(np.where(seen, stacked, np.nan_to_num(neutral, nan=0.0, neginf=0.0))).float()
+        stacked = np.stack(views).take(judged, axis=2)  # in order of rows, which indexing does not leave
+        prior, lacks_vote = log_prior[judged], ~has_vote(stacked).all(2)
+        logits = stacked[lacks_vote]
+        votes = has_vote(logits)
+        neutral = logsumexp(np.where(votes, logits + prior, -np.inf), axis=1, keepdims=True)
+        neutral -= logsumexp(np.where(votes, prior, -np.inf), axis=1, keepdims=True)
+        stacked[lacks_vote] = np.where(votes, logits, np.nan_to_num(neutral, nan=0.0, neginf=0.0))
         may_be_wrong = np.ones(len(labels)) if reviewed is None else 1.0 - reviewed
         return cls(
             log_prior,
@@ -205,8 +196,8 @@ class _HeldOutLikelihood:
             judged,
             np.exp(usual[:, 0]),
             torch.from_numpy(np.where(has, margins - usual, 0)),
-            logits,
-            torch.from_numpy(log_prior[judged]).float(),
+            torch.from_numpy(stacked).float(),
+            torch.from_numpy(prior).float(),
             given,
             torch.from_numpy(may_be_wrong),
             trusts,
@@ -305,11 +296,8 @@ class _HeldOutLikelihood:
     def _of_rows(self, parameters: torch.Tensor, kind: _NoiseModel) -> tuple[torch.Tensor, ...]:
         """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
         number = len(self.logits)
-        factors = (parameters[:number, None] + parameters[number:-2, None] * self.ratios).exp().float()
-        total = torch.einsum("vn,vnc->nc", factors, self.logits) + self.prior_logits
-        p = total.softmax(1)
-        wrong, same = kind.if_wrong(self, total, p, parameters[-1].float())
-        return p.gather(1, self.given)[:, 0].double(), wrong.double(), same.double()
+        factors = (parameters[:number, None] + parameters[number:-2, None] * self.ratios).exp()
+        return _OfRows.apply(factors, parameters[-1], self, kind)
 
     def _noise(self, parameters: torch.Tensor, same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -318,6 +306,58 @@ class _HeldOutLikelihood:
         """
         needed = parameters[-2] / (self.may_be_wrong * (1 - same)).mean().clamp(min=1e-6)
         return needed.clamp(max=priors.MAX_NOISE), (needed - priors.MAX_NOISE).clamp(min=0)
+
+
+class _OfRows(torch.autograd.Function):
+    """
+    `_HeldOutLikelihood._of_rows`, from the factors (V, n) of the logits and the noise exponent k. Its gradient is by
+    hand, and in memory that is used again: autograd takes several times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, factors: torch.Tensor, exponent: torch.Tensor, task: _HeldOutLikelihood, kind: _NoiseModel
+    ) -> tuple[torch.Tensor, ...]:
+        total, p, q, product = task.memory
+        total.copy_(task.prior_logits.expand_as(total))
+        for factor, logits in zip(factors.to(total.dtype), task.logits, strict=True):
+            total.addcmul_(factor[:, None], logits)
+        torch.softmax(total, 1, out=p)
+        right = p.gather(1, task.given)[:, 0]
+        wrong = same = torch.full_like(right, kind.right_by_chance)
+        if kind.given_if_wrong is not None:
+            wrong = torch.mul(p, kind.given_if_wrong, out=product).sum(1)
+        elif kind.instance_dependent:
+            torch.softmax(torch.mul(total, exponent, out=product), 1, out=q)
+            wrong, same = q.gather(1, task.given)[:, 0], torch.mul(p, q, out=product).sum(1)
+        ctx.task, ctx.kind, ctx.exponent, ctx.values = task, kind, float(exponent), (right, wrong, same)
+        return tuple(values.double() for values in ctx.values)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """`slopes` (n,) of the loss along each of the three."""
+        task, kind, k = ctx.task, ctx.kind, ctx.exponent
+        total, p, q, product = task.memory
+        right, wrong, same = (values[:, None] for values in ctx.values)
+        of_right, of_wrong, of_same = (slope.to(p.dtype)[:, None] for slope in slopes)
+        of_exponent = torch.zeros(())
+        at_label, of_p, of_q = of_right * right, -of_right * right, None
+        if kind.given_if_wrong is not None:
+            of_p = of_p + of_wrong * (kind.given_if_wrong - wrong)
+        elif kind.instance_dependent:
+            at_label = at_label + k * of_wrong * wrong
+            of_p = of_p + of_same * ((1 + k) * q - same)
+            of_q = -k * (of_wrong * wrong + of_same * same)
+            mean = torch.mul(q, total, out=product).sum(1, keepdim=True)
+            both = product.mul_(p).sum(1, keepdim=True)  # sum of p q total
+            of_label = of_wrong * wrong * (total.gather(1, task.given) - mean)
+            of_exponent = (of_label + of_same * (both - same * mean)).double().sum()
+        slope = torch.mul(p, of_p, out=p)  # along the scaled logits
+        if of_q is not None:
+            slope.addcmul_(q, of_q)
+        slope.scatter_add_(1, task.given, at_label)
+        of_factors = torch.stack([torch.mul(slope, logits, out=product).sum(1) for logits in task.logits])
+        return of_factors.double(), of_exponent.double(), None, None
 
 
 def _end(end: float, noise: float, number: int, excess: Callable[[float], float], quantile: float) -> float:
