@@ -58,46 +58,43 @@ def logistic_regression(
     dtype, (dim, classes) = torch.float64 if exact else torch.float32, (x.shape[1], targets.shape[1])
     scale = np.ones(dim) if variances is None else 1 / np.sqrt(variances / classes + 2 * strength)
     weight, bias = (np.zeros((dim, classes)), np.zeros(classes)) if start is None else start
-    arrays = x, targets, scale[:, None], weight / scale[:, None], bias
-    rows, y, factors, scaled, offset = (
+    # Classes are rows and images columns here: BLAS takes a quarter less time than for the transposed
+    arrays = x.T, targets.T, scale, weight.T / scale, bias[:, None]
+    columns, y, factors, scaled, offset = (
         torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=device) for array in arrays
     )
-    total = y.sum()
+    of_images, total, penalty_of_bias = y.sum(0), y.sum(), 0.0 if free_bias else strength
+    logits, log_p = torch.empty_like(y), torch.empty_like(y)
 
     def loss() -> torch.Tensor:
+        """With its gradient, in memory that is used again: to get new memory takes longer than to compute."""
         weight = factors * scaled
-        log_p = (rows @ weight + offset).log_softmax(1)
-        squares = weight.square().sum() + (0 if free_bias else offset.square().sum())
-        return -(y * log_p).sum() / total + strength * squares
+        torch.log_softmax(torch.addmm(offset, weight, columns, out=logits), 0, out=log_p)
+        squares = strength * weight.square().sum() + penalty_of_bias * offset.square().sum()
+        value = squares - torch.mul(y, log_p, out=logits).sum() / total
+        excess = log_p.exp_().mul_(of_images).sub_(y).div_(total)
+        scaled.grad = factors * (excess @ columns.T + 2 * strength * weight)
+        offset.grad = excess.sum(1, keepdim=True) + 2 * penalty_of_bias * offset
+        return value
 
     _minimise(loss, [scaled, offset], *((EXACT_MAX_ITER, EXACT_TOLERANCE) if exact else (MAX_ITER, TOLERANCE)))
-    fitted = ((factors * scaled).detach(), offset.detach())
-    weight, bias = (array.cpu().numpy().astype(np.float32) for array in fitted)
-    return weight, bias
+    weight, bias = (array.cpu().numpy().astype(np.float32) for array in ((factors * scaled).T, offset[:, 0]))
+    return np.ascontiguousarray(weight), bias
 
 
-@torch.enable_grad()
 def _minimise(
     loss: Callable[[], torch.Tensor], parameters: list[torch.Tensor], max_iter: int, tolerance: float
 ) -> None:
-    """Fit parameters in place by L-BFGS, until the loss changes by less than the tolerance."""
+    """Fit parameters in place by L-BFGS, until the loss changes by less than the tolerance; `loss` sets `grad`."""
     optimizer = torch.optim.LBFGS(
-        [parameter.requires_grad_() for parameter in parameters],
+        parameters,
         max_iter=max_iter,
         history_size=10,
         tolerance_grad=0,
         tolerance_change=tolerance,
         line_search_fn="strong_wolfe",
     )
-
-    def closure() -> torch.Tensor:
-        for parameter in parameters:  # `zero_grad` takes longer than the loss of a few rows
-            parameter.grad = None
-        value = loss()
-        value.backward()
-        return value
-
-    optimizer.step(closure)
+    optimizer.step(loss)
 
 
 def balanced_regression(
