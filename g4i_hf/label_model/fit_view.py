@@ -1,6 +1,6 @@
 """The classifier of each view: of several, the one that predicts held-out labels best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
 import numpy as np
@@ -22,15 +22,20 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     Logistic regressions are tried from the strongest regularisation on. For views that self-train, such as image
     features, linear discriminants are tried too. `log_prior`: (C,) of the classes.
     """
-    judged = rows.judged[view.has[rows.judged]]
+    judged, num_labels = rows.judged[view.has[rows.judged]], len(log_prior)
+    folds = [int(fold) for fold in np.unique(rows.folds[rows.known[view.has[rows.known]]]) if fold >= 0]
 
-    def regression(c: float, before: ViewModel | None) -> ViewModel:
+    def regression(c: float, before: ViewModel | None, numbers: Sequence[int] = folds) -> ViewModel:
         fit = partial(balanced_regression, c=c, variances=view.space.variances)
-        return _of_folds(view, rows, len(log_prior), fit, before)
+        return _of_folds(view, rows, num_labels, fit, numbers, before)
+
+    def of_all_rows(c: float) -> ViewModel:
+        """Each strength starts from the one before, as in the folds."""
+        strengths = [*(each for each in STRENGTHS if each < c), c]
+        return reduce(lambda before, each: regression(each, before, [WHOLE]), strengths, None)
 
     if not len(judged):
-        stronger = [c for c in STRENGTHS if c < priors.DEFAULT_C]  # each starts from the one before
-        return reduce(lambda before, c: regression(c, before), [*stronger, priors.DEFAULT_C], None)
+        return of_all_rows(priors.DEFAULT_C)
 
     def held_out(model: ViewModel) -> np.ndarray:
         return model.logits({view.name: view}, judged, rows.folds)
@@ -38,16 +43,20 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     def loss_of(model: ViewModel) -> float:
         return calibrate([held_out(model)], rows.labels[judged], log_prior, quick=True).loss
 
-    _, best, least = strongest_first(STRENGTHS, regression, loss_of)
+    c, best, least = strongest_first(STRENGTHS, regression, loss_of)
+    regressions = best
     if view.self_trains and len(judged) >= priors.MIN_HELD_OUT:
         margin = margins_of(held_out(best)).mean()
         for shrinkage in SHRINKAGES:
-            model = _of_folds(view, rows, len(log_prior), partial(linear_discriminant, shrinkage=shrinkage))
+            fit = partial(linear_discriminant, shrinkage=shrinkage)
+            model = _of_folds(view, rows, num_labels, fit, [*folds, WHOLE])
             # The priors of temperatures are for logits like those of the regression
             model.scale(margin / margins_of(held_out(model)).mean())
             loss = loss_of(model)
             if loss < least:
                 best, least = model, loss
+    if best is regressions:
+        best.models |= of_all_rows(c).models
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
     if len(unlabelled):
         best.match_margin_of_fold_models({view.name: view}, unlabelled)
@@ -55,12 +64,17 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
 
 
 def _of_folds(
-    view: Values, rows: Rows, num_labels: int, fit: Callable[..., Classifier], start: ViewModel | None = None
+    view: Values,
+    rows: Rows,
+    num_labels: int,
+    fit: Callable[..., Classifier],
+    folds: Sequence[int],
+    start: ViewModel | None = None,
 ) -> ViewModel:
-    """A classifier for each fold, without its labels, and one of all rows. Names of classes are examples too."""
+    """A classifier for each fold, without its labels, or of all rows (`WHOLE`). Names of classes are examples too."""
     classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
     model = ViewModel((view.name,), (view.x.shape[1],), {}, num_labels)
-    for fold in map(int, [*np.unique(rows.folds[known][rows.folds[known] >= 0]), WHOLE]):
+    for fold in folds:
         fitted = known[rows.folds[known] != fold][:MOST_FITTED]
         x = np.concatenate([view.x[fitted], view.names[classes]])
         shares = one_hot(np.concatenate([rows.labels[fitted], classes]), num_labels)

@@ -48,7 +48,7 @@ class ViewModel:
 
     def by_model(self, number: int, values: dict[str, Values], rows: np.ndarray) -> np.ndarray:
         """(rows, C) logits."""
-        weight, bias = self.models.get(number, self.models[WHOLE])
+        weight, bias = self.models[number if number in self.models else WHOLE]
         logits, start = bias, 0
         for name, width in zip(self.inputs, self.widths, strict=True):
             if name in values:
