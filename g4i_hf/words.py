@@ -60,11 +60,15 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
                 f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
                 f"{what}; a second one can, such as image features."
             )
-    elif not (labels >= 0).any():
-        lines.append("No image has a label: nothing has checked this.")
     else:
-        judged = "; views judge each other" if sum(line["accuracy"] is not None for line in views.values()) > 1 else ""
-        lines.append(f"No class has two labels, so that none could be held out to check this{judged}.")
+        judged = sum(line["accuracy"] is not None for line in views.values())
+        if not (labels >= 0).any():
+            lines.append("No image has a label: nothing has checked this.")
+        else:
+            how = "; views judge each other" if judged > 1 else ""
+            lines.append(f"No class has two labels, so that none could be held out to check this{how}.")
+        if len(views) > 1 and not judged:
+            lines.append("The views agree too rarely to tell which are right: four labels of each class decide.")
     return [*lines, *left_out_in_words(views), *none_in_words(estimates["none_of_these_interval"])]
 
 

@@ -244,6 +244,25 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     assert not any("left_out" in line for line in LabelModel(CLASSES).fit(of_noise, three).report_.values())
 
 
+@pytest.mark.parametrize("each", [0, 1])
+def test_a_view_that_errs_by_a_rule_costs_little(each):
+    """A model of another field: image features can learn its errors, which had made it look right."""
+    good, images, rng = clusters(900, spread=1.4), clusters(900, spread=1.8, view=1), np.random.default_rng(3)
+    seen = clusters(900, spread=1.2, view=2)  # what that model sees, of which it names the next class
+    wrong = ((seen.x @ means_of(seen).T).argmax(1) + 1) % CLASSES
+    wrong = np.where(rng.random(900) < 0.3, rng.integers(CLASSES, size=900), wrong)
+    views = {"caption": View(good.x, means_of(good), self_trains=False)}
+    # Some of what it sees is in the features
+    views |= {"image": View(np.concatenate([images.x, seen.x / 2], axis=1))}
+    with_wrong_one = views | {"answer": View.answers(wrong, CLASSES, source="another")}
+    labels = some_labels(good.truth, each)
+    right = right_of(good.truth, labels, {"caption": views["caption"]}, views, with_wrong_one)
+    assert right[1] > right[0] - 0.01 and right[2] > right[1] - 0.03, right
+    if not each:
+        model = LabelModel(CLASSES).fit(with_wrong_one, labels)
+        assert model.report_["answer"]["accuracy"] is None or model.report_["answer"]["accuracy"] < 0.3
+
+
 @pytest.mark.slow
 def test_image_features_that_tell_little_do_not_outvote_answers():
     """They learn what answers tell of unlabelled rows, and are no surer than they repeat it."""

@@ -46,8 +46,8 @@ def by_chance(first: np.ndarray, second: np.ndarray, num_labels: int) -> float:
     return float(binomtest(int((first == second).sum()), len(first), expected, alternative="greater").pvalue)
 
 
-def beyond_chance(first: np.ndarray, second: np.ndarray, chance: float) -> float:
-    """Cohen's kappa: the share of equal predictions (n,), 0 if it is that of chance, 1 if all are equal."""
+def cohens_kappa(first: np.ndarray, second: np.ndarray, chance: float) -> float:
+    """From the share of equal predictions (n,): 0 if that is by chance, 1 if all are equal."""
     return float(((first == second).mean() - chance) / max(1 - chance, 1e-6))
 
 
@@ -55,12 +55,12 @@ def accuracies_by_each_other(
     logits: list[np.ndarray], views: list[Values], learners: list[Values], sample: np.ndarray, rows: Rows
 ) -> tuple[list[float], dict[tuple[int, int], bool]]:
     """
-    Where another view is sure of what it learned from a view, it knows the class, and contradicts the view where that
-    errs. So each view learns the predictions of each other one on half of the rows, image features too; on the quarter
-    of the other half of which it is surest, the share of equal predictions estimates the accuracy of the view that
-    taught. The highest of the estimates by several views counts. It is too high where the errors follow a rule that
-    can be learned as well, as those of a model of another field. Such views agree with the others too rarely; see
-    [`_likeliest`]. Views of the same source do not judge each other.
+    Where another view is sure of what it learned from a view, it is right, and contradicts the view where that errs.
+    So each view learns the predictions of each other one on half of the rows, image features too; on the quarter of
+    the other half of which it is surest, the share of equal predictions estimates the accuracy of the view that taught
+    (anchor points: Patrini et al., arXiv 1609.03683). The highest of the estimates by several views counts. It is too
+    high where errors follow a rule that can be learned as well, such as those of a model of another field, but these
+    views agree with the others too rarely; see [`_likeliest`]. Views of the same source do not judge each other.
 
     Args:
         logits: (n, C) of each view, for the rows of the sample.
@@ -92,32 +92,33 @@ def accuracies_by_each_other(
             chance = by_chance(taught, learned.argmax(1), num_labels)
             in_common[pair] = in_common.get(pair, False) or chance < priors.ALPHA_IN_COMMON
         sure = _surest_of(learned)
-        knows = beyond_chance(taught[sure], learned[sure].argmax(1), chance_of(taught, taught, num_labels))
-        surest[teacher] = np.nanmax([surest[teacher], knows])
-    knowing = np.clip(np.nan_to_num(surest, nan=0.5), 0.01, 0.99)
+        equal = cohens_kappa(taught[sure], learned[sure].argmax(1), chance_of(taught, taught, num_labels))
+        surest[teacher] = np.nanmax([surest[teacher], equal])
+    recognised = np.clip(np.nan_to_num(surest, nan=0.5), 0.01, 0.99)
     judges = np.flatnonzero(is_named) if any(is_named) else np.arange(number)
     kappas, hits = np.full((number, number), np.nan), np.array([hits_of_names(view, rows) for view in views])
     for first, second in permutations(range(number), 2):
         both = views[first].has[sample] & views[second].has[sample]
         if both.sum() > 1 and views[first].source != views[second].source:
             of_first, of_second = predicted[first][both], predicted[second][both]
-            kappas[first, second] = beyond_chance(of_first, of_second, chance_of(of_first, of_second, num_labels))
-    knowing[judges] = _likeliest(knowing[judges], kappas[np.ix_(judges, judges)], hits[judges], num_labels)
-    best = judges[knowing[judges].argmax()]
+            kappas[first, second] = cohens_kappa(of_first, of_second, chance_of(of_first, of_second, num_labels))
+    recognised[judges] = _likeliest(recognised[judges], kappas[np.ix_(judges, judges)], hits[judges], num_labels)
+    best = judges[recognised[judges].argmax()]
     others = np.setdiff1d(np.arange(number), judges)
-    knowing[others] = np.clip(np.nan_to_num(kappas[others, best] / knowing[best], nan=0.5), 0.01, 0.99)
-    return list(knowing + (1 - knowing) / num_labels), in_common
+    of_others = kappas[others, best] / max(recognised[best], 0.5)  # a view that tells less says nothing of others
+    recognised[others] = np.clip(np.nan_to_num(of_others, nan=0.5), 0.01, 0.99)
+    return list(recognised + (1 - recognised) / num_labels), in_common
 
 
 def _likeliest(surest: np.ndarray, kappas: np.ndarray, hits: np.ndarray, num_labels: int) -> np.ndarray:
     """
-    (V,) shares of the rows whose class each view knows; of the others it draws one. Two views that know k and l agree
-    on a share k l beyond chance, as their errors are independent. This follows from their agreement, labels, and what
+    (V,) shares of the rows whose class each view recognises; of the others it draws one. If errors are independent,
+    Cohen's kappa of two views is the product of their shares. The shares are the likeliest by this, labels, and what
     other views learned, which says less of a view, the more these contradict it.
 
     Args:
         surest: (V,) shares as other views learned them.
-        kappas: (V, V) agreement beyond chance, NaN where two views have no row in common.
+        kappas: (V, V) Cohen's kappas, NaN where two views have no row in common.
         hits: (V, 2) labels that the nearest name predicts, and all.
     """
     first, second = np.nonzero(np.triu(np.isfinite(kappas), 1))
@@ -125,11 +126,13 @@ def _likeliest(surest: np.ndarray, kappas: np.ndarray, hits: np.ndarray, num_lab
     right, wrong = hits[:, 0], hits[:, 1] - hits[:, 0]
 
     def loss(log_odds: np.ndarray) -> float:
-        knowing = expit(log_odds)
-        misfits = (knowing[first] * knowing[second] - kappas[first, second]) / priors.STD_OF_AGREEMENT
-        accuracies = knowing + (1 - knowing) / num_labels
+        recognised = expit(log_odds)
+        misfits = (recognised[first] * recognised[second] - kappas[first, second]) / priors.STD_OF_AGREEMENT
+        accuracies = recognised + (1 - recognised) / num_labels
         of_labels = right * np.log(accuracies) + wrong * np.log(1 - accuracies)
-        return float(((misfits**2).sum() + (((knowing - surest) / spread) ** 2).sum()) / 2 - of_labels.sum())
+        # Cauchy's distribution: errors that can be learned may be any number
+        of_surest = np.log1p(((recognised - surest) / spread) ** 2)
+        return float((misfits**2).sum() / 2 + of_surest.sum() - of_labels.sum())
 
     # Either of two views that contradict each other may be the one that errs
     starts = [surest, *(np.where(np.arange(len(surest)) == view, surest, 0.1) for view in range(len(surest)))]

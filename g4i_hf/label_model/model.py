@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from .. import priors
 from ..evaluation.estimate import Estimate, accuracy_of
-from ..linear import balanced_regression, has_vote, linear_discriminant, margins_of, one_hot
+from ..linear import has_vote, margins_of
 from .agreement import (
     able_to_learn,
     accuracies_by_each_other,
@@ -20,11 +21,12 @@ from .agreement import (
     noise_of_anchors,
 )
 from .calibration import Calibration, inverse_temperature
-from .fit_view import MOST_COMPARED, MOST_FITTED, fit_view
+from .fit_view import MOST_COMPARED, fit_view
 from .likelihood import calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
-from .view_model import SELF_TRAINED, ViewModel
+from .self_training import calibrated_by_agreement, learn_predictions
+from .view_model import SELF_TRAINED
 from .views import (
     ALONE,
     BLOCK,
@@ -66,9 +68,9 @@ class LabelModel:
       as views that err together look the same; or where their share rounds to zero.
 
     A view without a value for a row, or without an example of a class, has no vote there; see
-    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) also share
-    a model that learns the predictions of all views for unlabelled rows. It is a linear discriminant where enough
-    labels can be held out. If none can, views judge each other.
+    [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) share a model
+    that learns the predictions of all views for unlabelled rows, and votes in their place. It is a linear discriminant
+    where enough labels can be held out. If none can, views judge each other.
 
     Args:
         num_labels: C, number of classes.
@@ -293,85 +295,30 @@ class LabelModel:
         return []
 
     def _self_train(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
-        """
-        Add a shared model of the self-training views, fitted on the class probabilities of unlabelled rows. These are
-        more examples than the labels, include classes without a label, and show where views are unsure. No row is
-        predicted by a model that was fitted on it or on its label.
-        """
+        """Put a shared model of the self-training views in place of theirs."""
         if len(learners) > 1:
             compared = rows.unlabelled[:MOST_COMPARED]
-            predicted = self.calibration_.probabilities(self._logits(values, compared, rows.folds)).argmax(1)
+            predicted = self._predict(values, compared, rows.folds).argmax(1)
             learners = able_to_learn({name: values[name] for name in learners}, compared, predicted, self.num_labels)
-        widths = tuple(values[name].x.shape[1] for name in learners)
-        model = ViewModel(learners, widths, {}, self.num_labels, self_trained=True)
-        has = model.has_value(values)
-        sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
-        known = rows.known[has[rows.known]][:MOST_FITTED]
-        variances = np.concatenate([values[name].space.variances for name in model.inputs])
-        discriminates = len(rows.judged) >= priors.MIN_HELD_OUT
-
-        def learn(fold: int, targets: np.ndarray) -> None:
-            """targets: (sample, C) probabilities."""
-            fitted, labelled = rows.folds[sample] != fold, known[rows.folds[known] != fold]
-            x = model.inputs_of(values, np.concatenate([sample[fitted], labelled]))
-            y = np.concatenate([targets[fitted], one_hot(rows.labels[labelled], self.num_labels)])
-            y[:, y.sum(0) < priors.MIN_SELF_TRAINED] = 0
-            if discriminates:
-                model.models[fold] = linear_discriminant(x, y, priors.SELF_TRAINED_SHRINKAGE)
-            else:
-                start, strength = model.models.get(WHOLE), priors.AUXILIARY_C / len(learners)
-                model.models[fold] = balanced_regression(x, y, strength, variances, start)
-
-        def targets_by(model_of: np.ndarray) -> np.ndarray:
-            probabilities = self.calibration_.probabilities(self._logits(values, sample, model_of)).astype(np.float32)
-            if len(rows.judged):
-                return probabilities
-            # No label has calibrated the others
-            return np.eye(self.num_labels, dtype=np.float32)[probabilities.argmax(1)]
-
-        targets = targets_by(rows.folds)
-        confidence = float(self.calibration_.probabilities(self._logits(values, sample, rows.folds)).max(1).mean())
-        if np.count_nonzero(targets.sum(0) >= priors.MIN_SELF_TRAINED) < 2:
-            if len(rows.judged):
-                self._calibrate(values, rows, with_interval=True)
-            return
-        for fold in (WHOLE, *np.unique(rows.folds[sample])):
-            learn(int(fold), targets)
-        for fold in np.unique(rows.folds[known][rows.folds[known] >= 0]):
-            learn(int(fold), targets_by(np.full(len(rows.labels), fold)))
-        if discriminates:  # as sure as it agrees with the targets, before the temperatures and their priors
-            logits = model.logits(values, sample[:MOST_COMPARED], rows.folds)
-            agreement = targets[np.arange(len(logits)), logits.argmax(1)].mean()
-            sure = inverse_temperature(logits, self.log_prior_, float(agreement))
-            model.scale(sure / priors.PRIOR_MEAN_INVERSE_TEMPERATURE)
-        # It has learned what the models of its views know, and their errors: these have no vote beside it
-        stay = [number for number, other in enumerate(self.models_) if other.name not in learners]
-        self.models_ = [*(self.models_[number] for number in stay), model]
-        self._trusts = np.vstack([self._trusts[stay], has_vote(model.models[WHOLE][1])])
-        self._sources = [*(self._sources[number] for number in stay), SELF_TRAINED]
+        learned = learn_predictions(values, learners, rows, self.log_prior_, partial(self._predict, values))
+        if learned is not None:
+            model, sample, targets = learned
+            confidence = float(self._predict(values, sample, rows.folds).max(1).mean())
+            # It repeats what the models of its views tell, and their errors: these have no vote beside it
+            stay = [number for number, other in enumerate(self.models_) if other.name not in learners]
+            self.models_ = [*(self.models_[number] for number in stay), model]
+            self._trusts = np.vstack([self._trusts[stay], has_vote(model.models[WHOLE][1])])
+            self._sources = [*(self._sources[number] for number in stay), SELF_TRAINED]
         if len(rows.judged):
             self._calibrate(values, rows, with_interval=True)
-        else:
-            self._calibrate_by_agreement(self._logits(values, sample, rows.folds), targets, confidence, stay)
+        elif learned is not None:
+            temperatures = self.calibration_.inverse_temperatures[stay]
+            fixed = replace(self.calibration_, inverse_temperatures=temperatures, trusts=self._trusts)
+            logits = self._logits(values, sample, rows.folds)
+            self.calibration_ = calibrated_by_agreement(fixed, logits, targets, confidence)
 
-    def _calibrate_by_agreement(
-        self, logits: list[np.ndarray], targets: np.ndarray, confidence: float, stay: list[int]
-    ) -> None:
-        """
-        Without held-out labels: the shared model is as accurate as it repeats its targets (n, C), which are right with
-        this confidence. As it repeats their errors too, all together are as sure as the targets. `stay` numbers the
-        views that still vote.
-        """
-        agreement = float((logits[-1].argmax(1) == targets.argmax(1)).mean())
-        accuracy = min(agreement / confidence, confidence)
-        temperatures = [
-            *self.calibration_.inverse_temperatures[stay],
-            inverse_temperature(logits[-1], self.log_prior_, accuracy),
-        ]
-        fixed = calibrate(logits, np.arange(0), self.log_prior_, trusts=self._trusts)
-        together = replace(fixed, inverse_temperatures=np.array(temperatures)).probabilities(logits)
-        factor = inverse_temperature(np.log(together + 1e-12), 0.0, confidence)
-        self.calibration_ = replace(fixed, inverse_temperatures=factor * np.array(temperatures))
+    def _predict(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
+        return self.calibration_.probabilities(self._logits(values, rows, model_of))
 
     # --- Estimates ---------------------------------------------------------------------------------------------------
 
