@@ -55,12 +55,12 @@ def accuracies_by_each_other(
     logits: list[np.ndarray], views: list[Values], learners: list[Values], sample: np.ndarray, rows: Rows
 ) -> tuple[list[float], dict[tuple[int, int], bool]]:
     """
-    Where another view is sure of what it learned from a view, it is right, and contradicts the view where that errs.
-    So each view learns the predictions of each other one on half of the rows, image features too; on the quarter of
-    the other half of which it is surest, the share of equal predictions estimates the accuracy of the view that taught
-    (anchor points: Patrini et al., arXiv 1609.03683). The highest of the estimates by several views counts. It is too
-    high where errors follow a rule that can be learned as well, such as those of a model of another field, but these
-    views agree with the others too rarely; see [`_likeliest`]. Views of the same source do not judge each other.
+    Where another view is sure of what it learned from a view, it is right, and contradicts the view where that errs
+    (anchor points: Patrini et al., arXiv 1609.03683). So each view learns the predictions of each other one on half of
+    the rows, image features too. It is asked about the quarter of the others of which it is surest: the share of equal
+    predictions estimates the accuracy of the view that taught. The highest of the estimates by several views counts.
+    It is too high where errors follow a rule that can be learned as well, as in models of another field. But these
+    agree too rarely with other views; see [`_likeliest`]. Views of the same source do not judge each other.
 
     Args:
         logits: (n, C) of each view, for the rows of the sample.
