@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy.optimize import approx_fprime
 from scipy.special import softmax
 from test_label_model import CLASSES, DIM, Clusters, accuracy, alone, clusters, fitted, slowly, views_of
@@ -93,8 +92,8 @@ def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(kind, shar
     views[1][:5] = 0
     labels, log_prior = rng.integers(CLASSES, size=40), np.log(rng.dirichlet(np.ones(CLASSES)))
     task = _HeldOutLikelihood.of(views, labels, log_prior, np.array([1.0, 2.0]), rng.random(40) < 0.2, None)
-    task = replace(task, logits=task.logits.double(), prior_logits=task.prior_logits.double())
-    pattern = torch.from_numpy(rng.dirichlet(np.ones(CLASSES), size=40)) if kind == "in a pattern" else None
+    task = replace(task, logits=task.logits.astype(float), prior_logits=task.prior_logits.astype(float))
+    pattern = rng.dirichlet(np.ones(CLASSES), size=40) if kind == "in a pattern" else None
     noise = _NoiseModel(1 / CLASSES, pattern, kind == "towards likely classes")
     at = np.array([0.3, -0.2, 0.4, -0.3, share, 0.25])
     expected = approx_fprime(at, lambda values: task._loss(values, noise, 1.0)[0], 1e-7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def calibrate(
         return best
     likely = best.probabilities(views).argmax(1)
     confusions = _confusions(likely, labels, len(log_prior))
-    given_if_wrong = torch.from_numpy(_given_if_wrong(likely, labels, folds, len(log_prior))[:, task.judged]).float()
+    given_if_wrong = _given_if_wrong(likely, labels, folds, len(log_prior))[:, task.judged].astype(np.float32)
     pattern = _NoiseModel(float(np.diag(confusions).mean()), given_if_wrong)
     if known is not None:
         share, interval = known
@@ -132,7 +132,7 @@ class _NoiseModel:
 
     right_by_chance: float  # share of the noisy labels that are right nonetheless
     # (n, C) probability of the label for each true class, if labels are wrong in a pattern
-    given_if_wrong: torch.Tensor | None = None
+    given_if_wrong: np.ndarray | None = None
     instance_dependent: bool = False  # whether wrong labels may prefer likely classes
     # whether to compute the interval of the share of wrong labels; that it holds 0 is computed for the above anyway
     with_interval: bool = False
@@ -155,16 +155,17 @@ class _HeldOutLikelihood:
     copies: np.ndarray
     judged: np.ndarray
     usual_margins: np.ndarray
-    ratios: torch.Tensor  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
-    logits: torch.Tensor  # (V, n, J) of the J classes that have labels
-    prior_logits: torch.Tensor
-    given: torch.Tensor  # (n, 1) the label, as an index into `judged`, the (J,) class indices
-    may_be_wrong: torch.Tensor  # (n,) 1, or 0 for reviewed labels
+    ratios: np.ndarray  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
+    logits: np.ndarray  # (V, n, J) of the J classes that have labels
+    prior_logits: np.ndarray
+    given: np.ndarray  # (n,) the label, as an index into `judged`, the (J,) class indices
+    may_be_wrong: np.ndarray  # (n,) 1, or 0 for reviewed labels
     trusts: np.ndarray | None
-    memory: list[torch.Tensor] = field(default_factory=list)  # (n, J) each, see [`_OfRows`]
 
     def __post_init__(self):
-        self.memory = [torch.empty_like(self.logits[0]) for _ in range(4)]
+        # (n, J) each, which every evaluation overwrites: to get new memory takes longer than to compute
+        self._total, self._p, self._q, self._slope = (np.empty_like(self.logits[0]) for _ in range(4))
+        self._at_label = np.arange(len(self.given)), self.given
 
     @classmethod
     def of(
@@ -181,7 +182,6 @@ class _HeldOutLikelihood:
         margins = np.log(np.where(has, margins, 1))
         usual = (margins.sum(1) / np.maximum(has.sum(1), 1))[:, None]
         judged = np.unique(labels)
-        given = torch.from_numpy(np.searchsorted(judged, labels))[:, None]
         stacked = np.stack(views).take(judged, axis=2)  # in order of rows, which indexing does not leave
         prior, lacks_vote = log_prior[judged], ~has_vote(stacked).all(2)
         logits = stacked[lacks_vote]
@@ -195,11 +195,11 @@ class _HeldOutLikelihood:
             copies,
             judged,
             np.exp(usual[:, 0]),
-            torch.from_numpy(np.where(has, margins - usual, 0)),
-            torch.from_numpy(stacked).float(),
-            torch.from_numpy(prior).float(),
-            given,
-            torch.from_numpy(may_be_wrong),
+            np.where(has, margins - usual, 0),
+            stacked.astype(np.float32),
+            prior.astype(np.float32),
+            np.searchsorted(judged, labels),
+            may_be_wrong,
             trusts,
         )
 
@@ -225,8 +225,7 @@ class _HeldOutLikelihood:
         if known is None and (kind.with_interval or kind.instance_dependent) and not kind.quick:
             interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
-        likeliest = torch.from_numpy(result.x)
-        noise, _ = self._noise(likeliest, self._of_rows(likeliest, kind)[-1])
+        noise, *_ = self._noise(share, self._of_rows(result.x, kind)[-1])
         scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
         fitted = Calibration(*scales, self.log_prior, share, interval, float(noise), float(result.x[-1]), least)
         fitted.trusts = self.trusts
@@ -271,93 +270,110 @@ class _HeldOutLikelihood:
             low = min(_end(0.0, *arguments), low) if low else low
         return low, high
 
-    @torch.enable_grad()
     def _loss(self, values: np.ndarray, kind: _NoiseModel, weight_of_prior: float) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood plus priors, and its gradient. `weight_of_prior`: of that of the share."""
-        parameters = torch.tensor(values, requires_grad=True)
-        number, (right, wrong, same) = len(self.logits), self._of_rows(parameters, kind)
-        noise, excess = self._noise(parameters, same)
+        """
+        Negative log-likelihood plus priors, and its gradient: by hand, as autograd takes several times as long.
+        `weight_of_prior`: of that of the share.
+        """
+        right, wrong, same = self._of_rows(values, kind)
+        noise, excess, all_wrong = self._noise(values[-2], same)
         noise_of_row = noise * self.may_be_wrong
         likelihood = (1 - noise_of_row) * right + noise_of_row * wrong + 1e-30
-        usual = torch.from_numpy(self._usual)
-        deviations = (
-            (parameters[:number] - usual) / priors.PRIOR_STD_LOG_TEMPERATURE,
-            parameters[number:-2] / priors.PRIOR_STD_POWER,
-            (parameters[-1:] - priors.PRIOR_MEAN_NOISE_EXPONENT) / priors.PRIOR_STD_NOISE_EXPONENT,
-        )
-        prior = (
-            torch.cat(deviations).square().sum() / 2
-            + weight_of_prior * parameters[-2] / priors.PRIOR_MEAN_WRONG_LABELS
-        )
-        loss = prior + WEIGHT_OF_EXCESS * len(same) * excess**2 - likelihood.log().sum()
-        loss.backward()
-        return loss.item(), parameters.grad.numpy()
+        loss, gradient = self._prior(values, weight_of_prior)
+        weight_of_excess = WEIGHT_OF_EXCESS * len(likelihood)
+        loss += weight_of_excess * excess**2 - np.log(likelihood).sum()
 
-    def _of_rows(self, parameters: torch.Tensor, kind: _NoiseModel) -> tuple[torch.Tensor, ...]:
-        """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
+        of_noise = ((right - wrong) * self.may_be_wrong / likelihood).sum()
+        of_needed = 2 * weight_of_excess * excess if excess else of_noise
+        gradient[-2] += of_needed / all_wrong
+        of_same = of_needed * values[-2] / all_wrong**2 * self.may_be_wrong / len(likelihood)
+        slopes = (noise_of_row - 1) / likelihood, -noise_of_row / likelihood, of_same
+        self._add_gradient(gradient, values, kind, *slopes)
+        return float(loss), gradient
+
+    def _prior(self, values: np.ndarray, weight_of_share: float) -> tuple[float, np.ndarray]:
+        """Negative logarithm of the priors of all parameters, and its gradient."""
+        number, rate = len(self.logits), weight_of_share / priors.PRIOR_MEAN_WRONG_LABELS
+        from_mean = values - [*self._usual, *[0.0] * (number + 1), priors.PRIOR_MEAN_NOISE_EXPONENT]
+        stds = [priors.PRIOR_STD_LOG_TEMPERATURE] * number + [priors.PRIOR_STD_POWER] * number
+        gradient = from_mean / np.square([*stds, np.inf, priors.PRIOR_STD_NOISE_EXPONENT])
+        loss = from_mean @ gradient / 2 + rate * values[-2]
+        gradient[-2] = rate
+        return loss, gradient
+
+    def _factors(self, values: np.ndarray) -> np.ndarray:
+        """(V, n) by which logits are multiplied."""
         number = len(self.logits)
-        factors = (parameters[:number, None] + parameters[number:-2, None] * self.ratios).exp()
-        return _OfRows.apply(factors, parameters[-1], self, kind)
+        return np.exp(values[:number, None] + values[number:-2, None] * self.ratios)
 
-    def _noise(self, parameters: torch.Tensor, same: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The share e of noisy labels, from the share of wrong ones, which are a part of them. And by how much it would
-        have to exceed `MAX_NOISE`: such a share of wrong labels is impossible.
-        """
-        needed = parameters[-2] / (self.may_be_wrong * (1 - same)).mean().clamp(min=1e-6)
-        return needed.clamp(max=priors.MAX_NOISE), (needed - priors.MAX_NOISE).clamp(min=0)
-
-
-class _OfRows(torch.autograd.Function):
-    """
-    `_HeldOutLikelihood._of_rows`, from the factors (V, n) of the logits and the noise exponent k. Its gradient is by
-    hand, and in memory that is used again: autograd takes several times as long.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, factors: torch.Tensor, exponent: torch.Tensor, task: _HeldOutLikelihood, kind: _NoiseModel
-    ) -> tuple[torch.Tensor, ...]:
-        total, p, q, product = task.memory
-        total.copy_(task.prior_logits.expand_as(total))
-        for factor, logits in zip(factors.to(total.dtype), task.logits, strict=True):
-            total.addcmul_(factor[:, None], logits)
-        torch.softmax(total, 1, out=p)
-        right = p.gather(1, task.given)[:, 0]
-        wrong = same = torch.full_like(right, kind.right_by_chance)
+    def _of_rows(self, values: np.ndarray, kind: _NoiseModel) -> tuple[np.ndarray, ...]:
+        """(n,) each: p_y, q_y of [`~g4i_hf.LabelModel`], and the probability that a noisy label is right."""
+        total, p, q = self._total, self._p, self._q
+        total[:] = self.prior_logits
+        for factors, logits in zip(self._factors(values).astype(total.dtype), self.logits, strict=True):
+            total += np.multiply(factors[:, None], logits, out=self._slope)
+        _softmax(total, p)
+        right = p[self._at_label].astype(np.float64)
+        wrong = same = np.full_like(right, kind.right_by_chance)
         if kind.given_if_wrong is not None:
-            wrong = torch.mul(p, kind.given_if_wrong, out=product).sum(1)
+            wrong = _of_each_row(p, kind.given_if_wrong)
         elif kind.instance_dependent:
-            torch.softmax(torch.mul(total, exponent, out=product), 1, out=q)
-            wrong, same = q.gather(1, task.given)[:, 0], torch.mul(p, q, out=product).sum(1)
-        ctx.task, ctx.kind, ctx.exponent, ctx.values = task, kind, float(exponent), (right, wrong, same)
-        return tuple(values.double() for values in ctx.values)
+            _softmax(np.multiply(total, total.dtype.type(values[-1]), out=self._slope), q)
+            wrong, same = q[self._at_label].astype(np.float64), _of_each_row(p, q)
+        return right, wrong, same
 
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """`slopes` (n,) of the loss along each of the three."""
-        task, kind, k = ctx.task, ctx.kind, ctx.exponent
-        total, p, q, product = task.memory
-        right, wrong, same = (values[:, None] for values in ctx.values)
-        of_right, of_wrong, of_same = (slope.to(p.dtype)[:, None] for slope in slopes)
-        of_exponent = torch.zeros(())
-        at_label, of_p, of_q = of_right * right, -of_right * right, None
+    def _add_gradient(
+        self,
+        gradient: np.ndarray,
+        values: np.ndarray,
+        kind: _NoiseModel,
+        of_right: np.ndarray,
+        of_wrong: np.ndarray,
+        of_same: np.ndarray,
+    ) -> None:
+        """From the slopes (n,) along what the last [`_of_rows`] has returned; its probabilities are in memory."""
+        number, p, q, slope = len(self.logits), self._p, self._q, self._slope
         if kind.given_if_wrong is not None:
-            of_p = of_p + of_wrong * (kind.given_if_wrong - wrong)
-        elif kind.instance_dependent:
-            at_label = at_label + k * of_wrong * wrong
-            of_p = of_p + of_same * ((1 + k) * q - same)
-            of_q = -k * (of_wrong * wrong + of_same * same)
-            mean = torch.mul(q, total, out=product).sum(1, keepdim=True)
-            both = product.mul_(p).sum(1, keepdim=True)  # sum of p q total
-            of_label = of_wrong * wrong * (total.gather(1, task.given) - mean)
-            of_exponent = (of_label + of_same * (both - same * mean)).double().sum()
-        slope = torch.mul(p, of_p, out=p)  # along the scaled logits
-        if of_q is not None:
-            slope.addcmul_(q, of_q)
-        slope.scatter_add_(1, task.given, at_label)
-        of_factors = torch.stack([torch.mul(slope, logits, out=product).sum(1) for logits in task.logits])
-        return of_factors.double(), of_exponent.double(), None, None
+            slope[:] = of_wrong[:, None] * kind.given_if_wrong
+        else:
+            slope[:] = of_same[:, None] * q if kind.instance_dependent else 0
+        slope[self._at_label] += of_right
+        _through_softmax(slope, p)
+        if kind.instance_dependent:
+            of_q = of_same[:, None].astype(p.dtype) * p
+            of_q[self._at_label] += of_wrong
+            _through_softmax(of_q, q)
+            slope += p.dtype.type(values[-1]) * of_q
+            gradient[-1] += _of_each_row(of_q, self._total).sum()
+        of_factors = np.einsum("nc,vnc->vn", slope, self.logits) * self._factors(values)
+        gradient[:number] += of_factors.sum(1)
+        gradient[number:-2] += (of_factors * self.ratios).sum(1)
+
+    def _noise(self, share: float, same: np.ndarray) -> tuple[float, float, float]:
+        """
+        The share e of noisy labels, from the share of wrong ones, which are a part of them. By how much it would have
+        to exceed `MAX_NOISE`: such a share of wrong labels is impossible. And how many labels would be wrong, if all
+        were noisy.
+        """
+        all_wrong = max(float((self.may_be_wrong * (1 - same)).mean()), 1e-6)
+        needed = share / all_wrong
+        return min(needed, priors.MAX_NOISE), max(needed - priors.MAX_NOISE, 0.0), all_wrong
+
+
+def _softmax(logits: np.ndarray, out: np.ndarray) -> None:
+    """Of (n, J), by torch, which takes a quarter of the time of NumPy."""
+    torch.softmax(torch.from_numpy(logits), 1, out=torch.from_numpy(out))
+
+
+def _through_softmax(slope: np.ndarray, p: np.ndarray) -> None:
+    """From the slope (n, J) along probabilities to that along their logits, in place."""
+    slope -= _of_each_row(slope, p)[:, None].astype(p.dtype)
+    slope *= p
+
+
+def _of_each_row(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) sums of the products of (n, J) each."""
+    return np.einsum("nc,nc->n", one, other).astype(np.float64)
 
 
 def _end(end: float, noise: float, number: int, excess: Callable[[float], float], quantile: float) -> float:
