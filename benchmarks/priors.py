@@ -55,7 +55,7 @@ OF_LABEL_MODEL = {
         "ALPHA_IN_COMMON",
         "ALPHA_OF_NAMES",
     ),
-    "views that judge each other": ("STD_OF_AGREEMENT", "MIN_ACCURACY_OF_BEST"),
+    "views that judge each other": ("STD_OF_AGREEMENT", "MIN_ACCURACY_OF_VOTE", "MIN_ACCURACY_OF_BEST"),
     "regularisation without labels": ("DEFAULT_C",),
     "auxiliary regressions": ("AUXILIARY_C",),
     "self-training": ("SELF_TRAINED_SHRINKAGE", "MIN_SELF_TRAINED"),

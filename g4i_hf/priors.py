@@ -37,6 +37,7 @@ ENOUGH_ROWS_IN_COMMON = 4_000  # rows that suffice for any number of classes (ju
 ALPHA_IN_COMMON = 0.001  # significance level: two views have something in common (judgement)
 ALPHA_OF_NAMES = 0.01  # significance level: names of classes predict labels (judgement)
 STD_OF_AGREEMENT = 0.05  # of Cohen's kappa of two views, as their errors may be alike (judgement)
+MIN_ACCURACY_OF_VOTE = 1 / 3  # relative to the best view, without held-out labels: below, it has no vote (judgement)
 MIN_ACCURACY_OF_BEST = 2 / 3  # of a view by the others: below, they may have learned its errors too (judgement)
 MIN_RECALL = 0.5  # of the best recall of the predictions, for a view to self-train (judgement)
 CLEAREST_CONTRADICTIONS = 1 / 5  # of the labels that a view contradicts, those on which another is asked (judgement)

@@ -290,7 +290,8 @@ class LabelModel:
             for of_view, present, accuracy in zip(logits, has, accuracies, strict=True)
         ]
         fixed = calibrate(logits, sample[:0], self.log_prior_)
-        shared = np.array(inverse_temperatures) / self._copies(accuracies)
+        votes = np.array(accuracies) >= priors.MIN_ACCURACY_OF_VOTE * max(accuracies)
+        shared = votes * np.array(inverse_temperatures) / self._copies(accuracies)
         self.calibration_ = replace(fixed, inverse_temperatures=shared)
         return []
 

@@ -55,9 +55,7 @@ def learn_predictions(
             model.models[fold] = balanced_regression(x, y, strength, variances, start)
 
     def targets_by(model_of: np.ndarray) -> np.ndarray:
-        probabilities = predict(sample, model_of).astype(np.float32)
-        # Without a held-out label, only which class is likeliest is known well
-        return probabilities if len(rows.judged) else one_hot(probabilities.argmax(1), num_labels)
+        return predict(sample, model_of).astype(np.float32)
 
     targets = targets_by(rows.folds)
     if np.count_nonzero(targets.sum(0) >= priors.MIN_SELF_TRAINED) < 2:
