@@ -66,7 +66,7 @@ class Batch:
         return float(np.dot(self.image_embeds[image], self.text_embeds[text]))
 
     @property
-    def num_captions(self) -> int:
+    def num_captioned_rows(self) -> int:
         return int((self.weights > 0).any(1).sum())
 
 

@@ -81,7 +81,7 @@ def test_objective_equals_the_formula(objective, case):
 def test_diagnostics_and_divisor_equal_the_formulas(case):
     batch = random_batch(case, seed=4)
     pairs = pairs_of(batch)
-    assert pairs.num_captions.item() == batch.num_captions
+    assert pairs.num_captioned_rows.item() == batch.num_captioned_rows
     count = sum(batch.takes_part(image) for image in batch.rows)
     found = {name: value.item() / count for name, value in alignment_diagnostics(pairs).items()}
     assert found == pytest.approx(reference.diagnostics(batch), rel=1e-12)
@@ -100,7 +100,7 @@ def test_loss_and_gradient_are_finite(objective, case):
         loss.backward()
         assert all(map(torch.isfinite, alignment_diagnostics(pairs).values()))
         assert torch.isfinite(loss) and loss >= -1e-6 and torch.isfinite(image_embeds.grad).all()
-        assert batch.num_captions or (loss == 0 and not image_embeds.grad.any())
+        assert batch.num_captioned_rows or (loss == 0 and not image_embeds.grad.any())
 
 
 @pytest.mark.parametrize("case", CASES)

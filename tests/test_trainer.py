@@ -91,7 +91,7 @@ def expected_terms(output, batch: dict[str, torch.Tensor], classification: dict,
     total = reference.OBJECTIVES[options["align_loss"]](
         alignment, reference.Settings(options["align_temperature"], -10)
     )
-    loss_align, weight = total / alignment.num_captions, options["align_weight"]
+    loss_align, weight = total / alignment.num_captioned_rows, options["align_weight"]
     terms = {"loss": loss_ce + weight * loss_align, "loss_ce": loss_ce, "loss_align": loss_align}
     return terms | {"align_weight": weight} | reference.diagnostics(alignment)
 

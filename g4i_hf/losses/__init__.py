@@ -14,7 +14,7 @@ def register_objective(name: str, objective: Callable[..., Any]) -> None:
         name: not one of the existing objectives.
         objective: `(pairs, settings) -> loss`, of [`~g4i_hf.losses.pairs.Pairs`] and
             [`~g4i_hf.losses.objectives.LogitSettings`]: the 0-d sum over the local pairs, to be divided by
-            `pairs.num_captions`. Its method `prepare(model, train_dataset)`, if any, is called before training.
+            `pairs.num_captioned_rows`. Its method `prepare(model, train_dataset)`, if any, is called before training.
     """
     if name in ALIGN_LOSSES:
         raise ValueError(f"There is an objective {name!r} already: give yours another name.")

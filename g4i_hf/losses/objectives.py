@@ -30,7 +30,7 @@ def clip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     second half, not images.
 
     Returns:
-        0-d sum, to be divided by `pairs.num_captions`.
+        0-d sum, to be divided by `pairs.num_captioned_rows`.
     """
     logits = pair_logits(pairs, settings.temperature)
     image_to_text = weighted_cross_entropy(logits, pairs.weights)
@@ -48,7 +48,7 @@ def infonce_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     where k runs over the allowed texts of image i over all processes.
 
     Returns:
-        0-d sum, to be divided by `pairs.num_captions`.
+        0-d sum, to be divided by `pairs.num_captioned_rows`.
     """
     return weighted_cross_entropy(pair_logits(pairs, settings.temperature), pairs.weights)
 
@@ -64,7 +64,7 @@ def siglip_loss(pairs: Pairs, settings: LogitSettings) -> torch.Tensor:
     where k runs over the negatives of image i over all processes. Processes exchange no images.
 
     Returns:
-        0-d sum, to be divided by `pairs.num_captions`.
+        0-d sum, to be divided by `pairs.num_captioned_rows`.
     """
     logits = (pairs.image_embeds / settings.temperature) @ pairs.all_text_embeds.T + settings.bias
     weights = pairs.weights
@@ -81,7 +81,7 @@ def cosine_loss(pairs: Pairs, settings: LogitSettings | None = None) -> torch.Te
     The sum over the local pairs of w_ij (2 - 2 z_i t_j) = w_ij |z_i - t_j|^2. The settings are not used.
 
     Returns:
-        0-d sum, to be divided by `pairs.num_captions`.
+        0-d sum, to be divided by `pairs.num_captioned_rows`.
     """
     own_texts = pairs.text_embeds[pairs.own_texts]  # (n, P, D)
     cosines = torch.einsum("nd,npd->np", pairs.image_embeds, own_texts)

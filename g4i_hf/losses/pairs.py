@@ -26,7 +26,7 @@ class Pairs:
     allowed: torch.Tensor  # (n, M) bool, True where image i and text j are compared, as a positive or a negative
     own_texts: torch.Tensor  # (n, P) the texts of an image, as rows of `text_embeds`: pairs never cross processes
     own_weights: torch.Tensor  # (n, P) their weights; zero for missing texts
-    num_captions: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
+    num_captioned_rows: torch.Tensor  # 0-d, rows with a text over all processes: the divisor of the loss
 
 
 def make_pairs(
@@ -74,7 +74,7 @@ def make_pairs(
         allowed=_allowed(rows, everywhere, slots, shares, first // texts_per_row),
         own_texts=(slots.unsqueeze(2) * texts_per_row + torch.arange(texts_per_row, device=slots.device)).flatten(1),
         own_weights=own_weights.flatten(1),
-        num_captions=counts[:, 1].sum(),
+        num_captioned_rows=counts[:, 1].sum(),
     )
 
 

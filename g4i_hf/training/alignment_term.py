@@ -92,7 +92,7 @@ class AlignmentTerm:
         terms |= {name: (value, local_pairs) for name, value in alignment_diagnostics(compared).items()}
         if args.align_gradient == "invariant" or args.align_loss not in OFFICIALLY_DIVIDED:
             local_sum = local_sum * world_size()  # DDP averages over processes, and this is a sum
-        return loss + weight * local_sum / pairs.num_captions.clamp(min=1), terms
+        return loss + weight * local_sum / pairs.num_captioned_rows.clamp(min=1), terms
 
     def _pairs(self, image_embeds: torch.Tensor, inputs: dict[str, torch.Tensor]) -> Pairs:
         mixed = self.args.align_mix_captions
