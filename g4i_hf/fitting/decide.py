@@ -16,8 +16,8 @@ class Decision:
 
 def decide(verdict: str | None, release: str = "auto") -> Decision:
     """
-    With views, unless they hurt: chance on a few images decides nothing. The option `release` overrules this. Without
-    a classifier on labels only there is no verdict.
+    With views, unless they hurt: the 95% interval of the difference lies below 0, so that chance on a few images
+    decides nothing. The option `release` overrules this. Without a classifier on labels only there is no verdict.
     """
     by_verdict = LABELS_ONLY if verdict == HURT else WITH_VIEWS
     if release not in ("auto", by_verdict):

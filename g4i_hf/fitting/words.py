@@ -54,6 +54,7 @@ def released_in_words(result: FitResult, is_complete: bool = False) -> str:
     """Which classifier ships, and why; what switches it where views have not helped, or if it `is_complete`."""
     if result.released is None:  # another start of fit is changing it
         return f"{CLASSIFIER}/ is not finished. Run g4i fit --config {result.config} to finish it."
+    # The classifier in the folder as the option `release`: the reason is ASKED if the verdict would have another one
     views, why = _of_views(result.views), decide(result.verdict, result.released).why
     names = {WITH_VIEWS: f"with {views}", LABELS_ONLY: "that learned from labels only"}
     because = {
