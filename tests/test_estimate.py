@@ -77,7 +77,7 @@ def test_intervals_hold_in_simulations(case):
         seen = held_out((everyone[drawn], given), 0.3 if case == "30% at random" else 0.0)
         if each_class:
             counts, posterior = np.bincount(labels, minlength=CLASSES), np.eye(CLASSES)[labels]
-            seen = HeldOut.of(seen.probabilities, labels, seen.noise, seen.if_wrong, posterior, counts, images)
+            seen = HeldOut.of(seen.probabilities, labels, seen.noise, seen.if_noisy, posterior, counts, images)
         low, high = accuracy_of(images, seen).interval
         holds.append(low <= accuracy <= high)
     assert 0.93 < np.mean(holds) < 0.98, np.mean(holds)

@@ -44,8 +44,8 @@ def held_out(
     probabilities: np.ndarray, labels: np.ndarray, wrong: float = 0.0, single: float = 0.0, unknown: float = 0.0
 ) -> HeldOut:
     rows, classes = probabilities.shape  # a wrong label is any class, also the right one
-    noise, if_wrong = np.full((1, rows), wrong * classes / (classes - 1)), np.full((rows, classes), 1 / classes)
-    return HeldOut(probabilities, labels, noise, if_wrong, np.full(rows, 1 / rows), single, unknown)
+    noise, if_noisy = np.full((1, rows), wrong * classes / (classes - 1)), np.full((rows, classes), 1 / classes)
+    return HeldOut(probabilities, labels, noise, if_noisy, np.full(rows, 1 / rows), single, unknown)
 
 
 def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: float = 0.8) -> dict[str, np.ndarray]:

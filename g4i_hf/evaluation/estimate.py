@@ -72,7 +72,7 @@ class HeldOut:
     probabilities: np.ndarray  # (m, C) p
     labels: np.ndarray  # (m,) y, class indices
     noise: np.ndarray  # (S, m) e, of each row for S shares of wrong labels: the estimate first
-    if_wrong: np.ndarray  # (m, C) q
+    if_noisy: np.ndarray  # (m, C) q
     weights: np.ndarray  # (m,) w, whose sum is 1
     single: float = 0.0  # K
     unknown: float = 0.0  # L
@@ -83,7 +83,7 @@ class HeldOut:
         probabilities: np.ndarray,
         labels: np.ndarray,
         noise: np.ndarray,
-        if_wrong: np.ndarray,
+        if_noisy: np.ndarray,
         posterior: np.ndarray,
         counts: np.ndarray,
         everywhere: np.ndarray,
@@ -103,12 +103,12 @@ class HeldOut:
             float(max(frequency[classes].sum(), by_labels[classes].sum()))
             for classes in (missing & (counts > 0), missing & (counts == 0))
         )
-        return cls(probabilities, labels, noise, if_wrong, weights / weights.sum(), single, unknown * (1 - single))
+        return cls(probabilities, labels, noise, if_noisy, weights / weights.sum(), single, unknown * (1 - single))
 
     def residuals(self, predicted: np.ndarray) -> np.ndarray:
         """(2, S, m): r of predicted classes (m,), and its variance by the probabilities."""
         places = np.arange(len(predicted)), predicted
-        by_model = (1 - self.noise) * self.probabilities[places] + self.noise * self.if_wrong[places]
+        by_model = (1 - self.noise) * self.probabilities[places] + self.noise * self.if_noisy[places]
         return np.stack([((predicted == self.labels) - by_model) / (1 - self.noise), by_model * (1 - by_model)])
 
 

@@ -25,7 +25,7 @@ class Calibration:
     interval: tuple[float, float]
     noise: float  # e, share of labels that are given without the certainty of p: some of them are right
     noise_exponent: float  # k, how much such labels depend on p
-    loss: float  # mean negative log-likelihood, including the priors
+    loss: float  # mean negative log-likelihood, minus log priors
     confusions: np.ndarray | None = None  # (C, C) R, if labels are wrong in a pattern, else None
     # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
     trusts: np.ndarray | None = None
@@ -79,15 +79,15 @@ class Calibration:
         noise = np.full((len(known), 1), self.noise, dtype=np.float32)
         if reviewed is not None:
             noise[reviewed[known]] = 0
-        if_wrong = self.if_unsure(p)[labelled][:, None] if self.confusions is None else self.confusions.T[labelled[1]]
-        likelihood = np.broadcast_to(noise * if_wrong, p.shape).astype(np.float32)
+        if_noisy = self.if_noisy(p)[labelled][:, None] if self.confusions is None else self.confusions.T[labelled[1]]
+        likelihood = np.broadcast_to(noise * if_noisy, p.shape).astype(np.float32)
         likelihood[labelled] += 1 - noise[:, 0]
         weighted = p * likelihood
         posterior[known] = weighted / weighted.sum(1, keepdims=True)
         return posterior
 
-    def if_unsure(self, probabilities: np.ndarray) -> np.ndarray:
-        """(n, C) q, proportional to p^k: uniform for k = 0; where people err, k is about 0.3."""
+    def if_noisy(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n, C) q, proportional to p^k: 1 / C for k = 0; where people err, k is about 0.3."""
         return softmax(self.noise_exponent * np.log(probabilities + 1e-7), axis=1)
 
     def held_out(
@@ -101,14 +101,14 @@ class Calibration:
     ) -> HeldOut:
         """Labelled rows, for the estimated share of wrong labels and the ends of its interval; see [`HeldOut.of`]."""
         if self.confusions is None:
-            if_wrong = self.if_unsure(probabilities)
-            wrong = 1 - (probabilities * if_wrong).sum(1)
+            if_noisy = self.if_noisy(probabilities)
+            wrong = 1 - (probabilities * if_noisy).sum(1)
         else:
-            if_wrong = probabilities @ self.confusions
+            if_noisy = probabilities @ self.confusions
             wrong = np.full(len(labels), 1 - np.diag(self.confusions).mean())
         shares = np.array([[self.share], [self.interval[0]], [self.interval[1]]])
         noise = np.minimum(shares / max((wrong * ~reviewed).mean(), 1e-6), priors.MAX_NOISE) * ~reviewed
-        return HeldOut.of(probabilities, labels, noise, if_wrong, posterior, counts, everywhere)
+        return HeldOut.of(probabilities, labels, noise, if_noisy, posterior, counts, everywhere)
 
 
 def inverse_temperature(

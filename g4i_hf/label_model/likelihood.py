@@ -33,8 +33,8 @@ def calibrate(
     quick: bool = False,
 ) -> Calibration:
     """
-    Fit temperatures, powers and wrong labels by maximum likelihood on held-out rows. Probabilities are among the
-    classes that these rows have, as other classes have no label that could be held out.
+    Fit temperatures, powers and wrong labels, maximum a posteriori on held-out rows. Probabilities are among the J
+    classes that these rows have, as other classes have no label that could be held out. So q is 1 / J at random.
 
     Args:
         views: (n, C) logits each.
@@ -64,8 +64,8 @@ def calibrate(
         return best
     likely = best.probabilities(views).argmax(1)
     confusions = _confusions(likely, labels, len(log_prior))
-    given_if_wrong = _given_if_wrong(likely, labels, folds, len(log_prior))[:, task.judged].astype(np.float32)
-    pattern = _NoiseModel(float(np.diag(confusions).mean()), given_if_wrong)
+    if_noisy = _if_noisy(likely, labels, folds, len(log_prior))[:, task.judged].astype(np.float32)
+    pattern = _NoiseModel(float(np.diag(confusions).mean()), if_noisy)
     if known is not None:
         share, interval = known
         return replace(task.fit(pattern, known=share), confusions=confusions, interval=interval)
@@ -110,15 +110,15 @@ def recalibrate_without(
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """(C, C) P(label | true class, the label is wrong), counted where the label is not the most probable class."""
+    """(C, C) R, P(label | true class, the label is noisy), counted where the label is not the most probable class."""
     wrong = np.full((num_labels, num_labels), 1 / num_labels)
     differ = likely != labels
     np.add.at(wrong, (likely[differ], labels[differ]), 1)
     return wrong / wrong.sum(1, keepdims=True)
 
 
-def _given_if_wrong(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_labels: int) -> np.ndarray:
-    """(n, C) P(label | true class, the label is wrong) of each row, by the rows of other folds."""
+def _if_noisy(likely: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_labels: int) -> np.ndarray:
+    """(n, C) R_cy of the label y of each row, for each true class c, by the rows of other folds."""
     probabilities = np.empty((len(labels), num_labels))
     for fold in np.unique(folds):
         inside = folds == fold
@@ -131,8 +131,8 @@ class _NoiseModel:
     """The kind of errors that labels have."""
 
     right_by_chance: float  # share of the noisy labels that are right nonetheless
-    # (n, C) probability of the label for each true class, if labels are wrong in a pattern
-    given_if_wrong: np.ndarray | None = None
+    # (n, J) R_cy of the label y of each row, for each true class c, if labels are wrong in a pattern
+    if_noisy: np.ndarray | None = None
     instance_dependent: bool = False  # whether wrong labels may prefer likely classes
     # whether to compute the interval of the share of wrong labels; that it holds 0 is computed for the above anyway
     with_interval: bool = False
@@ -142,7 +142,7 @@ class _NoiseModel:
     def quantile(self) -> float:
         return (
             priors.LIKELIHOOD_RATIO_OF_KIND
-            if self.instance_dependent or self.given_if_wrong is not None
+            if self.instance_dependent or self.if_noisy is not None
             else priors.LIKELIHOOD_RATIO
         )
 
@@ -254,7 +254,7 @@ class _HeldOutLikelihood:
         likeliest = self._minimise(starts, kind, 0.0)
         nearest = likeliest.x
 
-        def excess(bound: float) -> float:
+        def loss_gap(bound: float) -> float:
             nonlocal nearest
             fitted = self._minimise([[*nearest[:-2], bound, nearest[-1]]], kind, 0.0, bound, bound)
             nearest = fitted.x
@@ -264,7 +264,7 @@ class _HeldOutLikelihood:
         at_zero = self._minimise([starts[0], likeliest.x], kind, 0.0, 0.0, 0.0).fun - likeliest.fun
         low, high = 0.0 if at_zero < kind.quantile else share, priors.MAX_NOISE
         if kind.with_interval:
-            arguments = float(likeliest.x[-2]), len(self.given), excess, kind.quantile
+            arguments = float(likeliest.x[-2]), len(self.given), loss_gap, kind.quantile
             high = max(_end(priors.MAX_NOISE, *arguments), share)
             nearest = likeliest.x
             low = min(_end(0.0, *arguments), low) if low else low
@@ -272,7 +272,7 @@ class _HeldOutLikelihood:
 
     def _loss(self, values: np.ndarray, kind: _NoiseModel, weight_of_prior: float) -> tuple[float, np.ndarray]:
         """
-        Negative log-likelihood plus priors, and its gradient: by hand, as autograd takes several times as long.
+        Negative log-likelihood minus log priors, and its gradient: by hand, as autograd takes several times as long.
         `weight_of_prior`: of that of the share.
         """
         right, wrong, same = self._of_rows(values, kind)
@@ -315,8 +315,8 @@ class _HeldOutLikelihood:
         _softmax(total, p)
         right = p[self._at_label].astype(np.float64)
         wrong = same = np.full_like(right, kind.right_by_chance)
-        if kind.given_if_wrong is not None:
-            wrong = _of_each_row(p, kind.given_if_wrong)
+        if kind.if_noisy is not None:
+            wrong = _of_each_row(p, kind.if_noisy)
         elif kind.instance_dependent:
             _softmax(np.multiply(total, total.dtype.type(values[-1]), out=self._slope), q)
             wrong, same = q[self._at_label].astype(np.float64), _of_each_row(p, q)
@@ -333,8 +333,8 @@ class _HeldOutLikelihood:
     ) -> None:
         """From the slopes (n,) along what the last [`_of_rows`] has returned; its probabilities are in memory."""
         number, p, q, slope = len(self.logits), self._p, self._q, self._slope
-        if kind.given_if_wrong is not None:
-            slope[:] = of_wrong[:, None] * kind.given_if_wrong
+        if kind.if_noisy is not None:
+            slope[:] = of_wrong[:, None] * kind.if_noisy
         else:
             slope[:] = of_same[:, None] * q if kind.instance_dependent else 0
         slope[self._at_label] += of_right
@@ -376,22 +376,22 @@ def _of_each_row(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.einsum("nc,nc->n", one, other).astype(np.float64)
 
 
-def _end(end: float, noise: float, number: int, excess: Callable[[float], float], quantile: float) -> float:
+def _end(end: float, share: float, number: int, loss_gap: Callable[[float], float], quantile: float) -> float:
     """
-    Of an interval, towards 0 or the largest share: where `excess`, the loss at a share of noise minus the least loss,
-    reaches the quantile. The square root of the excess is almost linear in the noise.
+    Of an interval, towards 0 or the largest share: where `loss_gap`, the loss at a share of wrong labels minus the
+    least loss, at this `share`, reaches the quantile. The square root of the gap is almost linear in the share.
     """
-    step, sign = 2 * np.sqrt(max(noise * (1 - noise), 1 / number) / number), 1 if end > noise else -1
-    near, at_near, far = noise, 0.0, noise
+    step, sign = 2 * np.sqrt(max(share * (1 - share), 1 / number) / number), 1 if end > share else -1
+    near, at_near, far = share, 0.0, share
     at_far, reach = 0.0, step
     while at_far < quantile and far != end:
         near, at_near = far, at_far
-        far = float(np.clip(noise + sign * reach, min(end, noise), max(end, noise)))
-        at_far, reach = max(excess(far), at_near), 2 * reach
-    while at_far > quantile and abs(far - near) > max(0.002, 0.1 * abs(far - noise)):
+        far = float(np.clip(share + sign * reach, min(end, share), max(end, share)))
+        at_far, reach = max(loss_gap(far), at_near), 2 * reach
+    while at_far > quantile and abs(far - near) > max(0.002, 0.1 * abs(far - share)):
         part = (quantile**0.5 - at_near**0.5) / (at_far**0.5 - at_near**0.5)
         between = near + float(np.clip(part, 0.1, 0.9)) * (far - near)
-        at_between = excess(between)
+        at_between = loss_gap(between)
         if at_between < quantile:
             near, at_near = between, max(at_between, at_near)
         else:
