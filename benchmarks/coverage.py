@@ -50,22 +50,26 @@ PRIORS = {
 class Drawn:
     """A reduced set: rows, their truth, from 0 to `CLASSES` or fewer, and other images to look at."""
 
-    def __init__(self, photos: Photos, seed: int):
+    def __init__(self, photos: Photos, seed: int, number_of_rows: int = ROWS):
         generator = np.random.default_rng(seed)
         self.classes = generator.permutation(photos.num_labels)[:CLASSES]
         number = np.full(photos.num_labels, -1)
         number[self.classes] = np.arange(len(self.classes))
         every = np.flatnonzero(number[photos.truth] >= 0)
-        rows = self.rows = np.sort(generator.permutation(every)[:ROWS])
+        rows = self.rows = np.sort(generator.permutation(every)[:number_of_rows])
         left, (test, of_test) = np.setdiff1d(every, rows), photos.test
         in_test = np.flatnonzero(number[of_test] >= 0)
         self.features, self.truth = photos.features.numpy()[rows], number[photos.truth[rows]]
         self.others = np.concatenate([photos.features.numpy()[left], test.numpy()[in_test]])
         self.truth_of_others = number[np.concatenate([photos.truth[left], of_test[in_test]])]
         self.embeds, self.names = photos.embeds[rows], photos.class_embeds[self.classes]
+        of_test_embeds = np.full((len(in_test), self.embeds.shape[1]), np.nan, dtype=np.float32)
+        if photos.test_text_embeds is not None:
+            of_test_embeds[:] = photos.test_text_embeds[in_test]
+        self.embeds_of_others = np.concatenate([photos.embeds[left], of_test_embeds])
         self.image_ids = photos.training["image_id"][rows]
 
-    def views(self, kind: str, labels: np.ndarray, seed: int, logits: np.ndarray | None) -> dict[str, View]:
+    def views(self, kind: str, labels: np.ndarray, seed: int, logits: np.ndarray | None = None) -> dict[str, View]:
         names = np.eye(len(self.classes), dtype=np.float32)
         if kind == TRAINED:
             given = View(self.scores_learned_from(labels), names, self_trains=False)

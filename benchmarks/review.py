@@ -14,8 +14,9 @@ labels are reviewed: they carry no noise, and only those drawn at random choose 
 `wrong`: all labels, 20% of them wrong, symmetric or always the same other class (confusable), or as people err
 (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
 probability of the given label.
-`gold`: how often the interval of a random sample of 50 to 200 images holds the accuracy, over 200 samples of images
-that nobody labels. The classifiers are those of one label a class. Writes results/review.json.
+`gold`: how often the interval of a random sample of 50 to 200 images holds the accuracy, over 1,000 samples of the
+captioned images that nobody labels, and its median half-width, beside that of the sample alone. The classifiers are
+those of one label a class, or five, among 500 images. Writes results/review.json.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,14 +30,16 @@ from result_files import Results
 from g4i_hf import LabelModel
 from g4i_hf.data.checks import labels_of, with_labels
 from g4i_hf.data.labels import MANUAL
-from g4i_hf.evaluation.estimate import judged_by_labels
+from g4i_hf.evaluation.estimate import Expected, judged_by_labels
 from g4i_hf.fitting.evidence import Evidence
+from g4i_hf.fitting.heads import Sample, expected_right
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.label_model.picks import ROUND, pick_next, pick_wrong
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
 ROUNDS, CLICKS = 10, 100
-SAMPLES, SIZES = 200, (50, 100, 200)  # of gold images
+SAMPLES, SIZES = 1_000, (50, 100, 200)  # of gold images
+ROWS_OF_GOLD = 500  # so that many more images are left, which stand for all
 STRATEGIES = ("next", "random", "margin", "entropy")
 KEY = ("what", "data", "kind", "seed")
 
@@ -91,27 +94,38 @@ def confusable(photos: Photos, drawn: Drawn, seed: int) -> np.ndarray:
     return labels_of(with_label_noise(rows, 0.2, seed, len(drawn.classes), "confusable"))
 
 
-def of_gold(drawn: Drawn, seed: int) -> dict:
-    labels = drawn.labels(1, 0.0, seed)
-    heads = layers_of_fit(targets_of(drawn, labels, seed), drawn.features)
-    told = {name: head.logits(drawn.others).argmax(1) for name, head in heads.items()}
-    right = {name: (each == drawn.truth_of_others).astype(float) for name, each in told.items()}
-    truth = {name: each.mean() for name, each in right.items()}
-    truth["difference"] = truth[WITH_VIEWS] - truth[LABELS_ONLY]
-    generator, found = np.random.default_rng([seed, 5]), {name: round(float(each), 4) for name, each in truth.items()}
+def of_gold(drawn: Drawn, each: int, seed: int) -> dict:
+    labels = drawn.labels(each, 0.0, seed)
+    targets = targets_of(drawn, labels, seed)
+    heads = layers_of_fit(targets, drawn.features)
+    pool = np.flatnonzero(np.isfinite(drawn.embeds_of_others).all(1))
+    images, truth = drawn.others[pool], drawn.truth_of_others[pool]
+    sample = Sample(images, {"caption": drawn.embeds_of_others[pool], "image": images})
+    expected = expected_right(targets, drawn.features, sample, heads)
+    told = {name: head.logits(images).argmax(1) for name, head in heads.items()}
+    true = {name: float((classes == truth).mean()) for name, classes in told.items()}
+    true["difference"] = true[WITH_VIEWS] - true[LABELS_ONLY]
+    generator, found = np.random.default_rng([seed, 5]), {name: round(each, 4) for name, each in true.items()}
+    found["images"] = len(pool)
+    found["shift"] = {
+        name: round(float(each.of_others.mean() - each.of_sample.mean()), 4) for name, each in expected.items()
+    }
     for size in SIZES:
-        holds, halves = dict.fromkeys(truth, 0), []
+        holds, halves, alone = ({name: [] for name in true} for _ in range(3))
         for _ in range(SAMPLES):
-            rows = generator.integers(len(drawn.others), size=size)
-            judged = judged_by_labels({name: each[rows] for name, each in told.items()}, drawn.truth_of_others[rows])
-            for name, estimate in {**judged.accuracies, "difference": judged.difference}.items():
-                low, high = estimate.interval
-                holds[name] += int(low <= truth[name] <= high)
-            low, high = judged.accuracies[WITH_VIEWS].interval
-            halves.append((high - low) / 2)
-        found[str(size)] = {
-            "holds": {name: number / SAMPLES for name, number in holds.items()},
-            "half": round(float(np.median(halves)), 4),
+            rows = generator.integers(len(pool), size=size)
+            predicted = {name: classes[rows] for name, classes in told.items()}
+            of_rows = {name: Expected(each.of_sample[rows], each.of_others) for name, each in expected.items()}
+            for given, into in ((None, alone), (of_rows, halves)):
+                judged = judged_by_labels(predicted, truth[rows], given)
+                for name, estimate in {**judged.accuracies, "difference": judged.difference}.items():
+                    low, high = estimate.interval
+                    into[name].append((high - low) / 2)
+                    if given:
+                        holds[name].append(low <= true[name] <= high)
+        found[str(size)] = {"holds": {name: round(float(np.mean(each)), 3) for name, each in holds.items()}} | {
+            what: {name: round(float(np.median(each)), 4) for name, each in of.items()}
+            for what, of in (("half", halves), ("half_alone", alone))
         }
     return found
 
@@ -120,7 +134,9 @@ def cells(photos: Photos, counts: np.ndarray | None, seeds: list[int]) -> Iterat
     """A key, and what measures it."""
     for seed in seeds:
         drawn = Drawn(photos, seed)
-        yield ("gold", photos.name, "random", seed), lambda on=drawn, by=seed: of_gold(on, by)
+        for each in (1, 5):
+            fewer = Drawn(photos, seed, ROWS_OF_GOLD)
+            yield ("gold", photos.name, f"{each} a class", seed), lambda n=each, on=fewer, by=seed: of_gold(on, n, by)
         for strategy in STRATEGIES:
             yield ("next", photos.name, strategy, seed), lambda of=strategy, on=drawn, by=seed: of_next(on, of, by)
         wrong = {"symmetric": drawn.labels(len(drawn.truth), 0.2, seed), "confusable": confusable(photos, drawn, seed)}

@@ -59,6 +59,7 @@ DEGREES_OF_FREEDOM = 20  # of Student's distribution (judgement; those of the we
 PRIOR_STD_BIAS = 0.22  # of an accuracy, relative to the expected error (judgement by these)
 PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predictions (judgement by these)
 MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
+MIN_POWER_TUNED = 50  # labelled images of a random sample whose interval other images narrow (results/review.json)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)
 # Overconfidence and its standard deviation, where other classes have more labels

@@ -180,16 +180,25 @@ def classification(
     return total / divisor if divisor else 0.0
 
 
-def ppi_mean(labels: np.ndarray, imputed: np.ndarray, unlabelled: np.ndarray) -> tuple[float, float]:
+def ppi_mean(
+    labels: np.ndarray, imputed: np.ndarray, unlabelled: np.ndarray, tuned: bool = False
+) -> tuple[float, float]:
     """
     A mean by prediction-powered inference and its standard error, as `ppi_mean_ci(..., lam=1)` of ppi-python 0.2.3 has
     them (Angelopoulos et al., arXiv 2301.09633, algorithm 1): `labels` (n,), what a model says of them (n,), and what
-    it says of others (N,).
+    it says of others (N,). `tuned`: with its estimate of `lam` (arXiv 2311.01453).
     """
-    rectifier = np.mean([label - said for label, said in zip(labels, imputed, strict=True)])
-    squares = [(label - said - rectifier) ** 2 for label, said in zip(labels, imputed, strict=True)]
+    power = 1.0
+    if tuned:
+        centred = [said - np.mean(imputed) for said in imputed]
+        products = [a * (label - np.mean(labels)) for a, label in zip(centred, labels, strict=True)]
+        every = [*imputed, *unlabelled]
+        squares = [(said - np.mean(every)) ** 2 for said in every]
+        power = np.mean(products) / np.mean(squares) / (1 + len(labels) / len(unlabelled))
+        power = min(max(power, 0.0), 1.0)
+    rectifier = np.mean([label - power * said for label, said in zip(labels, imputed, strict=True)])
+    squares = [(label - power * said - rectifier) ** 2 for label, said in zip(labels, imputed, strict=True)]
     mean = np.mean(unlabelled)
-    error = np.sqrt(
-        np.mean([(said - mean) ** 2 for said in unlabelled]) / len(unlabelled) + np.mean(squares) / len(labels)
-    )
-    return float(mean + rectifier), float(error)
+    variance = power**2 * np.mean([(said - mean) ** 2 for said in unlabelled])
+    error = np.sqrt(variance / len(unlabelled) + np.mean(squares) / len(labels))
+    return float(power * mean + rectifier), float(error)

@@ -6,7 +6,7 @@ from reference import ppi_mean
 from scipy.stats import t as student_t
 
 from g4i_hf import priors
-from g4i_hf.evaluation.estimate import HeldOut, accuracy_of, judged_by_probabilities
+from g4i_hf.evaluation.estimate import Expected, HeldOut, accuracy_of, judged_by_labels, judged_by_probabilities
 
 CLASSES = 4
 Rows = tuple[np.ndarray, np.ndarray]  # (n, C) probabilities by a model, and (n,) the true classes
@@ -57,6 +57,60 @@ def test_without_wrong_labels_and_priors_it_is_ppi(monkeypatch):
         (mean, error), (low, high) = ppi_mean(*expected), found.interval
         assert found.share == pytest.approx(mean) and (low + high) / 2 == pytest.approx(mean)
         assert (high - low) / 2 == pytest.approx(student_t.ppf(0.975, 20) * error, rel=2e-3)
+
+
+def sampled(number: int, others: int, generator: np.random.Generator, share: float = 0.7) -> tuple:
+    """Of a random sample: which answers are right, of two classifiers, and how likely that is there and elsewhere."""
+    right, told = {}, {}
+    for name, more in (("labels_only", -0.1), ("with_views", 0.0)):
+        true = generator.random(number + others) < share + more
+        said = np.clip(0.5 + 0.3 * true + 0.3 * generator.normal(size=number + others), 0, 1)
+        right[name], told[name] = true[:number].astype(int), Expected(said[:number], said[number:])
+    return right, told
+
+
+def test_a_random_sample_and_the_other_images_are_ppi_plus_plus():
+    """The same mean, and the same error, by which the sample counts as a larger one."""
+    number = 400
+    right, told = sampled(number, 3000, np.random.default_rng(0))
+    found = judged_by_labels(right, np.ones(number, dtype=int), told)
+    alone = judged_by_labels(right, np.ones(number, dtype=int))
+    first, second = (right[name] for name in right)
+    both = told["with_views"] - told["labels_only"]
+    mean, error = ppi_mean(second - first, both.of_sample, both.of_others, tuned=True)
+    low, high = found.difference.interval
+    assert found.difference.share == pytest.approx(mean) and (low + high) / 2 == pytest.approx(mean)
+    assert (high - low) / 2 == pytest.approx(student_t.ppf(0.975, number - 1) * error, rel=5e-3)
+    assert found.difference.share == pytest.approx(
+        np.subtract(*[found.accuracies[n].share for n in list(right)[::-1]])
+    )
+    for name, each in right.items():
+        judged = judged_by_labels({name: each}, np.ones(number, dtype=int), told).accuracies[name]
+        mean, error = ppi_mean(each, told[name].of_sample, told[name].of_others, tuned=True)
+        assert judged.share == pytest.approx(mean)
+        assert np.diff(judged.interval) / 2 == pytest.approx(1.96 * error, rel=2e-2)
+        assert np.diff(judged.interval) < 0.95 * np.diff(alone.accuracies[name].interval)
+
+
+@pytest.mark.parametrize("case", ["fewer than 50", "nothing is told", "all are right"])
+def test_the_sample_alone_counts_where_others_tell_nothing(case):
+    generator = np.random.default_rng(0)
+    number = 49 if case == "fewer than 50" else 100
+    right, told = sampled(number, 1000, generator, 1.1 if case == "all are right" else 0.7)
+    if case == "nothing is told":
+        told = {name: Expected(np.full(number, 0.3), np.full(1000, 0.3)) for name in told}
+    labels = np.ones(number, dtype=int)
+    assert judged_by_labels(right, labels, told) == judged_by_labels(right, labels)
+
+
+@pytest.mark.parametrize(("number", "share"), [(50, 0.9), (50, 0.7), (200, 0.95)])
+def test_intervals_of_a_random_sample_hold_in_simulations(number, share):
+    generator, holds = np.random.default_rng(0), []
+    for _ in range(500):
+        right, told = sampled(number, 1000, generator, share)
+        low, high = judged_by_labels(right, np.ones(number, dtype=int), told).accuracies["with_views"].interval
+        holds.append(low <= share <= high)
+    assert 0.93 < np.mean(holds) < 0.985, np.mean(holds)
 
 
 @pytest.mark.parametrize("case", ["few labels", "many labels", "30% at random", "as many of each class"])

@@ -15,7 +15,7 @@ from g4i_hf.evaluation.estimate import HeldOut, judged_by_labels, judged_by_prob
 from g4i_hf.fitting.decide import Decision, decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.heads import fit_head, last_layers
-from g4i_hf.fitting.judge import Judge, Validation, judge_in_training, judged_heads
+from g4i_hf.fitting.judge import Gold, Judge, Validation, judge_in_training, judged_heads
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.linear import Scale
 
@@ -262,6 +262,30 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
         told = judge.of_held_out
         agree = {name: (each == judge.held_out.labels).mean() for name, each in told.items()}
         assert len(judge.held_out.labels) == 75 and all(least < share < most for share in agree.values()), agree
+
+
+@pytest.mark.parametrize("labelled", [12, 75, 300])
+def test_the_other_images_narrow_the_interval_of_a_random_sample(blobs, labelled):
+    """They tell of themselves what they tell of the sample, as nothing that judges them has learned them."""
+    features, labels = blobs
+    generator = np.random.default_rng(5)
+    noise, of_gold = (generator.normal(0, 1, (number, 40)).astype(np.float32) for number in (300, 400))
+    truth = generator.integers(0, 3, 400)
+    centres = np.stack([features[labels == label].mean(0) for label in range(3)])
+    spread = features.std(0)
+    gold_features = (centres[truth] + 0.7 * spread * generator.normal(size=(400, 6))).astype(np.float32)
+    given, one = np.where(np.arange(300) < labelled, labels, -1), np.eye(3, dtype=np.float32)[truth]
+    for values, of_sample in ((noise, of_gold), (features, gold_features)):
+        views, order = {"image": View(values)}, np.arange(300)
+        model = LabelModel(3).fit(views, given, ids=order)
+        judge = Gold(np.arange(400), of_sample, one)
+        judge.compare_with(Targets(Evidence(given, views, model, order)), values, {"image": of_sample})
+        judged_heads(judge.others[0], values, judge)
+        told = judge.expected["with_views"]
+        assert abs(told.of_others.mean() - told.of_sample.mean()) < 0.08
+    by_sample = judged_by_labels(judge.predicted, truth)
+    for name, found in judge.estimate().accuracies.items():
+        assert np.diff(found.interval) < np.diff(by_sample.accuracies[name].interval)
 
 
 def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():

@@ -27,6 +27,17 @@ rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 
 The 95% interval is that of Student's distribution with 20 degrees of freedom, theta +- 2.09 error; with n - 1 of
 fewer rows that judge themselves. Both accuracies then move, in proportion to their intervals, until their difference
 is the estimated one.
+
+Where a person labelled a random sample of n images, these labels count. The probabilities f of the sample and of the N
+other images only make the interval narrower, by power tuning (PPI++: Angelopoulos et al., arXiv 2311.01453):
+
+    theta       = mean(a) + l (mean_N(f) - mean_n(f))
+    n error^2   = var(a - l f) (n - 1) / (n - 2) + l^2 var_N(f) n / N
+    l           = cov(a, f) / ((1 + n / N) var(f)), from 0 to 1
+
+It is the mean of the sample alone, l = 0, where the other error is not smaller. Half a row is added to the variances,
+as above. By the ratio of both errors the sample counts as a larger one in the interval of Wilson (1927) for an
+accuracy, and of Student for a difference.
 """
 
 from __future__ import annotations
@@ -35,7 +46,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from .. import priors
@@ -112,22 +123,56 @@ class HeldOut:
         return np.stack([((predicted == self.labels) - by_model) / (1 - self.noise), by_model * (1 - by_model)])
 
 
-def judged_by_labels(predicted: Mapping[str, np.ndarray], labels: np.ndarray) -> Judgement:
-    """By (n,) correct labels. `predicted`: (n,) classes by name, of one classifier or of two."""
+@dataclass
+class Expected:
+    """How likely a classifier is right, by probabilities of models that were fitted on none of these images."""
+
+    of_sample: np.ndarray  # (n,) f of the images with a correct label
+    of_others: np.ndarray  # (N,) f of other images, of which they are a random sample
+
+    def __sub__(self, other: Expected) -> Expected:
+        return Expected(self.of_sample - other.of_sample, self.of_others - other.of_others)
+
+
+def judged_by_labels(
+    predicted: Mapping[str, np.ndarray], labels: np.ndarray, expected: Mapping[str, Expected] | None = None
+) -> Judgement:
+    """By (n,) correct labels. `predicted`: (n,) classes by name, of one classifier or of two; `expected`: by name."""
+    expected = expected if expected and len(labels) >= priors.MIN_POWER_TUNED else {}
     right = {name: (classes == labels).astype(np.float64) for name, classes in predicted.items()}
-    accuracies = {
-        name: Estimate(float(each.mean()), accuracy_interval(each.mean(), len(labels))) for name, each in right.items()
-    }
+    accuracies = {}
+    for name, each in right.items():
+        mean, gain = _power_tuned(each, expected.get(name))
+        accuracies[name] = Estimate(min(max(mean, 0.0), 1.0), accuracy_interval(mean, len(labels) / gain))
     if len(right) == 1:
         return Judgement(accuracies)
-    first, second = right.values()
-    return Judgement(accuracies, Estimate(float((second - first).mean()), difference_interval(second - first)))
+    (one, first), (other, second) = right.items()
+    of_both = expected[other] - expected[one] if len(expected) == 2 else None
+    judgement = Judgement(accuracies, _estimate_of_difference(second - first, of_both))
+    if of_both:
+        _make_consistent(judgement)
+    return judgement
 
 
-def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+def _power_tuned(values: np.ndarray, expected: Expected | None) -> tuple[float, float]:
+    """theta of (n,) values, and its squared error relative to that of their mean, at most 1."""
+    number, mean, extra = len(values), float(values.mean()), priors.EXTRA_ROWS / len(values)
+    if expected is None:
+        return mean, 1.0
+    of_sample, of_others, ratio = expected.of_sample, expected.of_others, number / len(expected.of_others)
+    spread = (1 + ratio) * np.concatenate([of_sample, of_others]).var()
+    power = float(np.clip(np.cov(values, of_sample, ddof=0)[0, 1] / max(spread, 1e-12), 0, 1))
+    rest = (values - power * of_sample).var() * (number - 1) / (number - 2) + power**2 * of_others.var() * ratio
+    gain = float((rest + extra) / (values.var() + extra))
+    return (mean + power * float(of_others.mean() - of_sample.mean()), gain) if gain < 1 else (mean, 1.0)
+
+
+def accuracy_interval(accuracy: float, images: float) -> tuple[float, float]:
     """The 95% interval of an accuracy over images (Wilson, 1927)."""
-    interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    share, squared = min(max(accuracy, 0.0), 1.0), norm.ppf(priors.LEVEL) ** 2 / images
+    middle, half = share + squared / 2, np.sqrt(share * (1 - share) * squared + squared**2 / 4)
+    ends = np.clip([(middle - half) / (1 + squared), (middle + half) / (1 + squared)], 0, 1)
+    return float(ends[0]), float(ends[1])
 
 
 def difference_interval(difference: np.ndarray) -> tuple[float, float]:
@@ -135,9 +180,14 @@ def difference_interval(difference: np.ndarray) -> tuple[float, float]:
     The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images. It is
     Student's, with half an observation more, as few images may all agree by chance.
     """
-    mean, variance = _mean(difference, np.full(len(difference), 1 / len(difference)))
-    half = float(student_t.ppf(priors.LEVEL, max(len(difference) - 1, 1)) * np.sqrt(variance))
-    return max(mean - half, -1.0), min(mean + half, 1.0)
+    return _estimate_of_difference(difference).interval
+
+
+def _estimate_of_difference(difference: np.ndarray, expected: Expected | None = None) -> Estimate:
+    mean, gain = _power_tuned(difference, expected)
+    _, variance = _mean(difference, np.full(len(difference), 1 / len(difference)))
+    half = float(student_t.ppf(priors.LEVEL, max(len(difference) - 1, 1)) * np.sqrt(gain * variance))
+    return Estimate(mean, (max(mean - half, -1.0), min(mean + half, 1.0)))
 
 
 def accuracy_of(everywhere: np.ndarray, held_out: HeldOut) -> Estimate | None:

@@ -170,6 +170,10 @@ class Fit:
         features, evidence = self.images.features, self.images.evidence(has_judge=of_split is not None)
         self.targets = Targets.of(evidence)
         judge = of_split or judge_in_training(self.targets, features)
+        gold = self.images.splits.get(judge.split)
+        if isinstance(judge, Gold) and len(judge.rows) == len(gold):  # others may have as many images of no class
+            views = self.images.own_views(gold, judge.features)
+            judge.compare_with(self.targets, features, {name: view.values for name, view in views.items()})
         heads = judged_heads(self.targets, features, judge)
         has_captions = self.images.text_embed_dim is not None
         has_captions &= not evidence.estimates["views"].get(CAPTION, {}).get("left_out", False)

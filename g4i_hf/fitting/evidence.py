@@ -185,9 +185,15 @@ class FitImages:
 
     def known_views(self) -> dict[str, View]:
         """By name, after `compute_views`."""
-        features = {IMAGE: self.features} if STUDENT_VIEW in self.views else {}
-        encoder = None if self.is_embedded else self.encoder
-        return views_of(self.training, features, self.id2label, encoder, self.accelerator.device) | self.others
+        features = self.features if STUDENT_VIEW in self.views else None
+        return self.own_views(self.training, features, None if self.is_embedded else self.encoder) | self.others
+
+    def own_views(
+        self, split: Dataset, features: np.ndarray | None, encoder: EncoderArguments | None = None
+    ) -> dict[str, View]:
+        """Captions, answers and features of the images of a split, without names of classes if there is no encoder."""
+        of_image = {} if features is None else {IMAGE: features}
+        return views_of(split, of_image, self.id2label, encoder, self.accelerator.device)
 
     def _embed_captions(self) -> None:
         self.is_embedded = columns.TEXT_EMBEDS in self.training.column_names and self.in_memory is not None
@@ -197,8 +203,8 @@ class FitImages:
             )
         elif num_captioned(self.training):
             source, folder = "images" if self.in_memory else source_of(self.data), self.folder / "embeddings"
-            training = DatasetDict(train=self.training)
-            self.splits |= with_text_embeds(training, self.encoder, folder, source=source, shared=True)
+            captioned = DatasetDict({name: self.splits[name] for name in ("train", GOLD) if name in self.splits})
+            self.splits |= with_text_embeds(captioned, self.encoder, folder, source=source, shared=True)
 
     def evidence(self, has_judge: bool) -> "Evidence":
         """What labels and views tell, after `compute_views`; without a judge some unlabelled rows are held out."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .. import priors
-from ..evaluation.estimate import HeldOut
+from ..evaluation.estimate import Expected, HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..label_model.views import FOLDS
 from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
@@ -45,6 +45,14 @@ class Head:
         if layer.bias is not None:
             layer.bias.copy_(torch.from_numpy(self.bias))
         return layer
+
+
+@dataclass
+class Sample:
+    """Images that nothing was fitted on: features of the student (n, F), and by name values (n, D) of views."""
+
+    features: np.ndarray
+    views: Mapping[str, np.ndarray]
 
 
 def fit_head(
@@ -94,17 +102,13 @@ def cross_validated(
     The targets of unlabelled rows lack these labels too. And these rows as they calibrate an estimate; None without
     any.
     """
-    evidence, scale = targets.evidence, Scale.of(features)
+    evidence = targets.evidence
     probabilities = np.zeros((len(rows), evidence.num_labels), dtype=np.float32)
     logits = {name: np.zeros_like(probabilities) for name in heads}
-    for fold, held_out, others in _without_labels(evidence, rows):
-        places = np.flatnonzero(evidence.model.folds_[rows] == fold)
-        probabilities[places] = evidence.by_fold(held_out, fold)
-        for name, head in heads.items():
-            fitted, learned = targets.learned(name, others, fold)
-            if len(fitted):
-                refitted = fit_head(features[fitted], learned, head.strength, scale, head)
-                logits[name][places] = refitted.logits(features[held_out])
+    for fold, places, layers in _layers_of_folds(targets, features, rows, heads):
+        probabilities[places] = evidence.by_fold(rows[places], fold)
+        for name, layer in layers.items():
+            logits[name][places] = layer.logits(features[rows[places]])
     if not len(rows):
         return logits, None
     model, labels = evidence.model, evidence.labels
@@ -112,6 +116,55 @@ def cross_validated(
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
     of_rows = probabilities, posterior, labels[rows], is_sure
     return logits, model.calibration_.held_out(*of_rows, counts, model.probabilities_)
+
+
+def expected_right(
+    targets: Targets, features: np.ndarray, sample: Sample, heads: Mapping[str, Head]
+) -> dict[str, Expected]:
+    """
+    How likely the answer of each layer is right, on the sample and on the training rows, by the label model. Each row
+    has the layers and the label model that have not learned its fold, and the sample those of all folds in proportion,
+    as nothing has learned it.
+    """
+    evidence, model = targets.evidence, targets.evidence.model
+    names = [name for name in sample.views if name in evidence.views]
+    rows = np.flatnonzero((model.folds_ >= 0) & (model.none_ < 0.5))
+    if _is_large(model.posterior_, features):
+        rows = rows[model.folds_[rows] % FOLDS == 0]
+    if not names or not len(rows):
+        return {}
+    of_heads = {name: Expected(np.zeros(len(sample.features)), np.zeros(len(rows))) for name in heads}
+    for fold, places, layers in _layers_of_folds(targets, features, rows, heads):
+        of_rows = model.predict({name: evidence.views[name].values[rows[places]] for name in names}, fold)
+        of_sample = model.predict({name: sample.views[name] for name in names}, fold)
+        for name, layer in layers.items():
+            of_heads[name].of_others[places] = _of_answers(of_rows, layer, features[rows[places]])
+            of_heads[name].of_sample += _of_answers(of_sample, layer, sample.features) * len(places) / len(rows)
+    return of_heads
+
+
+def _of_answers(probabilities: np.ndarray, layer: Head, features: np.ndarray) -> np.ndarray:
+    """(n,) probabilities of the classes that a layer predicts."""
+    return probabilities[np.arange(len(features)), layer.logits(features).argmax(1)]
+
+
+def _layers_of_folds(
+    targets: Targets, features: np.ndarray, rows: np.ndarray, heads: Mapping[str, Head]
+) -> Iterator[tuple[int, np.ndarray, dict[str, Head]]]:
+    """
+    For each fold of these rows: its number, the places of its rows among them, and the layers fitted again without
+    these. Without labels, where a fold leaves none, there is no layer.
+    """
+    scale = Scale.of(features)
+    for fold, held_out, others in _without_fold(targets.evidence, rows):
+        layers = {}
+        for name, head in heads.items():
+            fitted, learned = targets.learned(name, others, fold)
+            if name == LABELS_ONLY and fold >= FOLDS:  # it has not learned unlabelled rows
+                layers[name] = head
+            elif len(fitted):
+                layers[name] = fit_head(features[fitted], learned, head.strength, scale, head)
+        yield fold, np.flatnonzero(np.isin(rows, held_out)), layers
 
 
 def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:
@@ -136,7 +189,7 @@ def _too_few(folds: list[Fold]) -> bool:
 def _folds(targets: Targets, features: np.ndarray, name: str) -> Iterator[Fold]:
     """Labelled rows are held out in turn, about `ENOUGH_HELD_OUT` of large data."""
     evidence, number = targets.evidence, 0
-    for fold, held_out, others in _without_labels(evidence, evidence.rows_for_cross_validation()):
+    for fold, held_out, others in _without_fold(evidence, evidence.rows_for_cross_validation()):
         fitted, learned = targets.learned(name, others, fold)
         yield Fold(fitted, learned, held_out, one_hot(evidence.labels[held_out], evidence.num_labels))
         number += len(held_out)
@@ -154,8 +207,8 @@ def _folds_of_all(targets: Targets, features: np.ndarray) -> Iterator[Fold]:
         yield Fold(rows[is_fitted], learned[is_fitted], rows[is_held_out], probabilities[is_held_out])
 
 
-def _without_labels(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each fold of these labelled rows: its number, its rows, and the others, neither equal nor held out."""
+def _without_fold(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each fold of these rows: its number, its rows, and the others, neither equal nor held out."""
     folds = evidence.model.folds_[rows]
     for fold in np.unique(folds):
         held_out = rows[folds == fold]

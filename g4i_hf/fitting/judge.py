@@ -3,6 +3,7 @@ Images that judge both last layers of `g4i fit`: gold, `validation`, a holdout o
 by cross-validation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from .. import priors
 from ..data.labels import GOLD
 from ..evaluation.estimate import (
+    Expected,
     HeldOut,
     Judgement,
     judged_by_labels,
@@ -20,7 +22,7 @@ from ..evaluation.estimate import (
 from ..label_model.calibration import inverse_temperature
 from ..linear import one_hot
 from .evidence import VALIDATION
-from .heads import Head, cross_validated, last_layers, on_all, rows_that_judge
+from .heads import Head, Sample, cross_validated, expected_right, last_layers, on_all, rows_that_judge
 from .targets import Targets
 
 FACTORS = (0.02, 50.0)  # of logits, the least and the largest
@@ -99,9 +101,23 @@ class OfSplit(Judge):
 
 
 class Gold(OfSplit):
-    """A random sample that a person labelled."""
+    """A random sample that a person labelled. What views say of the other training images narrows intervals."""
 
     name = split = GOLD
+    others: tuple[Targets, np.ndarray, Sample] | None = None
+    expected: dict[str, Expected] | None = None  # by name, how likely each classifier is right
+
+    def compare_with(self, targets: Targets, features: np.ndarray, views: Mapping[str, np.ndarray]) -> None:
+        """The other training images, with their features (N, F); `views` are values (n, D) of the sample."""
+        if len(self.rows) >= priors.MIN_POWER_TUNED:
+            self.others = targets, features, Sample(self.features, views)
+
+    def predict(self, heads: dict[str, Head]) -> None:
+        super().predict(heads)
+        self.expected = self.others and expected_right(*self.others, heads)
+
+    def estimate(self) -> Judgement:
+        return judged_by_labels(self.predicted, self.probabilities.argmax(1), self.expected)
 
 
 class Validation(OfSplit):

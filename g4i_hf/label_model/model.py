@@ -80,7 +80,7 @@ class LabelModel:
         probabilities_: (N, C) float16, of a labelled row by models that were not fitted on its label: for judging,
             reports and suspicious labels. The only label of a class is left as it is.
         posterior_: (N, C) float16, with the row's own label where there is one: what a student learns from.
-        folds_: (N,) the fold in which a row was held out, -2 for the only label of a class.
+        folds_: (N,) the fold that held a row out, 0 to 4 for labels, else 5 to 9; -2 for the only label of a class.
         accuracy_: [`~g4i_hf.evaluation.estimate.Estimate`] of the share of all rows whose most probable class is
             the true one. None where no label can be held out and no views judge each other.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
@@ -150,15 +150,15 @@ class LabelModel:
         """
         Args:
             views: values (n, D) of views that the model was fitted on; some may be missing.
-            fold: 0 to 4 for the models that were not fitted on the labels of this fold.
+            fold: of `folds_`, for the models that were not fitted on its labels, or on its unlabelled rows.
 
         Returns:
             (n, C) float32 probabilities.
         """
         if not hasattr(self, "spaces_"):
             raise ValueError("This LabelModel is not fitted: call fit first, or load one.")
-        if not WHOLE <= fold < FOLDS:
-            raise ValueError(f"fold is {fold}: give 0 to 4, or -1 for the model that is fitted on all labels.")
+        if not WHOLE <= fold < 2 * FOLDS:
+            raise ValueError(f"fold is {fold}: give 0 to 9, or -1 for the model that is fitted on all rows.")
         arrays = arrays_of(views, self.spaces_, self.report_)
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
         every = np.arange(len(next(iter(arrays.values()))))
