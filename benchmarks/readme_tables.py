@@ -384,15 +384,16 @@ def wrong_labels_found() -> str:
 
 @of_page
 def gold_intervals() -> str:
-    """How often the 95% interval of a gold sample holds the accuracy, and its median half-width in points."""
-    lines, sizes = [], ("50", "100", "200")
+    """How often the 95% interval of a gold sample holds the truth; its half-width with other images, and alone."""
+    lines, sizes, shown = [], ("50", "100", "200"), {"with_views": "with captions", "difference": "difference"}
     for (data,), rows in grouped(rows_of("review", what="gold"), "data").items():
-        cells = [f"{NAMES[data]}, {len(rows)}", percent(mean(rows, "with_views"))]
-        for size in sizes:
-            holds = np.mean([row[size]["holds"]["with_views"] for row in rows])
-            cells.append(f"{holds:.0%} (±{percent(mean([row[size] for row in rows], 'half'))})")
-        lines.append(cells)
-    return table(["photographs, draws", "true accuracy", *(f"{size} images" for size in sizes)], lines)
+        for name, what in shown.items():
+            cells = [f"{NAMES[data]}, {len(rows)}", what, percent(mean(rows, name))]
+            for size in sizes:
+                of = {key: np.mean([row[size][key][name] for row in rows]) for key in ("holds", "half", "half_alone")}
+                cells.append(f"{of['holds']:.0%} (**±{percent(of['half'])}**, ±{percent(of['half_alone'])})")
+            lines.append(cells)
+    return table(["photographs, draws", "", "true", *(f"{size} images" for size in sizes)], lines, "ll")
 
 
 @of_page

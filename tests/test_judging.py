@@ -266,26 +266,29 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
 
 @pytest.mark.parametrize("labelled", [12, 75, 300])
 def test_the_other_images_narrow_the_interval_of_a_random_sample(blobs, labelled):
-    """They tell of themselves what they tell of the sample, as nothing that judges them has learned them."""
+    """
+    What views say of the answers is the same there: no layer has learned what judges it. Of features of noise, one
+    that has learned the captions would repeat them.
+    """
     features, labels = blobs
     generator = np.random.default_rng(5)
-    noise, of_gold = (generator.normal(0, 1, (number, 40)).astype(np.float32) for number in (300, 400))
-    truth = generator.integers(0, 3, 400)
+    truth = np.concatenate([labels, generator.integers(0, 3, 400)])
+    noise = generator.normal(0, 1, (700, 200)).astype(np.float32)
     centres = np.stack([features[labels == label].mean(0) for label in range(3)])
-    spread = features.std(0)
-    gold_features = (centres[truth] + 0.7 * spread * generator.normal(size=(400, 6))).astype(np.float32)
-    given, one = np.where(np.arange(300) < labelled, labels, -1), np.eye(3, dtype=np.float32)[truth]
-    for values, of_sample in ((noise, of_gold), (features, gold_features)):
-        views, order = {"image": View(values)}, np.arange(300)
-        model = LabelModel(3).fit(views, given, ids=order)
-        judge = Gold(np.arange(400), of_sample, one)
-        judge.compare_with(Targets(Evidence(given, views, model, order)), values, {"image": of_sample})
-        judged_heads(judge.others[0], values, judge)
+    near = (centres[truth] + 0.7 * features.std(0) * generator.normal(size=(700, 6))).astype(np.float32)
+    captions = generator.normal(np.eye(3)[truth], 0.5).astype(np.float32)
+    given, order, one_hot = np.where(np.arange(300) < labelled, labels, -1), np.arange(300), np.eye(3)[truth[300:]]
+    for values in (noise, near):
+        views = {"caption": View(captions[:300], self_trains=False), "image": View(values[:300])}
+        targets = Targets(Evidence(given, views, LabelModel(3).fit(views, given, ids=order), order))
+        judge = Gold(np.arange(400), values[300:], one_hot)
+        judge.compare_with(targets, values[:300], {"caption": captions[300:], "image": values[300:]})
+        judged_heads(targets, values[:300], judge)
         told = judge.expected["with_views"]
-        assert abs(told.of_others.mean() - told.of_sample.mean()) < 0.08
-    by_sample = judged_by_labels(judge.predicted, truth)
+        assert abs(told.of_others.mean() - told.of_sample.mean()) < 0.1
+    by_sample = judged_by_labels(judge.predicted, truth[300:])
     for name, found in judge.estimate().accuracies.items():
-        assert np.diff(found.interval) < np.diff(by_sample.accuracies[name].interval)
+        assert np.diff(found.interval) < 0.97 * np.diff(by_sample.accuracies[name].interval)
 
 
 def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():

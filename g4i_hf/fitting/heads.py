@@ -9,7 +9,7 @@ import torch
 from .. import priors
 from ..evaluation.estimate import Expected, HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
-from ..label_model.views import FOLDS
+from ..label_model.views import ALONE, FOLDS
 from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
@@ -128,9 +128,9 @@ def expected_right(
     """
     evidence, model = targets.evidence, targets.evidence.model
     names = [name for name in sample.views if name in evidence.views]
-    rows = np.flatnonzero((model.folds_ >= 0) & (model.none_ < 0.5))
+    rows, alone = np.flatnonzero((model.folds_ >= 0) & (model.none_ < 0.5)), np.flatnonzero(model.folds_ == ALONE)
     if _is_large(model.posterior_, features):
-        rows = rows[model.folds_[rows] % FOLDS == 0]
+        rows, alone = rows[model.folds_[rows] % FOLDS == 0], alone[::FOLDS]
     if not names or not len(rows):
         return {}
     of_heads = {name: Expected(np.zeros(len(sample.features)), np.zeros(len(rows))) for name in heads}
@@ -140,6 +140,11 @@ def expected_right(
         for name, layer in layers.items():
             of_heads[name].of_others[places] = _of_answers(of_rows, layer, features[rows[places]])
             of_heads[name].of_sample += _of_answers(of_sample, layer, sample.features) * len(places) / len(rows)
+    # The only label of a class cannot be held out: other rows stand for it, by their probability of the class
+    alike = model.probabilities_[rows].astype(np.float64)[:, evidence.labels[alone]]
+    alike /= np.maximum(alike.sum(0), 1e-9)
+    for name, each in of_heads.items():
+        of_heads[name] = Expected(each.of_sample, np.concatenate([each.of_others, each.of_others @ alike]))
     return of_heads
 
 
