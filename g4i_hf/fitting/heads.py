@@ -128,7 +128,7 @@ def expected_right(
     """
     evidence, model = targets.evidence, targets.evidence.model
     names = [name for name in sample.views if name in evidence.views]
-    rows, alone = np.flatnonzero((model.folds_ >= 0) & (model.none_ < 0.5)), np.flatnonzero(model.folds_ == ALONE)
+    rows, alone = np.flatnonzero(model.folds_ >= 0), np.flatnonzero(model.folds_ == ALONE)
     if _is_large(model.posterior_, features):
         rows, alone = rows[model.folds_[rows] % FOLDS == 0], alone[::FOLDS]
     if not names or not len(rows):
