@@ -14,9 +14,10 @@ labels are reviewed: they carry no noise, and only those drawn at random choose 
 `wrong`: all labels, 20% of them wrong, symmetric or always the same other class (confusable), or as people err
 (CIFAR-10); errors among the first 100 of `--pick wrong`, and in the order of cleanlab, which is that of the
 probability of the given label.
-`gold`: how often the interval of a random sample of 50 to 200 images holds the accuracy, over 1,000 samples of the
-captioned images that nobody labels, and its median half-width, beside that of the sample alone. The classifiers are
-those of one label a class, or five, among 500 images. Writes results/review.json.
+`gold`: how often the interval of a random sample of 50 to 200 images holds the accuracy, and its median half-width,
+beside that of the sample alone. The classifiers are those of one label a class, or five, among 500 images. 1,000 times
+the sample and 500 others are drawn from the captioned images that are left. `shift` is by how much the mean of the
+training images themselves differs from these, with its standard error by chance. Writes results/review.json.
 """
 
 from collections.abc import Callable, Iterator
@@ -106,16 +107,17 @@ def of_gold(drawn: Drawn, each: int, seed: int) -> dict:
     true = {name: float((classes == truth).mean()) for name, classes in told.items()}
     true["difference"] = true[WITH_VIEWS] - true[LABELS_ONLY]
     generator, found = np.random.default_rng([seed, 5]), {name: round(each, 4) for name, each in true.items()}
-    found["images"] = len(pool)
-    found["shift"] = {
-        name: round(float(each.of_others.mean() - each.of_sample.mean()), 4) for name, each in expected.items()
-    }
+    found |= {"images": len(pool), "shift": {}, "error_of_shift": {}}
+    for name, each in expected.items():
+        variances = each.of_others.var() / len(each.of_others) + each.of_sample.var() / len(pool)
+        found["shift"][name] = round(float(each.of_others.mean() - each.of_sample.mean()), 4)
+        found["error_of_shift"][name] = round(float(np.sqrt(variances)), 4)
     for size in SIZES:
         holds, halves, alone = ({name: [] for name in true} for _ in range(3))
         for _ in range(SAMPLES):
-            rows = generator.integers(len(pool), size=size)
+            rows, others = (generator.integers(len(pool), size=number) for number in (size, ROWS_OF_GOLD))
             predicted = {name: classes[rows] for name, classes in told.items()}
-            of_rows = {name: Expected(each.of_sample[rows], each.of_others) for name, each in expected.items()}
+            of_rows = {name: Expected(each.of_sample[rows], each.of_sample[others]) for name, each in expected.items()}
             for given, into in ((None, alone), (of_rows, halves)):
                 judged = judged_by_labels(predicted, truth[rows], given)
                 for name, estimate in {**judged.accuracies, "difference": judged.difference}.items():
