@@ -58,7 +58,7 @@ OF_LABEL_MODEL = {
     "views that judge each other": ("STD_OF_AGREEMENT", "MIN_ACCURACY_OF_VOTE", "MIN_ACCURACY_OF_BEST"),
     "regularisation without labels": ("DEFAULT_C",),
     "auxiliary regressions": ("AUXILIARY_C",),
-    "self-training": ("SELF_TRAINED_SHRINKAGE", "MIN_SELF_TRAINED"),
+    "self-training": ("SELF_TRAINED_SHRINKAGE", "MIN_SELF_TRAINED", "ENOUGH_LABELS_A_CLASS"),
 }
 JUDGING = {
     "variance of estimates": ("EXTRA_ROWS", "MIN_EXPECTED_ERROR"),

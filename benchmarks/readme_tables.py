@@ -21,6 +21,7 @@ PAGES = (
     "docs/guides/large_datasets.md",
     "docs/guides/captions.md",
     "docs/guides/wrong_labels.md",
+    "docs/guides/views.md",
 )
 TABLES: dict[str, Callable[[], str]] = {}
 
@@ -355,6 +356,31 @@ def views_added() -> str:
     return table(
         ["views", *(f"{NAMES[data]}, {setting}".replace(" a class", " per class") for data, setting in columns)], lines
     )
+
+
+@of_page
+def bad_views() -> str:
+    """CIFAR-10, means over the draws."""
+    found = grouped(rows_of("real_views", data="cifar10"), "views", "setting")
+    lines = []
+    for views in (
+        "captions",
+        "captions + image",
+        "captions + image + BiomedCLIP",
+        "captions + BiomedCLIP + Swahili + image",
+        "captions + SigLIP 2",
+        "captions + SigLIP 2 + BiomedCLIP + image",
+        "SigLIP 2",
+        "image + SigLIP 2",
+        "image + SigLIP 2 + Swahili",
+        "captions + BiomedCLIP",
+    ):
+        cells = [percent(mean(found.get((views, setting), []), "accuracy")) for setting in OF_REAL_VIEWS]
+        lines.append([views.replace(" + ", ", ").replace("image", "features"), *cells])
+    return table(["views", *OF_REAL_VIEWS], lines)
+
+
+OF_REAL_VIEWS = ("no labels", "1 a class", "4 a class")
 
 
 @of_page

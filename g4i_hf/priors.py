@@ -13,6 +13,7 @@ DEFAULT_C = 16.0  # C of the regression of a view, where no label can be held ou
 AUXILIARY_C = 1.0  # C of every regression that is no view: scikit-learn's default (judgement)
 SELF_TRAINED_SHRINKAGE = 0.2  # of the discriminant that learns the predictions of all views (judgement)
 MIN_SELF_TRAINED = 2  # sum of the probabilities of a class from which that model learns it (judgement)
+ENOUGH_LABELS_A_CLASS = 20  # held out, from which views vote beside the model that learns all predictions (judgement)
 TYPICAL_EXAMPLE = 0.5  # probability that the only example of a class is typical of it (judgement)
 
 # --- Wrong labels ----------------------------------------------------------------------------------------------------

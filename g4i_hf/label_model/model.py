@@ -69,8 +69,8 @@ class LabelModel:
 
     A view without a value for a row, or without an example of a class, has no vote there; see
     [`~g4i_hf.label_model.calibration.Calibration.probabilities`]. Self-training views (image features) share a model
-    that learns the predictions of all views for unlabelled rows, and votes in their place. It is a linear discriminant
-    where enough labels can be held out. If none can, views judge each other.
+    that learns the predictions of all views for unlabelled rows, and votes in their place where labels are few. It is
+    a linear discriminant where enough labels can be held out. If none can, views judge each other.
 
     Args:
         num_labels: C, number of classes.
@@ -305,8 +305,10 @@ class LabelModel:
         if learned is not None:
             model, sample, targets = learned
             confidence = float(self._predict(values, sample, rows.folds).max(1).mean())
-            # It repeats what the models of its views tell, and their errors: these have no vote beside it
-            stay = [number for number, other in enumerate(self.models_) if other.name not in learners]
+            # It repeats what the models of its views tell, and their errors, so with few labels these have no vote.
+            # With more, they help to tell wrong labels from errors of views
+            may_stay = len(rows.judged) >= priors.ENOUGH_LABELS_A_CLASS * self.num_labels
+            stay = [n for n, other in enumerate(self.models_) if may_stay or other.name not in learners]
             self.models_ = [*(self.models_[number] for number in stay), model]
             self._trusts = np.vstack([self._trusts[stay], has_vote(model.models[WHOLE][1])])
             self._sources = [*(self._sources[number] for number in stay), SELF_TRAINED]
