@@ -76,7 +76,7 @@ CHOSEN = {
     "all labels right": (GOOD, TRUTH, None, False, 1, ("0% to 1% of the labels are wrong", "kept, as they may all")),
     "one label a class": (GOOD, few(5), None, False, 5 / 395, ("No class has two labels", "together")),
     "one label a class, views agree": (GOOD, few(5), SEEN, False, 1, ("judge each other", "as a label")),
-    "one label a class, views differ": (GOOD, few(5), OTHERS, False, 5 / 395, ("judge each other", "together")),
+    "one label a class, views differ": (GOOD, few(5), OTHERS, False, 5 / 395, ("agree too rarely", "together")),
 }
 
 
