@@ -67,7 +67,7 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
         else:
             how = "; views judge each other" if judged > 1 else ""
             lines.append(f"No class has two labels, so that none could be held out to check this{how}.")
-        if len(views) > 1 and not judged:
+        if any(line.get("unclear") for line in views.values()):
             lines.append("The views agree too rarely to tell which are right: four labels of each class decide.")
     return [*lines, *left_out_in_words(views), *none_in_words(estimates["none_of_these_interval"])]
 

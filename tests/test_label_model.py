@@ -244,6 +244,16 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     assert not any("left_out" in line for line in LabelModel(CLASSES).fit(of_noise, three).report_.values())
 
 
+@pytest.mark.parametrize(("source", "is_unclear"), [("one model", False), ("another", True)])
+def test_views_that_contradict_each_other_are_unclear_and_those_of_one_source_do_not_judge(source, is_unclear):
+    data, other = clusters(400, spread=0.5), clusters(400, spread=0.5, seed=5)
+    names = means_of(data), means_of(other)
+    views = {"caption": View(data.x, names[0], source="one model"), "answer": View(other.x, names[1], source=source)}
+    labels = some_labels(data.truth, 0)
+    lines = estimates_in_words(estimates_of(LabelModel(CLASSES).fit(views, labels)), labels)
+    assert any("agree too rarely" in line for line in lines) == is_unclear, lines
+
+
 @pytest.mark.parametrize("each", [0, 1])
 def test_a_view_that_errs_by_a_rule_costs_little(each):
     """A model of another field: image features can learn its errors, which had made it look right."""

@@ -93,7 +93,8 @@ class LabelModel:
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
             that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where no
-            label can be held out, a view that labels and other views contradict is `left_out`.
+            label can be held out, a view that labels and other views contradict is `left_out`, and accuracies are
+            `unclear` where views agree too rarely.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
 
@@ -283,7 +284,7 @@ class LabelModel:
             return left_out
         self._is_sure = max(accuracies) >= priors.MIN_ACCURACY_OF_BEST
         for model, accuracy in zip(self.models_, accuracies, strict=True):
-            self.report_[model.name]["accuracy"] = accuracy if self._is_sure else None
+            self.report_[model.name] |= {"accuracy": accuracy} if self._is_sure else {"unclear": True}
         has = [values[model.name].has[sample] for model in self.models_]
         inverse_temperatures = [
             inverse_temperature(of_view[present], self.log_prior_, accuracy) if present.any() else 1.0
@@ -304,7 +305,6 @@ class LabelModel:
         learned = learn_predictions(values, learners, rows, self.log_prior_, partial(self._predict, values))
         if learned is not None:
             model, sample, targets = learned
-            confidence = float(self._predict(values, sample, rows.folds).max(1).mean())
             # It repeats what the models of its views tell, and their errors, so with few labels these have no vote.
             # With more, they help to tell wrong labels from errors of views
             may_stay = len(rows.judged) >= priors.ENOUGH_LABELS_A_CLASS * self.num_labels
@@ -318,7 +318,7 @@ class LabelModel:
             temperatures = self.calibration_.inverse_temperatures[stay]
             fixed = replace(self.calibration_, inverse_temperatures=temperatures, trusts=self._trusts)
             logits = self._logits(values, sample, rows.folds)
-            self.calibration_ = calibrated_by_agreement(fixed, logits, targets, confidence)
+            self.calibration_ = calibrated_by_agreement(fixed, logits, targets)
 
     def _predict(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
         return self.calibration_.probabilities(self._logits(values, rows, model_of))

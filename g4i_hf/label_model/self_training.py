@@ -71,14 +71,13 @@ def learn_predictions(
     return model, sample, targets
 
 
-def calibrated_by_agreement(
-    calibration: Calibration, logits: list[np.ndarray], targets: np.ndarray, confidence: float
-) -> Calibration:
+def calibrated_by_agreement(calibration: Calibration, logits: list[np.ndarray], targets: np.ndarray) -> Calibration:
     """
-    Without held-out labels: the shared model, the last of these (n, C), is as accurate as it repeats its targets
-    (n, C), which are right with this confidence. As it repeats their errors too, all views together are as sure as the
-    targets are. `calibration` has temperatures of the others.
+    Without held-out labels: the shared model, the last of these (n, C), is as accurate as it repeats its targets. They
+    (n, C) are right as often as their probabilities say. As the model repeats their errors too, all views together are
+    as sure as the targets. `calibration` has temperatures of the others.
     """
+    confidence = float(targets.max(1).mean())
     agreement = float((logits[-1].argmax(1) == targets.argmax(1)).mean())
     own = inverse_temperature(logits[-1], calibration.log_prior, min(agreement / confidence, confidence))
     temperatures = np.append(calibration.inverse_temperatures, own)
