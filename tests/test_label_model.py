@@ -254,6 +254,18 @@ def test_views_that_contradict_each_other_are_unclear_and_those_of_one_source_do
     assert any("agree too rarely" in line for line in lines) == is_unclear, lines
 
 
+def test_with_few_labels_views_that_agree_outweigh_one_that_they_contradict():
+    """Ten labels alone leave 88% right."""
+    first, second, wrong = clusters(900, spread=1.2), clusters(900, view=1), clusters(900, 1.0, seed=50, view=3)
+    views = {
+        source: View(each.x, means_of(each), source=source, self_trains=False)
+        for source, each in (("captions", first), ("scores", second), ("another field", wrong))
+    }
+    model = LabelModel(CLASSES).fit(views, some_labels(first.truth, 2))
+    assert accuracy(model.probabilities_, first.truth) > 0.91
+    assert model.report_["another field"]["weight"] < 0.03
+
+
 @pytest.mark.parametrize("each", [0, 1])
 def test_a_view_that_errs_by_a_rule_costs_little(each):
     """A model of another field: image features can learn its errors, which had made it look right."""

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from test_label_model import CLASSES, DIM, Clusters, accuracy, alone, clusters, fitted, slowly, views_of
 
 from g4i_hf import LabelModel, View
-from g4i_hf.label_model.likelihood import _HeldOutLikelihood, _NoiseModel
+from g4i_hf.label_model.likelihood import PriorOfTemperatures, _HeldOutLikelihood, _NoiseModel
 from g4i_hf.label_model.picks import suspicious_rows
 from g4i_hf.training.supervision import estimates_of, plan_for
 from g4i_hf.words import estimates_in_words
@@ -91,13 +91,14 @@ def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(kind, shar
     views = [2 * rng.normal(size=(40, CLASSES)).astype(np.float32) for _ in range(2)]
     views[1][:5] = 0
     labels, log_prior = rng.integers(CLASSES, size=40), np.log(rng.dirichlet(np.ones(CLASSES)))
-    task = _HeldOutLikelihood.of(views, labels, log_prior, np.array([1.0, 2.0]), rng.random(40) < 0.2, None)
+    expected = PriorOfTemperatures.of(np.array([1.0, 2.0]))
+    task = _HeldOutLikelihood.of(views, labels, log_prior, expected, rng.random(40) < 0.2, None)
     task = replace(task, logits=task.logits.astype(float), prior_logits=task.prior_logits.astype(float))
     pattern = rng.dirichlet(np.ones(CLASSES), size=40) if kind == "in a pattern" else None
     noise = _NoiseModel(1 / CLASSES, pattern, kind == "towards likely classes")
     at = np.array([0.3, -0.2, 0.4, -0.3, share, 0.25])
-    expected = approx_fprime(at, lambda values: task._loss(values, noise, 1.0)[0], 1e-7)
-    np.testing.assert_allclose(task._loss(at, noise, 1.0)[1], expected, rtol=1e-4, atol=1e-4)
+    by_differences = approx_fprime(at, lambda values: task._loss(values, noise, 1.0)[0], 1e-7)
+    np.testing.assert_allclose(task._loss(at, noise, 1.0)[1], by_differences, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("wrong", "number", "width"), [(0.2, 400, 0.16), slowly(0.5, 1000, 0.2)])

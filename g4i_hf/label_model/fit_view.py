@@ -1,19 +1,20 @@
 """The classifier of each view: of several, the one that predicts held-out labels best."""
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 
 import numpy as np
 
 from .. import priors
 from ..linear import Classifier, balanced_regression, linear_discriminant, margins_of, one_hot, strongest_first
-from .likelihood import calibrate
+from .likelihood import PriorOfTemperatures, calibrate
 from .view_model import ViewModel
 from .views import WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
+ENOUGH_COMPARED = 2_000  # held-out rows that select the strength
 MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 
 
@@ -24,24 +25,25 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     """
     judged, num_labels = rows.judged[view.has[rows.judged]], len(log_prior)
     folds = [int(fold) for fold in np.unique(rows.folds[rows.known[view.has[rows.known]]]) if fold >= 0]
+    # Of many rows, some folds are enough to select the strength
+    numbers = np.cumsum([np.count_nonzero(rows.folds[judged] == fold) for fold in folds])
+    compared = folds[: 1 + int(np.searchsorted(numbers, ENOUGH_COMPARED))]
+    judged = judged[np.isin(rows.folds[judged], compared)]
+    # At free temperatures, few rows would not tell how sure a view may be
+    expected = PriorOfTemperatures.of(np.ones(1), priors.NARROW_STD_LOG_TEMPERATURE)
 
-    def regression(c: float, before: ViewModel | None, numbers: Sequence[int] = folds) -> ViewModel:
+    def regression(c: float, before: ViewModel | None, numbers: Sequence[int] = compared) -> ViewModel:
         fit = partial(balanced_regression, c=c, variances=view.space.variances)
         return _of_folds(view, rows, num_labels, fit, numbers, before)
 
-    def of_all_rows(c: float) -> ViewModel:
-        """Each strength starts from the one before, as in the folds."""
-        strengths = [*(each for each in STRENGTHS if each < c), c]
-        return reduce(lambda before, each: regression(each, before, [WHOLE]), strengths, None)
-
     if not len(judged):
-        return of_all_rows(priors.DEFAULT_C)
+        return regression(priors.DEFAULT_C, None, [WHOLE])
 
     def held_out(model: ViewModel) -> np.ndarray:
         return model.logits({view.name: view}, judged, rows.folds)
 
     def loss_of(model: ViewModel) -> float:
-        return calibrate([held_out(model)], rows.labels[judged], log_prior, quick=True).loss
+        return calibrate([held_out(model)], rows.labels[judged], log_prior, expected=expected, quick=True).loss
 
     c, best, least = strongest_first(STRENGTHS, regression, loss_of)
     regressions = best
@@ -56,7 +58,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
             if loss < least:
                 best, least = model, loss
     if best is regressions:
-        best.models |= of_all_rows(c).models
+        best.models |= regression(c, None, [*folds[len(compared) :], WHOLE]).models
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
     if len(unlabelled):
         best.match_margin_of_fold_models({view.name: view}, unlabelled)

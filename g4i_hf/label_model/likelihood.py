@@ -18,6 +18,20 @@ from .calibration import Calibration
 WEIGHT_OF_EXCESS = 10.0  # of a share of wrong labels beyond what is possible
 
 
+@dataclass
+class PriorOfTemperatures:
+    """Logarithms of the inverse temperatures of V views are normal a priori."""
+
+    means: np.ndarray  # (V,) of the inverse temperatures
+    stds: np.ndarray  # (V,) of their logarithms
+
+    @classmethod
+    def of(cls, copies: np.ndarray, std: float | None = None) -> PriorOfTemperatures:
+        """copies: (V,) the number of views of the same source, which share an inverse temperature."""
+        means = priors.PRIOR_MEAN_INVERSE_TEMPERATURE / copies
+        return cls(means, np.full(len(copies), std or priors.PRIOR_STD_LOG_TEMPERATURE))
+
+
 def calibrate(
     views: list[np.ndarray],
     labels: np.ndarray,
@@ -25,7 +39,7 @@ def calibrate(
     folds: np.ndarray | None = None,
     known: tuple[float, tuple[float, float]] | None = None,
     trusts: np.ndarray | None = None,
-    copies: np.ndarray | None = None,
+    expected: PriorOfTemperatures | None = None,
     reviewed: np.ndarray | None = None,
     *,
     instance_dependent: bool = False,
@@ -44,18 +58,18 @@ def calibrate(
             the other folds; the likelier kind of error is returned.
         known: the share of labels that are wrong in a pattern, or 0, and its interval, if these are not estimated.
         trusts: (V, C), as in [`Calibration`].
-        copies: (V,) the number of views of the same source, which share an inverse temperature a priori; None: 1.
+        expected: of the temperatures; None: the usual prior.
         reviewed: (n,) whether a label is known to be right; None: no label is.
         instance_dependent: whether wrong labels may prefer likely classes. A view that confuses classes looks the
             same, so another view must contradict the labels first: `label_errors_follow_ambiguity` in agreement.py.
         with_interval, quick: see [`_NoiseModel`].
     """
     number = len(views)
-    copies = np.ones(number) if copies is None else copies
+    expected = PriorOfTemperatures.of(np.ones(number)) if expected is None else expected
     if not len(labels):
-        fixed = priors.PRIOR_MEAN_INVERSE_TEMPERATURE / copies, np.zeros(number), np.ones(number)
+        fixed = expected.means, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
-    task = _HeldOutLikelihood.of(views, labels, log_prior, copies, reviewed, trusts)
+    task = _HeldOutLikelihood.of(views, labels, log_prior, expected, reviewed, trusts)
     if known is not None and not known[0]:
         return replace(task.fit(_NoiseModel(1 / len(task.judged)), known=0.0), interval=known[1])
     kind = _NoiseModel(1 / len(task.judged), None, instance_dependent, with_interval, quick)
@@ -101,7 +115,7 @@ def recalibrate_without(
         [logits[kept] for logits in views],
         labels[kept],
         kwargs["log_prior"],
-        kwargs["copies"],
+        kwargs["expected"],
         kwargs["reviewed"][kept],
         kwargs["trusts"],
     )
@@ -152,7 +166,7 @@ class _HeldOutLikelihood:
     """Held-out rows and the classes of their labels, ready for optimisation."""
 
     log_prior: np.ndarray
-    copies: np.ndarray
+    expected: PriorOfTemperatures
     judged: np.ndarray
     usual_margins: np.ndarray
     ratios: np.ndarray  # (V, n) logarithms of the margins divided by their geometric mean, `usual_margins` (V,)
@@ -173,7 +187,7 @@ class _HeldOutLikelihood:
         views: list[np.ndarray],
         labels: np.ndarray,
         log_prior: np.ndarray,
-        copies: np.ndarray,
+        expected: PriorOfTemperatures,
         reviewed: np.ndarray | None,
         trusts: np.ndarray | None,
     ) -> _HeldOutLikelihood:
@@ -192,7 +206,7 @@ class _HeldOutLikelihood:
         may_be_wrong = np.ones(len(labels)) if reviewed is None else 1.0 - reviewed
         return cls(
             log_prior,
-            copies,
+            expected,
             judged,
             np.exp(usual[:, 0]),
             np.where(has, margins - usual, 0),
@@ -208,7 +222,7 @@ class _HeldOutLikelihood:
         Fitted for this kind of errors from a `start`, or from several points, as there may be local minima; `known` is
         the share of wrong labels, if it is not to be fitted.
         """
-        number, usual = len(self.logits), self._usual
+        number, usual = len(self.logits), np.log(self.expected.means)
         # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong
         starts = [[*usual - 0.7, *[0.0] * number, 0.01, 0.0], [*usual + 0.8, *[0.0] * number, 0.3, 0.0]]
         if kind.instance_dependent:
@@ -230,11 +244,6 @@ class _HeldOutLikelihood:
         fitted = Calibration(*scales, self.log_prior, share, interval, float(noise), float(result.x[-1]), least)
         fitted.trusts = self.trusts
         return fitted
-
-    @property
-    def _usual(self) -> np.ndarray:
-        """(V,) logarithms of the usual inverse temperatures."""
-        return np.log(priors.PRIOR_MEAN_INVERSE_TEMPERATURE / self.copies)
 
     def _minimise(
         self, starts: list, kind: _NoiseModel, weight_of_prior: float, low: float = 0.0, high: float | None = None
@@ -294,8 +303,8 @@ class _HeldOutLikelihood:
     def _prior(self, values: np.ndarray, weight_of_share: float) -> tuple[float, np.ndarray]:
         """Negative logarithm of the priors of all parameters, and its gradient."""
         number, rate = len(self.logits), weight_of_share / priors.PRIOR_MEAN_WRONG_LABELS
-        from_mean = values - [*self._usual, *[0.0] * (number + 1), priors.PRIOR_MEAN_NOISE_EXPONENT]
-        stds = [priors.PRIOR_STD_LOG_TEMPERATURE] * number + [priors.PRIOR_STD_POWER] * number
+        from_mean = values - [*np.log(self.expected.means), *[0.0] * (number + 1), priors.PRIOR_MEAN_NOISE_EXPONENT]
+        stds = [*self.expected.stds] + [priors.PRIOR_STD_POWER] * number
         gradient = from_mean / np.square([*stds, np.inf, priors.PRIOR_STD_NOISE_EXPONENT])
         loss = from_mean @ gradient / 2 + rate * values[-2]
         gradient[-2] = rate

@@ -22,7 +22,7 @@ from .agreement import (
 )
 from .calibration import Calibration, inverse_temperature
 from .fit_view import MOST_COMPARED, fit_view
-from .likelihood import calibrate, recalibrate_without, widen_for_unseen_subclasses
+from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, none_of_these
 from .saved import load, save
 from .self_training import calibrated_by_agreement, learn_predictions
@@ -194,6 +194,7 @@ class LabelModel:
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
         self._asked_anchors, self._is_sure = False, False
+        self._by_agreement: dict[str, float] | None = None
         self._of_views = [fit_view(values[name], rows, self.log_prior_) for name in known]
         self.models_ = list(self._of_views)  # those that vote
         self.accuracy_: Estimate | None = None
@@ -235,7 +236,7 @@ class LabelModel:
             "log_prior": self.log_prior_,
             "folds": rows.folds[judged],
             "trusts": self._trusts,
-            "copies": self._copies(),
+            "expected": self._expected_temperatures(values, rows),
             "reviewed": rows.reviewed[judged],
             "instance_dependent": self._instance_dependent is True,
         }
@@ -271,29 +272,56 @@ class LabelModel:
         of_source = [counts[sources == source] for source in self._sources]
         return np.array([each.sum() / each.max() for each in of_source])
 
+    def _expected_temperatures(self, values: dict[str, Values], rows: Rows) -> PriorOfTemperatures:
+        """
+        Few held-out labels do not show which view is right. Where views with names of classes agree, they are,
+        so that another one weighs less a priori.
+        """
+        expected = PriorOfTemperatures.of(self._copies())
+        is_few = 0 < len(rows.judged) < priors.ENOUGH_LABELS_A_CLASS * self.num_labels
+        named = [model.name for model in self._of_views if values[model.name].is_named.any()]
+        if not is_few or not len(rows.unlabelled) or len({values[name].source for name in named}) < 2:
+            return expected
+        if self._by_agreement is None:
+            accuracies, temperatures, _ = self._accuracies_by_each_other(values, rows)
+            is_sure = accuracies.max() >= priors.MIN_ACCURACY_OF_BEST
+            of_views = zip((model.name for model in self.models_), temperatures, strict=True)
+            self._by_agreement = {name: value for name, value in of_views if is_sure and name in named}
+        for number, model in enumerate(self.models_):
+            if model.name in self._by_agreement:
+                expected.means[number] = min(self._by_agreement[model.name], expected.means[number])
+                expected.stds[number] = priors.NARROW_STD_LOG_TEMPERATURE
+        return expected
+
+    def _accuracies_by_each_other(
+        self, values: dict[str, Values], rows: Rows
+    ) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], bool]]:
+        """(V,) of each view, the inverse temperatures (V,) that suit them, and what two views have in common."""
+        sample = rows.unlabelled[:MOST_COMPARED]
+        logits = self._logits(values, sample, rows.folds)
+        views = [values[model.name] for model in self.models_]
+        accuracies, in_common = accuracies_by_each_other(logits, views, list(values.values()), sample, rows)
+        of_rows = [of_view[view.has[sample]] for of_view, view in zip(logits, views, strict=True)]
+        inverse_temperatures = [
+            inverse_temperature(each, self.log_prior_, accuracy) if len(each) else 1.0
+            for each, accuracy in zip(of_rows, accuracies, strict=True)
+        ]
+        return np.array(accuracies), np.array(inverse_temperatures) / self._copies(accuracies), in_common
+
     def _judge_by_each_other(self, values: dict[str, Values], rows: Rows) -> list[str]:
         """
         Where no label can be held out: calibrate each view to the accuracy that the other views estimate. Returns the
         views to leave out instead.
         """
-        sample = rows.unlabelled[:MOST_COMPARED]
-        logits = self._logits(values, sample, rows.folds)
-        views = [values[model.name] for model in self.models_]
-        accuracies, in_common = accuracies_by_each_other(logits, views, list(values.values()), sample, rows)
-        if left_out := contradicted(views, in_common, rows):
+        accuracies, temperatures, in_common = self._accuracies_by_each_other(values, rows)
+        if left_out := contradicted([values[model.name] for model in self.models_], in_common, rows):
             return left_out
-        self._is_sure = max(accuracies) >= priors.MIN_ACCURACY_OF_BEST
+        self._is_sure = bool(accuracies.max() >= priors.MIN_ACCURACY_OF_BEST)
         for model, accuracy in zip(self.models_, accuracies, strict=True):
-            self.report_[model.name] |= {"accuracy": accuracy} if self._is_sure else {"unclear": True}
-        has = [values[model.name].has[sample] for model in self.models_]
-        inverse_temperatures = [
-            inverse_temperature(of_view[present], self.log_prior_, accuracy) if present.any() else 1.0
-            for of_view, present, accuracy in zip(logits, has, accuracies, strict=True)
-        ]
-        fixed = calibrate(logits, sample[:0], self.log_prior_)
-        votes = np.array(accuracies) >= priors.MIN_ACCURACY_OF_VOTE * max(accuracies)
-        shared = votes * np.array(inverse_temperatures) / self._copies(accuracies)
-        self.calibration_ = replace(fixed, inverse_temperatures=shared)
+            self.report_[model.name] |= {"accuracy": float(accuracy)} if self._is_sure else {"unclear": True}
+        votes = accuracies >= priors.MIN_ACCURACY_OF_VOTE * accuracies.max()
+        fixed = calibrate([np.empty((0, self.num_labels))] * len(votes), rows.judged, self.log_prior_)
+        self.calibration_ = replace(fixed, inverse_temperatures=votes * temperatures)
         return []
 
     def _self_train(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
