@@ -167,7 +167,8 @@ class Fit:
 
     def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
         """The last layers and their judge; the rows of the runs, and how much captions align each."""
-        features, evidence = self.images.features, self.images.evidence(has_judge=of_split is not None)
+        features, trains_all = self.images.features, minutes_for_all_layers(self.args) > 0
+        evidence = self.images.evidence(of_split is not None, trains_all)
         self.targets = Targets.of(evidence)
         judge = of_split or judge_in_training(self.targets, features)
         gold = self.images.splits.get(judge.split)

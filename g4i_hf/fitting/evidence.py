@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ from .captioner import answered_before, ask_about
 
 VALIDATION = "validation"
 JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
+TURNS = 5  # in which unlabelled rows judge
+# Rows x features x classes; of larger data some folds are enough: intervals hold alike
+MAX_FULL_CROSS_VALIDATION = 2e7
 
 
 class FitImages:
@@ -206,11 +209,15 @@ class FitImages:
             captioned = DatasetDict({name: self.splits[name] for name in ("train", GOLD) if name in self.splits})
             self.splits |= with_text_embeds(captioned, self.encoder, folder, source=source, shared=True)
 
-    def evidence(self, has_judge: bool) -> "Evidence":
-        """What labels and views tell, after `compute_views`; without a judge some unlabelled rows are held out."""
+    def evidence(self, has_judge: bool, trains_all_layers: bool) -> "Evidence":
+        """
+        What labels and views tell, after `compute_views`. Without a judge some unlabelled rows are held out, unless
+        all of them can judge in turn.
+        """
         labels, reviews = labels_of(self.training), reviews_of(self.training)
         digests, contents = order_of(self.training, by_pixels=self.in_memory is not None)
-        holdout = np.arange(0) if has_judge else rows_to_hold_out(labels, contents)
+        holds_out = trains_all_layers or takes_long(len(labels) * len(self.id2label), self.features)
+        holdout = rows_to_hold_out(labels, contents) if holds_out and not has_judge else np.arange(0)
         views, is_holdout = self.known_views(), np.isin(np.arange(len(labels)), holdout)
         model = LabelModel(len(self.id2label), self.args.seed).fit(
             views, labels, ids=digests, groups=contents, reviewed=reviews != "", kept=is_holdout
@@ -268,6 +275,18 @@ class Evidence:
         named = {name: {"class_names": view.class_values is not None} for name, view in self.views.items()}
         return estimates | {"views": {name: line | named[name] for name, line in estimates["views"].items()}}
 
+    def turns(self) -> list["Evidence"]:
+        """
+        Unlabelled rows of these classes judge in turn: each a fifth of them as the holdout, from which nothing was
+        learned. Empty if there are too few.
+        """
+        rows, image_of = rows_that_can_judge(self.labels, self.contents)
+        return [self._without(rows[image_of % TURNS == turn]) for turn in range(TURNS if len(rows) else 0)]
+
+    def _without(self, rows: np.ndarray) -> "Evidence":
+        kept = np.isin(np.arange(len(self.labels)), rows)
+        return replace(self, model=self.model.without(self.views, kept), holdout=rows)
+
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
         """(rows, C) probabilities by models that have not learned the labels of this fold."""
         return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
@@ -284,13 +303,24 @@ class Evidence:
         return rows[(images[self.labels[rows]] > 1) & ~np.isin(self.reviews[rows], PICKED)]
 
 
+def takes_long(size: int, features: np.ndarray) -> bool:
+    """Whether a last layer is not fitted again for all folds: on targets of this size, by features (N, F)."""
+    return size * features.shape[1] > MAX_FULL_CROSS_VALIDATION
+
+
 def rows_to_hold_out(labels: np.ndarray, contents: np.ndarray) -> np.ndarray:
-    """Unlabelled rows that can judge both classifiers; empty if there are too few."""
-    labelled = labels >= 0
-    unlabelled = ~labelled & ~np.isin(contents, contents[labelled])
-    images = np.unique(contents[unlabelled])  # equal ones are held out together
-    if len(images) < priors.MIN_HOLDOUT:
-        return np.arange(0)
-    number = np.clip(priors.HOLDOUT_SHARE * len(images), priors.MIN_HOLDOUT, priors.MAX_HOLDOUT)
-    number = min(int(number), len(images) // 2)
-    return np.flatnonzero(unlabelled & np.isin(contents, images[:number]))
+    """A part of the unlabelled rows, to judge both classifiers; empty if there are too few."""
+    rows, image_of = rows_that_can_judge(labels, contents)
+    images = image_of.max(initial=-1) + 1
+    number = np.clip(priors.HOLDOUT_SHARE * images, priors.MIN_HOLDOUT, priors.MAX_HOLDOUT)
+    return rows[image_of < min(int(number), images // 2)]
+
+
+def rows_that_can_judge(labels: np.ndarray, contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    (n,) rows without a label that equal no labelled one, and numbers of their images from 0 on, as equal ones judge
+    together. Empty if there are fewer than `MIN_HOLDOUT` images.
+    """
+    rows = np.flatnonzero((labels < 0) & ~np.isin(contents, contents[labels >= 0]))
+    images, image_of = np.unique(contents[rows], return_inverse=True)
+    return (rows, image_of) if len(images) >= priors.MIN_HOLDOUT else (rows[:0], image_of[:0])

@@ -14,12 +14,10 @@ from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
 from ..names import LABELS_ONLY, WITH_VIEWS
-from .evidence import Evidence
+from .evidence import Evidence, takes_long
 from .targets import Targets
 
 STRENGTHS = (2.0, 0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4, 5e-5)  # of the regularisation, the strongest first
-# Rows x features x classes; of larger data some folds are enough: intervals hold alike
-MAX_FULL_CROSS_VALIDATION = 2e7
 
 
 @dataclass
@@ -86,12 +84,16 @@ def last_layers(targets: Targets, features: np.ndarray) -> dict[str, Head]:
     return heads
 
 
-def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
-    """The same layers, the one with views fitted on the holdout too."""
-    rows, learned = targets.learned(WITH_VIEWS, np.arange(len(features)))
-    before = heads[WITH_VIEWS]
+def on_rows(targets: Targets, features: np.ndarray, heads: Mapping[str, Head], rows: np.ndarray) -> dict[str, Head]:
+    """The same layers, the one with views fitted again on these rows. Only that one learns from unlabelled rows."""
+    before, (rows, learned) = heads[WITH_VIEWS], targets.learned(WITH_VIEWS, rows)
     head = fit_head(features[rows], learned, before.strength, Scale.of(features), before)
     return {**heads, WITH_VIEWS: head}
+
+
+def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) -> dict[str, Head]:
+    """The same layers, the one with views fitted on the holdout too."""
+    return on_rows(targets, features, heads, np.arange(len(features)))
 
 
 def cross_validated(
@@ -129,7 +131,7 @@ def expected_right(
     evidence, model = targets.evidence, targets.evidence.model
     names = [name for name in sample.views if name in evidence.views]
     rows, alone = np.flatnonzero(model.folds_ >= 0), np.flatnonzero(model.folds_ == ALONE)
-    if _is_large(model.posterior_, features):
+    if takes_long(model.posterior_.size, features):
         rows, alone = rows[model.folds_[rows] % FOLDS == 0], alone[::FOLDS]
     if not names or not len(rows):
         return {}
@@ -177,7 +179,7 @@ def rows_that_judge(evidence: Evidence, features: np.ndarray) -> np.ndarray:
     rows = evidence.rows_for_cross_validation()
     fifth = rows[evidence.model.folds_[rows] == 0]
     has_all = set(evidence.labels[fifth]) == set(evidence.labels[rows])
-    return fifth if has_all and _is_large(evidence.model.posterior_, features) else rows
+    return fifth if has_all and takes_long(evidence.model.posterior_.size, features) else rows
 
 
 def _best_strength(folds: list[Fold], features: np.ndarray, scale: Scale, labels: np.ndarray | None = None) -> float:
@@ -198,7 +200,7 @@ def _folds(targets: Targets, features: np.ndarray, name: str) -> Iterator[Fold]:
         fitted, learned = targets.learned(name, others, fold)
         yield Fold(fitted, learned, held_out, one_hot(evidence.labels[held_out], evidence.num_labels))
         number += len(held_out)
-        if number >= priors.ENOUGH_HELD_OUT and _is_large(learned, features):
+        if number >= priors.ENOUGH_HELD_OUT and takes_long(learned.size, features):
             break
 
 
@@ -207,7 +209,7 @@ def _folds_of_all(targets: Targets, features: np.ndarray) -> Iterator[Fold]:
     evidence, (rows, learned) = targets.evidence, targets.learned(WITH_VIEWS, targets.rows)
     weights = weights_of_unlabelled(evidence.model.none_[rows])[:, None]
     probabilities, folds = evidence.model.probabilities_[rows] * weights, evidence.contents[rows] % FOLDS
-    for fold in range(1 if _is_large(learned, features) else FOLDS):
+    for fold in range(1 if takes_long(learned.size, features) else FOLDS):
         is_fitted, is_held_out = folds != fold, folds == fold
         yield Fold(rows[is_fitted], learned[is_fitted], rows[is_held_out], probabilities[is_held_out])
 
@@ -219,10 +221,6 @@ def _without_fold(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[int, n
         held_out = rows[folds == fold]
         others = np.flatnonzero(~np.isin(evidence.contents, evidence.contents[held_out]))
         yield int(fold), held_out, np.setdiff1d(others, evidence.holdout)
-
-
-def _is_large(targets: np.ndarray, features: np.ndarray) -> bool:
-    return targets.size * features.shape[1] > MAX_FULL_CROSS_VALIDATION
 
 
 def _labels_of_classes(evidence: Evidence) -> np.ndarray:

@@ -1,10 +1,10 @@
 """
-Images that judge both last layers of `g4i fit`: gold, `validation`, a holdout of the unlabelled ones, or labelled ones
-by cross-validation.
+Images that judge both last layers of `g4i fit`: gold, `validation`, unlabelled ones, in turn or kept out, or labelled
+ones by cross-validation.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +21,9 @@ from ..evaluation.estimate import (
 )
 from ..label_model.calibration import inverse_temperature
 from ..linear import one_hot
-from .evidence import VALIDATION
-from .heads import Head, Sample, cross_validated, expected_right, last_layers, on_all, rows_that_judge
+from ..names import WITH_VIEWS
+from .evidence import VALIDATION, Evidence
+from .heads import Head, Sample, cross_validated, expected_right, last_layers, on_all, on_rows, rows_that_judge
 from .targets import Targets
 
 FACTORS = (0.02, 50.0)  # of logits, the least and the largest
@@ -124,17 +125,18 @@ class Validation(OfSplit):
     name = split = VALIDATION
 
 
-class Holdout(Judge):
-    """Unlabelled training images, by their class probabilities; labelled rows correct the estimates."""
+class Unlabelled(Judge):
+    """Training images without a label, by their class probabilities; labelled rows correct the estimates."""
 
-    name = "holdout"
     has_labels = False
 
-    def __init__(self, targets: Targets, features: np.ndarray):
-        rows, model = targets.evidence.holdout, targets.evidence.model
-        probabilities, is_checked = model.probabilities_[rows].astype(np.float32), model.accuracy_ is not None
-        super().__init__(rows, features[rows], probabilities, is_checked)
-        self.targets, self.all_features = targets, features
+    def __init__(self, targets: Targets, features: np.ndarray, turns: Sequence[Evidence]):
+        """In each of these turns the holdout judges."""
+        rows = np.concatenate([evidence.holdout for evidence in turns])
+        probabilities = np.concatenate([evidence.model.probabilities_[evidence.holdout] for evidence in turns])
+        is_checked = targets.evidence.model.accuracy_ is not None
+        super().__init__(rows, features[rows], probabilities.astype(np.float32), is_checked)
+        self.targets, self.all_features, self.turns = targets, features, turns
         self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
         self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
 
@@ -147,11 +149,36 @@ class Holdout(Judge):
     def estimate(self) -> Judgement:
         return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out)
 
+
+class Holdout(Unlabelled):
+    """Images on which no layer is fitted, so that they can also judge all layers."""
+
+    name = "holdout"
+
+    def __init__(self, targets: Targets, features: np.ndarray):
+        super().__init__(targets, features, [targets.evidence])
+
     def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
         before, after = super().replace_if_better(name, logits)
         if after > before:
             self.of_held_out.pop(name, None)  # they were predicted by the last layer
         return before, after
+
+
+class InTurn(Unlabelled):
+    """All of them, each by layers that were fitted without its turn, on what is known without its turn."""
+
+    name = "in_turn"
+    can_choose_layers = False
+
+    def predict(self, heads: dict[str, Head]) -> None:
+        super().predict(heads)
+        logits = []
+        for evidence in self.turns:
+            targets = replace(self.targets, evidence=evidence)
+            layer = on_rows(targets, self.all_features, heads, targets.rows)[WITH_VIEWS]
+            logits.append(layer.logits(self.all_features[evidence.holdout]))
+        self.logits[WITH_VIEWS] = np.concatenate(logits)
 
 
 class CrossValidation(Judge):
@@ -174,8 +201,11 @@ class CrossValidation(Judge):
 
 
 def judge_in_training(targets: Targets, features: np.ndarray) -> Judge:
-    """Without such a split: the holdout, otherwise labelled rows by cross-validation."""
-    return (Holdout if len(targets.evidence.holdout) else CrossValidation)(targets, features)
+    """Without such a split: the holdout, otherwise unlabelled rows in turn, or labelled ones if those are too few."""
+    if len(targets.evidence.holdout):
+        return Holdout(targets, features)
+    turns = targets.evidence.turns()
+    return InTurn(targets, features, turns) if turns else CrossValidation(targets, features)
 
 
 def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[str, Head]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -136,16 +137,37 @@ class LabelModel:
         self.log_prior_ = np.log((counts + 1) / (counts.sum() + self.num_labels)).astype(np.float32)
         named = np.stack([view_values.is_named for view_values in values.values()])
         rows.hold_out(named.all(0), np.any([view_values.has for view_values in values.values()], axis=0))
+        self._rows = rows
         self._fit(values, rows)
         for name, first in copies.items():
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
-        self.probabilities_, explained = self._out_of_fold(values, rows)
+        explained = self._say_classes(values, rows)
         self.explained_, self.folds_ = rows.in_order_of_caller(explained), rows.in_order_of_caller(rows.folds)
-        self.posterior_ = self._posterior(labels, reviewed)
         self.none_, self.none_share_ = np.zeros(len(labels), dtype=np.float16), None
         if none := self._none_of_these(values, rows):
             self.none_[rows.order[rows.labels < 0]], self.none_share_ = none
         return self
+
+    def without(self, views: Mapping[str, View], kept: np.ndarray) -> LabelModel:
+        """
+        The fitted model with `probabilities_` and `posterior_` as if it had been fitted with these rows `kept`. This is
+        faster, as only self-training is repeated: what views learned of labels stays, and so do other attributes.
+
+        Args:
+            views: those that it was fitted on.
+            kept: (N,) unlabelled rows that teach no view.
+        """
+        if self._of_labels is None:
+            return self
+        model, rows = copy(self), self._rows.keeping(kept)
+        learners, model.models_, model._trusts, model._sources, model.calibration_ = self._of_labels
+        values = {
+            name: Values.of(name, views[name], rows.order, self.num_labels, space)
+            for name, space in self.spaces_.items()
+        }
+        model._self_train(values, learners, rows, with_interval=False)
+        model._say_classes(values, rows)
+        return model
 
     def predict(self, views: Mapping[str, View | np.ndarray], fold: int = WHOLE) -> np.ndarray:
         """
@@ -193,6 +215,7 @@ class LabelModel:
         self._instance_dependent: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
         self._known_noise: tuple[float, tuple[float, float]] | None = None
+        self._of_labels: tuple[Any, ...] | None = None  # what self-training starts from
         self._asked_anchors, self._is_sure = False, False
         self._by_agreement: dict[str, float] | None = None
         self._of_views = [fit_view(values[name], rows, self.log_prior_) for name in known]
@@ -216,7 +239,8 @@ class LabelModel:
         else:
             self._calibrate(values, rows, with_interval=not self_trains)
         if self_trains:
-            self._self_train(values, learners, rows)
+            self._of_labels = learners, self.models_, self._trusts, self._sources, self.calibration_
+            self._self_train(values, learners, rows, with_interval=True)
         self._estimate(values, rows)
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
@@ -324,7 +348,9 @@ class LabelModel:
         self.calibration_ = replace(fixed, inverse_temperatures=votes * temperatures)
         return []
 
-    def _self_train(self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows) -> None:
+    def _self_train(
+        self, values: dict[str, Values], learners: tuple[str, ...], rows: Rows, *, with_interval: bool
+    ) -> None:
         """Put a shared model of the self-training views in place of theirs."""
         if len(learners) > 1:
             compared = rows.unlabelled[:MOST_COMPARED]
@@ -341,7 +367,7 @@ class LabelModel:
             self._trusts = np.vstack([self._trusts[stay], has_vote(model.models[WHOLE][1])])
             self._sources = [*(self._sources[number] for number in stay), SELF_TRAINED]
         if len(rows.judged):
-            self._calibrate(values, rows, with_interval=True)
+            self._calibrate(values, rows, with_interval=with_interval)
         elif learned is not None:
             temperatures = self.calibration_.inverse_temperatures[stay]
             fixed = replace(self.calibration_, inverse_temperatures=temperatures, trusts=self._trusts)
@@ -411,6 +437,12 @@ class LabelModel:
         kinds = np.stack(labelled, 1), np.stack(hidden, 1), rows.labels[judged], np.stack(unknown, 1)
         return none_of_these(*kinds, self.seed)
 
+    def _say_classes(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
+        """Sets probabilities and posterior, in the order of the caller; (N,) how well the classes explain a row."""
+        self.probabilities_, explained = self._out_of_fold(values, rows)
+        self.posterior_ = self._posterior(rows.in_order_of_caller(rows.labels), rows.in_order_of_caller(rows.reviewed))
+        return explained
+
     def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""
         probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
@@ -425,10 +457,10 @@ class LabelModel:
         probabilities[rows.order[alone]] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
         return probabilities, explained_by_all(by_view)
 
-    def _posterior(self, labels: np.ndarray, reviewed: np.ndarray | None) -> np.ndarray:
+    def _posterior(self, labels: np.ndarray, reviewed: np.ndarray) -> np.ndarray:
         posterior = np.empty_like(self.probabilities_)
         for start in range(0, len(labels), BLOCK):
             block = slice(start, start + BLOCK)
-            sure = None if reviewed is None else reviewed[block]
-            posterior[block] = self.calibration_.posterior(self.probabilities_[block], labels[block], sure)
+            of_block = self.probabilities_[block], labels[block], reviewed[block]
+            posterior[block] = self.calibration_.posterior(*of_block)
         return posterior

@@ -140,13 +140,13 @@ class Values:
     self_trains: bool = False  # whether it learns the predictions of all views
 
     @classmethod
-    def of(cls, name: str, view: View, order: np.ndarray, num_labels: int) -> Values:
-        """Rows are put into this order, whose first ones are the sample for the space."""
+    def of(cls, name: str, view: View, order: np.ndarray, num_labels: int, space: Space | None = None) -> Values:
+        """Rows are put into this order, whose first ones are the sample for the space, unless it is known."""
         try:
             has = has_value(view.values)[order]
             sample = order[has][:MOST_SAMPLED]
             # To tell C classes can take C dimensions
-            space = Space.of(np.asarray(view.values[sample], dtype=np.float32), num_labels)
+            space = space or Space.of(np.asarray(view.values[sample], dtype=np.float32), num_labels)
         except ValueError as error:
             raise ValueError(f"The view {name!r} {error}") from None
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)
@@ -306,10 +306,14 @@ class Rows:
             group, known = np.asarray(groups)[order], np.flatnonzero(labels[order] >= 0)
             _, first, inverse = np.unique(group[known], return_index=True, return_inverse=True)
             folds[known] = folds[known[first]][inverse]
-        if kept is not None:
-            folds[np.asarray(kept, dtype=bool)[order] & (labels[order] < 0)] = KEPT
         sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
-        return cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
+        rows = cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
+        return rows if kept is None else rows.keeping(kept)
+
+    def keeping(self, kept: np.ndarray) -> Rows:
+        """No view learns from the unlabelled ones of these rows (N,), in the order of the caller."""
+        is_kept = np.asarray(kept, dtype=bool)[self.order] & (self.labels < 0)
+        return replace(self, folds=np.where(is_kept, KEPT, self.folds))
 
     @property
     def known(self) -> np.ndarray:
