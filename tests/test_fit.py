@@ -62,8 +62,7 @@ def test_a_folder_becomes_a_classifier_a_report_and_a_file_of_choices(result):
         value = found[name.replace("interval", "accuracy").replace("difference_accuracy", "difference")]
         assert -1 <= low <= value <= high
     assert "label_noise_estimate" in found and found["finetuned"] is False and found["released"] == result.released
-    # Of 108 unlabelled images; 100 are wanted, and at most half of them are taken
-    assert (result.judged_on, result.judged_images) == ("holdout", 54)
+    assert (result.judged_on, result.judged_images) == ("cross_fitting", 108)  # all unlabelled images
     chosen = yaml.safe_load((out / "fit.yaml").read_text())
     assert chosen["image_size"] == 64 and "g4i fit --config" in (out / "fit.yaml").read_text().splitlines()[0]
     of_run = (out / "with_views" / "train.yaml").read_text().splitlines()[0]
@@ -129,7 +128,7 @@ def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsy
     """The classes are the folders of `test`."""
     pictures = few_labels(tmp_path, 0, train=102, test=3)
     found = fitted(pictures)
-    assert found.labels_only_accuracy is None and found.released == "with_views" and found.judged_on == "holdout"
+    assert found.labels_only_accuracy is None and found.released == "with_views" and found.judged_on == "cross_fitting"
     assert not (found.classifier.parent / "labels_only").exists() and "labels only" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="release is labels_only, but fewer than two classes have a label"):
         fitted(pictures, release="labels_only")

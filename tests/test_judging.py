@@ -212,43 +212,62 @@ def test_it_is_the_logistic_regression_of_scikit_learn_on_features_of_one_scale(
 
 
 def targets_of(
-    features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray
+    features: np.ndarray, labels: np.ndarray, captions: np.ndarray, order: np.ndarray, in_turn: bool = False
 ) -> tuple[Targets, Judge]:
-    """What a label model says of captions and image features, and what judges."""
+    """What a label model says of captions and image features, and what judges; `in_turn`: no image does that alone."""
     views = {"caption": View(captions, self_trains=False), "image": View(features)}
-    holdout = rows_to_hold_out(labels, order)
+    holdout = rows_to_hold_out(labels, order)[: 0 if in_turn else None]
     is_holdout = np.isin(np.arange(len(labels)), holdout)
     model = LabelModel(int(labels.max()) + 1).fit(views, labels, ids=order, groups=order, kept=is_holdout)
     targets = Targets(Evidence(labels, views, model, order, holdout=holdout))
     return targets, judge_in_training(targets, features)
 
 
-def test_images_that_judge_have_no_part_in_what_they_judge(blobs):
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_images_that_judge_have_no_part_in_what_they_judge(blobs, in_turn):
     """Whatever their captions say, the classifiers that they judge are the same; the last one takes them."""
     features, labels = blobs
-    given = np.where(np.arange(300) < 12, labels, -1)
+    given = np.where(np.arange(300) < 30, labels, -1)
     order = np.random.default_rng(2).permutation(300)
     captions = np.random.default_rng(3).normal(np.eye(3)[labels], 0.3).astype(np.float32)
 
     def judged(change: bool):
         said = captions.copy()
         if change:
-            rows = rows_to_hold_out(given, order)
             said[rows] = said[rows[::-1]]
-        targets, judge = targets_of(features, given, said, order)
+        targets, judge = targets_of(features, given, said, order, in_turn)
         return judge, judged_heads(targets, features, judge)
 
+    rows, unlabelled = rows_to_hold_out(given, order), np.flatnonzero(given < 0)
+    if in_turn:
+        rows = unlabelled[np.argsort(np.argsort(order[unlabelled])) % 5 == 0]
     (one, heads), (other, others) = judged(False), judged(True)
-    assert len(one.rows) == 100 and not set(one.rows) & set(np.flatnonzero(given >= 0))
+    assert (one.name, set(one.rows)) == (("cross_fitting", {*unlabelled}) if in_turn else ("holdout", {*rows}))
+    changed = np.isin(one.rows, rows)
     for name in ("labels_only", "with_views"):  # they only change the confidence
-        logits = [each.logits[name] / np.abs(each.logits[name]).max() for each in (one, other)]
+        logits = [each.logits[name][changed] / np.abs(each.logits[name][changed]).max() for each in (one, other)]
         np.testing.assert_allclose(*logits, atol=0.01)
-    assert np.abs(one.probabilities - other.probabilities).max() > 0.5
+    assert np.abs(one.probabilities - other.probabilities)[changed].max() > 0.5
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
     # Other processes get the rows, and whether these can choose layers; not what is known of their classes
     sent = pickle.loads(pickle.dumps(one))
     assert (sent.rows == one.rows).all() and sent.heads.keys() == heads.keys()
-    assert (sent.split, sent.can_choose_layers) == ("train", True) and not hasattr(sent, "targets")
+    assert (sent.split, sent.can_choose_layers) == ("train", not in_turn) and not hasattr(sent, "targets")
+
+
+def test_images_that_judge_in_turn_are_judged_by_layers_that_have_not_learned_them(blobs):
+    """Features of noise repeat only captions that a layer has learned; all images train those that ship."""
+    _, labels = blobs
+    given, generator = np.where(np.arange(300) < 12, labels, -1), np.random.default_rng(4)
+    noise = generator.normal(0, 1, (300, 200)).astype(np.float32)
+    captions = generator.normal(np.eye(3)[labels], 0.3).astype(np.float32)
+    targets, judge = targets_of(noise, given, captions, np.arange(300), in_turn=True)
+    heads = judged_heads(targets, noise, judge)
+    told, of_rows = judge.probabilities.argmax(1), noise[judge.rows]
+    assert (told == labels[judge.rows]).mean() > 0.9
+    assert (judge.predicted["with_views"] == told).mean() < 0.5
+    assert (heads["with_views"].logits(of_rows).argmax(1) == told).mean() > 0.7
+    assert judge.judgement().accuracies["with_views"].share < 0.5
 
 
 def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
@@ -346,11 +365,14 @@ def test_few_images_change_the_confidence_little(blobs, images):
 
 def test_equal_images_judge_together_and_never_beside_their_twins(blobs):
     features, labels = blobs
-    order = np.arange(300) // 3 * 1000  # three of each image
-    for given in (np.where(np.arange(300) < 12, labels, -1), labels):
-        _, judge = targets_of(features, given, features, order)
-        apart = np.setdiff1d(np.arange(300), judge.rows)
-        assert not set(order[judge.rows]) & set(order[apart])
+    order = np.arange(300) // 2 * 1000  # two of each image
+    few = np.where(np.arange(300) < 12, labels, -1)
+    for given, in_turn in ((few, False), (few, True), (labels, False)):
+        targets, judge = targets_of(features, given, features, order, in_turn)
+        turns = [each.holdout for each in targets.evidence.turns()] if in_turn else [judge.rows]
+        assert set(np.concatenate(turns)) == set(judge.rows)
+        for rows in turns:
+            assert not set(order[rows]) & set(np.delete(order, rows))
     assert judge.name == "cross_validation" and len(judge.rows) == 300
 
 

@@ -464,6 +464,12 @@ def test_kept_rows_teach_nothing_and_are_predicted():
         LabelModel(CLASSES).fit(views_of(said, data.x), labels, ids=np.arange(400), kept=kept)
         for said in (told, others)
     )
+    views = views_of(told, data.x)
+    whole = LabelModel(CLASSES).fit(views, labels, ids=np.arange(400))
+    again = whole.without(views, kept)
+    for name in ("posterior_", "probabilities_"):  # as if fitted so, while the model itself has learned of all rows
+        np.testing.assert_allclose(getattr(again, name), getattr(one, name).astype(float), atol=0.02)
+        assert np.abs(getattr(whole, name) - getattr(one, name)).max() > 0.05
     np.testing.assert_allclose(*(each.posterior_[~kept].astype(float) for each in (one, other)), atol=0.02)
     assert np.abs(one.probabilities_[kept] - other.probabilities_[kept]).max() > 0.3
     assert (one.probabilities_[kept].argmax(1) == data.y[kept]).mean() > 0.8

@@ -165,10 +165,13 @@ class Holdout(Unlabelled):
         return before, after
 
 
-class InTurn(Unlabelled):
-    """All of them, each by layers that were fitted without its turn, on what is known without its turn."""
+class CrossFitting(Unlabelled):
+    """
+    All of them, in turn: each by a layer, and by class probabilities, that were fitted without its turn (Zrnic and
+    Candes, arXiv 2309.16598).
+    """
 
-    name = "in_turn"
+    name = "cross_fitting"
     can_choose_layers = False
 
     def predict(self, heads: dict[str, Head]) -> None:
@@ -205,7 +208,7 @@ def judge_in_training(targets: Targets, features: np.ndarray) -> Judge:
     if len(targets.evidence.holdout):
         return Holdout(targets, features)
     turns = targets.evidence.turns()
-    return InTurn(targets, features, turns) if turns else CrossValidation(targets, features)
+    return CrossFitting(targets, features, turns) if turns else CrossValidation(targets, features)
 
 
 def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[str, Head]:

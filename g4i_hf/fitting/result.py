@@ -28,7 +28,7 @@ class FitResult:
     difference: float | None
     difference_interval: Interval
     verdict: str | None  # `helped`, `hurt` or `cannot tell`
-    judged_on: str  # `gold`, `validation`, `holdout` or `cross_validation`
+    judged_on: str  # `gold`, `validation`, `cross_fitting`, `holdout` or `cross_validation`
     judged_images: int
     gold_of_no_class: int  # gold images beside these that belong to no class
     released: str | None  # `labels_only` or `with_views`

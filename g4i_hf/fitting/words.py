@@ -16,7 +16,7 @@ from ..words import left_out_in_words, listed, none_in_words
 from .decide import ASKED, EXPECTED, NOT_CLEARLY_WORSE, VIEWS_HURT, decide
 from .evidence import VALIDATION
 from .folder import read_config
-from .judge import CrossValidation, Holdout
+from .judge import CrossFitting, CrossValidation, Holdout
 
 if TYPE_CHECKING:
     from .result import FitResult
@@ -144,7 +144,8 @@ def _how_judged(result: FitResult) -> str:
         return f"Judged on {number} validation images.{_unjudged(result)}"
     kinds = taught_by(result.views)
     by = listed([*kinds, "features"]) if kinds else "image features"
-    sentence = f"Estimated on {number} unlabelled images that were kept out of training, by {by}"
+    left_out = "left out of training in turn" if result.judged_on == CrossFitting.name else "kept out of training"
+    sentence = f"Estimated on {number} unlabelled images that were {left_out}, by {by}"
     if result.finetuned:
         return f"{sentence}. As they also chose to keep all layers, the estimate is a little too good."
     has_labels = any(line["interval"] for line in result.views.values())
@@ -174,11 +175,13 @@ def sentence_for_card(result: FitResult, name: str) -> str:
     if share is None:
         return ""
     by_views = [*taught_by(result.views), "image features"]
+    unlabelled = f"estimated without true labels, by what {listed([*by_views, 'the given labels'])} tell"
     how = {
         GOLD: f"reviewed on {result.judged_images:,} images that a person labelled and it did not learn from"
         f"{_of_no_class(result)}",
         VALIDATION: f"measured on {result.judged_images:,} labelled images that it did not learn from",
-        Holdout.name: f"estimated without true labels, by what {listed([*by_views, 'the given labels'])} tell",
+        CrossFitting.name: unlabelled,
+        Holdout.name: unlabelled,
         CrossValidation.name: "estimated by labels that were left out in turn",
     }
     right = f"It is right for about {_percent(share)} of images like those that it was made for"
