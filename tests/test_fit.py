@@ -14,7 +14,7 @@ from transformers import AutoModelForImageClassification
 
 from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images, priors
 from g4i_hf.data.checks import labels_of
-from g4i_hf.fitting import all_layers
+from g4i_hf.fitting import all_layers, evidence
 from g4i_hf.fitting.words import classifier_in_words, sentence_for_card, verdict_in_words
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
@@ -122,6 +122,13 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
     assert "with your 6 labels alone for about" in verdict
     assert "What each view tells" in page and "What it predicts" in page
     assert page.count("<img") >= 12 and page.count("data:image/") == page.count("<img") and "http" not in page
+
+
+def test_of_large_data_a_part_of_the_unlabelled_images_judges(fitted, tmp_path, monkeypatch):
+    """100 are wanted, and at most half of the 111 are taken."""
+    monkeypatch.setattr(evidence, "MAX_FULL_CROSS_VALIDATION", 0)
+    found = fitted(few_labels(tmp_path, 3, train=120))
+    assert (found.judged_on, found.judged_images) == ("holdout", 55)
 
 
 def test_without_labels_there_is_nothing_to_compare_with(fitted, tmp_path, capsys):

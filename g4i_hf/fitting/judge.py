@@ -168,7 +168,7 @@ class Holdout(Unlabelled):
 class CrossFitting(Unlabelled):
     """
     All of them, in turn: each by a layer, and by class probabilities, that were fitted without its turn (Zrnic and
-    Candes, arXiv 2309.16598).
+    Candes, arXiv 2309.16598). Only the strength of the regularisation is that of all rows.
     """
 
     name = "cross_fitting"

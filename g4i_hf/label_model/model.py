@@ -150,8 +150,8 @@ class LabelModel:
 
     def without(self, views: Mapping[str, View], kept: np.ndarray) -> LabelModel:
         """
-        The fitted model with `probabilities_` and `posterior_` as if it had been fitted with these rows `kept`. This is
-        faster, as only self-training is repeated: what views learned of labels stays, and so do other attributes.
+        The fitted model, with `probabilities_` and `posterior_` as if it had been fitted with these rows `kept`. This
+        is faster, as only self-training is repeated: what views learned of labels stays, and so do other attributes.
 
         Args:
             views: those that it was fitted on.
