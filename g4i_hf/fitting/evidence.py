@@ -37,7 +37,7 @@ from .captioner import answered_before, ask_about
 VALIDATION = "validation"
 JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 TURNS = 5  # in which unlabelled rows judge
-# Rows x features x classes. Up to here, judging in turn adds 5 seconds on one core at most: 10 in place of 5, for 1,550
+# Rows x features x classes. Up to here, judging in turn adds 5 seconds on one core at most: 10 in place of 5 for 1,550
 # rows of 10 classes. Of larger data some folds are enough, as intervals hold alike
 MAX_FULL_CROSS_VALIDATION = 2e7
 
