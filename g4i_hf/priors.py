@@ -53,6 +53,11 @@ MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those 
 POWER_OF_KNOWN = 2  # weight of an unlabelled row: that power of the probability that some class fits (judgement)
 UNCERTAIN_ROWS = 1 / 4  # of the candidates, those from which images to label are picked (judgement)
 
+# --- Images of one scene ---------------------------------------------------------------------------------------------
+
+NEAR_COPIES_APART = 1.8  # distance of a scene from other images, relative to that within (judgement by made bursts)
+NEAR_COPIES_DISTANCE = 0.2  # of an image of a scene to the nearest other one, at most (judgement by made bursts)
+
 # --- Estimates of accuracies -----------------------------------------------------------------------------------------
 
 LEVEL = 0.975  # quantile at the upper end of a 95% interval (definition)

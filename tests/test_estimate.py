@@ -6,7 +6,14 @@ from reference import ppi_mean
 from scipy.stats import t as student_t
 
 from g4i_hf import priors
-from g4i_hf.evaluation.estimate import Expected, HeldOut, accuracy_of, judged_by_labels, judged_by_probabilities
+from g4i_hf.evaluation.estimate import (
+    Expected,
+    HeldOut,
+    accuracy_of,
+    judged_by_labels,
+    judged_by_probabilities,
+    judged_in_turn,
+)
 
 CLASSES = 4
 Rows = tuple[np.ndarray, np.ndarray]  # (n, C) probabilities by a model, and (n,) the true classes
@@ -141,3 +148,58 @@ def test_few_rows_that_all_agree_may_do_so_by_chance():
     sure = np.eye(CLASSES)[np.zeros(5, dtype=int)]
     low, high = accuracy_of(sure, held_out((sure, np.zeros(5, dtype=int)))).interval
     assert low < 0.7 and high == 1
+
+
+# --- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def five_times(rows: HeldOut) -> HeldOut:
+    """Each row as five frames of one scene."""
+    each = (rows.probabilities, rows.labels, rows.noise.T, rows.if_noisy, rows.weights / 5)
+    probabilities, labels, noise, if_noisy, weights = (np.repeat(values, 5, axis=0) for values in each)
+    groups = np.repeat(np.arange(len(rows.labels)), 5)
+    return HeldOut(probabilities, labels, noise.T, if_noisy, weights, groups=groups)
+
+
+def test_frames_of_a_scene_count_once():
+    """The intervals are those of one frame a scene, whichever images judge."""
+    generator, names = np.random.default_rng(0), ("labels_only", "with_views")
+    images, (labelled, labels) = rows_of(300, generator)[0], rows_of(60, generator)
+    told = {name: labelled.argsort(1)[:, -1 - place] for place, name in enumerate(names)}
+    of_images = {name: images.argsort(1)[:, -1 - place] for place, name in enumerate(names)}
+    once = held_out((labelled, labels))
+    scenes = np.repeat(np.arange(300), 5)
+    five = {name: np.repeat(each, 5) for name, each in told.items()}
+    five_of_images = {name: np.repeat(each, 5) for name, each in of_images.items()}
+    pairs = [
+        (
+            judged_by_probabilities(of_images, images, once, told),
+            judged_by_probabilities(five_of_images, np.repeat(images, 5, axis=0), five_times(once), five, scenes),
+        ),
+        (judged_in_turn(told, once), judged_in_turn(five, five_times(once))),
+        (
+            judged_by_labels(told, labels),
+            judged_by_labels(five, np.repeat(labels, 5), groups=np.repeat(np.arange(60), 5)),
+        ),
+    ]
+    for expected, found in pairs:
+        for name in names:
+            assert found.accuracies[name].share == pytest.approx(expected.accuracies[name].share, abs=1e-6)
+            assert found.accuracies[name].interval == pytest.approx(expected.accuracies[name].interval, abs=5e-3)
+        assert found.difference.interval == pytest.approx(expected.difference.interval, abs=5e-3)
+
+
+def test_intervals_of_grouped_images_hold_in_simulations():
+    """Images of a scene are right together in half of the cases; without groups too many intervals miss."""
+    generator, misses = np.random.default_rng(0), {"grouped": 0, "single": 0}
+    groups = np.repeat(np.arange(30), 8)
+    for _ in range(400):
+        of_scene = np.repeat(generator.random(30), 8)
+        own = generator.random(240)
+        right = (np.where(generator.random(240) < 0.7, of_scene, own) < 0.8).astype(int)
+        for name, given in (("grouped", groups), ("single", None)):
+            low, high = (
+                judged_by_labels({"with_views": right}, np.ones(240), groups=given).accuracies["with_views"].interval
+            )
+            misses[name] += not low <= 0.8 <= high
+    assert misses["grouped"] <= 32 and misses["single"] >= 60

@@ -142,7 +142,7 @@ def test_an_image_of_a_class_that_was_shown_as_one_of_none_is_no_example_of_none
     asked.answer(lambda line: None, of_class, 0)
     asked.answer(lambda line: None, of_none, None, none=True)
     asked.args = dataclasses.replace(asked.args, pick="next")
-    monkeypatch.setattr("g4i_hf.workflows.label.pick_next", lambda *args: given.extend(args) or [])
+    monkeypatch.setattr("g4i_hf.workflows.label.pick_next", lambda *args, **_: given.extend(args) or [])
     asked.picked(1)
     assert given[3].nonzero()[0].tolist() == [of_none]
 

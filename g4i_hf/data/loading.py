@@ -1,5 +1,6 @@
 """Open an image dataset by one name, with the columns `image`, `image_id`, `label` and `caption`."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from ..names import check_dataset_name
 from ..options import DataArguments
 from ..options.caller import called_from_python
 from .classes import class_names, read_class_names, with_class_names
+from .groups import groups_of, with_groups
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
 from .labels import LABELS_FILE, with_answers
 from .opening import STAGE_FILE, is_image_folder, open_data
-from .record import image_digests
+from .record import content_digest, image_digests
 from .stage import Source, chain_of, check_names_images, find_stage, join_stage, open_stage
 from .texts import of_fixed_length
 
@@ -97,9 +99,9 @@ def labels_file_of(data: DataArguments, output_dir: str | Path | None = None) ->
 def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     """
     Move a share of each class of `train` to `validation`: two rows of a class or more, but at most half of them. The
-    content of images determines the choice. Equal images stay together, including unlabelled copies; other unlabelled
-    rows, and images with several labels, stay in `train`. Data with a `validation` is unchanged. Raises ValueError if
-    no class has two different labelled images.
+    content of images determines the choice. Equal images, and those of a group, stay together, also unlabelled ones;
+    other unlabelled rows, and images with several labels, stay in `train`. Data with a `validation` is unchanged.
+    Raises ValueError if no class has two different labelled images, or groups.
     """
     if "train" not in splits or "validation" in splits:
         return splits
@@ -111,19 +113,29 @@ def hold_out(splits: DatasetDict, fraction: float) -> DatasetDict:
     rows["image"] = rows[columns.IMAGE_DIGEST].fillna(rows[columns.IMAGE_ID])
     labelled = rows[rows["label"].notna() & ~rows["label"].isin([-1, ""])]
     unambiguous = labelled[labelled.groupby("image")["label"].transform("nunique") == 1]
-    held_out: list[str] = []
-    for _, of_class in unambiguous.groupby("label"):
-        most, count = len(of_class) // 2, 0
-        for image, copies in of_class["image"].value_counts().sort_index().items():
-            if count >= max(round(fraction * len(of_class)), 2):
+    rows["group"] = rows["image"]
+    if columns.GROUP in training.column_names:
+        contents = [int(content_digest(image.encode())[:15], 16) for image in rows["image"]]
+        rows["group"] = groups_of(training[columns.GROUP][:], np.array(contents))
+    counts, of_class = defaultdict[Any, dict[Any, int]](dict), defaultdict[Any, list[Any]](list)
+    for (group, label), count in rows.loc[unambiguous.index].groupby(["group", "label"]).size().items():
+        counts[group][label] = count
+        of_class[label].append(group)
+    held_out, moved = set[Any](), Counter[Any]()
+    sizes = unambiguous["label"].value_counts().sort_index()
+    for label, size in sizes.items():
+        for group in of_class[label]:
+            if moved[label] >= max(round(fraction * size), 2):
                 break
-            if count + copies <= most:
-                held_out.append(image)
-                count += copies
+            of_group = counts[group].items()
+            if group not in held_out and all(moved[each] + count <= sizes[each] // 2 for each, count in of_group):
+                held_out.add(group)
+                moved.update(counts[group])
     if not held_out:
-        what = "No class of the split 'train' has two labelled images that differ: none can be held out as validation"
+        differ = "of two groups" if columns.GROUP in training.column_names else "that differ"
+        what = f"No class of the split 'train' has two labelled images {differ}: none can be held out as validation"
         raise ValueError(f"{what}. Label more images, or give the data a split 'validation' with labels.")
-    is_held_out = rows["image"].isin(held_out)
+    is_held_out = rows["group"].isin(held_out)
     parts = {"train": np.flatnonzero(~is_held_out), "validation": np.flatnonzero(is_held_out)}
     return DatasetDict({**splits, **{name: training.select(part) for name, part in parts.items()}})
 
@@ -140,7 +152,7 @@ def source_of(data: DataArguments) -> Source:
     named = {ours: theirs for ours in columns.ALL if (theirs := getattr(data, f"{ours}_column", None))}
     captions = (data.captions_name, data.captions_revision)
     images = (data.dataset_name, data.dataset_revision, data.dataset_config_name, named)
-    return Source(*images, *captions, data.validation_fraction)
+    return Source(*images, *captions, data.validation_fraction, data.group_by)
 
 
 def open_images(source: str | Source) -> DatasetDict:
@@ -181,6 +193,7 @@ def _opened(chain: Iterator[Source], names: dict[str, str], config: str | None) 
             images = join_stage(images, source.name, stage)
     if captions is not None:
         images = join_captions(images, captions, source.captions)
+    images = with_groups(images, source.group_by)
     return hold_out(images, source.validation_fraction) if source.validation_fraction else images
 
 

@@ -34,6 +34,7 @@ COMPARED = {
     columns.TEXT_EMBEDS: "text embeddings",
     columns.SOFT_LABELS: "soft labels",
     columns.REVIEW: "reviews",
+    columns.GROUP: "groups",
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000
 JUST_WRITTEN = 2  # seconds: a newer file may change again without a new time

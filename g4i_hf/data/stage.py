@@ -57,6 +57,7 @@ class Source:
     captions: str | None = None
     captions_revision: str | None = None
     validation_fraction: float | None = None
+    group_by: str | None = None
 
     @classmethod
     def of(cls, source: "str | Source") -> "Source":
@@ -79,6 +80,7 @@ class Source:
             "captions_name": self.captions and _portable(self.captions, folder),
             "captions_revision": self.captions_revision,
             "validation_fraction": self.validation_fraction,
+            "group_by": self.group_by,
         }
         return {
             "source": _portable(self.name, folder),
@@ -101,6 +103,7 @@ class Source:
             captions and _resolved(captions, folder),
             stage.get("captions_revision"),
             held_out if isinstance(held_out, float) and 0 < held_out < 1 else None,
+            stage.get("group_by"),
         )
 
 

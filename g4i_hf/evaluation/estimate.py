@@ -28,6 +28,10 @@ The 95% interval is that of Student's distribution with 20 degrees of freedom, t
 fewer rows that judge themselves. Both accuracies then move, in proportion to their intervals, until their difference
 is the estimated one.
 
+Images of one scene are not independent. Where there are groups, each V is that of a ratio of sums over groups: a group
+is one row, with the sum of their weights and their mean. Both n and N are effective numbers of groups, and Student's
+distribution has n - 1 degrees of freedom, at most 20.
+
 Where a person labelled a random sample of n images, these labels count. The probabilities f of the sample and of the N
 other images only make the interval narrower, by power tuning (PPI++: Angelopoulos et al., arXiv 2311.01453):
 
@@ -87,6 +91,7 @@ class HeldOut:
     weights: np.ndarray  # (m,) w, whose sum is 1
     single: float = 0.0  # K
     unknown: float = 0.0  # L
+    groups: np.ndarray | None = None  # (m,) the same for rows of one scene; None: each is one
 
     @classmethod
     def of(
@@ -116,6 +121,12 @@ class HeldOut:
         )
         return cls(probabilities, labels, noise, if_noisy, weights / weights.sum(), single, unknown * (1 - single))
 
+    @property
+    def freedom(self) -> float:
+        """Of Student's distribution: independent groups less one."""
+        of_groups, _ = _by_group(self.groups, self.weights)
+        return min(priors.DEGREES_OF_FREEDOM, max(1 / (of_groups @ of_groups) - 1, 1))
+
     def residuals(self, predicted: np.ndarray) -> np.ndarray:
         """(2, S, m): r of predicted classes (m,), and its variance by the probabilities."""
         places = np.arange(len(predicted)), predicted
@@ -135,20 +146,27 @@ class Expected:
 
 
 def judged_by_labels(
-    predicted: Mapping[str, np.ndarray], labels: np.ndarray, expected: Mapping[str, Expected] | None = None
+    predicted: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    expected: Mapping[str, Expected] | None = None,
+    groups: np.ndarray | None = None,
 ) -> Judgement:
-    """By (n,) correct labels. `predicted`: (n,) classes by name, of one classifier or of two; `expected`: by name."""
+    """
+    By (n,) correct labels. `predicted`: (n,) classes by name, of one classifier or of two; `expected`: by name;
+    `groups`: (n,) the same for images of one scene.
+    """
     expected = expected if expected and len(labels) >= priors.MIN_POWER_TUNED else {}
     right = {name: (classes == labels).astype(np.float64) for name, classes in predicted.items()}
     accuracies = {}
     for name, each in right.items():
         mean, gain = _power_tuned(each, expected.get(name))
-        accuracies[name] = Estimate(min(max(mean, 0.0), 1.0), accuracy_interval(mean, len(labels) / gain))
+        interval = accuracy_interval(mean, len(labels) / gain / _design_effect(each, groups), _freedom(groups))
+        accuracies[name] = Estimate(min(max(mean, 0.0), 1.0), interval)
     if len(right) == 1:
         return Judgement(accuracies)
     (one, first), (other, second) = right.items()
     of_both = expected[other] - expected[one] if len(expected) == 2 else None
-    judgement = Judgement(accuracies, _estimate_of_difference(second - first, of_both))
+    judgement = Judgement(accuracies, _estimate_of_difference(second - first, of_both, groups))
     if of_both:
         _make_consistent(judgement)
     return judgement
@@ -167,9 +185,10 @@ def _power_tuned(values: np.ndarray, expected: Expected | None) -> tuple[float, 
     return (mean + power * float(of_others.mean() - of_sample.mean()), gain) if gain < 1 else (mean, 1.0)
 
 
-def accuracy_interval(accuracy: float, images: float) -> tuple[float, float]:
-    """The 95% interval of an accuracy over images (Wilson, 1927)."""
-    share, squared = min(max(accuracy, 0.0), 1.0), norm.ppf(priors.LEVEL) ** 2 / images
+def accuracy_interval(accuracy: float, images: float, freedom: float = np.inf) -> tuple[float, float]:
+    """The 95% interval of an accuracy over images (Wilson, 1927), with Student's quantile for few groups."""
+    quantile = norm.ppf(priors.LEVEL) if np.isinf(freedom) else student_t.ppf(priors.LEVEL, freedom)
+    share, squared = min(max(accuracy, 0.0), 1.0), quantile**2 / images
     middle, half = share + squared / 2, np.sqrt(share * (1 - share) * squared + squared**2 / 4)
     ends = np.clip([(middle - half) / (1 + squared), (middle + half) / (1 + squared)], 0, 1)
     return float(ends[0]), float(ends[1])
@@ -183,10 +202,13 @@ def difference_interval(difference: np.ndarray) -> tuple[float, float]:
     return _estimate_of_difference(difference).interval
 
 
-def _estimate_of_difference(difference: np.ndarray, expected: Expected | None = None) -> Estimate:
+def _estimate_of_difference(
+    difference: np.ndarray, expected: Expected | None = None, groups: np.ndarray | None = None
+) -> Estimate:
     mean, gain = _power_tuned(difference, expected)
-    _, variance = _mean(difference, np.full(len(difference), 1 / len(difference)))
-    half = float(student_t.ppf(priors.LEVEL, max(len(difference) - 1, 1)) * np.sqrt(gain * variance))
+    _, variance = _mean(difference, np.full(len(difference), 1 / len(difference)), groups=groups)
+    freedom = min(max(len(difference) - 1, 1), _freedom(groups))
+    half = float(student_t.ppf(priors.LEVEL, freedom) * np.sqrt(gain * variance))
     return Estimate(mean, (max(mean - half, -1.0), min(mean + half, 1.0)))
 
 
@@ -204,6 +226,7 @@ def judged_by_probabilities(
     probabilities: np.ndarray,
     held_out: HeldOut | None = None,
     of_held_out: Mapping[str, np.ndarray] | None = None,
+    groups: np.ndarray | None = None,
 ) -> Judgement:
     """
     From images without a label, whose mean probability the labelled rows rectify.
@@ -213,9 +236,11 @@ def judged_by_probabilities(
         probabilities: (n, C) by a label model that was not fitted on these images.
         held_out: labelled rows, by the label model; None: no class has labels of two images.
         of_held_out: (m,) classes of these rows by name, of classifiers that were not fitted on them.
+        groups: (n,) the same for images of one scene.
     """
-    number, seen = len(probabilities), of_held_out if held_out is not None and of_held_out else {}
-    right = {name: probabilities[np.arange(number), classes].astype(float) for name, classes in predicted.items()}
+    seen = of_held_out if held_out is not None and of_held_out else {}
+    places, number = np.arange(len(probabilities)), _independent(groups, len(probabilities))
+    right = {name: probabilities[places, classes].astype(float) for name, classes in predicted.items()}
     residuals = {name: held_out.residuals(classes) for name, classes in seen.items()}
     judgement = Judgement({})
     for name, of_images in right.items():
@@ -255,9 +280,9 @@ def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Ju
 
 def _estimate_in_turn(right: np.ndarray, held_out: HeldOut, *, is_difference: bool = False) -> Estimate:
     """`right`: (S, m) f + r."""
-    mean, number = float(right[0] @ held_out.weights), 1 / (held_out.weights @ held_out.weights)
-    residuals, freedom = np.stack([right - mean, 0 * right]), min(priors.DEGREES_OF_FREEDOM, max(number - 1, 1))
-    return _estimate(mean, 0.0, held_out, residuals, freedom=freedom, is_difference=is_difference)
+    mean = float(right[0] @ held_out.weights)
+    residuals = np.stack([right - mean, 0 * right])
+    return _estimate(mean, 0.0, held_out, residuals, freedom=held_out.freedom, is_difference=is_difference)
 
 
 def _estimate(
@@ -275,7 +300,9 @@ def _estimate(
     if held_out is not None and residuals is not None:
         single, unknown, of_single = held_out.single, held_out.unknown, priors.STD_OF_ONE_LABEL
         judged = max(1 - single - unknown, 0.0)
-        rectifiers = [_mean(of_rows, held_out.weights, least) for of_rows, least in zip(*residuals, strict=True)]
+        given = held_out.weights, held_out.groups
+        rectifiers = [_mean(of_rows, given[0], least, given[1]) for of_rows, least in zip(*residuals, strict=True)]
+        freedom = freedom or (None if _are_single(held_out.groups) else held_out.freedom)
     of_one, of_none = priors.OVERCONFIDENCE_OF_ONE_LABEL, priors.OVERCONFIDENCE_WITHOUT_LABEL
     too_high = 0.0 if is_difference else of_one * judged * single + of_none * unknown
     variance += single**2 * ((spread or 0) ** 2 + of_single**2) + (priors.STD_WITHOUT_LABEL * unknown) ** 2
@@ -290,11 +317,58 @@ def _estimate(
     return Estimate(share, (low, high))
 
 
-def _mean(values: np.ndarray, weights: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[float, float]:
-    """The mean of (m,) values, and V, its squared error; `least` (m,): variances by the probabilities."""
-    mean, number = float(weights @ values), 1 / (weights @ weights)
+def _mean(
+    values: np.ndarray,
+    weights: np.ndarray,
+    least: np.ndarray | float = 0.0,
+    groups: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """
+    The mean of (m,) values, and V, its squared error; `least` (m,): variances by the probabilities. Rows of one of the
+    `groups` (m,) count as one row, their mean.
+    """
+    mean = float(weights @ values)
+    weights, (values, least) = _by_group(groups, weights, values, np.broadcast_to(least, np.shape(values)))
+    number = 1 / (weights @ weights)
     variance = max(weights @ (values - mean) ** 2, (weights * least).sum()) + priors.EXTRA_ROWS / number
     return mean, float(variance / max(number - 1, 1))
+
+
+# --- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def _are_single(groups: np.ndarray | None) -> bool:
+    return groups is None or len(np.unique(groups)) == len(groups)
+
+
+def _by_group(
+    groups: np.ndarray | None, weights: np.ndarray, *values: np.ndarray
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """The weights (g,) of groups, and the weighted means of each of the values (m,) in them."""
+    if _are_single(groups):
+        return weights, values
+    _, places = np.unique(groups, return_inverse=True)
+    of_groups = np.bincount(places, weights)
+    return of_groups, tuple(np.bincount(places, weights * each) / np.maximum(of_groups, 1e-12) for each in values)
+
+
+def _independent(groups: np.ndarray | None, rows: int) -> float:
+    """The effective number of groups, where all rows weigh the same (Kish, 1965)."""
+    of_groups, _ = _by_group(groups, np.full(rows, 1 / rows))
+    return rows if _are_single(groups) else float(1 / (of_groups @ of_groups))
+
+
+def _freedom(groups: np.ndarray | None) -> float:
+    return np.inf if _are_single(groups) else float(max(len(np.unique(groups)) - 1, 1))
+
+
+def _design_effect(values: np.ndarray, groups: np.ndarray | None) -> float:
+    """The squared error of the mean of (n,) values, relative to that of as many independent ones; at least 1."""
+    if _are_single(groups):
+        return 1.0
+    number, extra = len(values), priors.EXTRA_ROWS / _independent(groups, len(values))
+    _, clustered = _mean(values, np.full(number, 1 / number), groups=groups)
+    return max(clustered * (number - 1) / float(values.var() + extra), 1.0)
 
 
 def _make_consistent(judgement: Judgement) -> None:

@@ -156,13 +156,22 @@ class Fit:
         return on_main_process(lambda: self._finished(list(heads), judge))
 
     def _judge_of_split(self) -> Judge | None:
-        """The gold images, else the labelled ones of `validation`; None without any."""
+        """
+        The gold images, else the labelled ones of `validation`, but for those of scenes that are trained on; None
+        without any.
+        """
         images = self.images
         for kind in (Gold, Validation):
-            labels = labels_of(images.splits[kind.split]) if kind.split in images.splits else np.arange(0)
-            if len(rows := np.flatnonzero(labels >= 0)):
-                features = images.features_of(images.splits[kind.split].select(rows))
-                return kind(rows, features, one_hot(labels[rows], len(images.id2label)))
+            if kind.split not in images.splits:
+                continue
+            split, scenes = images.splits[kind.split], images.scenes
+            labels, are_new = labels_of(split), scenes.are_new(kind.split)
+            labelled, rows = np.flatnonzero(labels >= 0), np.flatnonzero((labels >= 0) & are_new)
+            if len(rows) < len(labelled) and images.accelerator.is_main_process:
+                self.say(words.not_new_in_words(kind.split, len(labelled), len(rows)))
+            if len(rows):
+                features, groups = images.features_of(split.select(rows)), scenes.numbers[kind.split][rows]
+                return kind(rows, features, one_hot(labels[rows], len(images.id2label)), groups=groups)
         return None
 
     def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
@@ -203,12 +212,13 @@ class Fit:
         results = judgement_in_results(judge.judgement()) | {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
-            "gold_of_no_class": len(images.splits[GOLD]) - len(judge.rows) if judge.split == GOLD else 0,
+            "gold_of_no_class": int((labels_of(images.splits[GOLD]) < 0).sum()) if judge.split == GOLD else 0,
             "unjudged_classes": [name for label, name in images.id2label.items() if label not in judged],
             "released": None,
             "finetuned": False,
             "finetuned_runs": self.finetuned,
             "images": len(evidence.labels),
+            "groups": images.scenes.counts(),
             "labels": int((evidence.labels >= 0).sum()),
             "num_labels": evidence.num_labels,
             "suspicious_labels": suspicious,
@@ -332,7 +342,7 @@ def fit(
 def _fit_in_memory(
     data: Any, named: dict[str, str], views: Mapping[str, View], options: dict[str, Any]
 ) -> FitResult | None:
-    if of_files := sorted({"captioner", *names_of(DataArguments)} & set(options)):
+    if of_files := sorted(({"captioner", *names_of(DataArguments)} - {"group_by"}) & set(options)):
         raise TypeError(
             f"{of_files[0]} is an option for images on disk or the Hub, and these are in memory. Name their columns "
             "by image, label, caption and image_id. For anything else, use save_to_disk, and pass the folder."

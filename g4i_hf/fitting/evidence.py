@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 
 from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
+from ..data.groups import with_groups
 from ..data.labels import GOLD, PICKED, reviews_of
 from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images, order_of
@@ -24,6 +25,7 @@ from ..label_model.views import check_shapes
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import AugmentationArguments, DataArguments, EncoderArguments, FitArguments
+from ..options.data import NO_GROUPS
 from ..processes import on_main_process
 from ..training.features import FEATURES, images_with_features, student_features
 from ..training.prepare import BuiltStudent, build_student, inputs_of
@@ -33,6 +35,7 @@ from ..views.kinds import ANSWER, CAPTION, IMAGE, OWN_VIEWS, STUDENT_VIEW
 from ..views.making import answers_of, checked_view, default_views, digests_of, other_views, views_of
 from ..words import few_labels_in_words
 from .captioner import answered_before, ask_about
+from .scenes import Scenes, has_groups
 
 VALIDATION = "validation"
 JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
@@ -100,6 +103,8 @@ class FitImages:
         check_has_split(splits, "train")
         self.has_test = "test" in splits
         splits, self.id2label = class_names(splits)
+        if self.in_memory is not None:
+            splits = with_groups(splits, self.data.group_by)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
         self.student = student_named(self.args.student, self.args.pretrained)
         if self.accelerator.is_main_process:
@@ -183,9 +188,45 @@ class FitImages:
                 "layer cannot be fitted alone. Choose another, or train it with g4i train."
             )
         where = self.id2label, self.folder, self.accelerator
-        self.others = other_views(self.views, self.training, *where, self.given)
         if trains or STUDENT_VIEW in self.views:
             self.features = self.features_of(self.training)
+        self._find_scenes()
+        self.others = other_views(self.views, self.training, *where, self.given)
+
+    def _find_scenes(self) -> None:
+        """Those of all splits, by the features that there are. Images of scenes with gold ones are not trained on."""
+        splits = {name: self.splits[name] for name in ("train", *JUDGING_SPLITS) if name in self.splits}
+        group_by, by_pixels, features = self.data.group_by, self.in_memory is not None, {}
+        if group_by != NO_GROUPS and not has_groups(splits) and hasattr(self, "features"):
+            features = {name: self.features_of(split) for name, split in splits.items()}
+        where = self.folder / FEATURES, self.accelerator
+        self.scenes = Scenes.of(splits, features, group_by, *where, by_pixels)
+        if self.accelerator.is_main_process:
+            for line in self.scenes.lines(self.id2label):
+                self.say(line)
+        if GOLD in splits and len(rows := self.scenes.of_gold()):
+            self.scenes = self.scenes.without("train", rows)
+            self.splits["train"] = self.scenes.splits["train"]
+            if hasattr(self, "features"):
+                self.features = np.delete(self.features, rows, axis=0)
+            self.say(f"Groups: {len(rows):,} images of scenes with gold images are kept out of training.")
+        elif GOLD in splits and not self.scenes.are_new(GOLD).any():
+            self._learn_gold()
+
+    def _learn_gold(self) -> None:
+        """Gold images of scenes that are trained on tell nothing of new ones: their labels teach, as reviewed ones."""
+        gold = self.splits.pop(GOLD)
+        rows = np.flatnonzero(labels_of(gold) >= 0)
+        reviewed = gold.select(rows).add_column(columns.REVIEW, [GOLD] * len(rows), feature=Value("string"))
+        reviewed = reviewed.select_columns(self.training.column_names)
+        self.splits["train"] = concatenate_datasets([self.training, reviewed])
+        self.scenes = self.scenes.joined("train", GOLD, rows, self.splits)
+        if hasattr(self, "features"):
+            self.features = np.concatenate([self.features, self.features_of(reviewed)])
+        self.say(
+            f"Groups: all {len(gold):,} gold images show scenes of training images, or too many of them, so they are "
+            "learned. Training images judge, whole scenes left out in turn."
+        )
 
     def known_views(self) -> dict[str, View]:
         """By name, after `compute_views`."""
@@ -216,14 +257,15 @@ class FitImages:
         all of them can judge in turn.
         """
         labels, reviews = labels_of(self.training), reviews_of(self.training)
-        digests, contents = order_of(self.training, by_pixels=self.in_memory is not None)
+        digests, _ = order_of(self.training, by_pixels=self.in_memory is not None)
+        groups = self.scenes.numbers["train"]
         holds_out = trains_all_layers or takes_long(len(labels) * len(self.id2label), self.features)
-        holdout = rows_to_hold_out(labels, contents) if holds_out and not has_judge else np.arange(0)
+        holdout = rows_to_hold_out(labels, groups) if holds_out and not has_judge else np.arange(0)
         views, is_holdout = self.known_views(), np.isin(np.arange(len(labels)), holdout)
         model = LabelModel(len(self.id2label), self.args.seed).fit(
-            views, labels, ids=digests, groups=contents, reviewed=reviews != "", kept=is_holdout
+            views, labels, ids=digests, groups=groups, reviewed=reviews != "", kept=is_holdout
         )
-        return Evidence(labels, views, model, contents, reviews, holdout)
+        return Evidence(labels, views, model, groups, reviews, holdout)
 
     def build(self) -> BuiltStudent:
         """A new student, with the weights that it started from."""
@@ -250,7 +292,7 @@ class Evidence:
     labels: np.ndarray  # (N,) class indices; negative without a label
     views: Mapping[str, View]  # of all rows; `model` was fitted on them and the labels
     model: LabelModel
-    contents: np.ndarray  # (N,) numbers from the content of the images, the same for equal images
+    groups: np.ndarray  # (N,) numbers from the content of the images, the same for images of one scene
     reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
     holdout: np.ndarray | None = None  # unlabelled rows, of these classes, that judge what is learned from the others
 
@@ -281,8 +323,8 @@ class Evidence:
         Unlabelled rows of these classes judge in turn: each a fifth of them as the holdout, from which nothing was
         learned. Empty if there are too few.
         """
-        rows, image_of = rows_that_can_judge(self.labels, self.contents)
-        return [self._without(rows[image_of % TURNS == turn]) for turn in range(TURNS if len(rows) else 0)]
+        rows, group_of = rows_that_can_judge(self.labels, self.groups)
+        return [self._without(rows[group_of % TURNS == turn]) for turn in range(TURNS if len(rows) else 0)]
 
     def _without(self, rows: np.ndarray) -> "Evidence":
         kept = np.isin(np.arange(len(self.labels)), rows)
@@ -299,7 +341,7 @@ class Evidence:
         """
         rows = np.flatnonzero(self.model.folds_ >= 0)
         rows = rows[self.labels[rows] >= 0]
-        _, first = np.unique(np.stack([self.labels[rows], self.contents[rows]]), axis=1, return_index=True)
+        _, first = np.unique(np.stack([self.labels[rows], self.groups[rows]]), axis=1, return_index=True)
         images = np.bincount(self.labels[rows[first]], minlength=self.num_labels)
         return rows[(images[self.labels[rows]] > 1) & ~np.isin(self.reviews[rows], PICKED)]
 
@@ -309,19 +351,19 @@ def takes_long(size: int, features: np.ndarray) -> bool:
     return size * features.shape[1] > MAX_FULL_CROSS_VALIDATION
 
 
-def rows_to_hold_out(labels: np.ndarray, contents: np.ndarray) -> np.ndarray:
-    """A part of the unlabelled rows, to judge both classifiers; empty if there are too few."""
-    rows, image_of = rows_that_can_judge(labels, contents)
-    images = image_of.max(initial=-1) + 1
-    number = np.clip(priors.HOLDOUT_SHARE * images, priors.MIN_HOLDOUT, priors.MAX_HOLDOUT)
-    return rows[image_of < min(int(number), images // 2)]
+def rows_to_hold_out(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """A part of the unlabelled rows, whole groups, to judge both classifiers; empty if there are too few."""
+    rows, group_of = rows_that_can_judge(labels, groups)
+    number = group_of.max(initial=-1) + 1
+    kept = np.clip(priors.HOLDOUT_SHARE * number, priors.MIN_HOLDOUT, priors.MAX_HOLDOUT)
+    return rows[group_of < min(int(kept), number // 2)]
 
 
-def rows_that_can_judge(labels: np.ndarray, contents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rows_that_can_judge(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    (n,) rows without a label that equal no labelled one, and numbers of their images from 0 on, as equal ones judge
-    together. Empty if there are fewer than `MIN_HOLDOUT` images.
+    (n,) rows of groups without a label, and numbers of these groups from 0 on, as each judges together. Empty if there
+    are fewer than `MIN_HOLDOUT` groups.
     """
-    rows = np.flatnonzero((labels < 0) & ~np.isin(contents, contents[labels >= 0]))
-    images, image_of = np.unique(contents[rows], return_inverse=True)
-    return (rows, image_of) if len(images) >= priors.MIN_HOLDOUT else (rows[:0], image_of[:0])
+    rows = np.flatnonzero((labels < 0) & ~np.isin(groups, groups[labels >= 0]))
+    each, group_of = np.unique(groups[rows], return_inverse=True)
+    return (rows, group_of) if len(each) >= priors.MIN_HOLDOUT else (rows[:0], group_of[:0])

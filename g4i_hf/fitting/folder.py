@@ -26,7 +26,7 @@ from ..names import (
 REPORT, CONFIG = "report.html", "fit.yaml"
 FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
-FORMAT = 8  # of what is written here. Raise it where a change of the code changes results
+FORMAT = 9  # of what is written here. Raise it where a change of the code changes results
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The two last layers that `g4i fit` compares, on labels only and with views."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -117,7 +117,8 @@ def cross_validated(
     posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.reviews[rows] != ""
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
     of_rows = probabilities, posterior, labels[rows], is_sure
-    return logits, model.calibration_.held_out(*of_rows, counts, model.probabilities_)
+    held_out = model.calibration_.held_out(*of_rows, counts, model.probabilities_)
+    return logits, replace(held_out, groups=evidence.groups[rows])
 
 
 def expected_right(
@@ -208,18 +209,18 @@ def _folds_of_all(targets: Targets, features: np.ndarray) -> Iterator[Fold]:
     """All rows are held out in turn, by class probabilities: where few labels can be held out."""
     evidence, (rows, learned) = targets.evidence, targets.learned(WITH_VIEWS, targets.rows)
     weights = weights_of_unlabelled(evidence.model.none_[rows])[:, None]
-    probabilities, folds = evidence.model.probabilities_[rows] * weights, evidence.contents[rows] % FOLDS
+    probabilities, folds = evidence.model.probabilities_[rows] * weights, evidence.groups[rows] % FOLDS
     for fold in range(1 if takes_long(learned.size, features) else FOLDS):
         is_fitted, is_held_out = folds != fold, folds == fold
         yield Fold(rows[is_fitted], learned[is_fitted], rows[is_held_out], probabilities[is_held_out])
 
 
 def _without_fold(evidence: Evidence, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each fold of these rows: its number, its rows, and the others, neither equal nor held out."""
+    """For each fold of these rows: its number, its rows, and the others, of other groups and not held out."""
     folds = evidence.model.folds_[rows]
     for fold in np.unique(folds):
         held_out = rows[folds == fold]
-        others = np.flatnonzero(~np.isin(evidence.contents, evidence.contents[held_out]))
+        others = np.flatnonzero(~np.isin(evidence.groups, evidence.groups[held_out]))
         yield int(fold), held_out, np.setdiff1d(others, evidence.holdout)
 
 

@@ -40,6 +40,7 @@ class Judge:
     logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
     heads: dict[str, Head] = field(default_factory=dict)  # by name, the last layers with these logits
     weights: np.ndarray | None = None  # (n,) of the rows; None: they are equal
+    groups: np.ndarray | None = None  # (n,) the same for images of one scene; None: each is one
 
     name: ClassVar[str]
     split: ClassVar[str] = "train"
@@ -98,7 +99,7 @@ class OfSplit(Judge):
     """Images of a split for judging, whose labels are right."""
 
     def estimate(self) -> Judgement:
-        return judged_by_labels(self.predicted, self.probabilities.argmax(1))
+        return judged_by_labels(self.predicted, self.probabilities.argmax(1), groups=self.groups)
 
 
 class Gold(OfSplit):
@@ -118,7 +119,7 @@ class Gold(OfSplit):
         self.expected = self.others and expected_right(*self.others, heads)
 
     def estimate(self) -> Judgement:
-        return judged_by_labels(self.predicted, self.probabilities.argmax(1), self.expected)
+        return judged_by_labels(self.predicted, self.probabilities.argmax(1), self.expected, self.groups)
 
 
 class Validation(OfSplit):
@@ -135,7 +136,13 @@ class Unlabelled(Judge):
         rows = np.concatenate([evidence.holdout for evidence in turns])
         probabilities = np.concatenate([evidence.model.probabilities_[evidence.holdout] for evidence in turns])
         is_checked = targets.evidence.model.accuracy_ is not None
-        super().__init__(rows, features[rows], probabilities.astype(np.float32), is_checked)
+        super().__init__(
+            rows,
+            features[rows],
+            probabilities.astype(np.float32),
+            is_checked,
+            groups=targets.evidence.groups[rows],
+        )
         self.targets, self.all_features, self.turns = targets, features, turns
         self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
         self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
@@ -147,7 +154,8 @@ class Unlabelled(Judge):
         self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
     def estimate(self) -> Judgement:
-        return judged_by_probabilities(self.predicted, self.probabilities, self.held_out, self.of_held_out)
+        rows = self.held_out, self.of_held_out
+        return judged_by_probabilities(self.predicted, self.probabilities, *rows, self.groups)
 
 
 class Holdout(Unlabelled):

@@ -39,6 +39,7 @@ class FitResult:
     doubtful_labels: int  # others that are not the likeliest class, but may be right
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
+    groups: dict[str, int] | None = None  # `images` for training, of how many `groups`, of which some were `found`
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class

@@ -35,8 +35,17 @@ def judgement_lines(result: FitResult) -> list[str]:
     how = _how_judged(result)
     unreviewed = " Unreviewed: no random sample was labelled by a person."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
-    more = [*left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
+    more = [*_groups_in_words(result), *left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
     return [verdict_in_words(result), *judged, *more]
+
+
+def _groups_in_words(result: FitResult) -> list[str]:
+    groups = result.groups or {"images": 0, "groups": 0}
+    if not groups["groups"] < groups["images"]:
+        return []
+    by_features = ", as features and pixels tell" if groups["found"] else ""
+    counts = f"{groups['images']:,} images of {groups['groups']:,} scenes{by_features}"
+    return [f"Trained on {counts}. Each scene is held out whole: these accuracies are of new scenes."]
 
 
 def classifier_in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
@@ -151,6 +160,16 @@ def _how_judged(result: FitResult) -> str:
     has_labels = any(line["interval"] for line in result.views.values())
     corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
     return f"{sentence}. {corrected}."
+
+
+def not_new_in_words(split: str, labelled: int, of_new_scenes: int) -> str:
+    """Of the labelled images of a split that judges, those that show scenes of training images do not count."""
+    others = (
+        f"{labelled - of_new_scenes:,} of {labelled:,} labelled images of {split!r} show scenes of training images"
+    )
+    if of_new_scenes:
+        return f"Groups: {others}, so they are left out of judging."
+    return f"Groups: {others}, so they cannot judge: training images do, whole scenes left out in turn."
 
 
 def _of_no_class(result: FitResult) -> str:

@@ -63,6 +63,7 @@ def pick_next(
     values: Sequence[np.ndarray],
     number: int = ROUND,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """
     Unlabelled rows that are uncertain and differ from each other: of the uncertain ones, the nearest to the centre of
@@ -75,6 +76,7 @@ def pick_next(
         none: (N,) the probability that a row belongs to no class; 1 for a row that is not to be picked.
         is_none: (N,) whether a person said so.
         values: (N, D) each, such as image features; a row of NaN has none.
+        groups: (N,) the same for images of one scene, of which one is picked.
     """
     rows = np.flatnonzero((labels < 0) & ~is_none & (none <= 0.5))
     of_rows = probabilities[rows].astype(np.float32)
@@ -86,8 +88,12 @@ def pick_next(
     first = sorted(first, key=lambda place: -share[place])[:number]
     rest = np.setdiff1d(np.arange(len(rows)), first)
     second, largest = np.partition(of_rows[rest], -2, axis=1)[:, -2:].T
-    candidates = rows[rest[np.argsort(largest - second, kind="stable")[:MOST_CLUSTERED]]]
-    first, most = rows[np.array(first, dtype=np.int64)], max(int(priors.UNCERTAIN_ROWS * len(rest)), number)
+    candidates = rows[rest[np.argsort(largest - second, kind="stable")]]
+    if groups is not None:
+        candidates = candidates[~np.isin(groups[candidates], groups[rows[np.array(first, dtype=np.int64)]])]
+        candidates = candidates[np.sort(np.unique(groups[candidates], return_index=True)[1])]
+    first, most = rows[np.array(first, dtype=np.int64)], max(int(priors.UNCERTAIN_ROWS * len(candidates)), number)
+    candidates = candidates[:MOST_CLUSTERED]
     if len(candidates) and is_none.any() and (labels >= 0).any():
         reviewed = np.flatnonzero(is_none | (labels >= 0))
         points = _points(values, np.concatenate([candidates, reviewed]))
@@ -120,10 +126,10 @@ def _directions(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
 
 
-def pick_gold(contents: np.ndarray, number: int) -> np.ndarray:
-    """A random sample of images, each once, by a hash of their contents (N,): it stays where images are added."""
-    _, first = np.unique(contents, return_index=True)
-    digests = [hashlib.blake2b(f"0 {contents[row]}".encode(), digest_size=8).hexdigest() for row in first]
+def pick_gold(groups: np.ndarray, number: int) -> np.ndarray:
+    """A random sample of images, one of each group (N,), by a hash of its number: it stays where images are added."""
+    _, first = np.unique(groups, return_index=True)
+    digests = [hashlib.blake2b(f"0 {groups[row]}".encode(), digest_size=8).hexdigest() for row in first]
     return first[np.argsort(digests)][:number]
 
 

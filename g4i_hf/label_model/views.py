@@ -300,12 +300,13 @@ class Rows:
     ) -> Rows:
         keys = _keys(ids if ids is not None else _contents(views), seed)
         order = np.lexsort((labels, keys))
-        folds = _folds(labels[order], keys[order])
-        group = np.arange(len(labels))
+        folds, group = _folds(labels[order], keys[order]), np.arange(len(labels))
         if groups is not None:
             group, known = np.asarray(groups)[order], np.flatnonzero(labels[order] >= 0)
-            _, first, inverse = np.unique(group[known], return_index=True, return_inverse=True)
-            folds[known] = folds[known[first]][inverse]
+            _, first = np.unique(group[known], return_index=True)
+            first = known[np.sort(first)]  # whole groups in turn, by the class of their first row
+            of_groups = dict(zip(group[first], _folds(labels[order][first], keys[order][first]), strict=True))
+            folds[known] = [of_groups[each] for each in group[known]]
         sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
         rows = cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
         return rows if kept is None else rows.keeping(kept)

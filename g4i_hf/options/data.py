@@ -10,6 +10,8 @@ from ..views.kinds import VIEW_FORMS, check_view
 from .fields import Count, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+NO_GROUPS, BY_FOLDER, BY_TIME = "none", "folder", "time"
+GAP = 60.0  # seconds between two bursts
 # Models of transformers without a namespace on the Hub
 WITHOUT_NAMESPACE = re.compile(r"(albert|bert|camembert|distilbert|distilroberta|gpt2|roberta|t5|xlm|xlnet)(-|$)")
 
@@ -39,6 +41,10 @@ class DataArguments(ColumnOptions):
     validation_fraction: Annotated[float, "(0, 1)"] | None = option(
         None, "Share of each class of `train` to hold out as `validation`."
     )
+    group_by: str | None = option(
+        None,
+        "Images of one scene: folder, time, time:SECONDS, a regular expression over file names, or none.",
+    )
     class_names_file: str | None = option(None, "File with a class name per line, for data without names.", path=True)
     labels_file: str | None = option(
         None,
@@ -52,10 +58,27 @@ class DataArguments(ColumnOptions):
         if not self.dataset_name:
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
         self.dataset_name = os.path.expanduser(self.dataset_name)
+        check_group_by(self.group_by)
         if self.captions_name:
             self.captions_name = os.path.expanduser(self.captions_name)
         if self.captions_revision and not self.captions_name:
             raise ValueError("captions_revision is set, but captions_name is not: name the captions.")
+
+
+def seconds_of(group_by: str) -> float | None:
+    """The longest gap within a group, for `time` and `time:SECONDS`; None for others."""
+    kind, _, seconds = group_by.partition(":")
+    if kind != BY_TIME or not re.fullmatch(r"(\d+(\.\d+)?)?", seconds):
+        return None
+    return float(seconds or GAP)
+
+
+def check_group_by(group_by: str | None) -> None:
+    try:
+        re.compile(group_by or "")
+    except re.error as error:
+        kinds = f"{NO_GROUPS}, {BY_FOLDER}, {BY_TIME}"
+        raise ValueError(f"group_by is {group_by!r}, neither {kinds} nor a regular expression: {error}.") from error
 
 
 @dataclass

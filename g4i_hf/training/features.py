@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from PIL import Image as PILImage
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor
 
 from .. import columns
 from ..data.dataset import AlignmentCollator, CaptionedImages, finish_batch, for_inference
+from ..data.images import open_image, to_rgb
+from ..data.near_copies import SIDE
 from ..data.record import image_digests
 from ..data.texts import column_of, read_vectors
 from ..files import replacing_file
@@ -78,6 +81,27 @@ def student_features(
     """The [`image_features`] of a student, for its last layer."""
     encoder = ImageEncoder.of_student(model, processor, is_exact=True)
     return image_features(encoder, images, folder, accelerator, num_workers, description)
+
+
+class _Thumbnail:
+    """A stored image -> (3, SIDE, SIDE) floats; a JPEG is decoded at a reduced size."""
+
+    @staticmethod
+    def open_stored(stored: Any) -> PILImage.Image:
+        image = open_image(stored)
+        image.draft(None, (8 * SIDE, 8 * SIDE))
+        return to_rgb(image)
+
+    def __call__(self, image: PILImage.Image) -> torch.Tensor:
+        pixels = np.asarray(image.resize((SIDE, SIDE), PILImage.Resampling.BOX), dtype=np.float32)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def thumbnails(images: Dataset, folder: str | Path, accelerator: Accelerator) -> np.ndarray:
+    """(n, SIDE, SIDE, 3), stored beside the [`image_features`] in `folder`."""
+    encoder = ImageEncoder(nn.Identity(), _Thumbnail(), nn.Flatten(), f"thumbnails-{SIDE}", is_exact=True)
+    flat = image_features(encoder, images, folder, accelerator, description="Thumbnails")
+    return flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 
 def image_features(

@@ -1,6 +1,7 @@
 """`g4i check`: the content of the data, the accuracy of each view, and labels that the views contradict."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
 from ..files import replace_text, spreadsheet_text
+from ..fitting.scenes import Scenes, has_groups
 from ..label_model import LabelModel, View
 from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..label_model.views import rows_with_a_view
 from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, EncoderArguments
 from ..pages import Shown, thumbnail, write_page
+from ..training.features import FEATURES
 from ..training.supervision import estimates_of
 from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
 from ..views.making import maker_of, other_views, views_of
@@ -106,7 +109,18 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     if not faults:
         lines.append(few_labels_in_words(labels_of(splits[args.split]), list(id2label.values())))
     lines += describe_equal_images(Record.of(splits, id2label.values()).rows)
+    if not faults and has_groups(splits):
+        lines += _scenes(args, data, dict(splits)).lines(id2label, args.split)
     return splits, list(filter(None, lines)), faults
+
+
+def _scenes(
+    args: CheckArguments, data: DataArguments, splits: Mapping[str, Dataset], features: np.ndarray | None = None
+) -> Scenes:
+    """By the column of groups, or else by the features of the images of the only split."""
+    of_split = {} if features is None else {args.split: features}
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    return Scenes.of(splits, of_split, data.group_by, Path(args.check_dir) / FEATURES, accelerator)
 
 
 def _views(
@@ -135,17 +149,26 @@ def check_labels(
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
     split, views = _views(args, data, encoder, splits, id2label)
-    labels, (digests, order) = labels_of(split), order_of(split)
+    labels, (digests, _) = labels_of(split), order_of(split)
+    features = views[IMAGE].values if IMAGE in views else None
+    scenes, of_scenes = _scenes(args, data, {args.split: split}, features), list[str]()
+    if not has_groups({args.split: split}):
+        of_scenes = list(scenes.lines(id2label, args.split))
     if not views:
         return [
             "To estimate the accuracy of captions and image features, and find labels that look wrong, add --views "
             "caption image:student."
         ]
     if not (labels >= 0).any() and all(view.class_values is None for view in views.values()):
-        return [f"No image of the split {args.split!r} has a label, and no view is compared with class names."]
+        return [
+            *of_scenes,
+            f"No image of the split {args.split!r} has a label, and no view is compared with class names.",
+        ]
     reviewed = reviews_of(split) != ""
-    model = LabelModel(len(id2label), 0).fit(views, labels, ids=digests, groups=order, reviewed=reviewed)
-    lines = estimates_in_words(estimates_of(model), labels)
+    model = LabelModel(len(id2label), 0).fit(
+        views, labels, ids=digests, groups=scenes.numbers[args.split], reviewed=reviewed
+    )
+    lines = of_scenes + estimates_in_words(estimates_of(model), labels)
     guessed = 1 / len(id2label)
     lines += [
         f"The view {name} is not clearly better than guessing ({guessed:.0%}). Read some, or try another view."

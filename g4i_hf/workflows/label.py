@@ -75,6 +75,7 @@ class Labelling:
         self.images, self.views = images.training, images.known_views()
         self.classes = [images.id2label[label] for label in sorted(images.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
+        self.groups, self.most_gold = images.scenes.numbers["train"], images.scenes.most_gold()
         self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
         self.gold = len(images.splits.get(GOLD, ()))
         self.begin()
@@ -88,7 +89,7 @@ class Labelling:
 
     def learn(self) -> None:
         """Fits the label model on the labels so far. Where there are too few for one, nothing tells a class."""
-        given: dict[str, Any] = {"ids": self.digests, "groups": self.contents, "reviewed": self.reviews != ""}
+        given: dict[str, Any] = {"ids": self.digests, "groups": self.groups, "reviewed": self.reviews != ""}
         number = len(self.classes)
         try:
             model = LabelModel(number).fit(self.views, self.labels, **given, kept=self.reviews == NONE)
@@ -121,7 +122,7 @@ class Labelling:
         """Up to so many rows, which were not shown before."""
         pick, is_open = self.args.pick, ~self.shown & (self.reviews == "")
         if pick == GOLD:
-            picked = pick_gold(self.contents, len(self.labels))
+            picked = pick_gold(self.groups, self.most_gold)
             picked = picked[~self.shown[picked]]
         elif pick == "wrong":
             picked = pick_wrong(self.probabilities, self.labels, self.contents, rows_with_a_view(self.views))
@@ -130,9 +131,12 @@ class Labelling:
             rows = np.flatnonzero(is_open)
             picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
         else:
+            of_other_scenes = is_open & ~np.isin(self.groups, self.groups[~is_open | (self.labels >= 0)])
+            if (self.none[of_other_scenes] <= 0.5).any():  # they teach more
+                is_open = of_other_scenes
             values, none = [view.values for view in self.views.values()], np.where(is_open, self.none, 1)
             is_none = (self.reviews == NONE) & (self.labels < 0)  # some shown by `none` are of a class
-            picked = pick_next(self.probabilities, self.labels, none, is_none, values, number)
+            picked = pick_next(self.probabilities, self.labels, none, is_none, values, number, groups=self.groups)
         return picked[: max(number, 0)]
 
     def items(self) -> list[dict[str, Any]]:

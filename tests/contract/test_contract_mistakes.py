@@ -44,6 +44,17 @@ MISTAKES = {
     "no label": ("train", TRAIN | {"dataset_name": "{unlabelled}"}, ("label", "--unlabelled keep")),
     "unreadable image": ("train", TRAIN | {"dataset_name": "{corrupt}"}, ("cross/1.png", "--on_bad_images")),
     "32 bits": ("train", TRAIN | {"dataset_name": "{deep}"}, ("cross/1.png", "mode F", "scale the values")),
+    # --- Groups
+    "no regular expression": ("fit", FIT | {"group_by": "(clip"}, ("group_by is '(clip'", "none, folder, time")),
+    "no file of this name": (
+        "fit",
+        FIT | {"group_by": "clip"},
+        ("no file name, such as 'train/circle/0.png'",),
+    ),
+    "images beside each other": ("fit", FIT | {"group_by": "folder"}, ("circle/0.png'", "a folder of their own")),
+    "no time": ("fit", FIT | {"group_by": "time"}, ("no image has a time", "circle/0.png'", "column `group`")),
+    "one group for all": ("fit", FIT | {"group_by": "png"}, ("all 18 training images into one group, 'png'", "none")),
+    "one group for all in a column": ("fit", FIT | {"dataset_name": "{one}"}, ("Column 'group'", "group_by none")),
     # --- Models
     "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
@@ -126,6 +137,10 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
         (found[name] / "labels.jsonl").write_text("\n".join(texts))
     found["deep"] = draw_folder(root / "deep", train=6)
     Image.new("F", (8, 8), 0.5).save(found["deep"] / "train" / "cross" / "1.png", "TIFF")
+    one = found["one"] = draw_folder(root / "one", captions=False, train=6)
+    names = [path.relative_to(one / "train").as_posix() for path in sorted((one / "train").rglob("*.png"))]
+    lines = [json.dumps({"file_name": name, "group": "site"}) for name in names]
+    (one / "train" / "metadata.jsonl").write_text("\n".join(lines))
     found["unlabelled"] = draw_folder(root / "unlabelled", labels_a_class=1, train=6)
     BertConfig().save_pretrained(root / "bert")
     found["bert"] = root / "bert"

@@ -1,0 +1,202 @@
+"""Scenes: found by features and pixels, and what `fit`, `check` and `label` do with them and with given groups."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doors import ROOT
+from PIL import Image, ImageEnhance, ImageOps
+from test_groups import frames_of
+
+from g4i_hf import LabelModel, View
+from g4i_hf.data import near_copies
+from g4i_hf.data.near_copies import scenes
+from g4i_hf.label_model.picks import pick_gold, pick_next
+from g4i_hf.running import main
+
+
+def world(seed: int, sizes: list[int], near: float = 0.25) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features around classes, thumbnails, and the scene of each row; frames of a scene are so near to each other."""
+    generator, number = np.random.default_rng(seed), len(sizes)
+    centre = generator.normal(size=(8, 64))[np.arange(number) % 8] + generator.normal(size=(number, 64))
+    pixels = generator.normal(size=(number, 8, 8, 3))
+    truth = np.repeat(np.arange(number), sizes)
+    features = centre[truth] + near * generator.normal(size=(len(truth), 64))
+    return features, pixels[truth] + near * generator.normal(size=(len(truth), 8, 8, 3)), truth
+
+
+def share_of_pairs(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of pairs."""
+    linked, same = (each[:, None] == each[None] for each in (found, truth))
+    both = (linked & same).sum() - len(truth)
+    return both / max(linked.sum() - len(truth), 1), both / max(same.sum() - len(truth), 1)
+
+
+@pytest.mark.parametrize("sizes", [[6] * 60, [1] * 200 + [3] * 40, [1] * 100 + [40, 2, 90], [2] * 100])
+def test_frames_of_scenes_are_found_whatever_their_number(sizes):
+    features, thumbnails, truth = world(0, sizes)
+    precision, recall = share_of_pairs(scenes(features, thumbnails), truth)
+    assert precision > 0.99 and recall > 0.97
+
+
+def test_of_large_data_the_same_scenes_are_found_in_parts(monkeypatch):
+    features, thumbnails, truth = world(0, [1] * 900 + [4] * 100)
+    monkeypatch.setattr(near_copies, "ALL_COMPARED", 100)
+    monkeypatch.setattr(near_copies, "ROWS_A_CELL", 200)
+    precision, recall = share_of_pairs(scenes(features, thumbnails), truth)
+    assert precision > 0.99 and recall > 0.95
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_images_of_a_class_are_no_scene_however_near(scale):
+    """Features of a dense class, without thumbnails that agree."""
+    generator = np.random.default_rng(0)
+    features = np.repeat(generator.normal(size=(10, 64)), 50, axis=0) + scale * generator.normal(size=(500, 64))
+    assert len(np.unique(scenes(features, generator.normal(size=(500, 8, 8, 3))))) == 500
+
+
+def test_mirrored_and_brighter_images_are_of_the_scene_and_nothing_breaks_on_flat_ones():
+    features, thumbnails, _ = world(0, [1] * 100)
+    twice = np.concatenate([features, features + 0.1]), np.concatenate([thumbnails, 2 * thumbnails[:, :, ::-1] + 5])
+    assert share_of_pairs(scenes(*twice), np.tile(np.arange(100), 2)) == (1, 1)
+    assert len(scenes(np.full((3, 4), np.nan), np.zeros((3, 8, 8, 3)))) == 3
+
+
+def test_a_group_is_in_one_fold_and_folds_share_the_groups_of_a_class():
+    generator, groups = np.random.default_rng(0), np.repeat(np.arange(30), 4)
+    labels = groups % 3
+    view = View(np.eye(3)[labels] + generator.normal(size=(120, 3)))
+    folds = LabelModel(3).fit({"image": view}, labels, ids=np.arange(120), groups=groups).folds_
+    assert all(len(set(folds[groups == group])) == 1 for group in range(30))
+    for label in range(3):
+        assert np.bincount(folds[labels == label], minlength=5).tolist() == [8] * 5
+
+
+def test_one_image_of_a_group_is_picked():
+    generator, groups = np.random.default_rng(0), np.repeat(np.arange(40), 5)
+    probabilities = generator.dirichlet([1, 1, 1], 200)
+    labels, no = np.where(np.arange(200) < 3, np.arange(200), -1), np.zeros(200, dtype=bool)
+    picked = pick_next(probabilities, labels, np.zeros(200), no, [generator.normal(size=(200, 4))], groups=groups)
+    assert len(picked) == 20 == len(set(groups[picked]))
+    gold = pick_gold(groups, 8)
+    assert len(gold) == 8 == len(set(groups[gold]))
+
+
+# --- By commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    """Frames of 24 scenes, of which every other one is unlabelled, with the scene in the file name."""
+    folder = frames_of(tmp_path_factory.mktemp("frames"), scenes=24)
+    (folder / "train" / "unlabelled").mkdir()
+    for path in sorted((folder / "train").rglob("*_[13].png")):
+        path.rename(folder / "train" / "unlabelled" / path.name)
+    return folder
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def test_fit_judges_by_whole_groups_and_says_how_many(frames, fitted, few_draws, tmp_path, capsys):
+    fitted(frames, tmp_path / "out", group_by="scene..")
+    said = capsys.readouterr().out
+    assert "Groups: 96 images of 24 scenes. Images of a scene are held out together." in said
+    assert (
+        "Trained on 96 images of 24 scenes. Each scene is held out whole" in (tmp_path / "out/report.html").read_text()
+    )
+    found = results(tmp_path / "out")
+    assert found["groups"] == {"images": 96, "groups": 24, "found": 0}
+    assert found["judged_on"] == "cross_validation"  # each unlabelled frame shows a labelled scene
+    fitted(frames, tmp_path / "out", group_by="scene..")
+    assert "nothing has changed since" in capsys.readouterr().out
+    fitted(frames, tmp_path / "out", group_by="none")
+    assert "Changed since the last run" in capsys.readouterr().out
+    assert results(tmp_path / "out")["groups"] == {"images": 96, "groups": 96, "found": 0}
+
+
+def test_validation_images_of_scenes_in_training_do_not_judge(fitted, few_draws, tmp_path, capsys):
+    folder = frames_of(tmp_path, scenes=24)
+    for path in sorted((folder / "train").rglob("scene*_0.png")):
+        target = folder / "validation" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    for path in [*(folder / "train").rglob("scene0[0-2]_*.png"), *(folder / "train").rglob("scene1[0-2]_*.png")]:
+        path.unlink()
+    fitted(folder, tmp_path / "out", group_by="scene..")
+    said = capsys.readouterr().out
+    assert "18 of 24 labelled images of 'validation' show scenes of training images, so they are left out" in said
+    assert (results(tmp_path / "out")["judged_on"], results(tmp_path / "out")["judged_images"]) == ("validation", 6)
+
+
+@pytest.mark.parametrize(("gold", "judge"), [(4, "gold"), (24, "cross_validation")])
+def test_gold_images_judge_new_scenes_or_are_learned(fitted, few_draws, tmp_path, capsys, gold, judge):
+    """The other images of their scenes leave training, unless these are more than a fifth of all scenes."""
+    folder = frames_of(tmp_path, scenes=24)
+    paths = sorted((folder / "train").rglob("scene*_0.png"))[:gold]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    lines = [{"file_name": name, "label": name.split("/")[1], "pick": "gold"} for name in names]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fitted(folder, tmp_path / "out", group_by="scene..")
+    found, said = results(tmp_path / "out"), capsys.readouterr().out
+    assert found["judged_on"] == judge
+    if judge == "gold":
+        assert found["judged_images"] == 4 and found["images"] == 80
+        assert "Groups: 12 images of scenes with gold images are kept out of training." in said
+    else:
+        assert found["images"] == found["labels"] == 96 and "all 24 gold images show scenes of training" in said
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """
+    Photographs of the demo; of every fifth another copy, re-encoded, resized, mirrored or brighter, and the last one
+    in the folder of another class.
+    """
+    demo, folder = ROOT / "recipes" / "photos_demo" / "pictures" / "train", tmp_path_factory.mktemp("photos")
+    paths = [path for path in sorted(demo.rglob("*.jpg")) if path.parent.name != "unlabelled"]
+    paths += sorted((demo / "unlabelled").rglob("*.jpg"))[:30]
+    for number, path in enumerate(paths):
+        target = folder / "train" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        if number % 5 == 0:
+            image = Image.open(path).convert("RGB")
+            changed = (
+                image,
+                image.resize((image.width * 3 // 4, image.height * 3 // 4)),
+                ImageOps.mirror(image),
+                ImageEnhance.Brightness(image).enhance(1.1),
+            )[number // 5 % 4]
+            changed.save(target.with_name(f"copy of {path.name}"), quality=80)
+    classes = sorted(path for path in (folder / "train").iterdir() if path.name != "unlabelled")
+    copy = next(classes[0].glob("copy of *"))
+    copy.rename(classes[1] / copy.name)
+    return folder
+
+
+def test_check_finds_copies_and_those_of_several_classes(photos, tmp_path, capsys):
+    words = ["check", str(photos), "--check_dir", str(tmp_path / "check"), "--views", "image:student"]
+    main(words)
+    said = capsys.readouterr().out
+    images = len([*photos.rglob("*.jpg")])
+    (line,) = re.findall(r"Groups: (\d+) images of (\d+) scenes, found by features and pixels \((\d+) show", said)
+    number, copies = int(line[1]), len([*photos.rglob("copy of *")])
+    assert int(line[0]) == images and 0.9 * copies <= images - number <= 1.3 * copies
+    assert "--group_by none" in said and "of these scenes have labels of several classes, such as " in said
+    main([*words, "--group_by", "none"])
+    assert "Groups:" not in capsys.readouterr().out
+
+
+def test_labels_of_one_scene_are_said_as_they_cannot_be_held_out(tmp_path, capsys):
+    folder = frames_of(tmp_path, scenes=6)
+    for path in (folder / "train").rglob("scene03_*.png"):
+        path.unlink()
+    main(["check", str(folder), "--check_dir", str(tmp_path / "check"), "--group_by", "scene.."])
+    said = capsys.readouterr().out
+    assert "Groups: 20 images of 5 scenes. Images of a scene are held out together." in said
+    assert "Groups: all labels of 'circle' are of one scene, so that none can be held out." in said
