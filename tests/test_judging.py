@@ -249,10 +249,10 @@ def test_images_that_judge_have_no_part_in_what_they_judge(blobs, in_turn):
         np.testing.assert_allclose(*logits, atol=0.01)
     assert np.abs(one.probabilities - other.probabilities)[changed].max() > 0.5
     assert np.abs(heads["with_views"].weight - others["with_views"].weight).max() > 0
-    # Other processes get the rows, and whether these can choose layers; not what is known of their classes
+    # Other processes get the rows, not what is known of their classes
     sent = pickle.loads(pickle.dumps(one))
     assert (sent.rows == one.rows).all() and sent.heads.keys() == heads.keys()
-    assert (sent.split, sent.can_choose_layers) == ("train", not in_turn) and not hasattr(sent, "targets")
+    assert sent.split == "train" and not hasattr(sent, "targets")
 
 
 def test_images_that_judge_in_turn_are_judged_by_layers_that_have_not_learned_them(blobs):

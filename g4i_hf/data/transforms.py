@@ -173,6 +173,25 @@ class CropOfStored:
         return image.resized_crop(*box, self.crop.size[0], interpolation)
 
 
+class Shrink:
+    """An image -> the same, or smaller, with `side` pixels along its shorter side."""
+
+    def __init__(self, side: int, interpolation: InterpolationMode = InterpolationMode.BICUBIC):
+        self.side, self.interpolation = side, interpolation
+
+    def __call__(self, image: PILImage.Image) -> PILImage.Image:
+        if min(image.size) <= self.side:
+            return image
+        return F.resize(image, self.side, self.interpolation)
+
+
+def shrunk_once(transform: Any) -> TrainTransform:
+    """Random crops of images that are decoded once, to 8/7 of the size of the result, so that many fit into memory."""
+    crop, *others = transform.drawn.transforms
+    side = crop.crop.size[0] * 8 // 7
+    return TrainTransform([Shrink(side)], [crop, *others], transform.normalization)
+
+
 def open_rgb(stored: dict[str, Any] | PILImage.Image | None) -> PILImage.Image:
     return to_rgb(open_image(stored))
 

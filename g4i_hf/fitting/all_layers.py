@@ -1,154 +1,324 @@
-"""Train all layers in `g4i fit`, from the fitted last layers, within the available time; kept if better."""
+"""
+Train all layers in `g4i fit`: of the classifier that ships, from its fitted last layer, within a budget of time. The
+images that judge look on several times; the best weights are kept, if they are better than the last layer alone.
+"""
 
+import contextlib
 import copy
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, set_seed
 
 from ..data.checks import with_labels
 from ..data.dataset import CaptionedImages
+from ..data.transforms import shrunk_once
 from ..evaluation.predict import predict
+from ..files import replacing_file
+from ..modeling import AlignedImageClassification
+from ..modeling.student import classifier_layers
+from ..names import ALL_LAYERS
 from ..options import FitArguments
 from ..processes import on_main_process
 from ..training.arguments import AlignmentArguments
-from ..training.checkpoint import newest_checkpoint
+from ..training.callbacks import NonFiniteLoss
+from ..training.checkpoint import checkpoints_of, newest_checkpoint
+from ..training.prepare import BuiltStudent
 from ..training.progress import seconds_per_step, trial_arguments
 from ..training.supervision import with_soft_labels
 from ..training.trainer import AlignmentTrainer
 from .evidence import FitImages
-from .folder import FINETUNED, FitFolder
-from .heads import Head
+from .folder import FitFolder
 from .judge import Judge
 from .runs import save_run
 
-EPOCHS, BATCH = 20.0, 64  # at most so many epochs
-FEWEST_STEPS, FEWEST_EPOCHS = 300, 5  # fewer are not worth the time
-USUAL_MINUTES = 30  # with a GPU
-PRETRAINED_RATE, SCRATCH_RATE = 1e-4, 1e-3  # learning rates
+BATCH = 64
+RATE, SCRATCH_RATE = 3e-4, 1e-3  # of learning, at its peak
+EMA = 0.95  # decay of the average of the weights, which is judged and ships
+EPOCHS, SCRATCH_EPOCHS = 8, 20  # the usual length, with as many steps as these bounds say
+USUAL_STEPS = 120, 1_500
+MOST_EPOCHS, MOST_STEPS = 20, 300  # more than both are not trained, however many minutes are given
+FEWEST_STEPS = 60  # fewer are not worth the time
+LOOKS = 3, 10  # how often the judge looks, at least and at most
+SHARE_OF_LOOKS = 0.1  # of the time
+FORWARD = 1 / 3  # time of an image that is only judged, relative to one that is trained on
+FEW_IMAGES = 4  # of a step that is timed only to say how long all layers would take
+BEST = "best.safetensors"  # in the run, until the result is written
 
 
-def minutes_for_all_layers(args: FitArguments) -> float:
-    """For both classifiers together: infinite if all layers were requested, 0 if they are not to be trained."""
-    if args.finetune == "true" or not args.pretrained:
-        return math.inf
-    if args.finetune == "false":
-        return 0
-    return args.minutes or (USUAL_MINUTES if torch.accelerator.is_available() else 0)
+def wants_all_layers(args: FitArguments) -> bool:
+    """Whether all layers are trained: on request, or as there is a GPU."""
+    return is_request(args) or (args.finetune == "auto" and torch.accelerator.is_available())
 
 
-def train_all_layers(
-    minutes: float,
-    images: FitImages,
-    judge: Judge,
-    judging: Dataset,
-    targets: Mapping[str, np.ndarray],
-    align_weights: Mapping[str, float],
-    place: FitFolder,
-    words: Mapping[str, str],
-) -> list[str]:
+def is_request(args: FitArguments) -> bool:
+    return args.finetune == "true" or args.minutes is not None or not args.pretrained
+
+
+@dataclass
+class Trained:
+    """What training all layers has led to."""
+
+    classifier: str  # `labels_only` or `with_views`: whose targets were learned
+    kept: bool  # whether these layers are better than the last one alone, and ship
+    minutes: float
+    epochs: float
+    last_layer_accuracy: float
+    accuracy: float | None  # of the best weights; None if none were judged
+    logits: np.ndarray | None = None  # (n, C) of the images that judge, where they are kept
+
+    def as_result(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "logits"}
+
+
+class AllLayers:
     """
-    Train both classifiers from the judged heads for at most `minutes`, or resume. Those that judge better take the
-    place of the runs of the last layers, and the judge has their logits then.
-
     Args:
         judging: the images of the judge.
-        targets: (N, C) by name, zeros for rows that are not learned.
-        words: the name of each classifier for users.
-
-    Returns:
-        The names of those that are better.
+        name: of the classifier.
+        targets: (N, C), zeros for rows that are not learned.
+        align_weight: of its captions.
     """
-    trainers = {
-        name: _trainer(images, head, targets[name], place.folder / f"{FINETUNED}{name}", align_weights[name])
-        for name, head in judge.heads.items()
-    }
-    epochs = _epochs_within(minutes, list(trainers.values()), place)
-    if epochs == 0:
-        place.say(f"All layers are not trained: {minutes:g} minutes are too few; --finetune true trains them.")
-    better = []
-    for name, trainer in trainers.items() if epochs else ():
-        trainer.args.num_train_epochs = epochs
+
+    def __init__(
+        self,
+        images: FitImages,
+        judge: Judge,
+        judging: Dataset,
+        name: str,
+        targets: np.ndarray,
+        align_weight: float,
+        place: FitFolder,
+    ):
+        self.images, self.judge, self.judging, self.name = images, judge, judging, name
+        self.targets, self.align_weight, self.place = targets, align_weight, place
+        self.folder = place.folder / ALL_LAYERS
+
+    def train(self, minutes: float | None) -> Trained:
+        """For `minutes`, or the usual length; or resume. A ValueError if these are too few."""
+        steps, looks = self._plan(minutes)
+        of_training = self._arguments(steps, looks)
+        trainer = AlignmentTrainer(self.built.model, of_training, self.data, **self.built.trainer_options())
+        best = Best(self, trainer)
+        trainer.add_callback(best)
         set_seed(trainer.args.seed)  # for the same result when resumed, without a trial of the time
-        trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args.output_dir))
-        model = images.accelerator.unwrap_model(trainer.model).eval()
-        predictions = predict(model, images.built.processor, judging, images.accelerator)
-        logits = predictions and predictions.logits  # of the first process
-        before, after = on_main_process(partial(judge.replace_if_better, name, logits))
-        if after > before:
-            better.append(name)
-        place.say(
-            f"All layers, {words[name]}: {after:.1%} where the last layer alone has {before:.1%}; "
-            f"{'kept' if name in better else 'left out'}."
+        newest = newest_checkpoint(self.folder)
+        if newest is None or not newest.endswith(f"-{steps}"):
+            self._trained(trainer, newest, best)
+            steps = trainer.state.global_step
+        gain = on_main_process(lambda: best.gain)
+        last = on_main_process(lambda: self.judge.estimate().accuracies[self.name].share)
+        accuracy = None if gain is None else float(np.clip(last + gain, 0, 1))
+        kept = gain is not None and gain > 0
+        spent = round(on_main_process(best.seconds) / 60, 1)
+        epochs = round(steps / self.steps_an_epoch, 2)
+        trained = Trained(self.name, kept, spent, epochs, last, accuracy)
+        if kept:
+            trained.logits = self._keep(trainer, best, accuracy)
+        self.place.say(trained_in_words(trained))
+        return trained
+
+    # --- How long ----------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return math.ceil(len(self.data) / (BATCH * self.images.accelerator.num_processes))
+
+    @property
+    def usual_steps(self) -> int:
+        epochs = EPOCHS if self.images.args.pretrained else SCRATCH_EPOCHS
+        return int(np.clip(epochs * self.steps_an_epoch, *USUAL_STEPS))
+
+    def minutes_here(self) -> int:
+        """How long the usual length would take."""
+        seconds = self._seconds_per_step(FEW_IMAGES) * min(BATCH, len(self.data)) / min(FEW_IMAGES, len(self.data))
+        return max(1, math.ceil(self.usual_steps * seconds / (1 - SHARE_OF_LOOKS) / 60))
+
+    def _plan(self, minutes: float | None) -> tuple[int, int]:
+        """How many steps, and how often the judge looks. A resumed run keeps those of its first start."""
+        if noted := on_main_process(lambda: self.place.noted().get("all_layers")):
+            return noted["steps"], noted["looks"]
+        per_step = self._seconds_per_step(BATCH)
+        a_look = FORWARD * per_step * len(self.judging) / (BATCH * self.images.accelerator.num_processes)
+        for_looks = (LOOKS[0] + 1) * a_look  # the best weights are judged once more
+        steps = self.usual_steps
+        if minutes is not None:
+            affordable = int((60 * minutes - max(SHARE_OF_LOOKS * 60 * minutes, for_looks)) / per_step)
+            steps = min(affordable, max(MOST_EPOCHS * self.steps_an_epoch, MOST_STEPS))
+        if steps < FEWEST_STEPS:
+            least = max(FEWEST_STEPS * per_step / (1 - SHARE_OF_LOOKS), FEWEST_STEPS * per_step + for_looks)
+            enough = math.ceil(least / 6 + 1) / 10
+            raise ValueError(
+                f"minutes is {minutes:g}, too few to train all layers: {FEWEST_STEPS} steps of {per_step:.2g} s are "
+                f"the least. --minutes {enough:g} is enough here; without it, the last layers alone are fitted."
+            )
+        looks = int(np.clip(SHARE_OF_LOOKS * steps * per_step / max(a_look, 1e-9), *LOOKS))
+        takes = (steps * per_step + (looks + 1) * a_look) / 60
+        self.place.say(
+            f"All layers: {steps:,} steps of {BATCH} images, {steps / self.steps_an_epoch:.1f} epochs, about "
+            f"{max(takes, 0.1):.1f} minutes. Ctrl-C ends them and keeps the best so far."
         )
-    for name in better:
-        save_run(trainers[name], images)
-    on_main_process(lambda: _put_in_place(better, place.folder))
-    return better
+        on_main_process(lambda: self.place.note(all_layers={"steps": steps, "looks": looks, "seconds": 0.0}))
+        return steps, looks
+
+    def _seconds_per_step(self, batch: int) -> float:
+        """Of training, the same in all processes."""
+        with tempfile.TemporaryDirectory() as folder:
+            args = self._arguments(self.usual_steps, 1)
+            args.per_device_train_batch_size = batch
+            model = copy.deepcopy(self.built.model)
+            seconds = seconds_per_step(AlignmentTrainer(model, trial_arguments(args, folder), self.data))
+        return on_main_process(lambda: max(seconds, 1e-6))
+
+    # --- What is trained ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def built(self) -> BuiltStudent:
+        """A new student with the last layer and the projector that were fitted on its features."""
+        built, args = self.images.build(), self.images.args
+        self.judge.heads[self.name].put_into(built.model)
+        if args.pretrained and self.align_weight:
+            fitted = AlignedImageClassification.from_pretrained(self.place.folder / self.name, trust_remote_code=False)
+            built.model.projector.load_state_dict(fitted.projector.state_dict())
+        built.model.to(memory_format=torch.channels_last)  # on a CPU a step takes a quarter less time
+        return built
+
+    @cached_property
+    def data(self) -> CaptionedImages:
+        """The rows whose targets are not zero."""
+        images, rows = self.images, np.flatnonzero(self.targets.any(1))
+        split = with_labels(images.training.select(rows), np.full(len(rows), -1))
+        augmentation = replace(images.augmentation, train_crop="resized", crop_min_scale=0.35)
+        transform = shrunk_once(self.built.train_transform(augmentation))
+        return CaptionedImages(with_soft_labels(split, self.targets[rows]), transform, images.args.seed)
+
+    def _arguments(self, steps: int, looks: int) -> AlignmentArguments:
+        args = self.images.args
+        return AlignmentArguments(
+            output_dir=str(self.folder),
+            align_weight=self.align_weight,
+            max_steps=steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE if args.pretrained else SCRATCH_RATE,
+            weight_decay=0.05,
+            ema_decay=EMA,
+            freeze_norm_statistics=args.pretrained,
+            logging_steps=max(1, steps // 10),
+            save_steps=max(1, steps // looks),
+            save_total_limit=1,
+            seed=args.seed,
+        )
+
+    def _trained(self, trainer: AlignmentTrainer, newest: str | None, best: "Best") -> None:
+        """Train until the end, an interruption, or a loss that is not a number."""
+        try:
+            trainer.train(resume_from_checkpoint=newest)
+        except KeyboardInterrupt:
+            if self.images.accelerator.num_processes > 1:  # the others wait for this one
+                raise
+            self.place.say("All layers: interrupted.")
+        except NonFiniteLoss as error:
+            self.place.say(f"All layers: {error} What was best before that is kept.")
+
+    # --- What is kept ------------------------------------------------------------------------------------------------
+
+    def _keep(self, trainer: AlignmentTrainer, best: "Best", accuracy: float) -> np.ndarray | None:
+        """Save the best weights as a run, as sure on average as they are right; logits of the images that judge."""
+        model = self.images.accelerator.unwrap_model(trainer.model)
+        model.load_state_dict(load_file(best.file))
+        logits = best.logits(model)
+        factor = on_main_process(lambda: self.judge.factor_of_confidence(logits, accuracy))
+        with torch.no_grad():
+            for parameter in classifier_layers(model.student)[0].parameters():
+                parameter.mul_(factor)
+        trainer.ema = trainer.args.ema_decay = None  # the weights of the run are the average
+        save_run(trainer, self.images)
+        return logits if logits is None else factor * logits
 
 
-def _trainer(
-    images: FitImages, head: Head, targets: np.ndarray, folder: Path, align_weight: float
-) -> AlignmentTrainer:
-    """Of a new student with this last layer, on the rows whose `targets` (N, C) are not zero."""
-    args, built = images.args, images.build()
-    head.put_into(built.model)
-    if args.pretrained:
-        built.model.freeze_norm_statistics()
-    rows = np.flatnonzero(targets.any(1))
-    split = with_soft_labels(with_labels(images.training.select(rows), np.full(len(rows), -1)), targets[rows])
-    augmentation = replace(images.augmentation, train_crop="resized", crop_min_scale=0.35)
-    captioned = CaptionedImages(split, built.train_transform(augmentation), args.seed)
-    of_training = AlignmentArguments(
-        output_dir=str(folder),
-        align_weight=align_weight,
-        num_train_epochs=EPOCHS,
-        per_device_train_batch_size=BATCH,
-        learning_rate=PRETRAINED_RATE if args.pretrained else SCRATCH_RATE,
-        weight_decay=0.05,
-        logging_steps=0.1,
-        save_steps=0.1,
-        save_total_limit=1,
-        seed=args.seed,
-    )
-    return AlignmentTrainer(built.model, of_training, captioned, **built.trainer_options())
+class Best(TrainerCallback):
+    """Before each checkpoint the judge looks at the average of the weights; the best stays in a file."""
+
+    def __init__(self, run: AllLayers, trainer: AlignmentTrainer):
+        self.run, self.trainer, self.file = run, trainer, run.folder / BEST
+        self.since = time.monotonic()
+
+    @property
+    def gain(self) -> float | None:
+        """The difference to the accuracy of the last layer alone; None before the first look."""
+        if not self.file.is_file():
+            return None
+        with safe_open(self.file, "pt") as file:
+            return float(file.metadata()["gain"])
+
+    def seconds(self) -> float:
+        """Since the first start, without the time between a kill and the next start."""
+        return self.run.place.noted()["all_layers"]["seconds"] + time.monotonic() - self.since
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not control.should_save:
+            return
+        with self._averaged() as model:
+            logits, tensors = self.logits(model), model.state_dict()
+            on_main_process(lambda: self._look(logits, tensors, state))
+
+    def logits(self, model: AlignedImageClassification) -> np.ndarray | None:
+        """(n, C) of the images that judge, in the first process."""
+        images, was_training = self.run.images, model.training
+        what = {"description": "Judging", "output_image_embeds": False}
+        predictions = predict(model.eval(), self.run.built.processor, self.run.judging, images.accelerator, **what)
+        model.train(was_training)
+        return None if predictions is None else np.array(predictions.logits)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[AlignedImageClassification]:
+        """The model with the average of the student's weights."""
+        model = self.run.images.accelerator.unwrap_model(self.trainer.model)
+        raw = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
+        model.student.load_state_dict(self.trainer.ema.averaged.state_dict())
+        try:
+            yield model
+        finally:
+            model.student.load_state_dict(raw)
+
+    def _look(self, logits: np.ndarray, tensors: dict[str, torch.Tensor], state: Any) -> None:
+        run = self.run
+        if not np.isfinite(logits).all():
+            return
+        gain, before = run.judge.gain(run.name, logits), self.gain
+        if before is None or gain > before:
+            with replacing_file(self.file) as staging:
+                whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(whole, staging, metadata={"format": "pt", "gain": str(gain)})
+        seconds, self.since = self.seconds(), time.monotonic()
+        run.place.note(all_layers=run.place.noted()["all_layers"] | {"seconds": seconds})
+        run.place.say(f"All layers, step {state.global_step:,} of {state.max_steps:,}: {100 * gain:+.1f} points.")
 
 
-def _put_in_place(better: list[str], root: Path) -> None:
-    """Runs of all layers take the place of those of the last layer, or go where they are no better."""
-    for folder in root.glob(f"{FINETUNED}*"):
-        if (name := folder.name.removeprefix(FINETUNED)) in better:
-            shutil.rmtree(root / name)
-            folder.rename(root / name)
-        else:
-            shutil.rmtree(folder)
+def trained_in_words(trained: Trained) -> str:
+    if trained.accuracy is None:
+        return "All layers were never judged, so the last layer alone ships."
+    figures = f"{trained.accuracy:.1%} where the last layer alone has {trained.last_layer_accuracy:.1%}"
+    return f"All layers: {figures}; {'kept' if trained.kept else 'left out'}."
 
 
-def _epochs_within(minutes: float, trainers: list[AlignmentTrainer], place: FitFolder) -> float:
-    """Epochs of each trainer; 0 if the time is too short. A resumed run keeps those of its first start."""
-    args = trainers[-1].args
-    if minutes == math.inf:
-        return args.num_train_epochs
-    noted = on_main_process(lambda: place.noted().get("epochs"))
-    if noted is not None:
-        return noted
-    with tempfile.TemporaryDirectory() as folder:
-        model = copy.deepcopy(trainers[-1].model)
-        trial = AlignmentTrainer(model, trial_arguments(args, folder), trainers[-1].train_dataset)
-        seconds = seconds_per_step(trial)
-    batch = args.per_device_train_batch_size * args.world_size
-    steps_an_epoch = sum(math.ceil(len(trainer.train_dataset) / batch) for trainer in trainers)
-    steps = on_main_process(lambda: 60 * minutes / seconds)
-    epochs = min(args.num_train_epochs, steps / steps_an_epoch)
-    if steps < FEWEST_STEPS * len(trainers) or epochs < FEWEST_EPOCHS:
-        epochs = 0.0
-    on_main_process(lambda: place.note(epochs=epochs))
-    return epochs
+def clean_up(folder: Path, kept: bool) -> None:
+    """Once the result is written: of a run that is not `kept` nothing stays, of another the run alone."""
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    (folder / BEST).unlink(missing_ok=True)
+    for checkpoint in checkpoints_of(folder):
+        shutil.rmtree(checkpoint)

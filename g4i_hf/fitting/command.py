@@ -7,7 +7,6 @@ Several processes share the features and the training of layers; the rest is don
 """
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,11 @@ from ..evaluation.metrics import read_results, split_metrics, update_results
 from ..evaluation.predict import Predictions
 from ..files import check_replaceable, portable
 from ..hub.push import OF_STUDENT
-from ..hub.release import baseline_of_fit, release_with_card
+from ..hub.release import release_with_card, runs_of_release
 from ..label_model import View
 from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..linear import one_hot
-from ..names import CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
+from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
 from ..options.caller import called_from_python
 from ..output import quietly, say
@@ -40,7 +39,7 @@ from ..views.kinds import CAPTION, taught_by
 from ..views.making import named_views
 from ..words import labels_summary
 from . import words
-from .all_layers import minutes_for_all_layers, train_all_layers
+from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_layers
 from .decide import decide
 from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
@@ -52,6 +51,11 @@ from .runs import save_last_layer
 from .targets import Targets
 
 ALIGN_WEIGHT = 0.3  # of the projector that learns captions
+CANNOT_CHOOSE = (
+    "All layers are kept only where they judge better, and nothing can judge them: give labelled images in "
+    "`validation`, or take some of the labelled ones by --validation_fraction 0.2; or give at least 100 unlabelled "
+    "ones, with captions or another view, and two labels of some classes."
+)
 FOLDER = "runs/fit"  # output_dir of a dataset without a name
 ONE_AT_A_TIME = threading.Lock()  # accelerate has one state a process
 
@@ -70,7 +74,8 @@ class Fit:
         self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
         self.data = data  # as given; `images.data` may be its captions
         self.folder = self.images.folder
-        self.finetuned: list[str] = []
+        self.all_layers: Trained | None = None
+        self.minutes_here: int | None = None  # that all layers would take
         self.targets: Targets | None = None  # in the main process
         self.before: FitResult | None = None  # the result that this one replaces
 
@@ -93,6 +98,7 @@ class Fit:
             on_main_process(lambda: self._begin(holds))
             result = self._fitted()
             on_main_process(lambda: self.place.note(result=digests_of_fit(self.folder), chosen=self._chosen()))
+            on_main_process(lambda: clean_up(self.folder / ALL_LAYERS, bool(self.all_layers and self.all_layers.kept)))
         return self._say_result(result)
 
     # --- The folder --------------------------------------------------------------------------------------------------
@@ -145,14 +151,7 @@ class Fit:
         self.judging = images.splits[judge.split].select(judge.rows)
         for name, head in heads.items():
             save_last_layer(self.folder / name, head, images, rows, align_weights[name])
-        minutes = minutes_for_all_layers(self.args)
-        if minutes and judge.can_choose_layers:
-            self._finetune(minutes, judge, align_weights)
-        elif minutes == math.inf:
-            raise ValueError(
-                "All layers are kept only where they judge better, and nothing can judge them: give labelled images "
-                "in `validation`; or at least 100 unlabelled ones, and captions or two labels of some classes."
-            )
+        self._train_all_layers(judge, align_weights)
         return on_main_process(lambda: self._finished(list(heads), judge))
 
     def _judge_of_split(self) -> Judge | None:
@@ -176,7 +175,7 @@ class Fit:
 
     def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
         """The last layers and their judge; the rows of the runs, and how much captions align each."""
-        features, trains_all = self.images.features, minutes_for_all_layers(self.args) > 0
+        features, trains_all = self.images.features, wants_all_layers(self.args)
         evidence = self.images.evidence(of_split is not None, trains_all)
         self.targets = Targets.of(evidence)
         judge = of_split or judge_in_training(self.targets, features)
@@ -190,14 +189,25 @@ class Fit:
         align_weights = {name: ALIGN_WEIGHT if has_captions and name == WITH_VIEWS else 0.0 for name in heads}
         return heads, judge, self.targets.rows, align_weights
 
-    def _finetune(self, minutes: float, judge: Judge, align_weights: dict[str, float]) -> None:
-        """Trains all layers of both classifiers from the judged heads; each is kept where that judges better."""
-        targets = on_main_process(lambda: {name: self.targets.of_all_rows(name) for name in judge.heads})
-        views = on_main_process(lambda: self.targets.evidence.estimates["views"])
-        names = {name: words.classifier_in_words(name, views) for name in judge.heads}
-        what = judge, self.judging, targets, align_weights, self.place, names
-        self.finetuned = train_all_layers(minutes, self.images, *what)
-        if self.finetuned and not judge.has_labels:
+    def _train_all_layers(self, judge: Judge, align_weights: dict[str, float]) -> None:
+        """Of the classifier that ships, from its judged last layer; or says how long that would take."""
+        args, wanted = self.args, wants_all_layers(self.args)
+        if not on_main_process(lambda: judge.can_choose_layers):
+            if is_request(args):
+                raise ValueError(CANNOT_CHOOSE)
+            if wanted:
+                self.say(CANNOT_CHOOSE)
+            return
+        if not wanted and args.finetune == "false":
+            return
+        name = on_main_process(lambda: decide(judge.judgement().verdict, args.release).released)
+        targets = on_main_process(lambda: self.targets.of_all_rows(name))
+        all_layers = AllLayers(self.images, judge, self.judging, name, targets, align_weights[name], self.place)
+        if not wanted:
+            self.minutes_here = all_layers.minutes_here()
+            return
+        self.all_layers = all_layers.train(args.minutes)
+        if self.all_layers.kept and not judge.has_labels:
             images = f"{len(judge.rows):,} images that judge"
             self.say(f"A classifier with all layers trained has not learned from the {images}.")
 
@@ -216,7 +226,7 @@ class Fit:
             "unjudged_classes": [name for label, name in images.id2label.items() if label not in judged],
             "released": None,
             "finetuned": False,
-            "finetuned_runs": self.finetuned,
+            "all_layers": self.all_layers and self.all_layers.as_result(),
             "images": len(evidence.labels),
             "groups": images.scenes.counts(),
             "labels": int((evidence.labels >= 0).sum()),
@@ -226,22 +236,26 @@ class Fit:
         }
         self.place.write_results(results | evidence.estimates)
         result = FitResult.read(self.folder)
-        for name in names:
+        logits = {name: judge.logits[name] for name in names}
+        if self.all_layers and self.all_layers.kept:
+            logits[ALL_LAYERS] = self.all_layers.logits
+        for name in logits:
             of_name: dict[str, Any] = {
                 "judgement": words.sentence_for_card(result, name),
                 "labels_summary": labels_summary(result.images, result.labels),
             }
-            of_name |= {"taught_by": taught_by(result.views)} if name == WITH_VIEWS else {}
+            learned = self.all_layers.classifier if name == ALL_LAYERS else name
+            of_name |= {"taught_by": taught_by(result.views)} if learned == WITH_VIEWS else {}
             if has_split:
                 of_images = self.judging[columns.IMAGE_ID][:], labels_of(self.judging)
-                predictions = Predictions(*of_images, judge.logits[name], None)
+                predictions = Predictions(*of_images, logits[name], None)
                 of_name |= split_metrics(predictions, self.judging, judge.split)
             update_results(self.folder / name, of_name)
         again = f"g4i fit --config {self.folder / CONFIG} --overwrite true"
         again = again if images.in_memory is None else "call fit with the same dataset and overwrite=True"
         self.place.write_config(self._chosen(), f"# What g4i fit chose; to repeat it: {again}")
         result = self._release()
-        self._report(result, judge)
+        self._report(result, judge, logits[ALL_LAYERS if result.finetuned else result.released])
         return result
 
     def _release(self, is_altered: bool = False) -> FitResult:
@@ -257,22 +271,22 @@ class Fit:
 
     def _make_classifier(self, results: dict[str, Any], released: str) -> None:
         """Until it is in its place, with its digests, `released` is null."""
-        finetuned, run, student = results["finetuned_runs"], str(self.folder / released), str(self.folder / CLASSIFIER)
-        baseline = baseline_of_fit(self.folder, released, finetuned)
+        run, baseline = runs_of_release(self.folder, released, results["all_layers"])
         self.place.write_results(results | {"released": None})
-        release_with_card(ReleaseArguments(run=run, baseline=baseline, output_dir=student))
+        student = str(self.folder / CLASSIFIER)
+        release_with_card(ReleaseArguments(run=str(run), baseline=baseline, output_dir=student))
         note_files_of_fit(self.folder)
         self.place.write_config(read_config(self.folder) | {"release": self.args.release})
-        self.place.write_results(results | {"released": released, "finetuned": released in finetuned})
+        self.place.write_results(results | {"released": released, "finetuned": run.name == ALL_LAYERS})
 
-    def _report(self, result: FitResult, judge: Judge) -> None:
-        """The page, with the images that judged and those with suspicious labels."""
+    def _report(self, result: FitResult, judge: Judge, logits: np.ndarray) -> None:
+        """The page, with the images that judged, the logits of the released classifier, and suspicious labels."""
         evidence, images = self.targets.evidence, self.images
         cards = suspicious_cards(images.training, evidence.unreviewed, evidence.model.probabilities_, images.id2label)
         title = f"{Path(self.data.dataset_name).name}: what g4i fit found"
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in read_config(self.folder).items() if name in in_card}
-        shown = judge, self.judging, cards, images.id2label, settings
+        shown = judge, logits, self.judging, cards, images.id2label, settings
         write_fit_report(self.folder / REPORT, title, result, *shown)
 
     def _say_result(self, result: FitResult) -> FitResult:
@@ -283,6 +297,9 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
+        if minutes := self.minutes_here:
+            about = f"about {minutes:,} minute{'s' * (minutes > 1)}"
+            self.say(f"All layers: training them too would take {about} here: --minutes {minutes + 1}")
         is_on_disk = self.images.in_memory is None
         of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
         result.next_step = words.next_command(result, of_label, is_on_disk and self.images.has_test)

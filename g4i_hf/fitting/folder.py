@@ -15,18 +15,16 @@ from ..files import replace_text
 from ..names import (
     CLASSIFIER,
     FIT_FILE,
-    LABELS_ONLY,
     RESULTS_FILE,
-    WITH_VIEWS,
+    RUNS_OF_FIT,
     changed_in_words,
     changed_since_fit,
     is_shipped,
 )
 
 REPORT, CONFIG = "report.html", "fit.yaml"
-FINETUNED = "finetuned_"  # prefix of a run with all layers, until it is known whether it is better
 FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
-FORMAT = 9  # of what is written here. Raise it where a change of the code changes results
+FORMAT = 10  # of what is written here. Raise it where a change of the code changes results
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,9 +96,9 @@ class FitFolder:
         return bool(changes)
 
     def _earlier(self) -> list[Path]:
-        places = [self.folder / name for name in (LABELS_ONLY, WITH_VIEWS, CLASSIFIER, REPORT, RESULTS_FILE)]
-        others = [*self.folder.glob(f"{FINETUNED}*"), *self.folder.glob("*_results.json")]  # and of g4i evaluate
-        return [place for place in dict.fromkeys([*places, *others]) if place.exists()]
+        places = [self.folder / name for name in (*RUNS_OF_FIT, CLASSIFIER, REPORT, RESULTS_FILE)]
+        of_evaluate = self.folder.glob("*_results.json")
+        return [place for place in dict.fromkeys([*places, *of_evaluate]) if place.exists()]
 
     def clear(self) -> None:
         (self.folder / FIT_FILE).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ ones by cross-validation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..evaluation.estimate import (
 from ..label_model.calibration import inverse_temperature
 from ..linear import one_hot
 from ..names import WITH_VIEWS
+from ..views.kinds import IMAGE
 from .evidence import VALIDATION, Evidence
 from .heads import Head, Sample, cross_validated, expected_right, last_layers, on_all, on_rows, rows_that_judge
 from .targets import Targets
@@ -66,29 +68,30 @@ class Judge:
         """Whether it can tell if all layers are better than the last one."""
         return self.is_checked
 
-    def accuracy(self, name: str) -> float:
-        """The share of correct predictions; for unlabelled images, the expected share."""
-        predicted = self.logits[name].argmax(1)
-        return float(self.probabilities[np.arange(len(predicted)), predicted].mean())
+    @property
+    def choosing_layers(self) -> np.ndarray:
+        """(n, C) probabilities that tell whether all layers are better than the last one."""
+        return self.probabilities
 
-    def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
-        """The accuracies by the previous logits of a classifier and by these, which replace them if better."""
-        before, earlier = self.accuracy(name), self.logits[name]
-        self.logits[name] = np.asarray(logits)
-        after = self.accuracy(name)
-        if after <= before:
-            self.logits[name] = earlier
-        return before, after
+    def gain(self, name: str, logits: np.ndarray) -> float:
+        """How many more images a network with these logits gets right than this last layer, as a share; expected."""
+        predicted, rows = (logits.argmax(1), self.logits[name].argmax(1)), np.arange(len(logits))
+        after, before = (self.choosing_layers[rows, of].mean(dtype=np.float64) for of in predicted)
+        return float(after - before)
 
     def factors_of_confidence(self) -> dict[str, float]:
-        """Of the logits by name; few images change little, and no accuracy counts as 0 or 1."""
-        number, factors = len(self.rows), dict.fromkeys(self.logits, 1.0)
-        least, trust = 1 / (number + 2), number / (number + priors.HALF_CONFIDENCE_IMAGES)
-        for name, estimate in (self.estimate().accuracies if number else {}).items():
-            share = float(np.clip(estimate.share, least, 1 - least))
-            factor = inverse_temperature(self.logits[name], 0.0, share, self.weights, FACTORS, xtol=1e-3)
-            factors[name] = factor**trust
+        """Of the logits by name."""
+        factors = dict.fromkeys(self.logits, 1.0)
+        for name, estimate in (self.estimate().accuracies if len(self.rows) else {}).items():
+            factors[name] = self.factor_of_confidence(self.logits[name], estimate.share)
         return factors
+
+    def factor_of_confidence(self, logits: np.ndarray, accuracy: float) -> float:
+        """Of logits (n, C) of these images. Few images change little, and no accuracy counts as 0 or 1."""
+        number = len(self.rows)
+        least, trust = 1 / (number + 2), number / (number + priors.HALF_CONFIDENCE_IMAGES)
+        share = float(np.clip(accuracy, least, 1 - least))
+        return inverse_temperature(logits, 0.0, share, self.weights, FACTORS, xtol=1e-3) ** trust
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes get, which do not judge."""
@@ -157,6 +160,24 @@ class Unlabelled(Judge):
         rows = self.held_out, self.of_held_out
         return judged_by_probabilities(self.predicted, self.probabilities, *rows, self.groups)
 
+    @cached_property
+    def choosing_layers(self) -> np.ndarray:
+        """
+        Without the features of the student: the last layer predicts by them, so that it shares their errors, and a
+        network that has left them behind would lose.
+        """
+        evidence = self.targets.evidence
+        return evidence.model.predict({name: evidence.views[name].values[self.rows] for name in self._other_views})
+
+    @property
+    def can_choose_layers(self) -> bool:
+        return self.is_checked and bool(self._other_views)
+
+    @property
+    def _other_views(self) -> list[str]:
+        model = self.targets.evidence.model
+        return [name for name in self.targets.evidence.views if name != IMAGE and model.report_[name]["weight"] > 0]
+
 
 class Holdout(Unlabelled):
     """Images on which no layer is fitted, so that they can also judge all layers."""
@@ -166,12 +187,6 @@ class Holdout(Unlabelled):
     def __init__(self, targets: Targets, features: np.ndarray):
         super().__init__(targets, features, [targets.evidence])
 
-    def replace_if_better(self, name: str, logits: np.ndarray) -> tuple[float, float]:
-        before, after = super().replace_if_better(name, logits)
-        if after > before:
-            self.of_held_out.pop(name, None)  # they were predicted by the last layer
-        return before, after
-
 
 class CrossFitting(Unlabelled):
     """
@@ -180,7 +195,6 @@ class CrossFitting(Unlabelled):
     """
 
     name = "cross_fitting"
-    can_choose_layers = False
 
     def predict(self, heads: dict[str, Head]) -> None:
         super().predict(heads)

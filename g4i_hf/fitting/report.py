@@ -26,17 +26,18 @@ def write_fit_report(
     title: str,
     result: FitResult,
     judge: Judge,
+    logits: np.ndarray,
     judging: Dataset,
     suspicious: Iterable[Shown],
     classes: dict[int, str],
     settings: dict[str, Any],
 ) -> None:
     """
-    Write the page, a single HTML file with its images. `judging` are the images of the judge, `suspicious` cards of
-    [`suspicious_cards`], `settings` are shown in a folded section.
+    Write the page, a single HTML file with its images. `judging` are the images of the judge, `logits` (n, C) of the
+    released classifier for them, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
     """
     about = "A random sample of the evaluation images." if len(judging) else ""
-    has_labels, logits = judge.has_labels, judge.logits[result.released]
+    has_labels = judge.has_labels
     reason = "Their label is another class" if has_labels else "The views predict another class"
     predicted, likeliest, score = logits.argmax(1), judge.probabilities.argmax(1), softmax(logits, axis=1).max(1)
     drawn = np.sort(np.random.default_rng(0).permutation(len(judging))[:PREDICTIONS])

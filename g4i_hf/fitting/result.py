@@ -32,7 +32,7 @@ class FitResult:
     judged_images: int
     gold_of_no_class: int  # gold images beside these that belong to no class
     released: str | None  # `labels_only` or `with_views`
-    finetuned: bool
+    finetuned: bool  # whether it has all layers trained
     images: int  # for training
     labels: int  # of them
     suspicious_labels: int  # labels that all views together contradict
@@ -43,6 +43,9 @@ class FitResult:
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
+    # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
+    # `accuracy`, beside `last_layer_accuracy`
+    all_layers: dict[str, Any] | None = None
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
     next_step: str = ""  # with a command
 

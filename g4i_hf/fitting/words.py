@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.labels import GOLD
 from ..evaluation.estimate import CANNOT_TELL, HELPED
 from ..files import some
-from ..names import CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
+from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..views.kinds import taught_by
 from ..words import left_out_in_words, listed, none_in_words
@@ -35,6 +35,7 @@ def judgement_lines(result: FitResult) -> list[str]:
     how = _how_judged(result)
     unreviewed = " Unreviewed: no random sample was labelled by a person."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
+    judged += [line] if (line := all_layers_in_words(result)) else []
     more = [*_groups_in_words(result), *left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
     return [verdict_in_words(result), *judged, *more]
 
@@ -72,7 +73,8 @@ def released_in_words(result: FitResult, is_complete: bool = False) -> str:
         NOT_CLEARLY_WORSE: ", which ships unless it is clearly worse",
         EXPECTED: "",
     }
-    sentence = f"{CLASSIFIER}/ holds the one {names[result.released]}{because[why]}."
+    layers = ", with all layers trained" if result.finetuned else ""
+    sentence = f"{CLASSIFIER}/ holds the one {names[result.released]}{layers}{because[why]}."
     other = LABELS_ONLY if result.released == WITH_VIEWS else WITH_VIEWS
     if (why == EXPECTED and not is_complete) or not (result.classifier.parent / other).is_dir():
         return sentence
@@ -106,6 +108,22 @@ def verdict_in_words(result: FitResult) -> str:
     labels_only = f"{_percent(result.labels_only_accuracy)} {_range(result.labels_only_interval)}"
     sentence += f", with your {result.labels:,} labels alone for about {labels_only}."
     return f"{sentence} {_difference_in_words(result)}"
+
+
+def all_layers_in_words(result: FitResult) -> str:
+    """Whether they were kept; "" where they were not trained, or never judged."""
+    trained = result.all_layers
+    if not trained or trained["accuracy"] is None:
+        return ""
+    before, after = (f"{trained[name]:.1%}" for name in ("last_layer_accuracy", "accuracy"))
+    minutes = f"All layers, {trained['minutes']:g} minutes"
+    if not trained["kept"]:
+        return f"{minutes}: no better than the last layer alone ({after} and {before}), so left out."
+    compared = (
+        " The comparison with labels alone is of last layers." if result.labels_only_accuracy is not None else ""
+    )
+    chose = "as the same images chose the best weights, this is a little too good"
+    return f"{minutes}: right for about {after} where the last layer alone has {before}; {chose}.{compared}"
 
 
 def accuracy_of(result: FitResult, name: str) -> tuple[float | None, Sequence[float] | None]:
@@ -155,8 +173,6 @@ def _how_judged(result: FitResult) -> str:
     by = listed([*kinds, "features"]) if kinds else "image features"
     left_out = "left out of training in turn" if result.judged_on == CrossFitting.name else "kept out of training"
     sentence = f"Estimated on {number} unlabelled images that were {left_out}, by {by}"
-    if result.finetuned:
-        return f"{sentence}. As they also chose to keep all layers, the estimate is a little too good."
     has_labels = any(line["interval"] for line in result.views.values())
     corrected = "Your labels correct the estimate" if has_labels else "No class has two labels to correct it by"
     return f"{sentence}. {corrected}."
@@ -189,8 +205,9 @@ def _unjudged(result: FitResult) -> str:
 
 
 def sentence_for_card(result: FitResult, name: str) -> str:
-    """On a classifier; the reader has other images."""
-    share, interval = accuracy_of(result, name)
+    """On a classifier, or on `all_layers`; the reader has other images."""
+    trained = result.all_layers if name == ALL_LAYERS else None
+    share, interval = accuracy_of(result, trained["classifier"] if trained else name)
     if share is None:
         return ""
     by_views = [*taught_by(result.views), "image features"]
@@ -203,10 +220,13 @@ def sentence_for_card(result: FitResult, name: str) -> str:
         Holdout.name: unlabelled,
         CrossValidation.name: "estimated by labels that were left out in turn",
     }
-    right = f"It is right for about {_percent(share)} of images like those that it was made for"
+    known = trained["accuracy"] if trained else share
+    right = f"It is right for about {_percent(known)} of images like those that it was made for"
     unreviewed = "" if result.judged_on == GOLD else " (unreviewed)"
-    ends = f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
-    return f"{right}, 95% interval {ends}, {how[result.judged_on]}{unreviewed}."
+    ends = f"95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
+    if trained:
+        ends = f"with the last layer alone for about {_percent(share)} ({ends})"
+    return f"{right}, {ends}, {how[result.judged_on]}{unreviewed}."
 
 
 # --- What changed, and what is next ----------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def _of_training(student: Student) -> dict[str, Any]:
         "has_captions": learned_from_captions(known) is not None,
         "by_machine": (student.lineage.get("captions") or {}).get("captioner") in ASKING,
         "of_fit": bool(student.judgement) and bool(known.get("freeze_backbone")),
+        "all_layers_of_fit": bool(student.judgement) and not known.get("freeze_backbone"),
         "projector": {name: plain(known.get(name)) for name in ("max_steps", BATCH, "learning_rate")},
         "is_baseline": aligns(known) is False and learned_from_captions(known) is None and student.taught_by is None,
         "best_by": plain(best) if best else None,

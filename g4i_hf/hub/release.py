@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from ..modeling.modeling_aligned import PUBLIC_PRETRAINED_CFG, save_student
 from ..modeling.processing import ImageSettings, saved_processor
 from ..modeling.student import own_module, plain_student
 from ..names import (
+    ALL_LAYERS,
     CLASSIFIER,
     LABELS_ONLY,
     WITH_VIEWS,
@@ -139,9 +140,9 @@ def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
         raise ValueError(f"{what}. Run its command again, which fits anew and keeps this result beside it.")
     if not (released := results.get("released")):
         raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
-    baseline = args.baseline or baseline_of_fit(folder, released, results["finetuned_runs"])
+    run, baseline = runs_of_release(folder, released, results["all_layers"])
     place = args.output_dir or str(folder / CLASSIFIER)
-    return replace(args, run=str(folder / released), baseline=baseline, output_dir=place)
+    return replace(args, run=str(run), baseline=args.baseline or baseline, output_dir=place)
 
 
 def _note_in_fit(run: str, released: Path) -> None:
@@ -150,10 +151,15 @@ def _note_in_fit(run: str, released: Path) -> None:
         note_files_of_fit(run)
 
 
-def baseline_of_fit(folder: Path, released: str, finetuned: Collection[str]) -> str | None:
-    """The other run, where both differ in captions alone; `finetuned` are those with all layers trained."""
-    alike = (folder / LABELS_ONLY).is_dir() and (LABELS_ONLY in finetuned) == (WITH_VIEWS in finetuned)
-    return str(folder / LABELS_ONLY) if released == WITH_VIEWS and alike else None
+def runs_of_release(folder: Path, released: str, all_layers: Mapping[str, Any] | None) -> tuple[Path, str | None]:
+    """
+    The run of a classifier of `g4i fit`, with all layers trained where these are kept; and its baseline, where both
+    differ in what they learned from alone.
+    """
+    if all_layers and all_layers["kept"] and all_layers["classifier"] == released:
+        return folder / ALL_LAYERS, None
+    has_baseline = released == WITH_VIEWS and (folder / LABELS_ONLY).is_dir()
+    return folder / released, str(folder / LABELS_ONLY) if has_baseline else None
 
 
 def place_of(args: ReleaseArguments) -> Path:

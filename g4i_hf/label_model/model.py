@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import priors
 from ..evaluation.estimate import Estimate, accuracy_of
-from ..linear import has_vote, margins_of
+from ..linear import has_vote, margins_of, one_hot
 from .agreement import (
     able_to_learn,
     accuracies_by_each_other,
@@ -24,7 +24,7 @@ from .agreement import (
 from .calibration import Calibration, inverse_temperature
 from .fit_view import MOST_COMPARED, fit_view
 from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, widen_for_unseen_subclasses
-from .none_of_these import explained, explained_by_all, none_of_these
+from .none_of_these import explained, explained_by_all, how_explained, none_of_these
 from .saved import load, save
 from .self_training import calibrated_by_agreement, learn_predictions
 from .view_model import SELF_TRAINED
@@ -422,45 +422,25 @@ class LabelModel:
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:
-        """A model of a fold predicts unlabelled rows: it has seen as many labels as that of a held-out row."""
-        judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
-        if len(judged) < priors.MIN_HELD_OUT or not len(unlabelled):
+        if len(rows.judged) < priors.MIN_HELD_OUT or not (rows.labels < 0).any():
             return None
-        model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
-        labelled, hidden, unknown = [], [], []
-        for model in self._of_views:
-            logits = model.logits(values, judged, model_of)
-            labelled.append(explained(logits))
-            hidden.append(explained(logits, rows.labels[judged]))
-            blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
-            unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
-        kinds = np.stack(labelled, 1), np.stack(hidden, 1), rows.labels[judged], np.stack(unknown, 1)
-        return none_of_these(*kinds, self.seed)
+        return none_of_these(*how_explained(self._of_views, values, rows), self.seed)
 
     def _say_classes(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
         """Sets probabilities and posterior, in the order of the caller; (N,) how well the classes explain a row."""
-        self.probabilities_, explained = self._out_of_fold(values, rows)
-        self.posterior_ = self._posterior(rows.in_order_of_caller(rows.labels), rows.in_order_of_caller(rows.reviewed))
-        return explained
-
-    def _out_of_fold(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C) probabilities in the order of the caller, and (N,) how well the classes explain a row."""
-        probabilities = np.empty((len(rows.labels), self.num_labels), dtype=np.float16)
-        by_view = np.empty((len(probabilities), len(self._of_views)), dtype=np.float32)
-        for start in range(0, len(probabilities), BLOCK):
-            block = np.arange(start, min(start + BLOCK, len(probabilities)))
-            logits = self._logits(values, block, rows.folds)
-            probabilities[rows.order[block]] = self.calibration_.probabilities(logits)
-            for number, model in enumerate(self._of_views):
-                by_view[block, number] = explained(model.logits(values, block, rows.folds))
-        alone = rows.folds == ALONE
-        probabilities[rows.order[alone]] = np.eye(self.num_labels, dtype=np.float16)[rows.labels[alone]]
-        return probabilities, explained_by_all(by_view)
-
-    def _posterior(self, labels: np.ndarray, reviewed: np.ndarray) -> np.ndarray:
-        posterior = np.empty_like(self.probabilities_)
-        for start in range(0, len(labels), BLOCK):
-            block = slice(start, start + BLOCK)
-            of_block = self.probabilities_[block], labels[block], reviewed[block]
-            posterior[block] = self.calibration_.posterior(*of_block)
-        return posterior
+        number = len(rows.labels)
+        self.probabilities_, self.posterior_ = (
+            np.empty((number, self.num_labels), dtype=np.float16) for _ in range(2)
+        )
+        by_view = np.empty((number, len(self._of_views)), dtype=np.float32)
+        for start in range(0, number, BLOCK):
+            block = np.arange(start, min(start + BLOCK, number))
+            labels, places = rows.labels[block], rows.order[block]
+            probabilities = self._predict(values, block, rows.folds).astype(np.float16)
+            alone = rows.folds[block] == ALONE
+            probabilities[alone] = one_hot(labels[alone], self.num_labels)
+            self.probabilities_[places] = probabilities
+            self.posterior_[places] = self.calibration_.posterior(probabilities, labels, rows.reviewed[block])
+            for column, model in enumerate(self._of_views):
+                by_view[block, column] = explained(model.logits(values, block, rows.folds))
+        return explained_by_all(by_view)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .. import priors
 from ..evaluation.estimate import Estimate
 from ..linear import balanced_regression, has_vote, one_hot
+from .view_model import ViewModel
+from .views import BLOCK, FOLDS, Rows, Values
 
 SAMPLES = 50  # bootstrap samples of the labelled rows, for the interval of the share
 STEPS = 100  # of expectation maximisation
@@ -42,6 +44,25 @@ def explained_by_all(explained: np.ndarray) -> np.ndarray:
     from_mean = np.where(has, explained, 0) - has * np.where(has, explained, 0).sum(0) / number
     deviation = np.sqrt((from_mean**2).sum(0) / number)
     return (from_mean / np.maximum(deviation, 1e-9)).sum(1)
+
+
+def how_explained(
+    models: Sequence[ViewModel], values: dict[str, Values], rows: Rows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """
+    What [`none_of_these`] takes. A model of a fold predicts unlabelled rows: it has seen as many labels as that of a
+    held-out row.
+    """
+    judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
+    model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
+    labelled, hidden, unknown = [], [], []
+    for model in models:
+        logits = model.logits(values, judged, model_of)
+        labelled.append(explained(logits))
+        hidden.append(explained(logits, rows.labels[judged]))
+        blocks = (unlabelled[start : start + BLOCK] for start in range(0, len(unlabelled), BLOCK))
+        unknown.append(np.concatenate([explained(model.logits(values, block, model_of)) for block in blocks]))
+    return np.stack(labelled, 1), np.stack(hidden, 1), rows.labels[judged], np.stack(unknown, 1)
 
 
 def none_of_these(

@@ -63,11 +63,11 @@ class FitArguments:
     )
     finetune: Literal["auto", "true", "false"] = option(
         "auto",
-        "Also train all layers: true, false, or auto (if minutes allow enough epochs).",
+        "Also train all layers: true, false, or auto (with a GPU, or within minutes).",
         in_card=True,
     )
     minutes: Positive | None = option(
-        None, "Time limit for all layers with finetune auto; by default 30 with a GPU, and 0 on a CPU."
+        None, "Train all layers for so many minutes, also on a CPU; by default as long as they usually need."
     )
     release: Literal["auto", "labels_only", "with_views"] = option(
         "auto",
@@ -84,8 +84,8 @@ class FitArguments:
         check_views(self.views)
         if not self.pretrained and (not self.student or self.finetune == "false"):
             raise ValueError("pretrained is false: name a student, and do not set finetune to false.")
-        if self.minutes and (self.finetune != "auto" or not self.pretrained):
-            raise ValueError("minutes is the limit of finetune auto with a pretrained student: leave minutes out.")
+        if self.minutes and self.finetune == "false":
+            raise ValueError("minutes is the time for all layers, and finetune is false: leave one of both out.")
         if self.captioner and is_address(self.captioner) and not self.captioner_model:
             raise ValueError("captioner is a server: name its model with captioner_model.")
         if self.captioner_model and not (self.captioner and is_address(self.captioner)):
@@ -288,6 +288,9 @@ class OptimizationOptions:
     )
     layer_decay: Fraction | None = option(None, "Layer-wise learning-rate decay factor, for timm students.")
     freeze_backbone: bool = option(False, "Train classifier and projector only; the backbone is in evaluation mode.")
+    freeze_norm_statistics: bool = option(
+        False, "Batch norms of a pretrained student keep their running statistics; their scale and shift train."
+    )
     ema_decay: Annotated[float, "(0, 1)"] | None = option(None, "Decay of the EMA of the weights; not with DeepSpeed.")
     sgd_momentum: BelowOne = option(0.9, "Momentum of `optim: sgd`.")
     lr_scheduler_kwargs: dict | str | None = option(None, "JSON: arguments of the schedule.")

@@ -194,6 +194,11 @@ class Preparation:
             check_student(self.student)
             if self.student.use_peft and self.args.freeze_backbone:
                 raise ValueError("use_peft adapts the backbone, and freeze_backbone does not: leave one of both out.")
+            if self.args.freeze_norm_statistics and not self.student.pretrained:
+                raise ValueError(
+                    "freeze_norm_statistics keeps what pretrained batch norms know, but pretrained is false: leave it "
+                    "out, or set pretrained to true."
+                )
             if self.student.use_peft:
                 require_peft()
         if self.args.aligns:

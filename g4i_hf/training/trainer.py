@@ -126,6 +126,8 @@ class AlignmentTrainer(SavingTrainer):
         model.freeze_unused()
         if args.freeze_backbone:
             model.freeze_backbone()
+        if args.freeze_norm_statistics:
+            model.freeze_norm_statistics()
         if not args.aligns:
             # Outside optimizer, clipping and DDP: even zero gradients change the last bits of the clipping norm
             model.projector.requires_grad_(False)

@@ -29,6 +29,7 @@ from ..fitting.words import accuracy_of, classifier_in_words
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
+    ALL_LAYERS,
     LABELS_ONLY,
     OPTIONS_FILE,
     WITH_VIEWS,
@@ -58,6 +59,8 @@ class Evaluation:
         if self.fit is not None and args.baseline is None and labels_only.is_dir():
             args.baseline = str(labels_only)
         self.runs = {"aligned": run_of(args.run)} | ({"baseline": Path(args.baseline)} if args.baseline else {})
+        if self.fit is not None and (self.fit / ALL_LAYERS / OPTIONS_FILE).is_file():
+            self.runs[ALL_LAYERS] = self.fit / ALL_LAYERS
         self.folders: dict[str, Path] = {}  # by run, for its metrics
         self.splits = DatasetDict()  # to evaluate, with their embeddings
         self.id2label: dict[int, str] = {}
@@ -80,6 +83,8 @@ class Evaluation:
             self.results = {name: self._metrics(name) for name in self.runs}
             if "baseline" in self.runs:
                 self._compare_predictions()
+            if ALL_LAYERS in self.runs:
+                self._say_of_all_layers()
 
     def _compare_predictions(self) -> None:
         """
@@ -104,6 +109,18 @@ class Evaluation:
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit() if is_of_fit else ''}"
             )
 
+    def _say_of_all_layers(self) -> None:
+        """Their accuracy; both others are of last layers."""
+        trained = FitResult.read(self.fit).all_layers
+        for name, predictions in self.predictions[ALL_LAYERS].items():
+            if (known := predictions.labels >= 0).any():
+                share = (predictions.predicted == predictions.labels)[known].mean()
+                before, after = (f"{trained[key]:.1%}" for key in ("last_layer_accuracy", "accuracy"))
+                self.verdicts.append(
+                    f"{name}, {known.sum():,} images: all layers {share:.1%}; g4i fit had said {after}, and {before} "
+                    "with the last layer alone"
+                )
+
     def _estimate_of_fit(self) -> str:
         """The accuracy that `g4i fit` had estimated of the classifier that ships."""
         fit = FitResult.read(self.fit)
@@ -116,7 +133,7 @@ class Evaluation:
 
     @property
     def names(self) -> dict[str, str]:
-        return shown_names(read_options(self.runs["aligned"]))
+        return shown_names(read_options(self.runs["aligned"])) | {ALL_LAYERS: "all layers"}
 
     @property
     def rows(self) -> list[ComparisonRow]:

@@ -85,6 +85,11 @@ MISTAKES = {
     "captioner of fit": ("fit", FIT | {"captioner": "http://127.0.0.1:9/v1"}, ("captioner_model",)),
     "address of its captioner": ("fit", FIT | {"captioner_model": "vlm"}, ("give its address with captioner",)),
     "questions": ("fit", FIT | {"questions": "chose"}, ("questions is 'chose'", "Did you mean 'choose'")),
+    "statistics of new norms": (
+        "train",
+        TRAIN | {"dataset_name": "{pictures}", "freeze_norm_statistics": "true"},
+        ("freeze_norm_statistics", "pretrained is false", "set pretrained to true"),
+    ),
     "no weights": ("fit", FIT | {"pretrained": "false"}, ("pretrained is false: name a student",)),
     # --- labels.jsonl
     "text for none": ("check", {"dataset_name": "{quoted}"}, ("labels.jsonl, line 2", "'false'", "without quotes")),
