@@ -53,6 +53,7 @@ def stopped_at(monkeypatch, step: int, stop) -> None:
     monkeypatch.setattr(AlignmentTrainer, "training_step", training_step)
 
 
+@pytest.mark.slow
 def test_all_layers_start_from_the_last_layer_that_is_judged_and_ship_only_with_a_gain(
     fitted, tmp_path, monkeypatch, short
 ):

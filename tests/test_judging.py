@@ -394,6 +394,7 @@ def check_same(run: Path, other: Path, **tolerances: float) -> None:
         torch.testing.assert_close(tensor, expected[name], **{"rtol": 0, "atol": 0} | tolerances, msg=name)
 
 
+@pytest.mark.slow
 def test_training_says_whether_it_reads_cached_features_and_repeats_its_weights(trained, tmp_path):
     """And the features teach what the backbone would."""
     run = tmp_path / "run"

@@ -179,6 +179,7 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_check_finds_copies_and_those_of_several_classes(photos, tmp_path, capsys):
     words = ["check", str(photos), "--check_dir", str(tmp_path / "check"), "--views", "image:student"]
     main(words)
