@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ def short(monkeypatch):
 
 
 @pytest.fixture
+def fitted(fitted):
+    """Drawings look like frames of a few scenes, which are not the subject here."""
+    return partial(fitted, group_by="none")
+
+
+@pytest.fixture
 def validated(tmp_path) -> Path:
     return draw_folder(tmp_path / "pictures", train=65, validation=24)
 
@@ -60,7 +67,7 @@ def test_all_layers_start_from_the_last_layer_that_is_judged_and_ship_only_with_
     """With a learning rate of 0 it predicts the same: norms keep their statistics; no layer saw the kept images."""
     monkeypatch.setattr(all_layers, "RATE", 0)
     folder = few_labels(tmp_path, 3, train=120)
-    found = fitted(folder, tmp_path / "out", finetune="auto", minutes=1, group_by="none")
+    found = fitted(folder, tmp_path / "out", finetune="auto", minutes=1)
     layers = results_of(tmp_path / "out")["all_layers"]
     assert found.judged_on == "holdout" and found.all_layers == layers and not found.finetuned
     assert {*layers} >= NAMES and layers["kept"] is False and layers["epochs"] == 3
@@ -73,7 +80,7 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     for name, value in {"FEWEST_STEPS": 10, "MOST_STEPS": 40, "RATE": 0.01}.items():
         monkeypatch.setattr(all_layers, name, value)
     out = tmp_path / "out"
-    found = fitted(validated, out, minutes=5, finetune="auto", release="with_views", group_by="none")
+    found = fitted(validated, out, minutes=5, finetune="auto", release="with_views")
     layers, said = results_of(out)["all_layers"], capsys.readouterr().out
     assert layers["kept"] is found.finetuned is True and layers["accuracy"] > layers["last_layer_accuracy"]
     assert found.with_views_accuracy == layers["last_layer_accuracy"] and layers["classifier"] == "with_views"
@@ -91,7 +98,7 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     assert "All its layers were trained" in card and "captions and image features tell together" in card
     last_layer = f"with the last layer alone for about {100 * layers['last_layer_accuracy']:.0f}%"
     assert last_layer in results_of(out / "all_layers")["judgement"]
-    labels_only = fitted(validated, out, minutes=5, finetune="auto", release="labels_only", group_by="none")
+    labels_only = fitted(validated, out, minutes=5, finetune="auto", release="labels_only")
     assert not labels_only.finetuned
 
 
