@@ -160,7 +160,7 @@ def fitted(tmp_path_factory) -> Path:
     for name in ("validation/cats/0.jpg", "validation/cats/7.jpg", "train/cats/1.jpg"):
         drawing(30).save(pictures / name)
     said = in_shell(block("fit", QUICKSTART), folder)
-    assert "Nothing was written" in said and "Judged on 10 validation images" in said
+    assert "Nothing was written" in said and re.search(r"Judged on \d+ validation images", said)
     return folder
 
 

@@ -254,6 +254,22 @@ def test_views_that_contradict_each_other_are_unclear_and_those_of_one_source_do
     assert any("agree too rarely" in line for line in lines) == is_unclear, lines
 
 
+@pytest.mark.parametrize("sites", [1, 2, 5])
+def test_sites_that_hold_all_classes_are_whole_folds(sites):
+    """Each fold leaves labels of each class to learn from; a single site has none to hold out."""
+    data, site = clusters(100), np.arange(100) % sites
+    labels = np.where(np.arange(100) < 60, data.truth, -1)
+    for seed in range(8):
+        model = LabelModel(CLASSES, seed).fit({"image": View(data.x)}, labels, groups=site)
+        folds = [
+            np.unique(model.folds_[(site == number) & known])
+            for known in (labels >= 0, labels < 0)
+            for number in range(sites)
+        ]
+        assert all(len(fold) == 1 for fold in folds) and len(np.unique(folds[:sites])) == sites
+        assert (model.accuracy_ is None) == (sites == 1)
+
+
 def test_with_few_labels_views_that_agree_outweigh_one_that_they_contradict():
     """Ten labels alone leave 88% right."""
     first, second, wrong = clusters(900, spread=1.2), clusters(900, view=1), clusters(900, 1.0, seed=50, view=3)

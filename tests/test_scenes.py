@@ -110,13 +110,13 @@ def test_fit_judges_by_whole_groups_and_says_how_many(frames, fitted, few_draws,
         "Trained on 96 images of 24 scenes. Each scene is held out whole" in (tmp_path / "out/report.html").read_text()
     )
     found = results(tmp_path / "out")
-    assert found["groups"] == {"images": 96, "groups": 24, "found": 0}
+    assert found["groups"] == {"images": 96, "different": 96, "groups": 24, "found": 0}
     assert found["judged_on"] == "cross_validation"  # each unlabelled frame shows a labelled scene
     fitted(frames, tmp_path / "out", group_by="scene..")
     assert "nothing has changed since" in capsys.readouterr().out
     fitted(frames, tmp_path / "out", group_by="none")
     assert "Changed since the last run" in capsys.readouterr().out
-    assert results(tmp_path / "out")["groups"] == {"images": 96, "groups": 96, "found": 0}
+    assert results(tmp_path / "out")["groups"] == {"images": 96, "different": 96, "groups": 96, "found": 0}
 
 
 def test_validation_images_of_scenes_in_training_do_not_judge(fitted, few_draws, tmp_path, capsys):

@@ -53,8 +53,8 @@ from .targets import Targets
 ALIGN_WEIGHT = 0.3  # of the projector that learns captions
 CANNOT_CHOOSE = (
     "All layers are kept only where they judge better, and nothing can judge them: give labelled images in "
-    "`validation`, or take some of the labelled ones by --validation_fraction 0.2; or give at least 100 unlabelled "
-    "ones, with captions or another view, and two labels of some classes."
+    "`validation`, or take some of the labelled ones by --validation_fraction 0.2; or give unlabelled images of at "
+    "least 100 scenes without a label, with captions or another view, and two labels of some classes."
 )
 FOLDER = "runs/fit"  # output_dir of a dataset without a name
 ONE_AT_A_TIME = threading.Lock()  # accelerate has one state a process
@@ -180,7 +180,9 @@ class Fit:
         self.targets = Targets.of(evidence)
         judge = of_split or judge_in_training(self.targets, features)
         gold = self.images.splits.get(judge.split)
-        if isinstance(judge, Gold) and len(judge.rows) == len(gold):  # others may have as many images of no class
+        # Others may have as many images of no class, and a gold image is one of a scene, where they may be many
+        is_alike = self.images.scenes.are_single()
+        if isinstance(judge, Gold) and len(judge.rows) == len(gold) and is_alike:
             views = self.images.own_views(gold, judge.features)
             judge.compare_with(self.targets, features, {name: view.values for name, view in views.items()})
         heads = judged_heads(self.targets, features, judge)

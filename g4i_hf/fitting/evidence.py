@@ -209,6 +209,9 @@ class FitImages:
             self.splits["train"] = self.scenes.splits["train"]
             if hasattr(self, "features"):
                 self.features = np.delete(self.features, rows, axis=0)
+            self.given = {
+                name: replace(each, values=np.delete(each.values, rows, 0)) for name, each in self.given.items()
+            }
             self.say(f"Groups: {len(rows):,} images of scenes with gold images are kept out of training.")
         elif GOLD in splits and not self.scenes.are_new(GOLD).any():
             self._learn_gold()
@@ -218,8 +221,13 @@ class FitImages:
         gold = self.splits.pop(GOLD)
         rows = np.flatnonzero(labels_of(gold) >= 0)
         reviewed = gold.select(rows).add_column(columns.REVIEW, [GOLD] * len(rows), feature=Value("string"))
-        reviewed = reviewed.select_columns(self.training.column_names)
-        self.splits["train"] = concatenate_datasets([self.training, reviewed])
+        training = self.training
+        if columns.REVIEW not in training.column_names:
+            training = training.add_column(columns.REVIEW, [""] * len(training), feature=Value("string"))
+        self.splits["train"] = concatenate_datasets([training, reviewed.select_columns(training.column_names)])
+        for name, view in self.given.items():
+            unknown = np.full((len(rows), view.values.shape[1]), np.nan, dtype=np.float32)
+            self.given[name] = replace(view, values=np.concatenate([view.values, unknown]))
         self.scenes = self.scenes.joined("train", GOLD, rows, self.splits)
         if hasattr(self, "features"):
             self.features = np.concatenate([self.features, self.features_of(reviewed)])

@@ -90,23 +90,28 @@ class Scenes:
     def most_gold(self, training: str = "train") -> int:
         """How many gold images may still be picked, of as many groups, where there are groups of several images."""
         counts = self.counts(training)
-        if counts["groups"] == len(np.unique(self.contents[training])):
+        if self.are_single(training):
             return counts["images"]
         there = len(np.unique(self.numbers[GOLD])) if GOLD in self.numbers else 0
         return max(int(MOST_GOLD * (counts["groups"] + there)) - there, 0)
+
+    def are_single(self, training: str = "train") -> bool:
+        """Whether each group is of one image, and copies that equal it."""
+        return self.counts(training)["groups"] == len(np.unique(self.contents[training]))
 
     def are_new(self, name: str) -> np.ndarray:
         """(n,) whether no training image is of the group of an image of this split."""
         return ~np.isin(self.numbers[name], self.numbers["train"])
 
     def counts(self, name: str = "train") -> dict[str, int]:
-        """`images`, `groups`, and how many groups of different images were `found`."""
+        """`images`, those that are `different`, `groups`, and how many groups of different images were `found`."""
         numbers, contents = self.numbers[name], self.contents[name]
         different = np.unique(np.stack([numbers, contents]), axis=1)[0]
         several = int((np.unique(different, return_counts=True)[1] > 1).sum())
         return {
             "images": len(numbers),
             "groups": len(np.unique(numbers)),
+            "different": len(np.unique(contents)),
             "found": several if self.were_found else 0,
         }
 

@@ -41,8 +41,8 @@ def judgement_lines(result: FitResult) -> list[str]:
 
 
 def _groups_in_words(result: FitResult) -> list[str]:
-    groups = result.groups or {"images": 0, "groups": 0}
-    if not groups["groups"] < groups["images"]:
+    groups = result.groups
+    if not groups or groups["groups"] == groups["different"]:
         return []
     by_features = ", as features and pixels tell" if groups["found"] else ""
     counts = f"{groups['images']:,} images of {groups['groups']:,} scenes{by_features}"

@@ -140,6 +140,8 @@ def with_run_of_fit(args: ReleaseArguments) -> ReleaseArguments:
         raise ValueError(f"{what}. Run its command again, which fits anew and keeps this result beside it.")
     if not (released := results.get("released")):
         raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again to resume it.")
+    if "all_layers" not in results:
+        raise ValueError(f"{folder} holds a g4i fit by an earlier version. Run its command again.")
     run, baseline = runs_of_release(folder, released, results["all_layers"])
     place = args.output_dir or str(folder / CLASSIFIER)
     return replace(args, run=str(run), baseline=args.baseline or baseline, output_dir=place)

@@ -406,7 +406,8 @@ class LabelModel:
         posterior = calibration.posterior(of_judged, labels, reviewed)
         counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
         held_out_rows = calibration.held_out(of_judged, posterior, labels, reviewed, counts, of_all)
-        self.accuracy_ = accuracy_of(of_all, held_out_rows)
+        groups = rows.groups[judged]
+        self.accuracy_ = accuracy_of(of_all, replace(held_out_rows, groups=groups))
         for model in self._of_views:
             has, can_judge = (values[model.name].has[places] for places in (sample, judged))
             if not can_judge.any():
@@ -418,7 +419,8 @@ class LabelModel:
             probabilities = alone.probabilities(in_all)
             alone = replace(alone, share=calibration.share, interval=calibration.interval)
             of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities
-            estimate = accuracy_of(probabilities, alone.held_out(alone.probabilities(in_judged), *of_view))
+            held_out_rows = alone.held_out(alone.probabilities(in_judged), *of_view)
+            estimate = accuracy_of(probabilities, replace(held_out_rows, groups=groups[can_judge]))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:

@@ -302,11 +302,9 @@ class Rows:
         order = np.lexsort((labels, keys))
         folds, group = _folds(labels[order], keys[order]), np.arange(len(labels))
         if groups is not None:
-            group, known = np.asarray(groups)[order], np.flatnonzero(labels[order] >= 0)
-            _, first = np.unique(group[known], return_index=True)
-            first = known[np.sort(first)]  # whole groups in turn, by the class of their first row
-            of_groups = dict(zip(group[first], _folds(labels[order][first], keys[order][first]), strict=True))
-            folds[known] = [of_groups[each] for each in group[known]]
+            group = np.asarray(groups)[order]
+            for rows in (np.flatnonzero(labels[order] >= 0), np.flatnonzero(labels[order] < 0)):
+                folds[rows] = _of_whole_groups(folds[rows], labels[order][rows], group[rows])
         sure = np.zeros(len(labels), dtype=bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
         rows = cls(order, labels[order], folds, np.zeros(0, dtype=np.int64), sure[order], group)
         return rows if kept is None else rows.keeping(kept)
@@ -333,8 +331,8 @@ class Rows:
         """
         known = self.known
         with_value = known[has_value[known]]
-        _, first = np.unique(np.stack([self.labels[with_value], self.groups[with_value]]), axis=1, return_index=True)
-        can_be_held_out = is_named | (np.bincount(self.labels[with_value[first]], minlength=len(is_named)) > 1)
+        of_folds = np.unique(np.stack([self.labels[with_value], self.folds[with_value]]), axis=1)[0]
+        can_be_held_out = is_named | (np.bincount(of_folds, minlength=len(is_named)) > 1)
         alone = ~can_be_held_out[self.labels[known]]
         self.folds[known[alone]] = ALONE
         self.judged = np.sort(known[~alone & has_value[known]][:MOST_CALIBRATED])
@@ -371,3 +369,16 @@ def _folds(labels: np.ndarray, keys: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(labels == label) if label >= 0 else np.flatnonzero(labels < 0)
         folds[rows] = (np.arange(len(rows)) + int(keys[rows[0]] % FOLDS)) % FOLDS + (0 if label >= 0 else FOLDS)
     return folds
+
+
+def _of_whole_groups(folds: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """
+    (n,) folds in which no group is divided. They are the same where each group is one row; else whole groups follow in
+    turn, in the order of the class of their first row.
+    """
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) == len(folds):
+        return folds
+    places = np.argsort(np.lexsort((first, labels[first])))
+    start = folds[first[places == 0]] % FOLDS
+    return (start + places)[inverse] % FOLDS + (folds // FOLDS) * FOLDS

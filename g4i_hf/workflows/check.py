@@ -183,7 +183,8 @@ def check_labels(
     doubtful = doubtful_labels(model, views, np.where(reviewed, -1, labels)) - len(table)
     if doubtful > 0 and args.split == "train":
         what = "1 more label differs" if doubtful == 1 else f"{doubtful:,} more labels differ"
-        command = f"g4i label {shlex.quote(data.dataset_name)} --pick wrong"
+        by = f" --group_by {shlex.quote(data.group_by)}" if data.group_by else ""
+        command = f"g4i label {shlex.quote(data.dataset_name)} --pick wrong{by}"
         lines.append(f"{what} from the likeliest class, but may be right. To look: {command}")
     _write_labels(args, split, table, list(views), lines)
     out = Path(args.check_dir)

@@ -104,15 +104,17 @@ class Labelling:
 
     @property
     def following(self) -> str:
-        out = ["-o", self.args.output_dir] if self.args.output_dir else []
-        return shlex.join(["g4i", "fit", self.data.dataset_name, *out])
+        options = ["-o", self.args.output_dir] if self.args.output_dir else []
+        options += ["--group_by", self.data.group_by] if self.data.group_by else []
+        return shlex.join(["g4i", "fit", self.data.dataset_name, *options])
 
     def nothing(self) -> str:
         """Why the list of images is empty."""
+        more = f"For more: --n {self.args.n + 100}." if self.most_gold else "More would be over a fifth of the scenes."
         return {
             "wrong": "No label looks wrong.",
             "next": "Every image has a label, or seems to belong to no class: --pick none shows those.",
-            GOLD: f"{self.args.n - self.left:,} gold images are answered. For more: --n {self.args.n + 100}.",
+            GOLD: f"{self.args.n - self.left:,} gold images are answered. {more}",
             NONE: "Every image was reviewed.",
         }[self.args.pick]
 
