@@ -58,6 +58,19 @@ def test_images_of_a_class_are_no_scene_however_near(scale):
     assert len(np.unique(scenes(features, generator.normal(size=(500, 8, 8, 3))))) == 500
 
 
+@pytest.mark.parametrize("most", [0, near_copies.MOST_PAIRS])
+def test_frames_of_a_long_pan_are_a_chain_and_scenes_beside_it_are_found(monkeypatch, most):
+    """Each frame is near the next one. Most images are of the pan, so it is no scene, however few pairs are kept."""
+    monkeypatch.setattr(near_copies, "MOST_PAIRS", most)
+    features, thumbnails, truth = world(0, [1] * 1000 + [4] * 50)
+    angles, generator = np.linspace(0, 3, 3000), np.random.default_rng(1)
+    turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    pan = turns @ generator.normal(size=(2, 64)), turns @ generator.normal(size=(2, 192))
+    found = scenes(np.concatenate([pan[0], features]), np.concatenate([pan[1].reshape(-1, 8, 8, 3), thumbnails]))
+    assert found[:3000].tolist() == list(range(3000))
+    assert share_of_pairs(found[3000:], truth) == (1, 1)
+
+
 def test_mirrored_and_brighter_images_are_of_the_scene_and_nothing_breaks_on_flat_ones():
     features, thumbnails, _ = world(0, [1] * 100)
     twice = np.concatenate([features, features + 0.1]), np.concatenate([thumbnails, 2 * thumbnails[:, :, ::-1] + 5])

@@ -24,6 +24,7 @@ SIDE = 8  # pixels of a thumbnail
 ROWS, COLUMNS = 512, 4096  # compared at once
 ALL_COMPARED, ROWS_A_CELL = 50_000, 5_000
 MOST_COMPARED = 500  # images of a group, for their mean distance
+MOST_PAIRS = 2_000_000  # kept at once, besides those of one comparison
 LARGEST = 0.5  # share of all images
 
 
@@ -37,16 +38,15 @@ def scenes(features: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """
     images = _Images.of(features, thumbnails)
     numbers = np.arange(len(features))
-    rows, columns, distances = images.near_pairs()
+    rows, columns, distances = images.near_forest()
     if not len(rows):
         return numbers
-    graph = coo_array((distances, (rows, columns)), (len(numbers), len(numbers)))
-    _, component = connected_components(graph, directed=False)
+    forest = coo_array((distances, (rows, columns)), (len(numbers), len(numbers)))
+    _, component = connected_components(forest, directed=False)
     linked = np.flatnonzero(np.bincount(component)[component] > 1)
     outside = np.full(len(numbers), np.inf)
     np.minimum.at(outside, component[linked], images.nearest_of_others(linked, component))
-    tree = minimum_spanning_tree(graph).tocoo()
-    for members in _apart(images, tree.row, tree.col, tree.data, outside[component]):
+    for members in _apart(images, rows, columns, distances, outside[component]):
         numbers[members] = members.min()
     return numbers
 
@@ -100,20 +100,22 @@ class _Images:
             members = np.flatnonzero((nearest == cell).any(1))
             yield from _tiles(members[is_wanted[members]], members)
 
-    def near_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, columns and distances of the pairs that are nearer than `NEAR`, each once."""
+    def near_forest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Rows, columns and distances of a minimum spanning forest of the pairs nearer than `NEAR`. Single linkage needs
+        no other pairs, and those of many frames of one scene would not fit in memory.
+        """
+        number = len(self.features)
         pairs = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
-        for some, others in self.blocks(np.arange(len(self.features))):
+        for some, others in self.blocks(np.arange(number)):
             if others[-1] < some[0]:  # each pair once
                 continue
             squared = self.squared(some, others)
-            rows, columns = np.nonzero(squared < NEAR**2)
-            kept = some[rows] < others[columns]
-            rows, columns = rows[kept], columns[kept]
+            rows, columns = np.nonzero((squared < NEAR**2) & (some[:, None] < others))
             pairs.append((some[rows], others[columns], np.sqrt(squared[rows, columns])))
-        rows, columns, distances = map(np.concatenate, zip(*pairs, strict=True))
-        _, first = np.unique(rows * len(self.features) + columns, return_index=True)  # some are in two cells
-        return rows[first], columns[first], distances[first]
+            if sum(len(each) for each, *_ in pairs) > MOST_PAIRS + number:
+                pairs = [_forest(pairs, number)]
+        return _forest(pairs, number)
 
     def nearest_of_others(self, rows: np.ndarray, component: np.ndarray) -> np.ndarray:
         """(n,) the distance of each of these rows to the nearest one of another component (N,)."""
@@ -137,6 +139,17 @@ def _tiles(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[np.ndarray, 
             yield rows[start : start + ROWS], columns[first : first + COLUMNS]
 
 
+def _forest(
+    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], number: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of a minimum spanning forest of so many rows. No distance is 0, which would be no pair."""
+    rows, columns, distances = map(np.concatenate, zip(*pairs, strict=True))
+    _, first = np.unique(rows * number + columns, return_index=True)  # some are in two cells
+    graph = coo_array((distances[first], (rows[first], columns[first])), (number, number))
+    forest = minimum_spanning_tree(graph).tocoo()
+    return forest.row.astype(int), forest.col.astype(int), forest.data
+
+
 def _unit(values: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
@@ -150,26 +163,29 @@ def _apart(
     other than from an image outside, is no group.
     """
     number = len(outside)
+    order = np.argsort(distances, kind="stable")
+    rows, columns, births = rows[order], columns[order], distances[order]
     top = np.arange(2 * number)  # of each group, a group that holds it, at last the largest so far
+    sizes = [1] * number
     children: list[tuple[int, int]] = []
-    births: list[float] = []
-    for edge in np.argsort(distances, kind="stable"):
-        pair = _top(top, rows[edge]), _top(top, columns[edge])
+    for row, column in zip(rows, columns, strict=True):
+        pair = _top(top, row), _top(top, column)
         top[[*pair]] = number + len(children)
         children.append(pair)
-        births.append(float(distances[edge]))
+        sizes.append(sizes[pair[0]] + sizes[pair[1]])
     roots = [place for place in range(len(children)) if top[number + place] == number + place]
-    todo = [(number + root, float(outside[rows_of(number + root, children, number)[0]])) for root in roots]
+    todo = [(number + root, float(outside[rows[root]])) for root in roots]
     while todo:
         group, death = todo.pop()
         if group < number:
             continue
-        birth, members = births[group - number], np.array(rows_of(group, children, number))
-        is_apart = death >= APART * birth and len(members) <= max(LARGEST * number, 2)
-        if is_apart and (len(members) == 2 or images.mean_distance(members) <= death):
-            yield members
-        else:
-            todo += [(child, birth) for child in children[group - number]]
+        birth = float(births[group - number])
+        if death >= APART * birth and sizes[group] <= max(LARGEST * number, 2):
+            members = np.array(rows_of(group, children, number))  # here only: of all groups of a chain it is quadratic
+            if len(members) == 2 or images.mean_distance(members) <= death:
+                yield members
+                continue
+        todo += [(child, birth) for child in children[group - number]]
 
 
 def _top(top: np.ndarray, group: int) -> int:

@@ -16,6 +16,7 @@ from ..data.near_copies import scenes
 from ..data.record import order_of
 from ..files import some
 from ..options.data import NO_GROUPS
+from ..processes import on_main_process
 from ..training.features import thumbnails
 
 HOW_TO = (
@@ -57,7 +58,8 @@ class Scenes:
             pixels = np.concatenate([thumbnails(splits[name], folder, accelerator) for name in features])
             every = np.concatenate([contents[name] for name in features])
             _, first, inverse = np.unique(every, return_index=True, return_inverse=True)
-            of_images = scenes(np.concatenate([*features.values()])[first], pixels[first])
+            values = np.concatenate([*features.values()])
+            of_images = on_main_process(lambda: scenes(values[first], pixels[first]))
             numbers = merged(every, of_images[inverse])
             splits = {name: splits[name] for name in features}
             contents = {name: contents[name] for name in features}
