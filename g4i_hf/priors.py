@@ -7,7 +7,7 @@ a file in `results/`, or judgement. Code reads them at each call, so that a benc
 
 PRIOR_MEAN_INVERSE_TEMPERATURE = 2.0  # of the logits of a view (judgement)
 PRIOR_STD_LOG_TEMPERATURE = 0.7  # normal prior of the logarithm (judgement)
-NARROW_STD_LOG_TEMPERATURE = 0.25  # the same of views that judge each other, or are compared (results/real_views.json)
+NARROW_STD_LOG_TEMPERATURE = 0.25  # the same of views that judge each other, or are compared (judgement)
 PRIOR_STD_POWER = 0.5  # of the margin of a row in its temperature, normal with mean 0 (judgement)
 MAX_COMPONENTS = 256  # principal components of a view, or as many as classes, if these are more (judgement)
 DEFAULT_C = 16.0  # C of the regression of a view, where no label can be held out to select one (judgement)
