@@ -51,8 +51,10 @@ class FitResult:
 
     @classmethod
     def read(cls, folder: str | Path) -> "FitResult":
-        """The result in a folder of `fit`."""
+        """The result in a folder of `fit`, which is finished: else a FileNotFoundError."""
         folder, results = Path(folder), read_results(folder)
+        if "judged_on" not in results:
+            raise FileNotFoundError(f"{folder} holds a g4i fit that is not finished. Run its command again.")
         kept = {each.name: results[each.name] for each in fields(cls) if each.name in results}
         return cls(classifier=folder / CLASSIFIER, config=folder / CONFIG, **kept)
 
