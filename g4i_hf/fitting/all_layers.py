@@ -162,7 +162,7 @@ class AllLayers:
             enough = math.ceil(least / 6 + 1) / 10
             raise ValueError(
                 f"minutes is {minutes:g}, too few to train all layers: {FEWEST_STEPS} steps of {per_step:.2g} s are "
-                f"the least. --minutes {enough:g} is enough here; without it, the last layers alone are fitted."
+                f"the least. --minutes {enough:g} is enough here; --finetune false fits the last layers alone."
             )
         looks = int(np.clip(SHARE_OF_LOOKS * steps * per_step / max(a_look, 1e-9), *LOOKS))
         takes = (steps * per_step + (looks + 1) * a_look) / 60
