@@ -244,6 +244,13 @@ def test_a_change_is_new_work_beside_the_earlier_result(again, place):
 
 
 @pytest.mark.slow
+def test_figures_of_evaluate_in_an_unfinished_folder_do_not_stop_the_next_fit(again, place):
+    (place / "out" / "all_results.json").write_text('{"test_accuracy": 0.5}')
+    result, _ = again(seed=1)
+    assert result.verdict
+
+
+@pytest.mark.slow
 def test_other_options_are_another_result_also_of_features_and_any_is_overwritten_on_request(again, place):
     out, options = place / "out", {"seed": 1, "image_size": 48}
     _, said = again(**options)

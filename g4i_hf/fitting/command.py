@@ -29,7 +29,7 @@ from ..hub.release import release_with_card, runs_of_release
 from ..label_model import View
 from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..linear import one_hot
-from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, RESULTS_FILE, WITH_VIEWS, digests_of_fit, note_files_of_fit
+from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, WITH_VIEWS, digests_of_fit, note_files_of_fit
 from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
 from ..options.caller import called_from_python
 from ..output import quietly, say
@@ -122,7 +122,7 @@ class Fit:
         elif holds == OTHER:
             of = Record.read(self.folder)
             has_same_classes = of is not None and of.class_names == self.images.record.class_names
-            if has_same_classes and (self.folder / RESULTS_FILE).is_file():
+            if has_same_classes and "judged_on" in read_results(self.folder):  # `evaluate` adds to an unfinished one
                 self.before = FitResult.read(self.folder)
             self.place.set_aside()
         self.place.note(result={})

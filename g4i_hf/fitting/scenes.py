@@ -123,7 +123,7 @@ class Scenes:
         """Lines on the groups for the user; none where there is none."""
         numbers, contents = self.numbers[training], self.contents[training]
         number = len(np.unique(numbers))
-        if number < len(np.unique(contents)):
+        if not self.are_single(training):
             line = f"Groups: {len(numbers):,} images of {number:,} scenes"
             if self.were_found:
                 yield f"{line}, found by features and pixels{self._example(training)}. {HOW_TO}."
