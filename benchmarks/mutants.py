@@ -14,6 +14,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,14 @@ TESTS = {
     "evaluation/estimate.py": f"test_estimate.py test_judging.py {OF_VIEWS}",
     "linear.py": f"test_judging.py {OF_VIEWS}",
 }
-SECONDS, TIMES = 60, 4  # a mutant takes too long after so many, and so many times what the code without a change takes
+# A mutant takes too long after so many seconds of processor, and so many times what the code without a change takes
+SECONDS, TIMES = 60, 4
+LIMITED = """
+import resource, sys
+import pytest
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 5))
+sys.exit(pytest.main(sys.argv[2:]))
+"""
 OTHERS = {
     **{ast.Lt: "LtE GtE", ast.LtE: "Lt Gt", ast.Gt: "GtE LtE", ast.GtE: "Gt Lt", ast.Eq: "NotEq", ast.NotEq: "Eq"},
     **{ast.Is: "IsNot", ast.IsNot: "Is", ast.In: "NotIn", ast.NotIn: "In", ast.And: "Or", ast.Or: "And"},
@@ -161,16 +169,17 @@ class Copy:
         path, self.time = self.folder / "g4i_hf" / file, self.time + 10
         path.write_text(text, ENCODING)
         os.utime(path, (self.time, self.time))  # so that Python's cache does not hold what was there before
-        command = [PYTHON, "-m", "pytest", "-xq", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider"]
+        command = [PYTHON, "-c", LIMITED, round(seconds), "-xq", "-c", ROOT / "pyproject.toml"]
         slow = ["-m", "slow or not slow"] if "::" in tests else []  # one that is named may be slow
-        command += ["-p", "no:xdist", *slow, *(ROOT / "tests" / test for test in tests.split())]
-        how = {"env": os.environ | {"PYTHONPATH": str(self.folder)}, "cwd": self.folder, "timeout": seconds}
+        command += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+        command += [*slow, *(ROOT / "tests" / test for test in tests.split())]
+        how = {"env": os.environ | {"PYTHONPATH": str(self.folder)}, "cwd": self.folder}
         try:
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **how)
-        except subprocess.TimeoutExpired:
-            return "timeout"
         finally:
             path.write_text((PACKAGE / file).read_text(ENCODING), ENCODING)
+        if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return "timeout"
         if done.returncode not in (0, 1, 2):  # 1: a test failed; 2: a file of tests cannot be imported
             raise SystemExit(f"pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return "killed" if done.returncode else "survived"
