@@ -17,22 +17,27 @@ of the other sets captions, answers and image features, each alone and together.
 probabilities of images that have a label in no setting. The rivals get each view's probabilities from a label model of
 that view alone, as in views.py; `by itself` are the accuracies of these, of the images with the view and of all.
 
-Writes results/real_views.json; `--summary` prints what it says.
+Writes results/real_views.json; `--summary` prints what it says. With `--through_fit` some cells go through `g4i fit`
+itself, and its classifiers are scored on `test`: results/real_views_fit.json.
 """
 
 import csv
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pyarrow.parquet as pq
-from photos import Photos, labels_with, load_photos, parsed, parser_of
+from datasets import DatasetDict
+from photos import ENCODER, Photos, labels_with, load_photos, parsed, parser_of, photos_of
+from photos_fit import fitted, predictions_of
 from result_files import Results, grouped
 from scipy.special import softmax
 from views import rivals_of
 
 from g4i_hf import LabelModel, View
+from g4i_hf.data.checks import with_labels
 from g4i_hf.label_model.views import has_value
 
 SETTINGS = ("no labels", "1 a class", "2 a class", "4 a class", "at random")
@@ -60,7 +65,18 @@ QUADRUPLES = (
     (CAPTIONS, SIGLIP2, "SigLIP", "CLIP"),
     (CAPTIONS, SIGLIP2, "BiomedCLIP", "Swahili"),
 )
-BAD = {"BiomedCLIP", "Swahili"}
+THROUGH_FIT = {
+    "cifar10": (
+        (CAPTIONS, IMAGE),
+        (CAPTIONS, SIGLIP2, IMAGE),
+        (CAPTIONS, "BiomedCLIP", IMAGE),
+        (SIGLIP2, "Swahili", IMAGE),
+        (ANSWERS, IMAGE),
+    ),
+    "caltech101": ((CAPTIONS, IMAGE), (CAPTIONS, ANSWERS, IMAGE)),
+    "flowers102": ((CAPTIONS, IMAGE), (CAPTIONS, ANSWERS, IMAGE)),
+}
+SETTINGS_OF_FIT = ("no labels", "1 a class", "4 a class")
 KEY = ("data", "views", "setting", "seed")
 
 
@@ -106,16 +122,50 @@ def measured(model: LabelModel, truth: np.ndarray, scored: np.ndarray) -> dict:
     }
 
 
+def rows_of(photos: Photos, seed: int) -> np.ndarray:
+    if photos.name != "cifar10":
+        return np.arange(len(photos.truth))
+    return np.sort(np.random.default_rng([seed, 4]).permutation(len(photos.truth))[:IMAGES])
+
+
+def through_fit(root: Path, names: list[str], seeds: list[int], cache: Path, real_views: Path, folder: Path) -> None:
+    """Some cells by `g4i fit` as it stands: what its classifiers get right on `test`, and what it says of them."""
+    results = Results(folder / "real_views_fit.json", KEY)
+    for seed, data in product(seeds, names):
+        photos, splits = load_photos(root, data, cache), photos_of(root, data)
+        rows = rows_of(photos, seed)
+        views, training = views_of(photos, rows, real_views), splits["train"].select(rows)
+        for chosen, setting in product(THROUGH_FIT[data], SETTINGS_OF_FIT):
+            key = data, " + ".join(chosen), setting, seed
+            if results.has(*key):
+                continue
+            named = {CAPTIONS: "caption", IMAGE: "image:student"}
+            given = [named.get(name) or replace(views[name], source=name) for name in chosen]
+            labels = labels_with(photos.training.select(rows), setting, seed)
+            drawn = DatasetDict(train=with_labels(training, labels))
+            options = {"views": given, "text_encoder": ENCODER, "seed": seed}
+            result, place = fitted(drawn, cache / f"fit-{data}", **options)
+            row = {"judged_on": result.judged_on, "released": result.released, "verdict": result.verdict}
+            for name, found in predictions_of(place, splits["test"]).items():
+                said = {"estimate": f"{name}_accuracy", "interval": f"{name}_interval"}
+                row[name] = float((found.predicted == found.labels).mean())
+                row |= {f"{name}_{what}": getattr(result, field) for what, field in said.items()}
+            results.add(*key, **row)
+
+
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--real_views", type=Path, required=True)
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--through_fit", action="store_true")
     args = parsed(parser)
+    if args.through_fit:
+        through_fit(args.photos, args.data, args.seeds, args.cache, args.real_views, args.results)
+        return
     results = Results(args.results / "real_views.json", KEY)
     for seed, data in product(args.seeds, () if args.summary else args.data):
         photos = load_photos(args.photos, data, args.cache)
-        rows = np.sort(np.random.default_rng([seed, 4]).permutation(len(photos.truth))[:IMAGES])
-        rows = rows if data == "cifar10" else np.arange(len(photos.truth))
+        rows = rows_of(photos, seed)
         views, truth, drawn = views_of(photos, rows, args.real_views), photos.truth[rows], photos.training.select(rows)
         labels = {setting: labels_with(drawn, setting, seed) for setting in SETTINGS}
         scored = np.all([each < 0 for each in labels.values()], axis=0)
