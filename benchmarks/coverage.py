@@ -14,6 +14,9 @@ of the kept ones. Beside it, the accuracy of both classifiers on the rows that a
 regret: how much less accurate there the one that ships is than the better of the two. `fit` knows from other data
 sets how far estimates are off; here, from the other two alone (`PRIORS`).
 
+Bursts are frames of 10 images a class, made of their features: the truth of `fit` is that on other images, as on new
+scenes, and on the unlabelled frames.
+
 Writes results/coverage.json.
 """
 
@@ -27,9 +30,10 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import LabelModel, View, priors
+from g4i_hf.evaluation.estimate import Judgement
 from g4i_hf.fitting.decide import decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
-from g4i_hf.fitting.judge import judge_in_training, judged_heads
+from g4i_hf.fitting.judge import judge_in_training, judged_heads, on_these_images
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
@@ -49,6 +53,8 @@ PRIORS = {
 
 class Drawn:
     """A reduced set: rows, their truth, from 0 to `CLASSES` or fewer, and other images to look at."""
+
+    scenes: np.ndarray | None = None  # (N,) of which each row is a frame; None: each is alone
 
     def __init__(self, photos: Photos, seed: int, number_of_rows: int = ROWS):
         generator = np.random.default_rng(seed)
@@ -115,19 +121,74 @@ class Drawn:
         return embeds
 
 
+# --- Bursts, with their groups: the truth is that on new scenes, and on unlabelled frames --------------------------
+
+SCENES, FRAMES = 10, 6  # of each class, and of a scene
+NEAR = 0.2  # how far frames of a scene are apart, relative to two images
+BURSTS = {  # which frames of a class have a label, by the number of their scene
+    "random frames": lambda scenes, generator: generator.permutation(len(scenes))[:SCENES],
+    "whole clips": lambda scenes, generator: np.flatnonzero(scenes < 3),
+    "half of the clips": lambda scenes, generator: np.flatnonzero(scenes < SCENES // 2),
+    "all frames": lambda scenes, generator: np.arange(len(scenes)),
+}
+
+
+class Bursts(Drawn):
+    """Frames of some images, each with a part of the difference of two others, and the captions of the image."""
+
+    def __init__(self, photos: Photos, seed: int):
+        super().__init__(photos, seed)
+        generator = np.random.default_rng([seed, 4])
+        chosen = [np.flatnonzero(self.truth == label)[:SCENES] for label in range(len(self.classes))]
+        self.scenes = np.repeat(np.concatenate(chosen), FRAMES)
+        one, other = generator.integers(len(self.truth), size=(2, len(self.scenes)))
+        moved = (NEAR / np.sqrt(2)) * (self.features[one] - self.features[other])
+        self.features = (self.features[self.scenes] + moved).astype(np.float32)
+        self.truth, self.embeds = self.truth[self.scenes], self.embeds[self.scenes]
+
+    def labels(self, each: int | str, wrong: float, seed: int) -> np.ndarray:
+        labels, generator = np.full(len(self.truth), -1), np.random.default_rng([seed, 1])
+        for label in range(len(self.classes)):
+            rows = np.flatnonzero(self.truth == label)
+            _, number = np.unique(self.scenes[rows], return_inverse=True)
+            labels[rows[BURSTS[each](number, generator)]] = label
+        return labels
+
+
+def of_bursts(drawn: Bursts, targets: Targets, heads: dict, judgement: Judgement, others: dict[str, float]) -> dict:
+    """The accuracies on new scenes, and on these images."""
+    unlabelled, found = targets.evidence.labels < 0, {}
+    these = on_these_images(targets, drawn.features, heads, judgement) or Judgement({})
+    for name, head in heads.items():
+        right = (head.logits(drawn.features).argmax(1) == drawn.truth)[unlabelled]
+        truths = {"": others[name]} | ({" on these images": right.mean()} if len(right) else {})
+        for (what, truth), of in zip(truths.items(), (judgement, these), strict=False):
+            estimate = of.accuracies.get(name)
+            found[f"{name}{what}"] = _row(estimate and estimate.share, estimate and estimate.interval, truth)
+    return found
+
+
+# --- What is measured ------------------------------------------------------------------------------------------------
+
+
 def measured(drawn: Drawn, each: int | str, wrong: float, kind: str, seed: int, logits: np.ndarray | None) -> dict:
     labels, order = drawn.labels(each, wrong, seed), np.random.default_rng([seed, 3]).permutation(len(drawn.truth))
-    views = drawn.views(kind, labels, seed, logits)
-    holdout = rows_to_hold_out(labels, order)
+    views, groups, holdout = drawn.views(kind, labels, seed, logits), order, np.arange(0)
+    if drawn.scenes is None:
+        holdout = rows_to_hold_out(labels, order)
+    else:
+        _, first, scene = np.unique(drawn.scenes, return_index=True, return_inverse=True)
+        groups = order[first][scene]
     model = LabelModel(len(drawn.classes), seed)
-    model.fit(views, labels, ids=order, kept=np.isin(np.arange(len(labels)), holdout))
-    unlabelled, known = labels < 0, labels >= 0
+    model.fit(views, labels, ids=order, groups=groups, kept=np.isin(np.arange(len(labels)), holdout))
+    known = labels >= 0
+    unlabelled = known if known.all() else ~known
     right = model.probabilities_[unlabelled].argmax(1) == drawn.truth[unlabelled]
     estimate = model.accuracy_
     found = {"together": _row(estimate and estimate.share, estimate and estimate.interval, right.mean())}
     wrong_ones = (labels[known] != drawn.truth[known]).mean()
     found["wrong_labels"] = _row(model.label_noise_, model.label_noise_interval_, wrong_ones)
-    targets = Targets.of(Evidence(labels, views, model, order, holdout=holdout))
+    targets = Targets.of(Evidence(labels, views, model, groups, holdout=holdout, images=order))
     return found | _of_fit(drawn, targets)
 
 
@@ -143,11 +204,14 @@ def _of_fit(drawn: Drawn, targets: Targets) -> dict:
         name: float((head.logits(drawn.others).argmax(1) == drawn.truth_of_others).mean())
         for name, head in heads.items()
     }
-    return {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()} | {
+    found = {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()}
+    found |= of_bursts(drawn, targets, heads, judgement, others) if drawn.scenes is not None else {}
+    rows = np.arange(len(judge.rows))
+    return found | {
         "verdict": judgement.verdict,
         "on_others": others,
         "regret": max(others.values()) - others[decide(judgement.verdict).released],
-        "uncorrected": {name: judge.accuracy(name) for name in heads},
+        "uncorrected": {name: float(judge.probabilities[rows, predicted[name]].mean()) for name in heads},
         "differ": float((predicted[WITH_VIEWS] != predicted[LABELS_ONLY]).mean()),
     }
 
@@ -171,6 +235,10 @@ def main() -> None:
             key = data, each, wrong, kind, seed
             if not results.has(*key) and not (each == 1 and wrong):
                 results.add(*key, **measured(drawn, each, wrong, kind, seed, logits))
+        bursts = Bursts(photos, seed)
+        for each in BURSTS:
+            if not results.has(data, each, 0.0, "captions", seed):
+                results.add(data, each, 0.0, "captions", seed, **measured(bursts, each, 0.0, "captions", seed, None))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ TESTS = {
     "losses/*.py": "test_losses.py test_trainer.py contract/test_contract_bits.py::test_two_processes",
     "label_model/none_of_these.py": "test_none_of_these.py",
     "label_model/picks.py": "test_none_of_these.py test_label.py",
+    "label_model/twins.py": "test_judging.py",
     "label_model/*.py": OF_VIEWS,
     "evaluation/estimate.py": f"test_estimate.py test_judging.py {OF_VIEWS}",
     "linear.py": f"test_judging.py {OF_VIEWS}",

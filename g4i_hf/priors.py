@@ -51,6 +51,7 @@ MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those 
 # --- Images of no class, and images to label -------------------------------------------------------------------------
 
 POWER_OF_KNOWN = 2  # weight of an unlabelled row: that power of the probability that some class fits (judgement)
+NEAR_TWIN = 0.5  # distance of almost the same images, relative to that of two of a class (judgement by made bursts)
 UNCERTAIN_ROWS = 1 / 4  # of the candidates, those from which images to label are picked (judgement)
 
 # --- Images of one scene ---------------------------------------------------------------------------------------------
@@ -66,6 +67,8 @@ DEGREES_OF_FREEDOM = 20  # of Student's distribution (judgement; those of the we
 PRIOR_STD_BIAS = 0.22  # of an accuracy, relative to the expected error (judgement by these)
 PRIOR_STD_BIAS_OF_DIFFERENCE = 0.11  # relative to the share of differing predictions (judgement by these)
 MIN_EXPECTED_ERROR = 0.02  # however confident the probabilities are (judgement)
+MIN_JUDGES = 30  # images, or groups of them, that give a verdict (judgement)
+MANY_WITHOUT_VIEW = 0.2  # share of labelled rows with a view that others lack, for no prior of the bias (judgement)
 MIN_POWER_TUNED = 50  # labelled images of a random sample whose interval other images narrow (results/review.json)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)

@@ -37,8 +37,10 @@ TIMES = ["20240131_101500", "2024-01-31 10.15.40", "20240131T101600123", "202401
 @pytest.mark.parametrize(
     ("files", "group_by", "expected"),
     [
-        (SITES, "folder", ["north", "south/far", "north", "north", None]),
-        ([f"sites/{name}" for name in SITES], "folder", ["north", "south/far", "north", "north", None]),
+        (SITES, "folder", ["north", "cat/south/far", "north", "north", None]),
+        ([f"sites/{name}" for name in SITES], "folder", ["north", "cat/south/far", "north", "north", None]),
+        (["cat/1/1.png", "dog/1/2.png", "cat/1/3.png"], "folder", ["cat/1", "dog/1", "cat/1"]),
+        (["cat/1/1.png", "dog/1/2.png", "dog/2/3.png"], "([^/]+)/[^/]+$", ["1", "1", "2"]),
         (NAMES, r"cam\d", ["cam1", "cam2", "cam1", None]),
         (NAMES, r"cam(\d)_", ["1", "2", "1", None]),
         (NAMES, "dog|cat", ["cat", "cat", "dog", "dog"]),
@@ -109,7 +111,7 @@ def test_a_stage_of_grouped_images_has_the_same_validation(tmp_path, monkeypatch
 def test_sites_of_several_classes_are_held_out_whole(tmp_path):
     """No class loses more than half of its images."""
     files = [f"{'cat' if row % 2 else 'dog'}/site{row // 8}/{row}.png" for row in range(48)]
-    splits = load_images(pictures_of(tmp_path, files), validation_fraction=0.3, group_by="folder")
+    splits = load_images(pictures_of(tmp_path, files), validation_fraction=0.3, group_by="([^/]+)/[^/]+$")
     there = [set(splits[name]["group"]) for name in ("train", "validation")]
     assert not there[0] & there[1] and 1 <= len(there[1]) <= 3
     shutil.rmtree(tmp_path / "train")

@@ -79,6 +79,16 @@ def test_views_ship_unless_labels_show_that_they_hurt(lost, released):
 
 
 @pytest.mark.parametrize(
+    ("images", "groups", "verdict"), [(29, 29, "cannot tell"), (30, 30, "helped"), (60, 20, "cannot tell")]
+)
+def test_fewer_than_30_images_or_groups_give_no_verdict(images, groups, verdict):
+    labels, of_rows = np.zeros(images, dtype=int), np.arange(images) % groups
+    predicted = {"labels_only": np.where(of_rows < groups // 3, 0, 1), "with_views": labels}
+    found = judged_by_labels(predicted, labels, groups=of_rows)
+    assert (found.verdict, found.judges) == (verdict, groups) and found.difference.interval[0] > 0
+
+
+@pytest.mark.parametrize(
     ("labels_only", "with_views", "verdict"), [(0.6, 0.8, "helped"), (0.8, 0.6, "hurt"), (0.7, 0.7, "cannot tell")]
 )
 def test_labels_that_are_believed_give_a_verdict(labels_only, with_views, verdict):
@@ -308,6 +318,47 @@ def test_the_other_images_narrow_the_interval_of_a_random_sample(blobs, labelled
     by_sample = judged_by_labels(judge.predicted, truth[300:])
     for name, found in judge.estimate().accuracies.items():
         assert np.diff(found.interval) < 0.97 * np.diff(by_sample.accuracies[name].interval)
+
+
+def test_labels_with_captions_do_not_stand_for_images_without(blobs):
+    """The captions of labelled images name their class, and no other image has one."""
+    features, labels = blobs
+    features = features / features.std(0) + np.random.default_rng(8).normal(0, 1.5, features.shape)
+    given = np.where(np.arange(300) < 90, labels, -1)
+    captions = np.where(given[:, None] >= 0, np.eye(3)[labels], np.nan)
+    captions[:90] += np.random.default_rng(7).normal(0, 0.1, (90, 3))
+    targets, judge = targets_of(features.astype(np.float32), given, captions.astype(np.float32), np.arange(300))
+    judged_heads(targets, features.astype(np.float32), judge)
+    right = {name: (each == labels[judge.rows]).mean() for name, each in judge.predicted.items()}
+    for name, estimate in judge.judgement().accuracies.items():
+        assert right[name] < 0.8 and estimate.interval[0] <= right[name] <= estimate.interval[1], (name, estimate)
+
+
+def test_labels_of_almost_the_same_images_tell_nothing_of_others():
+    """Frames of three clips of a class have labels, and others show other scenes: none of them is of no class."""
+    generator, scenes = np.random.default_rng(0), np.repeat(np.arange(60), 6)
+    truth, kinds = scenes % 3, generator.normal(size=(3, 24))
+    centres = kinds[np.arange(60) % 3] + 1.2 * generator.normal(size=(60, 24))
+    features = (centres[scenes] + 0.1 * generator.normal(size=(360, 24))).astype(np.float32)
+    labels = np.where(scenes < 9, truth, -1)
+    targets, judge = targets_of(features, labels, features, np.arange(360))
+    assert not targets.evidence.model.none_.any() and targets.evidence.model.none_share_ is None
+    judged_heads(targets, features, judge)
+    assert len(judge.rows) > 50 and not judge.judgement().accuracies
+    at_random = np.where(generator.random(360) < 0.2, truth, -1)  # other frames of the same scenes have none
+    targets, judge = targets_of(features, at_random, features, np.arange(360))
+    judged_heads(targets, features, judge)
+    low, high = judge.judgement().accuracies["with_views"].interval
+    assert low <= (judge.predicted["with_views"] == truth[judge.rows]).mean() <= high
+
+
+def test_images_of_no_class_do_not_leave_the_judge_without_their_scene(blobs):
+    features, labels = blobs
+    given, groups = np.where(np.arange(300) < 12, labels, -1), np.arange(300) // 4
+    model = LabelModel(3).fit({"image": View(features)}, given, ids=np.arange(300), groups=groups)
+    model.none_ = np.where((np.arange(300) % 4 == 0) | (groups == 74), 1.0, 0.0)
+    evidence = Evidence(given, {"image": View(features)}, model, groups, holdout=np.arange(12, 300))
+    assert evidence.holdout.tolist() == list(range(12, 296))
 
 
 def test_captions_that_are_often_wrong_do_not_flatten_the_last_layer():

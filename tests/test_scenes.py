@@ -88,6 +88,17 @@ def test_a_group_is_in_one_fold_and_folds_share_the_groups_of_a_class():
         assert np.bincount(folds[labels == label], minlength=5).tolist() == [8] * 5
 
 
+def test_the_share_of_wrong_labels_is_less_sure_where_frames_share_them():
+    generator, scenes = np.random.default_rng(0), np.repeat(np.arange(90), 4)
+    view = View(np.eye(3)[scenes % 3] + 0.4 * generator.normal(size=(360, 3)))
+    labels = np.where(np.repeat(generator.random(90) < 0.2, 4), (scenes + 1) % 3, scenes % 3)
+    alone, together = (
+        LabelModel(3).fit({"image": view}, labels, ids=np.arange(360), groups=groups).label_noise_interval_
+        for groups in (np.arange(360), scenes)
+    )
+    assert np.diff(together) > 1.6 * np.diff(alone) and together[0] < 0.2 < together[1]
+
+
 def test_one_image_of_a_group_is_picked():
     generator, groups = np.random.default_rng(0), np.repeat(np.arange(40), 5)
     probabilities = generator.dirichlet([1, 1, 1], 200)
@@ -214,3 +225,41 @@ def test_labels_of_one_scene_are_said_as_they_cannot_be_held_out(tmp_path, capsy
     said = capsys.readouterr().out
     assert "Groups: 20 images of 5 scenes. Images of a scene are held out together." in said
     assert "Groups: all labels of 'circle' are of one scene, so that none can be held out." in said
+
+
+def test_evaluate_counts_frames_of_a_scene_as_one(fitted, few_draws, tmp_path):
+    folder = frames_of(tmp_path, scenes=24)
+    for path in [*(folder / "train").rglob("scene1[2-9]_*.png"), *(folder / "train").rglob("scene2*.png")]:
+        target = folder / "test" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    out = tmp_path / "out"
+    fitted(folder, out, group_by="scene..")
+    main(["evaluate", str(out), "--splits", "test"])
+    found = json.loads((out / "test_results.json").read_text())
+    assert (found["images"], found["groups"], found["verdict"]) == (48, 12, "cannot tell")
+
+
+def test_few_scenes_tell_no_accuracy_on_new_ones(frames, fitted, few_draws, tmp_path):
+    result = fitted(frames, tmp_path / "out", group_by="scene..")
+    said = " ".join(result.lines())
+    assert (result.verdict, result.with_views_accuracy, result.judged_groups) == (None, None, 24)
+    assert "new scenes is unknown: 24 scenes have labels that can be held out, and it takes 30. Label" in said
+    assert result.released == "with_views" and result.with_views_accuracy_on_these_images is not None
+    assert "On these images, not new scenes: right for about" in said
+
+
+def test_both_accuracies_are_in_results_terminal_report_and_card(fitted, few_draws, tmp_path):
+    folder, out = frames_of(tmp_path, scenes=36), tmp_path / "out"
+    result = fitted(folder, out, group_by="scene..")
+    found, said, page = results(out), " ".join(result.lines()), (out / "report.html").read_text()
+    assert found["judged_groups"] == 36 and "of images of new scenes" in said and "of images of new scenes" in page
+    low, high = found["with_views_interval_on_these_images"]
+    assert low <= found["with_views_accuracy_on_these_images"] <= high
+    line = "On these images, not new scenes: right for about"
+    assert line in said and line in page and "of more images of these scenes" in said
+    card = (out / "classifier" / "README.md").read_text()
+    assert "of images of new scenes, which it has not seen" in card
+    assert "On more images of the scenes that it was trained on: for about" in card
+    alone = fitted(folder, tmp_path / "alone", group_by="none")
+    assert alone.with_views_accuracy_on_these_images is None and "images like yours" in alone.lines()[0]

@@ -98,7 +98,7 @@ def _keys_by(splits: DatasetDict, group_by: str) -> dict[str, Keys]:
         return _by_time(splits, names, gap)
     if group_by == BY_FOLDER:
         classes = _folders_of_classes(splits)
-        keys = {split: [_folder_in_class(name, classes) for name in each] for split, each in names.items()}
+        keys = _by_folder(names, classes)
         missing = "no image lies in a folder below its class folder, and a class is no scene, as in"
         remedy = (
             "Put the images of a scene into a folder of their own, as in cat/clip 1/1.jpg; or name groups otherwise"
@@ -132,13 +132,41 @@ def _folders_of_classes(splits: DatasetDict) -> set[str]:
     return named | UNLABELLED_FOLDERS
 
 
-def _folder_in_class(name: str, classes: set[str]) -> str | None:
-    """The folders below that of the class; below that of the split where no folder is a class."""
+def _by_folder(names: dict[str, list[str]], classes: set[str]) -> dict[str, Keys]:
+    """
+    The folders below that of the class; each class has its own, but for those that images without a class lie in too,
+    which may be of any class.
+    """
+    places = {split: [_class_and_folder(name, classes) for name in each] for split, each in names.items()}
+    of_classes: dict[str, set[str]] = {}
+    for of_class, folder in {place for each in places.values() for place in each if place[1]}:
+        of_classes.setdefault(folder, set()).add(of_class)
+    if several := sorted(folder for folder, of_class in of_classes.items() if len(of_class - {""}) > 1):
+        first, second = sorted(of_classes[several[0]] - {""})[:2]
+        logger.warning(
+            "group_by is 'folder': folders of the same name in several classes, such as '%s/%s' and '%s/%s', are %s.",
+            *(first, several[0], second, several[0]),
+            "one group, as images without a class lie in a folder of that name too"
+            if "" in of_classes[several[0]]
+            else "different groups. To make them one, as a site is, give --group_by '([^/]+)/[^/]+$'",
+        )
+    return {
+        split: [
+            folder and (folder if "" in of_classes[folder] else f"{of_class}/{folder}") for of_class, folder in each
+        ]
+        for split, each in places.items()
+    }
+
+
+def _class_and_folder(name: str, classes: set[str]) -> tuple[str, str | None]:
+    """The class folder, "" without one, and the folders below it; or below that of the split."""
     folders = PurePath(name).parts[:-1]
     place = next((place for place, folder in enumerate(folders) if same_form(folder) in classes), None)
     if place is None and folders and folders[0].lower() in SPLIT_OF:
         place = 0
-    return "/".join(folders if place is None else folders[place + 1 :]) or None
+    below = "/".join(folders if place is None else folders[place + 1 :]) or None
+    of_class = same_form(folders[place]) if place is not None else ""
+    return (of_class if of_class in classes - UNLABELLED_FOLDERS else ""), below
 
 
 def _matched(pattern: str, name: str) -> str | None:

@@ -18,7 +18,8 @@ rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 
   n = 1 / sum_j w_j^2 (Kish, 1965). As few rows may all agree by chance, half a row is added, and var(r) is at least
   the variance that the probabilities imply.
 - s is the standard deviation of the bias of mean(f) on other datasets. The correction is shrunk by
-  g = s^2 / (s^2 + V(r)), like a posterior mean. Without this prior g is 1, and s^2 in the error is 0.
+  g = s^2 / (s^2 + V(r)), like a posterior mean. Without this prior g is 1, and s^2 in the error is 0. It is left out
+  where labelled rows had views that other images lack, as then any bias is likely.
 - J, K and L are the shares of images whose class has such a row, a single label, which cannot be held out, and no
   label. Where other classes have more labels, the model is overconfident for the last two:
   B = 0.17 J K + 0.33 L, or 0 for a difference. If no row at all can be held out, theta = mean(f), and the error has
@@ -70,12 +71,15 @@ class Estimate:
 class Judgement:
     accuracies: dict[str, Estimate]  # by name of the classifier
     difference: Estimate | None = None  # accuracy of the second classifier minus that of the first; None without both
+    judges: int = 0  # images, or groups of them
 
     @property
     def verdict(self) -> str | None:
         """The effect of what the second classifier has learned more; None without both."""
         if self.difference is None:
             return None
+        if self.judges < priors.MIN_JUDGES:
+            return CANNOT_TELL
         low, high = self.difference.interval
         return HELPED if low > 0 else HURT if high < 0 else CANNOT_TELL
 
@@ -92,6 +96,7 @@ class HeldOut:
     single: float = 0.0  # K
     unknown: float = 0.0  # L
     groups: np.ndarray | None = None  # (m,) the same for rows of one scene; None: each is one
+    have_more: bool = False  # whether they had views that images to judge lack, when `probabilities` were calibrated
 
     @classmethod
     def of(
@@ -163,10 +168,11 @@ def judged_by_labels(
         interval = accuracy_interval(mean, len(labels) / gain / _design_effect(each, groups), _freedom(groups))
         accuracies[name] = Estimate(min(max(mean, 0.0), 1.0), interval)
     if len(right) == 1:
-        return Judgement(accuracies)
+        return Judgement(accuracies, judges=_number(groups, len(labels)))
     (one, first), (other, second) = right.items()
     of_both = expected[other] - expected[one] if len(expected) == 2 else None
-    judgement = Judgement(accuracies, _estimate_of_difference(second - first, of_both, groups))
+    difference = _estimate_of_difference(second - first, of_both, groups)
+    judgement = Judgement(accuracies, difference, _number(groups, len(labels)))
     if of_both:
         _make_consistent(judgement)
     return judgement
@@ -242,10 +248,11 @@ def judged_by_probabilities(
     places, number = np.arange(len(probabilities)), _independent(groups, len(probabilities))
     right = {name: probabilities[places, classes].astype(float) for name, classes in predicted.items()}
     residuals = {name: held_out.residuals(classes) for name, classes in seen.items()}
-    judgement = Judgement({})
+    is_free = bool(seen) and held_out.have_more
+    judgement = Judgement({}, judges=_number(groups, len(probabilities)))
     for name, of_images in right.items():
         mean = float(of_images.mean())
-        spread = priors.PRIOR_STD_BIAS * max(1 - mean, priors.MIN_EXPECTED_ERROR)
+        spread = None if is_free else priors.PRIOR_STD_BIAS * max(1 - mean, priors.MIN_EXPECTED_ERROR)
         variance = mean * (1 - mean) / number
         judgement.accuracies[name] = _estimate(mean, variance, held_out, residuals.get(name), spread)
     if len(predicted) == 2:
@@ -253,7 +260,8 @@ def judged_by_probabilities(
         differ = predicted[first] != predicted[second]
         mean = float((right[second] - right[first]).mean())
         variance = float((differ * (right[second] + right[first])).mean() - mean**2) / number
-        spread = priors.PRIOR_STD_BIAS_OF_DIFFERENCE * max(float(differ.mean()), priors.MIN_EXPECTED_ERROR)
+        expected = max(float(differ.mean()), priors.MIN_EXPECTED_ERROR)
+        spread = None if is_free else priors.PRIOR_STD_BIAS_OF_DIFFERENCE * expected
         of_rows = None
         if len(residuals) == 2:
             (one, least), (other, of_other) = residuals[second], residuals[first]
@@ -270,9 +278,8 @@ def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Ju
     """
     rows = np.arange(len(held_out.labels))
     right = [held_out.probabilities[rows, each] + held_out.residuals(each)[0] for each in predicted.values()]
-    judgement = Judgement(
-        {name: _estimate_in_turn(each, held_out) for name, each in zip(predicted, right, strict=True)}
-    )
+    accuracies = {name: _estimate_in_turn(each, held_out) for name, each in zip(predicted, right, strict=True)}
+    judgement = Judgement(accuracies, judges=_number(held_out.groups, len(rows)))
     if len(right) == 2:
         judgement.difference = _estimate_in_turn(right[1] - right[0], held_out, is_difference=True)
     return judgement
@@ -352,6 +359,10 @@ def _by_group(
     return of_groups, tuple(np.bincount(places, weights * each) / np.maximum(of_groups, 1e-12) for each in values)
 
 
+def _number(groups: np.ndarray | None, rows: int) -> int:
+    return rows if groups is None else len(np.unique(groups))
+
+
 def _independent(groups: np.ndarray | None, rows: int) -> float:
     """The effective number of groups, where all rows weigh the same (Kish, 1965)."""
     of_groups, _ = _by_group(groups, np.full(rows, 1 / rows))
@@ -359,7 +370,7 @@ def _independent(groups: np.ndarray | None, rows: int) -> float:
 
 
 def _freedom(groups: np.ndarray | None) -> float:
-    return np.inf if _are_single(groups) else float(max(len(np.unique(groups)) - 1, 1))
+    return np.inf if _are_single(groups) else float(max(_number(groups, 0) - 1, 1))
 
 
 def _design_effect(values: np.ndarray, groups: np.ndarray | None) -> float:

@@ -21,6 +21,7 @@ from ..data.checks import labels_of
 from ..data.labels import GOLD
 from ..data.loading import class_names, standardise
 from ..data.record import Record
+from ..evaluation.estimate import Judgement
 from ..evaluation.metrics import read_results, split_metrics, update_results
 from ..evaluation.predict import Predictions
 from ..files import check_replaceable, portable
@@ -44,9 +45,9 @@ from .decide import decide
 from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
-from .judge import Gold, Judge, Validation, judge_in_training, judged_heads
+from .judge import Gold, Judge, Validation, judge_in_training, judged_heads, on_these_images
 from .report import suspicious_cards, write_fit_report
-from .result import FitResult, judgement_in_results
+from .result import FitResult, estimates_in_results, judgement_in_results
 from .runs import save_last_layer
 from .targets import Targets
 
@@ -77,6 +78,7 @@ class Fit:
         self.all_layers: Trained | None = None
         self.minutes_here: int | None = None  # that all layers would take
         self.targets: Targets | None = None  # in the main process
+        self.on_these_images: Judgement | None = None  # there too; the judge tells of new scenes
         self.before: FitResult | None = None  # the result that this one replaces
 
     def run(self) -> FitResult | None:
@@ -186,6 +188,7 @@ class Fit:
             views = self.images.own_views(gold, judge.features)
             judge.compare_with(self.targets, features, {name: view.values for name, view in views.items()})
         heads = judged_heads(self.targets, features, judge)
+        self.on_these_images = on_these_images(self.targets, features, heads, judge.judgement())
         has_captions = self.images.text_embed_dim is not None
         has_captions &= not evidence.estimates["views"].get(CAPTION, {}).get("left_out", False)
         align_weights = {name: ALIGN_WEIGHT if has_captions and name == WITH_VIEWS else 0.0 for name in heads}
@@ -221,9 +224,12 @@ class Fit:
         doubtful = doubtful_labels(evidence.model, evidence.views, evidence.unreviewed)
         has_split = judge.split != "train"
         judged = {*labels_of(self.judging)} if has_split else {*images.id2label}
-        results = judgement_in_results(judge.judgement()) | {
+        judgement = judge.judgement()
+        results = judgement_in_results(judgement) | estimates_in_results(self.on_these_images, words.ON_THESE_IMAGES)
+        results |= {
             "judged_on": judge.name,
             "judged_images": len(judge.rows),
+            "judged_groups": judgement.judges,
             "gold_of_no_class": int((labels_of(images.splits[GOLD]) < 0).sum()) if judge.split == GOLD else 0,
             "unjudged_classes": [name for label, name in images.id2label.items() if label not in judged],
             "released": None,

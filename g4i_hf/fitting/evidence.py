@@ -266,14 +266,14 @@ class FitImages:
         """
         labels, reviews = labels_of(self.training), reviews_of(self.training)
         digests, _ = order_of(self.training, by_pixels=self.in_memory is not None)
-        groups = self.scenes.numbers["train"]
+        groups, images = self.scenes.numbers["train"], self.scenes.contents["train"]
         holds_out = trains_all_layers or takes_long(len(labels) * len(self.id2label), self.features)
         holdout = rows_to_hold_out(labels, groups) if holds_out and not has_judge else np.arange(0)
         views, is_holdout = self.known_views(), np.isin(np.arange(len(labels)), holdout)
         model = LabelModel(len(self.id2label), self.args.seed).fit(
             views, labels, ids=digests, groups=groups, reviewed=reviews != "", kept=is_holdout
         )
-        return Evidence(labels, views, model, groups, reviews, holdout)
+        return Evidence(labels, views, model, groups, reviews, holdout, images)
 
     def build(self) -> BuiltStudent:
         """A new student, with the weights that it started from."""
@@ -303,11 +303,20 @@ class Evidence:
     groups: np.ndarray  # (N,) numbers from the content of the images, the same for images of one scene
     reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
     holdout: np.ndarray | None = None  # unlabelled rows, of these classes, that judge what is learned from the others
+    images: np.ndarray | None = None  # (N,) numbers, the same for equal images; None: as `groups`
 
     def __post_init__(self):
         if self.reviews is None:
             self.reviews = np.full(len(self.labels), "")
-        self.holdout = np.arange(0) if self.holdout is None else self.holdout[self.model.none_[self.holdout] < 0.5]
+        if self.images is None:
+            self.images = self.groups
+        self.holdout = np.arange(0) if self.holdout is None else self._of_these_classes(self.holdout)
+
+    def _of_these_classes(self, rows: np.ndarray) -> np.ndarray:
+        """Those of groups that mostly are. A group stays whole, as its other rows would be trained on."""
+        _, places, counts = np.unique(self.groups[rows], return_inverse=True, return_counts=True)
+        none = np.bincount(places, self.model.none_[rows]) / counts
+        return rows[none[places] < 0.5]
 
     @property
     def num_labels(self) -> int:
@@ -337,6 +346,12 @@ class Evidence:
     def _without(self, rows: np.ndarray) -> "Evidence":
         kept = np.isin(np.arange(len(self.labels)), rows)
         return replace(self, model=self.model.without(self.views, kept), holdout=rows)
+
+    def by_image(self) -> "Evidence":
+        """With folds that divide groups: a row that is held out leaves other images of its scene to learn from."""
+        model = LabelModel(self.num_labels, self.model.seed)
+        model.fit(self.views, self.labels, ids=self.images, groups=self.images, reviewed=self.reviews != "")
+        return replace(self, model=model, groups=self.images, holdout=None)
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
         """(rows, C) probabilities by models that have not learned the labels of this fold."""

@@ -9,7 +9,7 @@ import torch
 from .. import priors
 from ..evaluation.estimate import Expected, HeldOut
 from ..label_model.none_of_these import weights_of_unlabelled
-from ..label_model.views import ALONE, FOLDS
+from ..label_model.views import ALONE, FOLDS, has_value
 from ..linear import Fold, Scale, best_strength, logistic_regression, one_hot
 from ..modeling import AlignedImageClassification
 from ..modeling.student import classifier_layers
@@ -97,18 +97,23 @@ def on_all(targets: Targets, features: np.ndarray, heads: Mapping[str, Head]) ->
 
 
 def cross_validated(
-    targets: Targets, features: np.ndarray, rows: np.ndarray, heads: Mapping[str, Head]
+    targets: Targets,
+    features: np.ndarray,
+    rows: np.ndarray,
+    heads: Mapping[str, Head],
+    judged: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], HeldOut | None]:
     """
     Logits (n, C) of these labelled rows by name, each by a layer that was fitted again without the labels of its fold.
-    The targets of unlabelled rows lack these labels too. And these rows as they calibrate an estimate; None without
-    any.
+    The targets of unlabelled rows lack these labels too. And these rows as they calibrate an estimate, with the views
+    that `judged` rows have; None without any.
     """
     evidence = targets.evidence
+    views, have_more = _views_as_in(evidence, rows, judged)
     probabilities = np.zeros((len(rows), evidence.num_labels), dtype=np.float32)
     logits = {name: np.zeros_like(probabilities) for name in heads}
     for fold, places, layers in _layers_of_folds(targets, features, rows, heads):
-        probabilities[places] = evidence.by_fold(rows[places], fold)
+        probabilities[places] = evidence.model.predict({name: view[places] for name, view in views.items()}, fold)
         for name, layer in layers.items():
             logits[name][places] = layer.logits(features[rows[places]])
     if not len(rows):
@@ -118,7 +123,28 @@ def cross_validated(
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
     of_rows = probabilities, posterior, labels[rows], is_sure
     held_out = model.calibration_.held_out(*of_rows, counts, model.probabilities_)
-    return logits, replace(held_out, groups=evidence.groups[rows])
+    return logits, replace(held_out, groups=evidence.groups[rows], have_more=have_more)
+
+
+def _views_as_in(
+    evidence: Evidence, rows: np.ndarray, judged: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], bool]:
+    """
+    (m, D) values of these rows by view. So many rows lose one that its share is not above that among `judged` rows. As
+    where only labelled images have captions, others have less certain probabilities. And whether many rows lose one.
+    """
+    have_more, values = False, {name: view.values[rows] for name, view in evidence.views.items()}
+    if judged is None or not len(judged):
+        return values, have_more
+    order = np.argsort(evidence.groups[rows], kind="stable")
+    for name, view in evidence.views.items():
+        has = has_value(values[name])
+        too_many = has.sum() - round(len(rows) * float(has_value(view.values[judged]).mean()))
+        if too_many > 0:
+            values[name] = np.array(values[name], dtype=np.float32)
+            values[name][order[has[order]][:too_many]] = np.nan
+            have_more |= too_many > priors.MANY_WITHOUT_VIEW * len(rows)
+    return values, have_more
 
 
 def expected_right(

@@ -13,6 +13,7 @@ import numpy as np
 from .. import priors
 from ..data.labels import GOLD
 from ..evaluation.estimate import (
+    Estimate,
     Expected,
     HeldOut,
     Judgement,
@@ -57,7 +58,8 @@ class Judge:
         raise NotImplementedError
 
     def judgement(self) -> Judgement:
-        return self.estimate() if len(self.rows) and self.is_checked else Judgement({})
+        judgement = self.estimate() if len(self.rows) else Judgement({})
+        return judgement if self.is_checked else Judgement({}, judges=judgement.judges)
 
     @property
     def predicted(self) -> dict[str, np.ndarray]:
@@ -138,22 +140,27 @@ class Unlabelled(Judge):
         """In each of these turns the holdout judges."""
         rows = np.concatenate([evidence.holdout for evidence in turns])
         probabilities = np.concatenate([evidence.model.probabilities_[evidence.holdout] for evidence in turns])
-        is_checked = targets.evidence.model.accuracy_ is not None
+        labelled = rows_that_judge(targets.evidence, features)
+        is_typical = targets.evidence.model.typical_[labelled]
+        # Otherwise labels of almost the same images have calibrated the probabilities to look too good
+        is_checked = is_typical.all() or is_typical.sum() >= priors.MIN_JUDGES
+        is_checked &= targets.evidence.model.accuracy_ is not None
         super().__init__(
             rows,
             features[rows],
             probabilities.astype(np.float32),
-            is_checked,
+            bool(is_checked),
             groups=targets.evidence.groups[rows],
         )
         self.targets, self.all_features, self.turns = targets, features, turns
+        self.rectifying = labelled[is_typical]
         self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
         self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
 
     def predict(self, heads: dict[str, Head]) -> None:
         super().predict(heads)
-        rows = rows_that_judge(self.targets.evidence, self.all_features)
-        logits, self.held_out = cross_validated(self.targets, self.all_features, rows, heads)
+        of_rows = self.rectifying, heads, self.rows
+        logits, self.held_out = cross_validated(self.targets, self.all_features, *of_rows)
         self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
 
     def estimate(self) -> Judgement:
@@ -215,6 +222,9 @@ class CrossValidation(Judge):
     def __init__(self, targets: Targets, features: np.ndarray):
         evidence, rows = targets.evidence, rows_that_judge(targets.evidence, features)
         super().__init__(rows, features[rows], one_hot(evidence.labels[rows], evidence.num_labels))
+        # Of few scenes with several labels each, a fold leaves a class too few to learn from
+        scenes = len(np.unique(evidence.groups[rows]))
+        self.is_checked = scenes >= priors.MIN_JUDGES or len(rows) < 2 * scenes
         self.targets, self.all_features = targets, features
 
     def predict(self, heads: dict[str, Head]) -> None:
@@ -245,3 +255,60 @@ def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[s
     judge.heads = {name: head.times(factors[name]) for name, head in heads.items()}
     heads = on_all(targets, features, heads) if len(targets.evidence.holdout) else heads
     return {name: head.times(factors[name]) for name, head in heads.items()}
+
+
+# --- On these images, beside new scenes ------------------------------------------------------------------------------
+
+
+def on_these_images(
+    targets: Targets, features: np.ndarray, heads: Mapping[str, Head], on_new: Judgement
+) -> Judgement | None:
+    """
+    Of images like those without a label. Labelled rows judge the part that shows scenes with a label, each by layers
+    that have learned other images of its scene. The rest is judged as new scenes are. None where no group has several
+    images, or fewer than `MIN_JUDGES` rows can judge.
+    """
+    evidence = targets.evidence
+    is_labelled = evidence.labels >= 0
+    if len(np.unique(evidence.groups)) == len(np.unique(evidence.images)):
+        return None
+    is_seen = np.isin(evidence.groups, evidence.groups[is_labelled])[~is_labelled]
+    share = float(is_seen.mean()) if len(is_seen) else 1.0
+    if share == 0:
+        return on_new
+    weights = _weights_in_scenes(evidence)
+    by_image = replace(targets, evidence=evidence.by_image())
+    rows = rows_that_judge(by_image.evidence, features)
+    rows = rows[weights[rows] > 0]
+    if len(rows) < priors.MIN_JUDGES or (share < 1 and not on_new.accuracies):
+        return None
+    logits, held_out = cross_validated(by_image, features, rows, heads)
+    of_rows = held_out.weights * weights[rows]
+    held_out = replace(held_out, weights=of_rows / of_rows.sum(), groups=evidence.groups[rows])
+    on_seen = judged_in_turn({name: each.argmax(1) for name, each in logits.items()}, held_out)
+    accuracies = {name: _mixed(each, on_new.accuracies.get(name), share) for name, each in on_seen.accuracies.items()}
+    return Judgement(accuracies, on_seen.difference and _mixed(on_seen.difference, on_new.difference, share))
+
+
+def _weights_in_scenes(evidence: Evidence) -> np.ndarray:
+    """
+    (N,) of labelled rows whose scene has another labelled image: together, as much as there are unlabelled rows in the
+    scene; 1 where all rows have a label. 0 of others.
+    """
+    is_labelled = evidence.labels >= 0
+    _, scene = np.unique(evidence.groups, return_inverse=True)
+    number = scene.max() + 1
+    _, first = np.unique(np.where(is_labelled, evidence.images, -1), return_index=True)
+    images = np.bincount(scene[first[is_labelled[first]]], minlength=number)
+    labelled, unlabelled = (np.bincount(scene[rows], minlength=number) for rows in (is_labelled, ~is_labelled))
+    of_row = unlabelled / np.maximum(labelled, 1) if unlabelled.any() else np.ones(number)
+    return np.where(is_labelled & (images[scene] > 1), of_row[scene], 0.0)
+
+
+def _mixed(seen: Estimate, new: Estimate | None, share: float) -> Estimate:
+    """Of a mixture, in which so large a share is as `seen`; the intervals may err together."""
+    if new is None:
+        return seen
+    ends = zip((seen.share, *seen.interval), (new.share, *new.interval), strict=True)
+    middle, low, high = (share * one + (1 - share) * other for one, other in ends)
+    return Estimate(middle, (low, high))

@@ -40,6 +40,15 @@ class FitResult:
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
     groups: dict[str, int] | None = None  # `images` for training, of how many `groups`, of which some were `found`
+    judged_groups: int | None = None  # of the images that judged
+    # The accuracies above are on new scenes where there are groups. These are on images like those without a label;
+    # None without groups, or where too few labelled images share their scene with another
+    labels_only_accuracy_on_these_images: float | None = None
+    labels_only_interval_on_these_images: Interval = None
+    with_views_accuracy_on_these_images: float | None = None
+    with_views_interval_on_these_images: Interval = None
+    difference_on_these_images: float | None = None
+    difference_interval_on_these_images: Interval = None
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
@@ -78,10 +87,15 @@ class FitResult:
 
 
 def judgement_in_results(judgement: Judgement) -> dict[str, Any]:
+    return estimates_in_results(judgement) | {"verdict": judgement.verdict}
+
+
+def estimates_in_results(judgement: Judgement | None, where: str = "") -> dict[str, Any]:
+    """`where` is at the end of each name."""
+    judgement = judgement or Judgement({})
+    given = {f"{name}_accuracy": judgement.accuracies.get(name) for name in (LABELS_ONLY, WITH_VIEWS)}
     results: dict[str, Any] = {}
-    for name in (LABELS_ONLY, WITH_VIEWS):
-        of_name = judgement.accuracies.get(name)
-        results |= {f"{name}_accuracy": of_name and of_name.share, f"{name}_interval": of_name and of_name.interval}
-    difference = judgement.difference and judgement.difference.share
-    interval = judgement.difference and judgement.difference.interval
-    return results | {"difference": difference, "difference_interval": interval, "verdict": judgement.verdict}
+    for name, estimate in (given | {"difference": judgement.difference}).items():
+        interval = f"{name.removesuffix('_accuracy')}_interval{where}"
+        results |= {f"{name}{where}": estimate and estimate.share, interval: estimate and estimate.interval}
+    return results

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import priors
 from ..data.labels import GOLD
 from ..evaluation.estimate import CANNOT_TELL, HELPED
 from ..files import some
@@ -21,6 +22,7 @@ from .judge import CrossFitting, CrossValidation, Holdout
 if TYPE_CHECKING:
     from .result import FitResult
 
+ON_THESE_IMAGES = "_on_these_images"  # at the end of names of accuracies that are not on new scenes
 FEW_LABELS = 10  # a class: with fewer, more labels help most
 
 
@@ -35,18 +37,53 @@ def judgement_lines(result: FitResult) -> list[str]:
     how = _how_judged(result)
     unreviewed = " Unreviewed: no random sample was labelled by a person."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
-    judged += [line] if (line := all_layers_in_words(result)) else []
+    judged += filter(None, [_few_judges_in_words(result), all_layers_in_words(result)])
     more = [*_groups_in_words(result), *left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
     return [verdict_in_words(result), *judged, *more]
 
 
+def has_scenes(result: FitResult) -> bool:
+    """Whether training images form groups, so that its accuracies are on new scenes."""
+    return bool(result.groups) and result.groups["groups"] != result.groups["different"]
+
+
 def _groups_in_words(result: FitResult) -> list[str]:
-    groups = result.groups
-    if not groups or groups["groups"] == groups["different"]:
+    if not has_scenes(result):
         return []
-    by_features = ", as features and pixels tell" if groups["found"] else ""
-    counts = f"{groups['images']:,} images of {groups['groups']:,} scenes{by_features}"
-    return [f"Trained on {counts}. Each scene is held out whole: these accuracies are of new scenes."]
+    counts = f"Trained on {result.groups['images']:,} images of {result.groups['groups']:,} scenes"
+    if not result.groups["found"]:
+        held_out = "Each scene is held out whole."
+    else:
+        counts += ", as features and pixels tell"
+        held_out = (
+            "Each scene that was found is held out whole, but a scene can be found in parts: then the accuracies on "
+            "new scenes are too high. Name scenes by --group_by folder, time or a regular expression, if you can."
+        )
+    return [f"{counts}. {held_out}", *_on_these_images_in_words(result)]
+
+
+def _on_these_images_in_words(result: FitResult) -> list[str]:
+    share, interval = accuracy_of(result, WITH_VIEWS, ON_THESE_IMAGES)
+    if share is None:
+        if result.with_views_accuracy is None:
+            return []
+        few = f"fewer than {priors.MIN_JUDGES} labelled images show a scene of another one"
+        return [f"How right it is on more images of the same scenes is unknown: {few}."]
+    if share == result.with_views_accuracy:
+        return ["None of the images without a label shows a scene with a label, so all of them count as new scenes."]
+    of, (labels_only, of_labels_only) = "", accuracy_of(result, LABELS_ONLY, ON_THESE_IMAGES)
+    if labels_only is not None:
+        of = f", with labels alone for about {_percent(labels_only)} {_range(of_labels_only)}"
+    images = "more images of these scenes" if result.labels == result.images else "your images without a label"
+    return [f"On these images, not new scenes: right for about {_percent(share)} of {images} {_range(interval)}{of}."]
+
+
+def _few_judges_in_words(result: FitResult) -> str:
+    number = result.judged_groups
+    if result.difference is None or number is None or number >= priors.MIN_JUDGES:
+        return ""
+    what = "scenes" if has_scenes(result) else "images"
+    return f"No verdict: {number:,} {what} judge, and it takes {priors.MIN_JUDGES}."
 
 
 def classifier_in_words(name: str, views: Mapping[str, Mapping[str, Any]]) -> str:
@@ -95,13 +132,24 @@ def verdict_in_words(result: FitResult) -> str:
     if result.with_views_accuracy is None:
         if not result.judged_images:
             return "Its accuracy is unknown: there is no image to judge by."
+        if has_scenes(result) and (result.judged_groups or 0) < priors.MIN_JUDGES:
+            return (
+                f"Its accuracy on new scenes is unknown: {result.judged_groups or 0:,} scenes have labels that can be "
+                f"held out, and it takes {priors.MIN_JUDGES}. Label images of other scenes."
+            )
+        if any(line["interval"] for line in result.views.values()):
+            return (
+                "Its accuracy is unknown: most labelled images are almost the same as others, as frames of a scene "
+                "are, and most of those without a label are not. Name scenes by --group_by, or label other images."
+            )
         return (
             "Its accuracy is unknown: no class has two labels, and no second view confirms the first. Label two "
             "images of some classes."
         )
+    like = "of new scenes" if has_scenes(result) else "like yours"
     sentence = (
         f"With {_of_views(result.views)} the classifier is right for about "
-        f"{_percent(result.with_views_accuracy)} of images like yours {_range(result.with_views_interval)}"
+        f"{_percent(result.with_views_accuracy)} of images {like} {_range(result.with_views_interval)}"
     )
     if result.labels_only_accuracy is None:
         return f"{sentence}."
@@ -126,9 +174,9 @@ def all_layers_in_words(result: FitResult) -> str:
     return f"{minutes}: right for about {after} where the last layer alone has {before}; {chose}.{compared}"
 
 
-def accuracy_of(result: FitResult, name: str) -> tuple[float | None, Sequence[float] | None]:
-    """Of `labels_only` or `with_views`, and its interval."""
-    return getattr(result, f"{name}_accuracy"), getattr(result, f"{name}_interval")
+def accuracy_of(result: FitResult, name: str, where: str = "") -> tuple[float | None, Sequence[float] | None]:
+    """Of `labels_only` or `with_views`, and its interval; `where` may be `ON_THESE_IMAGES`."""
+    return getattr(result, f"{name}_accuracy{where}"), getattr(result, f"{name}_interval{where}")
 
 
 def accuracy_bars(result: FitResult) -> list[dict[str, Any]]:
@@ -221,12 +269,18 @@ def sentence_for_card(result: FitResult, name: str) -> str:
         CrossValidation.name: "estimated by labels that were left out in turn",
     }
     known = trained["accuracy"] if trained else share
-    right = f"It is right for about {_percent(known)} of images like those that it was made for"
+    like = "of new scenes, which it has not seen" if has_scenes(result) else "like those that it was made for"
+    right = f"It is right for about {_percent(known)} of images {like}"
     unreviewed = "" if result.judged_on == GOLD else " (unreviewed)"
     ends = f"95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
     if trained:
         ends = f"with the last layer alone for about {_percent(share)} ({ends})"
-    return f"{right}, {ends}, {how[result.judged_on]}{unreviewed}."
+    sentence = f"{right}, {ends}, {how[result.judged_on]}{unreviewed}."
+    on_these, interval = (None, None) if trained else accuracy_of(result, name, ON_THESE_IMAGES)
+    if on_these in (None, share):
+        return sentence
+    ends = f"95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
+    return f"{sentence} On more images of the scenes that it was trained on: for about {_percent(on_these)}, {ends}."
 
 
 # --- What changed, and what is next ----------------------------------------------------------------------------------

@@ -30,6 +30,15 @@ class Calibration:
     # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
     trusts: np.ndarray | None = None
 
+    def interval_by(self, groups: np.ndarray) -> tuple[float, float]:
+        """That of the share where only groups (n,) of rows are independent, as their labels may be wrong together."""
+        (low, high), rows_a_group = self.interval, len(groups) / len(np.unique(groups))
+        if rows_a_group == 1:
+            return low, high
+        wider = np.sqrt(rows_a_group)
+        ends = self.share - wider * (self.share - low), self.share + wider * (high - self.share)
+        return float(max(ends[0], 0.0)), float(min(ends[1], priors.MAX_NOISE))
+
     def of_view(self, number: int, logits: np.ndarray) -> np.ndarray:
         """(n, C) logits of one view, scaled."""
         margins = margins_of(logits)

@@ -27,6 +27,7 @@ from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, wid
 from .none_of_these import explained, explained_by_all, how_explained, none_of_these
 from .saved import load, save
 from .self_training import calibrated_by_agreement, learn_predictions
+from .twins import typical_rows
 from .view_model import SELF_TRAINED
 from .views import (
     ALONE,
@@ -86,9 +87,9 @@ class LabelModel:
             the true one. None where no label can be held out and no views judge each other.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
             can be held out.
-        none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones.
-            `none_share_` of the unlabelled rows and its 95% interval; None where too few labels can be held out. See
-            [`~g4i_hf.label_model.none_of_these.none_of_these`].
+        typical_: (N,) False for a labelled row that tells nothing of unlabelled ones, see `typical_rows` in twins.py.
+        none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones; `none_share_`
+            of the unlabelled rows and its 95% interval, or None, see `none_of_these` in none_of_these.py.
         explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that were not
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
@@ -143,9 +144,13 @@ class LabelModel:
             self.report_[name] = self.report_[first] | {"weight": 0.0, "copy_of": first}
         explained = self._say_classes(values, rows)
         self.explained_, self.folds_ = rows.in_order_of_caller(explained), rows.in_order_of_caller(rows.folds)
+        typical = typical_rows(values, rows)
+        self.typical_ = rows.in_order_of_caller(typical)
         self.none_, self.none_share_ = np.zeros(len(labels), dtype=np.float16), None
-        if none := self._none_of_these(values, rows):
-            self.none_[rows.order[rows.labels < 0]], self.none_share_ = none
+        judged = rows.judged[typical[rows.judged]]
+        if len(judged) >= priors.MIN_HELD_OUT and (rows.labels < 0).any():
+            how = how_explained(self._of_views, values, rows, judged)
+            self.none_[rows.order[rows.labels < 0]], self.none_share_ = none_of_these(*how, self.seed)
         return self
 
     def without(self, views: Mapping[str, View], kept: np.ndarray) -> LabelModel:
@@ -383,7 +388,8 @@ class LabelModel:
         """Estimate the accuracies of all views together and of each, their weights, and the share of wrong labels."""
         judged, labels = rows.judged, rows.labels[rows.judged]
         if len(judged):
-            self.label_noise_, self.label_noise_interval_ = self.calibration_.share, self.calibration_.interval
+            self.label_noise_ = self.calibration_.share
+            self.label_noise_interval_ = self.calibration_.interval_by(rows.groups[judged])
         sample = np.arange(min(len(rows.labels), MOST_ESTIMATED))
         everywhere, held_out = self._logits(values, sample, rows.folds), self._logits(values, judged, rows.folds)
         margins = [
@@ -422,11 +428,6 @@ class LabelModel:
             held_out_rows = alone.held_out(alone.probabilities(in_judged), *of_view)
             estimate = accuracy_of(probabilities, replace(held_out_rows, groups=groups[can_judge]))
             self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
-
-    def _none_of_these(self, values: dict[str, Values], rows: Rows) -> tuple[np.ndarray, Estimate] | None:
-        if len(rows.judged) < priors.MIN_HELD_OUT or not (rows.labels < 0).any():
-            return None
-        return none_of_these(*how_explained(self._of_views, values, rows), self.seed)
 
     def _say_classes(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
         """Sets probabilities and posterior, in the order of the caller; (N,) how well the classes explain a row."""

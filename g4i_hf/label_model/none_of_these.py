@@ -47,13 +47,13 @@ def explained_by_all(explained: np.ndarray) -> np.ndarray:
 
 
 def how_explained(
-    models: Sequence[ViewModel], values: dict[str, Values], rows: Rows
+    models: Sequence[ViewModel], values: dict[str, Values], rows: Rows, judged: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
-    What [`none_of_these`] takes. A model of a fold predicts unlabelled rows: it has seen as many labels as that of a
-    held-out row.
+    What [`none_of_these`] takes, of these `judged` rows. A model of a fold predicts unlabelled rows: it has seen as
+    many labels as that of a held-out row.
     """
-    judged, unlabelled = rows.judged, np.flatnonzero(rows.labels < 0)
+    unlabelled = np.flatnonzero(rows.labels < 0)
     model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
     labelled, hidden, unknown = [], [], []
     for model in models:

@@ -15,6 +15,7 @@ from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split, readable_rows
 from ..data.classes import class_names
+from ..data.groups import groups_of
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
@@ -99,15 +100,24 @@ class Evaluation:
             if not known.any():
                 continue
             predicted = {classifier: both[run].predicted[known] for run, classifier in name_of.items()}
-            shares = {"images": int(known.sum())} | judgement_in_results(judged_by_labels(predicted, labels[known]))
+            groups = self._groups(name)[known]
+            judgement = judged_by_labels(predicted, labels[known], groups=groups)
+            shares = {"images": int(known.sum()), "groups": judgement.judges} | judgement_in_results(judgement)
             if is_of_fit:
                 replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
+            scenes = f" of {judgement.judges:,} scenes" if judgement.judges < shares["images"] else ""
             points, low, high = (100 * end for end in (shares["difference"], *shares["difference_interval"]))
             self.verdicts.append(
-                f"{name}, {shares['images']:,} images: labels only {shares['labels_only_accuracy']:.1%} -> "
+                f"{name}, {shares['images']:,} images{scenes}: labels only {shares['labels_only_accuracy']:.1%} -> "
                 f"{self.names['aligned']} {shares['with_views_accuracy']:.1%}, {points:+.1f} points "
                 f"(95% interval {low:+.1f} to {high:+.1f}){self._estimate_of_fit() if is_of_fit else ''}"
             )
+
+    def _groups(self, name: str) -> np.ndarray:
+        """(n,) numbers, the same for images of one scene, by the column of groups."""
+        split = self.splits[name]
+        keys = split[columns.GROUP][:] if columns.GROUP in split.column_names else [None] * len(split)
+        return groups_of(keys, np.arange(len(split)))
 
     def _say_of_all_layers(self) -> None:
         """Their accuracy; both others are of last layers."""
