@@ -50,8 +50,8 @@ def open_data(
     scenes_in_folders: bool = False,
 ) -> DatasetDict:
     """
-    Open a dataset; for `scenes_in_folders` see [`open_image_folder`]. Raises ValueError, with the first invalid file or
-    the cause, for unreadable files.
+    Open a dataset; for `scenes_in_folders` see [`open_image_folder`]. Raises ValueError, with the first invalid file
+    or the cause, for unreadable files.
     """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
