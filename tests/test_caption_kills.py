@@ -61,7 +61,7 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice_but_what_was_under_way(t
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_interrupted_it_ends_at_once_and_nothing_that_it_was_told_is_asked_again(tmp_path, serve, number, code):
-    images, server = 36, serve("--latency", 0.2, "--capacity", 4)
+    images, server = 24, serve("--latency", 0.2, "--capacity", 4)
     draw_numbers(tmp_path / "pictures", images)
     process = start(CAPTION, tmp_path, server)
     assert happens(lambda: server.stats()["whole"] >= 8, process)

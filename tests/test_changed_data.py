@@ -195,13 +195,13 @@ def test_a_run_of_other_data_is_refused_with_what_differs(pictures, train, tmp_p
     run = tmp_path / "run"
     train(pictures)
     weights = (run / "model.safetensors").read_bytes()
-    for told in ("holds this very run, finished", "Resuming from"):
-        for words in ("captions of 3 images", "2 new images, class names (new: 'oval')"):
-            shutil.rmtree(pictures)
-            CHANGES[words](draw_folder(pictures, train=36, validation=9))
-            said = train(pictures)
-            assert f"error: The data is not what {run} was trained on. What differs: {words}. Bring back" in said
-            assert "another --output_dir or with --overwrite true" in said
+    changes = ("captions of 3 images", "2 new images, class names (new: 'oval')")
+    for told, words in zip(("holds this very run, finished", "Resuming from"), changes, strict=True):
+        shutil.rmtree(pictures)
+        CHANGES[words](draw_folder(pictures, train=36, validation=9))
+        said = train(pictures)
+        assert f"error: The data is not what {run} was trained on. What differs: {words}. Bring back" in said
+        assert "another --output_dir or with --overwrite true" in said
         assert (run / "model.safetensors").read_bytes() == weights
         shutil.rmtree(pictures)
         draw_folder(pictures, train=36, validation=9)

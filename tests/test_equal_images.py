@@ -8,7 +8,7 @@ import pytest
 from datasets import DatasetDict
 from drawings import CLASSES, draw_folder, drawing
 
-from g4i_hf import fit, load_images
+from g4i_hf import load_images
 from g4i_hf.data.checks import labels_of
 from g4i_hf.data.images import content_of
 from g4i_hf.running import main
@@ -53,7 +53,7 @@ def test_unlabelled_copies_go_along_and_images_of_several_classes_stay(tmp_path)
     assert not circles & set(images_of(splits, "validation"))
 
 
-def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_a_remedy(tmp_path, capsys):
+def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_a_remedy(fitted, tmp_path, capsys):
     """By `fit` for its two splits and by `check` for all; equal images with different labels are counted too."""
     pictures = draw_folder(tmp_path / "pictures", train=36, validation=9, test=9)
 
@@ -61,7 +61,7 @@ def test_images_of_validation_that_are_in_train_are_counted_with_an_example_and_
         shutil.copy(pictures / source, pictures / target)
 
     def said_by_fit() -> list[str]:
-        fit(pictures, output_dir=str(tmp_path / "out"), dry_run=True)
+        fitted(pictures, tmp_path / "out", dry_run=True)
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Equal images")]
 
     assert said_by_fit() == []

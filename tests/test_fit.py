@@ -127,7 +127,7 @@ def test_the_report_of_fit_shows_the_verdict_and_pictures(result):
 def test_of_large_data_a_part_of_the_unlabelled_images_judges(fitted, tmp_path, monkeypatch):
     """100 are wanted, and at most half of the 111 are taken."""
     monkeypatch.setattr(evidence, "MAX_FULL_CROSS_VALIDATION", 0)
-    found = fitted(few_labels(tmp_path, 3, train=120), group_by="none")
+    found = fitted(few_labels(tmp_path, 3, train=120), group_by="none", views="image:student")
     assert (found.judged_on, found.judged_images) == ("holdout", 55)
 
 

@@ -27,7 +27,7 @@ GIVE_UP_SECONDS, WAIT_SECONDS = 30.0, 300.0
 CONNECT_SECONDS, KEEP_ALIVE_SECONDS = 15.0, 4.0  # the latter below the 5 of uvicorn, which serves most of them
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS)
 POOLS = 32  # pools of connections, see `_Transport`
-SHORTEST_SECRET = 8  # letters
+SHORTEST_SECRET, LONGEST_ERROR = 8, 300  # letters
 LARGEST_REPLY = 4 << 20  # bytes; a reply with reasoning of 32,000 tokens has 0.2 MB
 
 
@@ -294,7 +294,7 @@ def redact(text: str, secret: str | None) -> str:
     return text.replace(secret, "***") if secret and len(secret) >= SHORTEST_SECRET else text
 
 
-def error_message(body: bytes | str, secret: str | None = None, limit: int = 300) -> str:
+def error_message(body: bytes | str, secret: str | None = None) -> str:
     """The error message of a server in one line, without JSON, HTML, image data and secrets."""
     text = body[:100_000]
     text = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
@@ -309,7 +309,7 @@ def error_message(body: bytes | str, secret: str | None = None, limit: int = 300
         text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL | re.IGNORECASE)
     text = re.sub(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]{16,}", "(image)", text)
     text = " ".join(redact(whole_characters(text), secret).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float:

@@ -89,10 +89,6 @@ class GlobalBatchSampler(BatchSampler):
         """Where accelerate calls `set_epoch` if batches are skipped."""
         return self
 
-    @property
-    def total_length(self) -> int:
-        return len(self)
-
     def __len__(self) -> int:
         whole, remainder = divmod(self.num_rows, self.batch_size * self.num_processes)
         return whole + (remainder > 0 and not self.drop_last)

@@ -45,12 +45,16 @@ class Split:
         return self.filled | self.empty
 
 
-def open_image_folder(folder: Path) -> DatasetDict:
-    """The splits with `image` (not decoded), the columns of the metadata, and `label` if an image has one."""
+def open_image_folder(folder: Path, scenes_in_folders: bool = False) -> DatasetDict:
+    """
+    The splits with `image` (not decoded), the columns of the metadata, and `label` if an image has one. Folders below
+    class folders are told of, unless they hold `scenes_in_folders`.
+    """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:
         raise ValueError(f"unpack {archives[0]}, images are read from plain files.")
     census = Census(folder)
+    census.nested = {} if scenes_in_folders else census.nested
     try:
         _check_metadata(census)
         splits = [_read_split(name, census) for name in census.roots]

@@ -14,6 +14,7 @@ from ..files import did_you_mean
 from ..names import check_dataset_name
 from ..options import DataArguments
 from ..options.caller import called_from_python
+from ..options.data import BY_FOLDER
 from .classes import class_names, read_class_names, with_class_names
 from .groups import groups_of, with_groups
 from .images import check_files, file_columns
@@ -181,7 +182,8 @@ def _opened(chain: Iterator[Source], names: dict[str, str], config: str | None) 
         replaced = {columns.CAPTION, columns.TEXT_EMBEDS} & present
         names = {ours: theirs for ours, theirs in names.items() if ours not in replaced}
     if stage is None or stage.get("with_images"):
-        splits = _rows(source.name, config, source.revision, stage, names.get(columns.LABEL, columns.LABEL))
+        label, by_folder = names.get(columns.LABEL, columns.LABEL), source.group_by == BY_FOLDER
+        splits = _rows(source.name, config, source.revision, stage, label, by_folder)
         hub_id = None if Path(source.name).is_dir() else source.name
         images = DatasetDict({name: standardise(split, name, names, hub_id) for name, split in splits.items()})
     else:
@@ -198,12 +200,17 @@ def _opened(chain: Iterator[Source], names: dict[str, str], config: str | None) 
 
 
 def _rows(
-    name: str, config: str | None, revision: str | None, stage: dict[str, Any] | None, label: str = columns.LABEL
+    name: str,
+    config: str | None,
+    revision: str | None,
+    stage: dict[str, Any] | None,
+    label: str = columns.LABEL,
+    scenes_in_folders: bool = False,
 ) -> DatasetDict:
     """A dataset as stored, see [`open_data`]; of a stage without its images."""
     if stage is not None and Path(name).is_dir():
         return open_stage(name, stage)
-    return open_data(name, config, revision, label)
+    return open_data(name, config, revision, label, scenes_in_folders)
 
 
 def _open_captions(name: str, revision: str | None, names: dict[str, str]) -> DatasetDict:

@@ -42,13 +42,22 @@ class OtherClassesError(ValueError):
     """Two files of a split with different classes."""
 
 
-def open_data(name: str, config: str | None, revision: str | None, label: str = columns.LABEL) -> DatasetDict:
-    """Open a dataset. Raises ValueError, with the first invalid file or the cause, for unreadable files."""
+def open_data(
+    name: str,
+    config: str | None,
+    revision: str | None,
+    label: str = columns.LABEL,
+    scenes_in_folders: bool = False,
+) -> DatasetDict:
+    """
+    Open a dataset; for `scenes_in_folders` see [`open_image_folder`]. Raises ValueError, with the first invalid file
+    or the cause, for unreadable files.
+    """
     check_dataset_name(name)
     folder, how = Path(name), how_to_load(name, config, revision)
     if is_image_folder(name):
         try:
-            return open_image_folder(folder)
+            return open_image_folder(folder, scenes_in_folders)
         except ValueError as error:
             fault = _fault(folder.rglob("*")) if isinstance(error, UnicodeError) else error
             raise ValueError(f"dataset_name is {name!r}, but its files cannot be read: {fault}") from error

@@ -176,13 +176,11 @@ class CropOfStored:
 class Shrink:
     """An image -> the same, or smaller, with `side` pixels along its shorter side."""
 
-    def __init__(self, side: int, interpolation: InterpolationMode = InterpolationMode.BICUBIC):
-        self.side, self.interpolation = side, interpolation
+    def __init__(self, side: int):
+        self.side = side
 
     def __call__(self, image: PILImage.Image) -> PILImage.Image:
-        if min(image.size) <= self.side:
-            return image
-        return F.resize(image, self.side, self.interpolation)
+        return image if min(image.size) <= self.side else F.resize(image, self.side, InterpolationMode.BICUBIC)
 
 
 def shrunk_once(transform: Any) -> TrainTransform:
