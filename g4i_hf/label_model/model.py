@@ -95,8 +95,8 @@ class LabelModel:
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
             that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where a
-            label can be held out, a view that has learned these labels `knows_labels` and is `left_out`, or no accuracy
-            is known where all have. Where none can, a view that labels and other views contradict is `left_out`, and
+            label can be held out, a view that has learned these labels `knows_labels` and is `left_out`, or no
+            accuracy is known where all have. Where none can, a view that labels and other views contradict is `left_out`, and
             accuracies are `unclear` where views agree too rarely.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
