@@ -47,6 +47,9 @@ MIN_SKILL = 0.5  # of the way from chance to always right, for a view to give an
 SUREST_ROWS = 1 / 4  # of the rows of a class, those of which a view is surest, anchors (judgement)
 MIN_ANCHORS = 100  # rows that estimate the share of wrong labels (judgement)
 MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those among all rows (judgement)
+# Probability that a labelled row is surer than another one of its class: from there on, a view has learned the labels
+MIN_AREA_OF_LEARNED = 0.75  # 0.75 to 1 where it has, at most 0.69 where 40% are of no class (judgement by photographs)
+MIN_DEVIATIONS_OF_LEARNED = 4.0  # of that from a half, in standard deviations (judgement)
 
 # --- Images of no class, and images to label -------------------------------------------------------------------------
 

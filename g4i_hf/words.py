@@ -73,11 +73,17 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
 
 
 def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [
+    know = [
+        f"The view {name} is much surer of labelled images than of others: it has learned these labels"
+        + (", so it is left out." if line.get("left_out") else ", or most images are of no class. Nothing can judge.")
+        for name, line in views.items()
+        if line.get("knows_labels")
+    ]
+    return know + [
         f"The view {name} is left out: it agrees with labels and other views no more than by chance. Check that it "
         "belongs to these images."
         for name, line in views.items()
-        if line.get("left_out")
+        if line.get("left_out") and not line.get("knows_labels")
     ]
 
 

@@ -551,3 +551,19 @@ def test_image_features_that_tell_nearly_all_leave_no_class_without_a_row():
     labels = np.where(np.arange(400) < 30, truth, -1)
     model = LabelModel(10).fit({"caption": captions, "image": View(features)}, labels)
     assert np.isfinite(model.posterior_).all() and (model.posterior_.argmax(1) == truth).mean() > 0.99
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_view_that_has_learned_the_labels_does_not_judge(alone):
+    generator = np.random.default_rng(0)
+    truth = np.arange(600) % 4
+    labels = np.where(np.arange(600) < 40, truth, -1)
+    features = 1.2 * np.eye(8)[truth] + generator.normal(size=(600, 8))
+    scores = np.where(labels[:, None] >= 0, 9 * np.eye(4)[truth], generator.normal(size=(600, 4)))
+    views = {"scores": View(scores.astype(np.float32), self_trains=False)}
+    views |= {} if alone else {"image": View(features.astype(np.float32))}
+    model = LabelModel(4).fit(views, labels)
+    assert model.report_["scores"]["knows_labels"]
+    assert (model.accuracy_ is None) == alone
+    assert "image" in model.report_ or alone
+    assert not model.report_.get("image", {}).get("knows_labels")

@@ -23,6 +23,7 @@ from .agreement import (
 )
 from .calibration import Calibration, inverse_temperature
 from .fit_view import MOST_COMPARED, fit_view
+from .learned_labels import views_that_know
 from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, how_explained, none_of_these
 from .saved import load, save
@@ -94,9 +95,10 @@ class LabelModel:
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
-            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where no
-            label can be held out, a view that labels and other views contradict is `left_out`, and accuracies are
-            `unclear` where views agree too rarely.
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where a
+            label can be held out, a view that has learned these labels `knows_labels` and is `left_out`, or no
+            accuracy is known where all have. Where none can, a view that labels and other views contradict is `left_out`, and
+            accuracies are `unclear` where views agree too rarely.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
 
@@ -232,6 +234,12 @@ class LabelModel:
             name: {"accuracy": None, "interval": None, "weight": 0.0, "rows": int(view_values.has.sum())}
             for name, view_values in values.items()
         }
+        know = views_that_know(self._of_views, values, rows)
+        if 0 < len(know) < len(known):
+            report = {name: self.report_[name] | {"left_out": True, "knows_labels": True} for name in know}
+            self._fit({name: view for name, view in values.items() if name not in know}, rows)
+            self.report_ = {name: report.get(name) or self.report_[name] for name in values}
+            return
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].self_trains)
         sources = {values[name].source for name in (*known, *learners)}
         self_trains = bool(learners) and len(sources) > 1 and unlabelled
@@ -247,6 +255,12 @@ class LabelModel:
             self._of_labels = learners, self.models_, self._trusts, self._sources, self.calibration_
             self._self_train(values, learners, rows, with_interval=True)
         self._estimate(values, rows)
+        if know:
+            self.accuracy_ = None
+            self.report_ = {
+                name: line | {"accuracy": None, "interval": None, "knows_labels": True}
+                for name, line in self.report_.items()
+            }
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
