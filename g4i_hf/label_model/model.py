@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import priors
 from ..evaluation.estimate import Estimate, accuracy_of
-from ..linear import has_vote, margins_of, one_hot
+from ..linear import has_vote, one_hot
 from .agreement import (
     able_to_learn,
     accuracies_by_each_other,
@@ -30,6 +30,7 @@ from .saved import load, save
 from .self_training import calibrated_by_agreement, learn_predictions
 from .twins import typical_rows
 from .view_model import SELF_TRAINED
+from .view_report import accuracies_alone, weights_of
 from .views import (
     ALONE,
     BLOCK,
@@ -95,9 +96,9 @@ class LabelModel:
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
-            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where a
-            label can be held out, a view that has learned these labels `knows_labels` and is `left_out`, or no
-            accuracy is known where all have. Where none can, a view that labels and other views contradict is `left_out`, and
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where a label can
+            be held out, a view that has learned these labels `knows_labels` and is `left_out`; where all have, no
+            accuracy is known. Where none can, a view that labels and other views contradict is `left_out`, and
             accuracies are `unclear` where views agree too rarely.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
@@ -236,18 +237,14 @@ class LabelModel:
         }
         know = views_that_know(self._of_views, values, rows)
         if 0 < len(know) < len(known):
-            report = {name: self.report_[name] | {"left_out": True, "knows_labels": True} for name in know}
-            self._fit({name: view for name, view in values.items() if name not in know}, rows)
-            self.report_ = {name: report.get(name) or self.report_[name] for name in values}
+            self._fit_without(know, values, rows, knows_labels=True)
             return
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].self_trains)
         sources = {values[name].source for name in (*known, *learners)}
         self_trains = bool(learners) and len(sources) > 1 and unlabelled
         if not len(rows.judged) and len(sources) > 1 and unlabelled:
             if left_out := self._judge_by_each_other(values, rows):
-                report = {name: self.report_[name] | {"left_out": True} for name in left_out}
-                self._fit({name: view for name, view in values.items() if name not in left_out}, rows)
-                self.report_ = {name: report.get(name) or self.report_[name] for name in values}
+                self._fit_without(left_out, values, rows)
                 return
         else:
             self._calibrate(values, rows, with_interval=not self_trains)
@@ -261,6 +258,11 @@ class LabelModel:
                 name: line | {"accuracy": None, "interval": None, "knows_labels": True}
                 for name, line in self.report_.items()
             }
+
+    def _fit_without(self, names: Sequence[str], values: dict[str, Values], rows: Rows, **why: bool) -> None:
+        report = {name: self.report_[name] | {"left_out": True} | why for name in names}
+        self._fit({name: view for name, view in values.items() if name not in names}, rows)
+        self.report_ = {name: report.get(name) or self.report_[name] for name in values}
 
     def _logits(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> list[np.ndarray]:
         """(rows, C) of each model, of each row by the one that `model_of` (N,) names."""
@@ -406,17 +408,8 @@ class LabelModel:
             self.label_noise_interval_ = self.calibration_.interval_by(rows.groups[judged])
         sample = np.arange(min(len(rows.labels), MOST_ESTIMATED))
         everywhere, held_out = self._logits(values, sample, rows.folds), self._logits(values, judged, rows.folds)
-        margins = [
-            margins_of(self.calibration_.of_view(number, logits)).mean() if len(logits) else 0.0
-            for number, logits in enumerate(everywhere)
-        ]
-        for name, line in self.report_.items():
-            own = [
-                margin / len(model.inputs)
-                for margin, model in zip(margins, self.models_, strict=True)
-                if name in model.inputs
-            ]
-            line["weight"] = float(sum(own) / max(sum(margins), 1e-9))
+        for name, weight in weights_of(self.calibration_, everywhere, self.models_, self.report_).items():
+            self.report_[name]["weight"] = weight
         if not len(judged):
             if self._is_sure:
                 self.accuracy_ = Estimate(float(self.calibration_.probabilities(everywhere).max(1).mean()))
@@ -428,20 +421,9 @@ class LabelModel:
         held_out_rows = calibration.held_out(of_judged, posterior, labels, reviewed, counts, of_all)
         groups = rows.groups[judged]
         self.accuracy_ = accuracy_of(of_all, replace(held_out_rows, groups=groups))
-        for model in self._of_views:
-            has, can_judge = (values[model.name].has[places] for places in (sample, judged))
-            if not can_judge.any():
-                continue
-            in_all, in_judged = (
-                [model.logits(values, places, rows.folds)] for places in (sample[has], judged[can_judge])
-            )
-            alone = calibrate(in_judged, labels[can_judge], self.log_prior_, quick=True)
-            probabilities = alone.probabilities(in_all)
-            alone = replace(alone, share=calibration.share, interval=calibration.interval)
-            of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities
-            held_out_rows = alone.held_out(alone.probabilities(in_judged), *of_view)
-            estimate = accuracy_of(probabilities, replace(held_out_rows, groups=groups[can_judge]))
-            self.report_[model.name] |= {"accuracy": estimate.share, "interval": estimate.interval}
+        of_views, of_rows = (self._of_views, values, rows), (sample, judged, posterior, counts)
+        for name, estimate in accuracies_alone(*of_views, of_rows, calibration, self.log_prior_).items():
+            self.report_[name] |= {"accuracy": estimate.share, "interval": estimate.interval}
 
     def _say_classes(self, values: dict[str, Values], rows: Rows) -> np.ndarray:
         """Sets probabilities and posterior, in the order of the caller; (N,) how well the classes explain a row."""
