@@ -115,15 +115,19 @@ def all_layers_in_words(result: FitResult) -> str:
     trained = result.all_layers
     if not trained or trained["accuracy"] is None:
         return ""
-    before, after = (f"{trained[name]:.1%}" for name in ("last_layer_accuracy", "accuracy"))
-    minutes = f"All layers, {trained['minutes']:g} minutes"
+    found = f"All layers, {trained['minutes']:g} minutes: {all_layers_in_figures(trained)}"
     if not trained["kept"]:
-        return f"{minutes}: no better than the last layer alone ({after} and {before}), so left out."
-    compared = (
-        " The comparison with labels alone is of last layers." if result.labels_only_accuracy is not None else ""
-    )
-    chose = "as the same images chose the best weights, this is a little too good"
-    return f"{minutes}: right for about {after} where the last layer alone has {before}; {chose}.{compared}"
+        return f"{found}, so they are left out."
+    compares = result.labels_only_accuracy is not None
+    return f"{found}.{' The comparison with labels alone is of last layers.' * compares}"
+
+
+def all_layers_in_figures(trained: Mapping[str, Any]) -> str:
+    """Their accuracy beside that of the last layer."""
+    before, after = (f"{trained[name]:.1%}" for name in ("last_layer_accuracy", "accuracy"))
+    gain = 100 * (trained["accuracy"] - trained["last_layer_accuracy"])
+    ends = " to ".join(f"{100 * end:z.1f}" for end in trained["gain_interval"])
+    return f"{after} where the last layer alone has {before} (gain {gain:z.1f} points, {ends})"
 
 
 def accuracy_of(result: FitResult, name: str) -> tuple[float | None, Sequence[float] | None]:
