@@ -183,9 +183,11 @@ def test_too_few_minutes_and_what_cannot_be_judged_leave_the_earlier_result_and_
 def test_the_last_layers_alone_end_with_how_long_all_would_take(fitted, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(all_layers, "seconds_per_step", lambda _: 0.25)  # of 4 images
     pictures = few_labels(tmp_path, 3, train=120)
-    fitted(pictures, finetune="auto")
-    said = capsys.readouterr().out
-    assert "All layers: training them too would take about 9 minutes here: --minutes 10" in said
+    labelled = draw_folder(tmp_path / "labelled", train=110)  # nothing can judge, but labelled images could
+    for folder, more in ((pictures, ""), (labelled, " --validation_fraction 0.2")):
+        fitted(folder, finetune="auto")
+        said = capsys.readouterr().out
+        assert f"All layers: training them too would take about 9 minutes here: --minutes 10{more}\n" in said
     assert fitted(pictures, finetune="false") and "--minutes" not in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .. import columns
+from .. import columns, priors
 from ..cli import build_options
 from ..data.checks import labels_of
 from ..data.labels import GOLD
@@ -44,7 +44,7 @@ from .decide import decide
 from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
-from .judge import Gold, Judge, Validation, judge_in_training, judged_heads
+from .judge import CrossValidation, Gold, Judge, Validation, judge_in_training, judged_heads
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, judgement_in_results
 from .runs import save_last_layer
@@ -74,7 +74,7 @@ class Fit:
         self.data = data  # as given; `images.data` may be its captions
         self.folder = self.images.folder
         self.all_layers: Trained | None = None
-        self.minutes_here: int | None = None  # that all layers would take
+        self.how_all_layers = ""  # could be trained here, and in what time
         self.targets: Targets | None = None  # in the main process
         self.before: FitResult | None = None  # the result that this one replaces
 
@@ -203,19 +203,24 @@ class Fit:
     def _planned(self, judge: Judge, aligned: set[str], planned: dict[str, Any]) -> AllLayers | None:
         """All layers of the classifier that ships, or None where they are not wanted; says how long these take."""
         args, wanted = self.args, wants_all_layers(self.args)
-        if not on_main_process(lambda: judge.can_choose_layers):
-            if is_request(args):
-                raise ValueError(CANNOT_CHOOSE)
-            if wanted:
-                self.say(CANNOT_CHOOSE)
+        can_choose = on_main_process(lambda: judge.can_choose_layers)
+        if is_request(args) and not can_choose:
+            raise ValueError(CANNOT_CHOOSE)
+        if wanted and not can_choose:
+            self.say(CANNOT_CHOOSE)
             return None
-        if not wanted and args.finetune == "false":
+        labels_could = isinstance(judge, CrossValidation) and len(judge.rows) >= priors.MIN_HOLDOUT
+        labels_could &= self.images.in_memory is None
+        if not wanted and (args.finetune == "false" or not (can_choose or labels_could)):
             return None
         name = on_main_process(lambda: decide(judge.judgement().verdict, args.release).released)
         targets = on_main_process(lambda: self.targets.of_all_rows(name))
         all_layers = AllLayers(self.images, judge, self.judging, name, targets, name in aligned, self.place)
         if not wanted:
-            self.minutes_here = all_layers.minutes_here()
+            minutes = all_layers.minutes_here()
+            about = f"about {minutes:,} minute{'s' * (minutes > 1)}"
+            options = f"--minutes {minutes + 1}{'' if can_choose else ' --validation_fraction 0.2'}"
+            self.how_all_layers = f"All layers: training them too would take {about} here: {options}"
             return None
         if planned:
             all_layers.planned = planned
@@ -309,9 +314,8 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
-        if minutes := self.minutes_here:
-            about = f"about {minutes:,} minute{'s' * (minutes > 1)}"
-            self.say(f"All layers: training them too would take {about} here: --minutes {minutes + 1}")
+        if self.how_all_layers:
+            self.say(self.how_all_layers)
         is_on_disk = self.images.in_memory is None
         of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
         result.next_step = words.next_command(result, of_label, is_on_disk and self.images.has_test)

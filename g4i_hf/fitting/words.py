@@ -115,11 +115,11 @@ def all_layers_in_words(result: FitResult) -> str:
     trained = result.all_layers
     if not trained or trained["accuracy"] is None:
         return ""
-    found = f"All layers, {trained['minutes']:g} minutes: {all_layers_in_figures(trained)}"
+    sentence = f"All layers, {trained['minutes']:g} minutes: {all_layers_in_figures(trained)}"
     if not trained["kept"]:
-        return f"{found}, so they are left out."
+        return f"{sentence}, so they are left out."
     compares = result.labels_only_accuracy is not None
-    return f"{found}.{' The comparison with labels alone is of last layers.' * compares}"
+    return f"{sentence}.{' The comparison with labels alone is of last layers.' * compares}"
 
 
 def all_layers_in_figures(trained: Mapping[str, Any]) -> str:
