@@ -1,7 +1,6 @@
 """
 Others fine-tune the network of all_layers.py, on the same images, labels and number of steps.
 
-    pip install -e '.[demo]'
     python benchmarks/all_layers_peers.py PHOTOS
 
 `timm` is a plain loop with its augmentation, AdamW and cosine schedule; `transformers` is Trainer as in its script for
