@@ -84,8 +84,8 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     layers, said = results_of(out)["all_layers"], capsys.readouterr().out
     assert layers["kept"] is found.finetuned is True and layers["accuracy"] > layers["last_layer_accuracy"]
     assert found.with_views_accuracy == layers["last_layer_accuracy"] and layers["classifier"] == "with_views"
-    figures = "All layers: .*% where the last layer alone has .*% \\(gain .* points, .* to .*\\)"
-    assert re.search(f"{figures}; kept", said) and "with all layers trained" in said
+    figures = "All layers, .* minutes: .*% where the last layer alone has .*% \\(gain .* points, .* to .*\\)\\. The"
+    assert re.search(figures, said) and "with all layers trained" in said
     assert "The comparison with labels alone is of last layers" in said
     run = out / "all_layers"
     assert not [*run.glob("checkpoint-*"), *run.glob("best*"), *run.glob("looks*")]

@@ -42,7 +42,6 @@ from .evidence import FitImages
 from .folder import FitFolder
 from .judge import Judge
 from .runs import save_run
-from .words import all_layers_in_figures
 
 BATCH = 64
 RATE, SCRATCH_RATE = 3e-4, 1e-3  # of learning, at its peak
@@ -129,7 +128,6 @@ class AllLayers:
         trained = on_main_process(lambda: self._judged(best, steps))
         if trained.kept:
             trained.logits = self._keep(trainer, best, trained.accuracy)
-        self.place.say(trained_in_words(trained))
         return trained
 
     def _judged(self, best: "Best", steps: int) -> Trained:
@@ -314,13 +312,6 @@ class Best(TrainerCallback):
         seconds, self.since = self.seconds(), time.monotonic()
         run.place.note(all_layers=run.place.noted()["all_layers"] | {"seconds": seconds})
         run.place.say(f"All layers, step {state.global_step:,} of {state.max_steps:,}: {100 * gain:+.1f} points.")
-
-
-def trained_in_words(trained: Trained) -> str:
-    if trained.accuracy is None:
-        return "All layers were never judged, so the last layer alone ships."
-    figures = all_layers_in_figures(trained.as_result())
-    return f"All layers: {figures}; {'kept' if trained.kept else 'left out'}."
 
 
 def clean_up(folder: Path, kept: bool) -> None:
