@@ -148,7 +148,7 @@ def test_the_best_of_ten_looks_gains_nothing_by_chance():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("minutes", "steps"), [(8, 72), (1000, 300), (None, 120)])
+@pytest.mark.parametrize(("minutes", "steps"), [(3, 27), (8, 72), (1000, 300), (None, 120)])
 def test_a_budget_is_as_many_steps_as_fit_into_it(fitted, tmp_path, monkeypatch, capsys, minutes, steps):
     """A tenth is for the judge; 300 steps are the most for so few images, and 120 the usual length."""
     planned = []
