@@ -1,16 +1,20 @@
 """
-All layers within a budget of time beside the last layer of the same network, at the same image size.
+All layers beside the last layer of the same network, at the same image size, with and without the alignment loss.
 
     pip install -e '.[demo]'
-    python benchmarks/all_layers.py PHOTOS --cells "flowers102, all" --minutes 10
+    python benchmarks/all_layers.py PHOTOS --real_views REAL_VIEWS
+    python benchmarks/all_layers.py PHOTOS --cells ALIGNMENT --arms 0 0.1 0.3 1 TextTeacher --seeds 0 1 2
 
 PHOTOS are those of photos.py; `--real_views` is the folder of real_views.py, for cells with scores of SigLIP 2. Each
-cell is a smaller draw of a dataset, so that it takes about 15 minutes of a core, and goes through `g4i fit --minutes`
-itself (its Python function). Images judge as users have them: `validation` where every image has a label, else
-unlabelled ones that are kept. Both classifiers are scored on `test`, with a paired 95% interval. Writes
-results/all_layers.json, a row for each cell, budget and seed; rows that are there are not measured again.
+cell is a smaller draw of a dataset, so that it takes about 15 minutes of a core, and goes through
+`g4i fit --finetune true` itself (its Python function). It trains for as many steps as are usual, or `--steps`, so that
+a busy machine changes nothing. Images judge as users have them: `validation` where every image has a label, else
+unlabelled ones that are kept. An arm is a weight of the alignment loss, or `labels only`. All classifiers are scored
+on `test`: what ships beside its last layer, and beside the arm without alignment, with paired 95% intervals. Writes
+results/all_layers.json, a row for each cell, arm and seed; rows that are there are not measured again.
 """
 
+import sys
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -21,17 +25,21 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from photos import ENCODER, parsed, parser_of, photos_of
-from photos_fit import drawn, fitted
-from result_files import Results
+from photos_fit import drawn, fitted, predictions_of
+from result_files import ROOT, Results, grouped
 from scipy.special import softmax
 
 from g4i_hf import View
 from g4i_hf.data.checks import labels_of
-from g4i_hf.evaluation.estimate import judged_by_labels
+from g4i_hf.evaluation.estimate import difference_interval
 from g4i_hf.evaluation.predict import load_run, predict
+from g4i_hf.fitting import all_layers
 from g4i_hf.names import ALL_LAYERS, LABELS_ONLY, WITH_VIEWS
 
-KEY = ("cell", "minutes", "seed")
+sys.path.append(str(ROOT / "recipes" / "text_teacher"))
+import text_teacher  # noqa: F401  registers its objective
+
+KEY = ("cell", "steps", "arm", "seed")  # `steps` as given; null for the usual number
 SCORES = "siglip2_b16"
 
 
@@ -48,12 +56,19 @@ class Cell:
 CELLS = {
     "cifar10, none": Cell("cifar10", "none", 3_000, 96),
     "cifar10, none, scores": Cell("cifar10", "none", 3_000, 96, has_scores=True),
+    "cifar10, all": Cell("cifar10", "all", 3_000, 96),
     "cifar10, 40% wrong": Cell("cifar10", "40% wrong", 3_000, 96),
     "caltech101, all": Cell("caltech101", "all", 2_000, 128),
     "caltech101, 1 a class": Cell("caltech101", "1 a class", 2_000, 128),
     "flowers102, all": Cell("flowers102", "all", 1_100, 112),
     "flowers102, 4 a class": Cell("flowers102", "4 a class", 1_100, 112),
     "flowers102, 24 classes, all": Cell("flowers102", "all", 960, 112, classes=24),
+}
+ALIGNMENT_CELLS = ("flowers102, all", "flowers102, 4 a class", "caltech101, all", "cifar10, all")
+LABELS_ONLY_ARM = "labels only"
+ARMS = {weight: {"align_weight": float(weight)} for weight in ("0", "0.1", "0.3", "1")} | {
+    "TextTeacher": {"align_weight": 0.3, "align_loss": "text_teacher", "align_temperature": 1.0},
+    LABELS_ONLY_ARM: {"align_weight": 0.0},
 }
 NEEDS_VALIDATION = ("all", "40% wrong")  # without unlabelled images
 
@@ -93,47 +108,72 @@ def scores_of(folder: Path, training: Dataset) -> View:
     return View(softmax(logits[rows], axis=1).astype(np.float32), np.eye(10, dtype=np.float32), source=SCORES)
 
 
-def measured(photos: DatasetDict, cell: Cell, minutes: float, seed: int, cache: Path, real_views: Path | None) -> dict:
-    splits = DatasetDict({name: photos[name] for name in photos if name != "test"})
+def measured(
+    photos: DatasetDict, cell: Cell, arm: str, steps: int | None, seed: int, cache: Path, real_views: Path | None
+) -> dict:
+    splits, test = DatasetDict({name: photos[name] for name in photos if name != "test"}), photos["test"]
     views = ["caption", "image:student", scores_of(real_views, splits["train"])] if cell.has_scores else None
+    learned = LABELS_ONLY if arm == LABELS_ONLY_ARM else WITH_VIEWS
+    all_layers.ALIGNMENT = ARMS[arm]
+    if steps:
+        all_layers.USUAL_STEPS = steps, steps
     start, began = time.process_time(), time.monotonic()
-    options = {"text_encoder": ENCODER, "image_size": cell.size, "minutes": minutes, "views": views, "seed": seed}
-    result, folder = fitted(splits, cache, **options)
+    options = {"text_encoder": ENCODER, "image_size": cell.size, "views": views, "seed": seed}
+    result, folder = fitted(splits, cache, **options, finetune="true", release=learned)
     row = {"seconds_of_cpu": round(time.process_time() - start), "seconds": round(time.monotonic() - began)}
-    row |= {"images": len(splits["train"]), "image_size": cell.size, "test_images": len(photos["test"])}
+    row |= {"images": len(splits["train"]), "image_size": cell.size, "test_images": len(test)}
     row |= {"judged_on": result.judged_on, "judged_images": result.judged_images, "of_fit": result.all_layers}
-    accelerator, truth = Accelerator(cpu=not torch.accelerator.is_available()), labels_of(photos["test"])
-    predicted = {}
-    for name in (LABELS_ONLY, WITH_VIEWS, ALL_LAYERS):
-        if (folder / name).is_dir():
-            model, processor = load_run(folder / name)
-            found = predict(model, processor, photos["test"], accelerator, output_image_embeds=False)
-            predicted[name] = found.predicted
-            row |= {name: float((found.predicted == truth).mean())}
-    if ALL_LAYERS in predicted:  # the names are those that the estimate compares
-        pair = {LABELS_ONLY: predicted[result.all_layers["classifier"]], WITH_VIEWS: predicted[ALL_LAYERS]}
-        difference = judged_by_labels(pair, truth).difference
-        row |= {"difference": difference.share, "difference_interval": list(difference.interval)}
-    return row
+    truth = labels_of(test)
+    right = {name: found.predicted == truth for name, found in predictions_of(folder, test).items()}
+    row |= {name: float(each.mean()) for name, each in right.items()}
+    ships = right[learned]
+    if result.finetuned:
+        model, processor = load_run(folder / ALL_LAYERS)
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        ships = predict(model, processor, test, accelerator, output_image_embeds=False).predicted == truth
+    row |= {"ships": float(ships.mean()), "right": np.packbits(ships).tobytes().hex()}
+    difference = ships.astype(float) - right[learned]
+    return row | {"difference": difference.mean(), "difference_interval": difference_interval(difference)}
+
+
+def right_of(row: dict) -> np.ndarray:
+    """(m,) whether the classifier that ships is right, for each image of `test`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[: row["test_images"]].astype(float)
+
+
+def lines_of(rows: list[dict]) -> list[str]:
+    """For each cell, how much an arm gains over the one without alignment, on the same draws and images."""
+    lines, by_key = [], {tuple(row[name] for name in KEY): row for row in rows}
+    for (cell, steps, arm), found in grouped(rows, *KEY[:-1]).items():
+        pairs = [(row, by_key.get((cell, steps, "0", row["seed"]))) for row in found]
+        differences = [right_of(row) - right_of(without) for row, without in pairs if without is not None]
+        if arm != "0" and differences:
+            of_images = np.mean(differences, 0)
+            points, low, high = (100 * each for each in (of_images.mean(), *difference_interval(of_images)))
+            draws = ", ".join(f"{100 * each.mean():+.1f}" for each in differences)
+            lines.append(f"{cell}, {arm} - 0: {points:+.1f} points ({low:+.1f} to {high:+.1f}); draws {draws}")
+    return lines
 
 
 def main() -> None:
     parser = parser_of(__doc__, seeds=range(2), cache="runs/all_layers")
-    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
-    parser.add_argument("--minutes", nargs="+", type=float, default=[10])
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=[*CELLS, "ALIGNMENT"])
+    parser.add_argument("--arms", nargs="+", default=["0.3"], choices=list(ARMS))
+    parser.add_argument("--steps", type=int, help="by default as many as are usual")
     parser.add_argument("--real_views", type=Path, help="of cells with scores")
     args = parsed(parser)
     results = Results(args.results / "all_layers.json", KEY)
-    for seed, minutes, name in product(args.seeds, args.minutes, args.cells):
-        cell = CELLS[name]
-        if results.has(name, minutes, seed):
+    cells = ALIGNMENT_CELLS if args.cells == ["ALIGNMENT"] else args.cells
+    for seed, name, arm in product(args.seeds, cells, args.arms):
+        cell, key = CELLS[name], (name, args.steps, arm, seed)
+        if results.has(*key):
             continue
         if cell.has_scores and args.real_views is None:
             print(f"{name}: left out, as it needs --real_views", flush=True)
             continue
-        photos = photos_of_cell(args.photos, cell, seed)
-        cache = args.cache / f"{cell.data}-{cell.size}"
-        results.add(name, minutes, seed, **measured(photos, cell, minutes, seed, cache, args.real_views))
+        photos, cache = photos_of_cell(args.photos, cell, seed), args.cache / f"{cell.data}-{cell.size}"
+        results.add(*key, **measured(photos, cell, arm, args.steps, seed, cache, args.real_views))
+    print("\n".join(lines_of(results.rows)))
 
 
 if __name__ == "__main__":

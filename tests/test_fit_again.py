@@ -338,7 +338,7 @@ def test_two_processes_fit_what_one_does(fitted, drawn, student, words, tmp_path
     monkeypatch.setattr(all_layers, "FEWEST_STEPS", 6)
     monkeypatch.setattr(all_layers, "USUAL_STEPS", (6, 6))
     one = fitted(pictures, tmp_path / "one", finetune="true")
-    pattern = "All layers: .* where the last layer alone has (.*?)%"
+    pattern = "All layers, .* where the last layer alone has (.*?)%"
     last_layers = list(map(float, re.findall(pattern, capsys.readouterr().out)))
     given = {"student": student, "image_size": 32, "text_encoder": words, "finetune": "true"}
     said = succeed("fit", pictures, "-o", tmp_path / "two", given, launcher=TWO_PROCESSES).out

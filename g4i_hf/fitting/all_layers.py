@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, set_seed
 
@@ -50,12 +49,13 @@ EMA = 0.95  # decay of the average of the weights, which is judged and ships
 EPOCHS, SCRATCH_EPOCHS = 8, 20  # the usual length, with as many steps as these bounds say
 USUAL_STEPS = 120, 1_500
 MOST_EPOCHS, MOST_STEPS = 20, 300  # more than both are not trained, however many minutes are given
-FEWEST_STEPS = 60  # fewer are not worth the time
+FEWEST_STEPS, ENOUGH_STEPS = 20, 60  # too few minutes for the first are an error, which suggests the second
 LOOKS = 3, 10  # how often the judge looks, at least and at most
 SHARE_OF_LOOKS = 0.1  # of the time
 FORWARD = 1 / 3  # time of an image that is only judged, relative to one that is trained on
 FEW_IMAGES = 4  # of a step that is timed only to say how long all layers would take
-BEST = "best.safetensors"  # in the run, until the result is written
+ALIGNMENT: dict[str, Any] = {"align_weight": 0.3}  # with captions; the other options of alignment keep their defaults
+BEST, LOOKS_FILE = "best.safetensors", "looks.npz"  # in the run, until the result is written
 
 
 def wants_all_layers(args: FitArguments) -> bool:
@@ -77,6 +77,7 @@ class Trained:
     epochs: float
     last_layer_accuracy: float
     accuracy: float | None  # of the best weights; None if none were judged
+    gain_interval: tuple[float, float] | None
     logits: np.ndarray | None = None  # (n, C) of the images that judge, where they are kept
 
     def as_result(self) -> dict[str, Any]:
@@ -89,8 +90,10 @@ class AllLayers:
         judging: the images of the judge.
         name: of the classifier.
         targets: (N, C), zeros for rows that are not learned.
-        align_weight: of its captions.
+        aligns: whether it has captions.
     """
+
+    planned: dict[str, Any]  # how many steps, and how often the judge looks; `seconds` so far
 
     def __init__(
         self,
@@ -99,17 +102,21 @@ class AllLayers:
         judging: Dataset,
         name: str,
         targets: np.ndarray,
-        align_weight: float,
+        aligns: bool,
         place: FitFolder,
     ):
         self.images, self.judge, self.judging, self.name = images, judge, judging, name
-        self.targets, self.align_weight, self.place = targets, align_weight, place
+        self.targets, self.aligns, self.place = targets, aligns, place
         self.folder = place.folder / ALL_LAYERS
 
-    def train(self, minutes: float | None) -> Trained:
-        """For `minutes`, or the usual length; or resume. A ValueError if these are too few."""
-        steps, looks = self._plan(minutes)
-        of_training = self._arguments(steps, looks)
+    def train(self) -> Trained:
+        """As planned, from the last layer and the projector that are saved; or resume."""
+        steps = self.planned["steps"]
+        on_main_process(lambda: self.place.note(all_layers=self.planned))
+        if self.images.args.pretrained and self.aligns:
+            fitted = AlignedImageClassification.from_pretrained(self.place.folder / self.name, trust_remote_code=False)
+            self.built.model.projector.load_state_dict(fitted.projector.state_dict())
+        of_training = self._arguments(steps, self.planned["looks"])
         trainer = AlignmentTrainer(self.built.model, of_training, self.data, **self.built.trainer_options())
         best = Best(self, trainer)
         trainer.add_callback(best)
@@ -118,17 +125,20 @@ class AllLayers:
         if newest is None or not newest.endswith(f"-{steps}"):
             self._trained(trainer, newest, best)
             steps = trainer.state.global_step
-        gain = on_main_process(lambda: best.gain)
-        last = on_main_process(lambda: self.judge.estimate().accuracies[self.name].share)
-        accuracy = None if gain is None else float(np.clip(last + gain, 0, 1))
-        kept = gain is not None and gain > 0
-        spent = round(on_main_process(best.seconds) / 60, 1)
-        epochs = round(steps / self.steps_an_epoch, 2)
-        trained = Trained(self.name, kept, spent, epochs, last, accuracy)
-        if kept:
-            trained.logits = self._keep(trainer, best, accuracy)
-        self.place.say(trained_in_words(trained))
+        trained = on_main_process(lambda: self._judged(best, steps))
+        if trained.kept:
+            trained.logits = self._keep(trainer, best, trained.accuracy)
         return trained
+
+    def _judged(self, best: "Best", steps: int) -> Trained:
+        """By expectation: any gain counts, as neither network is the safer one."""
+        last = self.judge.estimate().accuracies[self.name].share
+        spent, epochs = round(best.seconds() / 60, 1), round(steps / self.steps_an_epoch, 2)
+        if not (looks := best.looks()):
+            return Trained(self.name, False, spent, epochs, last, None, None)
+        gain = self.judge.gain(self.name, np.stack([*looks.values()]))
+        accuracy = float(np.clip(last + gain.share, 0, 1))
+        return Trained(self.name, gain.share > 0, spent, epochs, last, accuracy, gain.interval)
 
     # --- How long ----------------------------------------------------------------------------------------------------
 
@@ -146,32 +156,31 @@ class AllLayers:
         seconds = self._seconds_per_step(FEW_IMAGES) * min(BATCH, len(self.data)) / min(FEW_IMAGES, len(self.data))
         return max(1, math.ceil(self.usual_steps * seconds / (1 - SHARE_OF_LOOKS) / 60))
 
-    def _plan(self, minutes: float | None) -> tuple[int, int]:
-        """How many steps, and how often the judge looks. A resumed run keeps those of its first start."""
-        if noted := on_main_process(lambda: self.place.noted().get("all_layers")):
-            return noted["steps"], noted["looks"]
+    def plan(self, minutes: float | None) -> None:
+        """For `minutes`, or the usual length. A ValueError if these are too few."""
         per_step = self._seconds_per_step(BATCH)
-        a_look = FORWARD * per_step * len(self.judging) / (BATCH * self.images.accelerator.num_processes)
+        a_look = FORWARD * len(self.judging) / (BATCH * self.images.accelerator.num_processes)  # as long as such steps
         for_looks = (LOOKS[0] + 1) * a_look  # the best weights are judged once more
         steps = self.usual_steps
         if minutes is not None:
-            affordable = int((60 * minutes - max(SHARE_OF_LOOKS * 60 * minutes, for_looks)) / per_step)
-            steps = min(affordable, max(MOST_EPOCHS * self.steps_an_epoch, MOST_STEPS))
+            every = 60 * minutes / per_step
+            most = max(MOST_EPOCHS * self.steps_an_epoch, MOST_STEPS)
+            steps = min(int(every - max(SHARE_OF_LOOKS * every, for_looks)), most)
         if steps < FEWEST_STEPS:
-            least = max(FEWEST_STEPS * per_step / (1 - SHARE_OF_LOOKS), FEWEST_STEPS * per_step + for_looks)
-            enough = math.ceil(least / 6 + 1) / 10
+            every = max(ENOUGH_STEPS / (1 - SHARE_OF_LOOKS), ENOUGH_STEPS + for_looks)
+            enough = math.ceil(every * per_step / 6 + 1) / 10
             raise ValueError(
-                f"minutes is {minutes:g}, too few to train all layers: {FEWEST_STEPS} steps of {per_step:.2g} s are "
-                f"the least. --minutes {enough:g} is enough here; --finetune false fits the last layers alone."
+                f"minutes is {minutes:g}, too few to train all layers: a step takes {per_step:.2g} s, and "
+                f"{FEWEST_STEPS} steps are the least. --minutes {enough:g} is enough here; --finetune false fits the "
+                "last layers alone."
             )
-        looks = int(np.clip(SHARE_OF_LOOKS * steps * per_step / max(a_look, 1e-9), *LOOKS))
-        takes = (steps * per_step + (looks + 1) * a_look) / 60
+        looks = int(np.clip(SHARE_OF_LOOKS * steps / max(a_look, 1e-9), *LOOKS))
+        takes = (steps + (looks + 1) * a_look) * per_step / 60
         self.place.say(
             f"All layers: {steps:,} steps of {BATCH} images, {steps / self.steps_an_epoch:.1f} epochs, about "
             f"{max(takes, 0.1):.1f} minutes. Ctrl-C ends them and keeps the best so far."
         )
-        on_main_process(lambda: self.place.note(all_layers={"steps": steps, "looks": looks, "seconds": 0.0}))
-        return steps, looks
+        self.planned = {"steps": steps, "looks": looks, "seconds": 0.0}
 
     def _seconds_per_step(self, batch: int) -> float:
         """Of training, the same in all processes."""
@@ -186,12 +195,9 @@ class AllLayers:
 
     @cached_property
     def built(self) -> BuiltStudent:
-        """A new student with the last layer and the projector that were fitted on its features."""
-        built, args = self.images.build(), self.images.args
+        """A new student with the last layer that was fitted on its features."""
+        built = self.images.build()
         self.judge.heads[self.name].put_into(built.model)
-        if args.pretrained and self.align_weight:
-            fitted = AlignedImageClassification.from_pretrained(self.place.folder / self.name, trust_remote_code=False)
-            built.model.projector.load_state_dict(fitted.projector.state_dict())
         built.model.to(memory_format=torch.channels_last)  # on a CPU a step takes a quarter less time
         return built
 
@@ -208,7 +214,7 @@ class AllLayers:
         args = self.images.args
         return AlignmentArguments(
             output_dir=str(self.folder),
-            align_weight=self.align_weight,
+            **(ALIGNMENT if self.aligns else {"align_weight": 0.0}),
             max_steps=steps,
             per_device_train_batch_size=BATCH,
             learning_rate=RATE if args.pretrained else SCRATCH_RATE,
@@ -255,13 +261,10 @@ class Best(TrainerCallback):
         self.run, self.trainer, self.file = run, trainer, run.folder / BEST
         self.since = time.monotonic()
 
-    @property
-    def gain(self) -> float | None:
-        """The difference to the accuracy of the last layer alone; None before the first look."""
-        if not self.file.is_file():
-            return None
-        with safe_open(self.file, "pt") as file:
-            return float(file.metadata()["gain"])
+    def looks(self) -> dict[str, np.ndarray]:
+        """By step, the (n,) classes that were predicted then."""
+        file = self.run.folder / LOOKS_FILE
+        return dict(np.load(file, allow_pickle=False)) if file.is_file() else {}
 
     def seconds(self) -> float:
         """Since the first start, without the time between a kill and the next start."""
@@ -294,24 +297,21 @@ class Best(TrainerCallback):
             model.student.load_state_dict(raw)
 
     def _look(self, logits: np.ndarray, tensors: dict[str, torch.Tensor], state: Any) -> None:
-        run = self.run
+        run, step = self.run, str(state.global_step)
         if not np.isfinite(logits).all():
             return
-        gain, before = run.judge.gain(run.name, logits), self.gain
-        if before is None or gain > before:
+        looks = self.looks() | {step: logits.argmax(1)}  # once more after a kill, which predicts the same
+        right = {each: run.judge.right(classes).mean() for each, classes in looks.items()}
+        if max(right, key=right.get) == step:
             with replacing_file(self.file) as staging:
                 whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                save_file(whole, staging, metadata={"format": "pt", "gain": str(gain)})
+                save_file(whole, staging, metadata={"format": "pt"})
+        with replacing_file(run.folder / LOOKS_FILE) as staging, open(staging, "wb") as file:
+            np.savez(file, **looks)
+        gain = right[step] - run.judge.right(run.judge.logits[run.name].argmax(1)).mean()
         seconds, self.since = self.seconds(), time.monotonic()
         run.place.note(all_layers=run.place.noted()["all_layers"] | {"seconds": seconds})
         run.place.say(f"All layers, step {state.global_step:,} of {state.max_steps:,}: {100 * gain:+.1f} points.")
-
-
-def trained_in_words(trained: Trained) -> str:
-    if trained.accuracy is None:
-        return "All layers were never judged, so the last layer alone ships."
-    figures = f"{trained.accuracy:.1%} where the last layer alone has {trained.last_layer_accuracy:.1%}"
-    return f"All layers: {figures}; {'kept' if trained.kept else 'left out'}."
 
 
 def clean_up(folder: Path, kept: bool) -> None:
@@ -319,6 +319,7 @@ def clean_up(folder: Path, kept: bool) -> None:
     if not kept:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    (folder / BEST).unlink(missing_ok=True)
+    for name in (BEST, LOOKS_FILE):
+        (folder / name).unlink(missing_ok=True)
     for checkpoint in checkpoints_of(folder):
         shutil.rmtree(checkpoint)

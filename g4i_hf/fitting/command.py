@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .. import columns
+from .. import columns, priors
 from ..cli import build_options
 from ..data.checks import labels_of
 from ..data.labels import GOLD
@@ -45,13 +45,12 @@ from .decide import decide
 from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
-from .judge import Gold, Judge, Validation, judge_in_training, judged_heads, on_these_images
+from .judge import CrossValidation, Gold, Judge, Validation, judge_in_training, judged_heads, on_these_images
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, estimates_in_results, judgement_in_results
 from .runs import save_last_layer
 from .targets import Targets
 
-ALIGN_WEIGHT = 0.3  # of the projector that learns captions
 CANNOT_CHOOSE = (
     "All layers are kept only where they judge better, and nothing can judge them: give labelled images in "
     "`validation`, or take some of the labelled ones by --validation_fraction 0.2; or give unlabelled images of at "
@@ -76,7 +75,7 @@ class Fit:
         self.data = data  # as given; `images.data` may be its captions
         self.folder = self.images.folder
         self.all_layers: Trained | None = None
-        self.minutes_here: int | None = None  # that all layers would take
+        self.how_all_layers = ""  # could be trained here, and in what time
         self.targets: Targets | None = None  # in the main process
         self.on_these_images: Judgement | None = None  # there too; the judge tells of new scenes
         self.before: FitResult | None = None  # the result that this one replaces
@@ -97,8 +96,7 @@ class Fit:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
         with locked(self.folder) if images.accelerator.is_main_process else contextlib.nullcontext():
-            on_main_process(lambda: self._begin(holds))
-            result = self._fitted()
+            result = self._fitted(holds)
             on_main_process(lambda: self.place.note(result=digests_of_fit(self.folder), chosen=self._chosen()))
             on_main_process(lambda: clean_up(self.folder / ALL_LAYERS, bool(self.all_layers and self.all_layers.kept)))
         return self._say_result(result)
@@ -145,15 +143,22 @@ class Fit:
 
     # --- From views to a classifier ----------------------------------------------------------------------------------
 
-    def _fitted(self) -> FitResult:
+    def _fitted(self, holds: str) -> FitResult:
+        """What the folder `holds` stays as it is until nothing can be refused."""
         images = self.images
         images.compute_views()
         of_split = self._judge_of_split()
-        heads, judge, rows, align_weights = on_main_process(lambda: self._judged_heads(of_split))
+        heads, judge, rows, aligned = on_main_process(lambda: self._judged_heads(of_split))
         self.judging = images.splits[judge.split].select(judge.rows)
+        all_layers = self._planned(judge, aligned, on_main_process(lambda: self._resumable(holds)))
+        on_main_process(lambda: self._begin(holds))
         for name, head in heads.items():
-            save_last_layer(self.folder / name, head, images, rows, align_weights[name])
-        self._train_all_layers(judge, align_weights)
+            save_last_layer(self.folder / name, head, images, rows, name in aligned)
+        if all_layers is not None:
+            self.all_layers = all_layers.train()
+            if self.all_layers.kept and not judge.has_labels:
+                number = f"{len(judge.rows):,} images that judge"
+                self.say(f"A classifier with all layers trained has not learned from the {number}.")
         return on_main_process(lambda: self._finished(list(heads), judge))
 
     def _judge_of_split(self) -> Judge | None:
@@ -175,8 +180,8 @@ class Fit:
                 return kind(rows, features, one_hot(labels[rows], len(images.id2label)), groups=groups)
         return None
 
-    def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, dict[str, float]]:
-        """The last layers and their judge; the rows of the runs, and how much captions align each."""
+    def _judged_heads(self, of_split: Judge | None) -> tuple[dict[str, Head], Judge, np.ndarray, set[str]]:
+        """The last layers and their judge; the rows of the runs, and the names of those with captions to align."""
         features, trains_all = self.images.features, wants_all_layers(self.args)
         evidence = self.images.evidence(of_split is not None, trains_all)
         self.targets = Targets.of(evidence)
@@ -191,30 +196,40 @@ class Fit:
         self.on_these_images = on_these_images(self.targets, features, heads, judge.judgement())
         has_captions = self.images.text_embed_dim is not None
         has_captions &= not evidence.estimates["views"].get(CAPTION, {}).get("left_out", False)
-        align_weights = {name: ALIGN_WEIGHT if has_captions and name == WITH_VIEWS else 0.0 for name in heads}
-        return heads, judge, self.targets.rows, align_weights
+        return heads, judge, self.targets.rows, {WITH_VIEWS} if has_captions else set()
 
-    def _train_all_layers(self, judge: Judge, align_weights: dict[str, float]) -> None:
-        """Of the classifier that ships, from its judged last layer; or says how long that would take."""
+    def _resumable(self, holds: str) -> dict[str, Any]:
+        """What an interrupted start has planned for all layers; empty otherwise."""
+        is_new = self.args.overwrite or holds == OTHER
+        return {} if is_new else self.place.noted().get("all_layers", {})
+
+    def _planned(self, judge: Judge, aligned: set[str], planned: dict[str, Any]) -> AllLayers | None:
+        """All layers of the classifier that ships, or None where they are not wanted; says how long these take."""
         args, wanted = self.args, wants_all_layers(self.args)
-        if not on_main_process(lambda: judge.can_choose_layers):
-            if is_request(args):
-                raise ValueError(CANNOT_CHOOSE)
-            if wanted:
-                self.say(CANNOT_CHOOSE)
-            return
-        if not wanted and args.finetune == "false":
-            return
+        can_choose = on_main_process(lambda: judge.can_choose_layers)
+        if is_request(args) and not can_choose:
+            raise ValueError(CANNOT_CHOOSE)
+        if wanted and not can_choose:
+            self.say(CANNOT_CHOOSE)
+            return None
+        labels_could = isinstance(judge, CrossValidation) and len(judge.rows) >= priors.MIN_HOLDOUT
+        labels_could &= self.images.in_memory is None
+        if not wanted and (args.finetune == "false" or not (can_choose or labels_could)):
+            return None
         name = on_main_process(lambda: decide(judge.judgement().verdict, args.release).released)
         targets = on_main_process(lambda: self.targets.of_all_rows(name))
-        all_layers = AllLayers(self.images, judge, self.judging, name, targets, align_weights[name], self.place)
+        all_layers = AllLayers(self.images, judge, self.judging, name, targets, name in aligned, self.place)
         if not wanted:
-            self.minutes_here = all_layers.minutes_here()
-            return
-        self.all_layers = all_layers.train(args.minutes)
-        if self.all_layers.kept and not judge.has_labels:
-            images = f"{len(judge.rows):,} images that judge"
-            self.say(f"A classifier with all layers trained has not learned from the {images}.")
+            minutes = all_layers.minutes_here()
+            about = f"about {minutes:,} minute{'s' * (minutes > 1)}"
+            options = f"--minutes {minutes + 1}{'' if can_choose else ' --validation_fraction 0.2'}"
+            self.how_all_layers = f"All layers: training them too would take {about} here: {options}"
+            return None
+        if planned:
+            all_layers.planned = planned
+        else:
+            all_layers.plan(args.minutes)
+        return all_layers
 
     # --- The result --------------------------------------------------------------------------------------------------
 
@@ -305,9 +320,8 @@ class Fit:
         if (self.folder / REPORT).is_file():
             self.say(f"Report:     {self.folder / REPORT}")
         self.say(f"Choices:    {result.config}, to edit; its first line says how to repeat all with it")
-        if minutes := self.minutes_here:
-            about = f"about {minutes:,} minute{'s' * (minutes > 1)}"
-            self.say(f"All layers: training them too would take {about} here: --minutes {minutes + 1}")
+        if self.how_all_layers:
+            self.say(self.how_all_layers)
         is_on_disk = self.images.in_memory is None
         of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
         result.next_step = words.next_command(result, of_label, is_on_disk and self.images.has_test)

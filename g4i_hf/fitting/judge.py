@@ -23,13 +23,14 @@ from ..evaluation.estimate import (
 )
 from ..label_model.calibration import inverse_temperature
 from ..linear import one_hot
-from ..names import WITH_VIEWS
+from ..names import ALL_LAYERS, WITH_VIEWS
 from ..views.kinds import IMAGE
 from .evidence import VALIDATION, Evidence
 from .heads import Head, Sample, cross_validated, expected_right, last_layers, on_all, on_rows, rows_that_judge
 from .targets import Targets
 
 FACTORS = (0.02, 50.0)  # of logits, the least and the largest
+FOLDS_OF_LOOKS = 5
 
 
 @dataclass
@@ -75,11 +76,25 @@ class Judge:
         """(n, C) probabilities that tell whether all layers are better than the last one."""
         return self.probabilities
 
-    def gain(self, name: str, logits: np.ndarray) -> float:
-        """How many more images a network with these logits gets right than this last layer, as a share; expected."""
-        predicted, rows = (logits.argmax(1), self.logits[name].argmax(1)), np.arange(len(logits))
-        after, before = (self.choosing_layers[rows, of].mean(dtype=np.float64) for of in predicted)
-        return float(after - before)
+    def right(self, predicted: np.ndarray) -> np.ndarray:
+        """(..., n) how likely these classes are right, as far as this tells all layers from the last one."""
+        return self.choosing_layers[np.arange(predicted.shape[-1]), predicted].astype(np.float64)
+
+    def gain(self, name: str, looks: np.ndarray) -> Estimate:
+        """
+        How many more images all layers get right than this last layer, as a share, where the best of several looks
+        (k, n) at their classes is kept. The look that counts for an image is the best one for images of other groups:
+        the best for the image itself is so by chance in part.
+        """
+        groups = np.arange(looks.shape[1]) if self.groups is None else self.groups
+        folds, right = np.unique(groups, return_inverse=True)[1] % FOLDS_OF_LOOKS, self.right(looks)
+        best = np.array([right[:, folds != fold].sum(1).argmax() for fold in range(FOLDS_OF_LOOKS)])
+        classes = {name: self.logits[name].argmax(1), ALL_LAYERS: looks[best[folds], np.arange(looks.shape[1])]}
+        return self.compared(classes).difference
+
+    def compared(self, predicted: Mapping[str, np.ndarray]) -> Judgement:
+        """Of two classifiers by name, with (n,) predicted classes each, of which one has all layers trained."""
+        raise NotImplementedError
 
     def factors_of_confidence(self) -> dict[str, float]:
         """Of the logits by name."""
@@ -104,7 +119,10 @@ class OfSplit(Judge):
     """Images of a split for judging, whose labels are right."""
 
     def estimate(self) -> Judgement:
-        return judged_by_labels(self.predicted, self.probabilities.argmax(1), groups=self.groups)
+        return self.compared(self.predicted)
+
+    def compared(self, predicted: Mapping[str, np.ndarray]) -> Judgement:
+        return judged_by_labels(predicted, self.probabilities.argmax(1), groups=self.groups)
 
 
 class Gold(OfSplit):
@@ -166,6 +184,9 @@ class Unlabelled(Judge):
     def estimate(self) -> Judgement:
         rows = self.held_out, self.of_held_out
         return judged_by_probabilities(self.predicted, self.probabilities, *rows, self.groups)
+
+    def compared(self, predicted: Mapping[str, np.ndarray]) -> Judgement:
+        return judged_by_probabilities(predicted, self.choosing_layers, groups=self.groups)
 
     @cached_property
     def choosing_layers(self) -> np.ndarray:

@@ -53,7 +53,7 @@ class FitResult:
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
-    # `accuracy`, beside `last_layer_accuracy`
+    # `accuracy`, beside `last_layer_accuracy`, with the `gain_interval` of the difference
     all_layers: dict[str, Any] | None = None
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
     next_step: str = ""  # with a command

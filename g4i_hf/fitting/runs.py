@@ -18,8 +18,8 @@ EPOCHS, STEPS, BATCH = 30, 600, 256  # of the projector; so many steps at most
 OF_RUNS = "What g4i evaluate and g4i release read of this run. To repeat g4i fit, see the first line of ../fit.yaml."
 
 
-def save_last_layer(folder: Path, head: Head, images: FitImages, rows: np.ndarray, align_weight: float) -> None:
-    """With a projector for captions, fitted on these training rows, unless `align_weight` is 0."""
+def save_last_layer(folder: Path, head: Head, images: FitImages, rows: np.ndarray, aligns: bool) -> None:
+    """With a projector for captions, fitted on these training rows, if it `aligns`."""
     built, training = images.built, images.training.select(rows)
     captioned = CaptionedImages(training, EvalTransform(built.processor))
     captioned.use_features(images.features[rows])
@@ -27,7 +27,7 @@ def save_last_layer(folder: Path, head: Head, images: FitImages, rows: np.ndarra
     batch = min(BATCH, len(training))
     args = AlignmentArguments(
         output_dir=str(folder),
-        align_weight=align_weight,
+        align_weight=AlignmentArguments.align_weight if aligns else 0.0,
         freeze_backbone=True,
         max_steps=min(STEPS, EPOCHS * -(-len(training) // batch)),
         per_device_train_batch_size=batch,

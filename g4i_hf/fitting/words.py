@@ -159,19 +159,21 @@ def verdict_in_words(result: FitResult) -> str:
 
 
 def all_layers_in_words(result: FitResult) -> str:
-    """Whether they were kept; "" where they were not trained, or never judged."""
+    """Whether they ship, and their accuracy beside that of the last layer; "" where they were not trained."""
     trained = result.all_layers
-    if not trained or trained["accuracy"] is None:
+    if not trained:
         return ""
+    if trained["accuracy"] is None:
+        return "All layers were never judged, so the last layer alone ships."
     before, after = (f"{trained[name]:.1%}" for name in ("last_layer_accuracy", "accuracy"))
-    minutes = f"All layers, {trained['minutes']:g} minutes"
+    gain = 100 * (trained["accuracy"] - trained["last_layer_accuracy"])
+    ends = " to ".join(f"{100 * end:z.1f}" for end in trained["gain_interval"])
+    figures = f"{after} where the last layer alone has {before} (gain {gain:z.1f} points, {ends})"
+    sentence = f"All layers, {trained['minutes']:g} minutes: {figures}"
     if not trained["kept"]:
-        return f"{minutes}: no better than the last layer alone ({after} and {before}), so left out."
-    compared = (
-        " The comparison with labels alone is of last layers." if result.labels_only_accuracy is not None else ""
-    )
-    chose = "as the same images chose the best weights, this is a little too good"
-    return f"{minutes}: right for about {after} where the last layer alone has {before}; {chose}.{compared}"
+        return f"{sentence}, so they are left out."
+    compares = result.labels_only_accuracy is not None
+    return f"{sentence}.{' The comparison with labels alone is of last layers.' * compares}"
 
 
 def accuracy_of(result: FitResult, name: str, where: str = "") -> tuple[float | None, Sequence[float] | None]:

@@ -1,0 +1,120 @@
+"""
+Others fine-tune the network of all_layers.py, on the same images, labels and number of steps.
+
+    python benchmarks/all_layers_peers.py PHOTOS
+
+`timm` is a plain loop with its augmentation, AdamW and cosine schedule; `transformers` is Trainer as in its script for
+image classification. Both train all layers on the labels alone, with batches of 64 and norms as they come. With the
+first seed, `validation` chooses one of three learning rates. all_layers.py compares the rows, whose arm is the peer.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import timm
+import torch
+from all_layers import CELLS, KEY, lines_of, photos_of_cell
+from datasets import Dataset
+from photos import parsed, parser_of
+from result_files import Results
+from timm.scheduler import CosineLRScheduler
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision.transforms import v2
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+
+from g4i_hf.data.checks import labels_of
+from g4i_hf.fitting.all_layers import BATCH, EPOCHS, USUAL_STEPS
+from g4i_hf.modeling.packaged import packaged_student
+
+PEER_CELLS = ("flowers102, all", "caltech101, all", "cifar10, all")
+RATES = (1e-4, 3e-4, 1e-3)
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+class Images(torch.utils.data.Dataset):
+    """The labelled images of a split, decoded once, at 8/7 of the size."""
+
+    def __init__(self, split: Dataset, size: int, transform: Callable):
+        labels = labels_of(split)
+        split, self.labels, self.transform = split.select(np.flatnonzero(labels >= 0)), labels[labels >= 0], transform
+        shrunk = v2.Resize(size * 8 // 7, v2.InterpolationMode.BICUBIC)
+        self.images = [shrunk(row["image"].convert("RGB")) for row in split]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> dict:
+        return {"pixel_values": self.transform(self.images[row]), "labels": int(self.labels[row])}
+
+
+def timm_transform(size: int, is_training: bool) -> Callable:
+    return timm.data.create_transform(size, is_training, mean=MEAN, std=STD, interpolation="bicubic", crop_pct=0.875)
+
+
+def script_transform(size: int) -> Callable:
+    as_tensor = v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)
+    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *as_tensor])
+
+
+def by_timm(model: torch.nn.Module, images: Images, rate: float, steps: int, seed: int) -> None:
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=rate, weight_decay=0.05)
+    schedule = CosineLRScheduler(optimizer, steps, warmup_t=steps // 20, warmup_lr_init=1e-6, t_in_epochs=False)
+    draws = RandomSampler(images, num_samples=steps * BATCH, generator=torch.Generator().manual_seed(seed))
+    model.train()
+    for step, batch in enumerate(DataLoader(images, BATCH, sampler=draws)):
+        schedule.step_update(step)
+        loss = torch.nn.functional.cross_entropy(model(batch["pixel_values"]).logits, batch["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def by_transformers(model: torch.nn.Module, images: Images, rate: float, steps: int, seed: int) -> None:
+    of_run = {"max_steps": steps, "learning_rate": rate, "seed": seed, "report_to": [], "save_strategy": "no"}
+    of_run |= {"per_device_train_batch_size": BATCH, "remove_unused_columns": False}
+    Trainer(model, TrainingArguments("runs/all_layers/trainer", **of_run), None, images).train()
+
+
+def right_of(model: torch.nn.Module, images: Images) -> np.ndarray:
+    model.eval()
+    with torch.inference_mode():
+        logits = [model(batch["pixel_values"].to(model.device)).logits.cpu() for batch in DataLoader(images, BATCH)]
+    return torch.cat(logits).argmax(1).numpy() == images.labels
+
+
+PEERS = {"timm": by_timm, "transformers": by_transformers}
+
+
+def main() -> None:
+    parser = parser_of(__doc__, seeds=range(2), cache="runs/all_layers")
+    parser.add_argument("--cells", nargs="+", default=PEER_CELLS, choices=list(CELLS))
+    parser.add_argument("--steps", type=int)
+    args = parsed(parser)
+    results = Results(args.results / "all_layers.json", KEY)
+    for seed, name, peer in product(args.seeds, args.cells, PEERS):
+        cell, key = CELLS[name], (name, args.steps, peer, seed)
+        if results.has(*key):
+            continue
+        photos = photos_of_cell(args.photos, cell, seed)
+        augmented = timm_transform(cell.size, True) if peer == "timm" else script_transform(cell.size)
+        training, shown = Images(photos["train"], cell.size, augmented), timm_transform(cell.size, False)
+        steps = args.steps or int(np.clip(EPOCHS * -(-len(photos["train"]) // BATCH), *USUAL_STEPS))
+        chosen = [row["rate"] for row in results.rows if [row[each] for each in KEY[:-1]] == [*key[:-1]]]
+        models = {}
+        for rate in chosen[:1] or RATES:
+            set_seed(seed)
+            options = {"num_labels": photos["train"].features["label"].num_classes, "ignore_mismatched_sizes": True}
+            models[rate] = AutoModelForImageClassification.from_pretrained(packaged_student(), **options)
+            PEERS[peer](models[rate], training, rate, steps, seed)
+        validation = Images(photos["validation"], cell.size, shown)
+        judged = {rate: right_of(model, validation).mean() for rate, model in models.items()}
+        rate = max(judged, key=judged.get)
+        right = right_of(models[rate], Images(photos["test"], cell.size, shown))
+        figures = {"ships": right.mean(), "right": np.packbits(right).tobytes().hex()}
+        results.add(*key, rate=rate, validation=judged, images=len(training), test_images=len(right), **figures)
+    print("\n".join(lines_of(results.rows)))
+
+
+if __name__ == "__main__":
+    main()
