@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def _by_probabilities(judge: Unlabelled, name: str, predicted: np.ndarray) -> Ju
         groups = None if judge.groups is None else judge.groups[answered]
         given = {name: predicted[answered]}, judge.probabilities[answered], held_out, classes, groups
         estimate = judged_by_probabilities(*given).accuracies[name]
-        return estimate.share, estimate.interval[0]
+        return estimate.share, estimate.interval[0] if classes else 0.0  # labels alone make it certain
 
     return judged
 
@@ -84,9 +85,41 @@ def _rows_of(held_out: HeldOut, chosen: np.ndarray) -> HeldOut | None:
     if chosen.sum() < 2:
         return None
     weights = held_out.weights[chosen]
-    of_rows: dict[str, Any] = {name: getattr(held_out, name)[chosen] for name in ("probabilities", "labels", "if_noisy")}
+    of_rows: dict[str, Any] = {
+        name: getattr(held_out, name)[chosen] for name in ("probabilities", "labels", "if_noisy")
+    }
     groups = None if held_out.groups is None else held_out.groups[chosen]
-    return replace(held_out, **of_rows, noise=held_out.noise[:, chosen], weights=weights / weights.sum(), groups=groups)
+    return replace(
+        held_out, **of_rows, noise=held_out.noise[:, chosen], weights=weights / weights.sum(), groups=groups
+    )
+
+
+def picture_of(found: list[Point], classes: Mapping[int, str], decisions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Lines for a picture of 500 by 200, which begins at (50, 10); empty without a point."""
+    if not found:
+        return {}
+    lowest = min([0.9, *(point.precision for point in found), *(point.worst_precision or 1 for point in found)])
+    floor = np.floor(10 * lowest) / 10
+
+    def place(share: float, precision: float) -> tuple[float, float]:
+        return round(50 + 500 * share, 1), round(210 - 200 * (max(precision, floor) - floor) / (1 - floor), 1)
+
+    def line(values: list[tuple[float, float | None]]) -> str:
+        return " ".join("{},{}".format(*place(share, value)) for share, value in values if value is not None)
+
+    by_share = {point.share: point for point in found}
+    chosen = [each for each in decisions if each["share"] in by_share]
+    return {
+        "rows": [(round(100 * value), place(0, value)[1]) for value in np.linspace(floor, 1, 5)],
+        "columns": [(round(100 * value), place(value, 1)[0]) for value in np.linspace(0, 1, 5)],
+        "precision": line([(point.share, point.precision) for point in found]),
+        "low": line([(point.share, point.low) for point in found if point.low > floor]),
+        "worst": line([(point.share, point.worst_precision) for point in found]),
+        "worst_class": classes.get(found[-1].worst_class, "") if found[-1].worst_class is not None else "",
+        "chosen": [
+            (*place(each["share"], by_share[each["share"]].precision), f"{each['precision']:.0%}") for each in chosen
+        ],
+    }
 
 
 def in_words(result: FitResult, label: str | None = None) -> list[str]:

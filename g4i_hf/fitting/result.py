@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ..evaluation.estimate import Judgement
 from ..evaluation.metrics import read_results
+from ..inference.command import predict
 from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS
 from ..pages import page
 from . import words
@@ -46,6 +49,9 @@ class FitResult:
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`
     all_layers: dict[str, Any] | None = None
+    # Of the released classifier, for each `precision`: above which `threshold` it answers, the `share` of images that
+    # has it and its `interval`, whether that is `certain`, and otherwise how many `gold` images would make it so
+    decisions: Sequence[dict[str, Any]] = ()
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
     next_step: str = ""  # with a command
 
@@ -61,6 +67,10 @@ class FitResult:
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
         return words.lines(self)
+
+    def predict(self, images: Any, **options: Any) -> Dataset:
+        """[`~g4i_hf.predict`] with this classifier."""
+        return predict(self.classifier, images, **options)
 
     def __repr__(self) -> str:
         names = ("classifier", "released", "verdict", "difference", "difference_interval")
