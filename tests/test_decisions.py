@@ -2,6 +2,7 @@
 
 import json
 
+import make
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,12 +47,12 @@ def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
 
 def test_a_fit_leaves_thresholds_that_predict_uses(fitted, tmp_path, capsys):
     pictures = tmp_path / "pictures"
-    for split, number in (("train", 30), ("validation", 120)):
-        for row in range(number):
-            red, name = row % 2, f"{split}/{('green', 'red')[row % 2]}/{row}.png"
-            (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (32, 32), (200 - row, 20, row) if red else (row, 200 - row, 20)).save(pictures / name)
-    result = fitted(pictures, tmp_path / "out")
+    for row in range(150):
+        file = pictures / ("validation" if row < 120 else "train") / ("green", "red")[row % 2] / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tint = Image.new("RGB", (32, 32), (200, 20, 20) if row % 2 else (20, 200, 20))
+        Image.blend(tint, make.noise(row, 32), 0.3).save(file)
+    result = fitted(pictures, tmp_path / "out", group_by="none")
     decisions = {each["precision"]: each for each in results_of(tmp_path / "out")["decisions"]}
     assert list(decisions) == list(PRECISIONS) and result.decisions == [*decisions.values()]
     known = AutoConfig.from_pretrained(result.classifier).decision_thresholds
