@@ -46,7 +46,9 @@ def main() -> None:
     rates = {name: round(len(files) / each, 2) for name, each in seconds.items()}
     best = max(rate for name, rate in rates.items() if name.startswith("pipeline"))
     figures = {"images": len(files), "threads": torch.get_num_threads(), "images_per_second": rates}
-    write_result(args.results / "predict_speed.json", **figures, times_the_pipeline=round(rates["g4i predict"] / best, 2))
+    write_result(
+        args.results / "predict_speed.json", **figures, times_the_pipeline=round(rates["g4i predict"] / best, 2)
+    )
     print(rates)
 
 

@@ -296,7 +296,7 @@ class Predict(Command):
 
     Writes a line an image: `file_name`, `label`, `probability` and `decision`. That is `answer` where the class is
     sure enough for `--precision`, and `ask` where a person should look. An unreadable file is a line with the reason.
-    Any image classifier of the Hub will do; thresholds come with those of `g4i fit`. To resume, run the same command
+    Any image classifier of the Hub works; thresholds come with those of `g4i fit`. To resume, run the same command
     again.
     """
 

@@ -4,13 +4,13 @@ so many answers are right.
 
 A threshold is certain by a fixed-sequence test, learn then test (Angelopoulos et al., 2021, arXiv 2110.01052). There
 are twenty candidates: the probabilities above which 5, 10, ... 100% of the images that judge are answered. The order
-of the tests is fixed before a label is looked at. The first candidate is the one with which the probabilities alone
+of the tests does not depend on labels. The first candidate is the one with which the probabilities alone
 promise the highest lower bound of the precision; the others follow towards more answers. The threshold is the last one
 before the first failure, so that all of them together are wrong in at most 5% of cases.
 
-A test by labels compares the asked precision with the lower end of the one-sided 95% interval of a share (Clopper and
-Pearson, 1934), of k answered images or, where several show one scene, of their effective number. So k is at least
-log(0.05) / log(precision): 29 images for 90%, 59 for 95% and 299 for 99%.
+A test by labels compares the precision with the lower end of the one-sided 95% interval of a share (Clopper and
+Pearson, 1934). It is of k answered images or, where several show one scene, of their effective number. So k is at
+least log(0.05) / log(precision): 29 images for 90%, 59 for 95% and 299 for 99%.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def points(
         groups: (n,) the same for images of one scene.
         right: (n,) whether each is right, for the worst class; `expected` by default.
     """
-    found, ordered = [], np.sort(confidence)[::-1]
+    candidates, ordered = [], np.sort(confidence)[::-1]
     for number in np.ceil(SHARES * len(confidence)).astype(int):
         threshold = float(ordered[number - 1])
         answered = confidence >= threshold
@@ -103,8 +103,8 @@ def points(
         precision, low = judged(answered, threshold) if judged else (mean, 0.0)
         worst = _worst_class(predicted[answered], (expected if right is None else right)[answered])
         images = effective_number(groups, answered)
-        found.append(Point(threshold, float(answered.mean()), images, mean, precision, low, *worst))
-    return found
+        candidates.append(Point(threshold, float(answered.mean()), images, mean, precision, low, *worst))
+    return candidates
 
 
 def _worst_class(predicted: np.ndarray, right: np.ndarray) -> tuple[int | None, float | None]:
@@ -116,31 +116,31 @@ def _worst_class(predicted: np.ndarray, right: np.ndarray) -> tuple[int | None, 
     return int(classes[shares.argmin()]), float(shares.min())
 
 
-def decide(found: list[Point], asked: float, images: float) -> Decision:
+def decide(candidates: list[Point], precision: float, images: float) -> Decision:
     """The threshold for a precision; `images`: the effective number of all that judge."""
-    promised = [lower_end(point.expected, point.images) for point in found]
+    promised = [lower_end(point.expected, point.images) for point in candidates]
     last = None
-    for point in found[int(np.argmax(promised)) :]:
-        if point.low < asked:
+    for point in candidates[int(np.argmax(promised)) :]:
+        if point.low < precision:
             break
         last = point
     is_certain = last is not None
-    likely = [point for point in found if min(point.expected, point.precision) >= asked]
+    likely = [point for point in candidates if min(point.expected, point.precision) >= precision]
     chosen = last or (likely[-1] if likely else None)
-    gold = None if is_certain else sample_that_would_do(found, asked)
+    gold = None if is_certain else sample_that_would_do(candidates, precision)
     if chosen is None:
-        return Decision(asked, None, gold=gold)
+        return Decision(precision, None, gold=gold)
     return Decision(
-        asked, chosen.threshold, chosen.share, accuracy_interval(chosen.share, images), is_certain, gold=gold
+        precision, chosen.threshold, chosen.share, accuracy_interval(chosen.share, images), is_certain, gold=gold
     )
 
 
-def sample_that_would_do(found: list[Point], asked: float) -> int | None:
+def sample_that_would_do(candidates: list[Point], precision: float) -> int | None:
     """The size of a random sample, so that a test would mostly not fail; None where none would do."""
     for size in SIZES:
-        for point in found:
+        for point in candidates:
             images = point.share * size
             unlucky = point.expected - np.sqrt(point.expected * (1 - point.expected) / images)
-            if lower_end(float(unlucky), images) >= asked:
+            if lower_end(float(unlucky), images) >= precision:
                 return size
     return None

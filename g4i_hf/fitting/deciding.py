@@ -46,9 +46,9 @@ def decisions_of(judge: Judge, name: str, logits: np.ndarray) -> tuple[list[Poin
     elif isinstance(judge, CrossValidation):
         judged = _in_turn(judge, name, confidence)
     judged = None if name == ALL_LAYERS else judged
-    found = points(confidence, expected, predicted, judged, judge.groups, right)
+    candidates = points(confidence, expected, predicted, judged, judge.groups, right)
     images = effective_number(judge.groups, np.ones(len(rows), dtype=bool))
-    return found, [decide(found, asked, images) for asked in PRECISIONS]
+    return candidates, [decide(candidates, precision, images) for precision in PRECISIONS]
 
 
 def _by_probabilities(judge: Unlabelled, name: str, predicted: np.ndarray) -> Judged:
@@ -94,11 +94,15 @@ def _rows_of(held_out: HeldOut, chosen: np.ndarray) -> HeldOut | None:
     )
 
 
-def picture_of(found: list[Point], classes: Mapping[int, str], decisions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Lines for a picture of 500 by 200, which begins at (50, 10); empty without a point."""
-    if not found:
+def picture_of(
+    candidates: list[Point], classes: Mapping[int, str], decisions: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Lines for a drawing of 500 by 200, which begins at (50, 10); empty without a point."""
+    if not candidates:
         return {}
-    lowest = min([0.9, *(point.precision for point in found), *(point.worst_precision or 1 for point in found)])
+    lowest = min(
+        [0.9, *(point.precision for point in candidates), *(point.worst_precision or 1 for point in candidates)]
+    )
     floor = np.floor(10 * lowest) / 10
 
     def place(share: float, precision: float) -> tuple[float, float]:
@@ -107,15 +111,15 @@ def picture_of(found: list[Point], classes: Mapping[int, str], decisions: Sequen
     def line(values: list[tuple[float, float | None]]) -> str:
         return " ".join("{},{}".format(*place(share, value)) for share, value in values if value is not None)
 
-    by_share = {point.share: point for point in found}
+    by_share = {point.share: point for point in candidates}
     chosen = [each for each in decisions if each["share"] in by_share]
     return {
         "rows": [(round(100 * value), place(0, value)[1]) for value in np.linspace(floor, 1, 5)],
         "columns": [(round(100 * value), place(value, 1)[0]) for value in np.linspace(0, 1, 5)],
-        "precision": line([(point.share, point.precision) for point in found]),
-        "low": line([(point.share, point.low) for point in found if point.low > floor]),
-        "worst": line([(point.share, point.worst_precision) for point in found]),
-        "worst_class": classes.get(found[-1].worst_class, "") if found[-1].worst_class is not None else "",
+        "precision": line([(point.share, point.precision) for point in candidates]),
+        "low": line([(point.share, point.low) for point in candidates if point.low > floor]),
+        "worst": line([(point.share, point.worst_precision) for point in candidates]),
+        "worst_class": classes.get(candidates[-1].worst_class, "") if candidates[-1].worst_class is not None else "",
         "chosen": [
             (*place(each["share"], by_share[each["share"]].precision), f"{each['precision']:.0%}") for each in chosen
         ],

@@ -37,8 +37,8 @@ def write_fit_report(
 ) -> None:
     """
     Write the page, a single HTML file with its images. `judging` are the images of the judge, `logits` (n, C) of the
-    released classifier for them, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section,
-    and `points` are the precision of its answers.
+    released classifier for them, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
+    `points` are the precision of its answers.
     """
     about = "A random sample of the evaluation images." if len(judging) else ""
     has_labels = judge.has_labels

@@ -49,8 +49,8 @@ class FitResult:
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`
     all_layers: dict[str, Any] | None = None
-    # Of the released classifier, for each `precision`: above which `threshold` it answers, the `share` of images that
-    # has it and its `interval`, whether that is `certain`, and otherwise how many `gold` images would make it so
+    # Of the released classifier, for each `precision`: the `threshold` above which it answers, the `share` of images
+    # above it with its `interval`, and whether that is `certain`. Otherwise `gold` images would make it certain
     decisions: Sequence[dict[str, Any]] = ()
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
     next_step: str = ""  # with a command

@@ -36,14 +36,14 @@ class Classifier:
 
     def threshold(self, precision: float | None) -> dict[str, Any] | None:
         """
-        What the release knows of a precision, by default of 95%; None where it knows nothing and none is asked for.
-        ValueError for a precision that it does not know.
+        What the release says of a precision, by default of 95%; None where there is no threshold and no precision is
+        given. ValueError for a precision without a threshold.
         """
         known = getattr(self.model.config, THRESHOLDS, None) or {}
         if precision is None:
             return known.get(f"{USUAL_PRECISION:g}")
-        if (found := known.get(f"{precision:g}")) is not None:
-            return found
+        if f"{precision:g}" in known:
+            return known[f"{precision:g}"]
         if not known:
             raise ValueError(
                 "precision needs a classifier that g4i fit has judged, and this one has no thresholds. Leave "
@@ -59,15 +59,15 @@ class Classifier:
         top = min(top, len(classes))
         for batch in self._decoded(images, batch_size):
             pixels = [each for _, each in batch if isinstance(each, torch.Tensor)]
-            found = iter(())
+            best: Iterator[tuple[list[float], list[int]]] = iter(())
             if pixels:
                 with torch.inference_mode():
                     probabilities = self.model(torch.stack(pixels).to(device)).logits.float().softmax(-1)
-                    best = probabilities.topk(top)
-                found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                    likeliest = probabilities.topk(top)
+                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
             for name, each in batch:
                 if isinstance(each, torch.Tensor):
-                    shares, labels = next(found)
+                    shares, labels = next(best)
                     yield _row(name, [classes[label] for label in labels], shares, threshold)
                 else:
                     yield _row(name, [None] * top, [None] * top, threshold, each)

@@ -42,8 +42,9 @@ def predict(
         batch_size: images per batch.
 
     Returns:
-        A row an image, in their order: `file_name`, `label`, `probability`, `decision` (`answer`, or `ask` a person),
-        with `top` also `label_2`, `probability_2` and so on, and the `reason` of an image that cannot be read.
+        A row an image, in their order. Its columns are `file_name`, `label`, `probability` and `decision`, which is
+            `answer`, or `ask` for a person; with `top` also `label_2`, `probability_2` and so on; and `reason`, why an
+            image cannot be read.
 
     Raises:
         FileNotFoundError: for a model or images that are not there.
@@ -61,8 +62,8 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
     known = classifier.threshold(args.precision)
-    threshold = known and known["threshold"]
-    made_of = {"the model": classifier.identity, "the images": images.digest}
+    threshold = known["threshold"] if known else None
+    made_of: dict[str, Any] = {"the model": classifier.identity, "the images": images.digest}
     made_of |= {"the option top": args.top, "the threshold": threshold}
     predictions = Predictions(args.predictions, made_of)
     done, changed = predictions.begin(args.overwrite)
@@ -72,7 +73,13 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
         say(f"{done:,} of {len(images):,} images were predicted before.")
     counts = Counter[str]()
     rows = classifier.predict(images.rows(done), args.top, threshold, args.batch_size)
-    shown = {"total": len(images), "initial": done, "unit": "image", "desc": "Predicting", "leave": False}
+    shown: dict[str, Any] = {
+        "total": len(images),
+        "initial": done,
+        "unit": "image",
+        "desc": "Predicting",
+        "leave": False,
+    }
     for _ in progress_bar(predictions.add(rows), **shown):
         pass
     for row in predictions.rows():
@@ -85,15 +92,15 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
 
 
 def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
-    asked = counts[ASK] - counts["unreadable"]
-    total = counts[ANSWER] + asked
+    left = counts[ASK] - counts["unreadable"]
+    total = counts[ANSWER] + left
     if known is None:
         yield f"{total:,} images are answered, however unsure: no threshold is known for this classifier."
     else:
         precision = args.precision or USUAL_PRECISION
         yield (
             f"At {precision:.0%} it answers {counts[ANSWER]:,} of {total:,} images "
-            f"({counts[ANSWER] / max(total, 1):.0%}); {asked:,} are left to you (decision: ask)."
+            f"({counts[ANSWER] / max(total, 1):.0%}); {left:,} are left to you (decision: ask)."
         )
         if not known["certain"]:
             yield "That threshold is unreviewed: too few judged images tell that so many answers are right."

@@ -1,4 +1,4 @@
-"""A file of predictions, written row by row, so that a start after a kill goes on where the last one ended."""
+"""A file of predictions, written row by row, so that a start after a kill resumes it."""
 
 import csv
 import json
