@@ -21,6 +21,7 @@ _PLACES = {
     "evaluate_run": "workflows.evaluate",
     "fit": "fitting.command",
     "load_images": "data.loading",
+    "predict": "inference.command",
     "register_objective": "losses",
     "release_student": "hub",
 }
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .embedding.embed import embed_captions as embed_captions
     from .fitting.command import fit as fit
     from .hub import release_student as release_student
+    from .inference.command import predict as predict
     from .label_model import LabelModel as LabelModel
     from .label_model import View as View
     from .losses import register_objective as register_objective

@@ -49,7 +49,7 @@ ALIASES = {
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
-OUTPUTS = ("output_dir", "captions_dir", "check_dir", "embeddings_dir")
+OUTPUTS = ("output_dir", "captions_dir", "check_dir", "predictions", "embeddings_dir")
 
 
 # --- Parsing ---------------------------------------------------------------------------------------------------------
@@ -183,6 +183,8 @@ def parse_options(
 
 def first_words(known: Container[str]) -> list[str]:
     """The options for first words without dashes: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
+    if "predictions" in known:
+        return ["model", "images"]
     first = "run" if "run" in known else "dataset_name"
     return [name for name in (first, "query") if name in known]
 

@@ -288,6 +288,26 @@ class Evaluate(Command):
             say(f"To put these metrics into the model card: g4i release --run {evaluation.fit}")
 
 
+class Predict(Command):
+    """Predict the class of every image, and which images to leave to a person.
+
+        g4i predict runs/pictures new_pictures -o predictions.csv
+        g4i predict me/my-student new_pictures -o predictions.parquet --precision 0.99 --top 5
+
+    Writes a line an image: `file_name`, `label`, `probability` and `decision`. That is `answer` where the class is
+    sure enough for `--precision`, and `ask` where a person should look. An unreadable file is a line with the reason.
+    Any image classifier of the Hub works; thresholds come with those of `g4i fit`. To resume, run the same command
+    again.
+    """
+
+    in_one_process = True
+
+    def run(self, args) -> None:
+        from .inference.command import predict_into_file
+
+        predict_into_file(args, say)
+
+
 class Search(Command):
     """Find images by text, with an aligned student.
 
@@ -375,5 +395,6 @@ class Release(Command):
 
 
 COMMANDS: dict[str, Any] = {
-    kind.__name__.lower(): kind() for kind in (Fit, Caption, Embed, Check, Label, Train, Evaluate, Search, Release)
+    kind.__name__.lower(): kind()
+    for kind in (Fit, Caption, Embed, Check, Label, Train, Evaluate, Predict, Search, Release)
 }

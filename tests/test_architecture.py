@@ -26,6 +26,7 @@ evaluation.predict
 training
 evaluation zero_shot
 hub
+inference
 views
 workflows.dry_run
 workflows.caption

@@ -369,6 +369,11 @@ def _independent(groups: np.ndarray | None, rows: int) -> float:
     return rows if _are_single(groups) else float(1 / (of_groups @ of_groups))
 
 
+def effective_number(groups: np.ndarray | None, chosen: np.ndarray) -> float:
+    """Of independent images among the `chosen` ones (n,), which is True or False for each."""
+    return _independent(None if groups is None else groups[chosen], int(chosen.sum()))
+
+
 def _freedom(groups: np.ndarray | None) -> float:
     return np.inf if _are_single(groups) else float(max(_number(groups, 0) - 1, 1))
 

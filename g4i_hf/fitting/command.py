@@ -42,6 +42,7 @@ from ..words import labels_summary
 from . import words
 from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_layers
 from .decide import decide
+from .deciding import decisions_of, in_words
 from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
@@ -262,8 +263,10 @@ class Fit:
         logits = {name: judge.logits[name] for name in names}
         if self.all_layers and self.all_layers.kept:
             logits[ALL_LAYERS] = self.all_layers.logits
+        self.decisions = {name: decisions_of(judge, name, each) for name, each in logits.items()}
         for name in logits:
             of_name: dict[str, Any] = {
+                "decisions": [decision.as_result() for decision in self.decisions[name][1]],
                 "judgement": words.sentence_for_card(result, name),
                 "labels_summary": labels_summary(result.images, result.labels),
             }
@@ -278,7 +281,7 @@ class Fit:
         again = again if images.in_memory is None else "call fit with the same dataset and overwrite=True"
         self.place.write_config(self._chosen(), f"# What g4i fit chose; to repeat it: {again}")
         result = self._release()
-        self._report(result, judge, logits[ALL_LAYERS if result.finetuned else result.released])
+        self._report(result, judge, logits, ALL_LAYERS if result.finetuned else result.released)
         return result
 
     def _release(self, is_altered: bool = False) -> FitResult:
@@ -300,16 +303,18 @@ class Fit:
         release_with_card(ReleaseArguments(run=str(run), baseline=baseline, output_dir=student))
         note_files_of_fit(self.folder)
         self.place.write_config(read_config(self.folder) | {"release": self.args.release})
-        self.place.write_results(results | {"released": released, "finetuned": run.name == ALL_LAYERS})
+        decisions = read_results(run).get("decisions", [])
+        kept = {"released": released, "finetuned": run.name == ALL_LAYERS, "decisions": decisions}
+        self.place.write_results(results | kept)
 
-    def _report(self, result: FitResult, judge: Judge, logits: np.ndarray) -> None:
-        """The page, with the images that judged, the logits of the released classifier, and suspicious labels."""
+    def _report(self, result: FitResult, judge: Judge, logits: dict[str, np.ndarray], name: str) -> None:
+        """The page, with the images that judged, logits by name and which of them ship, and suspicious labels."""
         evidence, images = self.targets.evidence, self.images
         cards = suspicious_cards(images.training, evidence.unreviewed, evidence.model.probabilities_, images.id2label)
         title = f"{Path(self.data.dataset_name).name}: what g4i fit found"
         in_card = marked("in_card", "fit")
         settings = {name: value for name, value in read_config(self.folder).items() if name in in_card}
-        shown = judge, logits, self.judging, cards, images.id2label, settings
+        shown = judge, logits[name], self.judging, cards, images.id2label, settings, self.decisions[name][0]
         write_fit_report(self.folder / REPORT, title, result, *shown)
 
     def _say_result(self, result: FitResult) -> FitResult:
@@ -324,6 +329,8 @@ class Fit:
             self.say(self.how_all_layers)
         is_on_disk = self.images.in_memory is None
         of_label = words.options_of_label(self.args, self.data) if is_on_disk else None
+        for line in in_words(result, of_label):
+            self.say(line)
         result.next_step = words.next_command(result, of_label, is_on_disk and self.images.has_test)
         self.say(f"Next: {result.next_step}")
         return result

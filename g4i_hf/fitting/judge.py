@@ -43,6 +43,7 @@ class Judge:
     is_checked: bool = True  # whether labels or another view have calibrated `probabilities`
     logits: dict[str, np.ndarray] = field(default_factory=dict)  # (n, C) by name of the classifier, once it is fitted
     heads: dict[str, Head] = field(default_factory=dict)  # by name, the last layers with these logits
+    factors: dict[str, float] = field(default_factory=dict)  # of confidence, by name, that `logits` have
     weights: np.ndarray | None = None  # (n,) of the rows; None: they are equal
     groups: np.ndarray | None = None  # (n,) the same for images of one scene; None: each is one
 
@@ -173,16 +174,15 @@ class Unlabelled(Judge):
         self.targets, self.all_features, self.turns = targets, features, turns
         self.rectifying = labelled[is_typical]
         self.held_out: HeldOut | None = None  # labelled rows; None: no class has labels of two images
-        self.of_held_out: dict[str, np.ndarray] = {}  # (m,) their classes by name of the classifier
+        self.logits_of_held_out: dict[str, np.ndarray] = {}  # (m, C) by name of the classifier, without its factor
 
     def predict(self, heads: dict[str, Head]) -> None:
         super().predict(heads)
         of_rows = self.rectifying, heads, self.rows
-        logits, self.held_out = cross_validated(self.targets, self.all_features, *of_rows)
-        self.of_held_out = {name: each.argmax(1) for name, each in logits.items()}
+        self.logits_of_held_out, self.held_out = cross_validated(self.targets, self.all_features, *of_rows)
 
     def estimate(self) -> Judgement:
-        rows = self.held_out, self.of_held_out
+        rows = self.held_out, {name: each.argmax(1) for name, each in self.logits_of_held_out.items()}
         return judged_by_probabilities(self.predicted, self.probabilities, *rows, self.groups)
 
     def compared(self, predicted: Mapping[str, np.ndarray]) -> Judgement:
@@ -271,7 +271,7 @@ def judged_heads(targets: Targets, features: np.ndarray, judge: Judge) -> dict[s
     """
     heads = last_layers(targets, features)
     judge.predict(heads)
-    factors = judge.factors_of_confidence()
+    factors = judge.factors = judge.factors_of_confidence()
     judge.logits = {name: logits * factors[name] for name, logits in judge.logits.items()}
     judge.heads = {name: head.times(factors[name]) for name, head in heads.items()}
     heads = on_all(targets, features, heads) if len(targets.evidence.holdout) else heads

@@ -10,10 +10,12 @@ from scipy.special import softmax
 
 from .. import columns
 from ..data.texts import visible_texts
+from ..evaluation.decisions import Point
 from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
 from ..pages import Shown, thumbnail, write_page
 from . import words
+from .deciding import in_words, picture_of
 from .judge import Judge
 from .result import FitResult
 
@@ -31,10 +33,12 @@ def write_fit_report(
     suspicious: Iterable[Shown],
     classes: dict[int, str],
     settings: dict[str, Any],
+    points: list[Point],
 ) -> None:
     """
     Write the page, a single HTML file with its images. `judging` are the images of the judge, `logits` (n, C) of the
     released classifier for them, `suspicious` cards of [`suspicious_cards`], `settings` are shown in a folded section.
+    `points` are the precision of its answers.
     """
     about = "A random sample of the evaluation images." if len(judging) else ""
     has_labels = judge.has_labels
@@ -69,6 +73,8 @@ def write_fit_report(
         confusions=_confusions(predicted, judge.probabilities, classes),
         estimated=not has_labels,
         settings=settings,
+        decisions=in_words(result),
+        picture=picture_of(points, classes, result.decisions),
     )
 
 

@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ..evaluation.estimate import Judgement
 from ..evaluation.metrics import read_results
+from ..inference.command import predict
 from ..names import CLASSIFIER, LABELS_ONLY, WITH_VIEWS
 from ..pages import page
 from . import words
@@ -55,6 +58,9 @@ class FitResult:
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`, with the `gain_interval` of the difference
     all_layers: dict[str, Any] | None = None
+    # Of the released classifier, for each `precision`: the `threshold` above which it answers, the `share` of images
+    # above it with its `interval`, and whether that is `certain`. Otherwise `gold` images would make it certain
+    decisions: Sequence[dict[str, Any]] = ()
     unjudged_classes: Sequence[str] = ()  # without an image among the labelled ones that judge
     next_step: str = ""  # with a command
 
@@ -70,6 +76,10 @@ class FitResult:
     def lines(self) -> list[str]:
         """The verdict and what follows, in plain words."""
         return words.lines(self)
+
+    def predict(self, images: Any, **options: Any) -> Dataset:
+        """[`~g4i_hf.predict`] with this classifier."""
+        return predict(self.classifier, images, **options)
 
     def __repr__(self) -> str:
         names = ("classifier", "released", "verdict", "difference", "difference_interval")

@@ -24,6 +24,7 @@ from ..names import (
     ALL_LAYERS,
     CLASSIFIER,
     LABELS_ONLY,
+    THRESHOLDS,
     WITH_VIEWS,
     changed_in_words,
     changed_since_fit,
@@ -99,6 +100,7 @@ def release_with_card(
         save_student(model, folder)
         if not isinstance(model.config.student_config, TimmWrapperConfig):  # whose config.json is enough
             saved_processor(run, model.config.student_config).save_pretrained(folder)
+        thresholds = _add_thresholds(folder / "config.json", read_results(run).get("decisions", []))
         give_usual_permissions(folder)
         options = read_options(run_of(run)) if options is None else options
         with_aligned = args.aligned and aligns(options) is not False
@@ -108,6 +110,7 @@ def release_with_card(
         student = Student(
             **_facts(model, processor),
             weights=args.weights,
+            thresholds=thresholds,
             options=options,
             lineage=lineage,
             **measured(args),
@@ -170,6 +173,16 @@ def place_of(args: ReleaseArguments) -> Path:
     stage = Path(args.stage)
     stage = stage if stage.name not in ("", "..") else stage.resolve()  # `.` has no name
     return stage.with_name(f"{stage.name}-dataset")
+
+
+def _add_thresholds(config: Path, decisions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Above which probability to answer, by precision, as `g4i fit` found it; `g4i predict` reads it."""
+    names = ("threshold", "share", "interval", "certain")
+    known = {f"{each['precision']:g}": {name: each[name] for name in names} for each in decisions if each["threshold"]}
+    if known:
+        values = json.loads(config.read_text(encoding="utf-8")) | {THRESHOLDS: known}
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return known
 
 
 def _save_aligned(model: AlignedImageClassification, run: Path, folder: Path) -> None:

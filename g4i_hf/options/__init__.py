@@ -16,6 +16,7 @@ from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArg
 from .evaluation import (
     CheckArguments,
     EvaluateArguments,
+    PredictArguments,
     ReleaseArguments,
     ReleasedDatasetOptions,
     ReleasedStudentOptions,
@@ -51,6 +52,7 @@ OPTIONS_OF = {
     ),
     "check": (CheckArguments, DataArguments, EncoderArguments),
     "evaluate": (EvaluateArguments, DataArguments, EncoderArguments),
+    "predict": (PredictArguments,),
     "search": (SearchArguments,),
     "release": (ReleaseArguments,),
     "fit": (FitArguments, DataArguments),

@@ -1,10 +1,10 @@
-"""Options of `g4i evaluate`, `check`, `search` and `release`."""
+"""Options of `g4i evaluate`, `check`, `predict`, `search` and `release`."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from .data import check_views
-from .fields import BadImages, Checked, Count, Number, check_values, option
+from .fields import BadImages, Checked, Count, Number, Share, check_values, option
 
 
 @dataclass
@@ -40,6 +40,40 @@ class SearchArguments:
         for name in ("run", "query", "images"):
             if not getattr(self, name):
                 raise ValueError(f'{name} is missing: g4i search RUN "a red flower" --images FOLDER.')
+
+
+@dataclass
+class PredictArguments:
+    """Predict"""
+
+    model: str | None = option(None, "Folder of g4i fit or g4i train, a release, or an image classifier of the Hub.")
+    images: str | None = option(
+        None, "Folder of images, searched with its subfolders; a .txt file with a path per line; or a dataset."
+    )
+    predictions: str | None = option(None, "File to write: .csv, .parquet or .jsonl.")
+    split: str | None = option(None, "Split of the images.")
+    precision: Share | None = option(
+        None, "Answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known."
+    )
+    top: Count = option(1, "Number of likeliest classes to write.")
+    page: str | None = option(None, "HTML file for a page of the least certain images.")
+    batch_size: Count = option(32, "Images per batch.")
+    overwrite: bool = option(False, "Replace an earlier file.")
+
+    def __post_init__(self):
+        check_values(self)
+        for name, given in (("model", self.model), ("images", self.images), ("predictions", self.predictions)):
+            if not given:
+                raise ValueError(f"{name} is missing: g4i predict MODEL IMAGES -o predictions.csv.")
+        check_predictions_file(self.predictions)
+
+
+KINDS_OF_PREDICTIONS = (".csv", ".parquet", ".jsonl")
+
+
+def check_predictions_file(file: str) -> None:
+    if not file.endswith(KINDS_OF_PREDICTIONS):
+        raise ValueError(f"predictions is {file!r}: its name must end in {', '.join(KINDS_OF_PREDICTIONS)}.")
 
 
 @dataclass

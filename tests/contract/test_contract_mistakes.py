@@ -23,6 +23,7 @@ CAPTION = {"captions_dir": "{out}"}
 LOCAL = CAPTION | {"captioner_model": CAPTIONER}
 SERVER = CAPTION | {"captioner_model": "m", "base_url": "http://127.0.0.1:9/v1"}  # where nobody listens
 EXPORT = SERVER | {"export_requests": "requests.jsonl"}
+PREDICT = {"model": "{aligned}", "images": "{pictures}", "predictions": "out.csv"}
 PRICES = {"price_input": 1, "price_output": 1}
 FIT = {"output_dir": "{out}"}
 # Command; options, of which `{...}` are folders of `places`; and what the line must hold: the mistake, and the remedy
@@ -110,6 +111,22 @@ MISTAKES = {
     "no run to evaluate": ("evaluate", {}, ("run is missing", "--run")),
     "search for nothing": ("search", {"run": "{aligned}"}, ("query is missing",)),
     "search of nothing": ("search", {"run": "{aligned}", "query": "red", "images": "{gone}"}, ("images is '{gone}'",)),
+    # --- Predict
+    "nothing to predict": ("predict", {"model": "{aligned}"}, ("images is missing", "g4i predict MODEL IMAGES -o")),
+    "no classifier": ("predict", PREDICT | {"model": "./no/such"}, ("model is './no/such'", "folder of g4i fit")),
+    "images for a classifier": ("predict", PREDICT | {"model": "{pictures}"}, ("{pictures}", "no config.json")),
+    "captioner for a classifier": ("predict", PREDICT | {"model": "{bert}"}, ("cannot be loaded", "image classifier")),
+    "no images": ("predict", PREDICT | {"images": "{texts}"}, ("{texts} holds no image",)),
+    "no folder of images": ("predict", PREDICT | {"images": "{gone}"}, ("images is '{gone}'", "no such folder")),
+    "no list of images": ("predict", PREDICT | {"images": "{gone}.txt"}, ("images is '{gone}.txt'", "no such file")),
+    "no split of images": ("predict", PREDICT | {"split": "tset"}, ("{pictures} has no folder 'tset'",)),
+    "kind of predictions": ("predict", PREDICT | {"predictions": "p.xlsx"}, ("p.xlsx", ".csv, .parquet, .jsonl")),
+    "predictions below a file": (
+        "predict",
+        PREDICT | {"predictions": "{texts}/train/circle/note.txt/p.csv"},
+        ("cannot be written to", "another folder"),
+    ),
+    "precision without thresholds": ("predict", PREDICT | {"precision": 0.95}, ("no thresholds", "g4i fit")),
     "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
     "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
     "ONNX of a stage": ("release", {"stage": "{captions}", "onnx": "true"}, ("onnx is for students",)),

@@ -1,0 +1,137 @@
+"""`g4i predict`: a line for each image, with its class and whether that is sure enough."""
+
+import heapq
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..options import PredictArguments
+from ..options.caller import called_from_python
+from ..output import progress_bar
+from ..pages import Shown, thumbnail, write_page
+from .classifier import ANSWER, ASK, USUAL_PRECISION, open_classifier
+from .images import Images, images_of
+from .writing import Predictions
+
+SHOWN = 200  # images of the page
+
+
+def predict(
+    model: str | Path,
+    images: Any,
+    *,
+    split: str | None = None,
+    precision: float | None = None,
+    top: int = 1,
+    batch_size: int = 32,
+) -> Dataset:
+    """
+    Predict the class of each image.
+
+    Args:
+        model: folder of `g4i fit` or `g4i train`, a release, or an image classifier of the Hub.
+        images: folder, searched with its subfolders; `.txt` file with a path per line; dataset on disk, of the Hub or
+            in memory; or a list of paths and PIL images.
+        split: of a dataset with several.
+        precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known.
+        top: number of likeliest classes.
+        batch_size: images per batch.
+
+    Returns:
+        A row an image, in their order. Its columns are `file_name`, `label`, `probability` and `decision`, which is
+            `answer`, or `ask` for a person; with `top` also `label_2`, `probability_2` and so on; and `reason`, why an
+            image cannot be read.
+
+    Raises:
+        FileNotFoundError: for a model or images that are not there.
+        ValueError: for a precision that the classifier has no threshold for.
+    """
+    with called_from_python():
+        classifier, opened = open_classifier(model), images_of(images, split)
+        threshold = (classifier.threshold(precision) or {}).get("threshold")
+        bar = progress_bar(opened.rows(), total=len(opened), unit="image", desc="Predicting", leave=False)
+        return Dataset.from_list(list(classifier.predict(bar, top, threshold, batch_size)))
+
+
+def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> None:
+    _check_place(Path(args.predictions))
+    images = images_of(args.images, args.split)
+    classifier = open_classifier(args.model)
+    known = classifier.threshold(args.precision)
+    threshold = known["threshold"] if known else None
+    made_of: dict[str, Any] = {"the model": classifier.identity, "the images": images.digest}
+    made_of |= {"the option top": args.top, "the threshold": threshold}
+    predictions = Predictions(args.predictions, made_of)
+    done, changed = predictions.begin(args.overwrite)
+    if changed:
+        say(f"Changed since the last start: {', '.join(changed)}. All images are predicted again.")
+    if done:
+        say(f"{done:,} of {len(images):,} images were predicted before.")
+    counts = Counter[str]()
+    rows = classifier.predict(images.rows(done), args.top, threshold, args.batch_size)
+    shown: dict[str, Any] = {
+        "total": len(images),
+        "initial": done,
+        "unit": "image",
+        "desc": "Predicting",
+        "leave": False,
+    }
+    for _ in progress_bar(predictions.add(rows), **shown):
+        pass
+    for row in predictions.rows():
+        counts[row["decision"]] += 1
+        counts["unreadable"] += bool(row["reason"])
+    if args.page:
+        _write_page(args, images, predictions.rows())
+    predictions.finish()
+    say("\n".join(_in_words(args, known, counts)))
+
+
+def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
+    left = counts[ASK] - counts["unreadable"]
+    total = counts[ANSWER] + left
+    if known is None:
+        yield f"{total:,} images are answered, however unsure: no threshold is known for this classifier."
+    else:
+        precision = args.precision or USUAL_PRECISION
+        yield (
+            f"At {precision:.0%} it answers {counts[ANSWER]:,} of {total:,} images "
+            f"({counts[ANSWER] / max(total, 1):.0%}); {left:,} are left to you (decision: ask)."
+        )
+        if not known["certain"]:
+            yield "That threshold is unreviewed: too few judged images tell that so many answers are right."
+    if unreadable := counts["unreadable"]:
+        are = "images" if unreadable > 1 else "image"
+        yield f"Not read: {unreadable:,} {are}, see the column reason."
+    yield f"predictions: {args.predictions}"
+    if args.page:
+        yield f"page: {args.page}"
+
+
+def _check_place(file: Path) -> None:
+    """Before anything is predicted: an OSError where the file cannot be written."""
+    if file.is_dir():
+        raise IsADirectoryError(f"predictions is {str(file)!r}, which is a folder. Name a file in it.")
+    above = file.resolve().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise PermissionError(
+            f"predictions is {str(file)!r}, but {above} cannot be written to. Choose another folder."
+        )
+
+
+def _write_page(args: PredictArguments, images: Images, rows: Iterator[dict[str, Any]]) -> None:
+    """The least certain images first."""
+    readable = ((row["probability"], number, row) for number, row in enumerate(rows) if not row["reason"])
+    cards = []
+    for share, number, row in heapq.nsmallest(SHOWN, readable):
+        lines = [("wrong" if row["decision"] == ASK else "right", row["decision"]), ("soft", f"{share:.0%} sure")]
+        picture = thumbnail([{"image": images[number][1]}], 0)
+        cards.append(Shown(picture=picture, title=row["label"], lines=[*lines, ("soft", row["file_name"])]))
+    about = f"The {len(cards):,} least certain of {len(images):,} images, the least certain first."
+    write_page(args.page, f"{Path(args.images).name}: least certain", paragraphs=[about], shown=cards)

@@ -1,0 +1,108 @@
+"""Images to predict, one at a time: of a folder, a list of files, a dataset on disk or the Hub, or in memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from PIL import Image
+
+from .. import columns
+from ..data.images import IMAGE_SUFFIXES
+from ..data.loading import check_has_split, open_images, standardise
+from ..data.opening import is_image_folder
+from ..data.record import content_digest
+from ..names import check_dataset_exists
+from ..zero_shot.search import files_in
+
+
+@dataclass
+class Images:
+    """`stored` are paths or PIL images, or the rows of a `Dataset`."""
+
+    stored: Sequence[Any]
+    root: Path | None = None  # of the names of files
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def digest(self) -> str:
+        """Of files by name, size and time, as reading them takes as long as predicting."""
+        if isinstance(self.stored, Dataset):
+            return self.stored._fingerprint
+        return content_digest("\n".join(map(_version_of, self.stored)).encode())
+
+    def rows(self, start: int = 0) -> Iterator[tuple[str, Any]]:
+        """The name of each image, and what [`~g4i_hf.data.images.open_image`] takes."""
+        for row in range(start, len(self)):
+            yield self[row]
+
+    def __getitem__(self, row: int) -> tuple[str, Any]:
+        stored = self.stored[row]
+        if isinstance(self.stored, Dataset):
+            return stored[columns.IMAGE_ID], stored[columns.IMAGE]
+        if isinstance(stored, (str, Path)):
+            name = Path(stored).relative_to(self.root) if self.root else Path(stored)
+            return name.as_posix(), {"bytes": None, "path": str(stored)}
+        return str(row), stored
+
+
+def images_of(given: Any, split: str | None = None) -> Images:
+    """FileNotFoundError for what is not there, ValueError for data without an image, and without the split."""
+    if isinstance(given, (str, Path)):
+        return _named(str(given), split)
+    if isinstance(given, Mapping):
+        return Images(standardise(_split_of(given, split), split or "", {}))
+    if isinstance(given, Dataset):
+        return Images(standardise(given, split or "", {}))
+    given = [given] if isinstance(given, Image.Image) else list(given)
+    for image in given:
+        if not isinstance(image, (str, Path, Image.Image)):
+            raise TypeError(f"images holds a {type(image).__name__}; give paths, PIL images or a dataset.")
+    return Images(_not_empty(given, "images"))
+
+
+def _named(name: str, split: str | None) -> Images:
+    path = Path(name)
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return Images([name])
+        if path.suffix != ".txt":
+            raise ValueError(f"images is {name!r}: name a folder, a .txt file with a path per line, or a dataset.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return Images(_not_empty([line.strip() for line in lines if line.strip()], name))
+    if path.suffix == ".txt":
+        raise FileNotFoundError(f"images is {name!r}, but there is no such file.")
+    check_dataset_exists(name, "images")
+    if path.is_dir() and is_image_folder(name):
+        folder = path / split if split else path
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{name} has no folder {split!r}. Leave split out, or name one of its folders.")
+        return Images(files_in(folder), path)
+    return Images(_split_of(open_images(name), split))
+
+
+def _split_of(splits: Mapping[str, Dataset], split: str | None) -> Dataset:
+    if split is None and len(splits) > 1:
+        raise ValueError(f"The data has the splits {', '.join(splits)}. Choose one with --split.")
+    split = split or next(iter(splits))
+    check_has_split(splits, split, "split")
+    return splits[split]
+
+
+def _not_empty(images: list[Any], what: str) -> list[Any]:
+    if not images:
+        raise ValueError(f"{what} is empty: give at least one image.")
+    return images
+
+
+def _version_of(image: Any) -> str:
+    if not isinstance(image, (str, Path)):
+        return "in memory"
+    try:
+        about = Path(image).stat()
+    except OSError:
+        return f"{image}\0"
+    return f"{image}\0{about.st_size}\0{about.st_mtime_ns}"

@@ -1,0 +1,69 @@
+"""Thresholds above which a classifier answers by itself: what was asked is got, or the threshold is not certain."""
+
+import json
+
+import make
+import numpy as np
+import pandas as pd
+import pytest
+from fitting import results_of
+from PIL import Image
+from transformers import AutoConfig
+
+from g4i_hf.evaluation.decisions import PRECISIONS, by_labels, decide, points
+from g4i_hf.hub import release_student
+from g4i_hf.running import main
+
+
+def a_classifier(number: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences, which are a little too high, and whether each answer is right."""
+    confidence = generator.beta(5, 0.5, number)
+    return confidence, generator.random(number) < confidence**1.1
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_where_a_threshold_is_certain_new_answers_are_as_right_as_asked(frames):
+    """In 95% of draws, also of frames of a scene, which are right or wrong together."""
+    got, generator = [], np.random.default_rng(0)
+    new, is_right = a_classifier(50_000, generator)
+    for _ in range(30):
+        confidence, right = (np.repeat(each, frames) for each in a_classifier(500, generator))
+        groups = np.repeat(np.arange(500), frames)
+        predicted = np.zeros(len(right), dtype=int)
+        decision = decide(points(confidence, confidence, predicted, by_labels(right, groups), groups), 0.95, 500)
+        if decision.certain:
+            got.append(is_right[new >= decision.threshold].mean() >= 0.95)
+    assert len(got) > 25 and np.mean(got) >= 0.95
+
+
+def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
+    confidence, right = a_classifier(50, np.random.default_rng(1))
+    decision = decide(points(confidence, confidence, 0 * right, by_labels(right)), 0.95, 50)
+    assert not decision.certain and decision.threshold > 0.5 and 50 < decision.gold <= 1000
+    half = np.arange(50) % 2 == 0
+    hopeless = decide(points(np.full(50, 0.5), np.full(50, 0.5), 0 * half, by_labels(half)), 0.95, 50)
+    assert hopeless.threshold is None and hopeless.gold is None
+
+
+def test_a_fit_leaves_thresholds_that_predict_uses(fitted, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    for row in range(150):
+        file = pictures / ("validation" if row < 120 else "train") / ("green", "red")[row % 2] / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tint = Image.new("RGB", (32, 32), (200, 20, 20) if row % 2 else (20, 200, 20))
+        Image.blend(tint, make.noise(row, 32), 0.3).save(file)
+    result = fitted(pictures, tmp_path / "out", group_by="none")
+    decisions = {each["precision"]: each for each in results_of(tmp_path / "out")["decisions"]}
+    assert list(decisions) == list(PRECISIONS) and result.decisions == [*decisions.values()]
+    known = AutoConfig.from_pretrained(result.classifier).decision_thresholds
+    usual = decisions[0.95]
+    assert usual["certain"] and known["0.95"] == {name: usual[name] for name in known["0.95"]}
+    line = f"At 95% it answers {usual['share']:.0%} of images like yours"
+    assert line in capsys.readouterr().out and line in (tmp_path / "out" / "report.html").read_text()
+    assert 'decision_thresholds["0.95"]["threshold"]' in (result.classifier / "README.md").read_text()
+    main(["predict", str(tmp_path / "out"), str(pictures), "--split", "validation", "-o", str(tmp_path / "p.csv")])
+    rows = pd.read_csv(tmp_path / "p.csv")
+    assert (rows["decision"] == np.where(rows["probability"] >= usual["threshold"], "answer", "ask")).all()
+    assert [*result.predict(pictures / "validation")["decision"]] == rows["decision"].tolist()
+    other = release_student(tmp_path / "out", tmp_path / "released")
+    assert json.loads((other / "config.json").read_text())["decision_thresholds"] == known

@@ -1,0 +1,120 @@
+"""`g4i predict`: a line for each image, with its class, and whether that is sure enough for a person to rely on it."""
+
+from pathlib import Path
+
+import make
+import pandas as pd
+import pytest
+from datasets import Dataset
+from PIL import Image
+from transformers import pipeline
+
+from g4i_hf import predict
+from g4i_hf.running import main
+
+FILES = ["b/deep/er/3.png", "a/1.png", "a/2.jpg", "0.png"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    place = make.folder(tmp_path_factory.mktemp("new") / "pictures", FILES)
+    (place / "a" / "broken.png").write_bytes(b"no image")
+    (place / "notes.txt").write_text("no image")
+    Image.open(place / "a" / "2.jpg").save(place / "a" / "turned.jpg", exif=b"Exif\0\0" + exif_of_a_turned_image())
+    return place
+
+
+def exif_of_a_turned_image() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def predicted(*words) -> pd.DataFrame:
+    main(["predict", *map(str, words)])
+    file = Path(words[words.index("-o") + 1])
+    readers = {
+        ".csv": lambda: pd.read_csv(file, keep_default_na=False, dtype=str),
+        ".parquet": lambda: pd.read_parquet(file),
+    }
+    return readers.get(file.suffix, lambda: pd.read_json(file, lines=True))().astype(object).fillna("")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_each_image_is_a_line_and_an_unreadable_one_says_why(student, pictures, tmp_path, capsys, kind):
+    rows = predicted(student, pictures, "-o", tmp_path / f"p.{kind}", "--top", 2, "--page", tmp_path / "p.html")
+    assert rows["file_name"].tolist() == [
+        "0.png",
+        "a/1.png",
+        "a/2.jpg",
+        "a/broken.png",
+        "a/turned.jpg",
+        "b/deep/er/3.png",
+    ]
+    bad = rows.iloc[3]
+    assert bad["reason"] == "no known image format" and bad["decision"] == "ask" and not bad["label"]
+    others = rows.drop(index=3)
+    assert set(others["label"]) <= {"ant", "bee"} and set(others["decision"]) == {"answer"}
+    shares = others["probability"].astype(float) + others["probability_2"].astype(float)
+    assert shares.sub(1).abs().max() < 1e-5
+    assert (tmp_path / "p.html").read_text().count("<figure") == 5
+    assert (
+        "5 images are answered, however unsure" in (said := capsys.readouterr().out)
+        and "Not read: 1 image, see" in said
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {f"p.{kind}", "p.html"}
+
+
+def test_it_predicts_what_a_pipeline_does(student, pictures):
+    files = [str(path) for path in sorted(pictures.rglob("*.*g")) if path.name != "broken.png"]
+    of_pipeline = pipeline("image-classification", model=student, device="cpu")(files)
+    rows = predict(student, files, batch_size=2)
+    for row, expected in zip(rows, of_pipeline, strict=True):
+        assert row["label"] == expected[0]["label"] and row["probability"] == pytest.approx(
+            expected[0]["score"], abs=1e-5
+        )
+
+
+def test_images_of_all_kinds_are_predicted_alike(student, pictures, tmp_path):
+    files = sorted(path for path in pictures.rglob("*.*g") if path.name != "broken.png")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, files)) + "\n\n")
+    table = Dataset.from_dict({"image": list(map(str, files))}).cast_column("image", make.rows(1).features["image"])
+    table.save_to_disk(tmp_path / "saved")
+    by_folder = [row for row in predict(student, pictures) if not row["reason"]]
+    given = (
+        files,
+        [Image.open(file) for file in files],
+        table,
+        {"new": table},
+        tmp_path / "list.txt",
+        str(tmp_path / "saved"),
+    )
+    for images in given:
+        found = predict(student, images)
+        assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in by_folder])
+    assert len(predict(student, files[0])) == 1 and len(predict(student, pictures, split="a")) == 4
+
+
+def test_a_killed_start_goes_on_unless_something_changed(student, pictures, tmp_path, capsys):
+    whole = predicted(student, pictures, "-o", tmp_path / "whole.jsonl")
+    file, part = tmp_path / "p.jsonl", tmp_path / "p.jsonl.part"
+    with pytest.raises(SystemExit):
+        main(["predict", student, str(pictures), "-o", str(tmp_path / "whole.jsonl")])
+    assert "whole.jsonl is there" in capsys.readouterr().err
+    from g4i_hf.inference import writing
+
+    begun = writing.Predictions.finish
+    with pytest.MonkeyPatch.context() as patch:  # a kill before the end
+        patch.setattr(writing.Predictions, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(SystemExit):
+            main(["predict", student, str(pictures), "-o", str(file)])
+    assert begun is writing.Predictions.finish and not file.exists()
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(lines[:4]) + lines[4][:9])  # and a line that it cut
+    capsys.readouterr()
+    again = predicted(student, pictures, "-o", file)
+    assert "3 of 6 images were predicted before" in capsys.readouterr().out
+    assert again.equals(whole)
+    part.write_text("".join(lines[:4]))
+    predicted(student, pictures, "-o", file, "--top", 2, "--overwrite")
+    assert "Changed since the last start: the option top." in capsys.readouterr().out
