@@ -47,8 +47,8 @@ class Split:
 
 def open_image_folder(folder: Path, scenes_in_folders: bool = False) -> DatasetDict:
     """
-    The splits with `image` (not decoded), the columns of the metadata, and `label` if an image has one. Folders below
-    class folders are told of, unless they hold `scenes_in_folders`.
+    The splits with `image` (not decoded), the columns of the metadata, and `label` if an image has one. A line names
+    folders below class folders, unless they hold `scenes_in_folders`.
     """
     archives = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zip"))
     if archives:

@@ -25,21 +25,21 @@ def views_that_know(models: Sequence[ViewModel], values: dict[str, Values], rows
     if len(judged) < priors.MIN_HELD_OUT:
         return []
     model_of = np.where(rows.labels < 0, np.arange(len(rows.labels)) % FOLDS, rows.folds)
-    found = []
+    names = []
     for model in models:
         has = values[model.name].has
         places = judged[has[judged]], unlabelled[has[unlabelled]]
         logits = [model.logits(values, of, model_of) for of in places]
         area, deviations = _surer(*(explained(each) for each in logits), *(each.argmax(1) for each in logits))
         if area > priors.MIN_AREA_OF_LEARNED and deviations > priors.MIN_DEVIATIONS_OF_LEARNED:
-            found.append(model.name)
-    return found
+            names.append(model.name)
+    return names
 
 
 def _surer(first: np.ndarray, second: np.ndarray, of_first: np.ndarray, of_second: np.ndarray) -> tuple[float, float]:
     """
-    Probability that a row of `first` is surer than one of `second` of the same class, and by how many standard
-    deviations that exceeds a half (van Elteren's stratified rank test).
+    Probability that a row of `first` is surer than one of `second` of the same class. By how many standard deviations
+    that exceeds a half: van Elteren's stratified rank test.
     """
     excess, total, variance = 0.0, 0.0, 0.0
     for label in np.unique(of_first):

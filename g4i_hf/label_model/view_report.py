@@ -1,4 +1,4 @@
-"""What is said of each view: its weight in the decision, and how accurate it is alone."""
+"""The report on each view: its weight in the decision, and how accurate it is alone."""
 
 from __future__ import annotations
 
