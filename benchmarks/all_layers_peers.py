@@ -105,7 +105,9 @@ def main() -> None:
         for rate in chosen[:1] or RATES:
             set_seed(seed)
             options = {"num_labels": photos["train"].features["label"].num_classes, "ignore_mismatched_sizes": True}
-            models[rate] = AutoModelForImageClassification.from_pretrained(packaged_student(), **options)
+            models[rate] = AutoModelForImageClassification.from_pretrained(
+                packaged_student(), trust_remote_code=False, **options
+            )
             PEERS[peer](models[rate], training, rate, steps, seed)
         validation = Images(photos["validation"], cell.size, shown)
         judged = {rate: right_of(model, validation).mean() for rate, model in models.items()}

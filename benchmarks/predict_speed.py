@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     files = files_in(args.images)[: args.n]
-    of_pipeline = pipeline("image-classification", model=args.classifier, device="cpu")
+    of_pipeline = pipeline("image-classification", model=args.classifier, device="cpu", trust_remote_code=False)
     ways = {f"pipeline, batches of {size}": lambda size=size: of_pipeline(files, batch_size=size) for size in BATCHES}
     ways["g4i predict"] = lambda: predict(args.classifier, files)
     seconds: dict[str, float] = {}

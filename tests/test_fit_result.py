@@ -27,8 +27,8 @@ def test_a_notebook_shows_verdict_bars_and_the_next_step():
     assert "accuracy is unknown" in unknown._repr_html_() and 'class="bar' not in unknown._repr_html_()
 
 
-def test_a_console_shows_five_lines_and_a_completion_data_and_two_verbs():
+def test_a_console_shows_five_lines_and_a_completion_data_and_three_verbs():
     assert len(repr(RESULT).splitlines()) <= 5 and len(repr(RESULT)) < 600
     assert repr(RESULT).startswith("FitResult(") and RESULT.lines()[0] in repr(RESULT) and NEXT in repr(RESULT)
     public = {name for name in dir(RESULT) if not name.startswith("_")}
-    assert public - {each.name for each in dataclasses.fields(FitResult)} == {"lines", "read"}
+    assert public - {each.name for each in dataclasses.fields(FitResult)} == {"lines", "predict", "read"}

@@ -288,8 +288,8 @@ def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
     for values, least, most in ((noise, 0.2, 0.5), (features, 0.7, 1.01)):
         targets, judge = targets_of(values, given, values, np.arange(300))
         judged_heads(targets, values, judge)
-        told = judge.of_held_out
-        agree = {name: (each == judge.held_out.labels).mean() for name, each in told.items()}
+        logits = judge.logits_of_held_out
+        agree = {name: (each.argmax(1) == judge.held_out.labels).mean() for name, each in logits.items()}
         assert len(judge.held_out.labels) == 75 and all(least < share < most for share in agree.values()), agree
 
 

@@ -114,5 +114,5 @@ def _agree(runs: list[Captioning], args: FitArguments, say: Say) -> None:
     if not (sys.stdin.isatty() and input("Send them? [y/N] ").strip().lower() in ("y", "yes")):
         raise ValueError(
             f"{requests:,.0f} requests with images would go to {', '.join(runs[0].captioner.hosts)}. Send them with "
-            "--yes true, or try a few first: g4i caption --prompt plain choose --dry_run 64."
+            "--yes, or try a few first: g4i caption --prompt plain choose --dry_run 64."
         )

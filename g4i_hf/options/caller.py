@@ -3,7 +3,9 @@
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
+
+from .fields import choices_of, members_of
 
 
 @contextlib.contextmanager
@@ -39,15 +41,24 @@ def with_own_columns(message: str, columns: Mapping[str, str | None]) -> str:
 
 
 def _in_python(message: str, column: str) -> str:
-    """Options without their dashes; a column is named as in a call."""
+    from . import OPTIONS_OF
+
+    hints = {name: hint for each in OPTIONS_OF.values() for cls in each for name, hint in get_type_hints(cls).items()}
 
     def argument(match: re.Match) -> str:
-        command, name, value = match.groups()
-        if command is None and name.endswith("_column"):
+        name, value = match[1], match[2]
+        if name not in hints:  # a whole command, or an option of another program
+            return match[0]
+        if name.endswith("_column"):
             return column.format(name.removesuffix("_column"))
-        return command or name + (f"={value.title()}" if value else "")
+        if value in choices_of(hints.get(name)):
+            return f"{name}={value!r}"
+        if value in ("true", "false") or (value or "").isupper():
+            return f"{name}={value.title() if value.islower() else value}"
+        is_switch = value is None and bool in members_of(hints.get(name))
+        return f"{name}=True" if is_switch else " ".join(filter(None, (name, value)))
 
     name_of = column.partition("=")[0]
     message = re.sub(r"given as (\w+)_column", lambda match: f"given as {name_of.format(match[1])}", message)
-    # Whole commands stay, and names of folders, which hold dashes too: runs/OWNER--NAME
-    return re.sub(r"(g4i \w+[^.,;:]*)|(?<![\w\-/.'])--(\w+)(?: (true|false)\b)?", argument, message)
+    # Names of folders hold dashes too, such as runs/OWNER--NAME
+    return re.sub(r"g4i \w+[^.,;:]*|(?<![\w\-/.'])--(\w+)(?: (\w+))?", argument, message)
