@@ -45,6 +45,16 @@ def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
     assert hopeless.threshold is None and hopeless.gold is None
 
 
+def test_without_labels_99_percent_are_not_certain():
+    right = np.ones(2_000, dtype=bool)
+    candidates = points(np.linspace(0.5, 1, 2_000), np.ones(2_000), 0 * right, by_labels(right))
+    certain = {
+        has_labels: [decide(candidates, each, 2_000, has_labels=has_labels).certain for each in PRECISIONS]
+        for has_labels in (True, False)
+    }
+    assert certain == {True: [True, True, True], False: [True, True, False]}
+
+
 def test_a_fit_leaves_thresholds_that_predict_uses(fitted, tmp_path, capsys):
     pictures = tmp_path / "pictures"
     for row in range(150):

@@ -28,6 +28,7 @@ PRECISIONS = (0.9, 0.95, 0.99)
 SHARES = np.arange(1, 21) / 20
 LEVEL = 0.05
 SIZES = (50, 100, 150, 200, 300, 400, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000)  # of samples that a person labels
+HIGHEST_BY_PROBABILITIES = 0.95  # a precision that is certain without labels (results/decide.json: not one of 99%)
 FEWEST_OF_CLASS = 10  # answered images that tell the precision of a class
 
 
@@ -116,11 +117,14 @@ def _worst_class(predicted: np.ndarray, right: np.ndarray) -> tuple[int | None, 
     return int(classes[shares.argmin()]), float(shares.min())
 
 
-def decide(candidates: list[Point], precision: float, images: float) -> Decision:
-    """The threshold for a precision; `images`: the effective number of all that judge."""
+def decide(candidates: list[Point], precision: float, images: float, *, has_labels: bool = True) -> Decision:
+    """
+    The threshold for a precision; `images`: the effective number of all that judge, which have labels or are judged by
+    probabilities that labels of other images rectify.
+    """
     promised = [lower_end(point.expected, point.images) for point in candidates]
-    last = None
-    for point in candidates[int(np.argmax(promised)) :]:
+    last, can_be_certain = None, has_labels or precision <= HIGHEST_BY_PROBABILITIES
+    for point in candidates[int(np.argmax(promised)) :] if can_be_certain else []:
         if point.low < precision:
             break
         last = point

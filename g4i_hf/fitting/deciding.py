@@ -48,7 +48,8 @@ def decisions_of(judge: Judge, name: str, logits: np.ndarray) -> tuple[list[Poin
     judged = None if name == ALL_LAYERS else judged
     candidates = points(confidence, expected, predicted, judged, judge.groups, right)
     images = effective_number(judge.groups, np.ones(len(rows), dtype=bool))
-    return candidates, [decide(candidates, precision, images) for precision in PRECISIONS]
+    has_labels = isinstance(judge, OfSplit)
+    return candidates, [decide(candidates, precision, images, has_labels=has_labels) for precision in PRECISIONS]
 
 
 def _by_probabilities(judge: Unlabelled, name: str, predicted: np.ndarray) -> Judged:
