@@ -280,6 +280,15 @@ def test_images_that_judge_in_turn_are_judged_by_layers_that_have_not_learned_th
     assert judge.judgement().accuracies["with_views"].share < 0.5
 
 
+def test_folds_learn_labels_that_count_as_right_as_all_rows_do(blobs):
+    """Probabilities by features alone suit the weakest regularisation, whatever suits what is learned in the end."""
+    features, labels = blobs
+    targets, _ = targets_of(features, np.where(np.arange(300) < 75, labels, -1), features, np.arange(300))
+    assert targets.evidence.model.label_noise_ == 0
+    others = np.flatnonzero((np.arange(300) < 75) & (targets.evidence.model.folds_ != 0))
+    assert (targets.learned("with_views", others, 0)[1][np.arange(len(others)), labels[others]] == 1).all()
+
+
 def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
     """Of noise nobody can predict a label but who has learned it; where features tell, fewer labels tell them too."""
     features, labels = blobs

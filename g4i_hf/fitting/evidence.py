@@ -22,6 +22,7 @@ from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import LabelModel, View
 from ..label_model.views import check_shapes
+from ..linear import one_hot
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
 from ..options import AugmentationArguments, DataArguments, EncoderArguments, FitArguments
@@ -354,8 +355,15 @@ class Evidence:
         return replace(self, model=model, groups=self.images, holdout=None)
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
-        """(rows, C) probabilities by models that have not learned the labels of this fold."""
-        return self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
+        """
+        (rows, C) probabilities by models that have not learned the labels of this fold; for others, the labels that
+        count as right. Other labels are learned, so that they cannot be weighed once more.
+        """
+        model = self.model
+        probabilities = model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
+        is_right = (self.labels[rows] >= 0) & ((self.reviews[rows] != "") | (model.calibration_.share == 0))
+        probabilities[is_right] = one_hot(self.labels[rows[is_right]], self.num_labels)
+        return probabilities
 
     def rows_for_cross_validation(self) -> np.ndarray:
         """
