@@ -37,7 +37,7 @@ def calibrate(
     labels: np.ndarray,
     log_prior: np.ndarray,
     folds: np.ndarray | None = None,
-    known: tuple[float, tuple[float, float]] | None = None,
+    fixed_noise: tuple[float, tuple[float, float]] | None = None,
     trusts: np.ndarray | None = None,
     expected: PriorOfTemperatures | None = None,
     reviewed: np.ndarray | None = None,
@@ -56,7 +56,7 @@ def calibrate(
         log_prior: (C,).
         folds: (n,) of the rows. If given, the labels may also be wrong in a pattern, counted in the contradictions of
             the other folds; the likelier kind of error is returned.
-        known: the share of labels that are wrong in a pattern, or 0, and its interval, if these are not estimated.
+        fixed_noise: share of labels that are wrong in a pattern, or 0, and its interval, if these are not estimated.
         trusts: (V, C), as in [`Calibration`].
         expected: of the temperatures; None: the usual prior.
         reviewed: (n,) whether a label is known to be right; None: no label is.
@@ -70,19 +70,19 @@ def calibrate(
         fixed = expected.means, np.zeros(number), np.ones(number)
         return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
     task = _HeldOutLikelihood.of(views, labels, log_prior, expected, reviewed, trusts)
-    if known is not None and not known[0]:
-        return replace(task.fit(_NoiseModel(1 / len(task.judged)), known=0.0), interval=known[1])
+    if fixed_noise is not None and not fixed_noise[0]:
+        return replace(task.fit(_NoiseModel(1 / len(task.judged)), fixed_share=0.0), interval=fixed_noise[1])
     kind = _NoiseModel(1 / len(task.judged), None, instance_dependent, with_interval, quick)
-    best = task.fit(replace(kind, with_interval=with_interval and known is None))
+    best = task.fit(replace(kind, with_interval=with_interval and fixed_noise is None))
     if folds is None:
         return best
     likely = best.probabilities(views).argmax(1)
     confusions = _confusions(likely, labels, len(log_prior))
     if_noisy = _if_noisy(likely, labels, folds, len(log_prior))[:, task.judged].astype(np.float32)
     pattern = _NoiseModel(float(np.diag(confusions).mean()), if_noisy)
-    if known is not None:
-        share, interval = known
-        return replace(task.fit(pattern, known=share), confusions=confusions, interval=interval)
+    if fixed_noise is not None:
+        share, interval = fixed_noise
+        return replace(task.fit(pattern, fixed_share=share), confusions=confusions, interval=interval)
     with_pattern = task.fit(replace(pattern, quick=True), best)
     gain, of_rows = (best.loss - with_pattern.loss) * len(labels), priors.MIN_GAIN_OF_PATTERN_A_ROW * len(labels)
     if gain < max(priors.MIN_GAIN_OF_PATTERN, of_rows):
@@ -110,7 +110,7 @@ def recalibrate_without(
     kept = ~left_out
     if not kept.any() or full.confusions is not None:
         return full
-    known = None if full.share else 0.0
+    fixed_share = None if full.share else 0.0
     task = _HeldOutLikelihood.of(
         [logits[kept] for logits in views],
         labels[kept],
@@ -120,7 +120,7 @@ def recalibrate_without(
         kwargs["trusts"],
     )
     kind = _NoiseModel(1 / len(task.judged), None, kwargs["instance_dependent"], quick=True)
-    return task.fit(kind, full, known)
+    return task.fit(kind, full, fixed_share)
 
 
 def _confusions(likely: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -217,10 +217,12 @@ class _HeldOutLikelihood:
             trusts,
         )
 
-    def fit(self, kind: _NoiseModel, start: Calibration | None = None, known: float | None = None) -> Calibration:
+    def fit(
+        self, kind: _NoiseModel, start: Calibration | None = None, fixed_share: float | None = None
+    ) -> Calibration:
         """
-        Fitted for this kind of errors from a `start`, or from several points, as there may be local minima; `known` is
-        the share of wrong labels, if it is not to be fitted.
+        Fitted for this kind of errors from a `start`, or from several points, as there may be local minima; with a
+        `fixed_share` of wrong labels only the rest.
         """
         number, usual = len(self.logits), np.log(self.expected.means)
         # Two local minima: flat predictions of correct labels, and sharp predictions of labels that are often wrong
@@ -232,11 +234,11 @@ class _HeldOutLikelihood:
         if start is not None:
             starts = [[*np.log(start.inverse_temperatures), *start.powers, max(start.share, 0.01), 0.0]]
         if not self.may_be_wrong.any():
-            known = 0.0
-        bounds = () if known is None else (known, known)
+            fixed_share = 0.0
+        bounds = () if fixed_share is None else (fixed_share, fixed_share)
         result = self._minimise(starts, kind, 1.0, *bounds)
-        share, interval = float(result.x[-2]), (0.0, priors.MAX_NOISE if known is None else known)
-        if known is None and (kind.with_interval or kind.instance_dependent) and not kind.quick:
+        share, interval = float(result.x[-2]), (0.0, priors.MAX_NOISE if fixed_share is None else fixed_share)
+        if fixed_share is None and (kind.with_interval or kind.instance_dependent) and not kind.quick:
             interval = self._interval([*starts, result.x], kind, share)
         least = result.fun / len(self.given)
         noise, *_ = self._noise(share, self._of_rows(result.x, kind)[-1])

@@ -222,7 +222,7 @@ class LabelModel:
         self._sources = [values[name].source for name in known]
         self._instance_dependent: bool | None = None
         self.calibrations_: dict[int, Calibration] = {}
-        self._known_noise: tuple[float, tuple[float, float]] | None = None
+        self._fixed_noise: tuple[float, tuple[float, float]] | None = None
         self._of_labels: tuple[Any, ...] | None = None  # what self-training starts from
         self._asked_anchors, self._is_sure = False, False
         self._by_agreement: dict[str, float] | None = None
@@ -285,20 +285,20 @@ class LabelModel:
             "reviewed": rows.reviewed[judged],
             "instance_dependent": self._instance_dependent is True,
         }
-        calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
+        calibration = calibrate(held_out, fixed_noise=self._fixed_noise, with_interval=with_interval, **kwargs)
         unclear = self._may_be_right(calibration) or calibration.share < priors.FEW_WRONG_LABELS
         if unclear and not self._asked_anchors:
             self._asked_anchors = True
-            self._known_noise = noise_of_anchors(held_out, views, rows, self.log_prior_)
-            if self._known_noise is not None:
-                calibration = calibrate(held_out, known=self._known_noise, with_interval=with_interval, **kwargs)
+            self._fixed_noise = noise_of_anchors(held_out, views, rows, self.log_prior_)
+            if self._fixed_noise is not None:
+                calibration = calibrate(held_out, fixed_noise=self._fixed_noise, with_interval=with_interval, **kwargs)
         if self._instance_dependent is None and with_interval:
             low, high = calibrate(held_out, with_interval=True, **kwargs | {"instance_dependent": True}).interval
             calibration.interval = min(low, calibration.interval[0]), max(high, calibration.interval[1])
         if len(held_out) == 1 and len(judged):
             widen_for_unseen_subclasses(calibration, held_out[0], kwargs["labels"], kwargs["reviewed"])
         if self._may_be_right(calibration):
-            calibration = calibrate(held_out, known=(0.0, calibration.interval), **kwargs)
+            calibration = calibrate(held_out, fixed_noise=(0.0, calibration.interval), **kwargs)
         self.calibration_, folds = calibration, rows.folds[judged]
         self.calibrations_ = {
             int(fold): recalibrate_without(folds == fold, calibration, held_out, **kwargs)
