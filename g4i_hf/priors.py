@@ -75,6 +75,12 @@ MANY_WITHOUT_VIEW = 0.2  # share of labelled rows with a view that others lack, 
 MIN_POWER_TUNED = 50  # labelled images of a random sample whose interval other images narrow (results/review.json)
 EXTRA_ROWS = 0.5  # in the variance of a mean, as few rows may agree by chance (judgement)
 PSEUDO_COUNT = 2  # labels of each class, in the frequency of classes with one or none (judgement)
+# Class mix, by made shifts of three datasets that were not kept
+WEIGHT_OF_EXPECTED_SHARES = 0.5  # of shares that are expected, beside the likeliest ones (judgement by these)
+VARIANCE_OF_FEW_COUNTS = 0.05  # of log numbers of labels, which tell little of a shift of the mix (judgement)
+LEAST_SHARE = 1e-3  # of a class, in the regression on its number of labels (judgement)
+ROWS_OF_EXPECTED_RECALL = 4  # which the recall by the number of labels counts as (judgement)
+DOUBT_OF_UNRECOGNISED = 0.4  # std of a share, relative to it, where no image of it is recognised (judgement by these)
 # Overconfidence and its standard deviation, where other classes have more labels
 OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # of classes without a label (results/priors.json)
 OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one (results/priors.json)

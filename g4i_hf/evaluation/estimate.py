@@ -13,10 +13,10 @@ rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 
 - r_j = ([y_j = c] - (1 - e) p_jc - e q_jc) / (1 - e), for a labelled row j. Its label y_j is noisy with probability e,
   and then has the distribution q_j, as in [`~g4i_hf.label_model.LabelModel`]. Several e, the ends of an
   interval, give the union of their intervals.
-- mean(r) is weighted. A row counts in proportion to the frequency of its class, as k labels of each class are not a
-  random sample. V(r) = (var(r) + 0.5 / n) / (n - 1) is the squared error of the mean of n effective rows,
-  n = 1 / sum_j w_j^2 (Kish, 1965). As few rows may all agree by chance, half a row is added, and var(r) is at least
-  the variance that the probabilities imply.
+- mean(r) is weighted. A row counts in proportion to the share of its class (class_shares.py), as k labels of each
+  class are not a random sample. V(r) = (var(r) + 0.5 / n) / (n - 1) is the squared error of the mean of n effective
+  rows, n = 1 / sum_j w_j^2 (Kish, 1965). As few rows may all agree by chance, half a row is added, and var(r) is at
+  least the variance that the probabilities imply.
 - s is the standard deviation of the bias of mean(f) on other datasets. The correction is shrunk by
   g = s^2 / (s^2 + V(r)), like a posterior mean. Without this prior g is 1, and s^2 in the error is 0. It is left out
   where labelled rows had views that other images lack, as then any bias is likely.
@@ -55,6 +55,7 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from .. import priors
+from .class_shares import class_shares
 
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
 
@@ -115,7 +116,8 @@ class HeldOut:
             counts: (C,) labels of each class, including those that cannot be held out.
             everywhere: (n, C) probabilities of all rows.
         """
-        frequency, of_class = everywhere.mean(0, dtype=np.float64), posterior.sum(0, dtype=np.float64)
+        frequency = class_shares(everywhere.mean(0, dtype=np.float64), probabilities, posterior, counts)
+        of_class = posterior.sum(0, dtype=np.float64)
         weights = posterior @ (frequency / np.maximum(of_class, 1e-9))
         missing = np.bincount(labels, minlength=len(frequency)) == 0
         # Views with few examples of a class underestimate its frequency

@@ -257,6 +257,7 @@ class Fit:
             "num_labels": evidence.num_labels,
             "suspicious_labels": suspicious,
             "doubtful_labels": max(doubtful - suspicious, 0),
+            "pool_shares": evidence.pool_shares([*images.id2label.values()]),
         }
         self.place.write_results(results | evidence.estimates)
         result = FitResult.read(self.folder)

@@ -1,7 +1,7 @@
 """From images, views and labels to what is known of the class of each image, for `g4i fit` and `g4i label`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -335,6 +335,17 @@ class Evidence:
         estimates = estimates_of(self.model)
         named = {name: {"class_names": view.class_values is not None} for name, view in self.views.items()}
         return estimates | {"views": {name: line | named[name] for name, line in estimates["views"].items()}}
+
+    def pool_shares(self, classes: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+        """By name of the class its `share` of the unlabelled rows, with its `interval`, and of the labels."""
+        if self.model.class_shares_ is None:
+            return None
+        of_labels = one_hot(self.labels[self.labels >= 0], self.num_labels).mean(0)
+        lines = zip(classes, *self.model.class_shares_, of_labels, strict=True)
+        return {
+            name: {"share": float(share), "interval": interval.tolist(), "of_labels": float(given)}
+            for name, share, interval, given in lines
+        }
 
     def turns(self) -> list["Evidence"]:
         """

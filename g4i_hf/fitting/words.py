@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ON_THESE_IMAGES = "_on_these_images"  # at the end of names of accuracies that are not on new scenes
 FEW_LABELS = 10  # a class: with fewer, more labels help most
+SHOWN_CLASSES = 3  # of those whose share is another one than among the labels
+FEW_LABELS_OF_CLASS, UNEVEN = 4, 5  # with fewer, and so many times as many labels of another class
 
 
 def lines(result: FitResult) -> list[str]:
@@ -38,7 +40,12 @@ def judgement_lines(result: FitResult) -> list[str]:
     unreviewed = " Unreviewed: no random sample was labelled by a person."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
     judged += filter(None, [_few_judges_in_words(result), all_layers_in_words(result)])
-    more = [*_groups_in_words(result), *left_out_in_words(result.views), *none_in_words(result.none_of_these_interval)]
+    more = [
+        *_groups_in_words(result),
+        *_class_mix_in_words(result),
+        *left_out_in_words(result.views),
+        *none_in_words(result.none_of_these_interval),
+    ]
     return [verdict_in_words(result), *judged, *more]
 
 
@@ -283,6 +290,34 @@ def sentence_for_card(result: FitResult, name: str) -> str:
         return sentence
     ends = f"95% interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}"
     return f"{sentence} On more images of the scenes that it was trained on: for about {_percent(on_these)}, {ends}."
+
+
+def _class_mix_in_words(result: FitResult) -> list[str]:
+    """Where unlabelled images are of another mix than the labels, and where it cannot be known whether they are."""
+    shares, lines = result.pool_shares or {}, []
+    apart = {
+        name: line["share"] - line["of_labels"]
+        for name, line in shares.items()
+        if not line["interval"][0] <= line["of_labels"] <= line["interval"][1]
+    }
+    if apart:
+        shown = sorted(apart, key=lambda name: -abs(apart[name]))[:SHOWN_CLASSES]
+        listing = "; ".join(
+            f"{name!r} {_percent(shares[name]['share'])} {_range(shares[name]['interval'])}, "
+            f"{_percent(shares[name]['of_labels'])} of the labels"
+            for name in shown
+        )
+        more = ", for example" if len(apart) > len(shown) else ""
+        lines.append(f"The images without a label are of another mix of classes than the labels{more}: {listing}.")
+    few = [name for name, line in shares.items() if line["of_labels"] * result.labels < FEW_LABELS_OF_CLASS]
+    most = max((line["of_labels"] for line in shares.values()), default=0) * result.labels
+    if few and most >= UNEVEN * FEW_LABELS_OF_CLASS and not any(view["class_names"] for view in result.views.values()):
+        lines.append(
+            f"Some classes have fewer than {FEW_LABELS_OF_CLASS} labels, such as {few[0]!r}, and others up to "
+            f"{most:,.0f}. If they are not as rare among your other images, the accuracy is too high: label a random "
+            "sample (--pick gold)."
+        )
+    return lines
 
 
 # --- What changed, and what is next ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import priors
+from ..evaluation.class_shares import share_intervals
 from ..evaluation.estimate import Estimate, accuracy_of
 from ..linear import has_vote, one_hot
 from .agreement import (
@@ -87,6 +88,7 @@ class LabelModel:
         folds_: (N,) the fold that held a row out, 0 to 4 for labels, else 5 to 9; -2 for the only label of a class.
         accuracy_: [`~g4i_hf.evaluation.estimate.Estimate`] of the share of all rows whose most probable class is
             the true one. None where no label can be held out and no views judge each other.
+        class_shares_: (C,) shares of the classes among unlabelled rows, and their 95% intervals (C, 2); None likewise.
         label_noise_: estimated share of wrong labels, `label_noise_interval_` its 95% interval. None where no label
             can be held out.
         typical_: (N,) False for a labelled row that tells nothing of unlabelled ones, see `typical_rows` in twins.py.
@@ -229,6 +231,7 @@ class LabelModel:
         self._of_views = [fit_view(values[name], rows, self.log_prior_) for name in known]
         self.models_ = list(self._of_views)  # those that vote
         self.accuracy_: Estimate | None = None
+        self.class_shares_: tuple[np.ndarray, np.ndarray] | None = None
         self.label_noise_: float | None = None
         self.label_noise_interval_: tuple[float, float] | None = None
         self.report_: dict[str, dict[str, Any]] = {
@@ -419,8 +422,9 @@ class LabelModel:
         posterior = calibration.posterior(of_judged, labels, reviewed)
         counts = np.bincount(rows.labels[rows.known], minlength=self.num_labels)
         held_out_rows = calibration.held_out(of_judged, posterior, labels, reviewed, counts, of_all)
-        groups = rows.groups[judged]
-        self.accuracy_ = accuracy_of(of_all, replace(held_out_rows, groups=groups))
+        self.accuracy_ = accuracy_of(of_all, replace(held_out_rows, groups=rows.groups[judged]))
+        if (in_pool := rows.labels[sample] < 0).any():
+            self.class_shares_ = share_intervals(of_all[in_pool], of_judged, posterior, counts, self.seed)
         of_views, of_rows = (self._of_views, values, rows), (sample, judged, posterior, counts)
         for name, estimate in accuracies_alone(*of_views, of_rows, calibration, self.log_prior_).items():
             self.report_[name] |= {"accuracy": estimate.share, "interval": estimate.interval}
