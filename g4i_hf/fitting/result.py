@@ -55,6 +55,7 @@ class FitResult:
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
+    finds_none_of_these: bool = False  # whether `predict` recognises new images that show no class
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`, with the `gain_interval` of the difference
     all_layers: dict[str, Any] | None = None

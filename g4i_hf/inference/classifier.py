@@ -11,15 +11,32 @@ from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from ..data.images import TURNS, open_image, to_rgb, why_unreadable
 from ..evaluation.predict import load_run
 from ..modeling.processing import EvalTransform
-from ..modeling.student import plain_student
-from ..names import CLASSIFIER, OPTIONS_FILE, THRESHOLDS, identity_of, is_of_fit, is_path, loading, run_of, why_missing
+from ..modeling.student import classifier_layers, feature_size, plain_student
+from ..names import (
+    CLASSIFIER,
+    NONE_FILE,
+    OPTIONS_FILE,
+    THRESHOLDS,
+    identity_of,
+    is_of_fit,
+    is_path,
+    loading,
+    run_of,
+    why_missing,
+)
+from .none_of_these import NoneOfThese
 
-ANSWER, ASK = "answer", "ask"
+ANSWER, ASK, NONE = "answer", "ask", "none"
 USUAL_PRECISION = 0.95
+IF_THERE = {  # a file of a repository or folder, None without it
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 AHEAD = 3  # batches that threads decode before the network takes them
 
 
@@ -28,6 +45,7 @@ class Classifier:
     model: PreTrainedModel
     transform: EvalTransform
     identity: str  # of its files
+    none_of_these: NoneOfThese | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -59,18 +77,28 @@ class Classifier:
         top = min(top, len(classes))
         for batch in self._decoded(images, batch_size):
             pixels = [each for _, each in batch if isinstance(each, torch.Tensor)]
-            best: Iterator[tuple[list[float], list[int]]] = iter(())
+            best: Iterator[tuple[list[float], list[int], bool]] = iter(())
             if pixels:
-                with torch.inference_mode():
-                    probabilities = self.model(torch.stack(pixels).to(device)).logits.float().softmax(-1)
-                    likeliest = probabilities.topk(top)
-                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+                likeliest, is_none = self._likeliest(torch.stack(pixels).to(device), top)
+                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), is_none, strict=True)
             for name, each in batch:
                 if isinstance(each, torch.Tensor):
-                    shares, labels = next(best)
-                    yield _row(name, [classes[label] for label in labels], shares, threshold)
+                    shares, labels, is_none = next(best)
+                    decision = NONE if is_none else ANSWER if threshold is None or shares[0] >= threshold else ASK
+                    yield _row(name, [classes[label] for label in labels], shares, decision)
                 else:
-                    yield _row(name, [None] * top, [None] * top, threshold, each)
+                    yield _row(name, [None] * top, [None] * top, ASK, each)
+
+    @torch.inference_mode()
+    def _likeliest(self, pixels: torch.Tensor, top: int) -> tuple[torch.return_types.topk, list[bool]]:
+        """The largest probabilities of each image, and whether it shows none of the classes."""
+        if self.none_of_these is None:
+            return self.model(pixels).logits.float().softmax(-1).topk(top), [False] * len(pixels)
+        features: list[torch.Tensor] = []
+        last = classifier_layers(self.model)[0]
+        with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
+            logits = self.model(pixels).logits
+        return logits.float().softmax(-1).topk(top), self.none_of_these.finds(features[0])
 
     def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, Any]]]:
         """Batches of names and pixels, or why there are none."""
@@ -98,10 +126,9 @@ class Classifier:
 
 
 def _row(
-    name: str, labels: list[str | None], shares: list[float | None], threshold: float | None, reason: str = ""
+    name: str, labels: list[str | None], shares: list[float | None], decision: str, reason: str = ""
 ) -> dict[str, Any]:
-    is_sure = not reason and (threshold is None or shares[0] >= threshold)
-    row = {"file_name": name, "label": labels[0], "probability": shares[0], "decision": ANSWER if is_sure else ASK}
+    row = {"file_name": name, "label": labels[0], "probability": shares[0], "decision": decision}
     for place, (label, share) in enumerate(zip(labels[1:], shares[1:], strict=True), 2):
         row |= {f"label_{place}": label, f"probability_{place}": share}
     return row | {"reason": reason}
@@ -123,8 +150,11 @@ def open_classifier(name: str | Path) -> Classifier:
     else:
         student, processor = _of_transformers(str(place) if place.is_dir() else str(name))
     student = student.eval().to(torch.accelerator.current_accelerator() or "cpu")
-    digest, commit = identity_of(str(place) if place.is_dir() else str(name), None)
-    return Classifier(student, EvalTransform(processor), digest or commit or str(name))
+    source = str(place) if place.is_dir() else str(name)
+    digest, commit = identity_of(source, None)
+    score = cached_file(str(run_of(source)) if place.is_dir() else source, NONE_FILE, **IF_THERE)
+    none_of_these = NoneOfThese.load(score, feature_size(student)) if score else None
+    return Classifier(student, EvalTransform(processor), digest or commit or str(name), none_of_these)
 
 
 def _of_transformers(name: str) -> tuple[PreTrainedModel, Any]:

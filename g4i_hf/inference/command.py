@@ -13,7 +13,7 @@ from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
 from ..pages import Shown, thumbnail, write_page
-from .classifier import ANSWER, ASK, USUAL_PRECISION, open_classifier
+from .classifier import ANSWER, ASK, NONE, USUAL_PRECISION, open_classifier
 from .images import Images, images_of
 from .writing import Predictions
 
@@ -43,8 +43,8 @@ def predict(
 
     Returns:
         A row an image, in their order. Its columns are `file_name`, `label`, `probability` and `decision`, which is
-            `answer`, or `ask` for a person; with `top` also `label_2`, `probability_2` and so on; and `reason`, why an
-            image cannot be read.
+            `answer`, `ask` for a person, or `none` where no class seems to fit; with `top` also `label_2`,
+            `probability_2` and so on; and `reason`, why an image cannot be read.
 
     Raises:
         FileNotFoundError: for a model or images that are not there.
@@ -93,9 +93,9 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
 
 def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
     left = counts[ASK] - counts["unreadable"]
-    total = counts[ANSWER] + left
+    total = counts[ANSWER] + left + counts[NONE]
     if known is None:
-        yield f"{total:,} images are answered, however unsure: no threshold is known for this classifier."
+        yield f"{counts[ANSWER]:,} images are answered, however unsure: no threshold is known for this classifier."
     else:
         precision = args.precision or USUAL_PRECISION
         yield (
@@ -104,6 +104,8 @@ def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Coun
         )
         if not known["certain"]:
             yield "That threshold is unreviewed: too few judged images tell that so many answers are right."
+    if none := counts[NONE]:
+        yield f"{none:,} seem to show none of the classes (decision: none)."
     if unreadable := counts["unreadable"]:
         are = "images" if unreadable > 1 else "image"
         yield f"Not read: {unreadable:,} {are}, see the column reason."
