@@ -272,7 +272,7 @@ class Evaluate(Command):
         evaluation.evaluate()
         if not evaluation.results:  # not the main process
             return
-        say("\n" + as_text(evaluation.rows, evaluation.names))
+        say("\n" + "\n".join([*evaluation.lines(), as_text(evaluation.rows, evaluation.names)]))
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
             say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
         if args.speed:
