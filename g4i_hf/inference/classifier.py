@@ -29,7 +29,9 @@ from ..names import (
     run_of,
     why_missing,
 )
+from .images import read_image
 from .none_of_these import NoneOfThese
+from .writing import DIGEST
 
 ANSWER, ASK, NONE = "answer", "ask", "none"
 USUAL_PRECISION = 0.95
@@ -72,22 +74,23 @@ class Classifier:
     def predict(
         self, images: Iterable[tuple[str, Any]], top: int, threshold: float | None, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """A row an image, in their order. Threads decode what the network takes next."""
+        """A row an image, in their order, with its `digest`. Threads decode what the network takes next."""
         device, classes = self.model.device, self.classes
         top = min(top, len(classes))
         for batch in self._decoded(images, batch_size):
-            pixels = [each for _, each in batch if isinstance(each, torch.Tensor)]
+            pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
             best: Iterator[tuple[list[float], list[int], bool]] = iter(())
             if pixels:
                 likeliest, is_none = self._likeliest(torch.stack(pixels).to(device), top)
                 best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), is_none, strict=True)
-            for name, each in batch:
+            for name, (each, digest) in batch:
                 if isinstance(each, torch.Tensor):
                     shares, labels, is_none = next(best)
                     decision = NONE if is_none else ANSWER if threshold is None or shares[0] >= threshold else ASK
-                    yield _row(name, [classes[label] for label in labels], shares, decision)
+                    row = _row(name, [classes[label] for label in labels], shares, decision)
                 else:
-                    yield _row(name, [None] * top, [None] * top, ASK, each)
+                    row = _row(name, [None] * top, [None] * top, ASK, each)
+                yield row | {DIGEST: digest}
 
     @torch.inference_mode()
     def _likeliest(self, pixels: torch.Tensor, top: int) -> tuple[torch.return_types.topk, list[bool]]:
@@ -100,8 +103,8 @@ class Classifier:
             logits = self.model(pixels).logits
         return logits.float().softmax(-1).topk(top), self.none_of_these.finds(features[0])
 
-    def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, Any]]]:
-        """Batches of names and pixels, or why there are none."""
+    def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, tuple]]]:
+        """Batches of names and what `_pixels` says."""
         waiting: deque[tuple[str, Future]] = deque()
         images = iter(images)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
@@ -116,13 +119,15 @@ class Classifier:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, stored: Any) -> torch.Tensor | str:
+    def _pixels(self, stored: Any) -> tuple[torch.Tensor | str, str | None]:
+        """Of an image, or why there are none; and its digest."""
+        image, digest = read_image(stored)
         try:
-            opened = open_image(stored)
+            opened = open_image(image)
             with TURNS.of(opened):
-                return self.transform(to_rgb(opened))
+                return self.transform(to_rgb(opened)), digest
         except Exception as error:  # Pillow's readers raise almost anything for a damaged file
-            return why_unreadable(error)
+            return why_unreadable(error), digest
 
 
 def _row(
