@@ -26,7 +26,7 @@ def predict(
     split: str | None = None,
     precision: float | None = None,
     top: int = 1,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Dataset:
     """
     Predict the class of each image.
@@ -38,7 +38,7 @@ def predict(
         split: of a dataset with several.
         precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known.
         top: number of likeliest classes.
-        batch_size: images per batch.
+        batch_size: images per batch; by default as many as are fast here.
 
     Returns:
         A row an image, in their order. Its columns are `file_name`, `label`, `probability` and `decision`, which is

@@ -57,7 +57,7 @@ class PredictArguments:
     )
     top: Count = option(1, "Number of likeliest classes to write.")
     page: str | None = option(None, "HTML file for a page of the 500 least certain images, to correct their classes.")
-    batch_size: Count = option(32, "Images per batch.")
+    batch_size: Count | None = option(None, "Images per batch; by default as many as are fast here.")
     overwrite: bool = option(False, "Replace an earlier file.")
 
     def __post_init__(self):
