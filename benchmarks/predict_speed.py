@@ -69,7 +69,13 @@ def main() -> None:
             seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
     rates = {name: round(len(files) / each, 2) for name, each in seconds.items()}
     best = max(rate for name, rate in rates.items() if name.startswith("pipeline"))
-    figures = {"images": len(files), "threads": torch.get_num_threads(), "images_per_second": rates}
+    command = f"python benchmarks/predict_speed.py CLASSIFIER IMAGES --n {args.n}"
+    figures = {
+        "command": command,
+        "images": len(files),
+        "threads": torch.get_num_threads(),
+        "images_per_second": rates,
+    }
     write_result(
         args.results / "predict_speed.json", **figures, times_the_pipeline=round(rates["g4i predict"] / best, 2)
     )

@@ -167,6 +167,9 @@ def test_fit_teaches_predict_which_new_images_show_no_class(fitted, tmp_path, ca
     assert decisions == without_this_package(other, new, decisions)
     main(["predict", str(other), str(new), "-o", str(tmp_path / "p.csv")])
     assert f"{decisions.count('none')} seem to show none of the classes" in capsys.readouterr().out
-    (pictures / "labels.jsonl").write_text("".join(lines[:10]))
+    for row in range(10):
+        (pictures / "train" / "circle" / f"n{row + 14}.png").unlink()
+    (pictures / "labels.jsonl").write_text("".join(lines[:14]))
+    assert not fitted(pictures, tmp_path / "out", group_by="none").finds_none_of_these, "these images are fewer now"
     assert not fitted(pictures, tmp_path / "few", group_by="none").finds_none_of_these
     assert "none" not in predict(tmp_path / "few", new)["decision"]

@@ -118,7 +118,8 @@ class FitImages:
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = content_digest(json.dumps(answers).encode())
-        return Record.of(self.splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
+        splits = self.splits | ({OF_NO_CLASS: self.of_no_class} if len(self.of_no_class) else {})
+        return Record.of(splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
 
     def check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
