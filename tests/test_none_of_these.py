@@ -11,7 +11,7 @@ import pytest
 import torch
 from drawings import draw_folder, drawing
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from g4i_hf import LabelModel, View, predict
@@ -165,8 +165,12 @@ def test_fit_teaches_predict_which_new_images_show_no_class(fitted, tmp_path, ca
         decisions = predict(classifier, new)["decision"]
         assert decisions[::2].count("none") >= 12 and decisions[1::2].count("none") <= 3
     assert decisions == without_this_package(other, new, decisions)
+    score = load_file(other / "none_of_these.safetensors")
     main(["predict", str(other), str(new), "-o", str(tmp_path / "p.csv")])
     assert f"{decisions.count('none')} seem to show none of the classes" in capsys.readouterr().out
+    save_file(score | {"weight": score["weight"][:3]}, other / "none_of_these.safetensors")
+    with pytest.raises(ValueError, match="which is no score of 32 features"):
+        predict(other, new)
     for row in range(10):
         (pictures / "train" / "circle" / f"n{row + 14}.png").unlink()
     (pictures / "labels.jsonl").write_text("".join(lines[:14]))

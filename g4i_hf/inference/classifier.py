@@ -68,8 +68,8 @@ class Classifier:
             return known[f"{precision:g}"]
         if not known:
             raise ValueError(
-                "precision needs a classifier that g4i fit has judged, and this one has no thresholds. Leave "
-                "precision out, or make one with g4i fit."
+                f"precision is {precision:g}, but this classifier has no thresholds: g4i fit leaves them where enough "
+                "images judge it. Leave precision out."
             )
         raise ValueError(f"precision is {precision:g}; this classifier has thresholds for {', '.join(known)}.")
 

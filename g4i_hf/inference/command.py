@@ -57,7 +57,9 @@ def predict(
 
 
 def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> None:
-    _check_place(Path(args.predictions))
+    for name, file in (("predictions", args.predictions), ("page", args.page)):
+        if file:
+            _check_place(name, Path(file))
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
     known = classifier.threshold(args.precision)
@@ -125,14 +127,12 @@ def _digests_of_training(model: Path) -> set[str]:
     return set() if record is None else set(record.of_splits(["train"]).rows[DIGEST_OF_IMAGE].to_pylist()) - {None}
 
 
-def _check_place(file: Path) -> None:
+def _check_place(name: str, file: Path) -> None:
     """Before anything is predicted: an OSError where the file cannot be written."""
     if file.is_dir():
-        raise IsADirectoryError(f"predictions is {str(file)!r}, which is a folder. Name a file in it.")
+        raise IsADirectoryError(f"{name} is {str(file)!r}, which is a folder. Name a file in it.")
     above = file.resolve().parent
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise PermissionError(
-            f"predictions is {str(file)!r}, but {above} cannot be written to. Choose another folder."
-        )
+        raise PermissionError(f"{name} is {str(file)!r}, but {above} cannot be written to. Choose another folder.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..names import NONE_FILE
+from ..names import NONE_FILE, loading
 
 
 @dataclass
@@ -31,7 +31,8 @@ class NoneOfThese:
     @classmethod
     def load(cls, file: str | Path, num_features: int) -> "NoneOfThese":
         """Raises ValueError for another file than [`save`] writes for so many features."""
-        tensors = load_file(file)
+        with loading(f"{file}", " Release the classifier again, or remove the file."):
+            tensors = load_file(file)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if shapes != {"weight": (num_features,), "bias": (), "threshold": ()}:
             what = f"{NONE_FILE} holds {shapes}, which is no score of {num_features:,} features"
