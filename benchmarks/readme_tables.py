@@ -19,10 +19,12 @@ PAGES = (
     "docs/evidence.md",
     "docs/speed.md",
     "docs/guides/large_datasets.md",
+    "docs/guides/predict.md",
     "docs/guides/captions.md",
     "docs/guides/wrong_labels.md",
     "docs/guides/views.md",
 )
+SHARES = ("false_alarms", "found")
 TABLES: dict[str, Callable[[], str]] = {}
 
 
@@ -434,6 +436,18 @@ def none_of_these() -> str:
         lines.append([*cells, percent(of["plain"]), f"**{percent(of['weighed'])}**", percent(of["by_hand"])])
     head = ["images", "of no class", "at least, said", "AUROC", "false alarms", "counted like others"]
     return table([*head, "**weighed**", "left out by hand"], lines)
+
+
+@of_page
+def none_at_inference() -> str:
+    """The score of new images, beside the label model's in training, where captions tell too."""
+    names = ("at_inference", "max_softmax", "in_training")
+    lines = [
+        [NAMES[data], *(f"{mean(rows, name):.2f}" for name in names), *(f"{mean(rows, name):.0%}" for name in SHARES)]
+        for (data,), rows in grouped(rows_of("none_at_inference"), "data").items()
+    ]
+    head = ["photographs", "AUROC", "of the probability alone", "of the estimate in training"]
+    return table([*head, "decided `none` of a known class", "of other classes"], lines)
 
 
 # --- Cost ------------------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ class Evaluate(Command):
         evaluation.evaluate()
         if not evaluation.results:  # not the main process
             return
-        say("\n" + as_text(evaluation.rows, evaluation.names))
+        say("\n" + "\n".join([*evaluation.lines(), as_text(evaluation.rows, evaluation.names)]))
         if args.baseline and (weights := learned_from_captions(read_options(args.baseline))):
             say(f"{args.baseline} is no baseline: it learned from captions too ({weights}).")
         if args.speed:
@@ -295,7 +295,8 @@ class Predict(Command):
         g4i predict me/my-student new_pictures -o predictions.parquet --precision 0.99 --top 5
 
     Writes a line an image: `file_name`, `label`, `probability` and `decision`. That is `answer` where the class is
-    sure enough for `--precision`, and `ask` where a person should look. An unreadable file is a line with the reason.
+    sure enough for `--precision`, `ask` where a person should look, and `none` where no class seems to fit. An
+    unreadable file is a line with the reason.
     Any image classifier of the Hub works; thresholds come with those of `g4i fit`. To resume, run the same command
     again.
     """

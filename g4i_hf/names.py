@@ -19,6 +19,7 @@ CLASSIFIER, FIT_FILE = "classifier", "fit.json"  # what it ships, and its record
 IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 THRESHOLDS = "decision_thresholds"  # in the config.json of a release
+NONE_FILE = "none_of_these.safetensors"  # beside its weights: which images show none of the classes
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
 # Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
@@ -214,7 +215,7 @@ def is_of_fit(folder: str | Path) -> bool:
 def digests_of_fit(folder: str | Path) -> dict[str, str]:
     """Of the files that the runs and the classifier of a `g4i fit` predict by, named from its folder."""
     folders = [*RUNS_OF_FIT, CLASSIFIER, f"{CLASSIFIER}/aligned"]
-    files = ("config.json", "model.safetensors", "preprocessor_config.json")
+    files = ("config.json", "model.safetensors", "preprocessor_config.json", NONE_FILE)
     names = [f"{place}/{file}" for place in folders for file in files]
     return {name: file_digest(Path(folder) / name) for name in names if (Path(folder) / name).is_file()}
 

@@ -54,6 +54,7 @@ MIN_DEVIATIONS_OF_LEARNED = 4.0  # of that from a half, in standard deviations (
 # --- Images of no class, and images to label -------------------------------------------------------------------------
 
 POWER_OF_KNOWN = 2  # weight of an unlabelled row: that power of the probability that some class fits (judgement)
+MIN_ANSWERED_NONE = 20  # images that a person took out, that alone teach what shows no class (judgement)
 NEAR_TWIN = 0.5  # distance of almost the same images, relative to that of two of a class (judgement by made bursts)
 UNCERTAIN_ROWS = 1 / 4  # of the candidates, those from which images to label are picked (judgement)
 

@@ -96,9 +96,14 @@ def noise_in_words(share: float, interval: Sequence[float]) -> str:
     return f"{share:.0%} of the labels are wrong (95% interval {low:.0%} to {high:.0%})"
 
 
+def is_clearly_none(interval: Sequence[float] | None) -> bool:
+    """By the interval of the share of unlabelled images that belong to no class, which may be unknown."""
+    return interval is not None and interval[0] >= CLEARLY_NONE
+
+
 def none_in_words(interval: Sequence[float] | None) -> list[str]:
     """A line if some images clearly belong to no class."""
-    if interval is None or interval[0] < CLEARLY_NONE:
+    if not is_clearly_none(interval):
         return []
     share = f"{interval[0]:.0%} or more"
     return [f"{share} of the images without a label seem to belong to none of the classes; they count less."]

@@ -1,5 +1,6 @@
 """All layers in `g4i fit`: a budget, the judge that keeps the best or the last layer, interruptions."""
 
+import json
 import re
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 import torch
@@ -79,7 +81,11 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     """The last batch of 65 images has one. The comparison stays on last layers."""
     for name, value in {"FEWEST_STEPS": 10, "MOST_STEPS": 40, "RATE": 0.01}.items():
         monkeypatch.setattr(all_layers, name, value)
-    out = tmp_path / "out"
+    out, names = tmp_path / "out", [f"train/circle/n{row}.png" for row in range(24)]
+    for row, name in enumerate(names):
+        make.noise(row, 32).save(validated / name)
+    taken_out = [json.dumps({"file_name": name, "label": None, "none": True}) + "\n" for name in names]
+    (validated / "labels.jsonl").write_text("".join(taken_out))
     found = fitted(validated, out, minutes=5, finetune="auto", release="with_views")
     layers, said = results_of(out)["all_layers"], capsys.readouterr().out
     assert layers["kept"] is found.finetuned is True and layers["accuracy"] > layers["last_layer_accuracy"]
@@ -91,6 +97,10 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     assert not [*run.glob("checkpoint-*"), *run.glob("best*"), *run.glob("looks*")]
     shipped, trained, last = (load_weights(folder) for folder in (out / "classifier", run, out / "with_views"))
     assert all(torch.equal(shipped[key], trained[f"student.timm_model.{key}"]) for key in shipped)
+    noise = [make.noise(100 + row, 32) for row in range(20)]
+    assert found.predict(noise)["decision"].count("none") >= 12
+    scores = [load_file(out / name / "none_of_these.safetensors") for name in ("classifier", "with_views")]
+    assert not torch.equal(*(score["weight"] for score in scores)), "features of the trained layers have their score"
     moved = {key for key in last if not torch.equal(last[key], trained[key])}
     assert "student.timm_model.conv1.weight" in moved and not [key for key in moved if "running_" in key]
     main(["evaluate", str(out), "--splits", "validation"])

@@ -72,6 +72,9 @@ def test_a_fit_leaves_thresholds_that_predict_uses(fitted, tmp_path, capsys):
     assert line in capsys.readouterr().out and line in (tmp_path / "out" / "report.html").read_text()
     assert 'decision_thresholds["0.95"]["threshold"]' in (result.classifier / "README.md").read_text()
     main(["predict", str(tmp_path / "out"), str(pictures), "--split", "validation", "-o", str(tmp_path / "p.csv")])
+    assert "training images" not in capsys.readouterr().out
+    main(["predict", str(tmp_path / "out"), str(pictures / "train"), "-o", str(tmp_path / "seen.csv")])
+    assert "30 of the images were training images" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "p.csv")
     assert (rows["decision"] == np.where(rows["probability"] >= usual["threshold"], "answer", "ask")).all()
     assert [*result.predict(pictures / "validation")["decision"]] == rows["decision"].tolist()

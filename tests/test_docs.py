@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import make
 import pytest
 from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
@@ -199,6 +200,36 @@ def test_python_of_the_pages(fitted, page, name, says):
     script = "".join(block(each, page) for each in name.split(", "))
     script = script.replace('supervision="auto"', 'supervision="auto", image_size=32')
     assert says in run([PYTHON, "-"], fitted, script=script)
+
+
+@pytest.mark.slow
+def test_the_commands_after_shipping_run_in_their_order(tmp_path):
+    """`g4i label` prints what it would show; a person has taken out what shows no class."""
+    page, pictures = "docs/guides/predict.md", draw_folder(tmp_path / "pictures", train=48, validation=120)
+    for folder, first in (("new_pictures", 200), ("march", 240), ("stars", 280)):
+        (tmp_path / folder).mkdir()
+        for number in range(first, first + 12):
+            drawing(number).rotate(45 * (folder == "stars")).save(tmp_path / folder / f"{number}.png")
+    quick = "g4i fit pictures --group_by none --image_size 64 --finetune false"
+    in_shell(quick, tmp_path)
+    for name in ("predict", "precision", "next month", "learn from next month", "eleventh class", "none"):
+        script = block(name, page).replace("g4i label pictures", "g4i label pictures --list --image_size 64")
+        script = script.replace(
+            "g4i fit pictures", "g4i fit pictures --group_by none --image_size 64 --finetune false"
+        )
+        if name == "precision":
+            script = script.replace("predictions.csv", "sure.csv")
+        if name == "none":
+            for number in range(20):
+                make.noise(number, 32).save(pictures / "train" / "unlabelled" / f"n{number}.png")
+                line = {"file_name": f"train/unlabelled/n{number}.png", "label": None, "none": True}
+                with (pictures / "labels.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        said = in_shell(script, tmp_path)
+    assert "g4i predict says `none`" in said
+    assert {path.name for path in tmp_path.glob("*.csv")} == {
+        *("predictions.csv", "sure.csv", "march.csv", "all.csv", "decided.csv")
+    }
 
 
 def test_a_clone_has_the_commands_to_install_fit_and_test_and_a_line_for_each_command():

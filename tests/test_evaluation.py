@@ -25,6 +25,7 @@ from g4i_hf.running import main
 from g4i_hf.training.run_folder import read_options, write_options
 
 CPU = Accelerator(cpu=True)
+BY_CLASS = ("classes", "accuracy_interval")
 
 
 def images(n: int, unlabelled: tuple[int, ...] = (), captions: bool = True, start: int = 0, label=None) -> Dataset:
@@ -79,12 +80,20 @@ def test_all_figures_of_splits_that_lack_labels_or_captions(run, capsys):
     assert not missing, "give `images` of this file the column that they are computed from"
     assert found["validation_samples"] == 11 and found["validation_accuracy"] == 0.9 and found["plain_accuracy"] == 1
     assert found["validation_gallery_size"] == 7
+    classes = found["validation_classes"]
+    assert sum(each["images"] for each in classes) == 10 == sum(each["predicted"] for each in classes)
+    right = sum(round((each["recall"] or 0) * each["images"]) for each in classes)
+    assert right == 9 and found["validation_accuracy_interval"] == pytest.approx([0.596, 0.982], abs=1e-3)
     assert not [name for name in found if re.match("plain_.*(recall|captions|gallery)", name)]
     assert {"plain_zero_shot_accuracy", "plain_ece"} <= set(found)
     of_unlabelled = [name for name in found if name.startswith("unlabelled_")]
     assert all(re.search("samples|weights|recall_at|gallery|chance_at", name) for name in of_unlabelled)
     printed = capsys.readouterr().out
     assert all(measure.title in printed and measure.group in printed for measure in ALL_MEASURES.values())
+    said = printed.split("\n\n")[0].splitlines()
+    assert said[1].startswith("validation: right for 90.0% of 10 images (95% interval 59.6% to 98.2%)")
+    assert said[2].split() == ["class", "precision", "recall", "images"] and len(said) == 8
+    assert "unlabelled: right" not in printed
     table = pd.read_parquet(run / "predictions" / "validation.parquet").set_index("image_id")
     assert table["label"].isna().sum() == 1 and (table["label"] == table["prediction"]).sum() == 9
 
@@ -132,6 +141,9 @@ def test_two_processes_take_the_same_figures(run):
     alone = evaluated(run, *options)
     succeed("evaluate", {"run": run}, *options, launcher=TWO_PROCESSES)
     found = json.loads((run / "all_results.json").read_text())
+    for results in (alone, found):
+        for name in ("validation", "plain"):
+            assert all(results.pop(f"{name}_{figure}") for figure in BY_CLASS)
     assert alone.keys() == found.keys() and alone == pytest.approx(found, abs=1e-6)
 
 

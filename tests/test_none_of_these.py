@@ -1,17 +1,27 @@
 """Unlabelled images that belong to none of the classes: how many there are, which, and that they count less."""
 
 import dataclasses
+import json
 from functools import cache
+from pathlib import Path
 
+import make
 import numpy as np
 import pytest
+import torch
+from drawings import draw_folder, drawing
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from g4i_hf import LabelModel, View
+from g4i_hf import LabelModel, View, predict
 from g4i_hf.fitting.evidence import Evidence
 from g4i_hf.fitting.result import FitResult
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.fitting.words import judgement_lines, next_command
+from g4i_hf.hub import release_student
 from g4i_hf.label_model.picks import doubtful_labels, pick_next
+from g4i_hf.running import main
 from g4i_hf.words import noise_in_words
 
 CLASSES, OTHERS, DIM = 8, 6, 24
@@ -123,3 +133,47 @@ def test_where_labels_may_all_be_right_their_interval_is_said_alone():
     assert noise_in_words(0.33, (0.0, 0.5)).startswith("0% to 50% of the labels are wrong")
     assert noise_in_words(0.05, (0.03, 0.5)).startswith("5%")
     assert noise_in_words(0.0, (0.0, 0.04)) == "0% to 4% of the labels are wrong (95% interval)"
+
+
+def without_this_package(folder: Path, images: Path, decisions: list[str]) -> list[str]:
+    """As the card says; decisions other than `none` are those given."""
+    model = AutoModelForImageClassification.from_pretrained(folder).timm_model.eval()
+    processor, score = AutoImageProcessor.from_pretrained(folder), load_file(folder / "none_of_these.safetensors")
+    pixels = processor([Image.open(file) for file in sorted(images.iterdir())], return_tensors="pt")
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(pixels["pixel_values"]), pre_logits=True)
+    found = features @ score["weight"] + score["bias"] > score["threshold"]
+    return ["none" if none else each for none, each in zip(found, decisions, strict=True)]
+
+
+def test_fit_teaches_predict_which_new_images_show_no_class(fitted, tmp_path, capsys):
+    """A person has taken out drawings of another kind; the score ships, and says so of new ones."""
+    pictures = draw_folder(tmp_path / "pictures", captions=False, train=48)
+    new = make.folder(tmp_path / "new", [f"{row:02}.png" for row in range(40)])
+    for row in range(40):
+        (drawing(row) if row % 2 else make.noise(row, 32)).save(new / f"{row:02}.png")
+    lines = []
+    for row in range(24):
+        make.noise(100 + row, 32).save(pictures / "train" / "circle" / f"n{row}.png")
+        lines.append(json.dumps({"file_name": f"train/circle/n{row}.png", "label": None, "none": True}) + "\n")
+    (pictures / "labels.jsonl").write_text("".join(lines))
+    result = fitted(pictures, tmp_path / "out", group_by="none")
+    assert result.finds_none_of_these and "says `none` where a new image" in capsys.readouterr().out
+    assert "none_of_these.safetensors" in (result.classifier / "README.md").read_text()
+    other = release_student(tmp_path / "out", tmp_path / "released")
+    for classifier in (tmp_path / "out", tmp_path / "out" / "with_views", other):
+        decisions = predict(classifier, new)["decision"]
+        assert decisions[::2].count("none") >= 12 and decisions[1::2].count("none") <= 3
+    assert decisions == without_this_package(other, new, decisions)
+    score = load_file(other / "none_of_these.safetensors")
+    main(["predict", str(other), str(new), "-o", str(tmp_path / "p.csv")])
+    assert f"{decisions.count('none')} seem to show none of the classes" in capsys.readouterr().out
+    save_file(score | {"weight": score["weight"][:3]}, other / "none_of_these.safetensors")
+    with pytest.raises(ValueError, match="which is no score of 32 features"):
+        predict(other, new)
+    for row in range(10):
+        (pictures / "train" / "circle" / f"n{row + 14}.png").unlink()
+    (pictures / "labels.jsonl").write_text("".join(lines[:14]))
+    assert not fitted(pictures, tmp_path / "out", group_by="none").finds_none_of_these, "these images are fewer now"
+    assert not fitted(pictures, tmp_path / "few", group_by="none").finds_none_of_these
+    assert "none" not in predict(tmp_path / "few", new)["decision"]

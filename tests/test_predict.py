@@ -1,5 +1,6 @@
 """`g4i predict`: a line for each image, with its class, and whether that is sure enough for a person to rely on it."""
 
+import os
 from pathlib import Path
 
 import make
@@ -115,6 +116,14 @@ def test_a_killed_start_goes_on_unless_something_changed(student, pictures, tmp_
     again = predicted(student, pictures, "-o", file)
     assert "3 of 6 images were predicted before" in capsys.readouterr().out
     assert again.equals(whole)
+    part.write_text("".join(lines))
+    (pictures / "0.png").touch()
+    before = (pictures / "a" / "2.jpg").stat()
+    make.noise(9, 16).save(pictures / "a" / "2.jpg")
+    os.utime(pictures / "a" / "2.jpg", ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = predicted(student, pictures, "-o", file, "--overwrite")
+    assert "2 of 6 images were predicted before" in capsys.readouterr().out  # up to the one with other content
+    assert (again["probability"] == whole["probability"]).tolist() == [True, True, False, True, True, True]
     part.write_text("".join(lines[:4]))
     predicted(student, pictures, "-o", file, "--top", 2, "--overwrite")
     assert "Changed since the last start: the option top." in capsys.readouterr().out

@@ -14,8 +14,8 @@ from g4i_hf.evaluation.predict import Predictions
 from g4i_hf.evaluation.report import write_report
 
 NAMES = {0: "<script>alert(1)</script>", 1: '" onerror="alert(2)', 2: "cat & dog", 3: "$x^", 4: "elk"}
-HEADINGS = ["Nearest captions", "Images on which the two differ", "Worst mistakes"]
-HEADINGS += ["Figures", "The runs"]
+HEADINGS = ["Precision and recall", "Confusion matrix", "Images on which the two differ", "Worst mistakes"]
+HEADINGS += ["Figures", "Nearest captions", "The runs"]
 ROWS = [
     ComparisonRow("validation", "accuracy", aligned=0.5, baseline=0.4),
     ComparisonRow("validation", "wobble", aligned=0.1, baseline=0.3, chance=0.2),
@@ -102,11 +102,33 @@ def test_names_and_captions_are_text_whatever_they_hold(page):
     parsed = Page(page)
     allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "code", "div", "span", "b"}
     allowed |= {"figure", "figcaption", "img", "picture", "source", "ol", "li", "table", "tr", "th", "td"}
+    allowed |= {"thead", "tbody", "details", "summary"}
     assert parsed.tags <= allowed
     assert not {name for name in parsed.attributes if name.startswith("on")}
     assert set(NAMES.values()) <= {name for name in NAMES.values() if name in parsed.text}
     assert "<b>caption</b> 3" in parsed.text and "<Steadiness>" in parsed.text
     assert any(NAMES[1] in image["alt"] for image in parsed.images if "alt" in image)
+
+
+def test_it_opens_with_the_classes_and_folds_what_captions_tell(page):
+    text = re.sub(r"\s+", " ", Page(page).text)
+    assert "images predicted elk 0.0 % 2 0 cat & dog 66.7 % 100.0 % 2 3 $x^ 66.7 %" in text
+    matrix = page.split('<table class="confusion">')[1].split("</table>")[0]
+    assert re.findall(r"(\d*)</td>", matrix) == [
+        "2",
+        *[""] * 5,
+        "2",
+        *[""] * 5,
+        "2",
+        *[""] * 5,
+        "2",
+        *[""] * 3,
+        "1",
+        "1",
+        "",
+    ]
+    fold = page.split("<details>")[1].split("</details>")[0]
+    assert "Nearest captions" in fold and "Nearest captions" not in page.split("<details>")[0]
 
 
 def test_an_accuracy_has_its_images_and_interval(runs, tmp_path):
@@ -131,7 +153,7 @@ def test_the_sections_say_what_the_runs_predict(page):
 def test_a_single_run_has_a_page_without_what_takes_two(runs, tmp_path):
     page = write(tmp_path, {"aligned": runs["aligned"]})
     parsed = Page(page)
-    assert parsed.headings == [HEADINGS[0], "Worst mistakes", "Figures", "The run"]
+    assert parsed.headings == [*HEADINGS[:2], *HEADINGS[3:-1], "The run"]
     assert "difference</th>" not in page and "--baseline" in parsed.text
     page = write(tmp_path, {"aligned": runs["baseline"]}, options=OPTIONS | {"align_weight": 0})
     assert "Nearest captions" not in Page(page).headings and "No alignment." in page

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.jsonl"
 GOLD, NONE, MANUAL = "gold", "none", "manual"
+OF_NO_CLASS = "of_no_class"  # the split of training images that a person took out
 PICKED = ("wrong", "next")  # by what the label model says: no random sample, so they judge nothing
 PICKS = (*PICKED, GOLD, NONE, MANUAL)
 
@@ -137,13 +138,17 @@ def file_names(split: Dataset, root: Path | None) -> list[str]:
     return [Path(os.path.relpath(path, base)).as_posix() for path, _ in image_paths(split)]
 
 
-def with_answers(splits: DatasetDict, file: Path, root: Path | None) -> DatasetDict:
+def with_answers(splits: DatasetDict, file: Path, root: Path | None, keeps_no_class: bool = False) -> DatasetDict:
     """
     The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Gold images of
     `train` become the split `gold`, and copies of them are left out. Other images that belong to no class are left
-    out. The changes are logged. Raises ValueError for a label that is not a class.
+    out; with `keeps_no_class` those of `train` are a split `of_no_class`, gold ones too. The changes are logged.
+    Raises ValueError for a label that is not a class.
     """
     labelled, answered = with_labels_of(splits, file, root)
+    none = [row for row, answer in answered.get("train", {}).items() if answer.get("none")]
+    if keeps_no_class and none:
+        labelled[OF_NO_CLASS] = labelled["train"].select(none)
     for name, rows in answered.items():
         left_out = {
             row for row, answer in rows.items() if answer.get("none") and (name != "train" or answer["pick"] != GOLD)

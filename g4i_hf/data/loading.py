@@ -58,7 +58,9 @@ def load_data(data: DataArguments) -> DatasetDict:
     return with_class_names(splits, names, f"of {data.class_names_file}")
 
 
-def load_reviewed(data: DataArguments, output_dir: str | Path | None = None) -> DatasetDict:
+def load_reviewed(
+    data: DataArguments, output_dir: str | Path | None = None, keeps_no_class: bool = False
+) -> DatasetDict:
     """
     [`load_data`] with the reviewed labels of `g4i label`, see [`~g4i_hf.data.labels.with_answers`]. If the data is not
     an image folder, they are in `output_dir`, and `labels_file` is set to that file for later runs.
@@ -70,7 +72,7 @@ def load_reviewed(data: DataArguments, output_dir: str | Path | None = None) -> 
         return splits
     if root is None:
         data.labels_file = str(file)
-    return with_answers(splits, file, root)
+    return with_answers(splits, file, root, keeps_no_class)
 
 
 def images_root(data: DataArguments) -> Path | None:

@@ -30,23 +30,24 @@ def shown_names(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 CALIBRATION = "Calibration of the classifier"
+OF_CAPTIONS = "Caption retrieval and zero-shot classification"
 
 ALL_MEASURES = {
     "accuracy": Measure("accuracy"),
-    "recall_at_1": Measure("caption retrieval R@1", chance="chance_at_1"),
-    "recall_at_5": Measure("caption retrieval R@5", chance="chance_at_5"),
-    "zero_shot_accuracy": Measure("zero-shot accuracy", chance="zero_shot_chance"),
     "ece": Measure("ECE", CALIBRATION, lower_is_better=True),
     "adaptive_ece": Measure("adaptive ECE", CALIBRATION, lower_is_better=True),
     "nll": Measure("NLL, nats", CALIBRATION, is_share=False, lower_is_better=True),
     "brier": Measure("Brier score", CALIBRATION, is_share=False, lower_is_better=True),
+    "recall_at_1": Measure("caption retrieval R@1", OF_CAPTIONS, chance="chance_at_1"),
+    "recall_at_5": Measure("caption retrieval R@5", OF_CAPTIONS, chance="chance_at_5"),
+    "zero_shot_accuracy": Measure("zero-shot accuracy", OF_CAPTIONS, chance="zero_shot_chance"),
 }
 SPEED = ("parameters", "macs", "cpu_threads", "latency_ms")
 # All metrics of a split, including those that no table shows
 METRICS_OF_A_SPLIT = (
     *ALL_MEASURES,
     *(measure.chance for measure in ALL_MEASURES.values() if measure.chance),
-    *("samples", "labelled", "weights", "gallery_size"),
+    *("samples", "labelled", "weights", "gallery_size", "accuracy_interval", "classes"),
 )
 
 # The metrics of a card; `g4i evaluate` shows all of ALL_MEASURES that it computed

@@ -11,7 +11,8 @@ from .. import columns
 from ..options import aligns, learned_from_captions
 from ..pages import Shown, thumbnail, write_page
 from ..training.run_folder import read_options
-from .comparison import ComparisonRow, interval_text, shown_names
+from .classes import SHOWN_IN_MATRIX, confusion_matrix, matrix_for_page, of_classes
+from .comparison import OF_CAPTIONS, ComparisonRow, interval_text, shown_names
 from .metrics import speed_text
 from .predict import Predictions, captions_of, texts_of
 
@@ -43,13 +44,17 @@ def write_report(
     shown = ShownSplit(splits[name], {run: predictions[run][name] for run in order}, id2label, names)
     both = "baseline" in runs and bool(labelled)
     compared = f"{names['aligned'].capitalize()}, and on labels only"
+    counts = confusion_matrix(shown.labels, shown.predictions["aligned"].predicted, len(id2label))
     write_page(
         path,
         compared if "baseline" in runs else f"The student {runs['aligned'].name}",
         "report.html.j2",
         names=names,
         interval=interval_text,
-        rows=rows,
+        rows=[row for row in rows if row.measure.group != OF_CAPTIONS],
+        of_captions=[row for row in rows if row.measure.group == OF_CAPTIONS],
+        worst=of_classes(counts, id2label)[:SHOWN_IN_MATRIX] if labelled else None,
+        matrix=matrix_for_page(counts, id2label) if labelled else None,
         accuracies=[row for row in rows if row.figure == "accuracy"],
         labelled={split: int((one.labels >= 0).sum()) for split, one in predictions["aligned"].items()},
         runs=order,

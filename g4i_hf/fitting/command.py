@@ -47,6 +47,7 @@ from .evidence import FitImages
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
 from .judge import CrossValidation, Gold, Judge, Validation, judge_in_training, judged_heads, on_these_images
+from .none_of_these import save_none_of_these
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, estimates_in_results, judgement_in_results
 from .runs import save_last_layer
@@ -160,6 +161,9 @@ class Fit:
             if self.all_layers.kept and not judge.has_labels:
                 number = f"{len(judge.rows):,} images that judge"
                 self.say(f"A classifier with all layers trained has not learned from the {number}.")
+        names = [*heads, *([ALL_LAYERS] if self.all_layers and self.all_layers.kept else [])]
+        evidence = self.targets.evidence if self.targets else None
+        self.finds_none = save_none_of_these(self.folder, images, evidence, names)
         return on_main_process(lambda: self._finished(list(heads), judge))
 
     def _judge_of_split(self) -> Judge | None:
@@ -258,6 +262,7 @@ class Fit:
             "suspicious_labels": suspicious,
             "doubtful_labels": max(doubtful - suspicious, 0),
             "pool_shares": evidence.pool_shares([*images.id2label.values()]),
+            "finds_none_of_these": self.finds_none,
         }
         self.place.write_results(results | evidence.estimates)
         result = FitResult.read(self.folder)

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
 from ..data.groups import with_groups
-from ..data.labels import GOLD, PICKED, reviews_of
+from ..data.labels import GOLD, OF_NO_CLASS, PICKED, reviews_of
 from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images, order_of
 from ..data.texts import num_captioned
@@ -53,6 +53,7 @@ class FitImages:
     Attributes:
         folder: of the fit, where features and embeddings are kept.
         splits: `train`, and perhaps those that can judge; with embedded captions after `compute_views`.
+        of_no_class: training images that a person took out, as they show no class.
         id2label: the class names.
         views: names of those that are wanted.
         record: of what a result is made from, in the first process.
@@ -92,7 +93,7 @@ class FitImages:
         that an earlier `--captioner` wrote to the folder.
         """
         with self.accelerator.main_process_first():
-            splits = self.in_memory or load_reviewed(self.data, self.folder)
+            splits = self.in_memory or load_reviewed(self.data, self.folder, True)
         if self.in_memory is None and "train" in splits:
             if self.args.captioner:
                 data = ask_about(splits["train"], self.args, self.data, self.folder, self.say)
@@ -100,13 +101,14 @@ class FitImages:
                 data = answered_before(splits["train"], self.views, self.data, self.folder, self.say)
             if data is not self.data:
                 self.data = data
-                splits = load_reviewed(data, self.folder)
+                splits = load_reviewed(data, self.folder, True)
         check_has_split(splits, "train")
         self.has_test = "test" in splits
         splits, self.id2label = class_names(splits)
         if self.in_memory is not None:
             splits = with_groups(splits, self.data.group_by)
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
+        self.of_no_class = splits.get(OF_NO_CLASS, splits["train"].select([]))
         self.student = student_named(self.args.student, self.args.pretrained)
         if self.accelerator.is_main_process:
             self.record = self._record()
@@ -116,7 +118,8 @@ class FitImages:
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = content_digest(json.dumps(answers).encode())
-        return Record.of(self.splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
+        splits = self.splits | ({OF_NO_CLASS: self.of_no_class} if len(self.of_no_class) else {})
+        return Record.of(splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
 
     def check(self) -> None:
         """Checks the splits, and says what is in them. With `on_bad_images: skip` unreadable images are left out."""
@@ -129,6 +132,7 @@ class FitImages:
         for name in splits:
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
             splits[name] = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
+        self.of_no_class = readable_rows(self.of_no_class, OF_NO_CLASS, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in JUDGING_SPLITS if name in splits)
         self.say(

@@ -58,6 +58,7 @@ class FitResult:
     # By class, its `share` of the unlabelled images with an `interval`, and its share `of_labels`. None where no label
     # can be held out, or all images have one
     pool_shares: dict[str, dict[str, Any]] | None = None
+    finds_none_of_these: bool = False  # whether `predict` recognises new images that show no class
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`, with the `gain_interval` of the difference
     all_layers: dict[str, Any] | None = None

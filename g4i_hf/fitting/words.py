@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .result import FitResult
 
 ON_THESE_IMAGES = "_on_these_images"  # at the end of names of accuracies that are not on new scenes
+FINDS_NONE = "g4i predict says `none` where a new image seems to show none of the classes."
 FEW_LABELS = 10  # a class: with fewer, more labels help most
 SHOWN_CLASSES = 3  # of those whose share is another one than among the labels
 FEW_LABELS_OF_CLASS, UNEVEN = 4, 5  # with fewer, and so many times as many labels of another class
@@ -46,6 +47,7 @@ def judgement_lines(result: FitResult) -> list[str]:
         *left_out_in_words(result.views),
         *none_in_words(result.none_of_these_interval),
     ]
+    more += [FINDS_NONE] if result.finds_none_of_these else []
     return [verdict_in_words(result), *judged, *more]
 
 

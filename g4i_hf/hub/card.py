@@ -52,6 +52,7 @@ class Student:
     options: dict[str, Any] = field(default_factory=dict)  # the run's `train.yaml`; paths are not shown
     lineage: dict[str, Any] = field(default_factory=dict)  # the run's `lineage.json`
     thresholds: dict[str, Any] = field(default_factory=dict)  # by precision, above which to answer
+    finds_none: bool = False  # whether a file says which images show none of the classes
     rows: list[ComparisonRow] = field(default_factory=list)  # figures, perhaps beside the baseline's
     speed: str = ""  # a sentence on size and speed
     judgement: str = ""  # of `g4i fit`, in words; left out beside figures of a split that it was not judged by

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..names import (
     ALL_LAYERS,
     CLASSIFIER,
     LABELS_ONLY,
+    NONE_FILE,
     THRESHOLDS,
     WITH_VIEWS,
     changed_in_words,
@@ -100,6 +102,8 @@ def release_with_card(
         save_student(model, folder)
         if not isinstance(model.config.student_config, TimmWrapperConfig):  # whose config.json is enough
             saved_processor(run, model.config.student_config).save_pretrained(folder)
+        if finds_none := (run_of(run) / NONE_FILE).is_file():
+            shutil.copyfile(run_of(run) / NONE_FILE, folder / NONE_FILE)
         thresholds = _add_thresholds(folder / "config.json", read_results(run).get("decisions", []))
         give_usual_permissions(folder)
         options = read_options(run_of(run)) if options is None else options
@@ -111,6 +115,7 @@ def release_with_card(
             **_facts(model, processor),
             weights=args.weights,
             thresholds=thresholds,
+            finds_none=finds_none,
             options=options,
             lineage=lineage,
             **measured(args),

@@ -11,16 +11,37 @@ from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from ..data.images import TURNS, open_image, to_rgb, why_unreadable
 from ..evaluation.predict import load_run
 from ..modeling.processing import EvalTransform
-from ..modeling.student import plain_student
-from ..names import CLASSIFIER, OPTIONS_FILE, THRESHOLDS, identity_of, is_of_fit, is_path, loading, run_of, why_missing
+from ..modeling.student import classifier_layers, feature_size, plain_student
+from ..names import (
+    CLASSIFIER,
+    NONE_FILE,
+    OPTIONS_FILE,
+    THRESHOLDS,
+    identity_of,
+    is_of_fit,
+    is_path,
+    loading,
+    run_of,
+    why_missing,
+)
+from .images import read_image
+from .none_of_these import NoneOfThese
+from .writing import DIGEST
 
-ANSWER, ASK = "answer", "ask"
+ANSWER, ASK, NONE = "answer", "ask", "none"
 USUAL_PRECISION = 0.95
-AHEAD = 3  # batches that threads decode before the network takes them
+IF_THERE = {  # a file of a repository or folder, None without it
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
+AHEAD = 96  # images that threads decode before the network takes them, or three batches
+BATCH, A_THREAD = 32, 2  # images of a batch; on a CPU so many a thread, whose layers then fit its cache
+LAYOUT = torch.channels_last  # in which convolutions on a CPU take two thirds of the time
 
 
 @dataclass
@@ -28,6 +49,7 @@ class Classifier:
     model: PreTrainedModel
     transform: EvalTransform
     identity: str  # of its files
+    none_of_these: NoneOfThese | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -46,40 +68,52 @@ class Classifier:
             return known[f"{precision:g}"]
         if not known:
             raise ValueError(
-                "precision needs a classifier that g4i fit has judged, and this one has no thresholds. Leave "
-                "precision out, or make one with g4i fit."
+                f"precision is {precision:g}, but this classifier has no thresholds: g4i fit leaves them where enough "
+                "images judge it. Leave precision out."
             )
         raise ValueError(f"precision is {precision:g}; this classifier has thresholds for {', '.join(known)}.")
 
     def predict(
-        self, images: Iterable[tuple[str, Any]], top: int, threshold: float | None, batch_size: int
+        self, images: Iterable[tuple[str, Any]], top: int, threshold: float | None, batch_size: int | None
     ) -> Iterator[dict[str, Any]]:
-        """A row an image, in their order. Threads decode what the network takes next."""
+        """A row an image, in their order, with its `digest`. Threads decode what the network takes next."""
         device, classes = self.model.device, self.classes
         top = min(top, len(classes))
+        batch_size = batch_size or (A_THREAD * torch.get_num_threads() if device.type == "cpu" else BATCH)
         for batch in self._decoded(images, batch_size):
-            pixels = [each for _, each in batch if isinstance(each, torch.Tensor)]
-            best: Iterator[tuple[list[float], list[int]]] = iter(())
+            pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
+            best: Iterator[tuple[list[float], list[int], bool]] = iter(())
             if pixels:
-                with torch.inference_mode():
-                    probabilities = self.model(torch.stack(pixels).to(device)).logits.float().softmax(-1)
-                    likeliest = probabilities.topk(top)
-                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
-            for name, each in batch:
+                likeliest, is_none = self._likeliest(torch.stack(pixels).to(device, memory_format=LAYOUT), top)
+                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), is_none, strict=True)
+            for name, (each, digest) in batch:
                 if isinstance(each, torch.Tensor):
-                    shares, labels = next(best)
-                    yield _row(name, [classes[label] for label in labels], shares, threshold)
+                    shares, labels, is_none = next(best)
+                    decision = NONE if is_none else ANSWER if threshold is None or shares[0] >= threshold else ASK
+                    row = _row(name, [classes[label] for label in labels], shares, decision)
                 else:
-                    yield _row(name, [None] * top, [None] * top, threshold, each)
+                    row = _row(name, [None] * top, [None] * top, ASK, each)
+                yield row | {DIGEST: digest}
 
-    def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, Any]]]:
-        """Batches of names and pixels, or why there are none."""
+    @torch.inference_mode()
+    def _likeliest(self, pixels: torch.Tensor, top: int) -> tuple[torch.return_types.topk, list[bool]]:
+        """The largest probabilities of each image, and whether it shows none of the classes."""
+        if self.none_of_these is None:
+            return self.model(pixels).logits.float().softmax(-1).topk(top), [False] * len(pixels)
+        features: list[torch.Tensor] = []
+        last = classifier_layers(self.model)[0]
+        with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
+            logits = self.model(pixels).logits
+        return logits.float().softmax(-1).topk(top), self.none_of_these.finds(features[0])
+
+    def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, tuple]]]:
+        """Batches of names and what `_pixels` says."""
         waiting: deque[tuple[str, Future]] = deque()
         images = iter(images)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             try:
                 while True:
-                    for name, stored in itertools.islice(images, AHEAD * batch_size - len(waiting)):
+                    for name, stored in itertools.islice(images, max(AHEAD, 3 * batch_size) - len(waiting)):
                         waiting.append((name, pool.submit(self._pixels, stored)))
                     if not waiting:
                         return
@@ -88,20 +122,21 @@ class Classifier:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, stored: Any) -> torch.Tensor | str:
+    def _pixels(self, stored: Any) -> tuple[torch.Tensor | str, str | None]:
+        """Of an image, or why there are none; and its digest."""
+        image, digest = read_image(stored)
         try:
-            opened = open_image(stored)
+            opened = open_image(image)
             with TURNS.of(opened):
-                return self.transform(to_rgb(opened))
+                return self.transform(to_rgb(opened)), digest
         except Exception as error:  # Pillow's readers raise almost anything for a damaged file
-            return why_unreadable(error)
+            return why_unreadable(error), digest
 
 
 def _row(
-    name: str, labels: list[str | None], shares: list[float | None], threshold: float | None, reason: str = ""
+    name: str, labels: list[str | None], shares: list[float | None], decision: str, reason: str = ""
 ) -> dict[str, Any]:
-    is_sure = not reason and (threshold is None or shares[0] >= threshold)
-    row = {"file_name": name, "label": labels[0], "probability": shares[0], "decision": ANSWER if is_sure else ASK}
+    row = {"file_name": name, "label": labels[0], "probability": shares[0], "decision": decision}
     for place, (label, share) in enumerate(zip(labels[1:], shares[1:], strict=True), 2):
         row |= {f"label_{place}": label, f"probability_{place}": share}
     return row | {"reason": reason}
@@ -122,9 +157,12 @@ def open_classifier(name: str | Path) -> Classifier:
         student = plain_student(model)
     else:
         student, processor = _of_transformers(str(place) if place.is_dir() else str(name))
-    student = student.eval().to(torch.accelerator.current_accelerator() or "cpu")
-    digest, commit = identity_of(str(place) if place.is_dir() else str(name), None)
-    return Classifier(student, EvalTransform(processor), digest or commit or str(name))
+    student = student.eval().to(torch.accelerator.current_accelerator() or "cpu", memory_format=LAYOUT)
+    source = str(place) if place.is_dir() else str(name)
+    digest, commit = identity_of(source, None)
+    score = cached_file(str(run_of(source)) if place.is_dir() else source, NONE_FILE, **IF_THERE)
+    none_of_these = NoneOfThese.load(score, feature_size(student)) if score else None
+    return Classifier(student, EvalTransform(processor), digest or commit or str(name), none_of_these)
 
 
 def _of_transformers(name: str) -> tuple[PreTrainedModel, Any]:

@@ -1,6 +1,5 @@
 """`g4i predict`: a line for each image, with its class and whether that is sure enough."""
 
-import heapq
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,15 +8,15 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
+from ..data.record import Record
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
-from ..pages import Shown, thumbnail, write_page
-from .classifier import ANSWER, ASK, USUAL_PRECISION, open_classifier
-from .images import Images, images_of
-from .writing import Predictions
-
-SHOWN = 200  # images of the page
+from .classifier import ANSWER, ASK, NONE, USUAL_PRECISION, open_classifier
+from .images import images_of
+from .page import write_predictions_page
+from .writing import DIGEST, Predictions, without_digest
 
 
 def predict(
@@ -27,7 +26,7 @@ def predict(
     split: str | None = None,
     precision: float | None = None,
     top: int = 1,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Dataset:
     """
     Predict the class of each image.
@@ -39,12 +38,12 @@ def predict(
         split: of a dataset with several.
         precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known.
         top: number of likeliest classes.
-        batch_size: images per batch.
+        batch_size: images per batch; by default as many as are fast here.
 
     Returns:
         A row an image, in their order. Its columns are `file_name`, `label`, `probability` and `decision`, which is
-            `answer`, or `ask` for a person; with `top` also `label_2`, `probability_2` and so on; and `reason`, why an
-            image cannot be read.
+            `answer`, `ask` for a person, or `none` where no class seems to fit; with `top` also `label_2`,
+            `probability_2` and so on; and `reason`, why an image cannot be read.
 
     Raises:
         FileNotFoundError: for a model or images that are not there.
@@ -54,11 +53,13 @@ def predict(
         classifier, opened = open_classifier(model), images_of(images, split)
         threshold = (classifier.threshold(precision) or {}).get("threshold")
         bar = progress_bar(opened.rows(), total=len(opened), unit="image", desc="Predicting", leave=False)
-        return Dataset.from_list(list(classifier.predict(bar, top, threshold, batch_size)))
+        return Dataset.from_list([*map(without_digest, classifier.predict(bar, top, threshold, batch_size))])
 
 
 def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> None:
-    _check_place(Path(args.predictions))
+    for name, file in (("predictions", args.predictions), ("page", args.page)):
+        if file:
+            _check_place(name, Path(file))
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
     known = classifier.threshold(args.precision)
@@ -66,7 +67,7 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     made_of: dict[str, Any] = {"the model": classifier.identity, "the images": images.digest}
     made_of |= {"the option top": args.top, "the threshold": threshold}
     predictions = Predictions(args.predictions, made_of)
-    done, changed = predictions.begin(args.overwrite)
+    done, changed = predictions.begin(args.overwrite, images.digest_of)
     if changed:
         say(f"Changed since the last start: {', '.join(changed)}. All images are predicted again.")
     if done:
@@ -82,20 +83,23 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     }
     for _ in progress_bar(predictions.add(rows), **shown):
         pass
+    learned = _digests_of_training(Path(args.model))
     for row in predictions.rows():
+        counts["learned"] += row[DIGEST] in learned
         counts[row["decision"]] += 1
         counts["unreadable"] += bool(row["reason"])
     if args.page:
-        _write_page(args, images, predictions.rows())
+        title = f"{Path(args.images).name}: predictions"
+        write_predictions_page(args.page, images, predictions.rows(), classifier.classes, title)
     predictions.finish()
     say("\n".join(_in_words(args, known, counts)))
 
 
 def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
     left = counts[ASK] - counts["unreadable"]
-    total = counts[ANSWER] + left
+    total = counts[ANSWER] + left + counts[NONE]
     if known is None:
-        yield f"{total:,} images are answered, however unsure: no threshold is known for this classifier."
+        yield f"{counts[ANSWER]:,} images are answered, however unsure: no threshold is known for this classifier."
     else:
         precision = args.precision or USUAL_PRECISION
         yield (
@@ -104,34 +108,31 @@ def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Coun
         )
         if not known["certain"]:
             yield "That threshold is unreviewed: too few judged images tell that so many answers are right."
+    if none := counts[NONE]:
+        yield f"{none:,} seem to show none of the classes (decision: none)."
     if unreadable := counts["unreadable"]:
         are = "images" if unreadable > 1 else "image"
         yield f"Not read: {unreadable:,} {are}, see the column reason."
+    if learned := counts["learned"]:
+        were = "were training images" if learned > 1 else "was a training image"
+        yield f"{learned:,} of the images {were}: how sure it is of those says little about new ones."
     yield f"predictions: {args.predictions}"
     if args.page:
         yield f"page: {args.page}"
 
 
-def _check_place(file: Path) -> None:
+def _digests_of_training(model: Path) -> set[str]:
+    """Of the images that a folder of a fit or a run was trained on; empty for any other classifier."""
+    record = Record.read(model)
+    return set() if record is None else set(record.of_splits(["train"]).rows[DIGEST_OF_IMAGE].to_pylist()) - {None}
+
+
+def _check_place(name: str, file: Path) -> None:
     """Before anything is predicted: an OSError where the file cannot be written."""
     if file.is_dir():
-        raise IsADirectoryError(f"predictions is {str(file)!r}, which is a folder. Name a file in it.")
+        raise IsADirectoryError(f"{name} is {str(file)!r}, which is a folder. Name a file in it.")
     above = file.resolve().parent
     while not above.exists():
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise PermissionError(
-            f"predictions is {str(file)!r}, but {above} cannot be written to. Choose another folder."
-        )
-
-
-def _write_page(args: PredictArguments, images: Images, rows: Iterator[dict[str, Any]]) -> None:
-    """The least certain images first."""
-    readable = ((row["probability"], number, row) for number, row in enumerate(rows) if not row["reason"])
-    cards = []
-    for share, number, row in heapq.nsmallest(SHOWN, readable):
-        lines = [("wrong" if row["decision"] == ASK else "right", row["decision"]), ("soft", f"{share:.0%} sure")]
-        picture = thumbnail([{"image": images[number][1]}], 0)
-        cards.append(Shown(picture=picture, title=row["label"], lines=[*lines, ("soft", row["file_name"])]))
-    about = f"The {len(cards):,} least certain of {len(images):,} images, the least certain first."
-    write_page(args.page, f"{Path(args.images).name}: least certain", paragraphs=[about], shown=cards)
+        raise PermissionError(f"{name} is {str(file)!r}, but {above} cannot be written to. Choose another folder.")

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES
+from ..data.images import IMAGE_SUFFIXES, content_of
 from ..data.loading import check_has_split, open_images, standardise
 from ..data.opening import is_image_folder
 from ..data.record import content_digest
@@ -29,10 +29,14 @@ class Images:
 
     @property
     def digest(self) -> str:
-        """Of files by name, size and time, as reading them takes as long as predicting."""
+        """Of files by name; each has a digest of its content too."""
         if isinstance(self.stored, Dataset):
             return self.stored._fingerprint
-        return content_digest("\n".join(map(_version_of, self.stored)).encode())
+        return content_digest("\n".join(map(str, self.stored)).encode())
+
+    def digest_of(self, row: int) -> str | None:
+        """Of the bytes of an image, None of a file that is not there."""
+        return read_image(self[row][1])[1]
 
     def rows(self, start: int = 0) -> Iterator[tuple[str, Any]]:
         """The name of each image, and what [`~g4i_hf.data.images.open_image`] takes."""
@@ -98,11 +102,12 @@ def _not_empty(images: list[Any], what: str) -> list[Any]:
     return images
 
 
-def _version_of(image: Any) -> str:
-    if not isinstance(image, (str, Path)):
-        return "in memory"
+def read_image(stored: Any) -> tuple[Any, str | None]:
+    """What [`~g4i_hf.data.images.open_image`] takes, read once, and a digest of its bytes, None without any."""
+    if isinstance(stored, Image.Image):
+        return stored, None
     try:
-        about = Path(image).stat()
-    except OSError:
-        return f"{image}\0"
-    return f"{image}\0{about.st_size}\0{about.st_mtime_ns}"
+        content = content_of(stored)
+    except (OSError, ValueError):  # which opening says too
+        return stored, None
+    return {"bytes": content, "path": None}, content_digest(content)

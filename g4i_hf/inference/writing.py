@@ -1,8 +1,10 @@
 """A file of predictions, written row by row, so that a start after a kill resumes it."""
 
 import csv
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from ..files import replacing_file, spreadsheet_text
 
 ROWS_AT_ONCE = 10_000
 FLUSHED = 256  # rows
+THREADS, CHECKED_AT_ONCE = 8, 1_000
+DIGEST = "digest"  # of an image, in the rows of a file that is not finished
 
 
 class Predictions:
     """
-    Rows gather in `NAME.part`, lines of JSON whose first one says of what they are; at the end they become the file.
+    Rows gather in `NAME.part`, lines of JSON whose first one says of what they are; at the end they become the file,
+    without their `digest`, that of the image.
 
     Args:
         made_of: what the rows depend on, by its name in words.
@@ -27,8 +32,11 @@ class Predictions:
         self.file, self.made_of = Path(file), made_of
         self.part = self.file.with_name(f"{self.file.name}.part")
 
-    def begin(self, overwrite: bool) -> tuple[int, list[str]]:
-        """How many rows are there, and what has changed since the others. A ValueError for a file that is finished."""
+    def begin(self, overwrite: bool, digest_of: Callable[[int], str | None]) -> tuple[int, list[str]]:
+        """
+        How many rows are there, up to the first one whose image has another digest now; and what else has changed, so
+        that none counts. Raises ValueError for a file that is finished.
+        """
         if self.file.exists() and not overwrite:
             raise ValueError(f"{self.file} is there. Give another name with -o, or replace it with --overwrite true.")
         changed = []
@@ -36,16 +44,12 @@ class Predictions:
             with self.part.open("rb") as file:
                 before = _read(file.readline())
                 changed = [name for name, value in self.made_of.items() if before.get(name) != value]
-                if not changed and before:
-                    end, rows = file.tell(), 0
-                    for line in file:
-                        if not line.endswith(b"\n"):
-                            break
-                        end, rows = end + len(line), rows + 1
+                end, lines = file.tell(), _unchanged(file, digest_of) if not changed and before else ()
+                sizes = [len(line) for line in lines]
             if not changed and before:
                 with self.part.open("r+b") as file:
-                    file.truncate(end)  # a line that a kill cut
-                return rows, []
+                    file.truncate(end + sum(sizes))
+                return len(sizes), []
         self.part.parent.mkdir(parents=True, exist_ok=True)
         self.part.write_text(json.dumps(self.made_of) + "\n", encoding="utf-8")
         return 0, changed
@@ -60,6 +64,7 @@ class Predictions:
                 yield row
 
     def rows(self) -> Iterator[dict[str, Any]]:
+        """With their `digest`."""
         with self.part.open(encoding="utf-8") as file:
             next(file)
             yield from map(json.loads, file)
@@ -67,8 +72,20 @@ class Predictions:
     def finish(self) -> None:
         write = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_jsonl}[self.file.suffix]
         with replacing_file(self.file) as staging:
-            write(staging, self.rows())
+            write(staging, map(without_digest, self.rows()))
         self.part.unlink()
+
+
+def _unchanged(lines: Iterable[bytes], digest_of: Callable[[int], str | None]) -> Iterator[bytes]:
+    """Up to a line that a kill cut, or one whose image has another digest."""
+    numbered = enumerate(lines)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while batch := list(itertools.islice(numbered, CHECKED_AT_ONCE)):
+            digests = pool.map(digest_of, [row for row, _ in batch])
+            for (_, line), digest in zip(batch, digests, strict=True):
+                if not line.endswith(b"\n") or _read(line).get(DIGEST) != digest:
+                    return
+                yield line
 
 
 def _read(line: bytes) -> dict[str, Any]:
@@ -76,6 +93,10 @@ def _read(line: bytes) -> dict[str, Any]:
         return json.loads(line)
     except ValueError:
         return {}
+
+
+def without_digest(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != DIGEST}
 
 
 def _write_csv(place: Path, rows: Iterator[dict[str, Any]]) -> None:

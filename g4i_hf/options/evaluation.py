@@ -56,8 +56,8 @@ class PredictArguments:
         None, "Answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known."
     )
     top: Count = option(1, "Number of likeliest classes to write.")
-    page: str | None = option(None, "HTML file for a page of the least certain images.")
-    batch_size: Count = option(32, "Images per batch.")
+    page: str | None = option(None, "HTML file for a page of the 500 least certain images, to correct their classes.")
+    batch_size: Count | None = option(None, "Images per batch; by default as many as are fast here.")
     overwrite: bool = option(False, "Replace an earlier file.")
 
     def __post_init__(self):

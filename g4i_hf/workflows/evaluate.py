@@ -19,12 +19,13 @@ from ..data.groups import groups_of
 from ..data.loading import check_has_split, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
+from ..evaluation.classes import classes_in_words, confusion_matrix, of_classes
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names
-from ..evaluation.estimate import judged_by_labels
+from ..evaluation.estimate import accuracy_interval, effective_number, judged_by_labels
 from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, split_metrics, update_results
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
-from ..files import replace_text
+from ..files import printable, replace_text
 from ..fitting.result import FitResult, judgement_in_results
 from ..fitting.words import accuracy_of, classifier_in_words
 from ..modeling.processing import ImageSettings
@@ -254,6 +255,7 @@ class Evaluation:
         for split_name, predicted in by_split.items():
             split = self.splits[split_name]
             metrics |= split_metrics(predicted, split, split_name, name_embeds)
+            metrics |= self._of_classes(split_name, predicted)
             metrics[f"{split_name}_weights"] = args.weights
         if args.speed and name == "aligned":  # the baseline has the same architecture
             model, processor = load_run(self.runs[name], args.weights)
@@ -263,6 +265,30 @@ class Evaluation:
         evaluated, earlier = self.record.of_splits(self.splits), Record.read(self.folders[name])
         (evaluated if earlier is None else earlier.with_splits_of(evaluated)).write(self.folders[name])
         return results
+
+    def _of_classes(self, name: str, predicted: Predictions) -> dict[str, Any]:
+        """The interval of the accuracy, by groups, and precision and recall of each class."""
+        known = predicted.labels >= 0
+        if not known.any():
+            return {}
+        counts = confusion_matrix(predicted.labels, predicted.predicted, len(self.id2label))
+        number = effective_number(self._groups(name), known)
+        interval = accuracy_interval(counts.trace() / counts.sum(), number)
+        return {f"{name}_accuracy_interval": interval, f"{name}_classes": of_classes(counts, self.id2label)}
+
+    def lines(self) -> list[str]:
+        """How right the run is on each split, and its worst classes."""
+        lines, results = list[str](), self.results["aligned"]
+        for name in self.splits:
+            if classes := results.get(f"{name}_classes"):
+                low, high = results[f"{name}_accuracy_interval"]
+                images, share = sum(each["images"] for each in classes), results[f"{name}_accuracy"]
+                lines.append(
+                    f"{name}: right for {share:.1%} of {images:,} images (95% interval {low:.1%} to {high:.1%}). "
+                    f"The worst of {len(classes):,} classes, in percent:"
+                )
+                lines += [printable(line) for line in classes_in_words(classes)] + [""]
+        return lines
 
     def write_report(self) -> None:
         of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)

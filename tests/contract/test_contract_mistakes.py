@@ -126,6 +126,7 @@ MISTAKES = {
         PREDICT | {"predictions": "{texts}/train/circle/note.txt/p.csv"},
         ("cannot be written to", "another folder"),
     ),
+    "page in place of a folder": ("predict", PREDICT | {"page": "{texts}"}, ("page is '{texts}'", "is a folder")),
     "precision without thresholds": ("predict", PREDICT | {"precision": 0.95}, ("no thresholds", "g4i fit")),
     "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
     "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
