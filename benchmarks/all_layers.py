@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from photos import ENCODER, parsed, parser_of, photos_of
 from photos_fit import drawn, fitted, predictions_of
-from result_files import ROOT, Results, grouped
+from result_files import ROOT, Results, grouped, right_of
 from scipy.special import softmax
 
 from g4i_hf import View
@@ -134,11 +134,6 @@ def measured(
     row |= {"ships": float(ships.mean()), "right": np.packbits(ships).tobytes().hex()}
     difference = ships.astype(float) - right[learned]
     return row | {"difference": difference.mean(), "difference_interval": difference_interval(difference)}
-
-
-def right_of(row: dict) -> np.ndarray:
-    """(m,) whether the classifier that ships is right, for each image of `test`."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[: row["test_images"]].astype(float)
 
 
 def lines_of(rows: list[dict]) -> list[str]:

@@ -10,8 +10,11 @@ from itertools import product
 from statistics import median
 
 import numpy as np
-from result_files import ROOT, grouped, mean, read_result
+from result_files import ROOT, grouped, mean, read_result, right_of
 from scipy import stats
+
+from g4i_hf.evaluation.estimate import difference_interval
+from g4i_hf.names import WITH_VIEWS
 
 PAGES = (
     "README.md",
@@ -23,6 +26,7 @@ PAGES = (
     "docs/guides/captions.md",
     "docs/guides/wrong_labels.md",
     "docs/guides/views.md",
+    "docs/guides/all_layers.md",
 )
 SHARES = ("false_alarms", "found")
 TABLES: dict[str, Callable[[], str]] = {}
@@ -477,6 +481,59 @@ def captioning() -> str:
             cells.append(f"{way['share_of_capacity']:.1%}" + f", {lost:.0%} lost" * (lost > 0) if way else "")
         lines.append(cells)
     return table(["server", "faults", "`g4i caption`", "`map`", "`client`"], lines, "ll")
+
+
+CELLS = {
+    "none": "no labels",
+    "none, scores": "no labels, scores of SigLIP 2",
+    "1 a class": "1 label a class",
+    "4 a class": "4 labels a class",
+    "40% wrong": "40% of the labels wrong",
+    "all": "all labels right",
+    "24 classes, all": "24 classes, all labels right",
+}
+
+
+DEFAULT_ARM = "0"  # of `g4i fit`
+
+
+def name_of_cell(cell: str) -> str:
+    data, _, setting = cell.partition(", ")
+    return f"{NAMES[data]}, {CELLS[setting]}"
+
+
+def in_points(difference: np.ndarray) -> str:
+    """The mean of (m,) differences of images, and its 95% interval."""
+    points, low, high = (100 * each for each in (difference.mean(), *difference_interval(difference)))
+    return f"{points:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+@of_page
+def all_layers() -> str:
+    lines = []
+    for (cell,), found in sorted(grouped(rows_of("all_layers", arm=DEFAULT_ARM), "cell").items()):
+        last, ships = (percent(mean(found, name)) for name in (WITH_VIEWS, "ships"))
+        gains = np.mean([row["difference"] for row in found])
+        ends = " ".join(f"{100 * row['difference']:+.1f}" for row in found)
+        size = f"{found[0]['images']:,}, {found[0]['image_size']} px"
+        lines.append([name_of_cell(cell), size, last, f"**{ships}**", f"{100 * gains:+.1f}", ends])
+    return table(["", "images", "last layer", "all layers", "gain", "of each draw"], lines, "ll")
+
+
+@of_page
+def alignment() -> str:
+    by_key = {(row["cell"], row["arm"], row["seed"]): row for row in rows_of("all_layers")}
+    lines = []
+    for (cell,), found in sorted(grouped(rows_of("all_layers", arm="0"), "cell").items()):
+        cells = []
+        for arm in ("0.1", "0.3", "1", "TextTeacher"):
+            pairs = [(by_key.get((cell, arm, row["seed"])), row) for row in found]
+            pairs = [(other, row) for other, row in pairs if other]
+            differences = [right_of(other) - right_of(row) for other, row in pairs]
+            draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
+            cells.append(in_points(np.mean(differences, 0)) + draws if differences else "")
+        lines.append([name_of_cell(cell), percent(mean(found, "ships")), *cells])
+    return table(["", "without", "weight 0.1", "0.3", "1", "TextTeacher"], lines)
 
 
 @of_page

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 from filelock import FileLock
 
 from g4i_hf.files import replace_text
@@ -82,6 +83,11 @@ def grouped(rows: Iterable[dict], *names: str) -> dict[tuple, list[dict]]:
 def mean(rows: list[dict], name: str) -> float | None:
     values = [row[name] for row in rows if row.get(name) is not None]
     return fmean(values) if values else None
+
+
+def right_of(row: dict) -> np.ndarray:
+    """(m,) 1 or 0, whether each image of `test` is right: `test_images` bits in `right`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[: row["test_images"]].astype(float)
 
 
 def provenance() -> dict:
