@@ -101,6 +101,7 @@ SERVER = "--base_url http://localhost:1/v1 --captioner_model m"
 MISSING = {
     "server": ("openai", f"caption --dataset_name {PICTURES} {SERVER} --captions_dir out"),
     "trackers": ("wandb", f"train {PICTURES} --output_dir out --report_to wandb"),
+    "onnx": ("onnxruntime", "release --run stage --output_dir out --formats onnx"),
     "hub": ("detect_secrets", "release --stage stage --output_dir out --dry_run true"),
 }
 

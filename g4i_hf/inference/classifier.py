@@ -16,10 +16,21 @@ from ..data.images import TURNS, open_image, to_rgb, why_unreadable
 from ..evaluation.predict import load_run
 from ..modeling.processing import EvalTransform
 from ..modeling.student import plain_student
-from ..names import CLASSIFIER, OPTIONS_FILE, THRESHOLDS, identity_of, is_of_fit, is_path, loading, run_of, why_missing
+from ..names import (
+    ANSWER,
+    ASK,
+    CLASSIFIER,
+    OPTIONS_FILE,
+    THRESHOLDS,
+    USUAL_PRECISION,
+    identity_of,
+    is_of_fit,
+    is_path,
+    loading,
+    run_of,
+    why_missing,
+)
 
-ANSWER, ASK = "answer", "ask"
-USUAL_PRECISION = 0.95
 AHEAD = 3  # batches that threads decode before the network takes them
 
 

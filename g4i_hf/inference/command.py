@@ -9,11 +9,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..names import ANSWER, ASK, USUAL_PRECISION
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
 from ..pages import Shown, thumbnail, write_page
-from .classifier import ANSWER, ASK, USUAL_PRECISION, open_classifier
+from .classifier import open_classifier
 from .images import Images, images_of
 from .writing import Predictions
 
