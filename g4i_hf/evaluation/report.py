@@ -36,7 +36,8 @@ def write_report(
     """
     Write the page, a single HTML file with its images; without a baseline it has no comparisons, and a section that
     cannot be drawn says why. `options` and `results` (`all_results.json`) are those of the aligned run, `predictions`
-    those of each run and split; `formats` those of its release. Images are from `test`, otherwise from the first split with labels.
+    those of each run and split, `formats` those of its release. Images are from `test`, otherwise from the first split
+    with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
