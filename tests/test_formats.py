@@ -63,6 +63,7 @@ def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
     assert [each.shape for each in (logits, probabilities, decision)] == [["batch", 5], ["batch", 5], ["batch"]]
     known = {name: json.loads(text) for name, text in full.get_modelmeta().custom_metadata_map.items()}
     assert known["class_names"] == list(ID2LABEL.values()) and known["image_size"] == 48
+    assert known["resize"] == {"shorter_side": 48} and known["resampling"] == "bicubic"
     assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask"]
     check_publishable(release)
     assert b".py" not in (release / "onnx" / "model.onnx").read_bytes()

@@ -21,11 +21,12 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..modeling.processing import EvalTransform, ImageSettings
+from ..modeling.processing import INTERPOLATIONS, EvalTransform, ImageSettings
 from ..names import ANSWER, ASK, USUAL_PRECISION, require
 
 BATCH = "batch"  # the name of a dimension of any size
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
+ROUNDING = 4  # of 255, between the resizing of Pillow and of torchvision
 NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 
 
@@ -40,6 +41,7 @@ class Pixels:
     """How the processor of a student makes `pixel_values` of 8-bit colours, which it resizes first."""
 
     settings: ImageSettings
+    resize: dict[str, int] | None  # before the central crop, see [`metadata_of`]
     factor: np.ndarray  # (3,) float32
     offset: np.ndarray  # (3,) float32
 
@@ -50,7 +52,22 @@ class Pixels:
             transform(Image.new("RGB", (settings.size, settings.size), color))[:, settings.size // 2, -1].numpy()
             for color in ("black", "white")
         )
-        return cls(settings, (white - black) / np.float32(255), black)
+        pixels = cls(settings, None, (white - black) / np.float32(255), black)
+        pixels.resize = pixels._resize_of(transform)
+        return pixels
+
+    def _resize_of(self, transform: EvalTransform) -> dict[str, int] | None:
+        """Which way of Pillow's gives what the processor makes of an oblong image, but for rounding."""
+        size, number = self.settings.size, int(self.settings.size / self.settings.crop_pct)
+        colors = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+        oblong = Image.fromarray(colors).resize((2 * size, 3 * size), Image.Resampling.BICUBIC)
+        wanted = self.images(transform(oblong)[None])[0].astype(int)
+        for name, sides in (("shorter_side", (number, number * 3 // 2)), ("square", (number, number))):
+            resized = oblong.resize(sides, INTERPOLATIONS[self.settings.interpolation])
+            left, top = (round((side - size) / 2) for side in sides)
+            if np.abs(np.asarray(resized.crop((left, top, left + size, top + size))) - wanted).max() <= ROUNDING:
+                return {name: number}
+        return None
 
     def images(self, pixel_values: torch.Tensor) -> np.ndarray:
         """(n, 3, H, W) back to (n, H, W, 3), uint8."""
@@ -64,15 +81,15 @@ class Pixels:
 
 def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) -> dict[str, str]:
     """
-    JSON by name: `class_names`, in the order of the logits; `image_size`; before the central crop of that size,
-    `resize_shorter_side` to so many pixels with `resampling`; `decisions` and `decision_thresholds` by precision, of
-    which the graph has that for 95%.
+    JSON by name: `class_names`, in the order of the logits; `image_size`; how to `resize` before the central crop of
+    that size, with `resampling`: `shorter_side` or `square`, to so many pixels, or null for another way; `decisions`;
+    and `decision_thresholds` by precision, of which the graph has that for 95%.
     """
     settings = pixels.settings
     known = {
         "class_names": classes,
         "image_size": settings.size,
-        "resize_shorter_side": int(settings.size / settings.crop_pct),
+        "resize": pixels.resize,
         "resampling": settings.interpolation,
         "decisions": [ANSWER, ASK],
         "decision_thresholds": {precision: known["threshold"] for precision, known in thresholds.items()},
