@@ -364,6 +364,8 @@ class Release(Command):
                 f"There is no {kind} {folder!r}: no such folder. Name yours with --run or --stage.{more}"
             )
         check_paths(baseline=args.baseline)
+        if args.formats:
+            require("onnxruntime", "onnx", "formats")
         if args.run and not is_of_fit(args.run):
             check_run(args.run, args.weights)
         if args.push_to_hub or args.dry_run:  # before anything is written

@@ -246,12 +246,20 @@ def relative_to_file(value: Any, path: Path) -> Any:
         return [relative_to_file(item, path) if isinstance(item, str) else item for item in value]
     if not starts_with_a_dot(value):
         return value
-    relative = os.path.relpath(path.parent / value)
-    return relative if relative.startswith((".", "/")) else f"./{relative}"  # not a Hub id
+    return relative_path(path.parent / value)
+
+
+def relative_path(path: str | Path, base: str | Path = ".") -> str:
+    """As files store it: with `/`, and a dot first, unlike a Hub id. Absolute on another drive of Windows."""
+    try:
+        relative = os.path.relpath(path, base).replace(os.sep, "/")
+    except ValueError:
+        return os.path.abspath(path)
+    return relative if starts_with_a_dot(relative) else f"./{relative}"
 
 
 def starts_with_a_dot(value: Any) -> bool:
-    return isinstance(value, str) and (value in (".", "..") or value.startswith(("./", "../")))
+    return isinstance(value, str) and f"{value.replace(os.sep, '/')}/".startswith(("./", "../"))
 
 
 def portable(value: Any) -> Any:
@@ -260,6 +268,6 @@ def portable(value: Any) -> Any:
         return [portable(item) if isinstance(item, str) else item for item in value]
     if not starts_with_a_dot(value):
         return value
-    inside = os.path.relpath(value)
+    inside = os.path.relpath(value).replace(os.sep, "/")
     is_found = not starts_with_a_dot(inside) and Path(inside).exists()
     return inside if is_found else os.path.abspath(value)  # a missing path could be taken for a Hub id

@@ -20,6 +20,8 @@ IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 THRESHOLDS = "decision_thresholds"  # in the config.json of a release
 NONE_FILE = "none_of_these.safetensors"  # beside its weights: which images show none of the classes
+USUAL_PRECISION = 0.95
+ANSWER, ASK, NONE = "answer", "ask", "none"
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
 # Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}

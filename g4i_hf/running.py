@@ -1,6 +1,7 @@
 """Entry points: the command `g4i`, the scripts of `accelerate launch`, and one line on stderr for an error."""
 
 import inspect
+import io
 import os
 import sys
 import time
@@ -77,6 +78,8 @@ def run_script(name: str) -> None:
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
     """`launcher`: options of `accelerate launch`; None in a process that must not launch others."""
     command, options = COMMANDS[name], ()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file on Windows has no arrow, nor most of Unicode
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
             what = f"leave {launcher[0].split('=')[0]} out" if launcher else "launch one"

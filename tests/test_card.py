@@ -15,6 +15,7 @@ from students import ID2LABEL
 
 from g4i_hf.evaluation.comparison import compare
 from g4i_hf.hub import Student, student_card
+from g4i_hf.hub.formats import Format
 from g4i_hf.hub.push import push_folder
 from g4i_hf.hub.release import release_with_card
 from g4i_hf.modeling.processing import ImageSettings
@@ -23,10 +24,12 @@ from g4i_hf.training.run_folder import write_lineage
 
 NOTHING = {"architecture": "resnet18", "num_labels": 5, "num_parameters": 1_300_000, "options": {}}
 SPLITS = ["validation", "test"]
+JUDGED = [Format(name, 0.91, (0.84, 0.95), 1.0, 13.6, 6.2, "gold", 150) for name in ("pytorch", "onnx")]
+THRESHOLDS = {"0.95": {"threshold": 0.7, "share": 0.8, "interval": [0.7, 0.9], "certain": True}}
 EVERYTHING = NOTHING | {"image_size": 48, "classes": list(ID2LABEL.values()), "pixels": ImageSettings(224)}
 WHOLE = LINEAGE | {"captions": LINEAGE["captions"] | {"file": "patients.csv"}}  # no card names a file
 EVERYTHING |= {"lineage": WHOLE, "rows": compare(RESULTS, shifted(-0.02), SPLITS), "license": "apache-2.0"}
-EVERYTHING |= {"aligned": True, "onnx": True, "is_timm": True, "model_id": "me/student", "weights": "ema"}
+EVERYTHING |= {"aligned": True, "formats": JUDGED, "is_timm": True, "model_id": "me/student", "weights": "ema"}
 BEST = {"ema_decay": 0.99, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
 INTERVAL = {"split": "test", "images": 20, "interval": "30 to 70", "difference": "-1 to +5"}
 EVERYTHING |= {"options": OPTIONS | BEST, "intervals": [INTERVAL]}
@@ -81,6 +84,8 @@ SAID = {
             *("the checkpoint with the best accuracy on the evaluation split", "| processes | `2` |"),
             *("| accuracy | test | 50.0 | 52.0 | +2.0 |", "| captions | written by a machine, `me/captioner`"),
             *(r"| prompt | What is \| it? |", f"| images | `them/photos` at `{COMMIT}` |", "it under `apache-2.0`."),
+            "| `onnx/model.onnx` | 13.6 | 6.2 | 91.0% | 84 to 95% | 100.0% |",
+            "150 images of `gold` judged these files. Milliseconds",
             "On the 20 labelled images of `test`, the 95% interval of this checkpoint's accuracy is 30 to 70%.",
         ],
         ["local folder", "control:", "It learned from the labels", "hf_hub_download"],
@@ -123,7 +128,7 @@ SAID = {
         ['text_encoder="the encoder of its captions")'],
         ["/home/ann"],
     ),
-    "own image processor": ({"pixels": None}, ["transformers only prepares the image"], ["no torch, transf"]),
+    "own image processor": ({"pixels": None}, ["transformers only resizes the image"], ["no torch, transf"]),
 }
 
 
@@ -185,7 +190,9 @@ def test_the_page_has_the_code_of_the_card():
     """So what runs from a card runs from the page."""
     page = (Path(__file__).parent.parent / "docs" / "guides" / "publish.md").read_text()
     page = re.search(r"### Load it without g4i_hf\n(.*?)^### ", page, flags=re.M | re.S)[1]
-    assert snippets(page) == snippets(card_of(**EVERYTHING | {"model_id": "me/pictures-student"}).text)
+    assert snippets(page) == snippets(
+        card_of(**EVERYTHING | {"model_id": "me/pictures-student", "thresholds": THRESHOLDS}).text
+    )
 
 
 @pytest.mark.slow
@@ -193,8 +200,11 @@ def test_every_snippet_runs_on_the_hub(tmp_path, monkeypatch):
     """As a stranger copies them from the page of the model."""
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
-    run, logits = a_run(tmp_path / "run"), []
-    student, _ = release_with_card(ReleaseArguments(run=str(run), onnx=True, repo_id="me/student"))
+    run, logits = (
+        a_run(tmp_path / "run", results=RESULTS | {"decisions": [{"precision": 0.95} | THRESHOLDS["0.95"]]}),
+        [],
+    )
+    student, _ = release_with_card(ReleaseArguments(run=str(run), formats=["onnx"], repo_id="me/student"))
     Image.new("RGB", (60, 50), (200, 30, 30)).save("picture.png")
     blocks = snippets((student / "README.md").read_text())
     with serving() as hub, hub.here():
@@ -203,5 +213,5 @@ def test_every_snippet_runs_on_the_hub(tmp_path, monkeypatch):
             seen: dict = {}
             exec(block, seen)
             logits += [np.asarray(seen["logits"][0], dtype=float)] if "logits" in seen else []
-    assert len(blocks) == 5 and len(logits) == 3  # of transformers, timm and onnxruntime
+    assert len(blocks) == 6 and len(logits) == 3  # of transformers, timm and onnxruntime
     np.testing.assert_allclose(logits[1:], [logits[0]] * 2, atol=1e-4)

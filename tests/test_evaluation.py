@@ -176,4 +176,10 @@ def test_speed_is_in_results_terminal_report_and_card(run, capsys):
     said += f"{found['latency_ms']:.2f} ms an image"
     card, page = ((run / file).read_text() for file in ("student/README.md", "report.html"))
     assert said in capsys.readouterr().out and said in page and said in card
-    assert "latency_ms" not in evaluated(run, "--splits", "validation"), "of earlier weights"
+    judged = {"accuracy": 0.91, "interval": [0.84, 0.95], "agreement": 0.996, "megabytes": 13.6, "milliseconds": 6.2}
+    judged |= {"format": "onnx", "judged_on": "gold", "images": 150}
+    (run / "student" / "formats.json").write_text(json.dumps([judged]))
+    again = evaluated(run, "--splits", "validation", "--report", str(run / "report.html"))
+    assert "latency_ms" not in again, "of earlier weights"
+    page = " ".join(re.sub("<[^>]+>", " ", (run / "report.html").read_text()).split())
+    assert "Judged on 150 images of gold" in page and "onnx 13.6 6.2 91.0 % 84 % to 95 % 99.6 %" in page

@@ -2,13 +2,12 @@
 
 import os
 import re
-import site
 import subprocess
 import sys
-import sysconfig
 import tarfile
 from pathlib import Path
 
+import make
 import pytest
 from doors import ended, python
 from loaded import PYTHON
@@ -54,7 +53,7 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", *packages[kind], cwd=tmp_path)
     # A .pth file that it holds is not read, so the package itself is not seen through it
     purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=tmp_path).strip()
-    others = {sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"], *site.getsitepackages()}
+    others = {place for place in sys.path if place.endswith("-packages")}
     (Path(purelib) / "dependencies.pth").write_text("\n".join(sorted(others)))
 
     place = Path(run(python, "-c", "import g4i_hf; print(*g4i_hf.__path__)", cwd=tmp_path).strip())
@@ -63,11 +62,19 @@ def test_every_recipe_and_template_is_there_and_the_scripts_run_in_an_empty_fold
     left_out = {f"recipes/{command}.py" for command in COMMANDS} | tracked("recipes/photos_demo")
     missing = {name for name in tracked("hub_cards", "recipes") if not (place / name).is_file()}
     assert missing == (left_out if kind == "wheel" else set())
+    assert all(command in run(g4i, "--help", cwd=tmp_path) for command in COMMANDS)
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
     data = ("--dataset_name", f"{place}/recipes/emoji_styles", "--captions_dir", "captions")
     run(g4i, "caption", *data, "--caption_column", "caption", cwd=tmp_path, **offline)
     run(python, "-m", "g4i_hf", "release", "--stage", "captions", "--output_dir", "made", cwd=tmp_path, **offline)
     assert (tmp_path / "made" / "README.md").is_file()
+    make.folder(tmp_path / "pictures", [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(6)])
+    run(g4i, "check", "pictures", cwd=tmp_path, **offline)
+    run(g4i, "fit", "pictures", "-o", "fitted", "--image_size", "32", "--group_by", "none", cwd=tmp_path, **offline)
+    assert (tmp_path / "fitted" / "classifier" / "README.md").is_file()
+    recipe = ("--config", f"{place}/recipes/emoji_styles/baseline.yaml", "--max_steps", "2", "--eval_strategy", "no")
+    run(g4i, "train", *recipe, "--output_dir", "trained", cwd=tmp_path, **offline)
+    assert (tmp_path / "trained" / "all_results.json").is_file()
 
 
 # As where none of them is installed: an import fails
@@ -101,6 +108,7 @@ SERVER = "--base_url http://localhost:1/v1 --captioner_model m"
 MISSING = {
     "server": ("openai", f"caption --dataset_name {PICTURES} {SERVER} --captions_dir out"),
     "trackers": ("wandb", f"train {PICTURES} --output_dir out --report_to wandb"),
+    "onnx": ("onnxruntime", "release --run stage --output_dir out --formats onnx"),
     "hub": ("detect_secrets", "release --stage stage --output_dir out --dry_run true"),
 }
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import itertools
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from PIL import ExifTags
 from PIL import Image as PILImage
 from released_runs import a_run
-from students import on_hub
+from students import ID2LABEL, on_hub
 from test_card import snippets
 from test_docs import block
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
@@ -26,6 +27,8 @@ from g4i_hf.data import images as images_of
 from g4i_hf.data.dataset import CaptionedImages
 from g4i_hf.data.images import BadImageError
 from g4i_hf.hub import release, release_student
+from g4i_hf.hub.formats import Format
+from g4i_hf.hub.onnx import Pixels
 from g4i_hf.modeling.processing import EvalTransform
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
@@ -92,20 +95,29 @@ class Ways:
 
 @pytest.fixture(params=["timm-resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def student(request, tmp_path, monkeypatch) -> Path:
-    """A release with its card, in the working directory; the graph of ONNX is played by the student."""
+    """A release with its card, in the working directory; the student plays its graph of ONNX."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(release, "export_onnx", lambda *_: None)
+    written = [Format("onnx", None, None, None, 1.0, 1.0, None, 0)]
+    monkeypatch.setattr(release, "write_formats", lambda *_: written)
+    monkeypatch.setattr(release, "require_onnx", lambda: None)
     run = a_run(tmp_path / "run", checkpoint=Path(on_hub(request.param)))
-    folder = release_student(run, "path/to/student", aligned=False, onnx=True)
+    folder = release_student(run, "path/to/student", aligned=False, formats=["onnx"])
     model = AutoModelForImageClassification.from_pretrained(folder)
+    pixels = Pixels.of(AutoImageProcessor.from_pretrained(folder))
 
     class Session:
         def __init__(self, path: str):
             assert path == "path/to/student/onnx/model.onnx"
 
+        def get_modelmeta(self) -> SimpleNamespace:
+            return SimpleNamespace(custom_metadata_map={"class_names": json.dumps(list(ID2LABEL.values()))})
+
         def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            assert names == ["logits", "probabilities"]
+            assert feeds["images"].dtype == np.uint8 and feeds["images"].shape == (1, 48, 48, 3)
             with torch.no_grad():
-                return [model(torch.from_numpy(feeds["pixel_values"])).logits.numpy()]
+                logits = model(pixels.pixel_values(feeds["images"])).logits
+            return [logits.numpy(), logits.softmax(-1).numpy()]
 
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
     return folder

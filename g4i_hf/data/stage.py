@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import errors, hf_hub_download
 
 from .. import columns
-from ..files import check_replaceable, replacing, restore_replaced
+from ..files import check_replaceable, relative_path, replacing, restore_replaced
 from ..names import is_path
 from .joining import join_captions
 from .opening import STAGE_FILE, load_parquet
@@ -121,10 +121,7 @@ def check_names_images(stage: dict[str, Any], folder: str | Path) -> None:
 
 
 def _portable(name: str, folder: str | Path) -> str:
-    if not Path(name).is_dir():
-        return name
-    inside = os.path.relpath(name, folder)
-    return inside if is_path(inside) else f"./{inside}"  # it could look like a Hub id
+    return relative_path(name, folder) if Path(name).is_dir() else name
 
 
 def _resolved(name: str, folder: str | Path) -> str:

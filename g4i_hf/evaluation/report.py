@@ -1,5 +1,6 @@
 """The report of `g4i evaluate`: one HTML file with metrics and images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ def write_report(
     id2label: dict[int, str],
     weights: str = "raw",
     results: dict[str, Any] | None = None,
+    formats: Sequence[Any] = (),
 ) -> None:
     """
     Write the page, a single HTML file with its images; without a baseline it has no comparisons, and a section that
     cannot be drawn says why. `options` and `results` (`all_results.json`) are those of the aligned run, `predictions`
-    those of each run and split. Images are from `test`, otherwise from the first split with labels.
+    those of each run and split, `formats` those of its release. Images are from `test`, otherwise from the first split
+    with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -65,6 +68,7 @@ def write_report(
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
         speed=speed_text(results or {}),
+        formats=formats,
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,
         weights=weights,

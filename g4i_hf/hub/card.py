@@ -23,6 +23,7 @@ from ..views.kinds import view_in_words
 from ..words import noise_in_words
 from ..zero_shot.checkpoint import TextSide
 from .figures import evaluated_data, model_index_results
+from .formats import FILES, Format, formats_in_words, formats_table
 
 TEMPLATES = Path(__file__).parent.parent / "hub_cards"
 LONGEST = 2000  # characters of a text of others
@@ -61,8 +62,8 @@ class Student:
     intervals: list[dict[str, Any]] = field(default_factory=list)  # see `figures.measured`
     estimates: dict[str, Any] = field(default_factory=dict)  # before training, and the `supervision` that was chosen
     aligned: bool = False  # whether the release holds the aligned model
-    onnx: bool = False
-    pixels: ImageSettings | None = None  # preprocessing of a timm student, for the ONNX graph without timm and torch
+    formats: list[Format] = field(default_factory=list)  # of other runtimes, as they were judged
+    pixels: ImageSettings | None = None  # preprocessing of a timm student, for a graph without timm and torch
     model_id: str = "path/to/student"  # what a reader passes to `from_pretrained`
     license: str | None = None  # `other` by default
     weights_license: str | None = None  # of the pretrained weights that it starts from, where that is known
@@ -83,6 +84,9 @@ def student_card(student: Student) -> ModelCard:
         "timm_id": f"{'local-dir' if student.is_local else 'hf-hub'}:{student.model_id}",
         "number_of_parameters": f"{student.num_parameters / 1e6:.1f}",
         "is_average": student.weights == "ema",
+        "formats": formats_table(student.formats),
+        "judged_on": formats_in_words(student.formats),
+        "graph": next((FILES[each.format] for each in student.formats if each.format in FILES), None),
         "origin": _origin(student.lineage),
         "license_in_words": license_in_words(student.license),
         "is_pretrained": bool((student.lineage.get("student") or {}).get("pretrained")),

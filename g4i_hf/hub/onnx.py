@@ -1,57 +1,131 @@
-"""Export of a student to ONNX, checked against PyTorch."""
+"""
+A student as one ONNX graph, from pixels to a decision.
+
+The input `images` is (batch, size, size, 3), uint8: RGB images that are resized and cropped. The outputs are `logits`
+and `probabilities` (batch, num_labels), float32, and with a threshold `decision` (batch), int64: 0 for answer, 1 for
+ask. The metadata of the file has all else that a caller needs, see [`metadata_of`].
+"""
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import PreTrainedModel
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..names import require
+from ..modeling.processing import INTERPOLATIONS, EvalTransform, ImageSettings
+from ..names import ANSWER, ASK, USUAL_PRECISION, require
 
-BATCHES = (1, 2, 3, 8)  # batch sizes to compare
-TOLERANCE = 1e-4  # relative to the largest logit, or to 1 if that is smaller
+BATCH = "batch"  # the name of a dimension of any size
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
+ROUNDING = 4  # of 255, between the resizing of Pillow and of torchvision
 NEEDED = ("onnxruntime", "onnx_ir", "transformers.exporters.exporter_onnx")
 
 
-def export_onnx(student: PreTrainedModel, path: str | Path, image_size: int) -> None:
+def require_onnx() -> None:
+    """Raise ImportError without the extra `onnx`."""
+    for module in NEEDED:
+        require(module, "onnx", "ONNX")
+
+
+@dataclass
+class Pixels:
+    """How the processor of a student makes `pixel_values` of 8-bit colours, which it resizes first."""
+
+    settings: ImageSettings
+    resize: dict[str, int] | None  # before the central crop, see [`metadata_of`]
+    factor: np.ndarray  # (3,) float32
+    offset: np.ndarray  # (3,) float32
+
+    @classmethod
+    def of(cls, processor: BaseImageProcessor) -> "Pixels":
+        settings, transform = ImageSettings.from_processor(processor), EvalTransform(processor)
+        black, white = (
+            transform(Image.new("RGB", (settings.size, settings.size), color))[:, settings.size // 2, -1].numpy()
+            for color in ("black", "white")
+        )
+        pixels = cls(settings, None, (white - black) / np.float32(255), black)
+        pixels.resize = pixels._resize_of(transform)
+        return pixels
+
+    def _resize_of(self, transform: EvalTransform) -> dict[str, int] | None:
+        """Which way of Pillow's gives what the processor makes of an oblong image, but for rounding."""
+        size, number = self.settings.size, int(self.settings.size / self.settings.crop_pct)
+        colors = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+        oblong = Image.fromarray(colors).resize((2 * size, 3 * size), Image.Resampling.BICUBIC)
+        wanted = self.images(transform(oblong)[None])[0].astype(int)
+        for name, sides in (("shorter_side", (number, number * 3 // 2)), ("square", (number, number))):
+            resized = oblong.resize(sides, INTERPOLATIONS[self.settings.interpolation])
+            left, top = (round((side - size) / 2) for side in sides)
+            if np.abs(np.asarray(resized.crop((left, top, left + size, top + size))) - wanted).max() <= ROUNDING:
+                return {name: number}
+        return None
+
+    def images(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """(n, 3, H, W) back to (n, H, W, 3), uint8."""
+        colors = (pixel_values.permute(0, 2, 3, 1).numpy() - self.offset) / self.factor
+        return colors.round().clip(0, 255).astype(np.uint8)
+
+    def pixel_values(self, images: np.ndarray) -> torch.Tensor:
+        """(n, H, W, 3), uint8, to (n, 3, H, W)."""
+        return torch.from_numpy(images * self.factor + self.offset).permute(0, 3, 1, 2)
+
+
+def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) -> dict[str, str]:
     """
-    Write a graph with the input `pixel_values` (batch, 3, image_size, image_size) and the output `logits` (batch,
-    num_labels), float32, for any batch size. It is compared with the student on random pixels, and deleted if it
-    differs. Raises ImportError without the extra `onnx`; ValueError if the export fails or the logits differ.
+    JSON by name: `class_names`, in the order of the logits; `image_size`; how to `resize` before the central crop of
+    that size, with `resampling`: `shorter_side` or `square`, to so many pixels, or null for another way; `decisions`;
+    and `decision_thresholds` by precision, of which the graph has that for 95%.
     """
-    onnxruntime, onnx_ir, _ = (require(name, "onnx", "ONNX") for name in NEEDED)
-    student, path = student.eval(), Path(path)
-    name = getattr(student.config, "architecture", None) or type(student).__name__
+    settings = pixels.settings
+    known = {
+        "class_names": classes,
+        "image_size": settings.size,
+        "resize": pixels.resize,
+        "resampling": settings.interpolation,
+        "decisions": [ANSWER, ASK],
+        "decision_thresholds": {precision: known["threshold"] for precision, known in thresholds.items()},
+    }
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}
+
+
+def graph_of(student: PreTrainedModel, pixels: Pixels, thresholds: dict[str, Any], classes: list[str]) -> Any:
+    """The graph, an `onnx_ir.Model`. Raises ValueError for a student that cannot be exported."""
     try:
-        graph = _graph(student, image_size)
+        model = _exported(student, pixels.settings.size)
     except Exception as error:  # torch has hundreds of classes of them
         cause = str(error).strip().splitlines()
         raise ValueError(
-            f"{name} cannot be exported to ONNX: {type(error).__name__}: {cause[0] if cause else ''} Release it "
-            "without --onnx."
+            f"{name_of(student)} cannot be exported to ONNX: {type(error).__name__}: {cause[0] if cause else ''} "
+            "Release it without --formats."
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx_ir.save(graph, path)
-    try:
-        _compare(student, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), image_size)
-    except ValueError as error:
-        path.unlink()
-        raise ValueError(f"{name}: the ONNX graph {error} Release it without --onnx.") from error
+    _begin_with_images(model, pixels)
+    threshold = thresholds.get(f"{USUAL_PRECISION:g}", {}).get("threshold")
+    _end_with_decision(model, student.config.num_labels, threshold)
+    model.metadata_props.update(metadata_of(classes, pixels, thresholds))
+    return model
+
+
+def name_of(student: PreTrainedModel) -> str:
+    return getattr(student.config, "architecture", None) or type(student).__name__
 
 
 @torch.no_grad()
-def _graph(student: PreTrainedModel, image_size: int) -> Any:
-    """The graph, an `onnx_ir.Model`, with the logits as its only output and without local paths."""
+def _exported(student: PreTrainedModel, image_size: int) -> Any:
+    """From pixel values to logits, without local paths."""
+    import onnx_ir as ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    pixels = torch.zeros(TRACED, 3, image_size, image_size, dtype=student.dtype, device=student.device)
+    pixels = torch.zeros(TRACED, 3, image_size, image_size)
     shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=2**16)}}
     with _quiet():
         exported = OnnxExporter().export(
@@ -63,6 +137,9 @@ def _graph(student: PreTrainedModel, image_size: int) -> Any:
         model.graph.outputs.append(logits)
         RemoveUnusedNodesPass()(model)
         ClearMetadataAndDocStringPass()(model)  # stack traces with local paths
+    for value in (value for node in model.graph for value in node.outputs):
+        value.shape = None  # the tracer names the size of the batch otherwise
+    logits.shape = ir.Shape([BATCH, student.config.num_labels])
     return model
 
 
@@ -78,19 +155,72 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-@torch.no_grad()
-def _compare(student: PreTrainedModel, session: Any, image_size: int) -> None:
-    """Raise ValueError if the logits differ."""
-    generator = torch.Generator().manual_seed(0)
-    for batch in BATCHES:
-        pixels = torch.randn(batch, 3, image_size, image_size, generator=generator)
-        expected = student(pixel_values=pixels.to(student.device, student.dtype)).logits.float().cpu()
-        try:
-            logits = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0]).float()
-        except Exception as error:  # onnxruntime has no base class for its errors
-            raise ValueError(f"does not take {batch} images: {' '.join(str(error).split())}") from error
-        if logits.shape != expected.shape:
-            raise ValueError(f"gives logits of shape {tuple(logits.shape)}, not {tuple(expected.shape)}.")
-        difference = (logits - expected).abs().max().item() / max(1.0, expected.abs().max().item())
-        if not difference <= TOLERANCE:  # NaN too
-            raise ValueError(f"gives other logits than PyTorch, by {difference:.1e} of the largest.")
+def _begin_with_images(model: Any, pixels: Pixels) -> None:
+    import onnx_ir as ir
+
+    (pixel_values,), size = model.graph.inputs, pixels.settings.size
+    images = ir.Value(name="images", shape=ir.Shape([BATCH, size, size, 3]), type=ir.TensorType(ir.DataType.UINT8))
+    tape = ir.tape.Tape()
+    factor, offset = (
+        tape.initializer(ir.tensor(values.astype(np.float32).reshape(1, 3, 1, 1), name=f"images_{name}"))
+        for name, values in (("factor", pixels.factor), ("offset", pixels.offset))
+    )
+    colors = tape.op("Cast", [images], {"to": ir.DataType.FLOAT})
+    planes = tape.op("Mul", [tape.op("Transpose", [colors], {"perm": [0, 3, 1, 2]}), factor])
+    pixel_values.replace_all_uses_with(tape.op("Add", [planes, offset]))
+    model.graph.inputs[:] = [images]
+    _insert_first(model.graph, tape)
+
+
+def _end_with_decision(model: Any, num_labels: int, threshold: float | None) -> None:
+    import onnx_ir as ir
+
+    (logits,), tape = model.graph.outputs, ir.tape.Tape(model.graph)
+
+    def output(name: str, kind: Any, *shape: Any) -> Any:
+        model.graph.outputs.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind)))
+        return model.graph.outputs[-1]
+
+    probabilities = output("probabilities", ir.DataType.FLOAT, BATCH, num_labels)
+    tape.op("Softmax", [logits], {"axis": -1}, output=probabilities)
+    if threshold is None:
+        return
+    last, least = (
+        tape.initializer(ir.tensor(values, name=name))
+        for name, values in (("last_axis", np.array([-1])), ("threshold", np.array(threshold, np.float32)))
+    )
+    largest = tape.op("ReduceMax", [probabilities, last], {"keepdims": 0})
+    decision = output("decision", ir.DataType.INT64, BATCH)
+    tape.op("Cast", [tape.op("Less", [largest, least])], {"to": ir.DataType.INT64}, output=decision)
+
+
+def _insert_first(graph: Any, tape: Any) -> None:
+    for value in tape.initializers:
+        graph.register_initializer(value)
+    graph.insert_before(graph[0], tape.nodes)
+
+
+def with_half_weights(model: Any) -> Any:
+    """
+    A copy whose matrices and kernels are stored in half precision. It computes in float32: no sum overflows, and any
+    operator that the graph has is fine.
+    """
+    import onnx_ir as ir
+
+    model = model.clone()
+    for value in list(model.graph.initializers.values()):
+        if value.dtype != ir.DataType.FLOAT or len(value.shape) < 2:
+            continue
+        tape = ir.tape.Tape()
+        half = tape.initializer(ir.tensor(value.const_value.numpy().astype(np.float16), name=f"{value.name}_half"))
+        value.replace_all_uses_with(tape.op("Cast", [half], {"to": ir.DataType.FLOAT}))
+        model.graph.initializers.pop(value.name)
+        _insert_first(model.graph, tape)
+    return model
+
+
+def save(model: Any, path: str | Path) -> None:
+    import onnx_ir as ir
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    ir.save(model, path)

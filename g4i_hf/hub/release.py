@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,12 +45,11 @@ from ..zero_shot.checkpoint import ALIGNED, TEXT_ENCODER_FILE, TextSide
 from .card import NONCOMMERCIAL, Student, student_card
 from .dataset import build_dataset
 from .figures import measured
-from .onnx import export_onnx
+from .formats import Format, format_lines, read_formats, write_formats
+from .onnx import require_onnx
 from .push import MANIFEST, OF_DATASET, OF_STUDENT, SECRETS, clear_errors, last_push, list_files, push_folder
 
 logger = logging.getLogger(__name__)
-
-ONNX_FILE = "onnx/model.onnx"
 
 
 @called_from_python()
@@ -60,7 +59,7 @@ def release_student(
     weights: Literal["raw", "ema"] = "raw",
     *,
     aligned: bool = True,
-    onnx: bool = False,
+    formats: Sequence[str] = (),
 ) -> Path:
     """
     Write the student of a run. `AutoModelForImageClassification.from_pretrained` and, for a timm student,
@@ -73,7 +72,7 @@ def release_student(
         weights: `"raw"`, or `"ema"` for their moving average.
         aligned: add the aligned model with the same weights in `aligned/`, and the record of the text encoder. Omitted
             for a run without alignment, whose projector is random.
-        onnx: add `onnx/model.onnx`, see [`~g4i_hf.hub.onnx.export_onnx`].
+        formats: also write the classifier as `onnx` and `onnx-fp16`, see [`~g4i_hf.hub.formats.write_formats`].
 
     Returns:
         The folder of the student, with a card.
@@ -81,10 +80,10 @@ def release_student(
     Raises:
         FileNotFoundError: if the folder holds no trained model, or no average.
         ValueError: if `output_dir` holds the run, or anything but an earlier release of a student; if the student
-            cannot be exported.
+            cannot be exported, or a file predicts other classes.
     """
     place = str(output_dir) if output_dir else None
-    args = ReleaseArguments(run=str(run), output_dir=place, weights=weights, aligned=aligned, onnx=onnx)
+    args = ReleaseArguments(run=str(run), output_dir=place, weights=weights, aligned=aligned, formats=[*formats])
     folder, _ = release_with_card(with_run_of_fit(args))
     _note_in_fit(str(run), folder)
     return folder
@@ -96,6 +95,8 @@ def release_with_card(
     """[`release_student`] by options. Returns the folder, and the metrics of the card."""
     run, output_dir = Path(args.run), place_of(args)
     check_replaceable(output_dir, *OF_STUDENT)
+    if args.formats:
+        require_onnx()
     model, processor = load_run(run, args.weights)
     _forget_origin(model)
     with replacing(output_dir) as folder:
@@ -111,6 +112,9 @@ def release_with_card(
         if with_aligned:
             _save_aligned(model, run, folder / ALIGNED)
         lineage = read_lineage(run_of(run))
+        formats: list[Format] = []
+        if args.formats:
+            formats = write_formats(args.formats, plain_student(model), processor, thresholds, run, folder)
         student = Student(
             **_facts(model, processor),
             weights=args.weights,
@@ -120,7 +124,7 @@ def release_with_card(
             lineage=lineage,
             **measured(args),
             aligned=with_aligned,
-            onnx=args.onnx,
+            formats=formats,
             model_id=args.repo_id or "path/to/student",
             license=args.license,
             weights_license=weights_license(lineage),
@@ -129,8 +133,6 @@ def release_with_card(
             message = "The starting weights (%s) are under %s, which forbids commercial use, regardless of --license."
             logger.warning(message, lineage["student"]["name"], student.weights_license)
         student_card(student).save(folder / "README.md")
-        if args.onnx:  # last, as it takes longest
-            export_onnx(plain_student(model), folder / ONNX_FILE, ImageSettings.from_processor(processor).size)
         (folder / MANIFEST).touch()
     return output_dir, student.rows
 
@@ -316,6 +318,7 @@ def build_release(args: ReleaseArguments, scratch: Path | None = None) -> tuple[
         if rows:
             lines.append(f"\n{as_text(rows)}\n")
         lines.append(f"student   {place}  (a plain checkpoint, for AutoModelForImageClassification.from_pretrained)")
+        lines += format_lines(read_formats(folder))
         lines.append(f"run       {args.run}  (the aligned model, options, figures, predictions)")
     return folder, [*lines, f"license   {args.license or 'none: give one with --license'}"]
 

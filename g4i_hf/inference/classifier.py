@@ -18,10 +18,14 @@ from ..evaluation.predict import load_run
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers, feature_size, plain_student
 from ..names import (
+    ANSWER,
+    ASK,
     CLASSIFIER,
+    NONE,
     NONE_FILE,
     OPTIONS_FILE,
     THRESHOLDS,
+    USUAL_PRECISION,
     identity_of,
     is_of_fit,
     is_path,
@@ -33,8 +37,6 @@ from .images import read_image
 from .none_of_these import NoneOfThese
 from .writing import DIGEST
 
-ANSWER, ASK, NONE = "answer", "ask", "none"
-USUAL_PRECISION = 0.95
 IF_THERE = {  # a file of a repository or folder, None without it
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,

@@ -10,10 +10,11 @@ from datasets import Dataset
 
 from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
+from ..names import ANSWER, ASK, NONE, USUAL_PRECISION
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
-from .classifier import ANSWER, ASK, NONE, USUAL_PRECISION, open_classifier
+from .classifier import open_classifier
 from .images import images_of
 from .page import write_predictions_page
 from .writing import DIGEST, Predictions, without_digest

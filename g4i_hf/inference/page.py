@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from .. import columns
+from ..names import ANSWER
 from ..pages import thumbnail, write_page
-from .classifier import ANSWER
 from .images import Images
 from .writing import DIGEST
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from ..files import wrong_choice
 from .data import check_views
 from .fields import BadImages, Checked, Count, Number, Share, check_values, option
 
@@ -100,6 +101,9 @@ class EvaluateArguments:
 # --- Release ---------------------------------------------------------------------------------------------------------
 
 
+ONNX, ONNX_FP16 = FORMATS = "onnx", "onnx-fp16"
+
+
 @dataclass
 class ReleasedStudentOptions:
     """Student"""
@@ -107,7 +111,9 @@ class ReleasedStudentOptions:
     baseline: str | None = option(None, "Run folder of the baseline, for the table in the card.")
     weights: Literal["raw", "ema"] = option("raw", "raw, or ema: the moving average of a run with ema_decay.")
     aligned: bool = option(True, "Add the aligned model (with its projector) in aligned/, for zero-shot use.")
-    onnx: bool = option(False, "Add onnx/model.onnx, checked against PyTorch.")
+    formats: list[str] | None = option(
+        None, f"Also write the classifier as {', '.join(FORMATS)}, from pixels to a decision; each file is judged."
+    )
 
 
 @dataclass
@@ -147,6 +153,9 @@ class ReleaseArguments(ReleasedStudentOptions, ReleasedDatasetOptions, PushOptio
             raise ValueError("run is missing: give the run folder with --run, or a stage's with --stage.")
         self._check_kind()
         check_values(self)
+        for each in self.formats or []:
+            if each not in FORMATS:
+                raise ValueError(wrong_choice("formats", each, FORMATS))
         for name in ("repo_id", "images_id"):
             if getattr(self, name) is not None:
                 check_repo_id(name, getattr(self, name), with_namespace=name != "images_id")  # `mnist` is readable

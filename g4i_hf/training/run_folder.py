@@ -23,7 +23,7 @@ from .. import __version__, columns
 from ..data.loading import source_of
 from ..data.record import RECORD_FILE
 from ..data.stage import Source, find_stage, known_chain, version
-from ..files import read_lines, replace_text, yaml_lines
+from ..files import read_lines, relative_path, replace_text, yaml_lines
 from ..modeling.packaged import PACKAGE, published_name
 from ..names import EMA_FILE, OPTIONS_FILE, RESULTS_FILE, is_hub_id
 from ..options import OPTIONS_OF, DataArguments, StudentArguments, about, is_secret, marked, names_of
@@ -103,8 +103,7 @@ def resolved_options(parsed: tuple[Any, ...], output_dir: str | Path) -> dict[st
     for name in marked("path"):
         value = options.get(name)
         if value and Path(value).exists():
-            relative = os.path.relpath(value, output_dir)
-            options[name] = relative if relative.startswith(".") else f"./{relative}"
+            options[name] = relative_path(value, output_dir)
     options["output_dir"] = "."
     return options
 

@@ -28,10 +28,12 @@ from ..evaluation.report import write_report
 from ..files import printable, replace_text
 from ..fitting.result import FitResult, judgement_in_results
 from ..fitting.words import accuracy_of, classifier_in_words
+from ..hub.formats import read_formats
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
     ALL_LAYERS,
+    CLASSIFIER,
     LABELS_ONLY,
     OPTIONS_FILE,
     WITH_VIEWS,
@@ -292,7 +294,9 @@ class Evaluation:
 
     def write_report(self) -> None:
         of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)
-        write_report(self.args.report, self.rows, *of_runs, self.args.weights, self.results["aligned"])
+        release = self.fit / CLASSIFIER if self.fit is not None else self.runs["aligned"] / "student"
+        results, formats = self.results["aligned"], read_formats(release)
+        write_report(self.args.report, self.rows, *of_runs, self.args.weights, results, formats)
 
 
 @called_from_python()

@@ -210,11 +210,11 @@ def fill_card(folder: Path, card: Path, summary: dict | None) -> None:
     blocks = {"check": ["```json", json.dumps(summary, indent=2), "```"]} if summary else {}
     for name, (head, *body) in tables.items():
         blocks[name] = [f"| {' | '.join(map(str, line))} |" for line in (head, ["---"] * len(head), *body)]
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     for name, lines in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         text = "\n".join([text.split(start)[0] + start, *lines, end + text.split(end)[1]])
-    card.write_text(text)
+    card.write_text(text, encoding="utf-8")
 
 
 def main() -> int:

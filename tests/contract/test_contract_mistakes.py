@@ -130,7 +130,8 @@ MISTAKES = {
     "precision without thresholds": ("predict", PREDICT | {"precision": 0.95}, ("no thresholds", "g4i fit")),
     "id of another form": ("release", {"run": "{aligned}", "repo_id": "emoji"}, ("repo_id is emoji", "NAME/emoji")),
     "address for an id": ("release", {"run": "{aligned}", "repo_id": "https://huggingface.co/me"}, ("me/my-student",)),
-    "ONNX of a stage": ("release", {"stage": "{captions}", "onnx": "true"}, ("onnx is for students",)),
+    "format of a stage": ("release", {"stage": "{captions}", "formats": "onnx"}, ("formats is for students",)),
+    "format": ("release", {"run": "{aligned}", "formats": "onnx-fp61"}, ("formats is 'onnx-fp61'", "'onnx-fp16'")),
     "push without a name": ("release", {"run": "{aligned}", "push_to_hub": "true"}, ("--repo_id",)),
 }
 

@@ -18,7 +18,7 @@ PROMISED = {
     "check": "split check_dir text_encoder embeddings_dir",
     "train": "align_weight align_loss supervision unlabelled student pretrained ema_decay learning_rate seed bf16",
     "evaluate": "run baseline splits speed report weights",
-    "release": "run stage baseline repo_id push_to_hub dry_run onnx license with_images",
+    "release": "run stage baseline repo_id push_to_hub dry_run formats license with_images",
 }
 
 

@@ -1,0 +1,265 @@
+"""The files of a release for other runtimes: each is compared with PyTorch, and judged again on images."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.benchmark import Timer
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from .. import columns
+from ..cli import build_options
+from ..data.checks import labels_of, readable_rows
+from ..data.classes import class_names
+from ..data.groups import groups_of
+from ..data.images import open_image, to_rgb
+from ..data.labels import GOLD
+from ..data.loading import load_reviewed
+from ..evaluation.comparison import markdown_table
+from ..evaluation.estimate import judged_by_labels
+from ..modeling.processing import EvalTransform
+from ..names import run_of
+from ..options import DataArguments, EvaluateArguments
+from ..options.evaluation import ONNX, ONNX_FP16
+from ..output import progress_bar
+from ..words import ends_in_words
+from .onnx import Pixels, graph_of, name_of, require_onnx, save, with_half_weights
+
+logger = logging.getLogger(__name__)
+
+FILES = {ONNX: "onnx/model.onnx", ONNX_FP16: "onnx/model_fp16.onnx"}
+FORMATS_FILE = "formats.json"
+PYTORCH = "pytorch"
+BATCHES = (1, 2, 3, 8)  # of random images
+TOLERANCE = {ONNX: 1e-4, ONNX_FP16: 2e-2}  # of their logits, relative to the largest, or to 1 if that is smaller
+LEAST_AGREEMENT = 0.995  # of the answers on images that judge
+MOST_IMAGES, AT_ONCE = 1000, 32
+SECONDS = 1.0  # of the timing
+
+
+@dataclass
+class Images:
+    """Images that judge, at most `MOST_IMAGES` by chance."""
+
+    split: str
+    rows: Dataset
+    labels: np.ndarray | None  # (n,) correct ones, if any
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) the same for images of one scene."""
+        named = columns.GROUP in self.rows.column_names
+        return groups_of(self.rows[columns.GROUP][:] if named else [None] * len(self.rows), np.arange(len(self.rows)))
+
+
+@dataclass
+class Format:
+    """A file as it was judged; `accuracy` and `agreement` are None without images."""
+
+    format: str
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    agreement: float | None  # share of the images with the class that PyTorch predicts
+    megabytes: float
+    milliseconds: float  # an image, the median on this CPU
+    judged_on: str | None
+    images: int
+
+
+def write_formats(
+    names: Iterable[str],
+    student: PreTrainedModel,
+    processor: BaseImageProcessor,
+    thresholds: dict[str, Any],
+    run: str | Path,
+    folder: Path,
+) -> list[Format]:
+    """
+    Write `names` of `FORMATS` into the folder of a release, and how each was judged into `formats.json`.
+
+    Raises:
+        ImportError: without the extra `onnx`.
+        ValueError: if the student cannot be exported, or a file differs from PyTorch by more than it may.
+    """
+    require_onnx()
+    import onnxruntime
+
+    student, pixels = student.float().eval(), Pixels.of(processor)
+    classes = [str(student.config.id2label[label]) for label in range(student.config.num_labels)]
+    graph, sessions = graph_of(student, pixels, thresholds, classes), {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    for name in dict.fromkeys(names):
+        save(graph if name == ONNX else with_half_weights(graph), folder / FILES[name])
+        sessions[name] = onnxruntime.InferenceSession(folder / FILES[name], options, ["CPUExecutionProvider"])
+        try:
+            _compare(student, pixels, sessions[name], TOLERANCE[name])
+        except ValueError as error:
+            raise ValueError(f"{name_of(student)}: {FILES[name]} {error} Leave {name} out of --formats.") from error
+    judged = _judged(student, processor, pixels, sessions, images_that_judge(run, classes), folder)
+    text = json.dumps([asdict(each) for each in judged], indent=2)
+    (folder / FORMATS_FILE).write_text(text + "\n", encoding="utf-8")
+    return judged
+
+
+def images_that_judge(run: str | Path, classes: list[str]) -> Images | None:
+    """
+    Of the data of a run: gold images, or the labelled ones of the evaluation split. Otherwise training images, whose
+    labels may be wrong. None, with a warning, if the data cannot be opened.
+    """
+    try:
+        args, data = build_options((EvaluateArguments, DataArguments), {"run": str(run_of(run))})
+        splits, id2label = class_names(load_reviewed(data))
+        if [id2label[label] for label in range(len(id2label))] != classes:
+            raise ValueError("its classes have changed.")
+    except (OSError, ValueError) as error:
+        message = "The images of %s cannot be opened, so its files are compared on random pixels alone: %s"
+        logger.warning(message, run, error)
+        return None
+    for name in (GOLD, "validation"):
+        if name in splits and (rows := np.flatnonzero(labels_of(splits[name]) >= 0)).size:
+            chosen = _chosen(splits[name].select(rows), name)
+            return Images(name, chosen, labels_of(chosen))
+    return Images(args.train_split, _chosen(splits[args.train_split], args.train_split), None)
+
+
+def _chosen(split: Dataset, name: str) -> Dataset:
+    rows = np.sort(np.random.default_rng(0).permutation(len(split))[:MOST_IMAGES])
+    return readable_rows(split.select(rows), name)
+
+
+@torch.no_grad()
+def _compare(student: PreTrainedModel, pixels: Pixels, session: Any, tolerance: float) -> None:
+    """Raise ValueError if the logits of random images differ, in batches of several sizes."""
+    generator, size = np.random.default_rng(0), pixels.settings.size
+    for batch in BATCHES:
+        images = generator.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+        expected = student(pixel_values=pixels.pixel_values(images)).logits.numpy()
+        try:
+            logits = session.run(["logits"], {"images": images})[0]
+        except Exception as error:  # onnxruntime has no base class for its errors
+            raise ValueError(f"does not take {batch} images: {' '.join(str(error).split())}") from error
+        if logits.shape != expected.shape:
+            raise ValueError(f"gives logits of shape {logits.shape}, not {expected.shape}.")
+        difference = np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())
+        if not difference <= tolerance:  # NaN too
+            raise ValueError(f"gives other logits than PyTorch, by {difference:.1e} of the largest.")
+
+
+@torch.no_grad()
+def _judged(
+    student: PreTrainedModel,
+    processor: BaseImageProcessor,
+    pixels: Pixels,
+    sessions: dict[str, Any],
+    images: Images | None,
+    folder: Path,
+) -> list[Format]:
+    """PyTorch first. Raises ValueError for a file whose answers differ."""
+    classes: dict[str, list[np.ndarray]] = {name: [] for name in (PYTORCH, *sessions)}
+    for batch in _batches(images, processor):
+        classes[PYTORCH].append(student(pixel_values=batch).logits.argmax(-1).numpy())
+        given = {"images": pixels.images(batch)}
+        for name, session in sessions.items():
+            classes[name].append(session.run(["logits"], given)[0].argmax(-1))
+    predicted = {name: np.concatenate(each) for name, each in classes.items() if each}
+    judged = []
+    for name in classes:
+        file, size = folder / FILES.get(name, "model.safetensors"), pixels.settings.size
+        milliseconds = round(_milliseconds(student, sessions.get(name), size), 2)
+        each = Format(name, None, None, None, round(file.stat().st_size / 1e6, 2), milliseconds, None, 0)
+        if images is not None:
+            differs = predicted[name] != predicted[PYTORCH]
+            _check_agreement(name, differs, images.split)
+            each.agreement, each.judged_on, each.images = 1 - float(differs.mean()), images.split, len(differs)
+            if images.labels is not None:
+                judgement = judged_by_labels({name: predicted[name]}, images.labels, groups=images.groups)
+                each.accuracy, each.interval = judgement.accuracies[name].share, judgement.accuracies[name].interval
+        judged.append(each)
+    return judged
+
+
+def _batches(images: Images | None, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
+    """`pixel_values` (n, 3, H, W)."""
+    if images is None:
+        return
+    transform = EvalTransform(processor)
+    for start in progress_bar(
+        range(0, len(images.rows), AT_ONCE), unit="batch", desc="Judging the files", leave=False
+    ):
+        stored = images.rows[start : start + AT_ONCE][columns.IMAGE]
+        yield torch.stack([transform(to_rgb(open_image(image))) for image in stored])
+
+
+def _check_agreement(name: str, differs: np.ndarray, split: str) -> None:
+    """One image may be as likely of one class as of another, so that few images are no measure."""
+    if differs.sum() > max(1, (1 - LEAST_AGREEMENT) * len(differs)):
+        raise ValueError(
+            f"{FILES[name]} predicts other classes than PyTorch for {differs.sum():,} of {len(differs):,} images of "
+            f"{split!r}; {LEAST_AGREEMENT:.1%} must be the same. Leave {name} out of --formats."
+        )
+
+
+def _milliseconds(student: PreTrainedModel, session: Any, size: int) -> float:
+    if session is None:
+        call: dict[str, Any] = {"run": student, "given": {"pixel_values": torch.zeros(1, 3, size, size)}}
+        code = "run(**given)"
+    else:
+        call = {"run": session.run, "given": {"images": np.zeros((1, size, size, 3), np.uint8)}}
+        code = "run(None, given)"
+    timer = Timer(code, globals=call, num_threads=torch.get_num_threads())
+    return 1000 * timer.blocked_autorange(min_run_time=SECONDS).median
+
+
+def read_formats(release: str | Path) -> list[Format]:
+    """Of a release; empty without any."""
+    file = Path(release) / FORMATS_FILE
+    return [Format(**each) for each in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+
+
+# --- In words --------------------------------------------------------------------------------------------------------
+
+
+def formats_table(formats: list[Format]) -> str:
+    """Markdown; empty without formats."""
+    heads = ("file", "MB", "ms an image", "accuracy", "95% interval", "as PyTorch")
+    cells = [
+        [
+            f"`{FILES.get(each.format, 'model.safetensors')}`",
+            f"{each.megabytes:.1f}",
+            f"{each.milliseconds:.1f}",
+            "" if each.accuracy is None else f"{each.accuracy:.1%}",
+            "" if each.interval is None else f"{ends_in_words(each.interval)}%",
+            "" if each.agreement is None else f"{each.agreement:.1%}",
+        ]
+        for each in formats
+    ]
+    return markdown_table(heads, cells) if formats else ""
+
+
+def formats_in_words(formats: list[Format]) -> str:
+    """What judged them."""
+    if not formats:
+        return ""
+    first = formats[0]
+    if not first.images:
+        return "No images judged these files: on random pixels, their logits are those of PyTorch."
+    correct = "" if first.accuracy is not None else " Their labels may be wrong, so they tell no accuracy."
+    images = f"{first.images:,} image{'s' * (first.images > 1)} of `{first.judged_on}`"
+    return f"{images} judged these files.{correct} Milliseconds are of the machine that released them."
+
+
+def format_lines(formats: list[Format]) -> list[str]:
+    """For the terminal, a line a file."""
+    lines = []
+    for each in formats:
+        accuracy = f"{each.accuracy:.1%} ({ends_in_words(each.interval)}%), " if each.interval else ""
+        same = f"{each.agreement:.1%} as PyTorch, " if each.agreement is not None else "not judged on images, "
+        lines.append(f"{each.format:<10}{accuracy}{same}{each.megabytes:.1f} MB, {each.milliseconds:.1f} ms an image")
+    return lines

@@ -1,0 +1,140 @@
+"""A release for ONNX Runtime goes from pixels to a decision, answers as PyTorch does, and was judged on images."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import make
+import numpy as np
+import pytest
+import torch
+from released_runs import a_run
+from safetensors.torch import load_file, save_file
+from students import ID2LABEL, aligned_model, on_hub
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from g4i_hf import predict
+from g4i_hf.hub import formats, release_student
+from g4i_hf.hub.push import check_publishable
+
+if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
+    pytest.skip("needs the extra onnx", allow_module_level=True)
+# Attention, windows, depthwise convolutions, two heads, of both libraries
+STUDENTS = ["vit", "timm-resnet", "timm-deit-two-heads", "swin", "timm-convnext", "timm-efficientnet"]
+pytestmark = pytest.mark.slow
+BOTH = ["onnx", "onnx-fp16"]
+DECIDED = {"precision": 0.95, "threshold": 0.21, "share": 0.5, "interval": [0.4, 0.6], "certain": True}
+
+
+def released(folder: Path, name: str, decisions=(), **options) -> Path:
+    """A release of a student whose logits depend on the picture, in both formats."""
+    run = a_run(folder / "run", checkpoint=Path(on_hub(name)), results={"decisions": [*decisions]}, **options)
+    return release_student(run, folder / "student", aligned=False, formats=BOTH)
+
+
+def sessions(release: Path) -> list:
+    import onnxruntime
+
+    return [onnxruntime.InferenceSession(release / "onnx" / name) for name in ("model.onnx", "model_fp16.onnx")]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
+    release = released(tmp_path, name, [DECIDED])
+    assert "torch.onnx" not in capsys.readouterr().out
+    student = AutoModelForImageClassification.from_pretrained(release).eval()
+    processor = AutoImageProcessor.from_pretrained(release)
+    full, half = sessions(release)
+    for batch in (1, 3, 5):
+        images = np.stack([np.asarray(make.noise(seed, 48)) for seed in range(batch)])
+        pixels = torch.stack(
+            [processor(make.noise(seed, 48), return_tensors="pt").pixel_values[0] for seed in range(batch)]
+        )
+        with torch.no_grad():
+            expected = student(pixels).logits
+        scale = max(1.0, expected.abs().max().item())
+        for session, tolerance in ((full, 1e-4), (half, 2e-2)):
+            logits, probabilities, decision = session.run(None, {"images": images})
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * scale)
+            np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1), atol=1e-6)
+            assert decision.tolist() == [int(each.max() < np.float32(0.21)) for each in probabilities]
+    given, logits, probabilities, decision = full.get_inputs() + full.get_outputs()
+    assert (given.name, given.shape, given.type) == ("images", ["batch", 48, 48, 3], "tensor(uint8)")
+    assert [each.shape for each in (logits, probabilities, decision)] == [["batch", 5], ["batch", 5], ["batch"]]
+    known = {name: json.loads(text) for name, text in full.get_modelmeta().custom_metadata_map.items()}
+    assert known["class_names"] == list(ID2LABEL.values()) and known["image_size"] == 48
+    assert known["resize"] == {"shorter_side": 48} and known["resampling"] == "bicubic"
+    assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask"]
+    check_publishable(release)
+    assert b".py" not in (release / "onnx" / "model.onnx").read_bytes()
+    if name == "timm-efficientnet":
+        sizes = [(release / "onnx" / file).stat().st_size for file in ("model.onnx", "model_fp16.onnx")]
+        assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_files_are_judged_on_the_images_that_judge_the_run(tmp_path):
+    names = [
+        f"{split}/{label}/{each}.png"
+        for split in ("train", "validation")
+        for label in ID2LABEL.values()
+        for each in "abcd"
+    ]
+    pictures = make.folder(tmp_path / "pictures", names)
+    release = released(tmp_path, "timm-resnet", dataset_name=str(pictures), group_by="none")
+    predicted = predict(tmp_path / "run", pictures, split="validation")
+    right = np.mean([Path(row["file_name"]).parent.name == row["label"] for row in predicted])
+    judged = json.loads((release / "formats.json").read_text())
+    assert [each["format"] for each in judged] == ["pytorch", *BOTH]
+    for each in judged:
+        assert {each["judged_on"], each["images"], each["agreement"]} == {"validation", 20, 1.0}
+        assert each["accuracy"] == pytest.approx(right)
+        assert each["interval"][0] <= right <= each["interval"][1] and each["milliseconds"] > 0
+        file = release / formats.FILES.get(each["format"], "model.safetensors")
+        assert each["megabytes"] == pytest.approx(file.stat().st_size / 1e6, abs=0.01)
+    card = (release / "README.md").read_text()
+    assert "20 images of `validation` judged these files." in card and "no output `decision`" in card
+    assert len(sessions(release)[0].get_outputs()) == 2
+
+
+def broken(model):
+    """A graph that gives the logits of other classes."""
+    import onnx_ir
+
+    weights = next(value for value in model.graph.initializers.values() if value.shape == (5,))
+    weights.const_value = onnx_ir.tensor(-10 * np.arange(5, dtype=np.float32), name=weights.name)
+    return model
+
+
+def test_a_file_that_differs_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "with_half_weights", broken)
+    with pytest.raises(ValueError, match="resnet18: onnx/model_fp16.onnx gives other logits.*Leave onnx-fp16 out"):
+        released(tmp_path, "timm-resnet")
+    assert not (tmp_path / "student").exists()
+    monkeypatch.setattr(formats, "TOLERANCE", dict.fromkeys(BOTH, 1e9))
+    pictures = make.folder(
+        tmp_path / "pictures", [f"train/{label}/{n}.png" for label in ID2LABEL.values() for n in "ab"]
+    )
+    with pytest.raises(ValueError, match="model_fp16.onnx predicts other classes than PyTorch for .* of 10 images"):
+        released(tmp_path, "timm-resnet", dataset_name=str(pictures), group_by="none")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_graph_of_nan_is_refused(tmp_path):
+    run = a_run(tmp_path / "run", "vit")
+    weights = load_file(run / "model.safetensors")
+    name = next(name for name in weights if name.endswith("classifier.bias"))
+    save_file(weights | {name: torch.full((5,), float("nan"))}, run / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="ViTForImageClassification: .*other logits than PyTorch.*Leave onnx out"):
+        release_student(run, tmp_path / "student", formats=["onnx"])
+    assert not (tmp_path / "student").exists()
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path, monkeypatch):
+    """As in students of one's own code."""
+    student = aligned_model("timm-resnet").student
+    monkeypatch.setattr(student.timm_model, "forward", lambda pixels: torch.linalg.eigvals(pixels[:, 0]).real[:, :5])
+    from g4i_hf.hub.onnx import Pixels, graph_of
+
+    processor = AutoImageProcessor.from_pretrained(on_hub("timm-resnet"))
+    with pytest.raises(ValueError, match="resnet18 cannot be exported to ONNX: .*Release it without --formats"):
+        graph_of(student.eval(), Pixels.of(processor), {}, ["a"] * 5)
