@@ -31,28 +31,46 @@ LABELS_FILE = "labels.jsonl"
 GOLD, NONE, MANUAL = "gold", "none", "manual"
 PICKED = ("wrong", "next")  # by what the label model says: no random sample, so they judge nothing
 PICKS = (*PICKED, GOLD, NONE, MANUAL)
+PERSON = "person"  # the annotator of a line that names nobody
 
 
 def line_of(
-    name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False, is_new: bool = False
+    name: str,
+    by_name: str,
+    digest: str | None,
+    pick: str,
+    label: str | None,
+    none: bool = False,
+    is_new: bool = False,
+    by: str = PERSON,
 ) -> str:
-    """A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`."""
+    """
+    A line; without a label and `none`, it undoes earlier ones of this annotator. `by_name`: `file_name` or `image_id`.
+    """
     line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
     line |= {"new_class": True} if is_new else {}
-    line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": "person"}
+    line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def read_answers(file: Path) -> dict[str, dict[str, Any]]:
-    """By name, the last line of each image, with its number; not what was undone. ValueError for another line."""
-    answers: dict[str, dict[str, Any]] = {}
+    """By name, the answer to each image, with the number of its line. ValueError for another line."""
+    return {name: list(lines.values())[-1] for name, lines in read_people(file).items()}
+
+
+def read_people(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """
+    By name of the image and annotator, the last line of each, with its number, the latest at the end; not what was
+    undone. ValueError for another line.
+    """
+    people: dict[str, dict[str, dict[str, Any]]] = {}
     for number, text in enumerate(_whole_lines(file), 1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
             name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
-            texts = (name, label or "", line.get("digest") or "")
+            texts = (name, label or "", line.get("digest") or "", line.get("by") or "")
             is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
         except (AttributeError, ValueError, RecursionError):
             is_known = False
@@ -61,8 +79,14 @@ def read_answers(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(line.get("none"), bool | None):
             what = f'{file}, line {number}: "none" is {brief(line["none"])}'
             raise ValueError(f"{what}. Write true without quotes for an image of no class, or remove it.")
-        answers[name] = line | {"line": number, "pick": pick or MANUAL}
-    return {name: line for name, line in answers.items() if line.get("label") is not None or line.get("none")}
+        by = line.get("by") or PERSON
+        people.setdefault(name, {}).pop(by, None)
+        people[name][by] = line | {"line": number, "pick": pick or MANUAL, "by": by}
+    answered = {
+        name: {by: line for by, line in lines.items() if line.get("label") is not None or line.get("none")}
+        for name, lines in people.items()
+    }
+    return {name: lines for name, lines in answered.items() if lines}
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -198,7 +222,9 @@ def _with_classes_of(
     splits: DatasetDict, answers: Mapping[str, dict[str, Any]], file: Path
 ) -> tuple[DatasetDict, list[str]]:
     """The splits with the classes of the data and new ones, and their names. Raises ValueError for any other label."""
-    splits, id2label = class_names(splits)
+    has_labels = any(columns.LABEL in split.column_names for split in splits.values())
+    has_new = any(line.get("new_class") is True for line in answers.values())
+    splits, id2label = class_names(splits) if has_labels or not has_new else (splits, {})
     known = {same_form(name): name for name in id2label.values()}
     for line in answers.values():
         if line.get("label") is not None and line.get("new_class") is True:
