@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -221,6 +223,18 @@ def test_what_is_exported_is_imported_as_it_was(pictures, tmp_path, kind):
     before = (copy / "labels.jsonl").read_bytes()
     main(["label", str(copy), "--import", str(file), "--by", "ann"])
     assert (copy / "labels.jsonl").read_bytes() == before, "a label that is there is not written again"
+
+
+def test_the_commands_of_the_guide_run(pictures, tmp_path):
+    text = (Path(__file__).parent.parent / "docs/guides/review.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(g4i label pictures --import.*?)```", text, flags=re.S)
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    (tmp_path / "labels.csv").write_text("image;species\n0.png;cross\n")
+    save_resnet(tmp_path / "runs" / "pictures")
+    for words in commands:
+        main(words)
+    assert len(commands) == 4 and {*tmp_path.glob("*.json"), *tmp_path.glob("*.xml")}
+    assert answers(pictures) == {"0": {"person": "cross"}}
 
 
 def test_a_gold_image_stays_gold_and_labels_jsonl_of_another_person_is_read(pictures, tmp_path):
