@@ -60,6 +60,7 @@ TABLES = {
     "first image lost": ("gone.png,cross\n0.png,cross\n1.png,square\n", "utf-8"),
     "no endings, another case": ("id,category,size\n0,CROSS,1\n1, square ,2\n", "utf-8"),
     "predictions beside labels": ("image,prediction,label\n0.png,circle,cross\n1.png,cross,square\n", "utf-8"),
+    "numbers beside names": ("image,label,kind\n0.png,1,cross\n1.png,2,square\n", "utf-8"),
     "a new line in a cell": ('note,label,image\n"a\nb",cross,0.png\n,square,1.png\n', "utf-8"),
     "lines of JSON": ('{"image": "0.png", "label": "cross"}\n{"image": "1.png", "label": "square"}\n', "utf-8"),
     "JSON_MIN": ('[{"image": "a/0.png", "choice": "cross"}, {"image": "1.png", "choice": "square"}]', "utf-8"),
@@ -67,9 +68,10 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_read_whatever_a_spreadsheet_made_of_it(pictures, name):
+def test_a_table_is_read_whatever_a_spreadsheet_made_of_it(pictures, capsys, name):
     text, encoding = TABLES[name]
     give(pictures, text.encode(encoding))
+    assert ("Not found: 1, the first is gone.png." in capsys.readouterr().out) == ("gone.png" in text)
     assert answers(pictures) == {"0": {"person": "cross"}, "1": {"person": "square"}}
     rows = load_images(pictures)["train"]
     assert rows.features["label"].names == ["circle", "cross", "square"]
@@ -141,7 +143,7 @@ CHOICES = {"type": "choices", "from_name": "kind", "to_name": "image", "value": 
 def test_annotators_of_label_studio_are_kept_and_uploads_are_found(pictures, capsys):
     others = [
         {"completed_by": {"email": "bob@example.org"}, "result": [CHOICES]},
-        {"was_cancelled": True, "result": []},
+        {"was_cancelled": True, "completed_by": 9, "result": [CHOICES]},
     ]
     tasks = [
         TASKS[0] | {"annotations": [{"completed_by": 4, "result": [CHOICES]}, *others]},
@@ -193,6 +195,7 @@ WRONG = {
         "has two labels of one annotator: task 8 and task 8",
     ),
     "labels beyond the classes": ({"classes": ["cross"], "labels": {"0": 0, "1": 5}}, "image '1' has the label 5"),
+    "a label below them": ({"classes": ["cross"], "labels": {"0": -1}}, "image '0' has the label -1"),
     "labels of a list": ({"classes": ["cross"], "labels": [1]}, "has no labels by image"),
 }
 
@@ -208,13 +211,14 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(pictures, capsys, name)
 def test_what_is_exported_is_imported_as_it_was(pictures, tmp_path, kind):
     (pictures / "train/cross/1.png").rename(pictures / 'train/cross/=ä & "b" #1.png')
     by = ", " if kind in ("cvat", "fiftyone") else "ann,bob@example.org,7"
-    rows = ["circle/0.png,cross,ann", "3.png,none of these,ann", '"cross/=ä & ""b"" #1.png",a <b>,ann']
+    rows = ["circle/0.png,cross,ann", "3.png,none of these,ann", '"cross/=ä & ""b"" #1.png",=a <b>,ann']
     rows += ["2.png,cross,ann", "2.png,circle,bob@example.org", "2.png,circle,7"] if "bob" in by else []
     give(pictures, "image,class,by\n" + "\n".join(rows), "--new_classes")
     copy = shutil.copytree(pictures, tmp_path / "copy")
     (copy / "labels.jsonl").unlink()
     file = tmp_path / FORMATS[kind]
     main(["label", str(pictures), "--export", str(file), "--format", kind])
+    assert kind != "csv" or ",'=a <b>," in file.read_text(encoding="utf-8"), "no formula for a spreadsheet"
     main(["label", str(copy), "--import", str(file), "--new_classes", *([] if "bob" in by else ["--by", "ann"])])
     assert answers(copy) == answers(pictures)
     again = tmp_path / f"again-{file.name}"
