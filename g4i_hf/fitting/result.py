@@ -54,6 +54,9 @@ class FitResult:
     difference_interval_on_these_images: Interval = None
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
+    # By name of each of several annotators: `labels`, the estimated `accuracy` of them and its `interval`
+    annotators: dict[str, dict[str, Any]] | None = None
+    annotator_agreement: float | None = None  # share of pairs of labels of one image that agree; None without pairs
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
     # Where all layers were trained: whether they are `kept`, which `classifier` that is, `minutes`, `epochs`, and the
     # `accuracy`, beside `last_layer_accuracy`, with the `gain_interval` of the difference

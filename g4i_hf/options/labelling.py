@@ -36,10 +36,10 @@ class LabelArguments(ExchangeOptions, Checked):
 
     output_dir: str | None = option(None, "Folder of g4i fit, for embeddings and features; runs/NAME by default.")
     views: list[str] | None = option(None, "Views to use, as in g4i fit.")
-    pick: Literal["wrong", "next", "gold", "none"] = option(
+    pick: Literal["wrong", "next", "gold", "none", "disagreements"] = option(
         "next",
         "wrong (labels that look wrong), next (images most useful to label), gold (a random sample, to measure "
-        "accuracy), or none (images of no class).",
+        "accuracy), none (images of no class), or disagreements (images that annotators label differently).",
     )
     n: Count = option(100, "Number of images; for gold, the size of the whole sample.")
     by: str = option("person", "Your name, where several people label.")
