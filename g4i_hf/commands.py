@@ -161,6 +161,9 @@ class Label(Command):
 
     in_one_process = True
 
+    def check(self, args, data) -> None:
+        check_paths(import_file=args.import_file)
+
     def run(self, args, data) -> None:
         from .data.labels import answers_to
         from .data.loading import default_folder, labels_file_of

@@ -8,10 +8,11 @@ import pytest
 from drawings import CLASSES, draw_folder
 from fitting import few_labels, results_of
 
-from g4i_hf import load_images
+from g4i_hf import LabelModel, View, load_images
 from g4i_hf.cli import build_options
 from g4i_hf.data.labels import answers_to, read_people
 from g4i_hf.data.record import content_digest
+from g4i_hf.fitting.evidence import Evidence
 from g4i_hf.label_model.annotators import judge_annotators, majority
 from g4i_hf.linear import one_hot
 from g4i_hf.options import OPTIONS_OF
@@ -112,6 +113,19 @@ def test_agreement_is_that_of_pairs_and_unknown_without_any():
     known = np.full((3, 4), 0.25)
     assert judge_annotators(np.array([[0, 0, 1], [2, 2, -1], [-1, -1, 3]]), known).agreement == 0.5
     assert judge_annotators(np.array([[0, -1], [-1, 1], [2, -1]]), known).agreement is None
+
+
+def test_what_is_learned_of_an_image_with_votes_is_what_they_and_the_views_say():
+    truth, votes, known = people([0.9, 0.8], 200, 1.0, 0)
+    votes[150:] = -1
+    views, labels, ids = {"image": View(np.eye(4)[truth] + known)}, majority(votes, 4), np.arange(200)
+    model = LabelModel(4).fit(views, labels, ids=list(map(str, ids)))
+    alone = model.posterior_.copy()
+    evidence = Evidence(labels, views, model, ids, annotators=["ann", "bob"], votes=votes)
+    for each in (evidence, evidence.by_image()):
+        expected = judge_annotators(votes[:150], each.model.probabilities_[:150].astype(float)).posterior
+        np.testing.assert_allclose(each.model.posterior_[:150], expected, atol=1e-3)
+    assert (labels[:150] < 0).any() and np.array_equal(evidence.model.posterior_[150:], alone[150:])
 
 
 @pytest.fixture(scope="module")
