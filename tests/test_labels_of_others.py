@@ -153,6 +153,7 @@ def test_annotators_of_label_studio_are_kept_and_uploads_are_found(pictures, cap
     give(pictures, tasks, "--by", "ann")
     assert answers(pictures) == {"0": {"4": "square", "bob@example.org": "square"}, "1": {"ann": "square"}}
     said = capsys.readouterr().out
+    assert "labels of 3 annotators (4, ann, bob@example.org), so each is a vote. To correct: --by NAME." in said
     assert "Images found: 3" in said and "Left out: 1 without a label, 1 skipped annotations." in said
     second = CHOICES | {"from_name": "quality", "value": {"choices": ["circle"]}}
     tasks = [TASKS[1] | {"annotations": [{"result": [CHOICES, second]}]}]

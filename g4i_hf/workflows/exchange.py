@@ -170,6 +170,12 @@ class Exchange:
             append("".join(lines))
         parts = [f"{counts['new']:,} new", f"{counts['changed']:,} changed", f"{counts['there']:,} were there before"]
         self.say(f"{self.file}: labels: {', '.join(parts)}.")
+        annotators = {by for lines in self.people.values() for by in lines} | {by for _, by in answers}
+        if len(annotators) > 1:
+            names = some(sorted(annotators))
+            self.say(
+                f"It has labels of {len(annotators):,} annotators ({names}), so each is a vote. To correct: --by NAME."
+            )
 
     def _digests(self, rows: set[int]) -> dict[int, str | None]:
         digests: dict[int, str | None] = {}
