@@ -328,6 +328,7 @@ BREAKS = [
         lambda real: lambda *args, with_names: real(*args),
         "test_annotators.py::test_fit_estimates_how_accurate",
     ),
+    # Imported labels that are no class are written
     Break(
         "workflows.exchange:Exchange._check_unknown", gives(None), "test_labels_of_others.py::test_all_that_a_person"
     ),
