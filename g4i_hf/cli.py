@@ -49,6 +49,7 @@ ALIASES = {
 OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
+SHORT_FORMS = {"import_file": "--import", "export_file": "--export"}
 OUTPUTS = ("output_dir", "captions_dir", "check_dir", "predictions", "embeddings_dir")
 
 
@@ -92,7 +93,7 @@ class Parser(ArgumentParser):
             if argv and not argv[0].startswith("-"):
                 first += [f"--{name}", argv[0]]
                 argv = argv[1:]
-        argv = first + argv
+        argv = first + [self._in_full(word) for word in argv]
         if (output := output_option(self.hints)) is not None:
             argv = [f"--{output}" if word in ("-o", "--output_dir") else word for word in argv]
         try:
@@ -113,6 +114,12 @@ class Parser(ArgumentParser):
         for name in [name for name in values if self.hints[name] is Any and len(values[name]) < 2]:
             values[name] = values[name][0] if values[name] else "true"  # `--full_determinism` alone
         return values
+
+    def _in_full(self, word: str) -> str:
+        """`--import_file=labels.csv` of `--import=labels.csv`."""
+        short, equals, value = word.partition("=")
+        names = [name for name, each in SHORT_FORMS.items() if each == short and name in self.hints]
+        return f"--{names[0]}{equals}{value}" if names else word
 
     def unknown(self, name: str, where: str, prefix: str = "") -> str:
         name = name.replace("-", "_")
@@ -290,7 +297,8 @@ def help_page(groups: Groups) -> Iterator[str]:
             yield f"\n{title}"
         for name, text in group.items():
             lines = textwrap.wrap(text, width - 34, break_on_hyphens=False)
-            first = (f"  -o, --{name}" if name == output else f"  --{name}").ljust(34)
+            short = "-o" if name == output else SHORT_FORMS.get(name)
+            first = (f"  {short}, --{name}" if short else f"  --{name}").ljust(34)
             yield first + lines.pop(0) if len(first) == 34 else first
             yield from (" " * 34 + line for line in lines)
 

@@ -14,6 +14,7 @@ ANSWER_IS_NONE = "answer_is_none"  # whether the model answered that no class fi
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
 REVIEW = "review"  # how an image with a reviewed label was selected
+VOTES = "votes"  # JSON: the label of each annotator of an image, where there are several
 GROUP = "group"  # of the images of one scene, see `data.groups`; null for a single image
 # The source of a row of a stage: digest of its image, size and times of its file, digest of its captions
 IMAGE_DIGEST = "image_digest"

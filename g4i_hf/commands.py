@@ -150,20 +150,30 @@ class Label(Command):
 
         g4i label pictures --pick wrong
         g4i label pictures --pick next --n 20 --list
+        g4i label pictures --import labels.csv
 
     Shows one image at a time, with its captions, the most likely class and the given label. Keys: Enter accepts the
     suggestion, 1-9 choose a likely class, letters begin a class name, n is none of these, Space skips, Backspace
     undoes. Each answer is saved at once, in labels.jsonl beside the images; `g4i fit` and the other commands use it
     instead of the folder name. Only this machine can open the page, and nothing is sent elsewhere. No student is
-    trained.
+    trained. `--import` and `--export` open no page: they read and write the files of other tools.
     """
 
     in_one_process = True
+
+    def check(self, args, data) -> None:
+        check_paths(import_file=args.import_file)
 
     def run(self, args, data) -> None:
         from .data.labels import answers_to
         from .data.loading import default_folder, labels_file_of
 
+        folder = args.output_dir or default_folder(data.dataset_name)
+        if args.import_file or args.export_file:
+            from .workflows.exchange import exchange_labels
+
+            exchange_labels(args, data, folder, say)
+            return
         if args.list:
             from .workflows.label import Labelling
 
@@ -171,7 +181,7 @@ class Label(Command):
             labelling.compute()
             print("\n".join(labelling.listed()) or labelling.nothing())
             return
-        file = labels_file_of(data, args.output_dir or default_folder(data.dataset_name))
+        file = labels_file_of(data, folder)
         with answers_to(file) as append:  # before imports that take seconds
             from .workflows.label import Labelling, serve
 

@@ -96,3 +96,8 @@ HOLDOUT_SHARE = 0.2  # of the unlabelled images, to judge last layers (judgement
 MIN_HOLDOUT, MAX_HOLDOUT = 100, 5_000  # of these images (judgement)
 HALF_CONFIDENCE_IMAGES = 10  # judging images that change the confidence of a classifier by half (judgement)
 MIN_ACCURACY_OF_VIEWS = 0.5  # from which an unlabelled row has the weight of a label (judgement)
+
+# --- Labels of several people ----------------------------------------------------------------------------------------
+
+VOTES_OF_ALL = 10  # labels that the accuracy of all annotators counts like, for each (judgement)
+VOTES_OF_CLASS = 10  # labels of each class that the errors of all count like (judgement)

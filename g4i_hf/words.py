@@ -9,6 +9,7 @@ from . import priors
 from .files import some
 from .views.kinds import CAPTION, view_in_words
 
+MOST_ANNOTATORS = 20  # in a sentence
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
 
 
@@ -31,6 +32,24 @@ def few_labels_in_words(labels: np.ndarray, names: Sequence[str]) -> str:
         if few:
             parts.append(f"{what} for {len(few):,} of the {len(names):,} classes ({some(few)})")
     return f"Labels: {'; '.join(parts)}." if parts else ""
+
+
+def annotators_in_words(
+    annotators: Mapping[str, Mapping[str, Any]] | None, agreement: float | None, with_names: bool = True
+) -> list[str]:
+    """What several annotators agree on, and how accurate each is, the one with most labels first."""
+    if not annotators:
+        return []
+    agree = f"where two label an image, they agree in {agreement:.0%}" if agreement is not None else "no image has two"
+    lines = [f"Labels of {len(annotators):,} annotators: {agree}."]
+    shown = sorted(annotators.items(), key=lambda item: (-item[1]["labels"], item[0]))
+    parts = []
+    for name, line in shown[:MOST_ANNOTATORS]:
+        of = f"{name!r} " if with_names else ""
+        right, ends = f"{line['accuracy']:.0%}", "{:.0%} to {:.0%}".format(*line["interval"])
+        parts.append(f"{of}{right} ({ends}) of {line['labels']:,}")
+    more = f", and {len(shown) - MOST_ANNOTATORS:,} more" if len(shown) > MOST_ANNOTATORS else ""
+    return [*lines, f"Estimated share of right labels of each: {', '.join(parts)}{more}."]
 
 
 # --- Estimates of a label model --------------------------------------------------------------------------------------

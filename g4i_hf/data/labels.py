@@ -1,6 +1,6 @@
 """
 Labels that a person gave or confirmed: `labels.jsonl`, a line an answer. The last line of an image counts, and
-overrides the label that the data have.
+overrides the label that the data have. Of several annotators the last line of each is a vote.
 """
 
 import functools
@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,31 +30,73 @@ logger = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.jsonl"
 GOLD, NONE, MANUAL = "gold", "none", "manual"
+DISAGREEMENTS = "disagreements"
 OF_NO_CLASS = "of_no_class"  # the split of training images that a person took out
-PICKED = ("wrong", "next")  # by what the label model says: no random sample, so they judge nothing
+PICKED = ("wrong", "next", DISAGREEMENTS)  # by what the label model says: no random sample, so they judge nothing
 PICKS = (*PICKED, GOLD, NONE, MANUAL)
+PERSON = "person"  # the annotator of a line that names nobody
 
 
 def line_of(
-    name: str, by_name: str, digest: str | None, pick: str, label: str | None, none: bool = False, is_new: bool = False
+    name: str,
+    by_name: str,
+    digest: str | None,
+    pick: str,
+    label: str | None,
+    none: bool = False,
+    is_new: bool = False,
+    by: str = PERSON,
 ) -> str:
-    """A line; without a label and `none`, it undoes earlier ones. `by_name`: `file_name` or `image_id`."""
+    """
+    A line; without a label and `none`, it undoes earlier ones of this annotator. `by_name`: `file_name` or `image_id`.
+    """
     line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
     line |= {"new_class": True} if is_new else {}
-    line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": "person"}
+    line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def read_answers(file: Path) -> dict[str, dict[str, Any]]:
-    """By name, the last line of each image, with its number; not what was undone. ValueError for another line."""
-    answers: dict[str, dict[str, Any]] = {}
+    """
+    By name, the answer to each image, with the number of its line. If the file has several annotators, it also has
+    their `votes`. ValueError for another line.
+    """
+    return answers_of(read_people(file))
+
+
+def answers_of(people: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """By name, of the answers by annotator: the only one, or what most of them say; `tie` where no label has most."""
+    if len({by for lines in people.values() for by in lines}) < 2:
+        return {name: line for name, lines in people.items() for line in lines.values()}
+    return {name: _of_all(list(lines.values())) for name, lines in people.items()}
+
+
+def _of_all(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Gold answers are final; the last one counts. A line on another version of the image has no vote."""
+    digest = next((line["digest"] for line in reversed(lines) if line.get("digest")), None)
+    lines = [line for line in lines if line.get("digest") in (None, digest)]
+    votes = {line["by"]: line["label"] for line in lines if line.get("label") is not None}
+    if gold := [line for line in lines if line["pick"] == GOLD]:
+        return gold[-1] | {"votes": votes}
+    (most, number), *others = Counter(line.get("label") for line in lines).most_common(2)
+    if others and others[0][1] == number:
+        return lines[-1] | {"votes": votes, "label": None, "none": False, "tie": True}
+    return [line for line in lines if line.get("label") == most][-1] | {"votes": votes}
+
+
+def read_people(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """
+    By name of the image and annotator, the last line of each, with its number, the latest at the end; not what was
+    undone. ValueError for another line.
+    """
+    people: dict[str, dict[str, dict[str, Any]]] = {}
     for number, text in enumerate(_whole_lines(file), 1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
             name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
-            texts = (name, label or "", line.get("digest") or "")
+            texts = (name, label or "", line.get("digest") or "", line.get("by") or "")
             is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
         except (AttributeError, ValueError, RecursionError):
             is_known = False
@@ -62,8 +105,14 @@ def read_answers(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(line.get("none"), bool | None):
             what = f'{file}, line {number}: "none" is {brief(line["none"])}'
             raise ValueError(f"{what}. Write true without quotes for an image of no class, or remove it.")
-        answers[name] = line | {"line": number, "pick": pick or MANUAL}
-    return {name: line for name, line in answers.items() if line.get("label") is not None or line.get("none")}
+        by = line.get("by") or PERSON
+        people.setdefault(name, {}).pop(by, None)
+        people[name][by] = line | {"line": number, "pick": pick or MANUAL, "by": by}
+    answered = {
+        name: {by: line for by, line in lines.items() if line.get("label") is not None or line.get("none")}
+        for name, lines in people.items()
+    }
+    return {name: lines for name, lines in answered.items() if lines}
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -164,10 +213,11 @@ def with_labels_of(
     splits: DatasetDict, file: Path, root: Path | None
 ) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
     """As [`with_answers`], but with every row, null for images of no class; and the answers by split and row."""
-    answers = read_answers(file)
+    people = read_people(file)
+    answers = answers_of(people)
     if not answers:
         return splits, {}
-    splits, classes = _with_classes_of(splits, answers, file)
+    splits, classes = _with_classes_of(splits, [line for lines in people.values() for line in lines.values()], file)
     names = {name: file_names(split, root) for name, split in splits.items()}
     rows = {name: _rows_of(split, names[name], answers) for name, split in splits.items()}
     matched = {names[name][row] for name in splits for row in rows[name]}
@@ -200,19 +250,21 @@ def _left_out_in_words(others: Sequence[str], names: Iterable[str]) -> str:
 
 
 def _with_classes_of(
-    splits: DatasetDict, answers: Mapping[str, dict[str, Any]], file: Path
+    splits: DatasetDict, lines: Sequence[Mapping[str, Any]], file: Path
 ) -> tuple[DatasetDict, list[str]]:
     """The splits with the classes of the data and new ones, and their names. Raises ValueError for any other label."""
-    splits, id2label = class_names(splits)
+    has_labels = any(columns.LABEL in split.column_names for split in splits.values())
+    has_new = any(line.get("new_class") is True for line in lines)
+    splits, id2label = class_names(splits) if has_labels or not has_new else (splits, {})
     known = {same_form(name): name for name in id2label.values()}
-    for line in answers.values():
+    for line in lines:
         if line.get("label") is not None and line.get("new_class") is True:
             is_known = same_form(line["label"]) in known
             if not is_known and (other := in_another_case(line["label"], known)) is not None:
                 what = f"{file}, line {line['line']}: the classes {line['label']!r} and {other!r} differ in case only"
                 raise ValueError(f"{what}. Write {other!r}; or, if they are two, name both with --class_names_file.")
             known.setdefault(same_form(line["label"]), line["label"])
-    for line in answers.values():
+    for line in lines:
         if line.get("label") is not None and same_form(line["label"]) not in known:
             raise ValueError(
                 f"{file}, line {line['line']}: {line['label']!r} is none of the {len(known):,} classes."
@@ -253,18 +305,26 @@ def _answered(split: Dataset, answers: Mapping[int, dict[str, Any]], names: list
     """The split with these answers by row, and what they change, in words."""
     before, index = labels_of(split), {same_form(name): label for label, name in enumerate(names)}
     labels, reviews = before.copy(), [None] * len(split)
+    votes: list[str | None] = [None] * len(split)
     for row, answer in answers.items():
-        labels[row] = index[same_form(answer["label"])] if not answer.get("none") else -1
+        labels[row] = index[same_form(answer["label"])] if answer.get("label") is not None else -1
         reviews[row] = answer["pick"]
+        if answer.get("votes"):
+            votes[row] = json.dumps(answer["votes"], ensure_ascii=False)
     rows = np.array(list(answers))
     has_class, had_one, same = labels[rows] >= 0, before[rows] >= 0, labels[rows] == before[rows]
     kinds = {"new": ~had_one, "changed": had_one & ~same, "confirmed": had_one & same}
     parts = [f"{number:,} {kind}" for kind, of_kind in kinds.items() if (number := int((has_class & of_kind).sum()))]
-    if not has_class.all():
-        parts.append(f"{(~has_class).sum():,} of no class")
+    ties = sum(bool(answer.get("tie")) for answer in answers.values())
+    if (of_no_class := int((~has_class).sum()) - ties) > 0:
+        parts.append(f"{of_no_class:,} of no class")
+    if ties:
+        parts.append(f"{ties:,} without a label, as annotators disagree")
     if columns.LABEL not in split.column_names:
         split = split.add_column(columns.LABEL, [None] * len(split), feature=ClassLabel(names=names))
-    return with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string")), ", ".join(parts)
+    split = with_labels(split, labels).add_column(columns.REVIEW, reviews, feature=Value("string"))
+    split = split.add_column(columns.VOTES, votes, feature=Value("string")) if any(votes) else split
+    return split, ", ".join(parts)
 
 
 def _without_gold(training: Dataset) -> dict[str, Dataset]:
@@ -282,5 +342,29 @@ def _without_gold(training: Dataset) -> dict[str, Dataset]:
 def reviews_of(split: Dataset) -> np.ndarray:
     """(rows,) how a reviewed image was picked, "" for others."""
     if columns.REVIEW not in split.column_names:
-        return np.full(len(split), "", dtype="<U6")
-    return np.array([review or "" for review in split[columns.REVIEW]], dtype="<U6")
+        return np.full(len(split), "", dtype="<U13")
+    return np.array([review or "" for review in split[columns.REVIEW]], dtype="<U13")
+
+
+def certain_reviews_of(split: Dataset) -> np.ndarray:
+    """[`reviews_of`] labels that count as right: "" also for votes of several annotators, unless they are gold."""
+    reviews = reviews_of(split)
+    is_vote = (
+        np.array([bool(votes) for votes in split[columns.VOTES]]) if columns.VOTES in split.column_names else False
+    )
+    return np.where(is_vote & (reviews != GOLD), "", reviews)
+
+
+def votes_of(split: Dataset, id2label: Mapping[int, str]) -> tuple[list[str], np.ndarray]:
+    """The annotators, and (rows, annotators) the label of each, -1 without one; none unless there are several."""
+    if columns.VOTES not in split.column_names:
+        return [], np.zeros((len(split), 0), dtype=np.int64)
+    of_rows = [json.loads(votes or "{}") for votes in split[columns.VOTES]]
+    names = sorted({by for votes in of_rows for by in votes})
+    place = {by: number for number, by in enumerate(names)}
+    index = {same_form(name): label for label, name in id2label.items()}
+    votes = np.full((len(split), len(names)), -1)
+    for row, by_name in enumerate(of_rows):
+        for by, label in by_name.items():
+            votes[row, place[by]] = index[same_form(label)]
+    return names, votes

@@ -34,6 +34,7 @@ COMPARED = {
     columns.TEXT_EMBEDS: "text embeddings",
     columns.SOFT_LABELS: "soft labels",
     columns.REVIEW: "reviews",
+    columns.VOTES: "votes of annotators",
     columns.GROUP: "groups",
 }
 IMAGES_AT_ONCE, THREADS, MANY = 64, 8, 10_000

@@ -38,7 +38,7 @@ from ..processes import on_main_process
 from ..training.run_folder import locked
 from ..views.kinds import CAPTION, taught_by
 from ..views.making import named_views
-from ..words import labels_summary
+from ..words import annotators_in_words, labels_summary
 from . import words
 from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_layers
 from .decide import decide
@@ -270,11 +270,12 @@ class Fit:
         if self.all_layers and self.all_layers.kept:
             logits[ALL_LAYERS] = self.all_layers.logits
         self.decisions = {name: decisions_of(judge, name, each) for name, each in logits.items()}
+        people = annotators_in_words(result.annotators, result.annotator_agreement, with_names=False)  # it is public
         for name in logits:
             of_name: dict[str, Any] = {
                 "decisions": [decision.as_result() for decision in self.decisions[name][1]],
                 "judgement": words.sentence_for_card(result, name),
-                "labels_summary": labels_summary(result.images, result.labels),
+                "labels_summary": " ".join([labels_summary(result.images, result.labels), *people]),
             }
             learned = self.all_layers.classifier if name == ALL_LAYERS else name
             of_name |= {"taught_by": taught_by(result.views)} if learned == WITH_VIEWS else {}

@@ -14,14 +14,15 @@ from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
 from ..data.groups import with_groups
-from ..data.labels import GOLD, OF_NO_CLASS, PICKED, reviews_of
+from ..data.labels import GOLD, OF_NO_CLASS, PICKED, certain_reviews_of, reviews_of, votes_of
 from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images, order_of
 from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import LabelModel, View
-from ..label_model.views import check_shapes
+from ..label_model.annotators import Annotators, judge_annotators
+from ..label_model.views import ALONE, check_shapes
 from ..linear import one_hot
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
@@ -270,15 +271,17 @@ class FitImages:
         all of them can judge in turn.
         """
         labels, reviews = labels_of(self.training), reviews_of(self.training)
+        certain, (annotators, votes) = certain_reviews_of(self.training), votes_of(self.training, self.id2label)
         digests, _ = order_of(self.training, by_pixels=self.in_memory is not None)
         groups, images = self.scenes.numbers["train"], self.scenes.contents["train"]
         holds_out = trains_all_layers or takes_long(len(labels) * len(self.id2label), self.features)
         holdout = rows_to_hold_out(labels, groups) if holds_out and not has_judge else np.arange(0)
         views, is_holdout = self.known_views(), np.isin(np.arange(len(labels)), holdout)
         model = LabelModel(len(self.id2label), self.args.seed).fit(
-            views, labels, ids=digests, groups=groups, reviewed=reviews != "", kept=is_holdout
+            views, labels, ids=digests, groups=groups, reviewed=certain != "", kept=is_holdout
         )
-        return Evidence(labels, views, model, groups, reviews, holdout, images)
+        reviews = np.where(np.isin(reviews, PICKED), reviews, certain)  # those judge nothing
+        return Evidence(labels, views, model, groups, reviews, holdout, images, annotators, votes)
 
     def build(self) -> BuiltStudent:
         """A new student, with the weights that it started from."""
@@ -309,6 +312,8 @@ class Evidence:
     reviews: np.ndarray | None = None  # (N,) how an image with a reviewed label was selected, "" for others
     holdout: np.ndarray | None = None  # unlabelled rows, of these classes, that judge what is learned from the others
     images: np.ndarray | None = None  # (N,) numbers, the same for equal images; None: as `groups`
+    annotators: Sequence[str] = ()  # A names, where there are several
+    votes: np.ndarray | None = None  # (N, A) class indices, negative without one; `labels` are the majority
 
     def __post_init__(self):
         if self.reviews is None:
@@ -316,6 +321,17 @@ class Evidence:
         if self.images is None:
             self.images = self.groups
         self.holdout = np.arange(0) if self.holdout is None else self._of_these_classes(self.holdout)
+        self.judged_annotators = self._judge_annotators() if self.annotators else None
+
+    def _judge_annotators(self) -> Annotators:
+        """A row with votes teaches what these and the views say of it, in place of the majority and the views."""
+        assert self.votes is not None
+        rows = np.flatnonzero((self.votes >= 0).any(1) & (self.reviews != GOLD))
+        known = self.model.probabilities_[rows].astype(np.float64)
+        known[self.model.folds_[rows] == ALONE] = 1 / self.num_labels  # which are the label itself
+        judged = judge_annotators(self.votes[rows], known)
+        self.model.posterior_[rows] = judged.posterior
+        return judged
 
     def _of_these_classes(self, rows: np.ndarray) -> np.ndarray:
         """Those of groups that mostly are. A group stays whole, as its other rows would be trained on."""
@@ -338,6 +354,8 @@ class Evidence:
         """Of the label model, for `all_results.json`."""
         estimates = estimates_of(self.model)
         named = {name: {"class_names": view.class_values is not None} for name, view in self.views.items()}
+        if (judged := self.judged_annotators) is not None:
+            estimates |= {"annotators": judged.by_name(self.annotators), "annotator_agreement": judged.agreement}
         return estimates | {"views": {name: line | named[name] for name, line in estimates["views"].items()}}
 
     def pool_shares(self, classes: Sequence[str]) -> dict[str, dict[str, Any]] | None:

@@ -54,6 +54,9 @@ class FitResult:
     difference_interval_on_these_images: Interval = None
     label_noise_estimate: float | None = None  # share of wrong labels
     label_noise_interval: Interval = None
+    # By name of each of several annotators: `labels`, the estimated `accuracy` of them and its `interval`
+    annotators: dict[str, dict[str, Any]] | None = None
+    annotator_agreement: float | None = None  # share of pairs of labels of one image that agree; None without pairs
     none_of_these_interval: Interval = None  # share of the unlabelled images that belong to no class
     # By class, its `share` of the unlabelled images with an `interval`, and its share `of_labels`. None where no label
     # can be held out, or all images have one

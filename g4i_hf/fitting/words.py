@@ -13,7 +13,7 @@ from ..files import some
 from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, LABELS_ONLY, WITH_VIEWS
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..views.kinds import taught_by
-from ..words import left_out_in_words, listed, none_in_words
+from ..words import annotators_in_words, left_out_in_words, listed, none_in_words
 from .decide import ASKED, EXPECTED, NOT_CLEARLY_WORSE, VIEWS_HURT, decide
 from .evidence import VALIDATION
 from .folder import read_config
@@ -44,6 +44,7 @@ def judgement_lines(result: FitResult) -> list[str]:
     more = [
         *_groups_in_words(result),
         *_class_mix_in_words(result),
+        *annotators_in_words(result.annotators, result.annotator_agreement),
         *left_out_in_words(result.views),
         *none_in_words(result.none_of_these_interval),
     ]

@@ -23,11 +23,11 @@ from .evaluation import (
     SearchArguments,
 )
 from .fields import OWN_MODULE, OptionError, about_of, choices_of, is_secret, names_of, option
+from .labelling import LabelArguments
 from .training import (
     OF_TRAINER,
     AugmentationArguments,
     FitArguments,
-    LabelArguments,
     RunArguments,
     StudentArguments,
     SupervisionOptions,

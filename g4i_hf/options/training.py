@@ -92,26 +92,6 @@ class FitArguments:
             raise ValueError("captioner_model is the name of a model on a server: give its address with captioner.")
 
 
-@dataclass
-class LabelArguments(Checked):
-    """Label"""
-
-    output_dir: str | None = option(None, "Folder of g4i fit, for embeddings and features; runs/NAME by default.")
-    views: list[str] | None = option(None, "Views to use, as in g4i fit.")
-    pick: Literal["wrong", "next", "gold", "none"] = option(
-        "next",
-        "wrong (labels that look wrong), next (images most useful to label), gold (a random sample, to measure "
-        "accuracy), or none (images of no class).",
-    )
-    n: Count = option(100, "Number of images; for gold, the size of the whole sample.")
-    list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
-    no_browser: bool = option(False, "Print the address of the page without opening a browser.")
-    text_encoder: str = option(DEFAULT_TEXT_ENCODER, "Hub id or folder of the text encoder.")
-    student: str | None = option(None, "Pretrained timm or transformers model; a small EfficientNet by default.")
-    image_size: Count | None = option(None, "Image size of its features, as in g4i fit.")
-    on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
-
-
 def is_address(captioner: str) -> bool:
     return captioner.startswith(("http://", "https://"))
 

@@ -12,7 +12,7 @@ from datasets import Dataset, List, Value
 
 from .. import columns, priors
 from ..data.checks import labelled_rows, labels_of, with_labels
-from ..data.labels import reviews_of
+from ..data.labels import certain_reviews_of
 from ..data.texts import Texts, column_of, mean_embeds
 from ..label_model import LabelModel, View
 from ..label_model.none_of_these import weights_of_unlabelled
@@ -157,7 +157,7 @@ def _learned(
     has the probabilities of the true class, times the weight of the row, which is small where no class explains it.
     """
     labels, has_view = labels_of(training), rows_with_a_view(views)
-    model.fit(views, np.where(has_view, labels, -1), reviewed=reviews_of(training) != "")
+    model.fit(views, np.where(has_view, labels, -1), reviewed=certain_reviews_of(training) != "")
     plan = plan_for(model, labels[has_view])
     facts = {"supervision": "auto", "relabels": plan.relabels} | estimates_of(model)
     unlabelled, labelled = has_view & (labels < 0), np.flatnonzero(labels >= 0)

@@ -16,7 +16,7 @@ from ..data.census import Census
 from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, labels_of, sampled
 from ..data.classes import class_names
 from ..data.images import image_paths
-from ..data.labels import reviews_of
+from ..data.labels import certain_reviews_of
 from ..data.loading import images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
@@ -164,7 +164,7 @@ def check_labels(
             *of_scenes,
             f"No image of the split {args.split!r} has a label, and no view is compared with class names.",
         ]
-    reviewed = reviews_of(split) != ""
+    reviewed = certain_reviews_of(split) != ""
     model = LabelModel(len(id2label), 0).fit(
         views, labels, ids=digests, groups=scenes.numbers[args.split], reviewed=reviewed
     )

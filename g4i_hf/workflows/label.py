@@ -20,7 +20,7 @@ from .. import columns
 from ..data.checks import labels_of
 from ..data.classes import in_another_case, same_form
 from ..data.images import UndecodableImage, clean_jpeg
-from ..data.labels import GOLD, NONE, file_names, line_of, read_answers, reviews_of
+from ..data.labels import DISAGREEMENTS, GOLD, NONE, file_names, line_of, read_people, reviews_of, votes_of
 from ..data.loading import images_root, labels_file_of
 from ..data.record import order_of
 from ..data.texts import visible_texts
@@ -77,12 +77,28 @@ class Labelling:
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
         self.groups, self.most_gold = images.scenes.numbers["train"], images.scenes.most_gold()
         self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
+        self.votes = votes_of(self.images, images.id2label)[1]
+        self._take_own()
         self.gold = len(images.splits.get(GOLD, ()))
         self.begin()
 
+    def _take_own(self) -> None:
+        """Where others answered too, the answers of this person alone are those that can be undone."""
+        people = read_people(self.file)
+        if all(by == self.args.by for lines in people.values() for by in lines):
+            return
+        index = {same_form(name): label for label, name in enumerate(self.classes)}
+        for row, name in enumerate(self.names):
+            own = people.get(name, {}).get(self.args.by, {})
+            is_own = bool(own) and own.get("digest") in (None, self.digests[row])
+            self.before[row] = own["pick"] if is_own else ""
+            if is_own:
+                self.given[row] = -1 if own.get("none") else index[same_form(own["label"])]
+
     def begin(self) -> None:
         self.labels, self.reviews = self.given.copy(), self.before.copy()
-        self.new = {line["label"] for line in read_answers(self.file).values() if line.get("new_class") is True}
+        lines = [line for lines in read_people(self.file).values() for line in lines.values()]
+        self.new = {line["label"] for line in lines if line.get("new_class") is True}
         self.shown = np.zeros(len(self.labels), dtype=bool)
         self.left = self.args.n - (self.gold if self.args.pick == GOLD else 0)
         self.learn()
@@ -116,6 +132,7 @@ class Labelling:
             "next": "Every image has a label, or seems to belong to no class: --pick none shows those.",
             GOLD: f"{self.args.n - self.left:,} gold images are answered. {more}",
             NONE: "Every image was reviewed.",
+            DISAGREEMENTS: "No image has different labels of two annotators, or you answered all of them (--by).",
         }[self.args.pick]
 
     # --- Which images ------------------------------------------------------------------------------------------------
@@ -129,6 +146,11 @@ class Labelling:
         elif pick == "wrong":
             picked = pick_wrong(self.probabilities, self.labels, self.contents, rows_with_a_view(self.views))
             picked = picked[is_open[picked]]
+        elif pick == DISAGREEMENTS:
+            highest = np.where(self.votes >= 0, self.votes, -1).max(1, initial=-1)
+            differ = ((self.votes >= 0) & (self.votes != highest[:, None])).any(1)
+            rows = np.flatnonzero(is_open & differ)
+            picked = rows[np.argsort(self.probabilities[rows].max(1), kind="stable")]
         elif pick == NONE:
             rows = np.flatnonzero(is_open)
             picked = rows[pick_none(self.none[rows], self.explained[rows], self.labels[rows])]
@@ -207,7 +229,7 @@ class Labelling:
             label, pick = int(self.given[row]), str(self.before[row])
         text = None if label is None else self.classes[label]
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
-        line = line_of(self.names[row], by_name, self.digests[row], pick, text, none, is_new=text in self.new)
+        line = line_of(self.names[row], by_name, self.digests[row], pick, text, none, text in self.new, self.args.by)
         try:
             append(line)
         except OSError as error:

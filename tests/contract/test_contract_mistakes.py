@@ -95,6 +95,17 @@ MISTAKES = {
     # --- labels.jsonl
     "text for none": ("check", {"dataset_name": "{quoted}"}, ("labels.jsonl, line 2", "'false'", "without quotes")),
     "new class in another case": ("check", {"dataset_name": "{cased}"}, ("line 2", "'Eagle'", "'eagle'", "case only")),
+    "labels from nowhere": (
+        "label",
+        {"dataset_name": "{bare}", "import": "{gone}"},
+        ("import_file is '{gone}'", "no such file"),
+    ),
+    "labels in and out": ("label", {"import": "a.csv", "export": "b.csv"}, ("one at a time",)),
+    "one column": ("label", {"import": "a.csv", "columns": "image"}, ("FILE_NAME LABEL",)),
+    "columns of no file": ("label", {"columns": ["image", "label"]}, ("--import",)),
+    "labels in an unknown format": ("label", {"export": "labels.json"}, ("cvat or fiftyone with --format",)),
+    "format of no file": ("label", {"format": "cvat"}, ("format is about a file to write", "--export")),
+    "labels of nobody": ("label", {"by": " "}, ("by is empty",)),
     "answers into a folder": ("label", {"dataset_name": "{bare}", "labels_file": "{texts}"}, ("--labels_file",)),
     # --- Folders
     "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
