@@ -54,7 +54,7 @@ LOOKS = 3, 10  # how often the judge looks, at least and at most
 SHARE_OF_LOOKS = 0.1  # of the time
 FORWARD = 1 / 3  # time of an image that is only judged, relative to one that is trained on
 FEW_IMAGES = 4  # of a step that is timed only to say how long all layers would take
-ALIGNMENT: dict[str, Any] = {"align_weight": 0.0}  # with captions; with more, fewer answers are right (all_layers.json)
+ALIGNMENT: dict[str, Any] = {"align_weight": 0.0}  # with captions: more of it did not help (results/all_layers.json)
 BEST, LOOKS_FILE = "best.safetensors", "looks.npz"  # in the run, until the result is written
 
 
