@@ -78,7 +78,7 @@ def run_script(name: str) -> None:
 def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
     """`launcher`: options of `accelerate launch`; None in a process that must not launch others."""
     command, options = COMMANDS[name], ()
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file on Windows has no arrow, nor most of Unicode
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
