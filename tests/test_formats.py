@@ -96,6 +96,42 @@ def test_files_are_judged_on_the_images_that_judge_the_run(tmp_path):
     assert len(sessions(release)[0].get_outputs()) == 2
 
 
+def with_pictures(folder: Path) -> dict:
+    names = [f"train/{label}/{number}.png" for label in ID2LABEL.values() for number in "abcd"]
+    return {"dataset_name": str(make.folder(folder / "pictures", names)), "group_by": "none"}
+
+
+def test_int8_is_offered_where_it_answers_as_pytorch(tmp_path):
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), **with_pictures(tmp_path))
+    release = release_student(run, tmp_path / "student", aligned=False, formats=["onnx-int8"])
+    pytorch, int8 = json.loads((release / "formats.json").read_text())
+    assert (int8["format"], int8["agreement"], int8["judged_on"]) == ("onnx-int8", 1.0, "train")
+    import onnx
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(release / "onnx" / "model_int8.onnx")
+    logits, _ = session.run(None, {"images": np.stack([np.asarray(make.noise(seed, 48)) for seed in range(3)])})
+    assert logits.shape == (3, 5) and "class_names" in session.get_modelmeta().custom_metadata_map
+    weights = onnx.load(release / "onnx" / "model_int8.onnx").graph.initializer
+    assert onnx.TensorProto.INT8 in {each.data_type for each in weights}
+
+
+def test_int8_is_refused_with_what_it_would_have(tmp_path):
+    """A network of random weights sees little difference between its classes."""
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-efficientnet")), **with_pictures(tmp_path))
+    with pytest.raises(
+        ValueError, match="would have PyTorch's class for [89].* of the images of 'train' .* takes 98%"
+    ):
+        release_student(run, tmp_path / "student", aligned=False, formats=["onnx", "onnx-int8"])
+    assert not (tmp_path / "student").exists()
+
+
+def test_int8_needs_images(tmp_path):
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")))
+    with pytest.raises(ValueError, match="onnx-int8 needs the images of the run. Leave it out"):
+        release_student(run, tmp_path / "student", aligned=False, formats=["onnx-int8"])
+
+
 def broken(model):
     """A graph that gives the logits of other classes."""
     import onnx_ir

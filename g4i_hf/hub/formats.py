@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,26 @@ from ..data.loading import load_reviewed
 from ..evaluation.comparison import markdown_table
 from ..evaluation.estimate import judged_by_labels
 from ..modeling.processing import EvalTransform
-from ..names import run_of
+from ..names import USUAL_PRECISION, run_of
 from ..options import DataArguments, EvaluateArguments
-from ..options.evaluation import ONNX, ONNX_FP16
+from ..options.evaluation import ONNX, ONNX_FP16, ONNX_INT8
 from ..output import progress_bar
 from ..words import ends_in_words
+from .int8 import save_in_int8
 from .onnx import Pixels, graph_of, name_of, require_onnx, save, with_half_weights
 
 logger = logging.getLogger(__name__)
 
-FILES = {ONNX: "onnx/model.onnx", ONNX_FP16: "onnx/model_fp16.onnx"}
+FILES = {ONNX: "onnx/model.onnx", ONNX_FP16: "onnx/model_fp16.onnx", ONNX_INT8: "onnx/model_int8.onnx"}
 FORMATS_FILE = "formats.json"
 PYTORCH = "pytorch"
 BATCHES = (1, 2, 3, 8)  # of random images
-TOLERANCE = {ONNX: 1e-4, ONNX_FP16: 2e-2}  # of their logits, relative to the largest, or to 1 if that is smaller
-LEAST_AGREEMENT = 0.995  # of the answers on images that judge
-MOST_IMAGES, AT_ONCE = 1000, 32
+# Of their logits, relative to the largest, or to 1 if that is smaller
+TOLERANCE = {ONNX: 1e-4, ONNX_FP16: 2e-2, ONNX_INT8: math.inf}
+LEAST_AGREEMENT = 0.995  # of the classes of images that judge
+# In int8, of the classes of those that PyTorch answers, and of the accuracy on all
+LEAST_AGREEMENT_INT8, MOST_LOST = 0.98, 0.015
+MOST_IMAGES, CALIBRATING, AT_ONCE = 1000, 128, 32
 SECONDS = 1.0  # of the timing
 
 
@@ -95,24 +100,32 @@ def write_formats(
     graph, sessions = graph_of(student, pixels, thresholds, classes), {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    splits, train_split = _splits(run, classes)
     for name in dict.fromkeys(names):
-        save(graph if name == ONNX else with_half_weights(graph), folder / FILES[name])
-        sessions[name] = onnxruntime.InferenceSession(folder / FILES[name], options, ["CPUExecutionProvider"])
+        file = folder / FILES[name]
+        if name == ONNX_INT8:
+            if not splits:
+                raise ValueError(f"{name} needs the images of the run. Leave it out of --formats.")
+            file.parent.mkdir(exist_ok=True)
+            training = Images(train_split, _chosen(splits[train_split], train_split, slice(-CALIBRATING, None)), None)
+            save_in_int8(graph, map(pixels.images, _batches(training, processor, "Calibrating int8")), file)
+        else:
+            save(graph if name == ONNX else with_half_weights(graph), file)
+        sessions[name] = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
         try:
             _compare(student, pixels, sessions[name], TOLERANCE[name])
         except ValueError as error:
             raise ValueError(f"{name_of(student)}: {FILES[name]} {error} Leave {name} out of --formats.") from error
-    judged = _judged(student, processor, pixels, sessions, images_that_judge(run, classes), folder)
+    images = images_that_judge(splits, train_split) if splits else None
+    least = thresholds.get(f"{USUAL_PRECISION:g}", {}).get("threshold", 0.0)
+    judged = _judged(student, processor, pixels, sessions, images, folder, least)
     text = json.dumps([asdict(each) for each in judged], indent=2)
     (folder / FORMATS_FILE).write_text(text + "\n", encoding="utf-8")
     return judged
 
 
-def images_that_judge(run: str | Path, classes: list[str]) -> Images | None:
-    """
-    Of the data of a run: gold images, or the labelled ones of the evaluation split. Otherwise training images, whose
-    labels may be wrong. None, with a warning, if the data cannot be opened.
-    """
+def _splits(run: str | Path, classes: list[str]) -> tuple[Mapping[str, Dataset], str]:
+    """The data of a run, and the name of the training split. Empty, with a warning, if the data cannot be opened."""
     try:
         args, data = build_options((EvaluateArguments, DataArguments), {"run": str(run_of(run))})
         splits, id2label = class_names(load_reviewed(data))
@@ -121,16 +134,21 @@ def images_that_judge(run: str | Path, classes: list[str]) -> Images | None:
     except (OSError, ValueError) as error:
         message = "The images of %s cannot be opened, so its files are compared on random pixels alone: %s"
         logger.warning(message, run, error)
-        return None
+        return {}, ""
+    return splits, args.train_split
+
+
+def images_that_judge(splits: Mapping[str, Dataset], train_split: str) -> Images:
+    """Gold images, or the labelled ones of `validation`. Otherwise training images, whose labels may be wrong."""
     for name in (GOLD, "validation"):
         if name in splits and (rows := np.flatnonzero(labels_of(splits[name]) >= 0)).size:
-            chosen = _chosen(splits[name].select(rows), name)
+            chosen = _chosen(splits[name].select(rows), name, slice(MOST_IMAGES))
             return Images(name, chosen, labels_of(chosen))
-    return Images(args.train_split, _chosen(splits[args.train_split], args.train_split), None)
+    return Images(train_split, _chosen(splits[train_split], train_split, slice(MOST_IMAGES)), None)
 
 
-def _chosen(split: Dataset, name: str) -> Dataset:
-    rows = np.sort(np.random.default_rng(0).permutation(len(split))[:MOST_IMAGES])
+def _chosen(split: Dataset, name: str, of_shuffled: slice) -> Dataset:
+    rows = np.sort(np.random.default_rng(0).permutation(len(split))[of_shuffled])
     return readable_rows(split.select(rows), name)
 
 
@@ -160,11 +178,15 @@ def _judged(
     sessions: dict[str, Any],
     images: Images | None,
     folder: Path,
+    least: float,
 ) -> list[Format]:
-    """PyTorch first. Raises ValueError for a file whose answers differ."""
+    """PyTorch first, which answers from the probability `least`. Raises ValueError for a file whose classes differ."""
     classes: dict[str, list[np.ndarray]] = {name: [] for name in (PYTORCH, *sessions)}
-    for batch in _batches(images, processor):
-        classes[PYTORCH].append(student(pixel_values=batch).logits.argmax(-1).numpy())
+    sure = list[np.ndarray]()
+    for batch in _batches(images, processor, "Judging the files"):
+        best = student(pixel_values=batch).logits.softmax(-1).max(-1)
+        classes[PYTORCH].append(best.indices.numpy())
+        sure.append((best.values >= least).numpy())
         given = {"images": pixels.images(batch)}
         for name, session in sessions.items():
             classes[name].append(session.run(["logits"], given)[0].argmax(-1))
@@ -176,23 +198,25 @@ def _judged(
         each = Format(name, None, None, None, round(file.stat().st_size / 1e6, 2), milliseconds, None, 0)
         if images is not None:
             differs = predicted[name] != predicted[PYTORCH]
-            _check_agreement(name, differs, images.split)
             each.agreement, each.judged_on, each.images = 1 - float(differs.mean()), images.split, len(differs)
             if images.labels is not None:
                 judgement = judged_by_labels({name: predicted[name]}, images.labels, groups=images.groups)
                 each.accuracy, each.interval = judgement.accuracies[name].share, judgement.accuracies[name].interval
         judged.append(each)
+        if images is not None and name == ONNX_INT8:
+            answered = np.concatenate(sure)
+            _check_int8(each, judged[0], 1 - float(differs[answered if answered.any() else ...].mean()))
+        elif images is not None:
+            _check_agreement(name, differs, images.split)
     return judged
 
 
-def _batches(images: Images | None, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
+def _batches(images: Images | None, processor: BaseImageProcessor, doing: str) -> Iterator[torch.Tensor]:
     """`pixel_values` (n, 3, H, W)."""
     if images is None:
         return
     transform = EvalTransform(processor)
-    for start in progress_bar(
-        range(0, len(images.rows), AT_ONCE), unit="batch", desc="Judging the files", leave=False
-    ):
+    for start in progress_bar(range(0, len(images.rows), AT_ONCE), unit="batch", desc=doing, leave=False):
         stored = images.rows[start : start + AT_ONCE][columns.IMAGE]
         yield torch.stack([transform(to_rgb(open_image(image))) for image in stored])
 
@@ -203,6 +227,20 @@ def _check_agreement(name: str, differs: np.ndarray, split: str) -> None:
         raise ValueError(
             f"{FILES[name]} predicts other classes than PyTorch for {differs.sum():,} of {len(differs):,} images of "
             f"{split!r}; {LEAST_AGREEMENT:.1%} must be the same. Leave {name} out of --formats."
+        )
+
+
+def _check_int8(int8: Format, pytorch: Format, agreement: float) -> None:
+    """`agreement`: on the images that PyTorch answers."""
+    lost = 0.0 if int8.accuracy is None else pytorch.accuracy - int8.accuracy
+    if not (agreement >= LEAST_AGREEMENT_INT8 and lost <= MOST_LOST):
+        right = (
+            "" if int8.accuracy is None else f", and {int8.accuracy:.1%} accuracy in place of {pytorch.accuracy:.1%}"
+        )
+        raise ValueError(
+            f"{ONNX_INT8} would have PyTorch's class for {agreement:.1%} of the images of {int8.judged_on!r} that it "
+            f"answers{right}. It takes {LEAST_AGREEMENT_INT8:.0%}, and at most {100 * MOST_LOST:.1f} points less. "
+            f"Leave {ONNX_INT8} out of --formats."
         )
 
 

@@ -127,7 +127,7 @@ def _exported(student: PreTrainedModel, image_size: int) -> Any:
 
     pixels = torch.zeros(TRACED, 3, image_size, image_size)
     shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=2**16)}}
-    with _quiet():
+    with quiet():
         exported = OnnxExporter().export(
             student, {"pixel_values": pixels}, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes)
         )
@@ -144,7 +144,7 @@ def _exported(student: PreTrainedModel, image_size: int) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the output of the exporters, which log their steps, and warn of functions that no student has."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

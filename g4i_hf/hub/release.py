@@ -72,7 +72,8 @@ def release_student(
         weights: `"raw"`, or `"ema"` for their moving average.
         aligned: add the aligned model with the same weights in `aligned/`, and the record of the text encoder. Omitted
             for a run without alignment, whose projector is random.
-        formats: also write the classifier as `onnx` and `onnx-fp16`, see [`~g4i_hf.hub.formats.write_formats`].
+        formats: also write the classifier as `onnx`, `onnx-fp16` or `onnx-int8`, see
+            [`~g4i_hf.hub.formats.write_formats`].
 
     Returns:
         The folder of the student, with a card.

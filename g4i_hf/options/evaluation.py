@@ -101,7 +101,7 @@ class EvaluateArguments:
 # --- Release ---------------------------------------------------------------------------------------------------------
 
 
-ONNX, ONNX_FP16 = FORMATS = "onnx", "onnx-fp16"
+ONNX, ONNX_FP16, ONNX_INT8 = FORMATS = "onnx", "onnx-fp16", "onnx-int8"
 
 
 @dataclass
