@@ -22,6 +22,7 @@ THRESHOLDS = "decision_thresholds"  # in the config.json of a release
 NONE_FILE = "none_of_these.safetensors"  # beside its weights: which images show none of the classes
 USUAL_PRECISION = 0.95
 ANSWER, ASK, NONE = "answer", "ask", "none"
+FORMATS_FILE = "formats.json"  # in a release, how each of its files was judged, with its time on this machine
 EMA_FILE = "ema.safetensors"  # in a run with ema_decay, next to model.safetensors
 # Weights, settings, vocabularies, chat templates and custom code: all that the outputs of a model depend on
 DIGESTED_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".pt", ".pth", ".py", ".safetensors", ".txt"}
@@ -263,7 +264,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Digest of the names and contents of a model's files. Subfolders with a stage or a run are left out."""
+    """Digest of the names and contents of a model's files, without subfolders of a stage or a run, and timings."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
     outputs = {path.parent for name in ("stage.json", OPTIONS_FILE) for path in root.glob(f"*/**/{name}")}
@@ -271,7 +272,7 @@ def folder_digest(folder: str | Path) -> str:
         inside = path.relative_to(root)
         if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
             continue
-        if outputs & set(path.parents):
+        if outputs & set(path.parents) or path.name == FORMATS_FILE:
             continue
         digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:

@@ -25,7 +25,7 @@ from ..data.loading import load_reviewed
 from ..evaluation.comparison import markdown_table
 from ..evaluation.estimate import judged_by_labels
 from ..modeling.processing import EvalTransform
-from ..names import USUAL_PRECISION, run_of
+from ..names import FORMATS_FILE, USUAL_PRECISION, run_of
 from ..options import DataArguments, EvaluateArguments
 from ..options.evaluation import ONNX, ONNX_FP16, ONNX_INT8
 from ..output import progress_bar
@@ -36,7 +36,6 @@ from .onnx import Pixels, graph_of, name_of, require_onnx, save, with_half_weigh
 logger = logging.getLogger(__name__)
 
 FILES = {ONNX: "onnx/model.onnx", ONNX_FP16: "onnx/model_fp16.onnx", ONNX_INT8: "onnx/model_int8.onnx"}
-FORMATS_FILE = "formats.json"
 PYTORCH = "pytorch"
 BATCHES = (1, 2, 3, 8)  # of random images
 # Of their logits, relative to the largest, or to 1 if that is smaller
