@@ -280,8 +280,8 @@ class FitImages:
         model = LabelModel(len(self.id2label), self.args.seed).fit(
             views, labels, ids=digests, groups=groups, reviewed=certain != "", kept=is_holdout
         )
-        reviews = np.where(np.isin(reviews, PICKED), reviews, certain)  # those judge nothing
-        return Evidence(labels, views, model, groups, reviews, holdout, images, annotators, votes)
+        by = {"annotators": annotators, "votes": votes, "is_certain": certain != ""}
+        return Evidence(labels, views, model, groups, reviews, holdout, images, **by)
 
     def build(self) -> BuiltStudent:
         """A new student, with the weights that it started from."""
@@ -314,10 +314,13 @@ class Evidence:
     images: np.ndarray | None = None  # (N,) numbers, the same for equal images; None: as `groups`
     annotators: Sequence[str] = ()  # A names, where there are several
     votes: np.ndarray | None = None  # (N, A) class indices, negative without one; `labels` are the majority
+    is_certain: np.ndarray | None = None  # (N,) whether a label counts as right; None: where a person reviewed it
 
     def __post_init__(self):
         if self.reviews is None:
             self.reviews = np.full(len(self.labels), "")
+        if self.is_certain is None:
+            self.is_certain = self.reviews != ""
         if self.images is None:
             self.images = self.groups
         self.holdout = np.arange(0) if self.holdout is None else self._of_these_classes(self.holdout)
@@ -347,7 +350,7 @@ class Evidence:
     @property
     def unreviewed(self) -> np.ndarray:
         """(N,) labels that no person has reviewed, -1 for others."""
-        return np.where(self.reviews == "", self.labels, -1)
+        return np.where(self.is_certain, -1, self.labels)
 
     @property
     def estimates(self) -> dict[str, Any]:
@@ -384,7 +387,7 @@ class Evidence:
     def by_image(self) -> "Evidence":
         """With folds that divide groups: a row that is held out leaves other images of its scene to learn from."""
         model = LabelModel(self.num_labels, self.model.seed)
-        model.fit(self.views, self.labels, ids=self.images, groups=self.images, reviewed=self.reviews != "")
+        model.fit(self.views, self.labels, ids=self.images, groups=self.images, reviewed=self.is_certain)
         return replace(self, model=model, groups=self.images, holdout=None)
 
     def by_fold(self, rows: np.ndarray, fold: int) -> np.ndarray:
@@ -394,7 +397,7 @@ class Evidence:
         """
         model = self.model
         probabilities = model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
-        is_right = (self.labels[rows] >= 0) & ((self.reviews[rows] != "") | (model.calibration_.share == 0))
+        is_right = (self.labels[rows] >= 0) & (self.is_certain[rows] | (model.calibration_.share == 0))
         probabilities[is_right] = one_hot(self.labels[rows[is_right]], self.num_labels)
         return probabilities
 

@@ -119,7 +119,7 @@ def cross_validated(
     if not len(rows):
         return logits, None
     model, labels = evidence.model, evidence.labels
-    posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.reviews[rows] != ""
+    posterior, is_sure = model.posterior_[rows].astype(np.float32), evidence.is_certain[rows]
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
     of_rows = probabilities, posterior, labels[rows], is_sure
     held_out = model.calibration_.held_out(*of_rows, counts, model.probabilities_)

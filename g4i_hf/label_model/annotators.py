@@ -77,7 +77,7 @@ def judge_annotators(votes: np.ndarray, known: np.ndarray) -> Annotators:
         np.add.at(logits, rows, np.log(confusions)[who, :, given])
         before, posterior = posterior, np.exp(logits - logits.max(1, keepdims=True))
         posterior /= posterior.sum(1, keepdims=True)
-        if np.abs(posterior - before).max() < CONVERGED:
+        if np.abs(posterior - before).max(initial=0) < CONVERGED:
             break
     right, labels = posterior[rows, given], np.bincount(who, minlength=votes.shape[1])
     accuracies = np.bincount(who, right, minlength=len(labels)) / np.maximum(labels, 1)

@@ -256,7 +256,7 @@ class LabelModel:
             self._self_train(values, learners, rows, with_interval=True)
         self._estimate(values, rows)
         if know:
-            self.accuracy_ = None
+            self.accuracy_ = self.class_shares_ = None
             self.report_ = {
                 name: line | {"accuracy": None, "interval": None, "knows_labels": True}
                 for name, line in self.report_.items()

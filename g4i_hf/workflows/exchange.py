@@ -55,12 +55,15 @@ class Exchange:
         assert file is not None  # as there is a folder
         self.file = file
         self.names = [name for split in self.splits.values() for name in file_names(split, self.root)]
-        self.people, answers = read_people(self.file), read_answers(self.file)
+        self.people = read_people(self.file)
         self.classes, self.has_classes = _classes_of(self.splits)
         known = set(map(same_form, self.classes))
-        new = {line["label"] for line in answers.values() if line.get("new_class") is True}
+        lines = [line for of_image in self.people.values() for line in of_image.values()]
+        new = {line["label"] for line in lines if line.get("new_class") is True and line.get("label") is not None}
         self.new = {name for name in new if same_form(name) not in known}
         self.classes += sorted(self.new)
+        self.of_other_images = 0  # labels of a file whose digest is not that of the image
+        self.picks: dict[tuple[int, str], str] = {}  # of labels in a file, how the image was selected
         self.gold = {(row, by) for row, name in enumerate(self.names) for by in self._gold_of(name)}
 
     def _gold_of(self, name: str) -> list[str]:
@@ -102,6 +105,7 @@ class Exchange:
     ) -> dict[tuple[int, str], Answer]:
         """By row and annotator."""
         answers: dict[tuple[int, str], Answer] = {}
+        digests = self._digests({rows[each.name] for each in annotations if each.digest and rows[each.name] >= 0})
         where: dict[tuple[int, str], str] = {}
         unknown: dict[str, list[str]] = {}
         folded = Counter(same_form(name).casefold() for name in self.classes)
@@ -111,6 +115,9 @@ class Exchange:
             place = rows[each.name], each.by or self.args.by
             if each.label is None or place[0] < 0:
                 continue
+            if each.digest and each.digest != digests[place[0]]:
+                self.of_other_images += 1
+                continue
             form = same_form(each.label)
             label = index.get(form, index.get(form.casefold()))
             if label is None and form.casefold() != NONE_OF_THESE:
@@ -119,6 +126,7 @@ class Exchange:
             answer = label, label is None
             if each.pick == GOLD:
                 self.gold.add(place)
+            self.picks[place] = each.pick or MANUAL
             if answers.setdefault(place, answer) != answer:
                 what = f"has two labels of one annotator: {where[place]} and {each.where}"
                 faults(f"{self.names[place[0]]!r}", what, "Keep one, or name the annotators in a column by.")
@@ -148,6 +156,7 @@ class Exchange:
         yield f"{line} Not found: {len(lost):,}, the first is {lost[0]}." if lost else line
         without = sum(each.label is None for each in contents.annotations)
         left_out = ({"without a label": without} if without else {}) | contents.left_out
+        left_out |= {"of another image of that name": self.of_other_images} if self.of_other_images else {}
         if left_out:
             yield f"Left out: {', '.join(f'{number:,} {what}' for what, number in left_out.items())}."
         if contents.captions:
@@ -163,9 +172,11 @@ class Exchange:
             for (row, by), (label, none) in answers.items():
                 before = self.people.get(self.names[row], {}).get(by)
                 is_same = before is not None and (before.get("label"), bool(before.get("none"))) == (label, none)
+                is_same = is_same and before.get("digest") in (None, digests[row])  # else of an earlier image
                 counts["there" if is_same else "new" if before is None else "changed"] += 1
                 if not is_same:
-                    pick, name, digest = GOLD if (row, by) in self.gold else MANUAL, self.names[row], digests[row]
+                    pick = GOLD if (row, by) in self.gold else self.picks[row, by]
+                    name, digest = self.names[row], digests[row]
                     lines.append(line_of(name, by_name, digest, pick, label, none, label in self.new, by))
             append("".join(lines))
         parts = [f"{counts['new']:,} new", f"{counts['changed']:,} changed", f"{counts['there']:,} were there before"]
@@ -193,6 +204,8 @@ class Exchange:
     def write(self) -> None:
         """All images, with the labels that people gave, and suggestions for the others."""
         path, kind = Path(self.args.export_file or ""), self.args.format or ""
+        if path.exists():
+            raise FileExistsError(f"export_file is {str(path)!r}, which exists. Name another file, or remove it.")
         answers, suggestions = read_answers(self.file), self._suggestions()
         images = []
         for name in self.names:

@@ -227,6 +227,7 @@ class Labelling:
         pick: str = self.args.pick
         if undo and self.before[row]:
             label, pick = int(self.given[row]), str(self.before[row])
+            label, none = (None, True) if label < 0 else (label, False)  # the answer before was none of these
         text = None if label is None else self.classes[label]
         by_name = columns.IMAGE_ID if self.root is None else "file_name"
         line = line_of(self.names[row], by_name, self.digests[row], pick, text, none, text in self.new, self.args.by)

@@ -43,7 +43,7 @@ async function predicted(session, file) {
 
 function correct(name, label, place) {
   const time = new Date().toISOString().replace(/\.\d+Z$/, "+00:00");
-  corrections.set(name, { file_name: name, digest: null, label, pick: "manual", time, by: "person" });
+  corrections.set(name, { file_name: name, digest: null, label, pick: "next", time, by: "person" });
   place.textContent = `your label: ${label}`;
   const lines = [...corrections.values()].map((line) => `${JSON.stringify(line)}\n`);
   const link = document.getElementById("download");

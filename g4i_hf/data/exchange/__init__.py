@@ -13,6 +13,7 @@ class Annotation:
     where: str  # in the file, such as `row 3`
     by: str | None = None  # the annotator, if the file names one
     pick: str | None = None  # how the image was selected, in a `labels.jsonl`
+    digest: str | None = None  # of the image, there
 
 
 @dataclass

@@ -29,16 +29,29 @@ class ImageNames:
         self._rows |= {path: row for row, path in enumerate(paths)}
 
     def rows_of(self, names: Iterable[str]) -> dict[str, int]:
-        """The row of each image, `NO_ROW`, or `SEVERAL` if a name fits several images."""
-        return {name: self._row_of(_path(name)) for name in names}
+        """
+        The row of each image, `NO_ROW`, or `SEVERAL` if a name fits several images. All names must share as many last
+        parts with an image as the one that shares most, or be as short: `cats/4.jpg` is not `dogs/4.jpg`.
+        """
+        paths = {name: _path(name) for name in names}
+        rows = {name: self._row_of(path) for name, path in paths.items()}
+        most = max((shared for _, shared in rows.values()), default=0)
+        return {
+            name: row if shared >= min(most, len(paths[name].split("/"))) else NO_ROW
+            for name, (row, shared) in rows.items()
+        }
 
-    def _row_of(self, path: str) -> int:
-        for form in (path, _ENDING.sub("", path)):
-            for end in _ends(form):
+    def _row_of(self, path: str) -> tuple[int, int]:
+        """And how many parts it shares."""
+        parts = path.count("/") + 1
+        for number, ends in enumerate(zip(_ends(path), _ends(_ENDING.sub("", path)), strict=True)):
+            for end in ends:
                 if end in self._rows:
-                    return self._rows[end]
+                    return self._rows[end], parts - number
         base = path.rpartition("/")[2]
-        return self._uploaded.get(_UPLOADED.sub("", base), NO_ROW) if _UPLOADED.match(base) else NO_ROW
+        if _UPLOADED.match(base):
+            return self._uploaded.get(_UPLOADED.sub("", base), NO_ROW), parts
+        return NO_ROW, 0
 
 
 def _path(name: str) -> str:

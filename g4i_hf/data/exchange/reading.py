@@ -67,5 +67,6 @@ def _own(file: Path) -> Contents:
     for name, lines in read_people(file).items():
         for by, line in lines.items():
             label, place = NONE_OF_THESE if line.get("none") else line["label"], f"line {line['line']}"
-            annotations.append(Annotation(name, label, place, None if by == PERSON else by, line["pick"]))
+            annotator = None if by == PERSON else by
+            annotations.append(Annotation(name, label, place, annotator, line["pick"], line.get("digest")))
     return Contents("answers of g4i label", annotations)
