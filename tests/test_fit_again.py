@@ -292,7 +292,7 @@ def test_reviewed_labels_judge_train_and_are_new_work(fitted, tmp_path, capsys):
     (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = fitted(pictures, out)
     said = capsys.readouterr().out
-    assert "labels of 50 images" in said and "1 image removed" in said
+    assert "labels of 50 images" in said and "the split of 32 images.\n" in said and "Equal images" not in said
     assert "Since the last run: labels 9 -> 29; accuracy " in said
     assert (found.judged_on, found.judged_images, found.images, found.labels) == ("gold", 30, 58, 29)
     card = (found.classifier / "README.md").read_text()

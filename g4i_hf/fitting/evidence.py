@@ -119,7 +119,11 @@ class FitImages:
         inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = content_digest(json.dumps(answers).encode())
-        splits = self.splits | ({OF_NO_CLASS: self.of_no_class} if len(self.of_no_class) else {})
+        gold = (
+            set(self.splits[GOLD][columns.IMAGE_ID]) if GOLD in self.splits else set()
+        )  # which has those of no class
+        rows = [row for row, name in enumerate(self.of_no_class[columns.IMAGE_ID]) if name not in gold]
+        splits = self.splits | ({OF_NO_CLASS: self.of_no_class.select(rows)} if rows else {})
         return Record.of(splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
 
     def check(self) -> None:
@@ -142,7 +146,7 @@ class FitImages:
         )
         if few := few_labels_in_words(labels, list(self.id2label.values())):
             self.say(few)
-        for line in on_main_process(lambda: describe_equal_images(self.record.rows)):
+        for line in on_main_process(lambda: describe_equal_images(self.record.of_splits(self.splits).rows)):
             self.say(line)
         if number < 2:
             raise ValueError("The data has fewer than two classes: make a folder for each, or name their column.")

@@ -30,14 +30,14 @@ class ImageNames:
 
     def rows_of(self, names: Iterable[str]) -> dict[str, int]:
         """
-        The row of each image, `NO_ROW`, or `SEVERAL` if a name fits several images. All names must share as many last
-        parts with an image as the one that shares most, or be as short: `cats/4.jpg` is not `dogs/4.jpg`.
+        The row of each image, `NO_ROW`, or `SEVERAL` if a name fits several images. Where any name shares its folder
+        with an image, all that have one must: `cats/4.jpg` is not `dogs/4.jpg`.
         """
         paths = {name: _path(name) for name in names}
         rows = {name: self._row_of(path) for name, path in paths.items()}
-        most = max((shared for _, shared in rows.values()), default=0)
+        with_folder = any(shared > 1 for _, shared in rows.values())
         return {
-            name: row if shared >= min(most, len(paths[name].split("/"))) else NO_ROW
+            name: NO_ROW if with_folder and shared == 1 and "/" in paths[name] else row
             for name, (row, shared) in rows.items()
         }
 
