@@ -69,6 +69,31 @@ def test_gold_is_final_and_a_vote_on_an_earlier_version_of_the_image_does_not_co
         label_of(pictures, 6)
 
 
+def test_a_tie_with_none_of_these_has_no_votes_and_a_tie_on_a_new_class_adds_none(pictures, capsys):
+    say(pictures, 0, "ann", "circle")
+    say(pictures, 0, "bob", None, none=True)
+    say(pictures, 1, "ann", "cross")
+    say(pictures, 1, "bob", "lynx", new_class=True)
+    rows = load_images(pictures)["train"]
+    votes = dict(zip((Path(name).stem for name in rows["image_id"]), rows["votes"], strict=True))
+    assert votes["0"] is None and json.loads(votes["1"]) == {"ann": "cross", "bob": "lynx"}
+    main(["label", str(pictures), "--export", str(pictures.parent / "out.csv"), "--format", "csv"])
+    assert "lynx" in (pictures.parent / "out.csv").read_text()
+
+
+def test_votes_that_the_views_picked_are_no_certain_labels():
+    truth, votes, known = people([0.9, 0.4], 200, 1.0, 0)
+    labels, ids, views = majority(votes, 4), np.arange(200), {"image": View(np.eye(4)[truth] + known)}
+    model = LabelModel(4).fit(views, labels, ids=list(map(str, ids)))
+    model.calibration_.share = 0.2
+    of = {"annotators": ["ann", "bob"], "votes": votes, "is_certain": np.zeros(200, dtype=bool)}
+    evidence = Evidence(labels, views, model, ids, np.full(200, "next"), **of)
+    assert not (evidence.by_fold(ids, 0).max(1) == 1).all() and (evidence.unreviewed == labels).all()
+    assert not len(evidence.rows_for_cross_validation())
+    nobody = Evidence(labels, views, model, ids, np.full(200, "gold"), annotators=["ann", "bob"], votes=votes)
+    assert nobody.judged_annotators.agreement is None  # all votes are gold, which tell nothing of annotators
+
+
 def people(accuracies: list[float], number: int, share: float, seed: int, sure: float = 0.7) -> tuple[np.ndarray, ...]:
     """Classes of 4, votes of people that are right so often and label a share, and what views say, right as often."""
     rng = np.random.default_rng(seed)

@@ -565,5 +565,6 @@ def test_view_that_has_learned_the_labels_does_not_judge(alone):
     model = LabelModel(4).fit(views, labels)
     assert model.report_["scores"]["knows_labels"]
     assert (model.accuracy_ is None) == alone
+    assert model.class_shares_ is None or not alone
     assert "image" in model.report_ or alone
     assert not model.report_.get("image", {}).get("knows_labels")

@@ -265,3 +265,32 @@ def test_suggestions_are_predictions_with_a_score_and_no_labels(pictures, tmp_pa
     assert 'source="auto"' in (tmp_path / "out.xml").read_text()
     main(["label", str(pictures), "--import", "out.xml"])
     assert not read_people(pictures / "labels.jsonl")
+
+
+def test_a_name_in_another_folder_is_another_image(pictures, capsys):
+    give(pictures, "file_name,label\ncircle/0.png,cross\ncircle/1.png,cross\n")
+    assert answers(pictures) == {"0": {"person": "cross"}} and "Not found: 1" in capsys.readouterr().out
+
+
+def test_answers_of_another_image_of_that_name_are_left_out_and_keep_how_it_was_picked(pictures, capsys):
+    line = {"file_name": "train/circle/0.png", "digest": "ffff", "label": "cross", "pick": "next", "by": "ann"}
+    other = line | {"file_name": "train/cross/1.png", "digest": None}
+    give(pictures, "\n".join(map(json.dumps, (line, other))), name="theirs.jsonl")
+    assert answers(pictures) == {"1": {"ann": "cross"}} and "1 of another image" in capsys.readouterr().out
+    assert read_people(pictures / "labels.jsonl")["train/cross/1.png"]["ann"]["pick"] == "next"
+
+
+def test_a_label_of_an_image_that_was_replaced_since_is_new(pictures, capsys):
+    give(pictures, "0.png,cross\n1.png,square\n")
+    shutil.copy(pictures / "train" / "square" / "2.png", pictures / "train" / "circle" / "0.png")
+    capsys.readouterr()
+    give(pictures, "0.png,cross\n1.png,square\n")
+    assert "0 new, 1 changed, 1 were there before" in capsys.readouterr().out
+
+
+def test_an_export_replaces_no_file(pictures, capsys):
+    give(pictures, "0.png,cross\n1.png,square\n")
+    before = (pictures / "labels.jsonl").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["label", str(pictures), "--export", str(pictures / "labels.jsonl"), "--format", "csv"])
+    assert "which exists" in capsys.readouterr().err and (pictures / "labels.jsonl").read_bytes() == before
