@@ -81,7 +81,7 @@ def _of_all(lines: list[dict[str, Any]]) -> dict[str, Any]:
     (most, number), *others = Counter(line.get("label") for line in lines).most_common(2)
     if others and others[0][1] == number:
         says_none = any(line.get("none") for line in lines)  # which is no vote for a class
-        undecided = {"label": None, "none": False, "new_class": False, "tie": True}
+        undecided = {"label": None, "none": False, "tie": True}
         return lines[-1] | undecided | {"votes": {} if says_none else votes}
     return [line for line in lines if line.get("label") == most][-1] | {"votes": votes}
 
