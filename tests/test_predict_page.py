@@ -64,9 +64,9 @@ def test_a_click_corrects_into_lines_that_fit_reads(student, tmp_path):
     assert {name: line["label"] for name, line in answers.items()} == dict(
         zip(names, ["bee", None, "ant", 'elk <b>"'], strict=False)
     )
-    assert all(line["pick"] == "manual" and line["digest"] for line in answers.values())
+    assert all(line["pick"] == "next" and line["digest"] for line in answers.values())
     lines = [json.loads(line) for line in (pictures / "labels.jsonl").read_text().splitlines()]
     assert [line.get("new_class", False) for line in lines] == [False, False, False, True] and lines[1]["none"]
     training = load_images(pictures)["train"]
-    assert len(training) == 14 and sum(review == "manual" for review in training["review"]) == 3
+    assert len(training) == 14 and sum(review == "next" for review in training["review"]) == 3
     assert 'elk <b>"' in training.features["label"].names

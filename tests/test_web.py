@@ -123,7 +123,7 @@ def test_a_click_corrects_and_gives_lines_for_labels(classifier, site, tmp_path)
         download.value.save_as(tmp_path / "labels.jsonl")
         assert not errors
     (answer,) = read_answers(tmp_path / "labels.jsonl").values()
-    assert (answer["file_name"], answer["label"], answer["pick"]) == (name, "bonsai", "manual")
+    assert (answer["file_name"], answer["label"], answer["pick"]) == (name, "bonsai", "next")
     assert (classifier / "photos" / name).is_file()
 
 
