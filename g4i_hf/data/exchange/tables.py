@@ -20,7 +20,6 @@ LABELS = ("label", "class", "class_name", "category", "choice", "species", "targ
 CAPTIONS = ("caption", "captions", "text", "description", "descriptions", "comment")
 ANNOTATORS = ("annotator", "by", "annotated_by", "completed_by", "labeller", "labeler", "worker", "user", "username")
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}  # by the first bytes
-FORMULA = "=+-@\t\r\n"
 Row = tuple[str, dict[str, Any]]  # with its place in the file
 
 
@@ -105,7 +104,7 @@ def _text(cell: Any) -> str | None:
 
 def _unquoted(cell: str) -> str:
     """Without the quote that keeps a spreadsheet from taking a text for a formula."""
-    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in FORMULA else cell
+    return cell[1:] if cell[:1] == "'" and spreadsheet_text(cell[1:]) == cell else cell
 
 
 def _usual(names: Iterable[str], usual: tuple[str, ...]) -> list[str]:
