@@ -53,6 +53,15 @@ class Targets:
         posterior = evidence.model.posterior_[rows] if fold is None else evidence.by_fold(rows, fold)
         return rows, posterior.astype(np.float32) * self.weights[rows]
 
+    def given_labels(self, rows: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """
+        (n, C) the targets of a fold, given the labels of these rows once more. What its models say of rows that they
+        have learned is smooth; this is about as noisy as what the last layer learns in the end. So it suits the same
+        regularisation. For that choice alone, as labels count twice here.
+        """
+        evidence = self.evidence
+        return evidence.model.calibration_.posterior(learned, evidence.labels[rows], evidence.is_certain[rows])
+
     def of_all_rows(self, name: str) -> np.ndarray:
         """(N, C) float32, zeros for a row that a classifier does not learn from."""
         rows, learned = self.learned(name, self.rows)
