@@ -45,7 +45,13 @@ class DataArguments(ColumnOptions):
         None,
         "Images of one scene: folder, time, time:SECONDS, a regular expression over file names, or none.",
     )
-    class_names_file: str | None = option(None, "File with a class name per line, for data without names.", path=True)
+    classes: str | None = option(
+        None,
+        "File of descriptions, synonyms, renames and merges; by default `classes.yaml` beside the images.",
+        about="data",
+        path=True,
+    )
+    class_names_file: str | None = option(None, "In its place, a text file with a class name per line.", path=True)
     labels_file: str | None = option(
         None,
         "Labels from g4i label; by default `labels.jsonl` beside the images or in the folder of g4i fit.",
@@ -59,6 +65,8 @@ class DataArguments(ColumnOptions):
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
         self.dataset_name = os.path.expanduser(self.dataset_name)
         check_group_by(self.group_by)
+        if self.classes and self.class_names_file:
+            raise ValueError("classes and class_names_file are both given. Leave one out.")
         if self.captions_name:
             self.captions_name = os.path.expanduser(self.captions_name)
         if self.captions_revision and not self.captions_name:
