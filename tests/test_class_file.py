@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browser_page
 from datasets import ClassLabel, Dataset, Features, Value
 from drawings import CLASSES, draw_folder
 from fitting import few_labels
@@ -324,3 +325,42 @@ def test_an_image_that_one_of_two_says_is_none_of_the_classes_is_a_disagreement(
     (pictures / "labels.jsonl").write_text("".join(json.dumps(line | {"pick": "next"}) + "\n" for line in lines))
     assert [line.split("\t")[0] for line in labelling(small, pick="disagreements", by="cy").listed()] == [name]
     (pictures / "labels.jsonl").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_shows_descriptions_takes_one_of_a_new_class_and_undoes_what_was_before_it(small, width):
+    pictures, _ = small
+    (pictures / "classes.yaml").write_text("circle: {name: a <b>ring</b>, description: Round.}\n")
+    asked = labelling(small)
+    with answers_to(asked.file) as append:
+        first = asked.items()[0]
+        asked.answer(append, first["row"], 1)
+        asked = labelling(small, n=5)
+        with LabelServer(asked, append) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with browser_page(viewport={"width": width, "height": 800}) as (page, outside):
+                page.goto(server.address)
+                described = page.locator("#likely button", has_text="a <b>ring</b>")
+                described.wait_for()
+                assert described.get_attribute("title") == "Round."
+                assert not page.locator("#described").is_visible()
+                page.keyboard.press("Backspace")
+                page.get_by_text(f"Undone: the answer to {first['name']}.").wait_for()
+                assert page.locator("#picture").get_attribute("src") == f"image/{first['row']}"
+                page.keyboard.type("hexagon")
+                page.locator("#described").fill("Six sides, 1 n /")
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                page.keyboard.press("Enter")
+                page.get_by_text("1 answered").wait_for()
+                page.keyboard.type("hexa")
+                page.locator("#matches button").first.wait_for()
+                assert page.locator("#matches button").first.get_attribute("title") == "Six sides, 1 n /"
+                page.keyboard.press("Enter")
+                page.get_by_text("2 answered").wait_for()
+            server.shutdown()
+    lines = [json.loads(line) for line in asked.file.read_text().splitlines()]
+    assert [line["label"] for line in lines] == ["cross", None, "hexagon", "hexagon"] and not outside
+    assert (lines[1]["undo"], lines[2]["description"]) == (True, "Six sides, 1 n /")
+    asked.file.unlink()
+    (pictures / "classes.yaml").unlink()

@@ -104,8 +104,8 @@ class Prompts:
 
 def digest_of_words(words: Mapping[str, ClassWords]) -> str | None:
     """Of the names and descriptions that a question for the class has beside the labels; None without any."""
-    asked = {name: [each.name, each.description] for name, each in words.items() if each.name or each.description}
-    return content_digest(json.dumps(asked, sort_keys=True).encode()) if asked else None
+    described = {name: [each.name, each.description] for name, each in words.items() if each.name or each.description}
+    return content_digest(json.dumps(described, sort_keys=True).encode()) if described else None
 
 
 def resolve(templates: Iterable[str]) -> list[str]:

@@ -193,7 +193,7 @@ def _conflicts(classes: Classes, labels: Iterable[str] | None) -> Iterator[tuple
             if known is not None and into not in known:
                 near = did_you_mean(into, [*entries, *known])
                 yield name, f"merge_into is {into!r}, which is no class.{near} Add it, or name another"
-        elif entries[chain[-1]].merge_into:  # goes on to one of the chain
+        elif entries[chain[-1]].merge_into:  # which is in the chain
             yield name, f"it is merged in a circle: {some([*chain, entries[chain[-1]].merge_into])}. Let one stay"
         elif entries[into].drop:
             yield name, f"merge_into is {into!r}, which is dropped. Drop this one too, or keep the other"
@@ -219,11 +219,11 @@ def names_of_labels(splits: DatasetDict) -> list[str]:
     names: dict[str, str] = {}
     for name in sorted(splits, key=lambda name: name != "train"):
         feature = splits[name].features.get(columns.LABEL)
-        found = feature.names if isinstance(feature, ClassLabel) else []
+        of_split = feature.names if isinstance(feature, ClassLabel) else []
         if feature is not None and not isinstance(feature, ClassLabel):
             of_rows = names_of_rows(splits[name], name)
-            found = [] if all(map(str.isdecimal, of_rows)) else of_rows
-        for each in found:
+            of_split = [] if all(map(str.isdecimal, of_rows)) else of_rows
+        for each in of_split:
             names.setdefault(same_form(each), each)
     return list(names.values())
 

@@ -62,8 +62,8 @@ def answered_before(
     if columns.ANSWER in training.column_names or not {CAPTION, ANSWER} & set(views):
         return data
     answers, captions = (_stage_in(folder, name, data) for name in ("answers", "captions"))
-    asked = answers and (read_stage(folder / "answers") or {}).get("class_words")
-    if answers and asked != digest_of_words(class_words(data, folder)):
+    classes_then = answers and (read_stage(folder / "answers") or {}).get("class_words")
+    if answers and classes_then != digest_of_words(class_words(data, folder)):
         say(
             f"The answers in {answers.dataset_name} are not used: the classes had other names or descriptions then. "
             "Ask again: --captioner."

@@ -227,12 +227,12 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     if columns.ANSWER not in split.column_names:
         return None
     names = [id2label[index] for index in sorted(id2label)]
-    said = split[columns.ANSWER][:]
+    texts = split[columns.ANSWER][:]
     if (words := words_of(id2label)) and columns.ANSWER_TEXT in split.column_names:  # perhaps a synonym that is new
-        said = [
-            text if answer is None else answer for answer, text in zip(said, split[columns.ANSWER_TEXT], strict=True)
+        texts = [
+            text if answer is None else answer for answer, text in zip(texts, split[columns.ANSWER_TEXT], strict=True)
         ]
-    answers = matched_answers(said, names, words)
+    answers = matched_answers(texts, names, words)
     return answers if (answers >= 0).any() else None
 
 

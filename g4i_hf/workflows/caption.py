@@ -162,8 +162,8 @@ class Captioning:
             tables = {
                 name: answered_columns(each, store, look_closer=reason is None) for name, each in questions.items()
             }
-        said = digest_of_words(self.words) if any(first.prompts.asks_class) else None
-        return Captioned(tables, captioner.provenance, first.prompts.templates, said)
+        digest = digest_of_words(self.words) if any(first.prompts.asks_class) else None
+        return Captioned(tables, captioner.provenance, first.prompts.templates, digest)
 
     def ask(self, share: Share) -> None:
         """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""

@@ -257,9 +257,9 @@ class Labelling:
         Takes back the last answer of this person in the file, perhaps of an earlier start: the one before it, or the
         label of the data, counts again. `item` is its image, null where it is no open one. NotSaved without an answer.
         """
-        if (found := last_answer_of(self.file, self.args.by)) is None:
+        if (answers := last_answer_of(self.file, self.args.by)) is None:
             raise NotSaved("No answer of yours is left.")
-        last, before = found
+        last, before = answers
         earlier = before or {"label": None, "pick": last["pick"]}
         given = earlier["pick"], earlier["label"], bool(earlier.get("none")), bool(earlier.get("new_class"))
         self._append(append, last["name"], earlier.get("digest", last.get("digest")), *given, self.args.by, True)
