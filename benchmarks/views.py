@@ -14,8 +14,10 @@ test images have no part.
 The rivals get each view's probabilities from a label model of that view alone: their mean, their product, the majority
 of their most probable classes, and Dawid-Skene on these, by crowd-kit. Writes results/label_model_views.json.
 
-With `--words`: what the synonyms and descriptions of recipes/photos/classes_*.yaml add to the names of the classes, for
+With `--words`: what synonyms and descriptions in recipes/photos/classes_*.yaml add to the names of the classes, for
 the nearest class text to each caption and for the label model. Writes results/class_words.json.
+
+    python benchmarks/views.py PHOTOS --words --settings "no labels" "1 a class"
 """
 
 import argparse
@@ -117,12 +119,11 @@ def class_texts(photos: Photos) -> dict[str, np.ndarray]:
     """(C, D) each: the names of the classes alone, or with what a file says of them."""
     names = photos.training.features["label"].names
     words = read_class_file(ROOT / "recipes" / "photos" / f"classes_{photos.name}.yaml", names).words()
-    without = {"synonyms": {"description": ""}, "descriptions": {"synonyms": ()}, "both": {}}
-    variants = {"names": {}} | {
-        f"names + {kind}" if kind != "both" else "names + synonyms + descriptions": {
-            name: replace(each, **left_out) for name, each in words.items()
-        }
-        for kind, left_out in without.items()
+    left_out = {"": {"description": "", "synonyms": ()}, " + synonyms": {"description": ""}}
+    left_out |= {" + descriptions": {"synonyms": ()}, " + synonyms + descriptions": {}}
+    variants = {
+        f"names{kind}": {name: replace(each, **fields) for name, each in words.items()}
+        for kind, fields in left_out.items()
     }
     return {
         kind: embeds_of_class_names(ClassNames(dict(enumerate(names)), said), EncoderArguments(ENCODER), "cpu", kind)
