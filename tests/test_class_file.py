@@ -228,6 +228,29 @@ def test_a_text_view_is_the_mean_of_a_class_and_other_words_make_it_again(tmp_pa
         read_view(tmp_path / "out/views/caption", images["train"], dict(enumerate(CLASSES)))
 
 
+def test_an_answer_in_words_counts_when_its_synonym_is_added_later(tmp_path):
+    answers = {"answer": ["circle", None, None, "crss"], "answer_text": ["A circle.", "A hoop.", "A box.", "A crss."]}
+    images = load_images(draw_folder(tmp_path / "pictures", captions=False, train=4))["train"]
+    for name, values in answers.items():
+        images = images.add_column(name, values)
+    said = {"circle": ClassWords(synonyms=("hoop",)), "cross": ClassWords(former=("crss",))}
+    for words, expected in (({}, [0]), (said, [0, 0, 1])):
+        folder = embed_view(images, "answer", tmp_path / "out", words=words)
+        view = read_view(folder, images, ClassNames(dict(enumerate(CLASSES)), words))[1]
+        assert [int(row.argmax()) for row in view.values if np.isfinite(row).all() and row.any()] == expected
+
+
+def test_labels_of_other_tools_may_have_former_names_and_synonyms(pictures, capsys):
+    (pictures / "classes.yaml").write_text("circle: {synonyms: [Hoop], former: [ring]}\n")
+    (pictures.parent / "more.csv").write_text("file_name,label\n1.png,ring\n2.png,hoop\n4.png,lynx\n")
+    with pytest.raises(SystemExit):
+        main(["label", str(pictures), "--import", str(pictures.parent / "more.csv")])
+    assert "1 label is none of the 3 classes: 'lynx'" in capsys.readouterr().err
+    (pictures.parent / "more.csv").write_text("file_name,label\n1.png,ring\n2.png,hoop\n")
+    main(["label", str(pictures), "--import", str(pictures.parent / "more.csv")])
+    assert [line["label"] for line in read_answers(pictures / "labels.jsonl").values()] == ["circle", "circle"]
+
+
 @pytest.fixture(scope="module")
 def small(student, words, tmp_path_factory) -> tuple[Path, dict]:
     """60 drawings, 4 a class with a label, and options of commands on them."""
@@ -244,6 +267,7 @@ def labelling(small: tuple[Path, dict], **more) -> Labelling:
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_draws")
 def test_another_description_is_another_result_of_fit(small, fitted, capsys):
     pictures, _ = small
