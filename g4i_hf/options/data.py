@@ -27,6 +27,7 @@ class ColumnOptions:
     image_column: str | None = option(None, "Image column; `image` by default.")
     label_column: str | None = option(None, "Label column; `label` by default.")
     image_id_column: str | None = option(None, "Column of image ids; `image_id` by default.")
+    class_names_file: str | None = option(None, "In place of classes: a text file of a name per line.", path=True)
     caption_column: str | None = option(None, "Caption column; `caption` by default.", about="captions")
 
 
@@ -46,12 +47,8 @@ class DataArguments(ColumnOptions):
         "Images of one scene: folder, time, time:SECONDS, a regular expression over file names, or none.",
     )
     classes: str | None = option(
-        None,
-        "File of descriptions, synonyms, renames and merges; by default `classes.yaml` beside the images.",
-        about="data",
-        path=True,
+        None, "File on classes; `classes.yaml` beside the images by default.", about="data", path=True
     )
-    class_names_file: str | None = option(None, "In its place, a text file with a class name per line.", path=True)
     labels_file: str | None = option(
         None,
         "Labels from g4i label; by default `labels.jsonl` beside the images or in the folder of g4i fit.",
