@@ -365,6 +365,20 @@ def views_added() -> str:
 
 
 @of_page
+def class_words() -> str:
+    """Names of the classes, and what synonyms and descriptions add to them."""
+    groups = grouped(rows_of("class_words"), "texts", "data", "setting", "views")
+    cells = [("no labels", "nearest", "no labels, nearest text"), ("no labels", "captions", "no labels, captions")]
+    cells += [(setting, "captions + Lite0", f"{setting}, captions + Lite0") for setting in ("no labels", "1 a class")]
+    lines: list[Sequence[str] | str] = []
+    for data, name in NAMES.items():
+        lines.append(name)
+        for texts in dict.fromkeys(texts for texts, *_ in groups):
+            lines.append([texts, *(percent(mean(groups[texts, data, *cell[:2]], "accuracy")) for cell in cells)])
+    return table(["texts of a class", *(cell[2].replace(" a class", " per class") for cell in cells)], lines)
+
+
+@of_page
 def bad_views() -> str:
     """CIFAR-10, means over the draws."""
     found = grouped(rows_of("real_views", data="cifar10"), "views", "setting")

@@ -32,7 +32,7 @@ class Results:
 
     def __init__(self, file: Path, key: tuple[str, ...], made_by: str | None = None):
         self.file, self.key, self.made_by = file, key, made_by
-        counts = " --counts COUNTS" * ("--counts" in sys.argv)
+        counts = " --counts COUNTS" * ("--counts" in sys.argv) + " --words" * ("--words" in sys.argv)
         self.here = provenance() | {"command": f"python benchmarks/{Path(sys.argv[0]).name} PHOTOS{counts}"}
         self.read()
 

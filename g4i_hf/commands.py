@@ -101,7 +101,7 @@ class Embed(Command):
         import torch
         from accelerate import Accelerator
 
-        from .data.loading import load_data, load_reviewed, source_of
+        from .data.loading import class_words, load_data, load_reviewed, source_of
         from .embedding.embed import EmbeddingStage, described_embeddings
         from .views.making import embed_view
 
@@ -112,6 +112,7 @@ class Embed(Command):
         if view.view:
             given = {"text_encoder": encoder.text_encoder} if encoder.text_encoder else {}
             given |= {"student": view.student, "accelerator": accelerator}
+            given |= {"words": class_words(data, folder)}
             made = embed_view(images, view.view, folder, source=source_of(data), **given)
             say(f"View {view.view}: {made}, for g4i fit --views")
         else:
@@ -129,14 +130,17 @@ class Check(Command):
     cannot be trained on. With `--views` it also prints the estimated accuracy of each view, and writes labels that
     contradict the views to an HTML page and a CSV file. Without `--views`, captions are used if they are embedded
     or `--text_encoder` is given, and image features with `--student`. The data is not changed: `g4i fit` and
-    `g4i train --supervision auto` allow for wrong labels.
+    `g4i train --supervision auto` allow for wrong labels. `--classes` alone writes a first classes.yaml beside the
+    images, to describe, rename, merge and drop classes; one that is there stays as it is.
     """
 
     in_one_process = True
 
     def run(self, args, data, encoder) -> None:
-        from .workflows.check import check_labels, checked_data
+        from .workflows.check import check_labels, checked_data, write_classes
 
+        if data.classes is not None:
+            say(write_classes(data))
         splits, lines, faults = checked_data(args, data)
         say("\n".join(lines))
         if faults:
@@ -183,7 +187,8 @@ class Label(Command):
             return
         file = labels_file_of(data, folder)
         with answers_to(file) as append:  # before imports that take seconds
-            from .workflows.label import Labelling, serve
+            from .workflows.label import Labelling
+            from .workflows.label_server import serve
 
             serve(Labelling(args, data, say), append, say, opens_browser=not args.no_browser)
 

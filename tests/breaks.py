@@ -196,7 +196,7 @@ BREAKS = [
     Break("training.trainer:forget_local_student", gives(None), "test_progress.py::test_trackers_and_weights_name_no"),
     # A page of another origin labels in your place
     Break(
-        "workflows.label:Handler._place",
+        "workflows.label_server:Handler._place",
         lambda real: lambda self: self.path.split("/", 2)[-1],
         "test_label.py::test_a_request_without_the_token_or_from_elsewhere_is_refused",
     ),

@@ -232,6 +232,16 @@ def test_the_commands_after_shipping_run_in_their_order(tmp_path):
     }
 
 
+def test_the_file_of_classes_of_the_page_changes_classes_as_it_says(tmp_path):
+    page, pictures = "docs/guides/classes.md", draw_folder(tmp_path / "pictures", captions=False, train=12)
+    for old, new in (("circle", "red_rose"), ("cross", "wild_tulip"), ("square", "unsorted")):
+        (pictures / "train" / old).rename(pictures / "train" / new)
+    assert "classes.yaml: 3 classes. Describe" in in_shell(block("classes", page), tmp_path)
+    (pictures / "classes.yaml").write_text(block("file of classes", page))
+    training = g4i_hf.load_images(pictures)["train"]
+    assert training.features["label"].names == ["rose", "tulip"] and sorted(training["label"]) == [0] * 4 + [1] * 4
+
+
 def test_a_clone_has_the_commands_to_install_fit_and_test_and_a_line_for_each_command():
     """In README, and in the reference, whose options only the site has."""
     readme = (ROOT / "README.md").read_text()

@@ -27,6 +27,7 @@ class ColumnOptions:
     image_column: str | None = option(None, "Image column; `image` by default.")
     label_column: str | None = option(None, "Label column; `label` by default.")
     image_id_column: str | None = option(None, "Column of image ids; `image_id` by default.")
+    class_names_file: str | None = option(None, "In place of classes: a text file of a name per line.", path=True)
     caption_column: str | None = option(None, "Caption column; `caption` by default.", about="captions")
 
 
@@ -45,7 +46,9 @@ class DataArguments(ColumnOptions):
         None,
         "Images of one scene: folder, time, time:SECONDS, a regular expression over file names, or none.",
     )
-    class_names_file: str | None = option(None, "File with a class name per line, for data without names.", path=True)
+    classes: str | None = option(
+        None, "File on classes; `classes.yaml` beside the images by default.", about="data", path=True
+    )
     labels_file: str | None = option(
         None,
         "Labels from g4i label; by default `labels.jsonl` beside the images or in the folder of g4i fit.",
@@ -59,6 +62,8 @@ class DataArguments(ColumnOptions):
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
         self.dataset_name = os.path.expanduser(self.dataset_name)
         check_group_by(self.group_by)
+        if self.classes and self.class_names_file:
+            raise ValueError("classes and class_names_file are both given. Leave one out.")
         if self.captions_name:
             self.captions_name = os.path.expanduser(self.captions_name)
         if self.captions_revision and not self.captions_name:

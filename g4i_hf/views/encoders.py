@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoImageProcessor, TimmWrapperConfig
 
 from .. import columns
-from ..data.classes import terms_of
+from ..data.classes import terms_of, texts_of
 from ..data.images import open_image
 from ..data.record import RECORD_FILE
 from ..embedding.encoders import encoder_identity, load_encoder, load_tower, model_type_of
@@ -162,13 +162,17 @@ class ImageTower(torch.nn.Module):
 
 def named_in_its_space(name: str, id2label: dict[int, str], device: str | torch.device) -> np.ndarray:
     """
-    (C, D) float32: each class by the text tower, the mean over its terms and some wordings; zeros for a name that says
-    nothing, such as `LABEL_3`. An OSError for an encoder without a text tower.
+    (C, D) float32: each class by the text tower, the mean over its terms in some wordings and its description; zeros
+    for a name that says nothing, such as `LABEL_3`. An OSError for an encoder without a text tower.
     """
     encoder = load_encoder(name, device=device)
     means = np.zeros((len(id2label), encoder.dim), dtype=np.float32)
-    terms = [(row, term) for row in sorted(id2label) for term in terms_of(id2label[row])]
-    texts = [(row, wording.format(term)) for row, term in terms for wording in WORDINGS]
+    texts: list[tuple[int, str]] = []
+    for row in sorted(id2label):
+        names, description = texts_of(id2label, row)
+        terms = dict.fromkeys(term for name in names for term in terms_of(name))
+        texts += [(row, wording.format(term)) for term in terms for wording in WORDINGS]
+        texts += [(row, description)] * len(WORDINGS) if description else []  # counts as one term
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         rows, batch = zip(*texts[start : start + TEXTS_AT_ONCE], strict=True)
         np.add.at(means, list(rows), encoder.encode(list(batch)))

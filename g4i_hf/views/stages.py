@@ -19,6 +19,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from .. import columns
+from ..data.classes import words_as_json
 from ..data.joining import NO_ROW
 from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
@@ -123,6 +124,7 @@ def write_view(
         **new.depends_on,
         "images_digest": ids_digest(digests[columns.IMAGE_DIGEST]),
         "class_names": [id2label[index] for index in sorted(id2label)] if new.knows_classes else None,
+        "class_words": words_as_json(id2label) if new.knows_classes else "",
     }
     present = read_stage(folder)
     if present is not None and all(present.get(name) == value for name, value in stage.items()):
@@ -163,6 +165,8 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
         raise ValueError(f"{folder} (views): {what}. {again}.")
     if stage["class_names"] not in (None, [id2label[index] for index in sorted(id2label)]):
         raise ValueError(f"{folder} (views) was made for other classes than those of the data. {again}.")
+    if stage["class_names"] is not None and stage.get("class_words", "") != words_as_json(id2label):
+        raise ValueError(f"{folder} (views) was made with other synonyms or descriptions of the classes. {again}.")
     if names is not None and names.shape != (number, values.shape[1]):
         what = "{} class names of {} numbers, not {} of {}".format(*names.shape, number, values.shape[1])
         raise ValueError(f"{file}: {what}. {again}.")

@@ -14,7 +14,7 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, AnswerStore, Captioner
 from ..captioning.existing import existing_captions
-from ..captioning.questions import Questions
+from ..captioning.questions import Questions, digest_of_words
 from ..captioning.runner import Asking, Budget, Outcome, Share
 from ..captioning.stage import (
     NAMED,
@@ -29,8 +29,8 @@ from ..captioning.stage import (
     write_report,
 )
 from ..cli import build_options
-from ..data.classes import class_names
-from ..data.loading import check_has_split, load_data, load_images, source_of
+from ..data.classes import ClassWords, class_names
+from ..data.loading import check_has_split, class_words, load_data, load_images, source_of
 from ..data.stage import STAGE_FILE
 from ..files import check_replaceable
 from ..names import require
@@ -106,6 +106,10 @@ class Captioning:
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
         return class_names(splits)[0] if named and all(named) else splits
 
+    @cached_property
+    def words(self) -> dict[str, ClassWords]:
+        return class_words(self.data)
+
     # --- Captions that are made now ----------------------------------------------------------------------------------
 
     @cached_property
@@ -134,7 +138,7 @@ class Captioning:
     def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None if a limit ended the run, or in other processes than the first."""
         args, captioner = self.args, self.captioner
-        questions = questions_of(splits, args, captioner)
+        questions = questions_of(splits, args, captioner, self.words)
         first = next(iter(questions.values()))
         if not (args.overwrite or args.dry_run):
             check_same(args.captions_dir, captioner.provenance, first.prompts.templates, questions)
@@ -158,17 +162,18 @@ class Captioning:
             tables = {
                 name: answered_columns(each, store, look_closer=reason is None) for name, each in questions.items()
             }
-        return Captioned(tables, captioner.provenance, first.prompts.templates)
+        digest = digest_of_words(self.words) if any(first.prompts.asks_class) else None
+        return Captioned(tables, captioner.provenance, first.prompts.templates, digest)
 
     def ask(self, share: Share) -> None:
         """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""
         self.share = share
-        self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner))
+        self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner, self.words))
 
     def ahead(self) -> np.ndarray:
         """(3,) requests still to be sent; at most so many tokens, about, that they read, and that they write."""
         total, image = np.zeros(3), self.args.image_max_side**2 / PIXELS_A_TOKEN
-        questions = questions_of(self._splits(), self.args, self.captioner).values()
+        questions = questions_of(self._splits(), self.args, self.captioner, self.words).values()
         unasked = not Path(self.args.journal).exists()  # a dry run writes no journal
         with nullcontext() if unasked else AnswerStore(self.args.journal) as store:
             for each in questions:
