@@ -303,20 +303,21 @@ class Predict(Command):
 
         g4i predict runs/pictures new_pictures -o predictions.csv
         g4i predict me/my-student new_pictures -o predictions.parquet --precision 0.99 --top 5
+        g4i predict me/my-student --shards 's3://bucket/photos/*.parquet' --out s3://bucket/run
 
     Writes a line an image: `file_name`, `label`, `probability` and `decision`. That is `answer` where the class is
     sure enough for `--precision`, `ask` where a person should look, and `none` where no class seems to fit. An
     unreadable file is a line with the reason.
     Any image classifier of the Hub works; thresholds come with those of `g4i fit`. To resume, run the same command
-    again.
+    again. With `--shards` it writes such a table for each shard of a bucket, as one of many tasks.
     """
 
     in_one_process = True
 
     def run(self, args) -> None:
-        from .inference.command import predict_into_file
+        from .inference.command import predict_into_file, predict_shards
 
-        predict_into_file(args, say)
+        (predict_shards if args.shards else predict_into_file)(args, say)
 
 
 class Search(Command):

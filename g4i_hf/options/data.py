@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..views.kinds import VIEW_FORMS, check_view
-from .fields import Count, check_values, option
+from .fields import Count, Number, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 NO_GROUPS, BY_FOLDER, BY_TIME = "none", "folder", "time"
@@ -81,6 +81,40 @@ def check_group_by(group_by: str | None) -> None:
         raise ValueError(f"group_by is {group_by!r}, neither {kinds} nor a regular expression: {error}.") from error
 
 
+@dataclass(kw_only=True)
+class ShardOptions:
+    """Shards"""
+
+    about = "call"
+    shards: str | None = option(
+        None, "Parquet files or WebDataset tars to take one by one, such as 's3://bucket/photos/*.parquet'."
+    )
+    out: str | None = option(None, "Folder, also in a bucket, for one Parquet of results per shard.")
+    rank: Number = option(0, "This task, from 0: it takes each world_size-th shard.")
+    world_size: Count = option(1, "Number of tasks.")
+
+    def check_shards(self) -> None:
+        for name, given, other in (("out", self.out, self.shards), ("shards", self.shards, self.out)):
+            if other and not given:
+                raise ValueError(f"{name} is missing: --shards 's3://bucket/photos/*.parquet' --out s3://bucket/run.")
+        if self.rank >= self.world_size:
+            last = self.world_size - 1
+            raise ValueError(f"rank is {self.rank}, but world_size is {self.world_size}: ranks are 0 to {last}.")
+
+
+@dataclass
+class DataOrShards(ShardOptions, DataArguments):
+    """Data or shards"""
+
+    def __post_init__(self):
+        self.check_shards()
+        if not self.shards:
+            super().__post_init__()
+        elif self.dataset_name:
+            raise ValueError("dataset_name and shards are given: leave one of both out.")
+        check_values(self)
+
+
 @dataclass
 class ViewArguments:
     """View"""
@@ -94,6 +128,7 @@ class ViewArguments:
     student: str | None = option(
         None, "Pretrained timm or transformers model for image:student; that of g4i fit by default."
     )
+    overwrite: bool = option(False, "Replace results of shards that were made of others, or with other options.")
 
     def __post_init__(self):
         if self.view:
