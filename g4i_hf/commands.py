@@ -11,7 +11,7 @@ from typing import Any
 from .cli import OptionError, check_paths
 from .files import printable
 from .names import LABELS_ONLY, check_run, is_of_fit, require
-from .options import learned_from_captions
+from .options import check_left_out, learned_from_captions
 from .output import is_first_process, say
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -65,19 +65,28 @@ class Caption(Command):
             --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
 
     Answers are saved on arrival. To resume, run the same command again. Without options it captions the Shapes recipe
-    with the small captioner of that recipe.
+    with the small captioner of that recipe. With `--shards` it writes a Parquet of captions for each shard of a
+    bucket, as one of many tasks, and keeps no answers of a shard that is not finished.
     """
 
     default_config = "shapes/caption.yaml"
 
     def check(self, args, data, local, endpoint, existing) -> None:
+        if data.shards:
+            check_left_out(args, "captions_dir", "caption_splits", "dry_run", "partial", "retry_failed")
+            check_left_out(endpoint, "export_requests", "import_answers")
+            check_left_out(existing, "captions_file")
+            check_left_out(data, "caption_column")
+        elif not args.captions_dir:
+            raise OptionError("captions_dir is missing: give a folder for the captions with --captions_dir.")
         args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         check_paths(captions_file=existing.captions_file)
 
-    def run(self, *options) -> None:
+    def run(self, args, data, *others) -> None:
         from .workflows.caption import Captioning
 
-        Captioning(*options, say=say).run()
+        captioning = Captioning(args, data, *others, say=say)
+        captioning.over_shards(data) if data.shards else captioning.run()
 
 
 class Embed(Command):
@@ -90,17 +99,27 @@ class Embed(Command):
     With `--view` it writes a view of the training images: captions, answers, scores, or features of any image encoder
     of timm or transformers. CLIP and SigLIP add the class names. Without `--view` it embeds the captions; those longer
     than the encoder's context window are truncated and counted. To resume, run the same command again: only new and
-    changed images are computed.
+    changed images are computed. With `--shards` it writes a Parquet of image features for each shard of a bucket, as
+    one of many tasks.
     """
 
     def check(self, view, data, encoder) -> None:
-        if not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
+        if data.shards:
+            check_left_out(encoder, "embeddings_dir", "text_encoder")
+            if not view.view:
+                raise OptionError("view is missing: the images of shards are embedded with --view image:NAME.")
+        elif not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
             raise OptionError("give --view or --text_encoder, and --embeddings_dir (-o), or a --config.")
 
     def run(self, view, data, encoder) -> None:
         import torch
         from accelerate import Accelerator
 
+        if data.shards:
+            from .views.shards import embed_shards
+
+            embed_shards(view, data, say)
+            return
         from .data.loading import load_data, load_reviewed, source_of
         from .embedding.embed import EmbeddingStage, described_embeddings
         from .views.making import embed_view

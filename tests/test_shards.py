@@ -1,23 +1,31 @@
 """Shards on a disk or in a bucket: a result for each, whole or not at all, by any tasks, whatever kills them."""
 
 import io
+import json
 import os
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import make
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from doors import spelled
+from caption_doors import ROOT, picture_of
+from datasets import Dataset
+from datasets import Image as StoredImage
+from doors import TWO_PROCESSES, WAIT, spelled, succeed
 from fitting import save_resnet
 from loaded import PYTHON, kill
 from processes import happens
+from test_encoders_as_views import saved
 
+from g4i_hf import embed_view
 from g4i_hf.running import main
 
 IMAGES = 6  # of a shard
@@ -255,3 +263,78 @@ def test_access_that_is_missing_or_ends_is_one_line_and_what_is_done_stays(stude
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     s3fs.S3FileSystem.clear_instance_cache()
     assert "which cannot be listed: Unable to locate credentials" in refused(capsys, "predict", student, given)
+
+
+# --- Vectors, captions and many tasks --------------------------------------------------------------------------------
+
+
+def test_vectors_of_shards_are_those_of_embed(student, photos, tmp_path):
+    vit = saved("vit", tmp_path / "vit")
+    given = {"view": f"image:{vit}", "shards": photos / "*.parquet", "out": tmp_path / "out"}
+    over("embed", given)
+    found = rows_of(tmp_path / "out")
+    assert list(found["0.parquet"][0]) == ["file_name", "image_id", "image_digest", "values", "reason"]
+    assert found["0.parquet"][-1]["reason"] == "null" and np.isnan(found["0.parquet"][-1]["values"]).all()
+    images = Dataset.from_dict(parquet(1).select(["image"]).to_pydict()).cast_column(
+        "image", StoredImage(decode=False)
+    )
+    stage = embed_view(images, f"image:{vit}", tmp_path / "alone") / "train.parquet"
+    alone = pq.read_table(stage).to_pylist()
+    assert [row["values"] for row in found["1.parquet"]] == [pytest.approx(row["values"], abs=1e-5) for row in alone]
+    assert [row["image_digest"] for row in found["1.parquet"]] == [row["image_digest"] for row in alone]
+
+
+def test_captions_of_shards_have_the_columns_of_a_stage_and_a_limit_loses_one_shard(tmp_path, serve, capsys):
+    server, photos = serve(), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        images = [make.stored(picture_of(3 * number + row)) for row in range(3)]
+        pq.write_table(pa.table({"image": images}), photos / f"{number}.parquet")
+    given = {"shards": photos / "*.parquet", "out": tmp_path / "out", "captioner_model": "tiny"}
+    given |= {"base_url": f"{server.url}/v1", "check_vision": "false"}
+    line = refused(capsys, "caption", given, "--max_requests", 4)
+    assert "max_requests is reached" in line and list(rows_of(tmp_path / "out")) == ["0.parquet"]
+    over("caption", given)
+    assert server.stats()["requests"] == 7
+    found = rows_of(tmp_path / "out")
+    captions = [row["caption"] for name in sorted(found) for row in found[name]]
+    assert captions == [[f"number {number}"] for number in range(6)]
+    first = ["file_name", "image_digest", "caption", "caption_raw", "caption_status", "caption_reason"]
+    assert list(found["0.parquet"][0]) == first
+    for more, said in (
+        ({"prompt": "class"}, "has no column 'label'"),
+        ({"captions_dir": "c"}, "captions_dir and shards"),
+        ({"dataset_name": photos}, "dataset_name and shards"),
+        ({"dry_run": 2}, "dry_run and shards"),
+    ):
+        assert said in refused(capsys, "caption", given | more)
+    assert "View 'caption' cannot be made of shards" in refused(
+        capsys, "embed", {"view": "caption", "shards": photos / "*.parquet", "out": tmp_path / "v"}
+    )
+
+
+def in_tasks(student: str, photos: Path, out: Path, executor: str, **options: object) -> str:
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    words = ["--executor", executor, "--tasks", "3", "--executor_options", json.dumps(options)]
+    words += ["--logging_dir", out.with_suffix(".log"), "predict", student, "--shards", photos / "*.*", "--out", out]
+    command = [sys.executable, ROOT / "recipes" / "scale" / "tasks.py", *map(str, words)]
+    done = subprocess.run(command, env=os.environ | ray, cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
+    return f"{done.returncode}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("executor", "options"), [("local", {"workers": 2}), ("ray", {"cpus_per_task": 1})])
+def test_tasks_of_datatrove_share_the_shards(student, photos, tmp_path, executor, options):
+    said = in_tasks(student, photos, tmp_path / "out", executor, **options)
+    assert said.startswith("0: "), said[-3000:]
+    over("predict", student, {"shards": photos / "*.*", "out": tmp_path / "alone"})
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_share_the_shards_of_a_task(photos, tmp_path):
+    given = {"view": f"image:{saved('vit', tmp_path / 'vit')}", "shards": photos / "*.parquet"}
+    done = succeed("embed", given, {"out": tmp_path / "out"}, launcher=TWO_PROCESSES)
+    assert "Shards: 2 made" in done.out
+    over("embed", given, {"out": tmp_path / "alone"})
+    assert rows_of(tmp_path / "out").keys() == rows_of(tmp_path / "alone").keys()

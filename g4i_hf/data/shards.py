@@ -8,6 +8,7 @@ error. A killed task loses the shard that it was at.
 
 import contextlib
 import json
+import os
 import re
 import tarfile
 import uuid
@@ -69,7 +70,9 @@ class Shards:
                 both = f"{names[place.stem]} and {path}"
                 raise ValueError(f"shards names {both}, whose results have one name. Take one folder at a time.")
             names[place.stem] = path
-        self.mine = list(self.files)[args.rank :: args.world_size]
+        # Processes of a launcher, such as one a GPU, share those of the task
+        rank, processes = (int(os.environ.get(name, at_least)) for name, at_least in (("RANK", 0), ("WORLD_SIZE", 1)))
+        self.mine = list(self.files)[args.rank * processes + rank :: args.world_size * processes]
 
     def run(
         self,

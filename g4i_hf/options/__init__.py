@@ -19,6 +19,7 @@ from .data import (
     EncoderArguments,
     ShardOptions,
     ViewArguments,
+    check_left_out,
     full_name,
 )
 from .evaluation import (

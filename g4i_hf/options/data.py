@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..views.kinds import VIEW_FORMS, check_view
 from .fields import Count, Number, check_values, option
@@ -102,6 +102,13 @@ class ShardOptions:
             raise ValueError(f"rank is {self.rank}, but world_size is {self.world_size}: ranks are 0 to {last}.")
 
 
+def check_left_out(options: Any, *names: str) -> None:
+    """A ValueError for options that have no effect on shards."""
+    for name in names:
+        if getattr(options, name):
+            raise ValueError(f"{name} and shards are given: leave one of both out.")
+
+
 @dataclass
 class DataOrShards(ShardOptions, DataArguments):
     """Data or shards"""
@@ -110,8 +117,7 @@ class DataOrShards(ShardOptions, DataArguments):
         self.check_shards()
         if not self.shards:
             super().__post_init__()
-        elif self.dataset_name:
-            raise ValueError("dataset_name and shards are given: leave one of both out.")
+        check_left_out(self, *(["dataset_name", "captions_name"] if self.shards else ()))
         check_values(self)
 
 

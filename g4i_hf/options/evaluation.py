@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..files import wrong_choice
-from .data import ShardOptions, check_views
+from .data import ShardOptions, check_left_out, check_views
 from .fields import BadImages, Checked, Count, Number, Share, check_values, option
 
 
@@ -76,9 +76,7 @@ class PredictArguments(ShardOptions):
     def _check_for_shards(self) -> None:
         if not self.model:
             raise ValueError("model is missing: g4i predict MODEL --shards PATTERN --out FOLDER.")
-        for name in ("images", "predictions", "split", "page"):
-            if getattr(self, name):
-                raise ValueError(f"{name} and shards are given: leave one of both out.")
+        check_left_out(self, "images", "predictions", "split", "page")
 
 
 KINDS_OF_PREDICTIONS = (".csv", ".parquet", ".jsonl")
