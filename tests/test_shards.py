@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,28 @@ def test_each_shard_has_a_result_with_its_keys_and_what_is_there_is_not_made_aga
     over("predict", student, tmp_path / "one", {"predictions": tmp_path / "one.parquet"})
     alone = pq.read_table(tmp_path / "one.parquet").to_pylist()
     assert [row | {"image_id": None} for row in found["1.parquet"]] == [row | {"image_id": None} for row in alone]
+
+
+def test_a_path_in_a_shard_is_not_followed(student, photos, tmp_path):
+    make.noise().save(tmp_path / "private.png")
+    images = [{"bytes": None, "path": str(tmp_path / "private.png")}]
+    pq.write_table(pa.table({"image": pa.array(images, parquet(1).schema.field("image").type)}), photos / "0.parquet")
+    over("predict", student, {"shards": photos / "0.parquet", "out": tmp_path / "out"})
+    ((row,),) = rows_of(tmp_path / "out").values()
+    assert row["reason"] == "null"
+
+
+def test_no_more_of_a_shard_is_in_memory_than_some_rows(student, photos, tmp_path):
+    images = [{"bytes": os.urandom(40_000), "path": None} for _ in range(1000)]
+    pq.write_table(pa.table({"image": images}), photos / "0.parquet", write_batch_size=16)
+    del images
+    tracemalloc.start()
+    try:
+        over("predict", student, {"shards": photos / "0.parquet", "out": tmp_path / "out"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 25e6 and len(rows_of(tmp_path / "out")["0.parquet"]) == 1000
 
 
 def refused(capsys, command: str, *words) -> str:

@@ -186,25 +186,21 @@ class Reader:
     def __init__(self, files: fsspec.AbstractFileSystem, path: str, image_column: str):
         self.files, self.path, self.image_column = files, path, image_column
         self.fault: Exception | None = None
-        self.keys: list[dict[str, str | None]] = []
+        self.keys: dict[str, list[str | None]] = {}  # columns
 
     def table(self, work: Callable[[Images], pa.Table]) -> pa.Table:
         """The keys of the rows, and what `work` makes of their images."""
         made = work(self._images())
-        if not self.keys:
-            return made
-        keys = pa.Table.from_pylist(self.keys, pa.schema([(name, pa.string()) for name in self.keys[0]]))
-        for name in made.column_names:
-            if name not in self.keys[0]:
-                keys = keys.append_column(made.field(name), made[name])
-        return keys
+        keys = {name: pa.array(values, pa.string()) for name, values in self.keys.items()}
+        return pa.table(keys | {name: made[name] for name in made.column_names if name not in keys})
 
     def _images(self) -> Images:
         is_tar = self.path.endswith(".tar")
         try:
             with self.files.open(self.path, "rb", cache_type="readahead" if is_tar else "none") as file:
                 for keys, image in _rows_of_tar(file) if is_tar else _rows_of_parquet(file, self.image_column):
-                    self.keys.append(keys)
+                    for name, value in keys.items():
+                        self.keys.setdefault(name, []).append(value)
                     yield keys[FILE_NAME], image
         except GeneratorExit:
             raise
@@ -214,7 +210,8 @@ class Reader:
 
 
 def _rows_of_parquet(file: Any, image_column: str) -> Iterator[tuple[dict[str, Any], Stored]]:
-    parquet = pq.ParquetFile(file, buffer_size=READ_AT_ONCE)
+    # By itself pyarrow (26) reads a row group at once, which may be the shard
+    parquet = pq.ParquetFile(file, buffer_size=READ_AT_ONCE, pre_buffer=False)
     present = parquet.schema_arrow.names
     if image_column not in present:
         raise ValueError(f"no column {image_column!r}. {columns.its_columns(columns.IMAGE, present)}")

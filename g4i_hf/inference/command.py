@@ -1,5 +1,6 @@
 """`g4i predict`: a line for each image, with its class and whether that is sure enough."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from ..output import progress_bar
 from .classifier import Classifier, open_classifier
 from .images import images_of
 from .page import write_predictions_page
-from .writing import DIGEST, Predictions, schema_of, without_digest
+from .writing import DIGEST, ROWS_AT_ONCE, Predictions, schema_of, without_digest
 
 
 def predict(
@@ -109,8 +110,11 @@ def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None
     made_of = _made_of(args, classifier)
 
     def predicted(images: Images) -> pa.Table:
-        rows = [*map(without_digest, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))]
-        return pa.Table.from_pylist(rows, schema_of(rows[0] if rows else ()))
+        rows = map(without_digest, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
+        parts = []
+        while part := [*itertools.islice(rows, ROWS_AT_ONCE)]:
+            parts.append(pa.Table.from_pylist(part, schema_of(part[0])))
+        return pa.concat_tables(parts) if parts else pa.table({})
 
     shards.run(made_of, predicted, say, args.overwrite)
 
