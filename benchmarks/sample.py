@@ -2,9 +2,10 @@
 What a sample costs: test accuracy of `g4i fit --sample` with 1/3, 1/10 and 1/30 of the training images.
 
     pip install -e '.[demo]'
-    python benchmarks/sample.py PHOTOS --data cifar10 caltech101 --seeds 0
+    python benchmarks/sample.py PHOTOS --data caltech101 --seeds 0
+    python benchmarks/sample.py PHOTOS --data cifar10 --seeds 0 --settings "1 a class"
 
-PHOTOS and settings are those of photos_fit.py, without `validation`. Of CIFAR-10, 5,000 images of `test` are scored.
+PHOTOS and settings are those of photos_fit.py, without `validation`. Of CIFAR-10, 3,000 images of `test` are scored.
 Writes results/sample.json.
 """
 
@@ -17,17 +18,19 @@ from result_files import Results
 SETTINGS = ("1 a class", "all")
 PARTS = (1, 3, 10, 30)  # of the training images, one in so many
 KEY = ("data", "setting", "part", "seed")
-MOST_TESTED = 5_000
+MOST_TESTED = 3_000
 
 
 def main() -> None:
-    args = parsed(parser_of(__doc__, cache="runs/sample"))
+    parser = parser_of(__doc__, cache="runs/sample")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
+    args = parsed(parser)
     results = Results(args.results / "sample.json", KEY)
     for seed, data in product(args.seeds, args.data):
         photos = photos_of(args.photos, data)
         tested = photos["test"].shuffle(seed=0).select(range(min(len(photos["test"]), MOST_TESTED)))
         photos["test"] = tested.flatten_indices()
-        for setting, part in product(SETTINGS, PARTS):
+        for setting, part in product(args.settings, PARTS):
             key = data, setting, part, seed
             if not results.has(*key):
                 images = len(photos["train"]) // part
