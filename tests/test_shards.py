@@ -362,3 +362,13 @@ def test_processes_of_a_launcher_share_the_shards_of_a_task(photos, tmp_path):
     assert "Shards: 2 made" in done.out
     over("embed", given, {"out": tmp_path / "alone"})
     assert rows_of(tmp_path / "out").keys() == rows_of(tmp_path / "alone").keys()
+
+
+@pytest.mark.slow
+def test_shards_of_the_hub(hub, student, tmp_path):
+    with hub.here():
+        make.rows(6).push_to_hub("me/photos")
+    given = {"shards": "hf://datasets/me/photos/data/*.parquet", "out": tmp_path / "out"}
+    succeed("predict", student, given, env=hub.environment(tmp_path / "home"))
+    (rows,) = rows_of(tmp_path / "out").values()
+    assert [row["image_id"] for row in rows] == [f"id-{row}" for row in range(6)]
