@@ -581,6 +581,25 @@ def imagenet_captioning() -> str:
     return table(["captioner", "operations an image", "1 GPU", "8 GPUs", "64 GPUs", "cost"], lines)
 
 
+@of_page
+def shards() -> str:
+    lines = [
+        [f"{row['images']:,}", f"{row['shard_mb']:.0f} MB", f"{row['peak_mb']:.0f} MB"]
+        for row in read_result("shards.json")["rows"]
+    ]
+    return table(["images of the shard", "its size", "peak memory"], lines, "r")
+
+
+@of_page
+def sample() -> str:
+    lines, parts = [], sorted({row["part"] for row in rows_of("sample")})
+    for data, setting in dict.fromkeys((row["data"], row["setting"]) for row in rows_of("sample")):
+        found = {row["part"]: row for row in rows_of("sample", data=data, setting=setting)}
+        cells = [f"{percent(found[part].get('labels_only'))} / {percent(found[part]['with_views'])}" for part in parts]
+        lines.append([f"{data}, {found[1]['images']:,} images, labels: {setting}", *cells])
+    return table(["", "all", *(f"1/{part}" for part in parts[1:])], lines)
+
+
 def with_tables(text: str) -> str:
     """The text with every marked table made anew."""
 

@@ -323,7 +323,7 @@ def print_and_exit(text: str) -> None:
 
 def check_data(options: Iterable[Any]) -> None:
     for data in options:
-        if isinstance(data, DataArguments):
+        if isinstance(data, DataArguments) and data.dataset_name:
             check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
             if data.captions_name:
                 check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)

@@ -14,7 +14,7 @@ from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
 
 import g4i_hf
-from g4i_hf import __version__
+from g4i_hf import __version__, load_images
 from g4i_hf.cli import Parser, parse_options
 from g4i_hf.commands import COMMANDS
 from g4i_hf.options import OPTIONS_OF
@@ -325,3 +325,22 @@ def test_the_site_has_every_page_in_its_navigation_and_every_option_in_its_refer
 def test_the_reference_has_every_public_name():
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
+
+
+@pytest.mark.slow
+def test_from_shards_to_a_classifier_and_back(tmp_path):
+    """On a folder in place of a bucket."""
+    rows = load_images(draw_folder(tmp_path / "pictures", train=120))["train"]
+    for shard, (folder, part) in enumerate([("sample", range(0, 60)), ("bucket/photos", range(60, 120))]):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(2):
+            images = rows.select(part[number::2]).select_columns(["image", "label", "caption"])
+            images.to_parquet(tmp_path / folder / f"train-{shard}{number}.parquet")
+    page = "docs/guides/large_datasets.md"
+    options = "--group_by none --image_size 64 --finetune false"
+    for name in ("fit a sample", "predict shards"):
+        in_shell(block(name, page).replace("s3://", "").replace("fit sample", f"fit sample {options}"), tmp_path)
+    code = block("back", page).replace("s3://", "")
+    run([PYTHON, "-"], tmp_path, code)
+    again = load_images(tmp_path / "sample")["train"]
+    assert len(again) == 120

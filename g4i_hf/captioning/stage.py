@@ -105,20 +105,25 @@ def needs_another_try(answer: Answer) -> bool:
     return Caption.of(answer).caption_status != OK
 
 
-def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
-    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
-    asks_class, matching = questions.prompts.asks_class, questions.prompts.matching
-    of_captions = {} if all(asks_class) else OF_CAPTION
-    of_answer = OF_ANSWER if any(asks_class) else {}
+class AnswerColumns:
+    """The columns of a row, from the answers to its prompts."""
 
-    def row_of(answers: list[Answer | None]) -> dict[str, Any]:
-        pairs = list(zip(answers, asks_class, strict=True))
-        of_class = [ClassAnswer.of(answer, matching) for answer, asks in pairs if asks]
+    def __init__(self, prompts: Prompts):
+        self.asks_class, self.matching = prompts.asks_class, prompts.matching
+        self.features = ({} if all(self.asks_class) else OF_CAPTION) | (OF_ANSWER if any(self.asks_class) else {})
+
+    def of(self, answers: list[Answer | None]) -> dict[str, Any]:
+        pairs = list(zip(answers, self.asks_class, strict=True))
+        of_class = [ClassAnswer.of(answer, self.matching) for answer, asks in pairs if asks]
         captions = [Caption.of(answer) for answer, asks in pairs if not asks]
         return (_lists(captions) if captions else {}) | (vars(of_class[0]) if of_class else {})
 
-    rows = (row_of(answers) for _, answers in questions.answers(store, look_closer))
-    return _table(questions.split, rows, of_captions | of_answer)
+
+def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
+    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
+    made = AnswerColumns(questions.prompts)
+    rows = (made.of(answers) for _, answers in questions.answers(store, look_closer))
+    return _table(questions.split, rows, made.features)
 
 
 def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:

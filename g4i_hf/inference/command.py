@@ -1,23 +1,26 @@
 """`g4i predict`: a line for each image, with its class and whether that is sure enough."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
+from ..data.shards import Images, Shards
 from ..names import ANSWER, ASK, NONE, USUAL_PRECISION
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
-from .classifier import open_classifier
+from .classifier import Classifier, open_classifier
 from .images import images_of
 from .page import write_predictions_page
-from .writing import DIGEST, Predictions, without_digest
+from .writing import DIGEST, ROWS_AT_ONCE, Predictions, schema_of, without_digest
 
 
 def predict(
@@ -63,10 +66,9 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
             _check_place(name, Path(file))
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
-    known = classifier.threshold(args.precision)
-    threshold = known["threshold"] if known else None
-    made_of: dict[str, Any] = {"the model": classifier.identity, "the images": images.digest}
-    made_of |= {"the option top": args.top, "the threshold": threshold}
+    made_of = _made_of(args, classifier)
+    known, threshold = classifier.threshold(args.precision), made_of["the threshold"]
+    made_of |= {"the images": images.digest}
     predictions = Predictions(args.predictions, made_of)
     done, changed = predictions.begin(args.overwrite, images.digest_of)
     if changed:
@@ -94,6 +96,27 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
         write_predictions_page(args.page, images, predictions.rows(), classifier.classes, title)
     predictions.finish()
     say("\n".join(_in_words(args, known, counts)))
+
+
+def _made_of(args: PredictArguments, classifier: Classifier) -> dict[str, Any]:
+    """What the answer to an image depends on."""
+    threshold = (classifier.threshold(args.precision) or {}).get("threshold")
+    return {"the model": classifier.identity, "the option top": args.top, "the threshold": threshold}
+
+
+def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None:
+    """A Parquet of predictions for each shard of this task, with the columns of [`predict_into_file`]'s."""
+    shards, classifier = Shards(args, args.image_column), open_classifier(args.model)
+    made_of = _made_of(args, classifier)
+
+    def predicted(images: Images) -> pa.Table:
+        rows = map(without_digest, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
+        parts = []
+        while part := [*itertools.islice(rows, ROWS_AT_ONCE)]:
+            parts.append(pa.Table.from_pylist(part, schema_of(part[0])))
+        return pa.concat_tables(parts) if parts else pa.table({})
+
+    shards.run(made_of, predicted, say, args.overwrite)
 
 
 def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:

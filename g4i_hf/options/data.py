@@ -4,10 +4,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..views.kinds import VIEW_FORMS, check_view
-from .fields import Count, check_values, option
+from .fields import Count, Number, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 NO_GROUPS, BY_FOLDER, BY_TIME = "none", "folder", "time"
@@ -86,6 +86,46 @@ def check_group_by(group_by: str | None) -> None:
         raise ValueError(f"group_by is {group_by!r}, neither {kinds} nor a regular expression: {error}.") from error
 
 
+@dataclass(kw_only=True)
+class ShardOptions:
+    """Shards"""
+
+    about = "call"
+    shards: str | None = option(
+        None, "Parquet files or WebDataset tars to take one by one, such as 's3://bucket/photos/*.parquet'."
+    )
+    out: str | None = option(None, "Folder, also in a bucket, for one Parquet of results per shard.")
+    rank: Number = option(0, "This task, from 0: it takes each world_size-th shard.")
+    world_size: Count = option(1, "Number of tasks.")
+
+    def check_shards(self) -> None:
+        for name, given, other in (("out", self.out, self.shards), ("shards", self.shards, self.out)):
+            if other and not given:
+                raise ValueError(f"{name} is missing: --shards 's3://bucket/photos/*.parquet' --out s3://bucket/run.")
+        if self.rank >= self.world_size:
+            last = self.world_size - 1
+            raise ValueError(f"rank is {self.rank}, but world_size is {self.world_size}: ranks are 0 to {last}.")
+
+
+def check_left_out(options: Any, *names: str) -> None:
+    """A ValueError for options that have no effect on shards."""
+    for name in names:
+        if getattr(options, name):
+            raise ValueError(f"{name} and shards are given: leave one of both out.")
+
+
+@dataclass
+class DataOrShards(ShardOptions, DataArguments):
+    """Data or shards"""
+
+    def __post_init__(self):
+        self.check_shards()
+        if not self.shards:
+            super().__post_init__()
+        check_left_out(self, *(["dataset_name", "captions_name"] if self.shards else ()))
+        check_values(self)
+
+
 @dataclass
 class ViewArguments:
     """View"""
@@ -99,6 +139,7 @@ class ViewArguments:
     student: str | None = option(
         None, "Pretrained timm or transformers model for image:student; that of g4i fit by default."
     )
+    overwrite: bool = option(False, "Replace results of shards that were made of others, or with other options.")
 
     def __post_init__(self):
         if self.view:

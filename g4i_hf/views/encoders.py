@@ -82,20 +82,19 @@ class Encoders(Maker):
         is_folder = self.view != STUDENT_VIEW and Path(self.what).is_dir()
         return {f"the encoder {self.what}": folder_digest(self.what)} if is_folder else {}
 
+    def encoder(self) -> ImageEncoder:
+        """That of `image:NAME`."""
+        if not self.has_names:
+            return encoder_by_student(self.what)
+        tower = ImageTower(self.what)
+        return ImageEncoder(tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
+
     def make(self, inputs: Inputs) -> NewView:
-        if self.view == STUDENT_VIEW:
-            encoder = encoder_of_fit(inputs.student, inputs.images)
-        elif self.has_names:
-            tower = ImageTower(self.what)
-            encoder = ImageEncoder(
-                tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor)
-            )
-        else:
-            encoder = encoder_by_student(self.what)
+        is_student = self.view == STUDENT_VIEW
+        encoder = encoder_of_fit(inputs.student, inputs.images) if is_student else self.encoder()
         name = f"image:{folder_or_id(self.what)}"  # without the place of a folder, which is private
         has_names, device = self.has_names, inputs.accelerator.device
         rows = inputs.images.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        rows = rows.select(range(len(rows))[inputs.share])
 
         def class_values() -> np.ndarray | None:
             is_wanted = has_names and inputs.id2label and inputs.accelerator.is_main_process

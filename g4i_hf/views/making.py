@@ -147,16 +147,6 @@ def embed_view(
     return write_view(new, training, id2label, output_dir, Source.of(source), accelerator.is_main_process)
 
 
-def embed_share(
-    images: Dataset | DatasetDict, view: str, output_dir: str | Path, share: slice, *, student: str | None = None
-) -> None:
-    """Features of a share of the training images, which [`embed_view`] then takes; nothing for views of columns."""
-    training, id2label = _training(images, view)
-    if maker_of(view).is_computed and range(len(training))[share]:
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        maker_of(view).make(Inputs(training, id2label, output_dir, accelerator, student, share=share)).values()
-
-
 def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[int, str]]:
     """The training images, and the names of their classes where a view needs or has them."""
     check_view(view)

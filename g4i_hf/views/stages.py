@@ -83,13 +83,12 @@ class Inputs:
     student: str | None = None  # of `image:student`; None: that of `g4i fit`
     encoder: EncoderArguments = field(default_factory=EncoderArguments)  # of captions
     source: str | Source = "images"  # of the images, for `stage.json`
-    share: slice = field(default_factory=lambda: slice(None))  # of the rows, whose features are computed
 
 
 class Maker:
     """Makes the views of one kind. `view` is the name as users write it, `what` the part after the colon."""
 
-    is_computed = False  # by an encoder of images: without classes, and by many tasks together
+    is_computed = False  # by an encoder of images: without classes
 
     def __init__(self, view: str):
         self.view, self.what = view, view.partition(":")[2]

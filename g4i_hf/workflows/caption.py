@@ -16,6 +16,7 @@ from ..captioning.answers import OK, AnswerStore, Captioner
 from ..captioning.existing import existing_captions
 from ..captioning.questions import Questions, digest_of_words
 from ..captioning.runner import Asking, Budget, Outcome, Share
+from ..captioning.shards import ShardCaptions, prompts_about_images
 from ..captioning.stage import (
     NAMED,
     Captioned,
@@ -30,7 +31,8 @@ from ..captioning.stage import (
 )
 from ..cli import build_options
 from ..data.classes import ClassWords, class_names
-from ..data.loading import check_has_split, class_words, load_data, load_images, source_of
+from ..data.loading import check_has_split, class_words, load_data, load_images, read_classes, source_of
+from ..data.shards import Shards
 from ..data.stage import STAGE_FILE
 from ..files import check_replaceable
 from ..names import require
@@ -42,6 +44,7 @@ from ..options import (
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
+    ShardOptions,
 )
 from ..options.caller import called_from_python
 from .dry_run import PAGE, dry_run
@@ -165,10 +168,20 @@ class Captioning:
         digest = digest_of_words(self.words) if any(first.prompts.asks_class) else None
         return Captioned(tables, captioner.provenance, first.prompts.templates, digest)
 
-    def ask(self, share: Share) -> None:
-        """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""
-        self.share = share
-        self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner, self.words))
+    def over_shards(self, given: ShardOptions) -> None:
+        """Captions the images of shards in place of those of the data."""
+        args = self.args
+        if not self.asks:
+            raise ValueError("captioner_model is missing: shards are captioned by a model.")
+        classes = read_classes(self.data) if self.data.class_names_file or self.data.classes else None
+        words = {} if classes is None else classes.words()
+        names = [] if classes is None else list(dict.fromkeys(filter(None, map(classes.now, classes.entries))))
+        prompts = prompts_about_images(args.prompt or ["plain"], names, words)
+        shards = Shards(given, self.data.image_column)
+        work = ShardCaptions(self.captioner, prompts, self._budget())
+        made_of = {"captioner": self.captioner.provenance, "prompts": prompts.templates}
+        made_of |= {"class names": prompts.class_names, "words": digest_of_words(words)}
+        shards.run(made_of, work.table, self.say, args.overwrite)
 
     def ahead(self) -> np.ndarray:
         """(3,) requests still to be sent; at most so many tokens, about, that they read, and that they write."""
@@ -185,11 +198,7 @@ class Captioning:
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
         """Asks about the rows of this process. Returns why it stopped early, or None."""
-        args, share = self.args, self.share
-        requests = None if args.max_requests is None else share.part_of(args.max_requests)
-        cost = None if args.max_cost is None else args.max_cost / share.processes
-        budget = Budget(requests, cost, args.price_input, args.price_output)
-        imported = {}
+        args, share, budget, imported = self.args, self.share, self._budget(), {}
         if self.by_files and self.endpoint.import_answers:
             from ..captioning.batch import answers_in_files
 
@@ -205,6 +214,13 @@ class Captioning:
         if share.is_first:
             self.say("\n".join(filter(None, [self.outcome.as_text(), reason])))
         return reason
+
+    def _budget(self) -> Budget:
+        """Of this process."""
+        args, share = self.args, self.share
+        requests = None if args.max_requests is None else share.part_of(args.max_requests)
+        cost = None if args.max_cost is None else args.max_cost / share.processes
+        return Budget(requests, cost, args.price_input, args.price_output)
 
     def _reason_of_any(self, reason: str | None) -> str | None:
         """Why some process stopped early; None when all have asked everything. Waits for all."""
