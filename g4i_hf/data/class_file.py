@@ -58,6 +58,10 @@ class Classes:
         """The class of a label, perhaps of a former name or of a class that was merged; None if it was dropped."""
         return self._now.get(same_form(label), label)
 
+    def present(self, labels: Iterable[str]) -> list[str]:
+        """The classes of these labels, each once."""
+        return list(dict.fromkeys(now for now in map(self.now, labels) if now is not None))
+
     def knows(self, label: str) -> bool:
         return same_form(label) in self._now
 
@@ -246,8 +250,7 @@ def with_classes(splits: DatasetDict, classes: Classes) -> tuple[DatasetDict, di
             unlabelled = ClassLabel(names=names)
             splits[split_name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
     splits = with_class_names(splits, names, f"of {classes.file}")
-    now = [classes.now(name) for name in names]
-    present = list(dict.fromkeys(name for name in now if name is not None))
+    now, present = [classes.now(name) for name in names], classes.present(names)
     if present == names:
         return splits, {}
     index, dropped = np.array([*(-1 if name is None else present.index(name) for name in now), -1]), {}

@@ -94,7 +94,7 @@ class Shards:
             ShardError: at the end, for shards that cannot be read.
         """
         digest = content_digest(json.dumps(options, sort_keys=True).encode())
-        others = [path for path in self.files if path not in {*self.mine}][:1]  # a task with another model shows
+        others = sorted(self.files.keys() - {*self.mine})[:1]  # a task with another model shows
         with ThreadPoolExecutor(THREADS) as pool:
             done = [*pool.map(lambda path: self._is_done(path, digest, overwrite), [*self.mine, *others])]
         missing = [path for path, is_done in zip(self.mine, done, strict=False) if not is_done]

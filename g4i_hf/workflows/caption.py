@@ -175,7 +175,7 @@ class Captioning:
             raise ValueError("captioner_model is missing: shards are captioned by a model.")
         classes = read_classes(self.data) if self.data.class_names_file or self.data.classes else None
         words = {} if classes is None else classes.words()
-        names = [] if classes is None else list(dict.fromkeys(filter(None, map(classes.now, classes.entries))))
+        names = [] if classes is None else classes.present(classes.entries)
         prompts = prompts_about_images(args.prompt or ["plain"], names, words)
         shards = Shards(given, self.data.image_column)
         work = ShardCaptions(self.captioner, prompts, self._budget())
