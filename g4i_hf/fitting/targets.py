@@ -53,13 +53,15 @@ class Targets:
         posterior = evidence.model.posterior_[rows] if fold is None else evidence.by_fold(rows, fold)
         return rows, posterior.astype(np.float32) * self.weights[rows]
 
-    def given_labels(self, rows: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    def to_choose_strength(self, rows: np.ndarray, learned: np.ndarray) -> np.ndarray:
         """
-        (n, C) the targets of a fold, given the labels of these rows once more. What its models say of rows that they
-        have learned is smooth; this is about as noisy as what the last layer learns in the end. So it suits the same
-        regularisation. For that choice alone, as labels count twice here.
+        (n, C) the targets of a fold that choose a regularisation. Where no view has texts of the classes, predictions
+        for rows that a fold's models have learned are smooth. A weaker regularisation suits them than suits what is
+        learned in the end. So these rows are given their labels once more, which is no smoother.
         """
         evidence = self.evidence
+        if any(view.class_values is not None for view in evidence.views.values()):
+            return learned
         return evidence.model.calibration_.posterior(learned, evidence.labels[rows], evidence.is_certain[rows])
 
     def of_all_rows(self, name: str) -> np.ndarray:
