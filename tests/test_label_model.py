@@ -311,6 +311,18 @@ def test_image_features_that_tell_little_do_not_outvote_answers():
     assert right[1] > right[0] - 0.05, right
 
 
+def test_answers_for_a_fifth_of_the_images_teach_the_others():
+    """Image features learn them, are as sure elsewhere as they repeat them, and do not learn their own errors."""
+    images, rng = clusters(1500, spread=1.7, view=2), np.random.default_rng(52)
+    replies = np.where(rng.random(1500) < 0.95, images.truth, rng.integers(CLASSES, size=1500))
+    replies[300:] = -1
+    views = {"answer": View.answers(replies, CLASSES), "image": View(images.x)}
+    model = LabelModel(CLASSES).fit(views, np.full(1500, -1))
+    told, right = model.probabilities_[300:], accuracy(model.probabilities_[300:], images.truth[300:])
+    assert right > 0.7 and abs(told.max(1).mean() - right) < 0.12, (right, told.max(1).mean())
+    assert model.accuracy_.share == pytest.approx(accuracy(model.probabilities_, images.truth), abs=0.12)
+
+
 def test_an_image_encoder_with_class_names_teaches_one_without():
     """As CLIP and the student do, where no image has a label."""
     clip, student = clusters(1500, spread=2.0), clusters(1500, spread=1.0, view=1)

@@ -380,7 +380,8 @@ class LabelModel:
             compared = rows.unlabelled[:MOST_COMPARED]
             predicted = self._predict(values, compared, rows.folds).argmax(1)
             learners = able_to_learn({name: values[name] for name in learners}, compared, predicted, self.num_labels)
-        learned = learn_predictions(values, learners, rows, self.log_prior_, partial(self._predict, values))
+        teaches = self._have_two_sources(values, learners)
+        learned = learn_predictions(values, learners, rows, self.log_prior_, partial(self._predict, values), teaches)
         if learned is not None:
             model, sample, targets = learned
             # It repeats what the models of its views tell, and their errors, so with few labels these have no vote.
@@ -397,6 +398,15 @@ class LabelModel:
             fixed = replace(self.calibration_, inverse_temperatures=temperatures, trusts=self._trusts)
             logits = self._logits(values, sample, rows.folds)
             self.calibration_ = calibrated_by_agreement(fixed, logits, targets)
+
+    def _have_two_sources(self, values: dict[str, Values], learners: tuple[str, ...]) -> np.ndarray:
+        """(N,) whether another view votes on a row than the one that learns from it: it would learn its own errors."""
+        votes = zip(self.models_, self.calibration_.inverse_temperatures, strict=True)
+        of_source: dict[str, np.ndarray] = {}
+        for name in {*learners, *(model.name for model, weight in votes if weight > 0)}:
+            view = values[name]
+            of_source[view.source] = view.has | of_source.get(view.source, False)
+        return np.sum(list(of_source.values()), axis=0) > 1
 
     def _predict(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
         return self.calibration_.probabilities(self._logits(values, rows, model_of))

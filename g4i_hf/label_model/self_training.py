@@ -21,6 +21,7 @@ def learn_predictions(
     rows: Rows,
     log_prior: np.ndarray,
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    teaches: np.ndarray,
 ) -> tuple[ViewModel, np.ndarray, np.ndarray] | None:
     """
     A model of these views, fitted on the class probabilities of unlabelled rows. These are more examples than the
@@ -29,6 +30,7 @@ def learn_predictions(
 
     Args:
         predict: (n, C) probabilities of rows (n,) by the models that the second argument (N,) names.
+        teaches: (N,) whether a row has a prediction to learn.
 
     Returns:
         The model, the numbers (n,) of the rows that taught it, and what these taught, (n, C); None if there are fewer
@@ -37,7 +39,7 @@ def learn_predictions(
     widths, num_labels = tuple(values[name].x.shape[1] for name in learners), len(log_prior)
     model = ViewModel(learners, widths, {}, num_labels, self_trained=True)
     has = model.has_value(values)
-    sample = rows.unlabelled[has[rows.unlabelled]][:MOST_FITTED]
+    sample = rows.unlabelled[(has & teaches)[rows.unlabelled]][:MOST_FITTED]
     known = rows.known[has[rows.known]][:MOST_FITTED]
     variances = np.concatenate([values[name].space.variances for name in learners])
     discriminates = len(rows.judged) >= priors.MIN_HELD_OUT
