@@ -1,5 +1,7 @@
 """Accuracy by prediction-powered inference: the formula of its authors, and intervals that hold in simulations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from reference import ppi_mean
@@ -10,6 +12,7 @@ from g4i_hf.evaluation.estimate import (
     Expected,
     HeldOut,
     accuracy_of,
+    difference_interval,
     judged_by_labels,
     judged_by_probabilities,
     judged_in_turn,
@@ -148,6 +151,56 @@ def test_few_rows_that_all_agree_may_do_so_by_chance():
     sure = np.eye(CLASSES)[np.zeros(5, dtype=int)]
     low, high = accuracy_of(sure, held_out((sure, np.zeros(5, dtype=int)))).interval
     assert low < 0.7 and high == 1
+
+
+def test_classes_without_rows_widen_the_interval_by_their_share():
+    """Nothing shows how often they are right. Their share is at least that by the labels, two more for each class."""
+    generator = np.random.default_rng(3)
+    (images, _), (labelled, labels) = rows_of(2000, generator), rows_of(400, generator)
+    noise, uniform = np.zeros((1, len(labels))), np.full(labelled.shape, 1 / CLASSES)
+    seen = np.pad(labelled, ((0, 0), (0, 1))), labels, noise, np.pad(uniform, ((0, 0), (0, 1)))
+    posterior = np.eye(CLASSES + 1)[labels]
+    everywhere = np.pad(images, ((0, 0), (0, 1)))
+    kinds = {}
+    for count in (0, 1):
+        counts = np.append(np.full(CLASSES, 4), count)
+        kinds[count] = HeldOut.of(*seen[:4], posterior, counts, everywhere)
+    assert kinds[0].unknown == pytest.approx(2 / 26) and kinds[0].single == 0
+    assert kinds[1].single == pytest.approx(3 / 27) and kinds[1].unknown == 0
+    for each, spread in ((kinds[0], priors.STD_WITHOUT_LABEL), (kinds[1], priors.STD_OF_ONE_LABEL)):
+        low, high = accuracy_of(everywhere, each).interval
+        quantile = student_t.ppf(priors.LEVEL, priors.DEGREES_OF_FREEDOM)
+        shares = accuracy_of(everywhere, replace(each, single=0, unknown=0)).interval
+        of_class = quantile * spread * max(each.single, each.unknown)
+        seen_alone = (shares[1] - shares[0]) / 2 * (1 - max(each.single, each.unknown))
+        assert np.hypot(of_class, 0.9 * seen_alone) < (high - low) / 2 < of_class + 1.2 * seen_alone
+
+
+def test_the_prior_of_the_bias_narrows_the_interval_of_few_rows():
+    """Three rows alone tell nothing. Probabilities that are rarely wrong tell more, up to a limit."""
+    generator, name = np.random.default_rng(5), "with_views"
+    images, few = rows_of(2000, generator)[0], held_out(rows_of(3, generator))
+    widths = []
+    for confident in (1, 40):
+        known = images**confident / (images**confident).sum(1, keepdims=True)
+        args = {name: known.argmax(1)}, known, few, {name: few.labels}
+        low, high = judged_by_probabilities(*args).accuracies[name].interval
+        widths.append(high - low)
+    assert widths[1] < 0.5 * widths[0] < 0.45
+    assert widths[1] > 2 * priors.PRIOR_STD_BIAS * priors.MIN_EXPECTED_ERROR
+    told = {"labels_only": images.argsort(1)[:, -2], name: images.argmax(1)}
+    seen = {"labels_only": few.probabilities.argsort(1)[:, -2], name: few.probabilities.argmax(1)}
+    low, high = judged_by_probabilities(told, images, few, seen).difference.interval
+    assert (high - low) / 2 > 1.5 * priors.PRIOR_STD_BIAS_OF_DIFFERENCE  # nearly all predictions differ
+
+
+def test_an_interval_of_three_differences_is_students():
+    differences = np.array([0.0, 1.0, 1.0])
+    low, high = difference_interval(differences)
+    half = student_t.ppf(0.975, 2) * np.sqrt((2 / 9 + priors.EXTRA_ROWS / 3) / 2)
+    assert (low, high) == pytest.approx((max(2 / 3 - half, -1), 1))
+    low, high = difference_interval(np.tile(differences, 30))
+    assert (high - low) / 2 == pytest.approx(student_t.ppf(0.975, 89) * np.sqrt((2 / 9 + priors.EXTRA_ROWS / 90) / 89))
 
 
 # --- Groups ----------------------------------------------------------------------------------------------------------
