@@ -535,17 +535,6 @@ def all_layers() -> str:
 
 
 @of_page
-def all_layers_short() -> str:
-    cells = ("cifar10, none", "cifar10, none, scores", "cifar10, 40% wrong", "caltech101, all", "flowers102, all")
-    lines = []
-    for cell in cells:
-        found = rows_of("all_layers", arm=DEFAULT_ARM, cell=cell)
-        last, ships = (percent(mean(found, name)) for name in (WITH_VIEWS, "ships"))
-        lines.append([name_of_cell(cell), last, f"**{ships}**"])
-    return table(["accuracy, %", "last layer", "all layers"], lines)
-
-
-@of_page
 def alignment() -> str:
     by_key = {(row["cell"], row["arm"], row["seed"]): row for row in rows_of("all_layers")}
     lines = []
