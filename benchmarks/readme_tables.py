@@ -24,6 +24,7 @@ PAGES = (
     "docs/guides/large_datasets.md",
     "docs/guides/predict.md",
     "docs/guides/captions.md",
+    "docs/guides/classes.md",
     "docs/guides/wrong_labels.md",
     "docs/guides/views.md",
     "docs/guides/all_layers.md",
