@@ -24,6 +24,7 @@ PAGES = (
     "docs/guides/large_datasets.md",
     "docs/guides/predict.md",
     "docs/guides/captions.md",
+    "docs/guides/classes.md",
     "docs/guides/wrong_labels.md",
     "docs/guides/views.md",
     "docs/guides/all_layers.md",
@@ -532,17 +533,6 @@ def all_layers() -> str:
         size = f"{found[0]['images']:,}, {found[0]['image_size']} px"
         lines.append([name_of_cell(cell), size, last, f"**{ships}**", f"{100 * gains:+.1f}", ends])
     return table(["", "images", "last layer", "all layers", "gain", "of each draw"], lines, "ll")
-
-
-@of_page
-def all_layers_short() -> str:
-    cells = ("cifar10, none", "cifar10, none, scores", "cifar10, 40% wrong", "caltech101, all", "flowers102, all")
-    lines = []
-    for cell in cells:
-        found = rows_of("all_layers", arm=DEFAULT_ARM, cell=cell)
-        last, ships = (percent(mean(found, name)) for name in (WITH_VIEWS, "ships"))
-        lines.append([name_of_cell(cell), last, f"**{ships}**"])
-    return table(["accuracy, %", "last layer", "all layers"], lines)
 
 
 @of_page

@@ -90,10 +90,10 @@ def test_arguments_of_a_subclass_are_its_own(tmp_path):
 
 
 def test_six_lines_make_a_classifier_for_a_pipeline(tmp_path):
-    """Those of the README, with the default arguments and a small student."""
+    """Those of the quickstart, with the default arguments and a small student."""
     draw_folder(tmp_path / "pictures", train=9, validation=3)
     options = ", ".join(f"{name}={value!r}" for name, value in SMALL.items())
-    code = block("python").replace('supervision="auto"', f'supervision="auto", {options}')
+    code = block("python", "docs/quickstart.md").replace('supervision="auto"', f'supervision="auto", {options}')
     printed = python(code, cwd=tmp_path)
     assert "step 50/50" in printed and "loss_align" in printed
     found = json.loads(python(PIPELINE, tmp_path / "pictures" / "train" / "circle" / "0.png", cwd=tmp_path))
