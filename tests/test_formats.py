@@ -1,6 +1,8 @@
 """A release for ONNX Runtime goes from pixels to a decision, answers as PyTorch does, and was judged on images."""
 
 import json
+import re
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import make
 import numpy as np
 import pytest
 import torch
+from drawings import drawing
 from released_runs import a_run
 from safetensors.torch import load_file, save_file
 from students import ID2LABEL, aligned_model, on_hub
@@ -16,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from g4i_hf import predict
 from g4i_hf.hub import formats, release_student
 from g4i_hf.hub.push import check_publishable
+from g4i_hf.modeling.none_of_these import NoneOfThese
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
     pytest.skip("needs the extra onnx", allow_module_level=True)
@@ -64,12 +68,63 @@ def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
     known = {name: json.loads(text) for name, text in full.get_modelmeta().custom_metadata_map.items()}
     assert known["class_names"] == list(ID2LABEL.values()) and known["image_size"] == 48
     assert known["resize"] == {"shorter_side": 48} and known["resampling"] == "bicubic"
-    assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask"]
+    assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask", "none"]
     check_publishable(release)
     assert b".py" not in (release / "onnx" / "model.onnx").read_bytes()
     if name == "timm-efficientnet":
         sizes = [(release / "onnx" / file).stat().st_size for file in ("model.onnx", "model_fp16.onnx")]
         assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_the_graph_decides_as_predict_which_images_show_none_of_the_classes(tmp_path):
+    images = [make.noise(seed, 48) if seed % 2 else drawing(seed).resize((48, 48)) for seed in range(40)]
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")))
+    middle = float(np.median(predict(run, images)["probability"]))
+    layer = AutoModelForImageClassification.from_pretrained(on_hub("timm-resnet")).timm_model.get_classifier()
+    weight, bias = layer.weight.detach()[0].clone(), layer.bias.detach()[0].clone()
+    NoneOfThese(weight, bias, torch.tensor(-np.inf)).save(run)
+    assert {*predict(run, images)["decision"]} == {"none"}
+    (run / "all_results.json").write_text(json.dumps({"decisions": [DECIDED | {"threshold": middle}]}))
+    NoneOfThese(weight, bias, torch.tensor(0.0)).save(run)
+    expected = predict(release_student(run, tmp_path / "plain", aligned=False), images)["decision"]
+    assert {*expected} == {"answer", "ask", "none"}
+    for session in sessions(release_student(run, tmp_path / "student", aligned=False, formats=BOTH)):
+        (decision,) = session.run(["decision"], {"images": np.stack([np.asarray(image) for image in images])})
+        names = json.loads(session.get_modelmeta().custom_metadata_map["decisions"])
+        assert [names[number] for number in decision] == expected
+
+
+SERVE = (Path(__file__).parent.parent / "docs" / "guides" / "serve.md").read_text()
+
+
+def of_page(name: str) -> str:
+    return re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", SERVE, flags=re.S)[1]
+
+
+def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), results={"decisions": [DECIDED]})
+    files = [str(path) for path in sorted(make.folder(tmp_path / "new", [f"{n}.png" for n in range(6)]).iterdir())]
+    for number, file in enumerate(files):
+        make.noise(number, 70 + 9 * number).resize((90, 60)).save(file)
+    expected = predict(release_student(run, tmp_path / "plain", aligned=False), files)
+    release = release_student(run, tmp_path / "runs" / "pictures" / "classifier", aligned=False, formats=["onnx"])
+    page: dict = {}
+    exec(of_page("onnxruntime"), page)
+    assert [page["classify"](file) for file in files] == [(row["label"], row["decision"]) for row in expected]
+    subprocess.run(["bash", "-euc", of_page("repository")], check=True)
+    assert (tmp_path / "models" / "pictures" / "1" / "model.onnx").read_bytes() == (
+        release / "onnx" / "model.onnx"
+    ).read_bytes()
+    session, kinds = page["session"], {"UINT8": "uint8", "FP32": "float", "INT64": "int64"}
+    wanted = {
+        name: (f"tensor({kinds[kind]})", [int(size) for size in dims.split(",")])
+        for name, kind, dims in re.findall(r'name: "(\w+)", data_type: TYPE_(\w+), dims: \[(.*?)\]', of_page("triton"))
+    }
+    found = {each.name: (each.type, each.shape[1:]) for each in session.get_inputs() + session.get_outputs()[1:]}
+    sizes = {224: 48, 10: len(ID2LABEL)}
+    wanted = {name: (kind, [sizes.get(size, size) for size in dims]) for name, (kind, dims) in wanted.items()}
+    assert wanted == found | {"decision": ("tensor(int64)", [1])} and found["decision"][1] == []  # which it reshapes
 
 
 def test_files_are_judged_on_the_images_that_judge_the_run(tmp_path):

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.utils.hub import cached_file
 
 from ..evaluation.predict import load_run
+from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers, feature_size, plain_student
 from ..names import (
@@ -29,7 +30,6 @@ from ..names import (
     why_missing,
 )
 from .images import decoded
-from .none_of_these import NoneOfThese
 from .writing import DIGEST
 
 IF_THERE = {  # a file of a repository or folder, None without it
