@@ -5,19 +5,20 @@ How many images a second does `g4i predict` take, beside transformers' `pipeline
 
 CLASSIFIER is a released one, such as `classifier` of `g4i fit`, and IMAGES a folder. Both read the files, decode and
 predict the first `--n` images, in turn, three times; the best time of each counts. If the release has
-`onnx/model.onnx`, its session runs on pixels that are decoded already, one image at a time. Opening the classifier
-counts for `g4i predict`.
+`onnx/model.onnx`, `g4i predict` uses it, and once more runs without; its session alone runs on pixels that are decoded
+already, one image at a time. Opening the classifier counts for `g4i predict`.
 
 Writes results/predict_speed.json.
 """
 
 import argparse
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
@@ -37,12 +38,12 @@ def session_alone(graph: Path, classifier: str, files: list[str]) -> Callable[[]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(graph, options)
-    transform = open_classifier(classifier).transform
-    pixels = [transform(to_rgb(Image.open(file))).numpy() for file in files]
+    opened = open_classifier(classifier)
+    images = [opened.graph.pixels.images(opened.transform(to_rgb(Image.open(file)))[None]) for file in files]
 
     def run() -> None:
-        for image in pixels:
-            session.run(["logits"], {"pixel_values": image[np.newaxis]})
+        for image in images:
+            session.run(["logits"], {"images": image})
 
     return run
 
@@ -60,6 +61,9 @@ def main() -> None:
     ways = {f"pipeline, batches of {size}": lambda size=size: of_pipeline(files, batch_size=size) for size in BATCHES}
     ways["g4i predict"] = lambda: predict(args.classifier, files)
     if (graph := Path(args.classifier) / "onnx" / "model.onnx").is_file():
+        bare = Path(tempfile.mkdtemp()) / "classifier"
+        shutil.copytree(args.classifier, bare, ignore=shutil.ignore_patterns("onnx"))
+        ways["g4i predict, by PyTorch"] = lambda: predict(bare, files)
         ways["ONNX session alone"] = session_alone(graph, args.classifier, files)
     seconds: dict[str, float] = {}
     for _ in range(TIMES):

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from g4i_hf import predict
 from g4i_hf.hub import formats, release_student
 from g4i_hf.hub.push import check_publishable
+from g4i_hf.inference.classifier import open_classifier
+from g4i_hf.inference.images import images_of
 from g4i_hf.modeling.none_of_these import NoneOfThese
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
@@ -68,7 +71,7 @@ def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
     known = {name: json.loads(text) for name, text in full.get_modelmeta().custom_metadata_map.items()}
     assert known["class_names"] == list(ID2LABEL.values()) and known["image_size"] == 48
     assert known["resize"] == {"shorter_side": 48} and known["resampling"] == "bicubic"
-    assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask", "none"]
+    assert known["decision_thresholds"] == {"0.95": 0.21} and known["decisions"] == ["answer", "ask"]
     check_publishable(release)
     assert b".py" not in (release / "onnx" / "model.onnx").read_bytes()
     if name == "timm-efficientnet":
@@ -94,6 +97,59 @@ def test_the_graph_decides_as_predict_which_images_show_none_of_the_classes(tmp_
         assert [names[number] for number in decision] == expected
 
 
+def noise(folder: Path, number: int) -> list[str]:
+    folder.mkdir()
+    for seed in range(number):
+        make.noise(seed, 70 + 2 * seed).resize((90, 60)).save(folder / f"{seed:02}.png")
+    return [str(file) for file in sorted(folder.iterdir())]
+
+
+def shifted(weights):
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(numpy_helper.to_array(weights) + np.arange(5, dtype=np.float32), weights.name)
+
+
+@contextmanager
+def edited(file: Path):
+    import onnx
+
+    yield (model := onnx.load(file))
+    onnx.save(model, file)
+
+
+def test_predict_uses_the_graph_and_says_the_same(tmp_path, caplog):
+    """After the first images, which the network predicts too."""
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), results={"decisions": [DECIDED]})
+    expected, images = predict(run, files := noise(tmp_path / "new", 40), top=3), images_of(files)
+    release = release_student(run, tmp_path / "student", aligned=False, formats=["onnx"])
+    classifier, seen = open_classifier(release), []
+    classifier.model.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    found = [*classifier.predict(images.rows(), 3, 0.21, batch_size=4)]
+    assert seen == [4] and "predicts otherwise" not in caplog.text
+    for name in ("label", "label_2", "label_3", "file_name"):
+        assert [row[name] for row in found] == expected[name]
+    for name in ("probability", "probability_2", "probability_3"):
+        np.testing.assert_allclose([row[name] for row in found], expected[name], atol=1e-4)
+    graph = release / "onnx" / "model.onnx"
+    with edited(graph) as model:
+        weights = next(each for each in model.graph.initializer if list(each.dims) == [5])
+        weights.CopyFrom(shifted(weights))
+    assert predict(release, files, top=3)["probability"] == expected["probability"]
+    assert "model.onnx predicts otherwise than the weights beside it, so it is left out" in caplog.text
+    with edited(graph) as model:
+        next(each for each in model.metadata_props if each.key == "class_names").value = '["another"]'
+    assert (
+        predict(release, files, top=3)["probability"] == expected["probability"]
+        and caplog.text.count("predicts otherwise") == 1
+    )
+    graph.write_bytes(b"no graph")
+    with pytest.raises(
+        OSError, match="model.onnx cannot be loaded: .*Release the classifier again, or remove the file"
+    ):
+        predict(release, files)
+
+
 SERVE = (Path(__file__).parent.parent / "docs" / "guides" / "serve.md").read_text()
 
 
@@ -104,9 +160,7 @@ def of_page(name: str) -> str:
 def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), results={"decisions": [DECIDED]})
-    files = [str(path) for path in sorted(make.folder(tmp_path / "new", [f"{n}.png" for n in range(6)]).iterdir())]
-    for number, file in enumerate(files):
-        make.noise(number, 70 + 9 * number).resize((90, 60)).save(file)
+    files = noise(tmp_path / "new", 6)
     expected = predict(release_student(run, tmp_path / "plain", aligned=False), files)
     release = release_student(run, tmp_path / "runs" / "pictures" / "classifier", aligned=False, formats=["onnx"])
     page: dict = {}

@@ -84,7 +84,9 @@ class Pixels:
         return torch.from_numpy(images * self.factor + self.offset).permute(0, 3, 1, 2)
 
 
-def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) -> dict[str, str]:
+def metadata_of(
+    classes: list[str], pixels: Pixels, thresholds: dict[str, Any], finds_none: bool = False
+) -> dict[str, str]:
     """
     JSON by name: `class_names`, in the order of the logits; `image_size`; how to `resize` before the central crop of
     that size, with `resampling`: `shorter_side` or `square`, to so many pixels, or null for another way; `decisions`;
@@ -96,7 +98,7 @@ def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) 
         "image_size": settings.size,
         "resize": pixels.resize,
         "resampling": settings.interpolation,
-        "decisions": DECISIONS,
+        "decisions": DECISIONS if finds_none else DECISIONS[:2],
         "decision_thresholds": {precision: known["threshold"] for precision, known in thresholds.items()},
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}
@@ -121,7 +123,7 @@ def graph_of(
             "Release it without --formats."
         ) from error
     _begin_with_images(model, pixels)
-    model.metadata_props.update(metadata_of(classes, pixels, thresholds))
+    model.metadata_props.update(metadata_of(classes, pixels, thresholds, none_of_these is not None))
     return model
 
 
