@@ -166,6 +166,12 @@ def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(t
     page: dict = {}
     exec(of_page("onnxruntime"), page)
     assert [page["classify"](file) for file in files] == [(row["label"], row["decision"]) for row in expected]
+    if find_spec("openvino"):  # which no extra installs
+        page["images"] = np.stack([np.asarray(make.noise(seed, 48)) for seed in range(4)])
+        exec(of_page("openvino"), page)
+        _, probabilities, decision = page["session"].run(None, {"images": page["images"]})
+        np.testing.assert_allclose(page["answers"]["probabilities"], probabilities, atol=1e-4)
+        assert page["answers"]["decision"].tolist() == decision.tolist()
     subprocess.run(["bash", "-euc", of_page("repository")], check=True)
     assert (tmp_path / "models" / "pictures" / "1" / "model.onnx").read_bytes() == (
         release / "onnx" / "model.onnx"
