@@ -1,6 +1,9 @@
 """A release for ONNX Runtime goes from pixels to a decision, answers as PyTorch does, and was judged on images."""
 
 import json
+import re
+import subprocess
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import make
 import numpy as np
 import pytest
 import torch
+from drawings import drawing
 from released_runs import a_run
 from safetensors.torch import load_file, save_file
 from students import ID2LABEL, aligned_model, on_hub
@@ -16,6 +20,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from g4i_hf import predict
 from g4i_hf.hub import formats, release_student
 from g4i_hf.hub.push import check_publishable
+from g4i_hf.inference.classifier import open_classifier
+from g4i_hf.inference.images import images_of
+from g4i_hf.modeling.none_of_these import NoneOfThese
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
     pytest.skip("needs the extra onnx", allow_module_level=True)
@@ -70,6 +77,114 @@ def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
     if name == "timm-efficientnet":
         sizes = [(release / "onnx" / file).stat().st_size for file in ("model.onnx", "model_fp16.onnx")]
         assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_the_graph_decides_as_predict_which_images_show_none_of_the_classes(tmp_path):
+    images = [make.noise(seed, 48) if seed % 2 else drawing(seed).resize((48, 48)) for seed in range(40)]
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")))
+    middle = float(np.median(predict(run, images)["probability"]))
+    layer = AutoModelForImageClassification.from_pretrained(on_hub("timm-resnet")).timm_model.get_classifier()
+    weight, bias = layer.weight.detach()[0].clone(), layer.bias.detach()[0].clone()
+    NoneOfThese(weight, bias, torch.tensor(-np.inf)).save(run)
+    assert {*predict(run, images)["decision"]} == {"none"}
+    (run / "all_results.json").write_text(json.dumps({"decisions": [DECIDED | {"threshold": middle}]}))
+    NoneOfThese(weight, bias, torch.tensor(0.0)).save(run)
+    expected = predict(release_student(run, tmp_path / "plain", aligned=False), images)["decision"]
+    assert {*expected} == {"answer", "ask", "none"}
+    for session in sessions(release_student(run, tmp_path / "student", aligned=False, formats=BOTH)):
+        (decision,) = session.run(["decision"], {"images": np.stack([np.asarray(image) for image in images])})
+        names = json.loads(session.get_modelmeta().custom_metadata_map["decisions"])
+        assert [names[number] for number in decision] == expected
+
+
+def noise(folder: Path, number: int) -> list[str]:
+    folder.mkdir()
+    for seed in range(number):
+        make.noise(seed, 70 + 2 * seed).resize((90, 60)).save(folder / f"{seed:02}.png")
+    return [str(file) for file in sorted(folder.iterdir())]
+
+
+def shifted(weights):
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(numpy_helper.to_array(weights) + np.arange(5, dtype=np.float32), weights.name)
+
+
+@contextmanager
+def edited(file: Path):
+    import onnx
+
+    yield (model := onnx.load(file))
+    onnx.save(model, file)
+
+
+def test_predict_uses_the_graph_and_says_the_same(tmp_path, caplog):
+    """After the first images, which the network predicts too."""
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), results={"decisions": [DECIDED]})
+    expected, images = predict(run, files := noise(tmp_path / "new", 40), top=3), images_of(files)
+    release = release_student(run, tmp_path / "student", aligned=False, formats=["onnx"])
+    classifier, seen = open_classifier(release), []
+    classifier.model.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    found = [*classifier.predict(images.rows(), 3, 0.21, batch_size=4)]
+    assert seen == [4] and "predicts otherwise" not in caplog.text
+    for name in ("label", "label_2", "label_3", "file_name"):
+        assert [row[name] for row in found] == expected[name]
+    for name in ("probability", "probability_2", "probability_3"):
+        np.testing.assert_allclose([row[name] for row in found], expected[name], atol=1e-4)
+    graph = release / "onnx" / "model.onnx"
+    with edited(graph) as model:
+        weights = next(each for each in model.graph.initializer if list(each.dims) == [5])
+        weights.CopyFrom(shifted(weights))
+    assert predict(release, files, top=3)["probability"] == expected["probability"]
+    assert "model.onnx predicts otherwise than the weights beside it, so it is left out" in caplog.text
+    with edited(graph) as model:
+        next(each for each in model.metadata_props if each.key == "class_names").value = '["another"]'
+    assert (
+        predict(release, files, top=3)["probability"] == expected["probability"]
+        and caplog.text.count("predicts otherwise") == 1
+    )
+    graph.write_bytes(b"no graph")
+    with pytest.raises(
+        OSError, match="model.onnx cannot be loaded: .*Release the classifier again, or remove the file"
+    ):
+        predict(release, files)
+
+
+SERVE = (Path(__file__).parent.parent / "docs" / "guides" / "serve.md").read_text()
+
+
+def of_page(name: str) -> str:
+    return re.search(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", SERVE, flags=re.S)[1]
+
+
+def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "run", checkpoint=Path(on_hub("timm-resnet")), results={"decisions": [DECIDED]})
+    files = noise(tmp_path / "new", 6)
+    expected = predict(release_student(run, tmp_path / "plain", aligned=False), files)
+    release = release_student(run, tmp_path / "runs" / "pictures" / "classifier", aligned=False, formats=["onnx"])
+    page: dict = {}
+    exec(of_page("onnxruntime"), page)
+    assert [page["classify"](file) for file in files] == [(row["label"], row["decision"]) for row in expected]
+    if find_spec("openvino"):  # which no extra installs
+        page["images"] = np.stack([np.asarray(make.noise(seed, 48)) for seed in range(4)])
+        exec(of_page("openvino"), page)
+        _, probabilities, decision = page["session"].run(None, {"images": page["images"]})
+        np.testing.assert_allclose(page["answers"]["probabilities"], probabilities, atol=1e-4)
+        assert page["answers"]["decision"].tolist() == decision.tolist()
+    subprocess.run(["bash", "-euc", of_page("repository")], check=True)
+    assert (tmp_path / "models" / "pictures" / "1" / "model.onnx").read_bytes() == (
+        release / "onnx" / "model.onnx"
+    ).read_bytes()
+    session, kinds = page["session"], {"UINT8": "uint8", "FP32": "float", "INT64": "int64"}
+    wanted = {
+        name: (f"tensor({kinds[kind]})", [int(size) for size in dims.split(",")])
+        for name, kind, dims in re.findall(r'name: "(\w+)", data_type: TYPE_(\w+), dims: \[(.*?)\]', of_page("triton"))
+    }
+    found = {each.name: (each.type, each.shape[1:]) for each in session.get_inputs() + session.get_outputs()[1:]}
+    sizes = {224: 48, 10: len(ID2LABEL)}
+    wanted = {name: (kind, [sizes.get(size, size) for size in dims]) for name, (kind, dims) in wanted.items()}
+    assert wanted == found | {"decision": ("tensor(int64)", [1])} and found["decision"][1] == []  # which it reshapes
 
 
 def test_files_are_judged_on_the_images_that_judge_the_run(tmp_path):

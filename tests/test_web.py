@@ -1,6 +1,7 @@
 """The page of recipes/web in an offline browser: what `g4i predict` says, and lines for labels.jsonl."""
 
 import functools
+import json
 import shutil
 import threading
 import urllib.request
@@ -9,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
+import make
 import pytest
 from browser import browser_page
 from doors import ROOT, ended
@@ -33,7 +35,10 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> Path:
-    """Fitted on two photographs a class, so that it is not sure of the others, of which every other is enlarged."""
+    """
+    Fitted on two photographs a class, so that it is not sure of the others, of which every other is enlarged; and on
+    noise that a person took out.
+    """
     folder = tmp_path_factory.mktemp("web")
     for label in CLASSES:
         for number, photo in enumerate(sorted((PHOTOS / label).iterdir())[:7]):
@@ -42,6 +47,11 @@ def classifier(tmp_path_factory) -> Path:
             shutil.copyfile(photo, place)
             if number % 2:
                 Image.open(photo).resize((613 + number, 407)).save(place, quality=90)
+    lines = []
+    for number in range(24):
+        make.noise(number, 128).save(folder / "train" / CLASSES[0] / f"noise_{number}.png")
+        lines.append(json.dumps({"file_name": f"{CLASSES[0]}/noise_{number}.png", "label": None, "none": True}) + "\n")
+    (folder / "train" / "labels.jsonl").write_text("".join(lines))
     fit(folder / "train", output_dir=folder / "run", image_size=128, group_by="none", finetune="false", verbose=False)
     return folder
 
@@ -93,20 +103,25 @@ def test_the_page_predicts_as_g4i_predict(classifier, site, tmp_path):
     Image.open(photos[0]).save(turned, exif=exif, quality=95)
     Image.open(photos[1]).convert("L").resize((301, 97)).save(grey)
     photos += [turned, grey]
+    for number in range(100, 104):
+        photos.append(tmp_path / f"noise_{number}.png")
+        make.noise(number, 150).save(photos[-1])
     expected = {Path(row["file_name"]).name: row for row in predict(classifier / "run", photos)}
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with opened(site) as (page, errors):
         page.locator("input[multiple]").set_input_files([*photos, broken])
-        page.wait_for_function("() => document.getElementById('status').textContent === '23 images done.'")
+        page.wait_for_function("() => document.getElementById('status').textContent === '27 images done.'")
         cards = page.locator("#cards .card")
-        assert cards.count() == 23 and "broken.png cannot be read" in cards.first.text_content()
+        assert cards.count() == 27 and "broken.png cannot be read" in cards.first.text_content()
+        assert {row["decision"] for row in expected.values()} == {"answer", "ask", "none"}
         differences = []
         for photo in photos:
             card, row = page.locator(f"[data-name='{photo.name}']"), expected[photo.name]
             differences.append(abs(float(card.get_attribute("data-probability")) - row["probability"]))
             assert card.locator(".label").text_content() == row["label"]
-            assert card.locator(".decision").count() == (row["decision"] == "ask")
+            remark = {"ask": ["ask a person"], "none": ["none of the classes"]}.get(row["decision"], [])
+            assert card.locator(".decision").all_text_contents() == remark
         assert max(differences) < 0.02 and not errors
 
 

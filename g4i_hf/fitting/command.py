@@ -30,7 +30,7 @@ from ..hub.release import release_with_card, runs_of_release
 from ..label_model import View
 from ..label_model.picks import doubtful_labels, suspicious_rows
 from ..linear import one_hot
-from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, WITH_VIEWS, digests_of_fit, note_files_of_fit
+from ..names import ALL_LAYERS, CLASSIFIER, IN_MEMORY, WITH_VIEWS, digests_of_fit, note_files_of_fit, require
 from ..options import OPTIONS_OF, DataArguments, FitArguments, ReleaseArguments, about_of, marked, names_of
 from ..options.caller import called_from_python
 from ..output import quietly, say
@@ -50,6 +50,7 @@ from .judge import CrossValidation, Gold, Judge, Validation, judge_in_training, 
 from .none_of_these import save_none_of_these
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, estimates_in_results, judgement_in_results
+from .rounds import start_tracker, track
 from .runs import save_last_layer
 from .sample import sample_size, take_sample
 from .targets import Targets
@@ -74,6 +75,8 @@ class Fit:
         images: DatasetDict | None = None,
         views: Mapping[str, View] | None = None,
     ):
+        if args.report_to != "none":
+            require(args.report_to, "trackers", f"report_to {args.report_to}")
         self.args, self.say, self.images = args, say, FitImages(args, data, say, images, views)
         self.data = data  # as given; `images.data` may be its captions
         self.folder = self.images.folder
@@ -101,7 +104,9 @@ class Fit:
             self.say(f"Would write {self.folder}: classifier, report and both runs. Nothing was written.")
             return None
         with locked(self.folder) if images.accelerator.is_main_process else contextlib.nullcontext():
+            start_tracker(images.accelerator, self.args.report_to, self.folder)
             result = self._fitted(holds)
+            track(images.accelerator, self.folder)
             on_main_process(lambda: self.place.note(result=digests_of_fit(self.folder), chosen=self._chosen()))
             on_main_process(lambda: clean_up(self.folder / ALL_LAYERS, bool(self.all_layers and self.all_layers.kept)))
         return self._say_result(result)
@@ -263,6 +268,7 @@ class Fit:
             "sampled_from": self.sampled_from,
             "groups": images.scenes.counts(),
             "labels": int((evidence.labels >= 0).sum()),
+            "reviewed": int((evidence.reviews != "").sum()),
             "num_labels": evidence.num_labels,
             "suspicious_labels": suspicious,
             "doubtful_labels": max(doubtful - suspicious, 0),

@@ -77,7 +77,8 @@ class FitImages:
         self.given = dict(given or {})
         self.views = [*(args.views or ([] if given else default_views(self.folder)))]
         self.encoder = EncoderArguments(args.text_encoder)
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        tracker = None if args.report_to == "none" else args.report_to
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), log_with=tracker)
 
     @property
     def names_of_views(self) -> list[str]:

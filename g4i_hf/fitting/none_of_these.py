@@ -13,10 +13,10 @@ import torch
 
 from .. import columns, priors
 from ..evaluation.predict import load_run
-from ..inference.none_of_these import NoneOfThese
 from ..label_model.none_of_these import weights_of_unlabelled
 from ..label_model.views import FOLDS
 from ..linear import Fold, Scale, best_strength
+from ..modeling.none_of_these import NoneOfThese
 from ..names import ALL_LAYERS, NONE_FILE
 from ..processes import on_main_process
 from ..training.features import FEATURES, student_features

@@ -18,6 +18,7 @@ from . import words
 from .deciding import in_words, picture_of
 from .judge import Judge
 from .result import FitResult
+from .rounds import curve_of, rounds_of
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
@@ -75,6 +76,7 @@ def write_fit_report(
         settings=settings,
         decisions=in_words(result),
         picture=picture_of(points, classes, result.decisions),
+        curve=curve_of(rounds_of(result.classifier.parent)),
     )
 
 

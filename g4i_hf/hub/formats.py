@@ -24,8 +24,10 @@ from ..data.labels import GOLD
 from ..data.loading import load_reviewed
 from ..evaluation.comparison import markdown_table
 from ..evaluation.estimate import judged_by_labels
+from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import EvalTransform
-from ..names import FORMATS_FILE, USUAL_PRECISION, run_of
+from ..modeling.student import feature_size
+from ..names import FORMATS_FILE, NONE_FILE, USUAL_PRECISION, run_of
 from ..options import DataArguments, EvaluateArguments
 from ..options.evaluation import ONNX, ONNX_FP16, ONNX_INT8
 from ..output import progress_bar
@@ -96,7 +98,9 @@ def write_formats(
 
     student, pixels = student.float().eval(), Pixels.of(processor)
     classes = [str(student.config.id2label[label]) for label in range(student.config.num_labels)]
-    graph, sessions = graph_of(student, pixels, thresholds, classes), {}
+    score = folder / NONE_FILE
+    none_of_these = NoneOfThese.load(score, feature_size(student)) if score.is_file() else None
+    graph, sessions = graph_of(student, pixels, thresholds, classes, none_of_these), {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     splits, train_split = _splits(run, classes)

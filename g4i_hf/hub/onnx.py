@@ -2,11 +2,13 @@
 A student as one ONNX graph, from pixels to a decision.
 
 The input `images` is (batch, size, size, 3), uint8: RGB images that are resized and cropped. The outputs are `logits`
-and `probabilities` (batch, num_labels), float32, and with a threshold `decision` (batch), int64: 0 for answer, 1 for
-ask. The metadata of the file has all else that a caller needs, see [`metadata_of`].
+and `probabilities` (batch, num_labels), float32. Where a threshold or a score of none of the classes is known, there
+is `decision` (batch), int64: 0 for answer, 1 for ask, 2 for none. The metadata of the file has all else that a caller
+needs, see [`metadata_of`].
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -21,9 +23,12 @@ import torch
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import INTERPOLATIONS, EvalTransform, ImageSettings
-from ..names import ANSWER, ASK, USUAL_PRECISION, require
+from ..modeling.student import classifier_layers
+from ..names import ANSWER, ASK, NONE, USUAL_PRECISION, require
 
+DECISIONS = (ANSWER, ASK, NONE)
 BATCH = "batch"  # the name of a dimension of any size
 TRACED = 2  # torch.export would take a dimension of 1 for a constant
 ROUNDING = 4  # of 255, between the resizing of Pillow and of torchvision
@@ -79,7 +84,9 @@ class Pixels:
         return torch.from_numpy(images * self.factor + self.offset).permute(0, 3, 1, 2)
 
 
-def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) -> dict[str, str]:
+def metadata_of(
+    classes: list[str], pixels: Pixels, thresholds: dict[str, Any], finds_none: bool = False
+) -> dict[str, str]:
     """
     JSON by name: `class_names`, in the order of the logits; `image_size`; how to `resize` before the central crop of
     that size, with `resampling`: `shorter_side` or `square`, to so many pixels, or null for another way; `decisions`;
@@ -91,16 +98,24 @@ def metadata_of(classes: list[str], pixels: Pixels, thresholds: dict[str, Any]) 
         "image_size": settings.size,
         "resize": pixels.resize,
         "resampling": settings.interpolation,
-        "decisions": [ANSWER, ASK],
+        "decisions": DECISIONS if finds_none else DECISIONS[:2],
         "decision_thresholds": {precision: known["threshold"] for precision, known in thresholds.items()},
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in known.items()}
 
 
-def graph_of(student: PreTrainedModel, pixels: Pixels, thresholds: dict[str, Any], classes: list[str]) -> Any:
+def graph_of(
+    student: PreTrainedModel,
+    pixels: Pixels,
+    thresholds: dict[str, Any],
+    classes: list[str],
+    none_of_these: NoneOfThese | None = None,
+) -> Any:
     """The graph, an `onnx_ir.Model`. Raises ValueError for a student that cannot be exported."""
+    threshold = thresholds.get(f"{USUAL_PRECISION:g}", {}).get("threshold")
     try:
-        model = _exported(student, pixels.settings.size)
+        with _deciding(student, threshold, none_of_these):
+            model = _exported(student, pixels.settings.size)
     except Exception as error:  # torch has hundreds of classes of them
         cause = str(error).strip().splitlines()
         raise ValueError(
@@ -108,9 +123,7 @@ def graph_of(student: PreTrainedModel, pixels: Pixels, thresholds: dict[str, Any
             "Release it without --formats."
         ) from error
     _begin_with_images(model, pixels)
-    threshold = thresholds.get(f"{USUAL_PRECISION:g}", {}).get("threshold")
-    _end_with_decision(model, student.config.num_labels, threshold)
-    model.metadata_props.update(metadata_of(classes, pixels, thresholds))
+    model.metadata_props.update(metadata_of(classes, pixels, thresholds, none_of_these is not None))
     return model
 
 
@@ -118,11 +131,37 @@ def name_of(student: PreTrainedModel) -> str:
     return getattr(student.config, "architecture", None) or type(student).__name__
 
 
+@contextlib.contextmanager
+def _deciding(student: PreTrainedModel, threshold: float | None, none_of_these: NoneOfThese | None) -> Iterator[None]:
+    """Let its `forward` return what the graph does."""
+    forward, features = student.forward, list[torch.Tensor]()
+
+    @functools.wraps(forward)
+    def deciding(*args: Any, **named: Any) -> dict[str, torch.Tensor]:
+        logits = forward(*args, **named).logits
+        probabilities = logits.softmax(-1)
+        outputs = {"logits": logits, "probabilities": probabilities}
+        if threshold is not None or none_of_these is not None:
+            decision = (probabilities.amax(-1) < (threshold or 0)).long()
+            if none_of_these is not None:
+                is_none = none_of_these.scores(features[-1]) > none_of_these.threshold
+                decision = torch.where(is_none, DECISIONS.index(NONE), decision)
+            outputs["decision"] = decision
+        return outputs
+
+    student.forward = deciding
+    try:
+        with classifier_layers(student)[0].register_forward_pre_hook(lambda _, given: features.append(given[0])):
+            yield
+    finally:
+        student.forward = forward
+
+
 @torch.no_grad()
 def _exported(student: PreTrainedModel, image_size: int) -> Any:
-    """From pixel values to logits, without local paths."""
+    """From pixel values to the outputs, without local paths."""
     import onnx_ir as ir
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
     pixels = torch.zeros(TRACED, 3, image_size, image_size)
@@ -132,14 +171,11 @@ def _exported(student: PreTrainedModel, image_size: int) -> Any:
             student, {"pixel_values": pixels}, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes)
         )
         model = exported.program
-        logits = next(value for value in model.graph.outputs if value.name == "logits")
-        del model.graph.outputs[:]  # such as those of both heads of a distilled student
-        model.graph.outputs.append(logits)
-        RemoveUnusedNodesPass()(model)
         ClearMetadataAndDocStringPass()(model)  # stack traces with local paths
     for value in (value for node in model.graph for value in node.outputs):
         value.shape = None  # the tracer names the size of the batch otherwise
-    logits.shape = ir.Shape([BATCH, student.config.num_labels])
+    for value in model.graph.outputs:
+        value.shape = ir.Shape([BATCH] if value.name == "decision" else [BATCH, student.config.num_labels])
     return model
 
 
@@ -170,28 +206,6 @@ def _begin_with_images(model: Any, pixels: Pixels) -> None:
     pixel_values.replace_all_uses_with(tape.op("Add", [planes, offset]))
     model.graph.inputs[:] = [images]
     _insert_first(model.graph, tape)
-
-
-def _end_with_decision(model: Any, num_labels: int, threshold: float | None) -> None:
-    import onnx_ir as ir
-
-    (logits,), tape = model.graph.outputs, ir.tape.Tape(model.graph)
-
-    def output(name: str, kind: Any, *shape: Any) -> Any:
-        model.graph.outputs.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(kind)))
-        return model.graph.outputs[-1]
-
-    probabilities = output("probabilities", ir.DataType.FLOAT, BATCH, num_labels)
-    tape.op("Softmax", [logits], {"axis": -1}, output=probabilities)
-    if threshold is None:
-        return
-    last, least = (
-        tape.initializer(ir.tensor(values, name=name))
-        for name, values in (("last_axis", np.array([-1])), ("threshold", np.array(threshold, np.float32)))
-    )
-    largest = tape.op("ReduceMax", [probabilities, last], {"keepdims": 0})
-    decision = output("decision", ir.DataType.INT64, BATCH)
-    tape.op("Cast", [tape.op("Less", [largest, least])], {"to": ir.DataType.INT64}, output=decision)
 
 
 def _insert_first(graph: Any, tape: Any) -> None:

@@ -1,5 +1,6 @@
 """A classifier with its image processor, opened by a name, and what it predicts for a stream of images."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.utils.hub import cached_file
 
 from ..evaluation.predict import load_run
+from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers, feature_size, plain_student
 from ..names import (
@@ -28,9 +30,11 @@ from ..names import (
     run_of,
     why_missing,
 )
+from .graph import CLOSE, Graph
 from .images import decoded
-from .none_of_these import NoneOfThese
 from .writing import DIGEST
+
+logger = logging.getLogger(__name__)
 
 IF_THERE = {  # a file of a repository or folder, None without it
     "_raise_exceptions_for_missing_entries": False,
@@ -46,6 +50,7 @@ class Classifier:
     transform: EvalTransform
     identity: str  # of its files
     none_of_these: NoneOfThese | None = None
+    graph: Graph | None = None  # in place of the model
 
     @property
     def classes(self) -> list[str]:
@@ -94,13 +99,28 @@ class Classifier:
     @torch.inference_mode()
     def _likeliest(self, pixels: torch.Tensor, top: int) -> tuple[torch.return_types.topk, list[bool]]:
         """The largest probabilities of each image, and whether it shows none of the classes."""
+        if self.graph is not None and self.graph.is_checked:
+            probabilities, is_none = self.graph(pixels)
+            return probabilities.topk(top), is_none
+        probabilities, is_none = self._by_network(pixels)
+        if self.graph is not None:
+            others, are_none = self.graph(pixels)
+            self.graph.is_checked = bool((others - probabilities).abs().max() <= CLOSE) and is_none == are_none
+            if not self.graph.is_checked:
+                message = "%s predicts otherwise than the weights beside it, so it is left out. Release both again."
+                logger.warning(message, self.graph.file)
+                self.graph = None
+        return probabilities.topk(top), is_none
+
+    def _by_network(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+        """(n, C) probabilities, and whether each image shows none of the classes."""
         if self.none_of_these is None:
-            return self.model(pixels).logits.float().softmax(-1).topk(top), [False] * len(pixels)
+            return self.model(pixels).logits.float().softmax(-1), [False] * len(pixels)
         features: list[torch.Tensor] = []
         last = classifier_layers(self.model)[0]
         with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
             logits = self.model(pixels).logits
-        return logits.float().softmax(-1).topk(top), self.none_of_these.finds(features[0])
+        return logits.float().softmax(-1), self.none_of_these.finds(features[0])
 
 
 def _row(
@@ -132,7 +152,10 @@ def open_classifier(name: str | Path) -> Classifier:
     digest, commit = identity_of(source, None)
     score = cached_file(str(run_of(source)) if place.is_dir() else source, NONE_FILE, **IF_THERE)
     none_of_these = NoneOfThese.load(score, feature_size(student)) if score else None
-    return Classifier(student, EvalTransform(processor), digest or commit or str(name), none_of_these)
+    classifier = Classifier(student, EvalTransform(processor), digest or commit or str(name), none_of_these)
+    if place.is_dir() and student.device.type == "cpu":
+        classifier.graph = Graph.of(place, processor, classifier.classes, none_of_these is not None)
+    return classifier
 
 
 def _of_transformers(name: str) -> tuple[PreTrainedModel, Any]:

@@ -79,6 +79,9 @@ class FitArguments:
         None, "Number of training images, labelled ones first; by default all, or 300,000 where there are more."
     )
     overwrite: bool = option(False, "Replace a result that output_dir already holds.", about="running")
+    report_to: Literal["none", "trackio", "wandb"] = option(
+        "none", "Tracker that gets a point for each result: trackio, wandb or none.", about="running"
+    )
     seed: int = option(0, "Random seed.", in_card=True)
     dry_run: bool = option(False, "Print the decisions; write nothing.", about="call")
 

@@ -38,7 +38,7 @@ async function predicted(session, file) {
   const size = known.image_size, images = prepared(data, width, height, known);
   const { probabilities, decision } = await session.run({ images: new ort.Tensor("uint8", images, [1, size, size, 3]) });
   const order = Array.from(probabilities.data.keys()).sort((one, other) => probabilities.data[other] - probabilities.data[one]);
-  return { order, shares: probabilities.data, ask: decision ? decision.data[0] === 1n : false };
+  return { order, shares: probabilities.data, decision: decision ? known.decisions[Number(decision.data[0])] : "answer" };
 }
 
 function correct(name, label, place) {
@@ -53,7 +53,7 @@ function correct(name, label, place) {
   link.hidden = false;
 }
 
-function cardOf(name, file, { order, shares, ask }) {
+function cardOf(name, file, { order, shares, decision }) {
   const yours = element("div", { className: "soft" });
   const chosen = (label) => () => correct(name, label, yours);
   const percent = (label) => `${(100 * shares[label]).toFixed(1)} %`;
@@ -62,10 +62,11 @@ function cardOf(name, file, { order, shares, ask }) {
   const others = element("select", { ariaLabel: "another class" }, element("option", { textContent: "another ...", value: "" }));
   others.append(...[...known.class_names].sort().map((label) => element("option", { textContent: label, value: label })));
   others.onchange = () => others.value && correct(name, others.value, yours);
+  const remark = { ask: "ask a person", none: "none of the classes" }[decision];
   const lines = [
     element("div", { className: "label", textContent: classes[0] }),
     element("div", { className: "probability", textContent: percent(order[0]) }),
-    ask ? element("div", { className: "decision wrong", textContent: "ask a person" }) : "",
+    remark ? element("div", { className: "decision wrong", textContent: remark }) : "",
     element("div", { className: "soft", textContent: name }),
     element("div", { className: "classes" }, ...buttons, others),
     yours,

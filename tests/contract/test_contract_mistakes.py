@@ -85,6 +85,7 @@ MISTAKES = {
     # --- Fit
     "captioner of fit": ("fit", FIT | {"captioner": "http://127.0.0.1:9/v1"}, ("captioner_model",)),
     "address of its captioner": ("fit", FIT | {"captioner_model": "vlm"}, ("give its address with captioner",)),
+    "tracker": ("fit", FIT | {"report_to": "trakio"}, ("report_to is 'trakio'", "Did you mean 'trackio'")),
     "questions": ("fit", FIT | {"questions": "chose"}, ("questions is 'chose'", "Did you mean 'choose'")),
     "statistics of new norms": (
         "train",

@@ -19,7 +19,7 @@ class NoneOfThese:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """(n, F) -> (n,)"""
-        return features.float() @ self.weight.to(features.device) + self.bias.to(features.device)
+        return (features.float() * self.weight.to(features.device)).sum(-1) + self.bias.to(features.device)
 
     def finds(self, features: torch.Tensor) -> list[bool]:
         """(n, F) -> whether each image shows none of the classes."""
