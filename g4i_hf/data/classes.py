@@ -96,17 +96,34 @@ def with_class_names(splits: DatasetDict, names: list[str], whose: str = "that a
 
 
 def read_class_names(data: DataArguments) -> list[str] | None:
-    """The lines of `class_names_file`; raises ValueError for no, empty or repeated lines."""
+    """
+    The lines of `class_names_file`, or the classes in the `config.json` of a classifier. Raises ValueError for no,
+    empty or repeated lines.
+    """
     if data.class_names_file is None:
         return None
     if not Path(data.class_names_file).is_file():
         raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
     text = Path(data.class_names_file).read_text(encoding="utf-8-sig")
+    if is_of_classifier(data):
+        try:
+            config = json.loads(text)
+            named = config.get("label_names") or [
+                config["id2label"][str(row)] for row in range(len(config["id2label"]))
+            ]
+            return [*map(same_form, named)]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"class_names_file is {data.class_names_file}, which names no classes.") from error
     names = [same_form(line.strip()) for line in text.rstrip().split("\n")]
     if not all(names) or len(set(names)) < len(names):
         what = f"class_names_file is {data.class_names_file}"
         raise ValueError(f"{what}: give every class a line with a name of its own.")
     return names
+
+
+def is_of_classifier(data: DataArguments) -> bool:
+    """Whether the classes are those of a classifier, which new images may not be labelled by."""
+    return Path(data.class_names_file or "").suffix == ".json"
 
 
 def _names_of_rows(split: Dataset, split_name: str) -> list[str]:

@@ -15,7 +15,7 @@ from ..names import check_dataset_name
 from ..options import DataArguments
 from ..options.caller import called_from_python
 from ..options.data import BY_FOLDER
-from .classes import class_names, read_class_names, with_class_names
+from .classes import class_names, is_of_classifier, read_class_names, with_class_names
 from .groups import groups_of, with_groups
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
@@ -53,6 +53,8 @@ def load_data(data: DataArguments) -> DatasetDict:
         return splits
     unlabelled = ClassLabel(names=names)
     for name, split in splits.items():
+        if is_of_classifier(data) and columns.LABEL in split.column_names:  # such as folders of days
+            splits[name] = split = split.remove_columns(columns.LABEL)
         if columns.LABEL not in split.column_names:
             splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
     return with_class_names(splits, names, f"of {data.class_names_file}")
