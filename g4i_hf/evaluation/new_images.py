@@ -28,7 +28,7 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Falsely in 5% of cases at most: two tests of half of that (Bonferroni)."""
+        """Falsely in 5% of cases at most, as each test has less than half of that (Bonferroni)."""
         return min(self.p_value, self.beyond_mix) < priors.ALPHA_OF_NEW_IMAGES
 
     @property
