@@ -24,12 +24,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
-from photos import ENCODER, parsed, parser_of, photos_of
+from photos import ENCODER, SIGLIP2, parsed, parser_of, photos_of, views_of_models
 from photos_fit import drawn, fitted, predictions_of
 from result_files import ROOT, Results, grouped, right_of
-from scipy.special import softmax
 
-from g4i_hf import View
 from g4i_hf.data.checks import labels_of
 from g4i_hf.evaluation.estimate import difference_interval
 from g4i_hf.evaluation.predict import load_run, predict
@@ -40,7 +38,6 @@ sys.path.append(str(ROOT / "recipes" / "text_teacher"))
 import text_teacher  # noqa: F401  registers its objective
 
 KEY = ("cell", "steps", "arm", "seed")  # `steps` as given; null for the usual number
-SCORES = "siglip2_b16"
 
 
 @dataclass
@@ -102,17 +99,15 @@ def smaller(split: Dataset, kept: np.ndarray, names: list[str], size: int, seed:
     return part.add_column("label", renamed).cast_column("label", features)
 
 
-def scores_of(folder: Path, training: Dataset) -> View:
-    logits = np.load(folder / "cifar10_logits.npz", allow_pickle=False)[SCORES]
-    rows = [int(image_id.split("/")[1]) for image_id in training["image_id"][:]]
-    return View(softmax(logits[rows], axis=1).astype(np.float32), np.eye(10, dtype=np.float32), source=SCORES)
-
-
 def measured(
     photos: DatasetDict, cell: Cell, arm: str, steps: int | None, seed: int, cache: Path, real_views: Path | None
 ) -> dict:
     splits, test = DatasetDict({name: photos[name] for name in photos if name != "test"}), photos["test"]
-    views = ["caption", "image:student", scores_of(real_views, splits["train"])] if cell.has_scores else None
+    views = (
+        ["caption", "image:student", views_of_models(splits["train"], "cifar10", real_views)[SIGLIP2]]
+        if cell.has_scores
+        else None
+    )
     learned = LABELS_ONLY if arm == LABELS_ONLY_ARM else WITH_VIEWS
     all_layers.ALIGNMENT = ARMS[arm]
     if steps:

@@ -6,16 +6,19 @@ captions come from). Caltech-101 has no `validation`: a tenth of each class of i
 """
 
 import argparse
+import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from controls import keep_label_fraction, with_label_noise
 from datasets import Dataset, DatasetDict, Image, load_dataset
 from result_files import RESULTS
+from scipy.special import softmax
 
 from g4i_hf import View
 from g4i_hf.data.checks import labels_of
@@ -29,6 +32,15 @@ from g4i_hf.views.encoders import encoder_of_fit
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 COMPONENTS = 256  # principal components of the features: 74% of the variance, on Flowers-102
 DATA = ("cifar10", "caltech101", "flowers102")
+SIGLIP2, ANSWERS = "SigLIP 2", "answers"
+LOGITS = {  # of zero-shot classifiers for CIFAR-10: name -> column of its file
+    SIGLIP2: "siglip2_b16",
+    "SigLIP": "siglip_b16",
+    "CLIP": "clip_vit_b32",
+    "BiomedCLIP": "biomedclip",
+    "French": "siglip2_b16_french",
+    "Swahili": "siglip2_b16_swahili",
+}
 
 
 def parser_of(doc: str, seeds: Iterable[int] = range(3), cache: str = "runs/photos") -> argparse.ArgumentParser:
@@ -90,7 +102,33 @@ class Photos:
 
     def answers(self, counts: np.ndarray) -> np.ndarray:
         """(N, 10) how many people gave each class."""
-        return counts[[int(image_id.split("/")[1]) for image_id in self.training["image_id"][:]]]
+        return counts[places_of(self.training)]
+
+
+def places_of(rows: Dataset) -> list[int]:
+    """Of images of CIFAR-10 in its test images, by which files of others name them."""
+    return [int(image_id.split("/")[1]) for image_id in rows["image_id"][:]]
+
+
+def views_of_models(training: Dataset, data: str, folder: Path) -> dict[str, View]:
+    """What real models say of these images, see real_views.py: scores of zero-shot classifiers, and answers."""
+    number, ids = training.features["label"].num_classes, training["image_id"][:]
+    views, answers = {}, np.full(len(ids), -1)
+    if data == "cifar10":
+        logits = np.load(folder / "cifar10_logits.npz", allow_pickle=False)
+        for name, column in LOGITS.items():
+            shares = softmax(logits[column][places_of(training)], axis=1).astype(np.float32)
+            views[name] = View(shares, np.eye(number, dtype=np.float32), source=name)
+        with (folder / "cifar10_gpt4o.csv").open(newline="") as lines:
+            said = {line["image_id"]: line["prediction"].strip().lower() for line in csv.DictReader(lines)}
+        classes = {name: label for label, name in enumerate(training.features["label"].names)}
+    else:
+        lines = pq.read_table(folder / f"{data}_gpt4v.parquet").to_pylist()
+        said = {line["image_id"]: line["first"] for line in lines if line["split"] == "train"}
+        classes = {line["gt"]: line["label"] for line in lines}
+    for row, image_id in enumerate(ids):
+        answers[row] = classes.get(said.get(image_id), -1)
+    return {**views, ANSWERS: replace(View.answers(answers, number), source=ANSWERS)}
 
 
 def photos_of(root: Path, name: str) -> DatasetDict:

@@ -5,7 +5,9 @@ What `g4i fit` itself does on photographs with few, no or wrong labels: CIFAR-10
     python benchmarks/photos_fit.py PHOTOS
 
 PHOTOS, training rows, draws of labels and wrong labels are those of photos_frozen.py. `fit` has its defaults, and its
-Python function is called. Each setting runs without `validation`, as most users have it, and with the one of
+Python function is called. With `--real_views FOLDER`, see real_views.py, some settings also have a view of a real
+model: SigLIP 2's scores on CIFAR-10, GPT-4V's answers for 28% of the images on the others. With `--counts` labels of
+CIFAR-10 are answers of people. Each setting runs without `validation`, as most users have it, and with the one of
 photos_frozen.py (in results/ with one seed). The classifiers that `fit` leaves are scored on `test`; its own estimates
 stand beside. Writes results/photos_fit.json.
 """
@@ -22,7 +24,18 @@ import yaml
 from accelerate import Accelerator
 from controls import with_label_noise
 from datasets import Dataset, DatasetDict
-from photos import ENCODER, labels_with, parsed, parser_of, photos_of
+from photos import (
+    ANSWERS,
+    ENCODER,
+    SIGLIP2,
+    by_a_person,
+    labels_with,
+    parsed,
+    parser_of,
+    photos_of,
+    places_of,
+    views_of_models,
+)
 from result_files import Results
 
 from g4i_hf import fit
@@ -34,11 +47,13 @@ from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 from g4i_hf.training.features import student_features
 
 NO_CAPTIONS, REMOVED = "40% wrong, no captions", "40% wrong, removed"
-SETTINGS = ("none", "1 a class", "4 a class", "uneven", "40% wrong", NO_CAPTIONS, REMOVED, "all")
+PEOPLE, WITH_MODEL = "a person", ", a real model"
+SETTINGS = ("none", "1 a class", "4 a class", "uneven", "40% wrong", NO_CAPTIONS, REMOVED, PEOPLE, "all")
+OF_MODEL = ("none", "1 a class", "4 a class", "40% wrong")
 KEY = ("data", "setting", "validation", "seed")
 
 
-def drawn(training: Dataset, setting: str, seed: int) -> Dataset:
+def drawn(training: Dataset, setting: str, seed: int, counts: np.ndarray | None = None) -> Dataset:
     if setting == "none":
         return with_labels(training, np.full(len(training), -1))
     if setting.startswith("40% wrong"):
@@ -46,6 +61,8 @@ def drawn(training: Dataset, setting: str, seed: int) -> Dataset:
         if setting == REMOVED:
             given[given != labels_of(training)] = -1
         return with_labels(training.remove_columns("caption") if setting == NO_CAPTIONS else training, given)
+    if setting == PEOPLE:
+        return with_labels(training, by_a_person(counts[places_of(training)], np.random.default_rng(seed)))
     return with_labels(training, labels_with(training, "at random" if setting == "uneven" else setting, seed))
 
 
@@ -78,10 +95,11 @@ def measured(
     seed: int,
     cache: Path,
     text_encoder: str = ENCODER,
+    counts: np.ndarray | None = None,
     **options: Any,
 ) -> dict:
     """What `fit` with these options says of its classifiers, and how many of the `test` images they get right."""
-    splits = DatasetDict(train=drawn(photos["train"], setting, seed))
+    splits = DatasetDict(train=drawn(photos["train"], setting, seed, counts))
     if with_validation:
         splits["validation"] = photos["validation"].remove_columns("caption")
     start = time.process_time()
@@ -100,14 +118,24 @@ def main() -> None:
     parser = parser_of(__doc__, cache="runs/photos_fit")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
     parser.add_argument("--validation", nargs="+", type=int, default=[0, 1], choices=[0, 1])
+    parser.add_argument("--real_views", type=Path)
     args = parsed(parser)
     results = Results(args.results / "photos_fit.json", KEY)
     for validation, seed, data in product(args.validation, args.seeds, args.data):
         photos = photos_of(args.photos, data)
-        for setting in args.settings:
+        cells: dict[str, dict] = {setting: {} for setting in args.settings}
+        if data != "cifar10" or args.counts is None:
+            cells.pop(PEOPLE, None)
+        if args.real_views and not validation:
+            view = views_of_models(photos["train"], data, args.real_views)[SIGLIP2 if data == "cifar10" else ANSWERS]
+            options = {"views": ["caption", view, "image:student"]}
+            cells |= {setting + WITH_MODEL: options for setting in OF_MODEL if setting in args.settings}
+        for setting, options in cells.items():
             key = data, setting, bool(validation), seed
             if not results.has(*key):
-                results.add(*key, **measured(photos, setting, bool(validation), seed, args.cache / data))
+                labels, folder = setting.removesuffix(WITH_MODEL), args.cache / data
+                row = measured(photos, labels, bool(validation), seed, folder, counts=args.counts, **options)
+                results.add(*key, **row)
 
 
 if __name__ == "__main__":

@@ -365,6 +365,20 @@ def views_added() -> str:
 
 
 @of_page
+def class_words() -> str:
+    """Names of the classes, and what synonyms and descriptions add to them."""
+    groups = grouped(rows_of("class_words"), "texts", "data", "setting", "views")
+    cells = [("no labels", "nearest", "no labels, nearest text"), ("no labels", "captions", "no labels, captions")]
+    cells += [(setting, "captions + Lite0", f"{setting}, captions + Lite0") for setting in ("no labels", "1 a class")]
+    lines: list[Sequence[str] | str] = []
+    for data, name in NAMES.items():
+        lines.append(name)
+        for texts in dict.fromkeys(texts for texts, *_ in groups):
+            lines.append([texts, *(percent(mean(groups[texts, data, *cell[:2]], "accuracy")) for cell in cells)])
+    return table(["texts of a class", *(cell[2].replace(" a class", " per class") for cell in cells)], lines)
+
+
+@of_page
 def bad_views() -> str:
     """CIFAR-10, means over the draws."""
     found = grouped(rows_of("real_views", data="cifar10"), "views", "setting")
@@ -565,6 +579,25 @@ def imagenet_captioning() -> str:
         hours = [f"{row[f'hours_{count}']:,.1f} h" for count in (1, 8, 64)]
         lines.append([row["captioner"], f"{row['operations'] / 1e12:.1f} T", *hours, f"{row['cost']:,.0f}"])
     return table(["captioner", "operations an image", "1 GPU", "8 GPUs", "64 GPUs", "cost"], lines)
+
+
+@of_page
+def shards() -> str:
+    lines = [
+        [f"{row['images']:,}", f"{row['shard_mb']:.0f} MB", f"{row['peak_mb']:.0f} MB"]
+        for row in read_result("shards.json")["rows"]
+    ]
+    return table(["images of the shard", "its size", "peak memory"], lines, "r")
+
+
+@of_page
+def sample() -> str:
+    lines, parts = [], sorted({row["part"] for row in rows_of("sample")})
+    for data, setting in dict.fromkeys((row["data"], row["setting"]) for row in rows_of("sample")):
+        found = {row["part"]: row for row in rows_of("sample", data=data, setting=setting)}
+        cells = [f"{percent(found[part].get('labels_only'))} / {percent(found[part]['with_views'])}" for part in parts]
+        lines.append([f"{data}, {found[1]['images']:,} images, labels: {setting}", *cells])
+    return table(["", "all", *(f"1/{part}" for part in parts[1:])], lines)
 
 
 def with_tables(text: str) -> str:

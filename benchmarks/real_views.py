@@ -21,19 +21,27 @@ Writes results/real_views.json; `--summary` prints what it says. With `--through
 itself, and its classifiers are scored on `test`: results/real_views_fit.json.
 """
 
-import csv
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import pyarrow.parquet as pq
 from datasets import DatasetDict
-from photos import ENCODER, Photos, labels_with, load_photos, parsed, parser_of, photos_of
+from photos import (
+    ANSWERS,
+    ENCODER,
+    SIGLIP2,
+    Photos,
+    labels_with,
+    load_photos,
+    parsed,
+    parser_of,
+    photos_of,
+    views_of_models,
+)
 from photos_fit import fitted, predictions_of
 from result_files import Results, grouped
-from scipy.special import softmax
 from views import rivals_of
 
 from g4i_hf import LabelModel, View
@@ -42,15 +50,8 @@ from g4i_hf.label_model.views import has_value
 
 SETTINGS = ("no labels", "1 a class", "2 a class", "4 a class", "at random")
 IMAGES = 3_000  # of CIFAR-10
-SIGLIP2, CAPTIONS, IMAGE, ANSWERS = "SigLIP 2", "captions", "image", "answers"
-LOGITS = {
-    SIGLIP2: "siglip2_b16",
-    "SigLIP": "siglip_b16",
-    "CLIP": "clip_vit_b32",
-    "BiomedCLIP": "biomedclip",
-    "French": "siglip2_b16_french",
-    "Swahili": "siglip2_b16_swahili",
-}
+CAPTIONS, IMAGE = "captions", "image"
+OWN = {CAPTIONS: "caption", IMAGE: "image"}
 QUADRUPLES = (
     (CAPTIONS, SIGLIP2, "CLIP", IMAGE),
     (CAPTIONS, SIGLIP2, "BiomedCLIP", IMAGE),
@@ -81,28 +82,11 @@ KEY = ("data", "views", "setting", "seed")
 
 
 def views_of(photos: Photos, rows: np.ndarray, folder: Path) -> dict[str, View]:
-    ids, truth, number = photos.training["image_id"][:], photos.truth, photos.num_labels
-    views = {CAPTIONS: photos.views["caption"], IMAGE: photos.views["image"]}
-    answers = np.full(len(truth), -1)
-    if photos.name == "cifar10":
-        logits = np.load(folder / "cifar10_logits.npz", allow_pickle=False)
-        places = [int(image_id.split("/")[1]) for image_id in ids]
-        for name, column in LOGITS.items():
-            shares = softmax(logits[column][places], axis=1).astype(np.float32)
-            views[name] = View(shares, np.eye(number, dtype=np.float32))
-        with (folder / "cifar10_gpt4o.csv").open(newline="") as lines:
-            said = {line["image_id"]: line["prediction"].strip().lower() for line in csv.DictReader(lines)}
-        classes = {name: label for label, name in enumerate(photos.training.features["label"].names)}
-    else:
-        lines = pq.read_table(folder / f"{photos.name}_gpt4v.parquet").to_pylist()
-        said = {line["image_id"]: line["first"] for line in lines if line["split"] == "train"}
-        classes = {line["gt"]: line["label"] for line in lines}
-    for row, image_id in enumerate(ids):
-        answers[row] = classes.get(said.get(image_id), -1)
-    views[ANSWERS] = View.answers(answers, number)
-    return {
-        name: View(view.values[rows], view.class_values, self_trains=name == IMAGE) for name, view in views.items()
-    }
+    """Captions and image features first, then those of models."""
+    training, own = photos.training.select(rows), photos.views
+    views = {name: replace(own[kind], values=own[kind].values[rows]) for name, kind in OWN.items()}
+    of_models = views_of_models(training, photos.name, folder)
+    return views | {name: replace(view, self_trains=False) for name, view in of_models.items()}
 
 
 def sets_of(views: dict[str, View]) -> list[tuple[str, ...]]:
@@ -140,7 +124,7 @@ def through_fit(root: Path, names: list[str], seeds: list[int], cache: Path, rea
             if results.has(*key):
                 continue
             named = {CAPTIONS: "caption", IMAGE: "image:student"}
-            given = [named.get(name) or replace(views[name], source=name) for name in chosen]
+            given = [named.get(name) or views[name] for name in chosen]
             labels = labels_with(photos.training.select(rows), setting, seed)
             drawn = DatasetDict(train=with_labels(training, labels))
             options = {"views": given, "text_encoder": ENCODER, "seed": seed}

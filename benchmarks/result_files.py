@@ -18,6 +18,7 @@ from g4i_hf.training.run_folder import versions
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+OPTIONS = "--counts COUNTS", "--real_views FOLDER", "--words"  # that a command is noted with
 
 
 class Results:
@@ -32,8 +33,8 @@ class Results:
 
     def __init__(self, file: Path, key: tuple[str, ...], made_by: str | None = None):
         self.file, self.key, self.made_by = file, key, made_by
-        counts = " --counts COUNTS" * ("--counts" in sys.argv)
-        self.here = provenance() | {"command": f"python benchmarks/{Path(sys.argv[0]).name} PHOTOS{counts}"}
+        given = "".join(f" {option}" for option in OPTIONS if option.split()[0] in sys.argv)
+        self.here = provenance() | {"command": f"python benchmarks/{Path(sys.argv[0]).name} PHOTOS{given}"}
         self.read()
 
     def read(self) -> None:

@@ -13,23 +13,34 @@ test images have no part.
 
 The rivals get each view's probabilities from a label model of that view alone: their mean, their product, the majority
 of their most probable classes, and Dawid-Skene on these, by crowd-kit. Writes results/label_model_views.json.
+
+With `--words`: what synonyms and descriptions in recipes/photos/classes_*.yaml add to the names of the classes, for
+the nearest class text to each caption and for the label model. Writes results/class_words.json.
+
+    python benchmarks/views.py PHOTOS --words --settings "no labels" "1 a class"
 """
 
+import argparse
 import importlib.util
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from photos import Photos, by_a_person, features_by, labels_with, load_photos, parsed, parser_of, photos_of
-from result_files import Results
+from photos import ENCODER, Photos, by_a_person, features_by, labels_with, load_photos, parsed, parser_of, photos_of
+from result_files import ROOT, Results
 from safetensors.torch import save_file
 
 from g4i_hf import LabelModel, View
+from g4i_hf.data.class_file import read_class_file
+from g4i_hf.data.classes import ClassNames
+from g4i_hf.embedding.embed import embeds_of_class_names
 from g4i_hf.evaluation.metrics import calibration_metrics
 from g4i_hf.modeling.packaged import PRETRAINED_CFG_KEYS, convert
+from g4i_hf.options import EncoderArguments
 from g4i_hf.views.encoders import encoder_by_student
 
 SETTINGS = ("no labels", "1 a class", "4 a class")
@@ -104,10 +115,51 @@ def rivals_of(alone: list[np.ndarray], num_labels: int) -> dict[str, np.ndarray]
     return {name: each / each.sum(1, keepdims=True) for name, each in found.items()}
 
 
+def class_texts(photos: Photos) -> dict[str, np.ndarray]:
+    """(C, D) each: the names of the classes alone, or with what a file says of them."""
+    names = photos.training.features["label"].names
+    words = read_class_file(ROOT / "recipes" / "photos" / f"classes_{photos.name}.yaml", names).words()
+    left_out = {"": {"description": "", "synonyms": ()}, " + synonyms": {"description": ""}}
+    left_out |= {" + descriptions": {"synonyms": ()}, " + synonyms + descriptions": {}}
+    variants = {
+        f"names{kind}": {name: replace(each, **fields) for name, each in words.items()}
+        for kind, fields in left_out.items()
+    }
+    return {
+        kind: embeds_of_class_names(ClassNames(dict(enumerate(names)), said), EncoderArguments(ENCODER), "cpu", kind)
+        for kind, said in variants.items()
+    }
+
+
+def measure_words(args: argparse.Namespace) -> None:
+    results = Results(args.results / "class_words.json", (*KEY, "texts"))
+    for data in args.data:
+        photos = load_photos(args.photos, data, args.cache)
+        captioned = np.isfinite(photos.embeds).all(1)
+        for kind, texts in class_texts(photos).items():
+            if not results.has(data, "no labels", 0, "nearest", kind):
+                nearest = (photos.embeds[captioned] @ texts.T).argmax(1)
+                share = float((nearest == photos.truth[captioned]).mean())
+                results.add(data, "no labels", 0, "nearest", kind, accuracy=share, images=int(captioned.sum()))
+            captions = View(photos.embeds, texts, self_trains=False)
+            views = {
+                "captions": {"captions": captions},
+                "captions + Lite0": {"captions": captions, "Lite0": View(photos.raw)},
+            }
+            for setting, seed, name in product(args.settings, args.seeds, views):
+                if not results.has(data, setting, seed, name, kind):
+                    labels = labels_with(photos.training, setting, seed)
+                    model = LabelModel(photos.num_labels, seed).fit(views[name], labels)
+                    results.add(data, setting, seed, name, kind, **scores(model.probabilities_, photos, labels))
+
+
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--words", action="store_true", help="only synonyms and descriptions of classes")
     args = parsed(parser)
+    if args.words:
+        return measure_words(args)
     results = Results(args.results / "label_model_views.json", KEY)
     for data in args.data:
         photos = load_photos(args.photos, data, args.cache)

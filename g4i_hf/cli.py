@@ -17,6 +17,7 @@ from .files import brief, did_you_mean, portable, read_lines, relative_to_file, 
 from .names import OPTIONS_FILE, check_dataset_exists, run_of
 from .options import (
     OWN_MODULE,
+    CheckArguments,
     DataArguments,
     EvaluateArguments,
     TrainingOptions,
@@ -46,7 +47,7 @@ ALIASES = {
     **{"model": "student", "model_name_or_path": "student", "captions": "captions_name"},
 }
 # Options that only apply to the dataset of a run
-OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file"}
+OF_THE_DATA = set(names_of(DataArguments)) - {"dataset_name", "class_names_file", "classes"}
 OF_TRAINER = "Trainer: other options"
 Groups = dict[str, dict[str, str]]  # title -> option -> its description
 SHORT_FORMS = {"import_file": "--import", "export_file": "--export"}
@@ -80,6 +81,8 @@ class Parser(ArgumentParser):
             if bool in members:
                 self.add_argument(f"--{name}", nargs="?", const="true")
                 self.add_argument(f"--no_{name}", dest=name, action="store_const", const="false")
+            elif name == "classes" and CheckArguments in classes:
+                self.add_argument(f"--{name}", nargs="?", const="")  # alone: to write the usual file
             else:
                 self.add_argument(f"--{name}", nargs="+" if list in members and str not in members else None)
         if TrainingOptions in classes:
@@ -320,7 +323,7 @@ def print_and_exit(text: str) -> None:
 
 def check_data(options: Iterable[Any]) -> None:
     for data in options:
-        if isinstance(data, DataArguments):
+        if isinstance(data, DataArguments) and data.dataset_name:
             check_dataset_exists(data.dataset_name, "dataset_name", data.dataset_revision)
             if data.captions_name:
                 check_dataset_exists(data.captions_name, "captions_name", data.captions_revision)

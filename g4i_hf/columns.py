@@ -11,6 +11,7 @@ IMAGE_ID = "image_id"
 CAPTION = "caption"
 ANSWER = "answer"  # the class that a model answered, by name; null without one
 ANSWER_IS_NONE = "answer_is_none"  # whether the model answered that no class fits
+ANSWER_TEXT = "answer_text"  # as it came
 TEXT_EMBEDS = "text_embeds"
 SOFT_LABELS = "soft_labels"
 REVIEW = "review"  # how an image with a reviewed label was selected

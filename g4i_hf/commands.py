@@ -11,7 +11,7 @@ from typing import Any
 from .cli import OptionError, check_paths
 from .files import printable
 from .names import LABELS_ONLY, check_run, is_of_fit, require
-from .options import learned_from_captions
+from .options import check_left_out, learned_from_captions
 from .output import is_first_process, say
 
 RECIPES = (Path(__file__).parent / "recipes").resolve()
@@ -65,19 +65,28 @@ class Caption(Command):
             --base_url http://127.0.0.1:8000/v1 --captioner_model Qwen/Qwen2.5-VL-7B-Instruct
 
     Answers are saved on arrival. To resume, run the same command again. Without options it captions the Shapes recipe
-    with the small captioner of that recipe.
+    with the small captioner of that recipe. With `--shards` it writes a Parquet of captions for each shard of a
+    bucket, as one of many tasks, and keeps no answers of a shard that is not finished.
     """
 
     default_config = "shapes/caption.yaml"
 
     def check(self, args, data, local, endpoint, existing) -> None:
+        if data.shards:
+            check_left_out(args, "captions_dir", "caption_splits", "dry_run", "partial", "retry_failed")
+            check_left_out(endpoint, "export_requests", "import_answers")
+            check_left_out(existing, "captions_file")
+            check_left_out(data, "caption_column")
+        elif not args.captions_dir:
+            raise OptionError("captions_dir is missing: give a folder for the captions with --captions_dir.")
         args.kind(endpoint.base_url, existing.captions_file, data.caption_column)
         check_paths(captions_file=existing.captions_file)
 
-    def run(self, *options) -> None:
+    def run(self, args, data, *others) -> None:
         from .workflows.caption import Captioning
 
-        Captioning(*options, say=say).run()
+        captioning = Captioning(args, data, *others, say=say)
+        captioning.over_shards(data) if data.shards else captioning.run()
 
 
 class Embed(Command):
@@ -90,18 +99,28 @@ class Embed(Command):
     With `--view` it writes a view of the training images: captions, answers, scores, or features of any image encoder
     of timm or transformers. CLIP and SigLIP add the class names. Without `--view` it embeds the captions; those longer
     than the encoder's context window are truncated and counted. To resume, run the same command again: only new and
-    changed images are computed.
+    changed images are computed. With `--shards` it writes a Parquet of image features for each shard of a bucket, as
+    one of many tasks.
     """
 
     def check(self, view, data, encoder) -> None:
-        if not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
+        if data.shards:
+            check_left_out(encoder, "embeddings_dir", "text_encoder")
+            if not view.view:
+                raise OptionError("view is missing: the images of shards are embedded with --view image:NAME.")
+        elif not encoder.embeddings_dir or not (view.view or encoder.text_encoder):
             raise OptionError("give --view or --text_encoder, and --embeddings_dir (-o), or a --config.")
 
     def run(self, view, data, encoder) -> None:
         import torch
         from accelerate import Accelerator
 
-        from .data.loading import load_data, load_reviewed, source_of
+        if data.shards:
+            from .views.shards import embed_shards
+
+            embed_shards(view, data, say)
+            return
+        from .data.loading import class_words, load_data, load_reviewed, source_of
         from .embedding.embed import EmbeddingStage, described_embeddings
         from .views.making import embed_view
 
@@ -112,6 +131,7 @@ class Embed(Command):
         if view.view:
             given = {"text_encoder": encoder.text_encoder} if encoder.text_encoder else {}
             given |= {"student": view.student, "accelerator": accelerator}
+            given |= {"words": class_words(data, folder)}
             made = embed_view(images, view.view, folder, source=source_of(data), **given)
             say(f"View {view.view}: {made}, for g4i fit --views")
         else:
@@ -129,14 +149,17 @@ class Check(Command):
     cannot be trained on. With `--views` it also prints the estimated accuracy of each view, and writes labels that
     contradict the views to an HTML page and a CSV file. Without `--views`, captions are used if they are embedded
     or `--text_encoder` is given, and image features with `--student`. The data is not changed: `g4i fit` and
-    `g4i train --supervision auto` allow for wrong labels.
+    `g4i train --supervision auto` allow for wrong labels. `--classes` alone writes a first classes.yaml beside the
+    images, to describe, rename, merge and drop classes; one that is there stays as it is.
     """
 
     in_one_process = True
 
     def run(self, args, data, encoder) -> None:
-        from .workflows.check import check_labels, checked_data
+        from .workflows.check import check_labels, checked_data, write_classes
 
+        if data.classes is not None:
+            say(write_classes(data))
         splits, lines, faults = checked_data(args, data)
         say("\n".join(lines))
         if faults:
@@ -183,7 +206,8 @@ class Label(Command):
             return
         file = labels_file_of(data, folder)
         with answers_to(file) as append:  # before imports that take seconds
-            from .workflows.label import Labelling, serve
+            from .workflows.label import Labelling
+            from .workflows.label_server import serve
 
             serve(Labelling(args, data, say), append, say, opens_browser=not args.no_browser)
 
@@ -303,20 +327,21 @@ class Predict(Command):
 
         g4i predict runs/pictures new_pictures -o predictions.csv
         g4i predict me/my-student new_pictures -o predictions.parquet --precision 0.99 --top 5
+        g4i predict me/my-student --shards 's3://bucket/photos/*.parquet' --out s3://bucket/run
 
     Writes a line an image: `file_name`, `label`, `probability` and `decision`. That is `answer` where the class is
     sure enough for `--precision`, `ask` where a person should look, and `none` where no class seems to fit. An
     unreadable file is a line with the reason.
     Any image classifier of the Hub works; thresholds come with those of `g4i fit`. To resume, run the same command
-    again.
+    again. With `--shards` it writes such a table for each shard of a bucket, as one of many tasks.
     """
 
     in_one_process = True
 
     def run(self, args) -> None:
-        from .inference.command import predict_into_file
+        from .inference.command import predict_into_file, predict_shards
 
-        predict_into_file(args, say)
+        (predict_shards if args.shards else predict_into_file)(args, say)
 
 
 class Search(Command):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .files import printable_lines
 
 # Loggers of which only warnings are shown by commands
-TALKATIVE = ("datasets", "httpx", "httpx2", "sentence_transformers")
+TALKATIVE = ("aiobotocore", "datasets", "httpx", "httpx2", "sentence_transformers")
 
 
 def is_first_process() -> bool:

@@ -153,6 +153,12 @@ BREAKS = [
         called_with(lambda requests, cost, *prices: (requests, 2 * cost, *prices)),
         "test_caption_recipe.py::test_processes_that_share_the_captions_share_the_budget",
     ),
+    # The result of another version of a shard passes for that of this one
+    Break(
+        "data.shards:Shards._digest",
+        lambda real: lambda self, path: "0",
+        "test_shards.py::test_a_result_of_other_data",
+    ),
     # Thousands of images go to a server without a word
     Break(
         "fitting.captioner:_agree",
@@ -196,7 +202,7 @@ BREAKS = [
     Break("training.trainer:forget_local_student", gives(None), "test_progress.py::test_trackers_and_weights_name_no"),
     # A page of another origin labels in your place
     Break(
-        "workflows.label:Handler._place",
+        "workflows.label_server:Handler._place",
         lambda real: lambda self: self.path.split("/", 2)[-1],
         "test_label.py::test_a_request_without_the_token_or_from_elsewhere_is_refused",
     ),

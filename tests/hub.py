@@ -202,6 +202,8 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, content: object, headers: dict[str, str] | None = None) -> None:
         """`content` is bytes, or a JSON value."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        if status == 200 and (part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))):
+            status, data = 206, data[int(part[1]) : int(part[2]) + 1]
         self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
         for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | (headers or {})).items():

@@ -34,7 +34,6 @@ workflows.caption
 fitting
 workflows
 commands
-scale
 running
 __main__
 """

@@ -1,10 +1,8 @@
-"""Captioning killed at any moment, alone and by many tasks of an executor: nothing is paid twice."""
+"""Captioning killed at any moment: nothing is paid twice."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,23 +11,18 @@ from doors import WAIT, spelled
 from loaded import PYTHON, kill, real
 from processes import happens
 
-IMAGES = 120
-SCALE = [PYTHON, "recipes/scale/caption.py"]
-FORK = ("--executor_options", '{"start_method": "fork"}')  # tasks need not import torch again
 CAPTION = [PYTHON, "recipes/caption.py"]
 
 
-def started(command: list[str], *words: object) -> subprocess.Popen:
-    ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+def start(command: list[str], folder: Path, server: Worker) -> subprocess.Popen:
+    options = {
+        "dataset_name": folder / "pictures",
+        "captions_dir": folder / "captions",
+        "base_url": f"{server.url}/v1",
+    }
+    words = spelled((options | {"captioner_model": "tiny", "max_concurrency": 4},))
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(
-        [*command, *spelled(words)], cwd=ROOT, env=os.environ | ray, start_new_session=True, **output
-    )
-
-
-def start(command: list[str], folder: Path, server: Worker, captions: str = "captions") -> subprocess.Popen:
-    options = {"dataset_name": folder / "pictures", "captions_dir": folder / captions, "base_url": f"{server.url}/v1"}
-    return started(command, options | {"captioner_model": "tiny", "max_concurrency": 4})
+    return subprocess.Popen([*command, *words], cwd=ROOT, start_new_session=True, **output)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -74,33 +67,3 @@ def test_interrupted_it_ends_at_once_and_nothing_that_it_was_told_is_asked_again
     under_way = 0 if number == signal.SIGINT else 4 + 2
     assert images <= server.stats()["requests"] <= images + under_way
     assert captions_of_numbers(tmp_path / "captions") == all_right(images)
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_four_tasks_write_what_one_process_does(tmp_path, serve):
-    server = serve("--latency", 0.2, "--capacity", 8)
-    draw_numbers(tmp_path / "pictures", IMAGES)
-    for answered in (20, 70):
-        process = start([*SCALE, *FORK, "--tasks", "4"], tmp_path, server)
-        assert happens(lambda number=answered: server.stats()["whole"] >= number, process)
-        os.killpg(real(process.pid), signal.SIGKILL)
-        process.communicate()
-    finish(start([*SCALE, *FORK, "--tasks", "3"], tmp_path, server))
-    requests = server.stats()["requests"]
-    assert IMAGES <= requests <= IMAGES + 16 * 2, "four tasks of four requests each may have been under way"
-    assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)
-    shutil.copytree(tmp_path / "captions.journal", tmp_path / "alone.journal")
-    finish(start(CAPTION, tmp_path, server, "alone"))
-    assert server.stats()["requests"] == requests
-    for name in ("train.parquet", "stage.json"):
-        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "captions" / name).read_bytes(), name
-
-
-@pytest.mark.slow
-def test_on_ray(tmp_path, serve):
-    server = serve()
-    draw_numbers(tmp_path / "pictures", IMAGES)
-    command = [sys.executable, *SCALE[1:], "--executor", "ray", "--tasks", "2"]  # Ray starts Python by itself
-    finish(start([*command, "--executor_options", '{"cpus_per_task": 1}'], tmp_path, server))
-    assert server.stats()["requests"] == IMAGES
-    assert captions_of_numbers(tmp_path / "captions") == all_right(IMAGES)

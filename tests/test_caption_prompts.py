@@ -2,7 +2,7 @@
 
 import json
 import re
-from contextlib import nullcontext
+from contextlib import chdir, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from g4i_hf.captioning.questions import CLASS, PLAIN, Prompts, check_leak
 from g4i_hf.data.classes import NO_CLASS, NONE, matched_answers
+from g4i_hf.running import main
 
 COLUMNS = {"image_id": Value("string"), "label": ClassLabel(names=["tench", "great_white_shark"])}
 FEATURES = Features(COLUMNS | {"artist": Value("string"), "year": Value("int32"), "tags": List(Value("string"))})
@@ -121,6 +122,31 @@ def test_a_server_is_asked_for_the_class(folder, serve, options):
     assert server.stats()["requests"] == asked + 9, "the answers are there already"
     both = by_number(folder / "captions")[2]
     assert (both["caption"], both["answer"]) == (["number 2"], "tulip")
+
+
+def test_another_description_is_asked_again_and_a_synonym_is_not(folder, serve, static_folder, capsys):
+    """`g4i fit` leaves out what was answered to earlier descriptions."""
+    server = serve()
+    ask = *asking(server, "--prompt", "choose"), "--captions_dir", "out/answers"
+    words = ["fit", "pictures", "-o", "out", "--dry_run", "--text_encoder", str(static_folder), "--group_by", "none"]
+    words += ["--student", "resnet18", "--pretrained", "false"]
+
+    def fit() -> str:
+        with chdir(folder):
+            main(words)
+        return capsys.readouterr().out
+
+    def requests(text: str) -> int:
+        (folder / "pictures" / "classes.yaml").write_text(text)
+        caption(folder, *ask, "--overwrite")
+        return server.stats()["requests"]
+
+    assert requests("tulip: {synonyms: [lily]}\n") == requests("tulip: {synonyms: [lily, tulipa]}\n") == 9
+    said = fit()
+    assert "those of out/answers." in said and "Answers: 7 of 9 training images" in said
+    (folder / "pictures" / "classes.yaml").write_text("tulip: {description: A cup.}\n")
+    assert "The answers in out/answers are not used: the classes had other names" in fit()
+    assert requests("tulip: {description: A cup.}\n") == 18 and "those of out/answers." in fit()
 
 
 @pytest.mark.slow

@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import make
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from caption_doors import CAPTIONER, asking, caption, draw_numbers, rows_of
+from caption_doors import CAPTIONER, asking, caption, draw_numbers, picture_of, rows_of
 from datasets import DatasetDict
 from doors import TWO_PROCESSES, imports_of, succeed
 
 from g4i_hf import load_images
-from g4i_hf.captioning.runner import Share
 from g4i_hf.cli import build_options
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.workflows.caption import Captioning
@@ -87,15 +88,21 @@ def test_what_servers_say_is_published_in_whole_characters_and_without_addresses
     assert rows["1"]["caption_reason"] == ["400: bad \ufffd, see ... (...), ... or ...; try 3/4 and/or 1"]
 
 
-def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve):
-    """A request costs 3, and 27 images wait: with a budget of 24 two processes send 4 each, one of them the check."""
-    pictures = draw_numbers(tmp_path / "pictures", 27)
-    given, server = {"dataset_name": str(pictures), "captions_dir": str(tmp_path / "new")}, serve()
-    given |= {"captioner_model": "tiny", "base_url": f"{server.url}/v1", "max_concurrency": 1}
+def test_processes_that_share_the_captions_share_the_budget(tmp_path, serve, monkeypatch):
+    """A request costs 3, and 18 images wait: with a budget of 24 two processes send 4 each."""
+    for shard in range(2):
+        images = [make.stored(picture_of(9 * shard + row)) for row in range(9)]
+        pq.write_table(pa.table({"image": images}), tmp_path / f"{shard}.parquet")
+    given, server = {"shards": str(tmp_path / "*.parquet"), "out": str(tmp_path / "out")}, serve()
+    given |= {"captioner_model": "tiny", "base_url": f"{server.url}/v1", "max_concurrency": 1, "check_vision": False}
     given |= {"max_cost": 24, "price_input": 0, "price_output": 1e6}
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in range(2):
-        Captioning(*build_options(OPTIONS_OF["caption"], given), say=str).ask(Share(rank, 2))
-    assert (server.stats()["colours"], server.stats()["requests"]) == (4, 4)
+        monkeypatch.setenv("RANK", str(rank))
+        options = build_options(OPTIONS_OF["caption"], given)
+        with pytest.raises(ValueError, match="max_cost .* is reached: 4 requests were sent"):
+            Captioning(*options, say=str).over_shards(options[1])
+    assert server.stats()["requests"] == 8
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
 
 import g4i_hf
-from g4i_hf import __version__
+from g4i_hf import __version__, load_images
 from g4i_hf.cli import Parser, parse_options
 from g4i_hf.commands import COMMANDS
 from g4i_hf.options import OPTIONS_OF
@@ -232,6 +232,16 @@ def test_the_commands_after_shipping_run_in_their_order(tmp_path):
     }
 
 
+def test_the_file_of_classes_of_the_page_changes_classes_as_it_says(tmp_path):
+    page, pictures = "docs/guides/classes.md", draw_folder(tmp_path / "pictures", captions=False, train=12)
+    for old, new in (("circle", "red_rose"), ("cross", "wild_tulip"), ("square", "unsorted")):
+        (pictures / "train" / old).rename(pictures / "train" / new)
+    assert "classes.yaml: 3 classes. Describe" in in_shell(block("classes", page), tmp_path)
+    (pictures / "classes.yaml").write_text(block("file of classes", page))
+    training = g4i_hf.load_images(pictures)["train"]
+    assert training.features["label"].names == ["rose", "tulip"] and sorted(training["label"]) == [0] * 4 + [1] * 4
+
+
 def test_a_clone_has_the_commands_to_install_fit_and_test_and_a_line_for_each_command():
     """In README, and in the reference, whose options only the site has."""
     readme = (ROOT / "README.md").read_text()
@@ -315,3 +325,22 @@ def test_the_site_has_every_page_in_its_navigation_and_every_option_in_its_refer
 def test_the_reference_has_every_public_name():
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     assert set(re.findall(r"^::: g4i_hf\.(\S+)", pages, flags=re.M)) == set(g4i_hf.__all__) - {"__version__"}
+
+
+@pytest.mark.slow
+def test_from_shards_to_a_classifier_and_back(tmp_path):
+    """On a folder in place of a bucket."""
+    rows = load_images(draw_folder(tmp_path / "pictures", train=120))["train"]
+    for shard, (folder, part) in enumerate([("sample", range(0, 60)), ("bucket/photos", range(60, 120))]):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(2):
+            images = rows.select(part[number::2]).select_columns(["image", "label", "caption"])
+            images.to_parquet(tmp_path / folder / f"train-{shard}{number}.parquet")
+    page = "docs/guides/large_datasets.md"
+    options = "--group_by none --image_size 64 --finetune false"
+    for name in ("fit a sample", "predict shards"):
+        in_shell(block(name, page).replace("s3://", "").replace("fit sample", f"fit sample {options}"), tmp_path)
+    code = block("back", page).replace("s3://", "")
+    run([PYTHON, "-"], tmp_path, code)
+    again = load_images(tmp_path / "sample")["train"]
+    assert len(again) == 120

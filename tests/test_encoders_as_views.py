@@ -21,7 +21,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 from doors import TWO_PROCESSES, spelled, succeed
 from loaded import PYTHON
 from safetensors.torch import load_file, save_file
-from test_caption_kills import FORK, finish, started
 from tiny_encoders import WORDS, word_tokenizer
 from transformers import (
     AutoModel,
@@ -37,7 +36,6 @@ from transformers import (
 from g4i_hf import View, embed_view
 from g4i_hf.label_model.views import IMAGE_FEATURES
 from g4i_hf.running import main
-from g4i_hf.scale import EmbedShare, WriteView
 from g4i_hf.training import features
 from g4i_hf.views import making, stages
 from g4i_hf.views.encoders import WORDINGS
@@ -371,55 +369,3 @@ def test_mistakes_end_in_one_line(tmp_path):
         with pytest.raises((ValueError, OSError), match=words) as error:
             embed_view(images, view, tmp_path / "out")
         assert "\n" not in str(error.value)
-
-
-# --- By many tasks of an executor: killed, or with a task lost, a view is the one that a single process makes --------
-
-IMAGES, TASKS = 60, 6
-SCALE = [PYTHON, "recipes/scale/embed.py", "--executor"]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Holds images, an encoder, and the view that one process makes, in `alone`."""
-    folder = tmp_path_factory.mktemp("scale")
-    DatasetDict(train=images_of(IMAGES)).save_to_disk(folder / "images")
-    encoder = saved("vit", folder / "vit")
-    embed_view(images_of(IMAGES), f"image:{encoder}", folder / "alone", source=str(folder / "images"))
-    return folder
-
-
-def options(place: Path, out: str) -> dict[str, str]:
-    data = {"dataset_name": str(place / "images"), "embeddings_dir": str(place / out)}
-    return data | {"view": f"image:{place / 'vit'}"}
-
-
-def check_as_alone(place: Path, out: str) -> None:
-    for name in ("train.parquet", "stage.json"):
-        made, alone = (place / folder / "views" / "image_vit" / name for folder in (out, "alone"))
-        assert made.read_bytes() == alone.read_bytes(), name
-
-
-def parts(place: Path, out: str) -> list[Path]:
-    return list((place / out).glob("features/*/*.parquet"))
-
-
-def test_what_a_lost_task_has_left_out_is_computed_at_the_end(place):
-    for rank in (0, 2, 3):
-        list(EmbedShare(**options(place, "lost")).run(rank=rank, world_size=4))
-    assert len(parts(place, "lost")) == 3
-    list(WriteView(**options(place, "lost")).run())
-    check_as_alone(place, "lost")
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_tasks_write_what_one_process_does(place):
-    of_executor = [FORK[0], '{"start_method": "fork", "workers": 2}']
-    code = "import runpy; sys.path.insert(0, 'recipes/scale'); runpy.run_module('embed', run_name='__main__')"
-    deadly = [PYTHON, WORKERS / "deadly.py", "g4i_hf.training.features._write", "2", code, *SCALE[2:]]
-    process = started(deadly, "local", "--tasks", TASKS, *of_executor, options(place, "killed"))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert 0 < len(parts(place, "killed")) < TASKS
-    finish(started(SCALE, "local", "--tasks", 3, *of_executor, options(place, "killed")))
-    check_as_alone(place, "killed")

@@ -289,6 +289,31 @@ def test_folds_learn_labels_that_count_as_right_as_all_rows_do(blobs):
     assert (targets.learned("with_views", others, 0)[1][np.arange(len(others)), labels[others]] == 1).all()
 
 
+def test_wrong_labels_choose_a_regularisation_for_targets_no_smoother_than_what_is_learned():
+    """Where features are the only view, predictions of its own labels are smooth; captions name classes without."""
+    generator, number = np.random.default_rng(0), 600
+    truth, rows = generator.integers(5, size=number), np.arange(number)
+    features = generator.normal(size=(5, 80))[truth] + 5 * generator.normal(size=(number, 80))
+    labels = np.where(rows % 5 < 2, (truth + 1 + rows % 4) % 5, truth)  # 40% are wrong
+
+    def on_wrong_labels(views: dict[str, View]) -> tuple[float, ...]:
+        """How much wrong labels have of what is learned: by the fold's models, to choose a strength, in the end."""
+        model = LabelModel(5).fit(views, labels, ids=rows)
+        targets = Targets(Evidence(labels, views, model, rows))
+        wrong = np.flatnonzero((labels != truth) & (model.folds_ != 0))
+        learned = targets.learned("with_views", wrong, 0)[1]
+        each = learned, targets.to_choose_strength(wrong, learned), model.posterior_[wrong]
+        return tuple(float(one[np.arange(len(wrong)), labels[wrong]].mean()) for one in each)
+
+    image = View(features.astype(np.float32))
+    smooth, chosen, learned = on_wrong_labels({"image": image})
+    assert smooth < learned - 0.03 and learned < chosen, (smooth, chosen, learned)
+    names = generator.normal(size=(5, 24))
+    captions = View((names[truth] + generator.normal(size=(number, 24))).astype(np.float32), names.astype(np.float32))
+    smooth, chosen, _ = on_wrong_labels({"image": image, "caption": captions})
+    assert smooth == chosen
+
+
 def test_labels_that_correct_an_estimate_have_no_part_in_it(blobs):
     """Of noise nobody can predict a label but who has learned it; where features tell, fewer labels tell them too."""
     features, labels = blobs

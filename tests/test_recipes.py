@@ -27,7 +27,9 @@ ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 LAUNCHER = RECIPES / "accelerate_configs"
 
+# Of commands; others tell of classes
 YAML_FILES = sorted(path for path in RECIPES.glob("*/**/*.yaml") if path.parent != LAUNCHER)
+YAML_FILES = [path for path in YAML_FILES if not path.name.startswith("classes_")]
 WRITTEN = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in YAML_FILES}
 # Students that a recipe makes itself, and the one that comes as a package: timm's name of what is in them
 MADE_STUDENTS = dict.fromkeys(("runs/efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k"), "tf_efficientnet_lite0")

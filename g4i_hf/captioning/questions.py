@@ -1,5 +1,6 @@
 """Questions about the rows of a split: prompts, filled in from columns, and keys that identify their answers."""
 
+import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from .. import columns
 from ..data.census import SPLIT_OF
-from ..data.classes import NONE_OF_THESE, terms_of
+from ..data.classes import NONE_OF_THESE, ClassWords, Matching, terms_of
 from ..data.images import content_of, why_unreadable
 from ..data.record import content_digest
 from ..files import did_you_mean
@@ -38,23 +39,43 @@ class Prompts:
     """
     Templates: a name in [`NAMED`], or text with columns in braces such as `A {label}, by {artist}.` A
     ClassLabel is filled in by its name, with spaces for underscores. `{class_names}` stands for the names of all
-    classes: such a template asks for the class. `{{` is a literal brace. Raises ValueError for anything but a column
-    of text in braces, and for a repeated template.
+    classes, with their descriptions: such a template asks for the class. `{{` is a literal brace. Raises ValueError
+    for anything but a column of text in braces, and for a repeated template.
+
+    Attributes:
+        class_names: names of the classes in the labels, if a template asks for the class.
+        matching: finds the class that an answer names.
     """
 
-    def __init__(self, templates: Iterable[str], features: Features, split_name: str):
+    def __init__(
+        self,
+        templates: Iterable[str],
+        features: Features,
+        split_name: str,
+        words: Mapping[str, ClassWords] | None = None,
+    ):
         self.templates = resolve(templates)
         self.split_name = split_name
         self._parsed = [_parse(template) for template in self.templates]
         named = [[name for _, name in parts if name is not None] for parts in self._parsed]
         self.asks_class = [CLASS_NAMES in of_template for of_template in named]
         self.class_names = _all_class_names(features, split_name) if any(self.asks_class) else []
-        words = dict.fromkeys(name.replace("_", " ") for name in self.class_names)
-        self._in_words = "; ".join(words)
+        self.words = words or {}
+        self.matching = Matching(self.class_names, self.words)
+        described = {self._called(name): self._of(name).description.rstrip(".") for name in self.class_names}
+        self._in_words = "; ".join(f"{name} ({text})" if text else name for name, text in described.items())
         # The possible answers to each template; empty for any text
-        self.choices = [(*words, NONE_OF_THESE) if asks_class else () for asks_class in self.asks_class]
+        self.choices = [(*described, NONE_OF_THESE) if asks_class else () for asks_class in self.asks_class]
         self.columns = tuple(dict.fromkeys(name for names in named for name in names if name != CLASS_NAMES))
         self._class_names = {column: _class_names(column, features, split_name) for column in self.columns}
+        if self._class_names.get(columns.LABEL) is not None:
+            self._class_names[columns.LABEL] = [self._called(name) for name in features[columns.LABEL].names]
+
+    def _of(self, name: str) -> ClassWords:
+        return self.words.get(name, ClassWords())
+
+    def _called(self, name: str) -> str:
+        return self._of(name).called(name).replace("_", " ")
 
     def prompts_of(self, row: Mapping[str, Any]) -> list[str]:
         """The prompts of a row, one for each template."""
@@ -79,6 +100,12 @@ class Prompts:
                     f"Split {self.split_name!r}, column {column!r}: {len(empty):,} of {len(values):,} rows are empty, "
                     f"the first is row {empty[0]}. Fill them in, or use a prompt without it, such as --prompt plain."
                 )
+
+
+def digest_of_words(words: Mapping[str, ClassWords]) -> str | None:
+    """Of the names and descriptions that a question for the class has beside the labels; None without any."""
+    described = {name: [each.name, each.description] for name, each in words.items() if each.name or each.description}
+    return content_digest(json.dumps(described, sort_keys=True).encode()) if described else None
 
 
 def resolve(templates: Iterable[str]) -> list[str]:

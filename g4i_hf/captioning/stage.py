@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from .. import columns
-from ..data.classes import NO_CLASS, NONE, Matching
+from ..data.classes import NO_CLASS, NONE, ClassWords, Matching
 from ..data.joining import check_image_ids
 from ..data.record import image_digests, known_images
 from ..data.stage import Source, read_stage, write_stage
@@ -105,20 +105,25 @@ def needs_another_try(answer: Answer) -> bool:
     return Caption.of(answer).caption_status != OK
 
 
-def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
-    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
-    asks_class, matching = questions.prompts.asks_class, Matching(questions.prompts.class_names)
-    of_captions = {} if all(asks_class) else OF_CAPTION
-    of_answer = OF_ANSWER if any(asks_class) else {}
+class AnswerColumns:
+    """The columns of a row, from the answers to its prompts."""
 
-    def row_of(answers: list[Answer | None]) -> dict[str, Any]:
-        pairs = list(zip(answers, asks_class, strict=True))
-        of_class = [ClassAnswer.of(answer, matching) for answer, asks in pairs if asks]
+    def __init__(self, prompts: Prompts):
+        self.asks_class, self.matching = prompts.asks_class, prompts.matching
+        self.features = ({} if all(self.asks_class) else OF_CAPTION) | (OF_ANSWER if any(self.asks_class) else {})
+
+    def of(self, answers: list[Answer | None]) -> dict[str, Any]:
+        pairs = list(zip(answers, self.asks_class, strict=True))
+        of_class = [ClassAnswer.of(answer, self.matching) for answer, asks in pairs if asks]
         captions = [Caption.of(answer) for answer, asks in pairs if not asks]
         return (_lists(captions) if captions else {}) | (vars(of_class[0]) if of_class else {})
 
-    rows = (row_of(answers) for _, answers in questions.answers(store, look_closer))
-    return _table(questions.split, rows, of_captions | of_answer)
+
+def answered_columns(questions: Questions, store: AnswerStore, look_closer: bool = True) -> Dataset:
+    """The columns of a split from its stored answers, in the order of the rows; see [`Questions.answers`]."""
+    made = AnswerColumns(questions.prompts)
+    rows = (made.of(answers) for _, answers in questions.answers(store, look_closer))
+    return _table(questions.split, rows, made.features)
 
 
 def given_columns(split: Dataset, captions: list[list[str]]) -> Dataset:
@@ -134,6 +139,7 @@ class Captioned:
     splits: dict[str, Dataset]
     captioner: dict[str, Any]  # provenance
     prompts: list[str] = field(default_factory=list)  # the templates; none for existing captions
+    class_words: str | None = None  # digest of what they say of the classes
 
     def _counts(self) -> dict[str, Counter]:
         """How often each status is in each split; lists are taken apart."""
@@ -171,14 +177,19 @@ class Captioned:
         return lines
 
 
-def questions_of(splits: Mapping[str, Any], args: CaptionArguments, captioner: Captioner) -> dict[str, Questions]:
+def questions_of(
+    splits: Mapping[str, Any],
+    args: CaptionArguments,
+    captioner: Captioner,
+    words: Mapping[str, ClassWords] | None = None,
+) -> dict[str, Questions]:
     """The questions about each split to caption. ValueError for a prompt that cannot be filled in, or is a leak."""
     chosen = {name: split for name, split in splits.items() if name in (args.caption_splits or splits)}
     templates = args.prompt or ["plain"]
     check_leak(templates, chosen, args.train_splits)
     keys, questions = Keys(captioner.provenance), {}
     for name, split in chosen.items():
-        prompts = Prompts(templates, split.features, name)
+        prompts = Prompts(templates, split.features, name, words)
         check_image_ids(split, name)
         prompts.check(split)
         if prompts.asks_class.count(True) > 1 and not args.dry_run:
@@ -204,6 +215,7 @@ def write_captions(
         **Source.of(source).recorded(folder),
         "captioner": captioned.captioner,
         "prompts": captioned.prompts,
+        "class_words": captioned.class_words,
         "status": captioned.status_counts(),
     }
     return write_stage(folder, splits, stage)

@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets.data_files import SPLIT_KEYWORDS
 
 from ..files import some
+from .class_file import CLASSES_FILE
 from .classes import same_form
 from .images import HEIC_REMEDY, IMAGE_SUFFIXES, UNOPENED_SUFFIXES
 from .labels import LABELS_FILE
@@ -53,7 +54,7 @@ class Census:
         self._walk(self.folder, None, (), ())
         self._find_classes()
         self.read = {path for files in self.class_of.values() for path in files if _is_read(path)}
-        self.add_read([os.path.join(self.folder, LABELS_FILE)])
+        self.add_read(os.path.join(self.folder, name) for name in (LABELS_FILE, CLASSES_FILE))
 
     def _walk(self, folder: str, split: str | None, inside: tuple[str, ...], above: tuple[str, ...]) -> None:
         """Follows no link back to a parent."""

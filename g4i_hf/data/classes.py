@@ -4,7 +4,8 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unicodedata import normalize
 
@@ -13,7 +14,6 @@ from datasets import ClassLabel, Dataset, DatasetDict
 
 from .. import columns
 from ..files import did_you_mean
-from ..options import DataArguments
 from .images import image_paths
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,54 @@ def terms_of(name: str) -> list[str]:
     return terms
 
 
+@dataclass(frozen=True)
+class ClassWords:
+    """What texts say of a class, beside its name in the labels."""
+
+    name: str = ""  # in place of that
+    synonyms: tuple[str, ...] = ()
+    description: str = ""
+    former: tuple[str, ...] = ()  # that labels and answers may still have
+
+    @property
+    def says_anything(self) -> bool:
+        return any((self.name, self.synonyms, self.description, self.former))
+
+    def called(self, label: str) -> str:
+        return self.name or label
+
+
+class ClassNames(dict[int, str]):
+    """Class names by index, with `words` by name of the class, see [`ClassWords`]."""
+
+    def __init__(self, id2label: Mapping[int, str], words: Mapping[str, ClassWords]):
+        super().__init__(id2label)
+        self.words = {name: words[name] for name in id2label.values() if name in words}
+
+
+def words_of(id2label: Mapping[int, str]) -> Mapping[str, ClassWords]:
+    """Those of [`ClassNames`]; none of other names."""
+    return id2label.words if isinstance(id2label, ClassNames) else {}
+
+
+def words_as_json(id2label: Mapping[int, str]) -> str:
+    """For digests of what depends on them; empty without any."""
+    words = {name: asdict(each) for name, each in words_of(id2label).items()}
+    return json.dumps(words, sort_keys=True) if words else ""
+
+
+def texts_of(id2label: Mapping[int, str], index: int) -> tuple[list[str], str]:
+    """The names of a class in texts, and its description, perhaps empty."""
+    words = words_of(id2label).get(id2label[index], ClassWords())
+    return [words.called(id2label[index]), *words.synonyms], words.description
+
+
+def has_meaning(id2label: Mapping[int, str], index: int) -> bool:
+    """Whether texts can name a class: not `LABEL_3` alone."""
+    names, description = texts_of(id2label, index)
+    return bool(description or any(map(terms_of, names)))
+
+
 def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     """
     The splits with `label` as a ClassLabel with one list of names, and the names by index. They are those of `train`
@@ -70,9 +118,9 @@ def class_names(splits: DatasetDict) -> tuple[DatasetDict, dict[int, str]]:
     feature = splits[first].features[columns.LABEL]
     if isinstance(feature, ClassLabel) and all(splits[name].features[columns.LABEL] == feature for name in later):
         return splits, dict(enumerate(feature.names))
-    names = feature.names if isinstance(feature, ClassLabel) else _names_of_rows(splits[first], first)
+    names = feature.names if isinstance(feature, ClassLabel) else names_of_rows(splits[first], first)
     for other in later:
-        known, of_rows = set(map(same_form, names)), _names_of_rows(splits[other], other)
+        known, of_rows = set(map(same_form, names)), names_of_rows(splits[other], other)
         added = [name for name in of_rows if same_form(name) not in known]
         if added and names:
             _check_kinds({first: names, other: of_rows})
@@ -95,38 +143,7 @@ def with_class_names(splits: DatasetDict, names: list[str], whose: str = "that a
     return named
 
 
-def read_class_names(data: DataArguments) -> list[str] | None:
-    """
-    The lines of `class_names_file`, or the classes in the `config.json` of a classifier. Raises ValueError for no,
-    empty or repeated lines.
-    """
-    if data.class_names_file is None:
-        return None
-    if not Path(data.class_names_file).is_file():
-        raise FileNotFoundError(f"class_names_file is {data.class_names_file!r}, but there is no such file.")
-    text = Path(data.class_names_file).read_text(encoding="utf-8-sig")
-    if is_of_classifier(data):
-        try:
-            config = json.loads(text)
-            named = config.get("label_names") or [
-                config["id2label"][str(row)] for row in range(len(config["id2label"]))
-            ]
-            return [*map(same_form, named)]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"class_names_file is {data.class_names_file}, which names no classes.") from error
-    names = [same_form(line.strip()) for line in text.rstrip().split("\n")]
-    if not all(names) or len(set(names)) < len(names):
-        what = f"class_names_file is {data.class_names_file}"
-        raise ValueError(f"{what}: give every class a line with a name of its own.")
-    return names
-
-
-def is_of_classifier(data: DataArguments) -> bool:
-    """Whether the classes are those of a classifier, which new images may not be labelled by."""
-    return Path(data.class_names_file or "").suffix == ".json"
-
-
-def _names_of_rows(split: Dataset, split_name: str) -> list[str]:
+def names_of_rows(split: Dataset, split_name: str) -> list[str]:
     """The class names of the rows, in their order; for numbers all up to the highest."""
     feature = split.features[columns.LABEL]
     if not hasattr(feature, "dtype"):
@@ -221,12 +238,17 @@ _RULED = re.compile(f"{_DENIAL}|{_ITS_END}")
 class Matching:
     """
     Finds the class that an answer, perhaps JSON, names, or the only one whose name it contains, else the only one in
-    the plural; what it denies, as in `not a rose`, does not count.
+    the plural; what it denies, as in `not a rose`, does not count. `words` has further names of some.
     """
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], words: Mapping[str, ClassWords] | None = None):
         self.names = names
-        exact = [(term, index) for index, name in enumerate(names) for term in map(_folded, [name, *terms_of(name)])]
+        exact = [
+            (_folded(term), index)
+            for index, name in enumerate(names)
+            for other in _all_names(name, (words or {}).get(name, ClassWords()))
+            for term in (other, *terms_of(other))
+        ]
         self.terms = _classes_of((term, index) for term, index in exact if term)
         plurals = _classes_of((_plural(term), index) for term, index in self.terms.items())
         singulars = ((each, index) for term, index in self.terms.items() for each in _singulars(term))
@@ -268,6 +290,10 @@ class Matching:
         return [term for start, end in spans if (term := " ".join(words[start:end])) in self.within]
 
 
+def _all_names(name: str, words: ClassWords) -> list[str]:
+    return [name, *filter(None, (words.name, *words.synonyms, *words.former))]
+
+
 def _classes_of(named: Iterable[tuple[str, int]]) -> dict[str, int]:
     """The class of each term; a term of two classes is ambiguous."""
     classes: dict[str, int] = {}
@@ -290,9 +316,11 @@ def _singulars(term: str) -> set[str]:
     return {each for each in singulars if len(each) > 2 and not term.endswith("ss")}
 
 
-def matched_answers(answers: Iterable[str | None], names: Sequence[str]) -> np.ndarray:
+def matched_answers(
+    answers: Iterable[str | None], names: Sequence[str], words: Mapping[str, ClassWords] | None = None
+) -> np.ndarray:
     """(N,) class indices, negative without an answer or if it does not name one class."""
-    return np.fromiter(map(Matching(names), answers), dtype=np.int64)
+    return np.fromiter(map(Matching(names, words), answers), dtype=np.int64)
 
 
 def _text_of(answer: str) -> str:

@@ -22,6 +22,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from .. import columns
 from ..files import brief, did_you_mean
 from .checks import labels_of, with_labels
+from .class_file import Classes
 from .classes import class_names, in_another_case, same_form, with_class_names
 from .images import image_paths
 from .record import image_digests
@@ -46,22 +47,26 @@ def line_of(
     none: bool = False,
     is_new: bool = False,
     by: str = PERSON,
+    undo: bool = False,
+    description: str = "",
 ) -> str:
     """
-    A line; without a label and `none`, it undoes earlier ones of this annotator. `by_name`: `file_name` or `image_id`.
+    A line; without a label and `none`, it undoes earlier ones of this annotator. With `undo` it repeats the answer
+    before the last one. `by_name`: `file_name` or `image_id`; `description`: of a new class.
     """
     line: dict[str, Any] = {by_name: name, "digest": digest, "label": label} | ({"none": True} if none else {})
     line |= {"new_class": True} if is_new else {}
+    line |= ({"description": description} if description else {}) | ({"undo": True} if undo else {})
     line |= {"pick": pick, "time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def read_answers(file: Path) -> dict[str, dict[str, Any]]:
+def read_answers(file: Path, classes: Classes | None = None) -> dict[str, dict[str, Any]]:
     """
     By name, the answer to each image, with the number of its line. If the file has several annotators, it also has
-    their `votes`. ValueError for another line.
+    their `votes`. ValueError as by [`read_people`].
     """
-    return answers_of(read_people(file))
+    return answers_of(read_people(file, classes))
 
 
 def answers_of(people: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -86,19 +91,33 @@ def _of_all(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return [line for line in lines if line.get("label") == most][-1] | {"votes": votes}
 
 
-def read_people(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def read_people(file: Path, classes: Classes | None = None) -> dict[str, dict[str, dict[str, Any]]]:
     """
     By name of the image and annotator, the last line of each, with its number, the latest at the end; not what was
-    undone. ValueError for another line.
+    undone. Labels are the present `classes`; one that was dropped is none of them. ValueError for another line, and
+    for gold of a dropped class.
     """
     people: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in _lines(file):
+        people.setdefault(line["name"], {}).pop(line["by"], None)
+        people[line["name"]][line["by"]] = line
+    answered = {
+        name: {by: line for by, line in lines.items() if line.get("label") is not None or line.get("none")}
+        for name, lines in people.items()
+    }
+    answered = {name: lines for name, lines in answered.items() if lines}
+    return answered if classes is None else _in_classes(answered, classes, file)
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Each line, also of what was undone, with its number, `name`, `pick` and `by`. ValueError for another line."""
     for number, text in enumerate(_whole_lines(file), 1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
             name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
-            texts = (name, label or "", line.get("digest") or "", line.get("by") or "")
+            texts = (name, label or "", *(line.get(key) or "" for key in ("digest", "by", "description")))
             is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
         except (AttributeError, ValueError, RecursionError):
             is_known = False
@@ -107,14 +126,57 @@ def read_people(file: Path) -> dict[str, dict[str, dict[str, Any]]]:
         if not isinstance(line.get("none"), bool | None):
             what = f'{file}, line {number}: "none" is {brief(line["none"])}'
             raise ValueError(f"{what}. Write true without quotes for an image of no class, or remove it.")
-        by = line.get("by") or PERSON
-        people.setdefault(name, {}).pop(by, None)
-        people[name][by] = line | {"line": number, "pick": pick or MANUAL, "by": by}
-    answered = {
-        name: {by: line for by, line in lines.items() if line.get("label") is not None or line.get("none")}
-        for name, lines in people.items()
-    }
-    return {name: lines for name, lines in answered.items() if lines}
+        yield line | {"line": number, "name": name, "pick": pick or MANUAL, "by": line.get("by") or PERSON}
+
+
+def _in_classes(
+    people: dict[str, dict[str, dict[str, Any]]], classes: Classes, file: Path
+) -> dict[str, dict[str, dict[str, Any]]]:
+    gold: dict[str, list[int]] = {}
+    for lines in people.values():
+        for by, line in lines.items():
+            if (label := line.get("label")) is None:
+                continue
+            now = classes.now(label)
+            if now is None and line["pick"] == GOLD:
+                gold.setdefault(label, []).append(line["line"])
+            lines[by] = line | ({"label": None, "none": True} if now is None else {"label": now})
+    if gold:
+        raise ValueError(
+            "\n".join(
+                f"{classes.file}: {label!r} is dropped, but gold answers need it: {len(numbers):,}, the first in line "
+                f"{numbers[0]} of {file}. Merge it into another class (merge_into), or keep it."
+                for label, numbers in gold.items()
+            )
+        )
+    return people
+
+
+def descriptions_in(file: Path) -> dict[str, str]:
+    """By name, the last description that the page took with a new class."""
+    lines = (line for line in _lines(file) if line.get("label") is not None and line.get("description"))
+    return {same_form(line["label"]): line["description"] for line in lines}
+
+
+def last_answer_of(file: Path, by: str) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    """
+    The last line of an annotator that was not taken back, and their line of that image before it, if any. None
+    without a line.
+    """
+    left: list[dict[str, Any]] = []
+    for line in _lines(file):
+        if line["by"] != by:
+            continue
+        if line.get("undo") or not (line.get("label") is not None or line.get("none")):
+            of_image = [place for place, earlier in enumerate(left) if earlier["name"] == line["name"]]
+            if of_image:
+                del left[of_image[-1]]
+        else:
+            left.append(line)
+    if not left:
+        return None
+    last = left.pop()
+    return last, next((line for line in reversed(left) if line["name"] == last["name"]), None)
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -189,14 +251,23 @@ def file_names(split: Dataset, root: Path | None) -> list[str]:
     return [Path(os.path.relpath(path, base)).as_posix() for path, _ in image_paths(split)]
 
 
-def with_answers(splits: DatasetDict, file: Path, root: Path | None, keeps_no_class: bool = False) -> DatasetDict:
+def with_answers(
+    splits: DatasetDict,
+    file: Path | None,
+    root: Path | None,
+    keeps_no_class: bool = False,
+    classes: Classes | None = None,
+    dropped: Mapping[str, Sequence[int]] | None = None,
+) -> DatasetDict:
     """
     The splits with the labels of `labels.jsonl` and the column `review`, how the image was picked. Gold images of
     `train` become the split `gold`, and copies of them are left out. Other images that belong to no class are left
-    out; with `keeps_no_class` those of `train` are a split `of_no_class`, gold ones too. The changes are logged.
-    Raises ValueError for a label that is not a class.
+    out, also those of `dropped` classes, rows by split, that nobody answered; with `keeps_no_class` those of `train`
+    are a split `of_no_class`, gold ones too. The changes are logged. ValueError for a label that is not a class.
     """
-    labelled, answered = with_labels_of(splits, file, root)
+    labelled, answered = (DatasetDict(splits), {}) if file is None else with_labels_of(splits, file, root, classes)
+    for name, of_dropped in (dropped or {}).items():
+        answered[name] = dict.fromkeys(of_dropped, {"none": True, "pick": NONE}) | answered.get(name, {})
     none = [row for row, answer in answered.get("train", {}).items() if answer.get("none")]
     if keeps_no_class and none:
         labelled[OF_NO_CLASS] = labelled["train"].select(none)
@@ -212,14 +283,14 @@ def with_answers(splits: DatasetDict, file: Path, root: Path | None, keeps_no_cl
 
 
 def with_labels_of(
-    splits: DatasetDict, file: Path, root: Path | None
+    splits: DatasetDict, file: Path, root: Path | None, classes: Classes | None = None
 ) -> tuple[DatasetDict, dict[str, dict[int, dict[str, Any]]]]:
     """As [`with_answers`], but with every row, null for images of no class; and the answers by split and row."""
-    people = read_people(file)
+    people = read_people(file, classes)
     answers = answers_of(people)
     if not answers:
         return splits, {}
-    splits, classes = _with_classes_of(splits, [line for lines in people.values() for line in lines.values()], file)
+    splits, names_now = _with_classes_of(splits, [line for lines in people.values() for line in lines.values()], file)
     names = {name: file_names(split, root) for name, split in splits.items()}
     rows = {name: _rows_of(split, names[name], answers) for name, split in splits.items()}
     matched = {names[name][row] for name in splits for row in rows[name]}
@@ -231,7 +302,7 @@ def with_labels_of(
         messages.append(f"{len(renamed):,} gold {has} now")
     labelled, answered = DatasetDict(splits), {name: of_split for name, of_split in rows.items() if of_split}
     for name, of_split in answered.items():
-        labelled[name], changes = _answered(splits[name], of_split, classes)
+        labelled[name], changes = _answered(splits[name], of_split, names_now)
         messages.append(f"labels of {name}: {changes}")
     if others:
         messages.append(_left_out_in_words(list(others), itertools.chain(*names.values())))

@@ -2,12 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from .. import columns
 from ..files import did_you_mean
@@ -15,11 +16,20 @@ from ..names import check_dataset_name
 from ..options import DataArguments
 from ..options.caller import called_from_python
 from ..options.data import BY_FOLDER
-from .classes import class_names, is_of_classifier, read_class_names, with_class_names
+from .class_file import (
+    CLASSES_FILE,
+    Classes,
+    is_config,
+    names_in_lines,
+    names_of_labels,
+    read_class_file,
+    with_classes,
+)
+from .classes import ClassWords, class_names
 from .groups import groups_of, with_groups
 from .images import check_files, file_columns
 from .joining import join_captions, with_image_ids
-from .labels import LABELS_FILE, with_answers
+from .labels import LABELS_FILE, descriptions_in, with_answers
 from .opening import STAGE_FILE, is_image_folder, open_data
 from .record import content_digest, image_digests
 from .stage import Source, chain_of, check_names_images, find_stage, join_stage, open_stage
@@ -47,17 +57,50 @@ def load_images(dataset_name: str | Path, **options: Any) -> DatasetDict:
 
 
 def load_data(data: DataArguments) -> DatasetDict:
-    """[`open_images`] by options, with classes of `class_names_file` and `validation` by `validation_fraction`."""
-    splits, names = open_images(source_of(data)), read_class_names(data)
-    if names is None:
-        return splits
-    unlabelled = ClassLabel(names=names)
-    for name, split in splits.items():
-        if is_of_classifier(data) and columns.LABEL in split.column_names:  # such as folders of days
-            splits[name] = split = split.remove_columns(columns.LABEL)
-        if columns.LABEL not in split.column_names:
-            splits[name] = split.add_column(columns.LABEL, [None] * len(split), feature=unlabelled)
-    return with_class_names(splits, names, f"of {data.class_names_file}")
+    """[`open_images`] by options, with the classes of [`read_classes`] and `validation` by `validation_fraction`."""
+    return _with_classes(data)[0]
+
+
+def _with_classes(data: DataArguments) -> tuple[DatasetDict, Classes | None, dict[str, list[int]]]:
+    """The splits, what a file says of their classes, and the rows of dropped ones by split."""
+    splits = open_images(source_of(data))
+    if is_config(data.class_names_file):  # labels, such as folders of days, are none of these classes
+        has_label = {name for name, split in splits.items() if columns.LABEL in split.column_names}
+        splits |= {name: splits[name].remove_columns(columns.LABEL) for name in has_label}
+    classes = read_classes(data, splits)
+    if classes is None:
+        return splits, None, {}
+    splits, dropped = with_classes(splits, classes)
+    return splits, classes, dropped
+
+
+def read_classes(data: DataArguments, splits: DatasetDict | None = None) -> Classes | None:
+    """
+    What `class_names_file`, `classes` or `classes.yaml` beside the images say of the classes; None without a file.
+    Raises ValueError for all that is wrong with it; where it takes the data to see, with its `splits`.
+    """
+    if data.class_names_file is not None:
+        return names_in_lines(data.class_names_file)
+    file = data.classes or class_file_of(data)
+    if data.classes is None and not (file and Path(file).is_file()):
+        return None
+    return read_class_file(str(file), None if splits is None else names_of_labels(splits))
+
+
+def class_file_of(data: DataArguments) -> Path | None:
+    """The file beside the images, perhaps not there; None for the Hub."""
+    *_, source = chain_of(source_of(data))
+    return Path(source.name) / CLASSES_FILE if Path(source.name).is_dir() else None
+
+
+def class_words(data: DataArguments, output_dir: str | Path | None = None) -> dict[str, ClassWords]:
+    """By class, what [`read_classes`] says of it, or the description of a new class in `labels.jsonl`."""
+    classes, file = read_classes(data), labels_file_of(data, output_dir)
+    words = {} if classes is None else classes.words()
+    for name, description in (descriptions_in(file) if file else {}).items():
+        of_class = words.get(name, ClassWords())
+        words[name] = replace(of_class, description=of_class.description or description)
+    return words
 
 
 def load_reviewed(
@@ -65,16 +108,17 @@ def load_reviewed(
 ) -> DatasetDict:
     """
     [`load_data`] with the reviewed labels of `g4i label`, see [`~g4i_hf.data.labels.with_answers`]. If the data is not
-    an image folder, they are in `output_dir`, and `labels_file` is set to that file for later runs.
+    an image folder, they are in `output_dir`, and `labels_file` is set to that file for later runs. Images of dropped
+    classes are of no class.
     """
     if data.labels_file and not Path(data.labels_file).is_file():
         raise FileNotFoundError(f"labels_file is {data.labels_file!r}, but there is no such file.")
-    splits, root, file = load_data(data), images_root(data), labels_file_of(data, output_dir)
-    if file is None or not file.is_file():
-        return splits
-    if root is None:
+    (splits, classes, dropped), root = _with_classes(data), images_root(data)
+    file = labels_file_of(data, output_dir)
+    has_answers = file is not None and file.is_file()
+    if has_answers and root is None:
         data.labels_file = str(file)
-    return with_answers(splits, file, root, keeps_no_class)
+    return with_answers(splits, file if has_answers else None, root, keeps_no_class, classes, dropped)
 
 
 def images_root(data: DataArguments) -> Path | None:

@@ -24,6 +24,7 @@ from huggingface_hub.constants import HF_HOME
 
 from .. import columns
 from ..data.checks import captioned_splits
+from ..data.classes import texts_of
 from ..data.loading import standardise
 from ..data.record import captions_of_rows
 from ..data.stage import STAGE_FILE, Source, find_stage, ids_digest, join_stage, open_stage, read_stage, write_stage
@@ -183,7 +184,10 @@ def name_as_text(class_name: str) -> str:
 def embeds_of_class_names(
     id2label: dict[int, str], args: EncoderArguments, device: str | torch.device, what: str
 ) -> np.ndarray | None:
-    """(num_labels, D) float32, by the encoder of the captions. None without one; logs that `what` is missing."""
+    """
+    (num_labels, D) float32, by the encoder of the captions: of a class with synonyms or a description the mean of its
+    texts, of unit norm. None without an encoder; logs that `what` is missing.
+    """
     if args.text_encoder is None:
         logger.info("No %s: text_encoder, that of the captions, is not given.", what)
         return None
@@ -192,8 +196,15 @@ def embeds_of_class_names(
     except OSError as error:
         logger.warning("No %s: %s", what, error)
         return None
-    names = [name_as_text(id2label[index]) for index in sorted(id2label)]
-    return encode_captions(names, encoder, args)[0].astype(np.float32)
+    texts = []
+    for index in sorted(id2label):
+        names, description = texts_of(id2label, index)
+        texts.append([*map(name_as_text, names), *([description] if description else [])])
+    vectors = encode_captions([text for of_class in texts for text in of_class], encoder, args)[0].astype(np.float32)
+    means = np.add.reduceat(vectors, np.cumsum([0, *map(len, texts[:-1])]))
+    is_mean = np.array([len(of_class) > 1 for of_class in texts])
+    means[is_mean] /= np.maximum(np.linalg.norm(means[is_mean], axis=1, keepdims=True), 1e-12)
+    return means
 
 
 # --- The stage -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from .. import columns
+from ..captioning.questions import digest_of_words
 from ..captioning.runner import MILLION
 from ..cli import build_options
-from ..data.loading import source_of
-from ..data.stage import STAGE_FILE, images_of
+from ..data.loading import class_words, source_of
+from ..data.stage import STAGE_FILE, images_of, read_stage
 from ..data.texts import num_captioned
 from ..options import OPTIONS_OF, DataArguments, FitArguments, is_address
 from ..processes import on_main_process
@@ -61,6 +62,13 @@ def answered_before(
     if columns.ANSWER in training.column_names or not {CAPTION, ANSWER} & set(views):
         return data
     answers, captions = (_stage_in(folder, name, data) for name in ("answers", "captions"))
+    classes_then = answers and (read_stage(folder / "answers") or {}).get("class_words")
+    if answers and classes_then != digest_of_words(class_words(data, folder)):
+        say(
+            f"The answers in {answers.dataset_name} are not used: the classes had other names or descriptions then. "
+            "Ask again: --captioner."
+        )
+        answers = None
     stage = answers or captions  # answers have the captions too
     if stage is None or (captions and num_captioned(training)):  # those would replace the data's own
         return data

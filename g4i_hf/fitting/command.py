@@ -52,6 +52,7 @@ from .none_of_these import save_none_of_these
 from .report import suspicious_cards, write_fit_report
 from .result import FitResult, estimates_in_results, judgement_in_results
 from .runs import save_last_layer
+from .sample import sample_size, take_sample
 from .targets import Targets
 
 CANNOT_CHOOSE = (
@@ -81,6 +82,7 @@ class Fit:
         self.how_all_layers = ""  # could be trained here, and in what time
         self.targets: Targets | None = None  # in the main process
         self.on_these_images: Judgement | None = None  # there too; the judge tells of new scenes
+        self.sampled_from: int | None = None  # so many training images, where there are more than a sample
         self.before: FitResult | None = None  # the result that this one replaces
 
     def run(self) -> FitResult | None:
@@ -92,6 +94,7 @@ class Fit:
         holds = UNFINISHED if self.args.overwrite else on_main_process(lambda: self.place.holds(images.record))
         if holds in (FINISHED, ALTERED):
             return self._say_result(self._same_again(holds == ALTERED))
+        self.sampled_from = take_sample(images)
         images.check()
         images.check_classes_are_known()
         images.prepare()
@@ -116,6 +119,7 @@ class Fit:
         """All options, as they were resolved."""
         chosen = vars(self.images.data) | vars(self.args) | {"image_size": self.images.augmentation.image_size}
         chosen |= {"views": self.images.names_of_views} if self.images.given else {}  # else the same again lacks them
+        chosen |= {"sample": sample_size(self.args)} if self.sampled_from else {}
         return {name: portable(value) for name, value in chosen.items() if value is not None}
 
     def _begin(self, holds: str) -> None:
@@ -259,6 +263,7 @@ class Fit:
             "finetuned": False,
             "all_layers": self.all_layers and self.all_layers.as_result(),
             "images": len(evidence.labels),
+            "sampled_from": self.sampled_from,
             "groups": images.scenes.counts(),
             "labels": int((evidence.labels >= 0).sum()),
             "num_labels": evidence.num_labels,

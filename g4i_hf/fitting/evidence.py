@@ -13,9 +13,10 @@ from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 
 from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
+from ..data.classes import ClassNames
 from ..data.groups import with_groups
 from ..data.labels import GOLD, OF_NO_CLASS, PICKED, certain_reviews_of, reviews_of, votes_of
-from ..data.loading import check_has_split, class_names, default_folder, load_reviewed, source_of
+from ..data.loading import check_has_split, class_names, class_words, default_folder, load_reviewed, source_of
 from ..data.record import Record, content_digest, describe_equal_images, order_of
 from ..data.texts import num_captioned
 from ..embedding.embed import with_text_embeds
@@ -108,6 +109,7 @@ class FitImages:
         splits, self.id2label = class_names(splits)
         if self.in_memory is not None:
             splits = with_groups(splits, self.data.group_by)
+        self.id2label = ClassNames(self.id2label, class_words(self.data, self.folder))
         self.splits = DatasetDict({name: splits[name] for name in names if name in splits})
         self.of_no_class = splits.get(OF_NO_CLASS, splits["train"].select([]))
         self.student = student_named(self.args.student, self.args.pretrained)
@@ -116,7 +118,7 @@ class FitImages:
 
     def _record(self) -> Record:
         answers = self.training[columns.ANSWER][:] if columns.ANSWER in self.training.column_names else []
-        inputs = inputs_of(self.encoder, self.student.student) | digests_of(self.views, self.training)
+        inputs = inputs_of(self.encoder, self.student.student, self.id2label) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = content_digest(json.dumps(answers).encode())
         gold = (

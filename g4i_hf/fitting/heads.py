@@ -225,6 +225,7 @@ def _folds(targets: Targets, features: np.ndarray, name: str) -> Iterator[Fold]:
     evidence, number = targets.evidence, 0
     for fold, held_out, others in _without_fold(evidence, evidence.rows_for_cross_validation()):
         fitted, learned = targets.learned(name, others, fold)
+        learned = targets.to_choose_strength(fitted, learned) if name == WITH_VIEWS else learned
         yield Fold(fitted, learned, held_out, one_hot(evidence.labels[held_out], evidence.num_labels))
         number += len(held_out)
         if number >= priors.ENOUGH_HELD_OUT and takes_long(learned.size, features):

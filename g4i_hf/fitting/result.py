@@ -42,6 +42,7 @@ class FitResult:
     doubtful_labels: int  # others that are not the likeliest class, but may be right
     views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
     num_labels: int  # classes
+    sampled_from: int | None = None  # training images, of which `images` are a sample; None: these are all
     groups: dict[str, int] | None = None  # `images` for training, of how many `groups`, of which some were `found`
     judged_groups: int | None = None  # of the images that judged
     # The accuracies above are on new scenes where there are groups. These are on images like those without a label;

@@ -53,6 +53,17 @@ class Targets:
         posterior = evidence.model.posterior_[rows] if fold is None else evidence.by_fold(rows, fold)
         return rows, posterior.astype(np.float32) * self.weights[rows]
 
+    def to_choose_strength(self, rows: np.ndarray, learned: np.ndarray) -> np.ndarray:
+        """
+        (n, C) the targets of a fold that choose a regularisation. Where no view has texts of the classes, predictions
+        for rows that a fold's models have learned are smooth. A weaker regularisation suits them than suits what is
+        learned in the end. So these rows are given their labels once more, which is no smoother.
+        """
+        evidence = self.evidence
+        if any(view.class_values is not None for view in evidence.views.values()):
+            return learned
+        return evidence.model.calibration_.posterior(learned, evidence.labels[rows], evidence.is_certain[rows])
+
     def of_all_rows(self, name: str) -> np.ndarray:
         """(N, C) float32, zeros for a row that a classifier does not learn from."""
         rows, learned = self.learned(name, self.rows)

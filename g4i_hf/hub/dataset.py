@@ -21,7 +21,7 @@ from ..data.classes import class_names
 from ..data.image_metadata import without_metadata
 from ..data.joining import check_image_ids
 from ..data.labels import LABELS_FILE, with_labels_of
-from ..data.loading import images_root, labels_file_of, open_images
+from ..data.loading import images_root, labels_file_of, load_data, open_images, read_classes
 from ..data.record import content_digest
 from ..data.stage import STAGE_FILE, Source, find_stage, join_stage, known_chain, open_stage, read_stage
 from ..files import check_replaceable, replacing
@@ -118,11 +118,12 @@ def _rows(folder: Path, with_images: bool) -> tuple[DatasetDict, dict[str, dict[
     """What is published of every row; with images, the answers that gave reviewed labels too, by split and row."""
     answers: dict[str, dict[int, dict[str, Any]]] = {}
     if with_images:
-        splits, data = open_images(str(folder)), DataArguments(str(folder))
+        data = DataArguments(str(folder))
+        splits = load_data(data)
         labels = {repr(split.features[columns.LABEL]) for split in splits.values() if columns.LABEL in split.features}
         splits = class_names(splits)[0] if len(labels) > 1 else splits
         if file := labels_file_of(data, folder.parent):
-            splits, answers = with_labels_of(splits, file, images_root(data))
+            splits, answers = with_labels_of(splits, file, images_root(data), read_classes(data))
     else:
         splits = _texts(folder)
     wanted = COLUMNS if with_images else (columns.IMAGE_ID, *TEXTS)

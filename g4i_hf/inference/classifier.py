@@ -1,11 +1,7 @@
 """A classifier with its image processor, opened by a name, and what it predicts for a stream of images."""
 
 import base64
-import itertools
-import os
-from collections import deque
 from collections.abc import Container, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,6 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from ..data.images import TURNS, open_image, to_rgb, why_unreadable
 from ..evaluation.predict import load_run
 from ..modeling.processing import EvalTransform
 from ..modeling.student import classifier_layers, feature_size, plain_student
@@ -37,7 +32,7 @@ from ..names import (
     why_missing,
 )
 from .fitted_on import FittedOn
-from .images import read_image
+from .images import decoded
 from .none_of_these import NoneOfThese
 from .writing import DIGEST, SAMPLED
 
@@ -45,7 +40,6 @@ IF_THERE = {  # a file of a repository or folder, None without it
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
 }
-AHEAD = 96  # images that threads decode before the network takes them, or three batches
 BATCH, A_THREAD = 32, 2  # images of a batch; on a CPU so many a thread, whose layers then fit its cache
 LAYOUT = torch.channels_last  # in which convolutions on a CPU take two thirds of the time
 
@@ -96,7 +90,7 @@ class Classifier:
         top = min(top, len(classes))
         batch_size = batch_size or (A_THREAD * torch.get_num_threads() if device.type == "cpu" else BATCH)
         done = 0
-        for batch in self._decoded(images, batch_size):
+        for batch in decoded(images, self.transform, batch_size):
             pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
             best: Iterator[tuple[list[float], list[int], bool, np.ndarray]] = iter(())
             if pixels:
@@ -136,32 +130,6 @@ class Classifier:
         if self.fitted_on is not None:
             numbers = np.concatenate([self.fitted_on.of(features[0]), probabilities.cpu().numpy()], axis=1)
         return probabilities.topk(top), is_none, numbers
-
-    def _decoded(self, images: Iterable[tuple[str, Any]], batch_size: int) -> Iterator[list[tuple[str, tuple]]]:
-        """Batches of names and what `_pixels` says."""
-        waiting: deque[tuple[str, Future]] = deque()
-        images = iter(images)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            try:
-                while True:
-                    for name, stored in itertools.islice(images, max(AHEAD, 3 * batch_size) - len(waiting)):
-                        waiting.append((name, pool.submit(self._pixels, stored)))
-                    if not waiting:
-                        return
-                    batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-                    yield [(name, future.result()) for name, future in batch]
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _pixels(self, stored: Any) -> tuple[torch.Tensor | str, str | None]:
-        """Of an image, or why there are none; and its digest."""
-        image, digest = read_image(stored)
-        try:
-            opened = open_image(image)
-            with TURNS.of(opened):
-                return self.transform(to_rgb(opened)), digest
-        except Exception as error:  # Pillow's readers raise almost anything for a damaged file
-            return why_unreadable(error), digest
 
 
 def _row(

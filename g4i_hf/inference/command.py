@@ -1,5 +1,6 @@
 """`g4i predict`: a line for each image, with its class and whether that is sure enough."""
 
+import itertools
 import json
 import os
 import shlex
@@ -8,20 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
+from ..data.shards import Images, Shards
 from ..files import replace_text
 from ..names import ANSWER, ASK, NONE, USUAL_PRECISION
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
 from .another_month import NewImages, Summary, sampled_rows
-from .classifier import open_classifier
+from .classifier import Classifier, open_classifier
 from .images import images_of
 from .page import write_predictions_page
-from .writing import DIGEST, SAMPLED, Predictions, as_written, numbers_of
+from .writing import DIGEST, ROWS_AT_ONCE, SAMPLED, Predictions, as_written, numbers_of, schema_of
 
 SUMMARY = "summary.json"  # beside the predictions
 
@@ -102,10 +105,9 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     _check_is_ours(summary_file)
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
-    known = classifier.threshold(args.precision)
-    threshold = known["threshold"] if known else None
-    made_of: dict[str, Any] = {"the model": classifier.identity, "the images": images.digest}
-    made_of |= {"the option top": args.top, "the threshold": threshold}
+    made_of = _made_of(args, classifier)
+    known, threshold = classifier.threshold(args.precision), made_of["the threshold"]
+    made_of |= {"the images": images.digest}
     predictions = Predictions(args.predictions, made_of)
     done, changed = predictions.begin(args.overwrite, images.digest_of)
     if changed:
@@ -140,6 +142,27 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     predictions.finish()
     say("\n".join([*_in_words(args, known, counts), *summary.lines(new.names, label)]))
     say("\n".join(f"{name}: {file}" for name, file in files.items()))
+
+
+def _made_of(args: PredictArguments, classifier: Classifier) -> dict[str, Any]:
+    """What the answer to an image depends on."""
+    threshold = (classifier.threshold(args.precision) or {}).get("threshold")
+    return {"the model": classifier.identity, "the option top": args.top, "the threshold": threshold}
+
+
+def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None:
+    """A Parquet of predictions for each shard of this task, with the columns of [`predict_into_file`]'s."""
+    shards, classifier = Shards(args, args.image_column), open_classifier(args.model)
+    made_of = _made_of(args, classifier)
+
+    def predicted(images: Images) -> pa.Table:
+        rows = map(as_written, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
+        parts = []
+        while part := [*itertools.islice(rows, ROWS_AT_ONCE)]:
+            parts.append(pa.Table.from_pylist(part, schema_of(part[0])))
+        return pa.concat_tables(parts) if parts else pa.table({})
+
+    shards.run(made_of, predicted, say, args.overwrite)
 
 
 def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:

@@ -1,20 +1,27 @@
 """Images to predict, one at a time: of a folder, a list of files, a dataset on disk or the Hub, or in memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from PIL import Image
 
 from .. import columns
-from ..data.images import IMAGE_SUFFIXES, content_of
+from ..data.images import IMAGE_SUFFIXES, TURNS, content_of, open_image, to_rgb, why_unreadable
 from ..data.loading import check_has_split, open_images, standardise
 from ..data.opening import is_image_folder
 from ..data.record import content_digest
 from ..names import check_dataset_exists
 from ..zero_shot.search import files_in
+
+AHEAD = 96  # images that threads decode before the network takes them, or three batches
 
 
 @dataclass
@@ -111,3 +118,33 @@ def read_image(stored: Any) -> tuple[Any, str | None]:
     except (OSError, ValueError):  # which opening says too
         return stored, None
     return {"bytes": content, "path": None}, content_digest(content)
+
+
+def decoded(
+    images: Iterable[tuple[str, Any]], transform: Callable[[Image.Image], torch.Tensor], batch_size: int
+) -> Iterator[list[tuple[str, tuple[torch.Tensor | str, str | None]]]]:
+    """Batches of names and what [`pixels_of`] says, which threads compute ahead."""
+    waiting: deque[tuple[str, Future]] = deque()
+    images = iter(images)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        try:
+            while True:
+                for name, stored in itertools.islice(images, max(AHEAD, 3 * batch_size) - len(waiting)):
+                    waiting.append((name, pool.submit(pixels_of, stored, transform)))
+                if not waiting:
+                    return
+                batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+                yield [(name, future.result()) for name, future in batch]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def pixels_of(stored: Any, transform: Callable[[Image.Image], torch.Tensor]) -> tuple[torch.Tensor | str, str | None]:
+    """Of an image, or why there are none; and its digest."""
+    image, digest = read_image(stored)
+    try:
+        opened = open_image(image)
+        with TURNS.of(opened):
+            return transform(to_rgb(opened)), digest
+    except Exception as error:  # Pillow's readers raise almost anything for a damaged file
+        return why_unreadable(error), digest

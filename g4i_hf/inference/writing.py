@@ -123,9 +123,13 @@ def _write_jsonl(place: Path, rows: Iterator[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def schema_of(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([(name, pa.float64() if name.startswith("probability") else pa.string()) for name in names])
+
+
 def _write_parquet(place: Path, rows: Iterator[dict[str, Any]]) -> None:
     first = next(rows)
-    schema = pa.schema([(name, pa.float64() if name.startswith("probability") else pa.string()) for name in first])
+    schema = schema_of(first)
     with pq.ParquetWriter(place, schema) as writer:
         chunk = [first]
         for row in rows:

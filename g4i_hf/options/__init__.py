@@ -12,7 +12,16 @@ from .captioning import (
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
 )
-from .data import DEFAULT_TEXT_ENCODER, DataArguments, EncoderArguments, ViewArguments, full_name
+from .data import (
+    DEFAULT_TEXT_ENCODER,
+    DataArguments,
+    DataOrShards,
+    EncoderArguments,
+    ShardOptions,
+    ViewArguments,
+    check_left_out,
+    full_name,
+)
 from .evaluation import (
     CheckArguments,
     EvaluateArguments,
@@ -42,10 +51,10 @@ from .training import (
 # The classes of each command, in the order of its arguments
 OPTIONS_OF = {
     "caption": (
-        *(CaptionArguments, DataArguments, LocalCaptionerArguments),
+        *(CaptionArguments, DataOrShards, LocalCaptionerArguments),
         *(EndpointArguments, ExistingCaptionsArguments),
     ),
-    "embed": (ViewArguments, DataArguments, EncoderArguments),
+    "embed": (ViewArguments, DataOrShards, EncoderArguments),
     "train": (
         *(RunArguments, DataArguments, EncoderArguments, StudentArguments),
         *(AugmentationArguments, TrainingOptions),

@@ -81,8 +81,6 @@ class CaptionArguments(PromptOptions, Decoding, ResumeOptions):
 
     def __post_init__(self):
         check_values(self)
-        if not self.captions_dir:
-            raise ValueError("captions_dir is missing: give a folder for the captions with --captions_dir.")
         if self.max_cost is not None and (self.price_input is None or self.price_output is None):
             raise ValueError("max_cost needs the prices of a million tokens: give --price_input and --price_output.")
 

@@ -4,10 +4,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..views.kinds import VIEW_FORMS, check_view
-from .fields import Count, check_values, option
+from .fields import Count, Number, check_values, option
 
 DEFAULT_TEXT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 NO_GROUPS, BY_FOLDER, BY_TIME = "none", "folder", "time"
@@ -27,6 +27,7 @@ class ColumnOptions:
     image_column: str | None = option(None, "Image column; `image` by default.")
     label_column: str | None = option(None, "Label column; `label` by default.")
     image_id_column: str | None = option(None, "Column of image ids; `image_id` by default.")
+    class_names_file: str | None = option(None, "In place of classes: a text file of a name per line.", path=True)
     caption_column: str | None = option(None, "Caption column; `caption` by default.", about="captions")
 
 
@@ -45,7 +46,9 @@ class DataArguments(ColumnOptions):
         None,
         "Images of one scene: folder, time, time:SECONDS, a regular expression over file names, or none.",
     )
-    class_names_file: str | None = option(None, "File with a class name per line, for data without names.", path=True)
+    classes: str | None = option(
+        None, "File on classes; `classes.yaml` beside the images by default.", about="data", path=True
+    )
     labels_file: str | None = option(
         None,
         "Labels from g4i label; by default `labels.jsonl` beside the images or in the folder of g4i fit.",
@@ -59,6 +62,8 @@ class DataArguments(ColumnOptions):
             raise ValueError("dataset_name is missing: give a Hub id or a folder with --dataset_name.")
         self.dataset_name = os.path.expanduser(self.dataset_name)
         check_group_by(self.group_by)
+        if self.classes and self.class_names_file:
+            raise ValueError("classes and class_names_file are both given. Leave one out.")
         if self.captions_name:
             self.captions_name = os.path.expanduser(self.captions_name)
         if self.captions_revision and not self.captions_name:
@@ -81,6 +86,46 @@ def check_group_by(group_by: str | None) -> None:
         raise ValueError(f"group_by is {group_by!r}, neither {kinds} nor a regular expression: {error}.") from error
 
 
+@dataclass(kw_only=True)
+class ShardOptions:
+    """Shards"""
+
+    about = "call"
+    shards: str | None = option(
+        None, "Parquet files or WebDataset tars to take one by one, such as 's3://bucket/photos/*.parquet'."
+    )
+    out: str | None = option(None, "Folder, also in a bucket, for one Parquet of results per shard.")
+    rank: Number = option(0, "This task, from 0: it takes each world_size-th shard.")
+    world_size: Count = option(1, "Number of tasks.")
+
+    def check_shards(self) -> None:
+        for name, given, other in (("out", self.out, self.shards), ("shards", self.shards, self.out)):
+            if other and not given:
+                raise ValueError(f"{name} is missing: --shards 's3://bucket/photos/*.parquet' --out s3://bucket/run.")
+        if self.rank >= self.world_size:
+            last = self.world_size - 1
+            raise ValueError(f"rank is {self.rank}, but world_size is {self.world_size}: ranks are 0 to {last}.")
+
+
+def check_left_out(options: Any, *names: str) -> None:
+    """A ValueError for options that have no effect on shards."""
+    for name in names:
+        if getattr(options, name):
+            raise ValueError(f"{name} and shards are given: leave one of both out.")
+
+
+@dataclass
+class DataOrShards(ShardOptions, DataArguments):
+    """Data or shards"""
+
+    def __post_init__(self):
+        self.check_shards()
+        if not self.shards:
+            super().__post_init__()
+        check_left_out(self, *(["dataset_name", "captions_name"] if self.shards else ()))
+        check_values(self)
+
+
 @dataclass
 class ViewArguments:
     """View"""
@@ -94,6 +139,7 @@ class ViewArguments:
     student: str | None = option(
         None, "Pretrained timm or transformers model for image:student; that of g4i fit by default."
     )
+    overwrite: bool = option(False, "Replace results of shards that were made of others, or with other options.")
 
     def __post_init__(self):
         if self.view:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..files import wrong_choice
-from .data import check_views
+from .data import ShardOptions, check_left_out, check_views
 from .fields import BadImages, Checked, Count, Number, Share, check_values, option
 
 
@@ -44,7 +44,7 @@ class SearchArguments:
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(ShardOptions):
     """Predict"""
 
     model: str | None = option(None, "Folder of g4i fit or g4i train, a release, or an image classifier of the Hub.")
@@ -60,13 +60,23 @@ class PredictArguments:
     page: str | None = option(None, "HTML file for a page of the 500 least certain images, to correct their classes.")
     batch_size: Count | None = option(None, "Images per batch; by default as many as are fast here.")
     overwrite: bool = option(False, "Replace an earlier file.")
+    image_column: str | None = option(None, "Image column of shards; `image` by default.")
 
     def __post_init__(self):
         check_values(self)
+        self.check_shards()
+        if self.shards:
+            self._check_for_shards()
+            return
         for name, given in (("model", self.model), ("images", self.images), ("predictions", self.predictions)):
             if not given:
                 raise ValueError(f"{name} is missing: g4i predict MODEL IMAGES -o predictions.csv.")
         check_predictions_file(self.predictions)
+
+    def _check_for_shards(self) -> None:
+        if not self.model:
+            raise ValueError("model is missing: g4i predict MODEL --shards PATTERN --out FOLDER.")
+        check_left_out(self, "images", "predictions", "split", "page")
 
 
 KINDS_OF_PREDICTIONS = (".csv", ".parquet", ".jsonl")

@@ -75,6 +75,9 @@ class FitArguments:
         about="running",
     )
     on_bad_images: BadImages = option("error", "Unreadable images: error, or skip (and report them).")
+    sample: Count | None = option(
+        None, "Number of training images, labelled ones first; by default all, or 300,000 where there are more."
+    )
     overwrite: bool = option(False, "Replace a result that output_dir already holds.", about="running")
     seed: int = option(0, "Random seed.", in_card=True)
     dry_run: bool = option(False, "Print the decisions; write nothing.", about="call")

@@ -43,6 +43,17 @@ class ImageEncoder:
     digest: str  # of everything except the image that features depend on
     is_exact: bool = False  # whether it computes in float32 on a GPU too, if a last layer is fitted on the features
 
+    def is_half(self, device: str) -> bool:
+        """Whether it computes in bfloat16 on this type of device."""
+        return device != "cpu" and not self.is_exact
+
+    @torch.no_grad()
+    def vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, ...) -> (B, F) float32"""
+        device = pixels.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.is_half(device)):
+            return self.features(pixels).float()
+
     @classmethod
     def of_student(
         cls, model: AlignedImageClassification, processor: BaseImageProcessor, is_exact: bool = False
@@ -117,7 +128,7 @@ def image_features(
     stored every `ROWS_A_FILE` images: another call resumes, or adds images. They are in a subfolder for each encoder,
     its preprocessing and the precision of the device.
     """
-    is_half = accelerator.device.type != "cpu" and not encoder.is_exact
+    is_half = encoder.is_half(accelerator.device.type)
     folder = Path(folder) / (f"{encoder.digest}-bf16" if is_half else encoder.digest)
     digests, known = image_digests(images)[columns.IMAGE_DIGEST], stored_features(folder)
     first_row = {digest: row for row, digest in reversed(list(enumerate(digests)))}
@@ -150,7 +161,6 @@ def images_with_features(folder: Path) -> set[str]:
     return {digest for table in tables for digest in table["image"].to_pylist()}
 
 
-@torch.no_grad()
 def _compute(
     encoder: ImageEncoder,
     images: Dataset,
@@ -161,8 +171,7 @@ def _compute(
     description: str,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    device = accelerator.device.type
-    batch_size = BATCH_ON_CPU if device == "cpu" else BATCH
+    batch_size = BATCH_ON_CPU if accelerator.device.type == "cpu" else BATCH
     shown = CaptionedImages(images.select_columns([columns.IMAGE, columns.IMAGE_ID]), encoder.transform)
     loader = DataLoader(shown, batch_size=batch_size, collate_fn=AlignmentCollator(), num_workers=num_workers)
     # Not prepared by Accelerate, as the trainer would find it wrapped, and not average gradients
@@ -171,10 +180,8 @@ def _compute(
     is_main, buffer, written = accelerator.is_main_process, [], 0
     with progress_bar(total=len(digests), desc=description, unit="image", shown=is_main, leave=False) as bar:
         for batch in loader:
-            pixels = for_inference(finish_batch(batch))["pixel_values"]
-            with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" and not encoder.is_exact):
-                features = encoder.features(pixels)
-            values = accelerator.gather_for_metrics(features.float()).cpu().numpy()
+            features = encoder.vectors(for_inference(finish_batch(batch))["pixel_values"])
+            values = accelerator.gather_for_metrics(features).cpu().numpy()
             bar.update(len(values))
             if not is_main:
                 continue

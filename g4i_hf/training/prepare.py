@@ -16,9 +16,10 @@ from transformers import BaseImageProcessor, set_seed
 
 from .. import columns
 from ..data.checks import check_captioned, check_split, labels_of, readable_rows
-from ..data.classes import class_names, terms_of, with_class_names
+from ..data.classes import class_names, has_meaning, with_class_names, words_as_json
 from ..data.dataset import CaptionedImages
 from ..data.loading import standardise
+from ..data.record import content_digest
 from ..data.stage import join_stage, read_stage
 from ..data.transforms import train_transform
 from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text_embeds_folder
@@ -114,11 +115,12 @@ def check_student(student: StudentArguments) -> None:
         raise OSError(f"{what}. Train with --pretrained false, or name the folder of a checkpoint as student.")
 
 
-def inputs_of(encoder: EncoderArguments, student: str) -> dict[str, str | None]:
+def inputs_of(encoder: EncoderArguments, student: str, id2label: dict[int, str]) -> dict[str, str | None]:
     """The inputs of a result except data and options, by content; see [`~g4i_hf.data.record.Record`]."""
     return {
         "the text encoder": encoder_identity(encoder) if encoder.text_encoder else None,
         "the student": folder_digest(student) if Path(student).is_dir() else None,
+        "synonyms and descriptions of the classes": content_digest(words_as_json(id2label).encode()),
     }
 
 
@@ -277,7 +279,7 @@ def class_name_examples(
         logger.warning("No class names beside the captions: %s has not embedded them.", args.text_encoder)
         return None
     if embeds is not None:
-        unnamed = [index for index in sorted(id2label) if not terms_of(id2label[index])]
+        unnamed = [index for index in sorted(id2label) if not has_meaning(id2label, index)]
         embeds[unnamed] = 0
         if 0 < len(unnamed) < len(id2label):
             names = ", ".join(id2label[index] for index in unnamed[:3])

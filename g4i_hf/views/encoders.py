@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoImageProcessor, TimmWrapperConfig
 
 from .. import columns
-from ..data.classes import terms_of
+from ..data.classes import terms_of, texts_of
 from ..data.images import open_image
 from ..data.record import RECORD_FILE
 from ..embedding.encoders import encoder_identity, load_encoder, load_tower, model_type_of
@@ -82,20 +82,19 @@ class Encoders(Maker):
         is_folder = self.view != STUDENT_VIEW and Path(self.what).is_dir()
         return {f"the encoder {self.what}": folder_digest(self.what)} if is_folder else {}
 
+    def encoder(self) -> ImageEncoder:
+        """That of `image:NAME`."""
+        if not self.has_names:
+            return encoder_by_student(self.what)
+        tower = ImageTower(self.what)
+        return ImageEncoder(tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor))
+
     def make(self, inputs: Inputs) -> NewView:
-        if self.view == STUDENT_VIEW:
-            encoder = encoder_of_fit(inputs.student, inputs.images)
-        elif self.has_names:
-            tower = ImageTower(self.what)
-            encoder = ImageEncoder(
-                tower, EvalTransform(tower.processor), tower, encoder_digest(tower, tower.processor)
-            )
-        else:
-            encoder = encoder_by_student(self.what)
+        is_student = self.view == STUDENT_VIEW
+        encoder = encoder_of_fit(inputs.student, inputs.images) if is_student else self.encoder()
         name = f"image:{folder_or_id(self.what)}"  # without the place of a folder, which is private
         has_names, device = self.has_names, inputs.accelerator.device
         rows = inputs.images.select_columns([columns.IMAGE, columns.IMAGE_ID])
-        rows = rows.select(range(len(rows))[inputs.share])
 
         def class_values() -> np.ndarray | None:
             is_wanted = has_names and inputs.id2label and inputs.accelerator.is_main_process
@@ -162,13 +161,17 @@ class ImageTower(torch.nn.Module):
 
 def named_in_its_space(name: str, id2label: dict[int, str], device: str | torch.device) -> np.ndarray:
     """
-    (C, D) float32: each class by the text tower, the mean over its terms and some wordings; zeros for a name that says
-    nothing, such as `LABEL_3`. An OSError for an encoder without a text tower.
+    (C, D) float32: each class by the text tower, the mean over its terms in some wordings and its description; zeros
+    for a name that says nothing, such as `LABEL_3`. An OSError for an encoder without a text tower.
     """
     encoder = load_encoder(name, device=device)
     means = np.zeros((len(id2label), encoder.dim), dtype=np.float32)
-    terms = [(row, term) for row in sorted(id2label) for term in terms_of(id2label[row])]
-    texts = [(row, wording.format(term)) for row, term in terms for wording in WORDINGS]
+    texts: list[tuple[int, str]] = []
+    for row in sorted(id2label):
+        names, description = texts_of(id2label, row)
+        terms = dict.fromkeys(term for name in names for term in terms_of(name))
+        texts += [(row, wording.format(term)) for term in terms for wording in WORDINGS]
+        texts += [(row, description)] * len(WORDINGS) if description else []  # counts as one term
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         rows, batch = zip(*texts[start : start + TEXTS_AT_ONCE], strict=True)
         np.add.at(means, list(rows), encoder.encode(list(batch)))

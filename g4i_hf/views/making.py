@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from .. import columns
 from ..data.checks import labels_of
-from ..data.classes import class_names, matched_answers
+from ..data.classes import ClassNames, ClassWords, class_names, matched_answers, words_of
 from ..data.loading import check_has_split, standardise
 from ..data.opening import STAGE_FILE
 from ..data.record import content_digest
@@ -118,6 +118,7 @@ def embed_view(
     student: str | None = None,
     source: str | Source = "images",
     accelerator: Accelerator | None = None,
+    words: Mapping[str, ClassWords] | None = None,
 ) -> Path:
     """
     Makes one view of the training images as a stage, as `g4i embed --view` does. The same view of the same images and
@@ -130,6 +131,7 @@ def embed_view(
         text_encoder: of captions.
         student: of `image:student`; None: that of `g4i fit`.
         source: what the stage is made from, for its `stage.json`.
+        words: synonyms and descriptions by class, see [`~g4i_hf.data.classes.ClassWords`].
 
     Returns:
         The folder of the stage, for `g4i fit --views`.
@@ -139,19 +141,10 @@ def embed_view(
     """
     accelerator = accelerator or Accelerator(cpu=not torch.accelerator.is_available())
     training, id2label = _training(images, view)
+    id2label = ClassNames(id2label, words or {})
     inputs = Inputs(training, id2label, output_dir, accelerator, student, EncoderArguments(text_encoder), source)
     new = maker_of(view).make(inputs)
     return write_view(new, training, id2label, output_dir, Source.of(source), accelerator.is_main_process)
-
-
-def embed_share(
-    images: Dataset | DatasetDict, view: str, output_dir: str | Path, share: slice, *, student: str | None = None
-) -> None:
-    """Features of a share of the training images, which [`embed_view`] then takes; nothing for views of columns."""
-    training, id2label = _training(images, view)
-    if maker_of(view).is_computed and range(len(training))[share]:
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        maker_of(view).make(Inputs(training, id2label, output_dir, accelerator, student, share=share)).values()
 
 
 def _training(images: Dataset | DatasetDict, view: str) -> tuple[Dataset, dict[int, str]]:
@@ -224,7 +217,12 @@ def answers_of(split: Dataset, id2label: dict[int, str]) -> np.ndarray | None:
     if columns.ANSWER not in split.column_names:
         return None
     names = [id2label[index] for index in sorted(id2label)]
-    answers = matched_answers(split[columns.ANSWER], names)
+    texts = split[columns.ANSWER][:]
+    if (words := words_of(id2label)) and columns.ANSWER_TEXT in split.column_names:  # perhaps a synonym that is new
+        texts = [
+            text if answer is None else answer for answer, text in zip(texts, split[columns.ANSWER_TEXT], strict=True)
+        ]
+    answers = matched_answers(texts, names, words)
     return answers if (answers >= 0).any() else None
 
 

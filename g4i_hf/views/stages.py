@@ -19,6 +19,7 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from .. import columns
+from ..data.classes import words_as_json
 from ..data.joining import NO_ROW
 from ..data.record import image_digests
 from ..data.stage import Source, ids_digest, read_stage, write_stage
@@ -82,13 +83,12 @@ class Inputs:
     student: str | None = None  # of `image:student`; None: that of `g4i fit`
     encoder: EncoderArguments = field(default_factory=EncoderArguments)  # of captions
     source: str | Source = "images"  # of the images, for `stage.json`
-    share: slice = field(default_factory=lambda: slice(None))  # of the rows, whose features are computed
 
 
 class Maker:
     """Makes the views of one kind. `view` is the name as users write it, `what` the part after the colon."""
 
-    is_computed = False  # by an encoder of images: without classes, and by many tasks together
+    is_computed = False  # by an encoder of images: without classes
 
     def __init__(self, view: str):
         self.view, self.what = view, view.partition(":")[2]
@@ -123,6 +123,7 @@ def write_view(
         **new.depends_on,
         "images_digest": ids_digest(digests[columns.IMAGE_DIGEST]),
         "class_names": [id2label[index] for index in sorted(id2label)] if new.knows_classes else None,
+        "class_words": words_as_json(id2label) if new.knows_classes else "",
     }
     present = read_stage(folder)
     if present is not None and all(present.get(name) == value for name, value in stage.items()):
@@ -163,6 +164,8 @@ def read_view(folder: str | Path, images: Dataset, id2label: dict[int, str]) -> 
         raise ValueError(f"{folder} (views): {what}. {again}.")
     if stage["class_names"] not in (None, [id2label[index] for index in sorted(id2label)]):
         raise ValueError(f"{folder} (views) was made for other classes than those of the data. {again}.")
+    if stage["class_names"] is not None and stage.get("class_words", "") != words_as_json(id2label):
+        raise ValueError(f"{folder} (views) was made with other synonyms or descriptions of the classes. {again}.")
     if names is not None and names.shape != (number, values.shape[1]):
         what = "{} class names of {} numbers, not {} of {}".format(*names.shape, number, values.shape[1])
         raise ValueError(f"{file}: {what}. {again}.")

@@ -14,8 +14,9 @@ from datasets import ClassLabel, DatasetDict, Value
 from .. import columns
 from ..captioning.answers import OK, AnswerStore, Captioner
 from ..captioning.existing import existing_captions
-from ..captioning.questions import Questions
+from ..captioning.questions import Questions, digest_of_words
 from ..captioning.runner import Asking, Budget, Outcome, Share
+from ..captioning.shards import ShardCaptions, prompts_about_images
 from ..captioning.stage import (
     NAMED,
     Captioned,
@@ -29,8 +30,9 @@ from ..captioning.stage import (
     write_report,
 )
 from ..cli import build_options
-from ..data.classes import class_names
-from ..data.loading import check_has_split, load_data, load_images, source_of
+from ..data.classes import ClassWords, class_names
+from ..data.loading import check_has_split, class_words, load_data, load_images, read_classes, source_of
+from ..data.shards import Shards
 from ..data.stage import STAGE_FILE
 from ..files import check_replaceable
 from ..names import require
@@ -42,6 +44,7 @@ from ..options import (
     EndpointArguments,
     ExistingCaptionsArguments,
     LocalCaptionerArguments,
+    ShardOptions,
 )
 from ..options.caller import called_from_python
 from .dry_run import PAGE, dry_run
@@ -106,6 +109,10 @@ class Captioning:
         named = [isinstance(label, ClassLabel) or label == Value("string") for label in labels]
         return class_names(splits)[0] if named and all(named) else splits
 
+    @cached_property
+    def words(self) -> dict[str, ClassWords]:
+        return class_words(self.data)
+
     # --- Captions that are made now ----------------------------------------------------------------------------------
 
     @cached_property
@@ -134,7 +141,7 @@ class Captioning:
     def _asked(self, splits: DatasetDict) -> Captioned | None:
         """The answers of a captioner; None if a limit ended the run, or in other processes than the first."""
         args, captioner = self.args, self.captioner
-        questions = questions_of(splits, args, captioner)
+        questions = questions_of(splits, args, captioner, self.words)
         first = next(iter(questions.values()))
         if not (args.overwrite or args.dry_run):
             check_same(args.captions_dir, captioner.provenance, first.prompts.templates, questions)
@@ -158,17 +165,28 @@ class Captioning:
             tables = {
                 name: answered_columns(each, store, look_closer=reason is None) for name, each in questions.items()
             }
-        return Captioned(tables, captioner.provenance, first.prompts.templates)
+        digest = digest_of_words(self.words) if any(first.prompts.asks_class) else None
+        return Captioned(tables, captioner.provenance, first.prompts.templates, digest)
 
-    def ask(self, share: Share) -> None:
-        """Ask about the rows of one of many tasks, and keep the answers; [`run`] later writes the stage from them."""
-        self.share = share
-        self._ask(self.captioner, questions_of(self._splits(), self.args, self.captioner))
+    def over_shards(self, given: ShardOptions) -> None:
+        """Captions the images of shards in place of those of the data."""
+        args = self.args
+        if not self.asks:
+            raise ValueError("captioner_model is missing: shards are captioned by a model.")
+        classes = read_classes(self.data) if self.data.class_names_file or self.data.classes else None
+        words = {} if classes is None else classes.words()
+        names = [] if classes is None else classes.present(classes.entries)
+        prompts = prompts_about_images(args.prompt or ["plain"], names, words)
+        shards = Shards(given, self.data.image_column)
+        work = ShardCaptions(self.captioner, prompts, self._budget())
+        made_of = {"captioner": self.captioner.provenance, "prompts": prompts.templates}
+        made_of |= {"class names": prompts.class_names, "words": digest_of_words(words)}
+        shards.run(made_of, work.table, self.say, args.overwrite)
 
     def ahead(self) -> np.ndarray:
         """(3,) requests still to be sent; at most so many tokens, about, that they read, and that they write."""
         total, image = np.zeros(3), self.args.image_max_side**2 / PIXELS_A_TOKEN
-        questions = questions_of(self._splits(), self.args, self.captioner).values()
+        questions = questions_of(self._splits(), self.args, self.captioner, self.words).values()
         unasked = not Path(self.args.journal).exists()  # a dry run writes no journal
         with nullcontext() if unasked else AnswerStore(self.args.journal) as store:
             for each in questions:
@@ -180,11 +198,7 @@ class Captioning:
 
     def _ask(self, captioner: Captioner, questions: dict[str, Questions]) -> str | None:
         """Asks about the rows of this process. Returns why it stopped early, or None."""
-        args, share = self.args, self.share
-        requests = None if args.max_requests is None else share.part_of(args.max_requests)
-        cost = None if args.max_cost is None else args.max_cost / share.processes
-        budget = Budget(requests, cost, args.price_input, args.price_output)
-        imported = {}
+        args, share, budget, imported = self.args, self.share, self._budget(), {}
         if self.by_files and self.endpoint.import_answers:
             from ..captioning.batch import answers_in_files
 
@@ -200,6 +214,13 @@ class Captioning:
         if share.is_first:
             self.say("\n".join(filter(None, [self.outcome.as_text(), reason])))
         return reason
+
+    def _budget(self) -> Budget:
+        """Of this process."""
+        args, share = self.args, self.share
+        requests = None if args.max_requests is None else share.part_of(args.max_requests)
+        cost = None if args.max_cost is None else args.max_cost / share.processes
+        return Budget(requests, cost, args.price_input, args.price_output)
 
     def _reason_of_any(self, reason: str | None) -> str | None:
         """Why some process stopped early; None when all have asked everything. Waits for all."""

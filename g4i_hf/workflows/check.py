@@ -14,10 +14,11 @@ from datasets import Dataset, DatasetDict
 from .. import columns
 from ..data.census import Census
 from ..data.checks import TOO_MANY, are_too_many, bad_images, check_split, labels_of, sampled
-from ..data.classes import class_names
+from ..data.class_file import first_class_file
+from ..data.classes import ClassNames, class_names
 from ..data.images import image_paths
 from ..data.labels import certain_reviews_of
-from ..data.loading import images_root, load_reviewed, source_of
+from ..data.loading import class_file_of, class_words, images_root, load_reviewed, source_of
 from ..data.record import Record, describe_equal_images, order_of
 from ..data.texts import caption_lists, num_captioned
 from ..embedding.embed import with_text_embeds
@@ -114,6 +115,23 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     return splits, list(filter(None, lines)), faults
 
 
+def write_classes(data: DataArguments) -> str:
+    """Writes a first file of the classes, unless there is one, which is then used; a line about it."""
+    place = data.classes or class_file_of(data)
+    if place is None:
+        raise ValueError("classes: the images are in no folder here. Name the file: --classes FILE.")
+    file = Path(place)
+    if file.exists():
+        return f"{file} is there already, and was not changed."
+    data.classes, given = None, data.classes
+    id2label = class_names(load_reviewed(data))[1]
+    text = first_class_file(id2label.values(), class_words(data))
+    with open(file, "x", encoding="utf-8") as opened:
+        opened.write(text)
+    data.classes = given or None
+    return f"{file}: {len(id2label):,} classes. Describe what tells each from the others, and run the command again."
+
+
 def _scenes(
     args: CheckArguments, data: DataArguments, splits: Mapping[str, Dataset], features: np.ndarray | None = None
 ) -> Scenes:
@@ -148,6 +166,7 @@ def check_labels(
 ) -> list[str]:
     """Writes the page and the table of a split into `check_dir`. Returns lines for the terminal."""
     splits, id2label = class_names(DatasetDict({args.split: splits[args.split]}))
+    id2label = ClassNames(id2label, class_words(data))
     split, views = _views(args, data, encoder, splits, id2label)
     labels, (digests, _) = labels_of(split), order_of(split)
     features = views[IMAGE].values if IMAGE in views else None

@@ -20,7 +20,7 @@ from ..captioning.questions import NAMED, Questions
 from ..captioning.runner import NOT_KEPT, Asking, Budget, cost_of
 from ..captioning.stage import Caption, ClassAnswer, card_of
 from ..data.checks import labels_of
-from ..data.classes import Matching, matched_answers
+from ..data.classes import ClassNames, matched_answers
 from ..options import CaptionArguments, EncoderArguments
 from ..pages import Shown, write_page
 
@@ -96,7 +96,7 @@ def _drawn_rows(questions: Mapping[str, Questions], count: int) -> dict[str, lis
 
 
 def _shown(part: Questions, store: AnswerStore, failures: Mapping[str, Answer]) -> Iterator[Shown]:
-    matching = Matching(part.prompts.class_names)
+    matching = part.prompts.matching
     for row, answers in part.answers(store):
         for stored, asks_class in zip(answers, part.prompts.asks_class, strict=True):
             answer = stored or failures.get(row.image_id)  # these are not stored
@@ -154,10 +154,10 @@ def compared_questions(
         costs[title] = _cost(given, (args.price_input, args.price_output), images)
         if asks_class:
             texts = [answer.text if answer else None for answer in given]
-            views[title] = View.answers(matched_answers(texts, names), len(names))
+            views[title] = View.answers(matched_answers(texts, names, prompts.words), len(names))
         else:
             texts = [Caption.of(answer).caption for answer in given]
-            views[title] = _view_of_texts(texts, names, EncoderArguments(args.text_encoder))
+            views[title] = _view_of_texts(texts, ClassNames(dict(enumerate(names)), prompts.words), args.text_encoder)
     number = len(names)
     alone = {title: _accuracy({title: view}, labels, number) for title, view in views.items()}
     yield f"By {(labels >= 0).sum():,} labelled images, with 95% intervals:"
@@ -187,7 +187,7 @@ def _in_words(estimate: Estimate | None) -> str:
     return f"{estimate.share:.0%} right{interval}"
 
 
-def _view_of_texts(texts: list[str | None], names: list[str], args: EncoderArguments) -> View:
+def _view_of_texts(texts: list[str | None], names: ClassNames, text_encoder: str) -> View:
     import torch
 
     from ..embedding.embed import encode_captions
@@ -195,12 +195,13 @@ def _view_of_texts(texts: list[str | None], names: list[str], args: EncoderArgum
     from ..label_model import View
     from ..training.prepare import class_name_examples
 
+    args = EncoderArguments(text_encoder)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     rows = [row for row, text in enumerate(texts) if text]
     vectors = encode_captions([texts[row] for row in rows], encoder_from(args, device), args)[0]
     values = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
     values[rows] = vectors
-    return View(values, class_name_examples(dict(enumerate(names)), args, device, vectors.shape[1]), self_trains=False)
+    return View(values, class_name_examples(names, args, device, vectors.shape[1]), self_trains=False)
 
 
 def _cost(given: Iterable[Answer | None], prices: tuple[float | None, float | None], images: int) -> str:

@@ -14,9 +14,9 @@ from datasets import DatasetDict
 from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split, readable_rows
-from ..data.classes import class_names
+from ..data.classes import ClassNames, class_names
 from ..data.groups import groups_of
-from ..data.loading import check_has_split, load_reviewed, source_of
+from ..data.loading import check_has_split, class_words, load_reviewed, source_of
 from ..data.record import Record, differences
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
 from ..evaluation.classes import classes_in_words, confusion_matrix, of_classes
@@ -158,7 +158,8 @@ class Evaluation:
         args = self.args
         with self.accelerator.main_process_first():  # which fills the cache for the others
             splits = load_reviewed(self.data)
-        splits, self.id2label = class_names(splits)
+        splits, id2label = class_names(splits)
+        self.id2label = ClassNames(id2label, class_words(self.data))
         names = self._names_of_splits(splits)
         if self.accelerator.is_main_process:
             self._check_data(splits, names)

@@ -18,7 +18,7 @@ from ..data.exchange.matching import NO_ROW, SEVERAL, ImageNames
 from ..data.exchange.reading import read_contents
 from ..data.exchange.tables import csv_of
 from ..data.labels import GOLD, MANUAL, answers_to, file_names, line_of, read_answers, read_people
-from ..data.loading import images_root, labels_file_of, load_data
+from ..data.loading import images_root, labels_file_of, load_data, read_classes
 from ..data.metadata import Faults
 from ..data.record import image_digests
 from ..files import did_you_mean, replace_text, some
@@ -55,7 +55,8 @@ class Exchange:
         assert file is not None  # as there is a folder
         self.file = file
         self.names = [name for split in self.splits.values() for name in file_names(split, self.root)]
-        self.people = read_people(self.file)
+        self.now = read_classes(data)
+        self.people = read_people(self.file, self.now)
         self.classes, self.has_classes = _classes_of(self.splits)
         known = set(map(same_form, self.classes))
         lines = [line for of_image in self.people.values() for line in of_image.values()]
@@ -111,6 +112,8 @@ class Exchange:
         folded = Counter(same_form(name).casefold() for name in self.classes)
         index = {form: name for name in self.classes if folded[form := same_form(name).casefold()] == 1}
         index |= {same_form(name): name for name in self.classes}
+        if self.now is not None:
+            index |= {other: now for other, now in self.now.other_names().items() if other not in index}
         for each in annotations:
             place = rows[each.name], each.by or self.args.by
             if each.label is None or place[0] < 0:
@@ -206,7 +209,7 @@ class Exchange:
         path, kind = Path(self.args.export_file or ""), self.args.format or ""
         if path.exists():
             raise FileExistsError(f"export_file is {str(path)!r}, which exists. Name another file, or remove it.")
-        answers, suggestions = read_answers(self.file), self._suggestions()
+        answers, suggestions = read_answers(self.file, self.now), self._suggestions()
         images = []
         for name in self.names:
             by = {by: _label(line) for by, line in self.people.get(name, {}).items()}

@@ -1,27 +1,16 @@
-"""
-`g4i label`: which images a person should look at, and what they answer; and the server of its page, for this machine
-alone, which writes each answer to disk before it replies.
-"""
+"""`g4i label`: which images a person should look at, and what they answer."""
 
-import contextlib
-import json
-import secrets
 import shlex
-import sys
-import threading
-import webbrowser
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 
 from .. import columns
 from ..data.checks import labels_of
-from ..data.classes import in_another_case, same_form
-from ..data.images import UndecodableImage, clean_jpeg
-from ..data.labels import DISAGREEMENTS, GOLD, NONE, file_names, line_of, read_people, reviews_of, votes_of
-from ..data.loading import images_root, labels_file_of
+from ..data.classes import ClassWords, in_another_case, same_form, words_of
+from ..data.labels import DISAGREEMENTS, GOLD, NONE, file_names, last_answer_of, line_of, read_people, reviews_of
+from ..data.loading import images_root, labels_file_of, load_data, read_classes
 from ..data.record import order_of
 from ..data.texts import visible_texts
 from ..files import printable
@@ -35,15 +24,10 @@ from ..output import say
 from ..pages import page
 
 LIKELIEST, EXAMPLES = 9, 3  # classes with a key, and images of the suggested class
-SIDE = 640  # pixels of an image
-LARGEST = 10_000  # bytes of a request
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; "
-    "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
+
+
+class NotSaved(Exception):
+    """Why an answer was not saved, for the page, which keeps showing the image."""
 
 
 class Labelling:
@@ -81,27 +65,40 @@ class Labelling:
         self.groups = images.scenes.numbers["train"]
         self.most_gold = len(self.groups) if self.args.run else images.scenes.most_gold()  # else they would teach
         self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
-        self.votes = votes_of(self.images, images.id2label)[1]
+        self.words, self.class_file = dict(words_of(images.id2label)), read_classes(self.data)
         self._take_own()
         self.gold = len(images.splits.get(GOLD, ()))
         self.begin()
 
     def _take_own(self) -> None:
         """Where others answered too, the answers of this person alone are those that can be undone."""
-        people = read_people(self.file)
+        people, self.differ = self._people(), np.zeros(len(self.names), dtype=bool)
         if all(by == self.args.by for lines in people.values() for by in lines):
             return
-        index = {same_form(name): label for label, name in enumerate(self.classes)}
         for row, name in enumerate(self.names):
-            own = people.get(name, {}).get(self.args.by, {})
-            is_own = bool(own) and own.get("digest") in (None, self.digests[row])
-            self.before[row] = own["pick"] if is_own else ""
-            if is_own:
-                self.given[row] = -1 if own.get("none") else index[same_form(own["label"])]
+            lines = {by: line for by, line in people.get(name, {}).items() if self._is_of(line, row)}
+            own = lines.get(self.args.by)
+            self.differ[row] = len({self._index(line) for line in lines.values()}) > 1
+            self.before[row] = own["pick"] if own else ""
+            if own:
+                self.given[row] = self._index(own)
+
+    def _people(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return read_people(self.file, self.class_file)
+
+    def _is_of(self, line: dict[str, Any], row: int) -> bool:
+        """Whether it is about the image as it is now."""
+        return line.get("digest") in (None, self.digests[row])
+
+    def _index(self, line: dict[str, Any]) -> int:
+        """The class of an answer, -1 for none of them."""
+        label = line.get("label")
+        now = self.class_file.now(label) if self.class_file and label is not None else label
+        return -1 if now is None else list(map(same_form, self.classes)).index(same_form(now))
 
     def begin(self) -> None:
         self.labels, self.reviews = self.given.copy(), self.before.copy()
-        lines = [line for lines in read_people(self.file).values() for line in lines.values()]
+        lines = [line for lines in self._people().values() for line in lines.values()]
         self.new = {line["label"] for line in lines if line.get("new_class") is True}
         self.shown = np.zeros(len(self.labels), dtype=bool)
         self.left = self.args.n - (self.gold if self.args.pick == GOLD else 0)
@@ -156,9 +153,7 @@ class Labelling:
             picked = pick_wrong(self.probabilities, self.labels, self.contents, rows_with_a_view(self.views))
             picked = picked[is_open[picked]]
         elif pick == DISAGREEMENTS:
-            highest = np.where(self.votes >= 0, self.votes, -1).max(1, initial=-1)
-            differ = ((self.votes >= 0) & (self.votes != highest[:, None])).any(1)
-            rows = np.flatnonzero(is_open & differ)
+            rows = np.flatnonzero(is_open & self.differ)
             picked = rows[np.argsort(self.probabilities[rows].max(1), kind="stable")]
         elif pick == NONE:
             rows = np.flatnonzero(is_open)
@@ -216,13 +211,21 @@ class Labelling:
         """(N,) whether an image has an answer since the page was opened."""
         return (self.reviews != self.before) | (self.labels != self.given)
 
-    def class_of(self, name: str) -> int:
-        """The class of this name, a new one unless there is one; NotSaved for a name that differs in case only."""
+    def class_of(self, name: str, description: str = "") -> int:
+        """
+        The class of this name or synonym, a new one unless there is one; NotSaved for a name that differs in case
+        only, or of a class that was dropped.
+        """
         name = same_form(" ".join(name.split()))
+        if self.class_file is not None:
+            if self.class_file.now(name) is None:
+                raise NotSaved(f"{self.class_file.file} drops the class {name!r}: take that out, and start again.")
+            name = self.class_file.other_names().get(name.casefold(), name)
         known = list(map(same_form, self.classes))
         if (other := in_another_case(name, self.classes)) is not None:
             raise NotSaved(f"There is a class {other!r}: type the name again to choose it.")
         if name not in known:
+            self.words = self.words | {name: ClassWords(description=description)}
             self.new, self.classes = self.new | {name}, [*self.classes, name]
             self.views = {name: view.with_another_class() for name, view in self.views.items()}
             self.probabilities = np.pad(self.probabilities, ((0, 0), (0, 1)))
@@ -230,7 +233,13 @@ class Labelling:
         return known.index(name)
 
     def answer(
-        self, append: Callable[[str], None], row: int, label: int | None, none: bool = False, undo: bool = False
+        self,
+        append: Callable[[str], None],
+        row: int,
+        label: int | None,
+        none: bool = False,
+        undo: bool = False,
+        description: str = "",
     ) -> None:
         """Appends a line, then counts the answer; an undone one gives way to the one before. NotSaved if it fails."""
         pick: str = self.args.pick
@@ -238,17 +247,45 @@ class Labelling:
             label, pick = int(self.given[row]), str(self.before[row])
             label, none = (None, True) if label < 0 else (label, False)  # the answer before was none of these
         text = None if label is None else self.classes[label]
-        by_name = columns.IMAGE_ID if self.root is None else "file_name"
-        line = line_of(self.names[row], by_name, self.digests[row], pick, text, none, text in self.new, self.args.by)
-        try:
-            append(line)
-        except OSError as error:
-            what = f"{self.file} cannot be written ({error.strerror})"
-            raise NotSaved(f"{what}. Correct that, then answer again.") from error
+        given = pick, text, none, text in self.new, self.args.by, undo, description
+        self._append(append, self.names[row], self.digests[row], *given)
         self.labels[row] = -1 if none else self.given[row] if label is None else label
         self.reviews[row] = NONE if none else pick if label is not None else ""
         if not self.shown[row]:  # but on a page that was opened before this one
             self.shown[row], self.left = True, max(self.left - 1, 0)
+
+    def _append(self, append: Callable[[str], None], name: str, digest: str | None, *answer: Any) -> None:
+        try:
+            append(line_of(name, columns.IMAGE_ID if self.root is None else "file_name", digest, *answer))
+        except OSError as error:
+            what = f"{self.file} cannot be written ({error.strerror})"
+            raise NotSaved(f"{what}. Correct that, then answer again.") from error
+
+    def take_back(self, append: Callable[[str], None]) -> dict[str, Any]:
+        """
+        Takes back the last answer of this person in the file, perhaps of an earlier start: the one before it, or the
+        label of the data, counts again. `item` is its image, null where it is no open one. NotSaved without an answer.
+        """
+        if (answers := last_answer_of(self.file, self.args.by)) is None:
+            raise NotSaved("No answer of yours is left.")
+        last, before = answers
+        earlier = before or {"label": None, "pick": last["pick"]}
+        given = earlier["pick"], earlier["label"], bool(earlier.get("none")), bool(earlier.get("new_class"))
+        self._append(append, last["name"], earlier.get("digest", last.get("digest")), *given, self.args.by, True)
+        row = self.names.index(last["name"]) if last["name"] in self.names else None
+        if row is None or not self._is_of(last, row):
+            return {"name": last["name"], "item": None}
+        self.given[row] = self._index(before) if before else self._label_in_data(last["name"])
+        self.before[row] = before["pick"] if before else ""
+        self.labels[row], self.reviews[row] = self.given[row], self.before[row]
+        self.shown[row] = True
+        return {"name": last["name"], "item": self._item(row)}
+
+    def _label_in_data(self, name: str) -> int:
+        """The label of an image without answers, -1 without one."""
+        training = load_data(self.data)["train"]
+        label = labels_of(training)[file_names(training, self.root).index(name)]
+        return -1 if label < 0 else self._index({"label": training.features[columns.LABEL].int2str(int(label))})
 
     # --- What is left of it ------------------------------------------------------------------------------------------
 
@@ -267,138 +304,11 @@ class Labelling:
     def page(self, nonce: str) -> str:
         """The page, whose script asks the server for images."""
         pick = self.args.pick
-        data = {"classes": self.classes, "pick": pick, "hides": pick == GOLD, "then": self.following}
-        return page("label.html.j2", data=data, nonce=nonce)
+        data = {"pick": pick, "hides": pick == GOLD, "then": self.following}
+        return page("label.html.j2", data=self.named() | data, nonce=nonce)
 
-
-# --- The server ------------------------------------------------------------------------------------------------------
-
-
-class NotSaved(Exception):
-    """Why an answer was not saved, for the page, which keeps showing the image."""
-
-
-class LabelServer(ThreadingHTTPServer):
-    """
-    Serves the page at `address`, which holds a random token. Requests without it, for another host or from another
-    origin get 403. `append` writes a line of `labels.jsonl`.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, labelling: Labelling, append: Callable[[str], None]):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.labelling, self.append = labelling, append
-        self.token, self.nonce = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-        self.host, self.lock = f"127.0.0.1:{self.server_port}", threading.Lock()
-        self.address = f"http://{self.host}/{self.token}/"
-
-    def answer(
-        self, row: int, label: int | str | None = None, none: bool = False, undo: bool = False
-    ) -> dict[str, Any]:
-        """
-        Writes an answer; `label` is a class or the name of a new one, to which the reply is all classes. A ValueError
-        for what no page sends.
-        """
-        labelling = self.labelling
-        is_row = type(row) is int and 0 <= row < len(labelling.names)
-        is_label = label is None or (type(label) is int and 0 <= label < len(labelling.classes))
-        is_label |= type(label) is str and label.isprintable() and bool(label.strip())
-        if not is_row or not is_label or (label is not None) + (none is True) + (undo is True) != 1:
-            raise ValueError("no answer")
-        with self.lock:
-            named = labelling.class_of(label) if isinstance(label, str) else label
-            labelling.answer(self.append, row, named, none, undo)
-            return {"label": named} | ({"classes": labelling.classes} if isinstance(label, str) else {})
-
-    def handle_error(self, *request: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # of a browser that no longer waits for an image
-            super().handle_error(*request)
-
-    def more(self) -> dict[str, Any]:
-        with self.lock:
-            items = self.labelling.items()
-            return {"items": items, "waiting": self.labelling.waiting(), "classes": self.labelling.classes}
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: LabelServer
-
-    def do_GET(self) -> None:
-        place = self._place()
-        if place == "":
-            with self.server.lock:
-                self.server.labelling.reopen()
-            self._reply(200, self.server.labelling.page(nonce=self.server.nonce).encode(), "text/html; charset=utf-8")
-        elif place is not None and place.removeprefix("image/").isdecimal():
-            self._image(int(place.removeprefix("image/")))
-        else:
-            self._reply(403 if place is None else 404)
-
-    def do_POST(self) -> None:
-        place, length = self._place(), self.headers.get("Content-Length", "")
-        calls: dict[str, Callable[..., dict]] = {"answer": self.server.answer, "more": self.server.more}
-        called = calls.get(place or "")
-        is_json = self.headers.get("Content-Type") == "application/json"
-        if called is None or not is_json or not length.isdecimal() or int(length) > LARGEST:
-            return self._reply(403)
-        try:
-            reply = called(**json.loads(self.rfile.read(int(length))))
-        except (TypeError, ValueError, RecursionError):
-            return self._reply(400)
-        except NotSaved as error:
-            return self._reply_json(409, {"error": str(error), "classes": self.server.labelling.classes})
-        self._reply_json(200, reply)
-
-    def _reply_json(self, status: int, content: dict[str, Any]) -> None:
-        self._reply(status, json.dumps(content).encode(), "application/json")
-
-    def _place(self) -> str | None:
-        """The path below the token; None for a request that is not from the page or the browser's address bar."""
-        _, token, *rest = [*self.path.split("/", 2), "", ""]
-        known = secrets.compare_digest(token.encode(), self.server.token.encode())
-        is_own = self.headers.get("Origin") in (None, f"http://{self.server.host}")
-        return rest[0] if known and is_own and self.headers.get("Host") == self.server.host else None
-
-    def _image(self, row: int) -> None:
-        images = self.server.labelling.images
-        try:
-            self._reply(200, clean_jpeg(images[row][columns.IMAGE], SIDE), "image/jpeg")
-        except (IndexError, UndecodableImage):
-            self._reply(404)
-
-    def _reply(self, status: int, content: bytes = b"", kind: str = "text/plain") -> None:
-        self.send_response(status)
-        for name, value in HEADERS.items():
-            self.send_header(name, value.format(nonce=self.server.nonce))
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing: the terminal is for answers."""
-
-
-def serve(
-    labelling: Labelling, append: Callable[[str], None], say: Callable[[str], object], opens_browser: bool
-) -> None:
-    """Until Ctrl+C."""
-    labelling.compute()
-    picked = labelling.picked(labelling.left)
-    if not picked.size:
-        say(labelling.nothing())
-        return
-    if labelling.args.pick == GOLD and (labelled := int((labelling.given[picked] >= 0).sum())):
-        say(f"{labelled:,} of these {len(picked):,} images have a label. They will judge, and no longer train.")
-    with LabelServer(labelling, append) as server:
-        say(f"Answers: {labelling.file}")
-        say(f"Page:    {server.address} (for this machine alone; end with Ctrl+C)")
-        if opens_browser:
-            webbrowser.open(server.address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
-    number = int(labelling.answered.sum())
-    saved = {0: "No image was answered.", 1: f"1 answer is in {labelling.file}."}
-    following = f" {labelling.following}" if number else ""
-    say(saved.get(number, f"{number:,} answers are in {labelling.file}.") + following)
+    def named(self) -> dict[str, Any]:
+        """Names and descriptions of the classes for the page."""
+        words = [self.words.get(name, ClassWords()) for name in self.classes]
+        names = [each.called(name) for each, name in zip(words, self.classes, strict=True)]
+        return {"classes": names, "descriptions": [each.description for each in words]}

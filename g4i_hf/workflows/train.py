@@ -11,8 +11,8 @@ from typing import Any
 from accelerate import PartialState
 from datasets import DatasetDict
 
-from ..data.classes import class_names
-from ..data.loading import check_has_split, load_reviewed, source_of
+from ..data.classes import ClassNames, class_names
+from ..data.loading import check_has_split, class_words, load_reviewed, source_of
 from ..data.record import Record
 from ..evaluation.metrics import split_metrics, update_results
 from ..evaluation.predict import predict
@@ -87,7 +87,8 @@ class TrainingRun:
         with PartialState().main_process_first():  # which fills the cache for the others
             splits = load_reviewed(self.data)
         check_has_split(splits, self.run.train_split, "train_split")
-        return class_names(splits)
+        splits, id2label = class_names(splits)
+        return splits, ClassNames(id2label, class_words(self.data))
 
     @cached_property
     def record(self) -> Record:
@@ -97,7 +98,7 @@ class TrainingRun:
         return Record.of(
             used if self.args.should_save else {},
             id2label.values(),
-            inputs=inputs_of(self.encoder, self.student.student),
+            inputs=inputs_of(self.encoder, self.student.student, id2label),
             earlier=Record.read(self.args.output_dir),
         )
 

@@ -1,16 +1,21 @@
-"""Runs a command of g4i as many tasks, and one more that puts together what they left; for the scripts beside it."""
+"""Start a command over shards as many tasks: on this machine, on a Slurm cluster, on Ray, or as jobs at Hugging Face.
+
+    python recipes/scale/tasks.py --executor local --tasks 4 \\
+        predict me/my-student --shards 's3://bucket/photos/*.parquet' --out s3://bucket/predictions
+    python recipes/scale/tasks.py --executor slurm --tasks 64 \\
+        --executor_options '{"partition": "gpu", "time": "12:00:00", "cpus_per_task": 8, "gpus_per_task": 1}' \\
+        embed --view image:facebook/dinov2-small --shards 's3://bucket/photos/*.parquet' --out s3://bucket/vectors
+
+Each task runs `g4i COMMAND ... --rank R --world_size N`. The same command resumes: results that exist are done.
+"""
 
 import argparse
 import json
+import subprocess
 import sys
-from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.jobs import JobsPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-
-from g4i_hf.cli import Parser, with_underscores
-from g4i_hf.options import OPTIONS_OF
 
 EXECUTORS = {
     "local": LocalPipelineExecutor,
@@ -20,32 +25,28 @@ EXECUTORS = {
 }
 
 
-def run(text: str, command: str, folder: str, share: type[PipelineStep], whole: type[PipelineStep]) -> None:
-    """
-    Args:
-        text: of `--help`.
-        folder: the option of the command that names the folder of the result.
-        share, whole: steps that take the options of the command.
-    """
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Task:
+    """Pickled for other machines, so it holds words alone."""
+
+    name = "g4i"
+
+    def __init__(self, words: list[str]):
+        self.words = words
+
+    def __call__(self, data: object, rank: int, world_size: int) -> None:
+        of_task = ["--rank", str(rank), "--world_size", str(world_size)]
+        subprocess.run([sys.executable, "-m", "g4i_hf", *self.words, *of_task], check=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executor", choices=EXECUTORS, default="local")
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--executor_options", type=json.loads, default={}, help="JSON: arguments of the executor")
-    parser.add_argument("--logging_dir", help=f"which tasks have ended, and what they said; <{folder}>.tasks")
-    args, words = parser.parse_known_args()
-    options = options_of(command, words)
-    if folder not in options:
-        sys.exit(f"error: {folder} is missing: give the folder of the result with --{folder}.")
-    place = args.logging_dir or f"{options[folder].rstrip('/')}.tasks"
-    executor, given = EXECUTORS[args.executor], args.executor_options
-    given |= {"skip_completed": False}  # what is done is known from what is there, also after a run with limits
-    tasks = executor(pipeline=[share(**options)], tasks=args.tasks, logging_dir=f"{place}/{args.tasks}", **given)
-    executor(pipeline=[whole(**options)], tasks=1, logging_dir=f"{place}/write", depends=tasks, **given).run()
-
-
-def options_of(command: str, words: list[str]) -> dict:
-    """Options of a command of `g4i` from its command line."""
-    parser = Parser(OPTIONS_OF[command])
-    given = parser.command_line([with_underscores(word) for word in words])
-    config = given.pop("config", None)
-    return (parser.yaml_file(Path(config)) if config else {}) | given
+    parser.add_argument("--logging_dir", default="runs/tasks", help="what tasks said; for jobs, a folder in a bucket")
+    parser.add_argument("command", choices=["predict", "embed", "caption"])
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="options of the command")
+    args = parser.parse_args()
+    given = {"skip_completed": False} | args.executor_options  # what is done is known from the results
+    task, place = Task([args.command, *args.words]), f"{args.logging_dir.rstrip('/')}/{args.tasks}"
+    EXECUTORS[args.executor](pipeline=[task], tasks=args.tasks, logging_dir=place, **given).run()

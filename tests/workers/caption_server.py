@@ -176,6 +176,7 @@ class CaptionServer:
             answer = MODELS[asked["model"]](colour_in(picture), picture.width)
         if text["text"].startswith("Which of these"):
             names = text["text"].partition("? ")[2].partition(". Answer")[0].split("; ")
+            names = [name.partition(" (")[0] for name in names]  # without descriptions
             chosen = number if number < 256 else number.bit_count()  # other pictures are mostly white
             name = [*names, "none of these"][chosen % (len(names) + 1)]
             answer = f"It shows {name}."
