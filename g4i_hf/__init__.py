@@ -16,7 +16,6 @@ _PLACES = {
     "View": "label_model",
     "ZeroShotImageClassifier": "zero_shot",
     "caption_images": "workflows.caption",
-    "compare_images": "inference.command",
     "embed_captions": "embedding.embed",
     "embed_view": "views.making",
     "evaluate_run": "workflows.evaluate",
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from .embedding.embed import embed_captions as embed_captions
     from .fitting.command import fit as fit
     from .hub import release_student as release_student
-    from .inference.command import compare_images as compare_images
     from .inference.command import predict as predict
     from .label_model import LabelModel as LabelModel
     from .label_model import View as View

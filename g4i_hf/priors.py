@@ -88,10 +88,10 @@ OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with 
 
 # --- New images, beside those that a classifier was fitted on --------------------------------------------------------
 
-ALPHA_OF_NEW_IMAGES = 0.02  # of each of two tests: 5% of both, as they are up to a quarter too small (judgement)
+ALPHA_OF_NEW_IMAGES = 0.01  # where the mix is another one, more p-values are that small (judgement)
 MIN_NEW_IMAGES = 50  # fewer are too few to tell (judgement)
 COMPARED_COMPONENTS = 128  # of the features, as a sample of 1,000 images tells their variances (judgement)
-DRAWS_OF_SIGNS = 400  # of the null distribution: p-values have errors of 0.007 near 0.02 (judgement)
+DRAWS_OF_SIGNS = 1_000  # of the null distribution: p-values have errors of 0.003 near 0.01 (judgement)
 
 # --- Last layers and their judge -------------------------------------------------------------------------------------
 

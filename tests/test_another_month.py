@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from safetensors.torch import load_file, save_file
 
-from g4i_hf import compare_images
+from g4i_hf import predict
 from g4i_hf.data.labels import line_of
 from g4i_hf.data.record import content_digest
 from g4i_hf.evaluation.class_shares import share_intervals
@@ -53,10 +53,10 @@ def said_of(model: Path | str, images: Path, folder: Path, capsys, *words: str) 
     return capsys.readouterr().out, json.loads((folder / "summary.json").read_text())
 
 
-def test_images_of_the_same_kind_have_the_known_accuracy_also_by_a_release_and_in_python(fit_folder, tmp_path, capsys):
+def test_images_of_the_same_kind_have_the_known_accuracy_also_by_a_release(fit_folder, tmp_path, capsys):
     april = new_photos(tmp_path / "april", 1_000, 60, 60)
     said, summary = said_of(fit_folder, april, tmp_path, capsys)
-    assert "120 images tell, they do not differ from those it was fitted on" in said
+    assert "120 images tell, they differ from those it was fitted on in their mix of classes at most" in said
     assert "Unreviewed: estimated without a label" in said and f"summary: {tmp_path / 'summary.json'}" in said
     assert summary["compared"] == 120 and summary["differs"]["differs"] is False and not summary["differs"]["most"]
     expected = summary["expected_accuracy"]
@@ -67,14 +67,11 @@ def test_images_of_the_same_kind_have_the_known_accuracy_also_by_a_release_and_i
     released = release_student(fit_folder, tmp_path / "released")
     assert (released / "fitted_on.safetensors").stat().st_size < 100_000
     assert said_of(released, april, tmp_path, capsys)[1]["differs"] == summary["differs"]
-    in_python = compare_images(released, april)
-    assert in_python["pool_shares"] == summary["pool_shares"] and in_python["differs"] == summary["differs"]
 
 
-def test_another_mix_of_classes_is_told_from_other_images(fit_folder, tmp_path, capsys):
+def test_another_mix_of_classes_is_no_difference(fit_folder, tmp_path, capsys):
     said, summary = said_of(fit_folder, new_photos(tmp_path / "april", 2_000, 20, 180), tmp_path, capsys)
-    assert summary["differs"]["differs"] and summary["differs"]["only_the_mix"]
-    assert "in their mix of classes alone" in said and "'red' 9" in said and "was 50%" in said
+    assert not summary["differs"]["differs"] and "'red' 9" in said and "was 50%" in said
     line = summary["pool_shares"]["red"]
     assert line["interval"][0] <= 0.9 <= line["interval"][1] and summary["expected_accuracy"]["share"] > 0.9
 
@@ -88,9 +85,11 @@ def test_images_that_differ_have_no_known_accuracy_and_the_command_that_measures
     said, summary = said_of(fit_folder, march.parent, tmp_path, capsys, "--page", str(tmp_path / "p.html"))
     assert "and not in their mix of classes alone" in said and "Doubtful, as the images differ." in said
     most = summary["differs"]["most"]
-    assert all(name.startswith("tuesday") for name in most) and f"differ most: {', '.join(most)}." in said
+    assert f"differ most: {', '.join(most)}." in said
     page = (tmp_path / "p.html").read_text()
-    assert page.count("differs most</div>") == MOST and page.index(most[0]) < page.index("monday/")
+    _, *after = page.split("differs most</div>")  # the name of the image
+    assert len(after) == MOST and most[0] in after[0]
+    assert sum("tuesday" in each[:100] for each in after) > 0.7 * MOST, "though two thirds of them are of monday"
     assert summary["expected_accuracy"]["share"] is None
     command = summary["expected_accuracy"]["label"]
     assert f"Accuracy there: unknown, as the images differ. Label 50: {command}" in said
@@ -133,12 +132,12 @@ def test_what_cannot_be_compared_is_said(fit_folder, student, tmp_path, capsys):
     assert "160 of the images were training images" in said and summary["compared"] == 0
     said, summary = said_of(student, few, tmp_path, capsys)
     assert "Cannot compare these images" in said and summary["expected_accuracy"]["share"] is None
-    assert compare_images(student, few)["expected_accuracy"]["why"] == "nothing to compare with"
+    assert summary["expected_accuracy"]["why"] == "nothing to compare with"
     other = shutil.copytree(fit_folder / "classifier", tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     weights["conv1.weight"] *= float("nan")
     save_file(weights, other / "model.safetensors")
-    assert compare_images(other, new_photos(tmp_path / "april", 7_000, 30, 30))["compared"] == 0
+    assert said_of(other, new_photos(tmp_path / "april", 7_000, 30, 30), tmp_path, capsys)[1]["compared"] == 0
 
 
 def test_numbers_of_another_classifier_and_a_summary_of_others_are_refused(fit_folder, tmp_path):
@@ -147,13 +146,13 @@ def test_numbers_of_another_classifier_and_a_summary_of_others_are_refused(fit_f
     numbers = load_file(other / "fitted_on.safetensors")
     save_file(numbers | {"last_layer": numbers["last_layer"] + 1}, other / "fitted_on.safetensors")
     with pytest.raises(ValueError, match="is that of another classifier: its last layer differs. Release"):
-        compare_images(other, images)
+        predict(other, images)
     save_file({"values": load_file(other / "model.safetensors")["fc.bias"]}, other / "fitted_on.safetensors")
     with pytest.raises(ValueError, match=r"holds \['values'\] in place of"):
-        compare_images(other, images)
+        predict(other, images)
     (other / "fitted_on.safetensors").write_bytes(b"nothing")
     with pytest.raises(OSError, match=r"fitted_on.safetensors cannot be loaded: .* or remove the file"):
-        compare_images(other, images)
+        predict(other, images)
     (tmp_path / "summary.json").write_text('{"mine": 1}')
     with pytest.raises(SystemExit):
         main(["predict", str(fit_folder), str(images), "-o", str(tmp_path / "p.csv")])
@@ -177,12 +176,11 @@ def test_false_alarms_are_rare_and_a_shift_is_found_whatever_the_mix(moved):
         mean, axes = axes_of(old, np.eye(5)[of_old])
         shift = moved * np.geomspace(1, 0.1, 40)
         values, classes = (old - mean) @ axes, np.eye(5)[of_old]
-        first = compared(values, classes, (same + shift - mean) @ axes, even)
-        second = compared(values, classes, (other + shift - mean) @ axes, np.bincount(of_other, minlength=5) / 200)
-        alarms.append([first.differs, second.differs and not second.only_the_mix, second.differs])
-    of_same, beyond_mix, of_mix = np.mean(alarms, axis=0)
-    assert of_mix == 1, "another mix is a difference too"
-    assert (of_same <= 0.07 and beyond_mix <= 0.07) if not moved else (of_same > 0.9 and beyond_mix > 0.9)
+        shares = [even, np.bincount(of_other, minlength=5) / 200]
+        new = [(each + shift - mean) @ axes for each in (same, other)]
+        alarms.append([compared(values, classes, *each).differs for each in zip(new, shares, strict=True)])
+    of_same, of_mix = np.mean(alarms, axis=0)
+    assert (of_same <= 0.07 and of_mix <= 0.07) if not moved else (of_same > 0.9 and of_mix > 0.9)
 
 
 def test_fewer_images_than_classes_are_compared():
@@ -194,4 +192,4 @@ def test_fewer_images_than_classes_are_compared():
     shares, intervals = share_intervals(rows[:50], rows, np.eye(80)[truth], counts, 0)
     assert np.isfinite(intervals).all() and intervals.shape == (80, 2)
     found = compared((old - mean) @ axes, np.eye(80)[truth], (new - mean) @ axes, shares)
-    assert 0 < found.p_value <= 1 and 0 < found.beyond_mix <= 1 and len(found.scores) == 50
+    assert 0 < found.p_value <= 1 and len(found.scores) == 50

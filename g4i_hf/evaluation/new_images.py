@@ -1,10 +1,10 @@
 """
 Whether new images differ from those that a classifier was fitted on, and how right it is expected to be there.
 
-Two tests compare means of features (Gretton et al., JMLR 13, 2012, with a linear kernel). The first one compares them
-in all directions. The second one leaves out those in which the means of the classes differ: in the others any mix of
-the classes has the same mean. It weighs images by the new shares of their classes. The null distribution of both is
-that of the deviations from the means with random signs.
+The test compares means of features (Gretton et al., JMLR 13, 2012, with a linear kernel), such that another mix of the
+classes is no difference. It leaves out the directions in which the means of the classes differ: in the others any mix
+has the same mean. And it weighs images by the new shares of their classes. The null distribution is that of the
+deviations from the means with random signs.
 """
 
 from __future__ import annotations
@@ -20,20 +20,14 @@ from .estimate import Estimate
 
 @dataclass
 class Comparison:
-    """`p_value` of any difference; `beyond_mix`, of one that no mix of the classes explains."""
+    """`p_value` of a difference that no mix of the classes explains."""
 
     p_value: float
-    beyond_mix: float
     scores: np.ndarray  # (n,) the more an image differs, the larger
 
     @property
     def differs(self) -> bool:
-        """Falsely in 5% of cases at most, as each test has less than half of that (Bonferroni)."""
-        return min(self.p_value, self.beyond_mix) < priors.ALPHA_OF_NEW_IMAGES
-
-    @property
-    def only_the_mix(self) -> bool:
-        return self.differs and self.beyond_mix >= priors.ALPHA_OF_NEW_IMAGES
+        return self.p_value < priors.ALPHA_OF_NEW_IMAGES
 
 
 def axes_of(features: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,31 +56,21 @@ def compared(values: np.ndarray, classes: np.ndarray, new: np.ndarray, shares: n
         new: (n, K) of new images.
         shares: (C,) estimated shares of the classes among these.
     """
-    values, new, equal = values.astype(np.float64), new.astype(np.float64), np.full(len(values), 1 / len(values))
-    p_value, _ = _test(values, equal, new)
+    values, new = values.astype(np.float64), new.astype(np.float64)
     of_class = classes.sum(0, dtype=np.float64)
     weights = classes @ (shares / np.maximum(of_class, 1.0))  # none of a class with a fraction of an image
-    weights = weights / weights.sum() if weights.sum() > 0 else equal
+    weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(values), 1 / len(values))
     means = classes.T @ values / np.maximum(of_class, 1e-6)[:, None]
     means = (means - values.mean(0)) * np.sqrt(of_class / len(values))[:, None]
     _, spread, directions = np.linalg.svd(means, full_matrices=False)
     directions = directions[spread > 1e-3 * max(spread[0], 1e-12)][: values.shape[1] // 2]  # the other half compares
     values, new = (each - each @ directions.T @ directions for each in (values, new))
-    beyond_mix, scores = _test(values, weights, new)
-    return Comparison(p_value, beyond_mix, scores)
-
-
-def _test(values: np.ndarray, weights: np.ndarray, new: np.ndarray) -> tuple[float, np.ndarray]:
-    """
-    The p-value of the difference between the mean of `new` (n, K) and that of `values` (m, K), with weights (m,). And
-    (n,) how far each new image lies in its direction.
-    """
     mean, generator = weights @ values, np.random.default_rng(0)
     difference = new.mean(0) - mean
     deviations = np.concatenate([(new - new.mean(0)) / len(new), (values - mean) * weights[:, None]])
     signs = generator.choice([-1.0, 1.0], (priors.DRAWS_OF_SIGNS, len(deviations)))
     larger = ((signs @ deviations) ** 2).sum(1) >= difference @ difference
-    return (1 + int(larger.sum())) / (1 + len(larger)), (new - mean) @ difference
+    return Comparison((1 + int(larger.sum())) / (1 + len(larger)), (new - mean) @ difference)
 
 
 def expected_accuracy(

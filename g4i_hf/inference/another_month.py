@@ -15,6 +15,7 @@ from .fitted_on import FittedOn
 
 MOST_SAMPLED = 2_000  # new images: those who judge a difference need no more, and memory stays as it is
 NAMED, SHOWN_CLASSES = 5, 5  # images that differ most, and classes, in the terminal
+DIFFER = "the images differ"
 CANNOT_COMPARE = (
     "Cannot compare these images with those that it was fitted on: only a classifier of g4i fit holds numbers of them."
 )
@@ -71,11 +72,10 @@ class Summary:
             return summary
         summary.shares, summary.intervals = share_intervals(probabilities, *judged, 0)
         comparison = summary.comparison = compared(fitted.values, fitted.classes, values, summary.shares)
-        if comparison.differs:
-            summary.most = np.argsort(-comparison.scores, kind="stable").tolist()
         known = Estimate(float(fitted.accuracy[0]), (float(fitted.accuracy[1]), float(fitted.accuracy[2])))
-        if comparison.differs and not comparison.only_the_mix:
-            summary.why = "the images differ"
+        if comparison.differs:
+            summary.why = DIFFER
+            summary.most = np.argsort(-comparison.scores, kind="stable").tolist()
         elif np.isnan(known.share):
             summary.why = "that of the classifier is unknown"
         else:
@@ -88,9 +88,8 @@ class Summary:
         accuracy, test = self.accuracy, self.comparison
         differs: dict[str, Any] | None = None
         if test is not None:
-            differs = {"differs": test.differs, "only_the_mix": test.only_the_mix}
-            differs |= {"p_value": test.p_value, "p_value_beyond_the_mix": test.beyond_mix}
-            differs |= {"most": [names[place] for place in self.most[:NAMED]]}
+            most = [names[place] for place in self.most[:NAMED]]
+            differs = {"differs": test.differs, "p_value": test.p_value, "most": most}
         shares = None
         if self.shares is not None:
             lines = zip(self.classes, self.shares, self.intervals, self.of_fitted, strict=True)
@@ -126,16 +125,12 @@ class Summary:
             yield f"Accuracy there: unknown, as {self.why}. Label {priors.MIN_NEW_IMAGES}{how}"
 
     def _of_comparison(self, names: Sequence[str]) -> Iterator[str]:
-        test = self.comparison
-        if not test.differs:
-            yield f"As far as {self.images:,} images tell, they do not differ from those it was fitted on."
-        elif test.only_the_mix:
-            yield "They differ from those it was fitted on in their mix of classes alone, as far as features tell."
-        else:
+        if self.comparison.differs:
             yield "They differ from those it was fitted on, and not in their mix of classes alone."
-        if test.differs:
-            most = ", ".join(printable(names[place]) for place in self.most[:NAMED])
-            yield f"Those that differ most: {most}."
+            yield f"Those that differ most: {', '.join(printable(names[place]) for place in self.most[:NAMED])}."
+        else:
+            what = "they differ from those it was fitted on in their mix of classes at most"
+            yield f"As far as {self.images:,} images tell, {what}."
 
     def _of_classes(self) -> str:
         order = np.argsort(-self.shares, kind="stable")[:SHOWN_CLASSES]
@@ -145,5 +140,5 @@ class Summary:
             for label in order
         ]
         more = f"; {len(self.classes) - len(order):,} more in summary.json" if len(self.classes) > len(order) else ""
-        doubt = " Doubtful, as the images differ." if self.why == "the images differ" else ""
+        doubt = " Doubtful, as the images differ." if self.why == DIFFER else ""
         return f"Classes among them: {printable('; '.join(shown))}{more}.{doubt}"

@@ -66,36 +66,6 @@ def predict(
         return Dataset.from_list([*map(as_written, classifier.predict(bar, top, threshold, batch_size))])
 
 
-def compare_images(
-    model: str | Path, images: Any, *, split: str | None = None, batch_size: int | None = None
-) -> dict[str, Any]:
-    """
-    Compare new images, without labels, with those that a classifier was fitted on. Of more than 2,000 images a random
-    sample is compared.
-
-    Args:
-        model, images, split, batch_size: as for [`~g4i_hf.predict`].
-
-    Returns:
-        As in `summary.json` of `g4i predict`: `compared`, the number of images; `pool_shares`, by class its `share`
-            with a 95% `interval`; `differs`, the result of two tests and the images that differ `most`; and
-            `expected_accuracy`, its `share` and `interval`, or `why` it is unknown. None for what is unknown.
-
-    Raises:
-        FileNotFoundError: for a model or images that are not there.
-        ValueError: for numbers beside the model that are those of another one.
-    """
-    with called_from_python():
-        classifier, opened = open_classifier(model), images_of(images, split)
-        rows, new, learned = sorted(sampled_rows(len(opened))), NewImages(), _digests_of_training(Path(model))
-        rows = rows if classifier.fitted_on else []
-        predicted = classifier.predict((opened[row] for row in rows), 1, None, batch_size, range(len(rows)))
-        for number, row in zip(rows, predicted, strict=True):
-            if row.get(SAMPLED) and row[DIGEST] not in learned:
-                new.add(row["file_name"], number, numbers_of(row))
-        return Summary.of(classifier.fitted_on, new, classifier.classes).as_json(new.names, None)
-
-
 def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> None:
     summary_file = Path(args.predictions).with_name(SUMMARY)
     files = {"predictions": Path(args.predictions), "summary": summary_file}
