@@ -82,6 +82,8 @@ def test_images_that_differ_have_no_known_accuracy_and_the_command_that_measures
     """Also of a folder of days, which are no classes."""
     march = new_photos(tmp_path / "march" / "monday", 3_000, 30, 30)
     new_photos(tmp_path / "march" / "tuesday", 4_000, 15, 15, light=0.3)
+    (again := photo(3_000, False)).putpixel((0, 0), (0, 0, 0))  # a scene of two images, which would limit gold ones
+    again.save(march / "again.png")
     said, summary = said_of(fit_folder, march.parent, tmp_path, capsys, "--page", str(tmp_path / "p.html"))
     assert "and not in their mix of classes alone" in said and "Doubtful, as the images differ." in said
     most = summary["differs"]["most"]
@@ -127,7 +129,8 @@ def test_what_cannot_be_compared_is_said(fit_folder, student, tmp_path, capsys):
     """Too few images, training images, images whose features are no numbers, and any other classifier."""
     few = new_photos(tmp_path / "few", 6_000, 20, 20)
     said, summary = said_of(fit_folder, few, tmp_path, capsys)
-    assert "unknown, as fewer than 50 new images" in said and summary["differs"] is summary["pool_shares"] is None
+    assert "Too few new images to compare with those it was fitted on: 40, and it takes 50." in said
+    assert summary["differs"] is summary["pool_shares"] is None
     said, summary = said_of(fit_folder, fit_folder.parent / "pictures" / "train", tmp_path, capsys)
     assert "160 of the images were training images" in said and summary["compared"] == 0
     said, summary = said_of(student, few, tmp_path, capsys)

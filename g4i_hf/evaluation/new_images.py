@@ -3,8 +3,9 @@ Whether new images differ from those that a classifier was fitted on, and how ri
 
 The test compares means of features (Gretton et al., JMLR 13, 2012, with a linear kernel), such that another mix of the
 classes is no difference. It leaves out the directions in which the means of the classes differ: in the others any mix
-has the same mean. And it weighs images by the new shares of their classes. The null distribution is that of the
-deviations from the means with random signs.
+has the same mean. And it weighs images by the new shares of their classes. Weights alone would do, but a part of the
+images that differs would then be found less often. The null distribution is that of the deviations from the means with
+random signs.
 """
 
 from __future__ import annotations

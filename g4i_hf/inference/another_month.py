@@ -109,6 +109,10 @@ class Summary:
         if self.of_fitted is None:
             yield CANNOT_COMPARE
             return
+        if self.images < priors.MIN_NEW_IMAGES:
+            least = f"it takes {priors.MIN_NEW_IMAGES}"
+            yield f"Too few new images to compare with those it was fitted on: {self.images}, and {least}."
+            return
         if self.comparison is None:
             yield f"Compared with the images it was fitted on: unknown, as {self.why}."
         else:

@@ -165,8 +165,8 @@ def _digests_of_training(model: Path) -> set[str]:
 
 
 def _command_of_label(args: PredictArguments) -> str | None:
-    """That asks for a random sample of the images; None for a list of files, which `g4i label` does not open."""
-    if Path(args.images).is_file():
+    """That asks for a random sample of the images; None for what `g4i label` does not open: files, other splits."""
+    if Path(args.images).is_file() or args.split not in (None, "train"):
         return None
     return shlex.join(["g4i", "label", args.images, "--pick", "gold", "--run", args.model])
 
