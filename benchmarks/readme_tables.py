@@ -469,6 +469,28 @@ def none_at_inference() -> str:
     return table([*head, "decided `none` of a known class", "of other classes"], lines)
 
 
+@of_page
+def another_month() -> str:
+    """What `g4i predict` says of new images without labels, by what is new about them and by their number."""
+    kinds: dict[str, Callable[[dict], bool]] = {
+        "as they come": lambda row: row["shift"] == "none",
+        "another mix of classes": lambda row: row["shift"].startswith("mix"),
+        "changed, 5 points or more lost": lambda row: row["drop"] >= 0.05,
+        "changed, less lost": lambda row: True,
+    }
+    groups: dict[tuple[str, int], list[dict]] = {(kind, size): [] for kind in kinds for size in (200, 500)}
+    for row in rows_of("another_month"):
+        groups[next(kind for kind, fits in kinds.items() if fits(row)), row["size"]].append(row)
+    lines = []
+    for (kind, size), rows in groups.items():
+        given = [{"truth": row["accuracy"], "interval": row["interval"]} for row in rows if row["interval"]]
+        known = f"{len(given) / len(rows):.0%}"
+        of_classes = f"{mean(rows, 'shares_held'):.0%} ({percent(mean(rows, 'shares_half'))})"
+        lines.append([kind, str(size), str(len(rows)), f"{mean(rows, 'differs'):.1%}", of_classes, known, held(given)])
+    head = ["new images", "number", "cases", "differ", "class shares in their intervals"]
+    return table([*head, "accuracy given", "right"], lines)
+
+
 # --- Cost ------------------------------------------------------------------------------------------------------------
 
 

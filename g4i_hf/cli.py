@@ -195,7 +195,7 @@ def first_words(known: Container[str]) -> list[str]:
     """The options for first words without dashes: `g4i train DATASET_NAME`, `g4i search RUN QUERY`."""
     if "predictions" in known:
         return ["model", "images"]
-    first = "run" if "run" in known else "dataset_name"
+    first = "run" if "run" in known and "pick" not in known else "dataset_name"  # `g4i label` is about images
     return [name for name in (first, "query") if name in known]
 
 

@@ -20,6 +20,7 @@ IN_MEMORY = "in memory"  # in place of the name of a dataset
 OPTIONS_FILE, RESULTS_FILE = "train.yaml", "all_results.json"  # of a run; the latter is written last
 THRESHOLDS = "decision_thresholds"  # in the config.json of a release
 NONE_FILE = "none_of_these.safetensors"  # beside its weights: which images show none of the classes
+FITTED_ON_FILE = "fitted_on.safetensors"  # there too: numbers of the images that it was fitted on
 USUAL_PRECISION = 0.95
 ANSWER, ASK, NONE = "answer", "ask", "none"
 FORMATS_FILE = "formats.json"  # in a release, how each of its files was judged, with its time on this machine
@@ -215,10 +216,18 @@ def is_of_fit(folder: str | Path) -> bool:
     return (Path(folder) / WITH_VIEWS / OPTIONS_FILE).is_file()
 
 
+def config_of(model: str | Path) -> Path:
+    """The config.json of a folder of `g4i fit`, a run or a release; FileNotFoundError where there is none."""
+    folder = Path(model) / CLASSIFIER if is_of_fit(model) else Path(model)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"run is {str(model)!r}, which holds no config.json. Name a folder of g4i fit.")
+    return folder / "config.json"
+
+
 def digests_of_fit(folder: str | Path) -> dict[str, str]:
     """Of the files that the runs and the classifier of a `g4i fit` predict by, named from its folder."""
     folders = [*RUNS_OF_FIT, CLASSIFIER, f"{CLASSIFIER}/aligned"]
-    files = ("config.json", "model.safetensors", "preprocessor_config.json", NONE_FILE)
+    files = ("config.json", "model.safetensors", "preprocessor_config.json", NONE_FILE, FITTED_ON_FILE)
     names = [f"{place}/{file}" for place in folders for file in files]
     return {name: file_digest(Path(folder) / name) for name in names if (Path(folder) / name).is_file()}
 

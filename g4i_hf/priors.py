@@ -86,6 +86,13 @@ DOUBT_OF_UNRECOGNISED = 0.4  # std of a share, relative to it, where no image of
 OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # of classes without a label (results/priors.json)
 OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one (results/priors.json)
 
+# --- New images, beside those that a classifier was fitted on --------------------------------------------------------
+
+ALPHA_OF_NEW_IMAGES = 0.01  # p-values may be too small where the mix is another one (results/another_month.json)
+MIN_NEW_IMAGES = 50  # fewer are too few to tell (judgement)
+COMPARED_COMPONENTS = 128  # of the features, as a sample of 1,000 images tells their variances (judgement)
+DRAWS_OF_SIGNS = 1_000  # of the null distribution: p-values have errors of 0.003 near 0.01 (judgement)
+
 # --- Last layers and their judge -------------------------------------------------------------------------------------
 
 MIN_HELD_OUT = 20  # labelled rows, for discriminants, images of no class and the strength of last layers (judgement)

@@ -206,14 +206,15 @@ def test_python_of_the_pages(fitted, page, name, says):
 def test_the_commands_after_shipping_run_in_their_order(tmp_path):
     """`g4i label` prints what it would show; a person has taken out what shows no class."""
     page, pictures = "docs/guides/predict.md", draw_folder(tmp_path / "pictures", train=48, validation=120)
-    for folder, first in (("new_pictures", 200), ("march", 240), ("stars", 280)):
+    for folder, first, end in (("new_pictures", 200, 212), ("march", 240, 300), ("stars", 300, 312)):
         (tmp_path / folder).mkdir()
-        for number in range(first, first + 12):
+        for number in range(first, end):
             drawing(number).rotate(45 * (folder == "stars")).save(tmp_path / folder / f"{number}.png")
+    together = "old and new together", "gold of both"
     quick = "g4i fit pictures --group_by none --image_size 64 --finetune false"
     in_shell(quick, tmp_path)
-    for name in ("predict", "precision", "next month", "learn from next month", "eleventh class", "none"):
-        script = block(name, page).replace("g4i label pictures", "g4i label pictures --list --image_size 64")
+    for name in ("predict", "precision", "another month", "label another month", *together, "none"):
+        script = block(name, page).replace("--pick", "--list --image_size 64 --pick")
         script = script.replace(
             "g4i fit pictures", "g4i fit pictures --group_by none --image_size 64 --finetune false"
         )
@@ -225,10 +226,15 @@ def test_the_commands_after_shipping_run_in_their_order(tmp_path):
                 line = {"file_name": f"train/unlabelled/n{number}.png", "label": None, "none": True}
                 with (pictures / "labels.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
+        if name == "old and new together":
+            line = {"file_name": "240.png", "label": "circle", "pick": "gold"}
+            (tmp_path / "march" / "labels.jsonl").write_text(json.dumps(line) + "\n")
         said = in_shell(script, tmp_path)
+        assert name != "another month" or "--pick gold --run runs/pictures" in said or "Expected there" in said
+        assert name != "old and new together" or "so these were not checked" in said
     assert "g4i predict says `none`" in said
     assert {path.name for path in tmp_path.glob("*.csv")} == {
-        *("predictions.csv", "sure.csv", "march.csv", "all.csv", "decided.csv")
+        *("predictions.csv", "sure.csv", "march.csv", "decided.csv")
     }
 
 

@@ -262,7 +262,7 @@ def test_a_name_that_is_no_class_is_offered_as_a_new_one_and_learned_with_its_ro
         for answered in (3, 4):
             page.keyboard.press("1")
             page.get_by_text(f"{answered} answered").wait_for()
-        page.get_by_text(f"All are answered. Learn from the answers: g4i fit {asked.data.dataset_name}").wait_for()
+        page.get_by_text(f"All are answered. Learn from them: g4i fit {asked.data.dataset_name}").wait_for()
     training, labels = trained(asked), [line["label"] for line in read_answers(asked.file).values()]
     names = training.features["label"].names
     assert names[:3] == list(CLASSES) and names[3:] == ["hexagon"]

@@ -63,7 +63,7 @@ def test_each_image_is_a_line_and_an_unreadable_one_says_why(student, pictures, 
         "5 images are answered, however unsure" in (said := capsys.readouterr().out)
         and "Not read: 1 image, see" in said
     )
-    assert {path.name for path in tmp_path.iterdir()} == {f"p.{kind}", "p.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"p.{kind}", "p.html", "summary.json"}
 
 
 def test_it_predicts_what_a_pipeline_does(student, pictures):

@@ -1,6 +1,7 @@
 """`classes.yaml`: what texts say of each class, and which classes were renamed, merged or dropped."""
 
 import functools
+import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -96,13 +97,29 @@ class Classes:
 
 
 def names_in_lines(file: str) -> Classes:
-    """A name a line; raises ValueError for no, empty or repeated lines."""
+    """A name a line, or those in the `config.json` of a classifier; ValueError for no, empty or repeated names."""
     if not Path(file).is_file():
         raise FileNotFoundError(f"class_names_file is {file!r}, but there is no such file.")
-    names = [same_form(line.strip()) for line in Path(file).read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    text = Path(file).read_text(encoding="utf-8-sig")
+    if is_config(file):
+        try:
+            config = json.loads(text)
+            lines = config.get("label_names") or [
+                config["id2label"][str(row)] for row in range(len(config["id2label"]))
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"class_names_file is {file}, which names no classes.") from error
+    else:
+        lines = [line.strip() for line in text.rstrip().split("\n")]
+    names = [same_form(line) for line in lines]
     if not all(names) or len(set(names)) < len(names):
         raise ValueError(f"class_names_file is {file}: give every class a line with a name of its own.")
     return Classes(file, dict.fromkeys(names, ClassEntry()), is_complete=True)
+
+
+def is_config(file: str | None) -> bool:
+    """Whether the classes are those of a classifier, and not of labels that the images may have."""
+    return Path(file or "").suffix == ".json"
 
 
 def read_class_file(file: str | Path, labels: Collection[str] | None = None) -> Classes:

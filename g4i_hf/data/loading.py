@@ -16,7 +16,15 @@ from ..names import check_dataset_name
 from ..options import DataArguments
 from ..options.caller import called_from_python
 from ..options.data import BY_FOLDER
-from .class_file import CLASSES_FILE, Classes, names_in_lines, names_of_labels, read_class_file, with_classes
+from .class_file import (
+    CLASSES_FILE,
+    Classes,
+    is_config,
+    names_in_lines,
+    names_of_labels,
+    read_class_file,
+    with_classes,
+)
 from .classes import ClassWords, class_names
 from .groups import groups_of, with_groups
 from .images import check_files, file_columns
@@ -56,6 +64,9 @@ def load_data(data: DataArguments) -> DatasetDict:
 def _with_classes(data: DataArguments) -> tuple[DatasetDict, Classes | None, dict[str, list[int]]]:
     """The splits, what a file says of their classes, and the rows of dropped ones by split."""
     splits = open_images(source_of(data))
+    if is_config(data.class_names_file):  # labels, such as folders of days, are none of these classes
+        has_label = {name for name, split in splits.items() if columns.LABEL in split.column_names}
+        splits |= {name: splits[name].remove_columns(columns.LABEL) for name in has_label}
     classes = read_classes(data, splits)
     if classes is None:
         return splits, None, {}

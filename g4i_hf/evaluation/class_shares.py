@@ -41,7 +41,7 @@ def class_shares(
     """
     predicted, truth = predicted.astype(np.float64) + 1e-9, truth.astype(np.float64)
     truth = truth if weights is None else truth * weights[:, None]
-    right, wrong = _recalls(probabilities.astype(np.float64), truth, counts)
+    right, wrong = recalls(probabilities.astype(np.float64), truth, counts)
     trend = (counts + priors.PSEUDO_COUNT) ** _change_of_exponent(predicted, right * truth.sum(0), counts)
     expected = predicted * (right + (1 - right) * trend / (predicted @ trend))
     shares = expected = expected / expected.sum()
@@ -71,13 +71,13 @@ def share_intervals(
             generator.exponential(size=len(truth)),
         )
         drawn.append(class_shares(other, probabilities[rows], truth[rows], counts, weights[rows]))
-    right, _ = _recalls(probabilities, truth, counts)
+    right, _ = recalls(probabilities, truth, counts)
     doubt = priors.DOUBT_OF_UNRECOGNISED * (1 - right) * (shares + 1 / len(shares))
     half = 1.96 * np.sqrt(np.var(drawn, axis=0) + doubt**2 + (priors.EXTRA_ROWS / number) ** 2)
     return shares, np.clip(np.stack([shares - half, shares + half], 1), 0, 1)
 
 
-def _recalls(probabilities: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def recalls(probabilities: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(C,) r, shrunk to a logistic function of the logarithm of the number of labels; and b, whose sum is 1."""
     number, own = truth.sum(0), (truth * probabilities).sum(0)
     has = number > 0

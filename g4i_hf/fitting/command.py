@@ -44,6 +44,7 @@ from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_laye
 from .decide import decide
 from .deciding import decisions_of, in_words
 from .evidence import FitImages
+from .fitted_on import save_fitted_on
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
 from .judge import CrossValidation, Gold, Judge, Validation, judge_in_training, judged_heads, on_these_images
@@ -173,6 +174,8 @@ class Fit:
         names = [*heads, *([ALL_LAYERS] if self.all_layers and self.all_layers.kept else [])]
         evidence = self.targets.evidence if self.targets else None
         self.finds_none = save_none_of_these(self.folder, images, evidence, names)
+        trained = {name: self.all_layers if name == ALL_LAYERS else None for name in names}
+        save_fitted_on(self.folder, images, judge, self.judging, self.targets, trained)
         return on_main_process(lambda: self._finished(list(heads), judge))
 
     def _judge_of_split(self) -> Judge | None:

@@ -24,6 +24,7 @@ from ..modeling.student import own_module, plain_student
 from ..names import (
     ALL_LAYERS,
     CLASSIFIER,
+    FITTED_ON_FILE,
     LABELS_ONLY,
     NONE_FILE,
     THRESHOLDS,
@@ -106,6 +107,8 @@ def release_with_card(
             saved_processor(run, model.config.student_config).save_pretrained(folder)
         if finds_none := (run_of(run) / NONE_FILE).is_file():
             shutil.copyfile(run_of(run) / NONE_FILE, folder / NONE_FILE)
+        if args.weights == "raw" and (run_of(run) / FITTED_ON_FILE).is_file():
+            shutil.copyfile(run_of(run) / FITTED_ON_FILE, folder / FITTED_ON_FILE)
         thresholds = _add_thresholds(folder / "config.json", read_results(run).get("decisions", []))
         give_usual_permissions(folder)
         options = read_options(run_of(run)) if options is None else options

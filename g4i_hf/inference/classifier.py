@@ -1,11 +1,13 @@
 """A classifier with its image processor, opened by a name, and what it predicts for a stream of images."""
 
+import base64
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.hub import cached_file
@@ -18,6 +20,7 @@ from ..names import (
     ANSWER,
     ASK,
     CLASSIFIER,
+    FITTED_ON_FILE,
     NONE,
     NONE_FILE,
     OPTIONS_FILE,
@@ -30,9 +33,10 @@ from ..names import (
     run_of,
     why_missing,
 )
+from .fitted_on import FittedOn
 from .graph import CLOSE, Graph
 from .images import decoded
-from .writing import DIGEST
+from .writing import DIGEST, SAMPLED
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class Classifier:
     transform: EvalTransform
     identity: str  # of its files
     none_of_these: NoneOfThese | None = None
+    fitted_on: FittedOn | None = None
     graph: Graph | None = None  # in place of the model
 
     @property
@@ -75,52 +80,77 @@ class Classifier:
         raise ValueError(f"precision is {precision:g}; this classifier has thresholds for {', '.join(known)}.")
 
     def predict(
-        self, images: Iterable[tuple[str, Any]], top: int, threshold: float | None, batch_size: int | None
+        self,
+        images: Iterable[tuple[str, Any]],
+        top: int,
+        threshold: float | None,
+        batch_size: int | None,
+        sampled: Container[int] = (),
     ) -> Iterator[dict[str, Any]]:
-        """A row an image, in their order, with its `digest`. Threads decode what the network takes next."""
+        """
+        A row an image, in their order, with its `digest`. Those of `sampled` places have numbers for
+        [`~g4i_hf.inference.another_month.NewImages`] too. Threads decode what the network takes next.
+        """
         device, classes = self.model.device, self.classes
         top = min(top, len(classes))
         batch_size = batch_size or (A_THREAD * torch.get_num_threads() if device.type == "cpu" else BATCH)
+        done = 0
         for batch in decoded(images, self.transform, batch_size):
             pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
-            best: Iterator[tuple[list[float], list[int], bool]] = iter(())
+            best: Iterator[tuple[list[float], list[int], bool, np.ndarray]] = iter(())
             if pixels:
-                likeliest, is_none = self._likeliest(torch.stack(pixels).to(device, memory_format=LAYOUT), top)
-                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), is_none, strict=True)
-            for name, (each, digest) in batch:
+                compares = self.fitted_on is not None and any(done + place in sampled for place in range(len(batch)))
+                stacked = torch.stack(pixels).to(device, memory_format=LAYOUT)
+                likeliest, *others = self._likeliest(stacked, top, compares)
+                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), *others, strict=True)
+            for place, (name, (each, digest)) in enumerate(batch, done):
+                more = {}
                 if isinstance(each, torch.Tensor):
-                    shares, labels, is_none = next(best)
+                    shares, labels, is_none, numbers = next(best)
+                    if place in sampled and numbers.size:
+                        more = {SAMPLED: base64.b64encode(numbers.tobytes()).decode()}
                     decision = NONE if is_none else ANSWER if threshold is None or shares[0] >= threshold else ASK
                     row = _row(name, [classes[label] for label in labels], shares, decision)
                 else:
                     row = _row(name, [None] * top, [None] * top, ASK, each)
-                yield row | {DIGEST: digest}
+                yield row | {DIGEST: digest} | more
+            done += len(batch)
 
     @torch.inference_mode()
-    def _likeliest(self, pixels: torch.Tensor, top: int) -> tuple[torch.return_types.topk, list[bool]]:
-        """The largest probabilities of each image, and whether it shows none of the classes."""
-        if self.graph is not None and self.graph.is_checked:
+    def _likeliest(
+        self, pixels: torch.Tensor, top: int, compares: bool
+    ) -> tuple[torch.return_types.topk, list[bool], np.ndarray]:
+        """
+        The largest probabilities of each image, and whether it shows none of the classes. And float32 numbers
+        (n, K + C) to compare it by, if `compares`, else (n, 0): the graph has none.
+        """
+        if self.graph is not None and self.graph.is_checked and not compares:
             probabilities, is_none = self.graph(pixels)
-            return probabilities.topk(top), is_none
-        probabilities, is_none = self._by_network(pixels)
-        if self.graph is not None:
+            return probabilities.topk(top), is_none, np.zeros((len(pixels), 0), np.float32)
+        probabilities, is_none, numbers = self._by_network(pixels)
+        if self.graph is not None and not self.graph.is_checked:
             others, are_none = self.graph(pixels)
             self.graph.is_checked = bool((others - probabilities).abs().max() <= CLOSE) and is_none == are_none
             if not self.graph.is_checked:
                 message = "%s predicts otherwise than the weights beside it, so it is left out. Release both again."
                 logger.warning(message, self.graph.file)
                 self.graph = None
-        return probabilities.topk(top), is_none
+        return probabilities.topk(top), is_none, numbers
 
-    def _by_network(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
-        """(n, C) probabilities, and whether each image shows none of the classes."""
-        if self.none_of_these is None:
-            return self.model(pixels).logits.float().softmax(-1), [False] * len(pixels)
+    def _by_network(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[bool], np.ndarray]:
+        """(n, C) probabilities, whether each image shows none of the classes, and numbers to compare it by."""
+        is_none, numbers = [False] * len(pixels), np.zeros((len(pixels), 0), np.float32)
+        if self.none_of_these is None and self.fitted_on is None:
+            return self.model(pixels).logits.float().softmax(-1), is_none, numbers
         features: list[torch.Tensor] = []
         last = classifier_layers(self.model)[0]
         with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
-            logits = self.model(pixels).logits
-        return logits.float().softmax(-1), self.none_of_these.finds(features[0])
+            probabilities = self.model(pixels).logits.float().softmax(-1)
+        if self.none_of_these is not None:
+            is_none = self.none_of_these.finds(features[0])
+        if self.fitted_on is not None:
+            numbers = np.concatenate([self.fitted_on.of(features[0]), probabilities.cpu().numpy()], axis=1)
+        return probabilities, is_none, numbers
 
 
 def _row(
@@ -150,9 +180,12 @@ def open_classifier(name: str | Path) -> Classifier:
     student = student.eval().to(torch.accelerator.current_accelerator() or "cpu", memory_format=LAYOUT)
     source = str(place) if place.is_dir() else str(name)
     digest, commit = identity_of(source, None)
-    score = cached_file(str(run_of(source)) if place.is_dir() else source, NONE_FILE, **IF_THERE)
+    of_run = str(run_of(source)) if place.is_dir() else source
+    score, numbers = (cached_file(of_run, file, **IF_THERE) for file in (NONE_FILE, FITTED_ON_FILE))
     none_of_these = NoneOfThese.load(score, feature_size(student)) if score else None
-    classifier = Classifier(student, EvalTransform(processor), digest or commit or str(name), none_of_these)
+    fitted_on = FittedOn.load(numbers, student) if numbers else None
+    identity = digest or commit or str(name)
+    classifier = Classifier(student, EvalTransform(processor), identity, none_of_these, fitted_on)
     if place.is_dir() and student.device.type == "cpu":
         classifier.graph = Graph.of(place, processor, classifier.classes, none_of_these is not None)
     return classifier

@@ -1,7 +1,9 @@
 """`g4i predict`: a line for each image, with its class and whether that is sure enough."""
 
 import itertools
+import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,14 +15,18 @@ from datasets import Dataset
 from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
 from ..data.shards import Images, Shards
+from ..files import replace_text
 from ..names import ANSWER, ASK, NONE, USUAL_PRECISION
 from ..options import PredictArguments
 from ..options.caller import called_from_python
 from ..output import progress_bar
+from .another_month import NewImages, Summary, sampled_rows
 from .classifier import Classifier, open_classifier
 from .images import images_of
 from .page import write_predictions_page
-from .writing import DIGEST, ROWS_AT_ONCE, Predictions, schema_of, without_digest
+from .writing import DIGEST, ROWS_AT_ONCE, SAMPLED, Predictions, as_written, numbers_of, schema_of
+
+SUMMARY = "summary.json"  # beside the predictions
 
 
 def predict(
@@ -57,13 +63,16 @@ def predict(
         classifier, opened = open_classifier(model), images_of(images, split)
         threshold = (classifier.threshold(precision) or {}).get("threshold")
         bar = progress_bar(opened.rows(), total=len(opened), unit="image", desc="Predicting", leave=False)
-        return Dataset.from_list([*map(without_digest, classifier.predict(bar, top, threshold, batch_size))])
+        return Dataset.from_list([*map(as_written, classifier.predict(bar, top, threshold, batch_size))])
 
 
 def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> None:
-    for name, file in (("predictions", args.predictions), ("page", args.page)):
-        if file:
-            _check_place(name, Path(file))
+    summary_file = Path(args.predictions).with_name(SUMMARY)
+    files = {"predictions": Path(args.predictions), "summary": summary_file}
+    files |= {"page": Path(args.page)} if args.page else {}
+    for name, file in files.items():
+        _check_place(name, file)
+    _check_is_ours(summary_file)
     images = images_of(args.images, args.split)
     classifier = open_classifier(args.model)
     made_of = _made_of(args, classifier)
@@ -76,7 +85,8 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     if done:
         say(f"{done:,} of {len(images):,} images were predicted before.")
     counts = Counter[str]()
-    rows = classifier.predict(images.rows(done), args.top, threshold, args.batch_size)
+    sampled = {row - done for row in sampled_rows(len(images))}
+    rows = classifier.predict(images.rows(done), args.top, threshold, args.batch_size, sampled)
     shown: dict[str, Any] = {
         "total": len(images),
         "initial": done,
@@ -86,16 +96,22 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     }
     for _ in progress_bar(predictions.add(rows), **shown):
         pass
-    learned = _digests_of_training(Path(args.model))
-    for row in predictions.rows():
+    new, learned = NewImages(), _digests_of_training(Path(args.model))
+    for number, row in enumerate(predictions.rows()):
         counts["learned"] += row[DIGEST] in learned
+        if row.get(SAMPLED) and row[DIGEST] not in learned:
+            new.add(row["file_name"], number, numbers_of(row))
         counts[row["decision"]] += 1
         counts["unreadable"] += bool(row["reason"])
+    summary, label = Summary.of(classifier.fitted_on, new, classifier.classes), _command_of_label(args)
     if args.page:
-        title = f"{Path(args.images).name}: predictions"
-        write_predictions_page(args.page, images, predictions.rows(), classifier.classes, title)
+        title, most = f"{Path(args.images).name}: predictions", [new.rows[place] for place in summary.most]
+        write_predictions_page(args.page, images, predictions.rows(), classifier.classes, title, most)
+    of_file = {"predictions": Path(args.predictions).name} | summary.as_json(new.names, label)
+    replace_text(summary_file, json.dumps(of_file, indent=2, ensure_ascii=False) + "\n")
     predictions.finish()
-    say("\n".join(_in_words(args, known, counts)))
+    say("\n".join([*_in_words(args, known, counts), *summary.lines(new.names, label)]))
+    say("\n".join(f"{name}: {file}" for name, file in files.items()))
 
 
 def _made_of(args: PredictArguments, classifier: Classifier) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None
     made_of = _made_of(args, classifier)
 
     def predicted(images: Images) -> pa.Table:
-        rows = map(without_digest, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
+        rows = map(as_written, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
         parts = []
         while part := [*itertools.islice(rows, ROWS_AT_ONCE)]:
             parts.append(pa.Table.from_pylist(part, schema_of(part[0])))
@@ -140,15 +156,30 @@ def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Coun
     if learned := counts["learned"]:
         were = "were training images" if learned > 1 else "was a training image"
         yield f"{learned:,} of the images {were}: how sure it is of those says little about new ones."
-    yield f"predictions: {args.predictions}"
-    if args.page:
-        yield f"page: {args.page}"
 
 
 def _digests_of_training(model: Path) -> set[str]:
     """Of the images that a folder of a fit or a run was trained on; empty for any other classifier."""
     record = Record.read(model)
     return set() if record is None else set(record.of_splits(["train"]).rows[DIGEST_OF_IMAGE].to_pylist()) - {None}
+
+
+def _command_of_label(args: PredictArguments) -> str | None:
+    """That asks for a random sample of the images; None for what `g4i label` does not open: files, other splits."""
+    if Path(args.images).is_file() or args.split not in (None, "train"):
+        return None
+    return shlex.join(["g4i", "label", args.images, "--pick", "gold", "--run", args.model])
+
+
+def _check_is_ours(file: Path) -> None:
+    """A ValueError for a file that `g4i predict` did not write, which would be lost."""
+    if file.is_file():
+        try:
+            is_ours = {"pool_shares", "differs", "expected_accuracy"} <= json.loads(file.read_bytes()).keys()
+        except (ValueError, AttributeError):
+            is_ours = False
+        if not is_ours:
+            raise ValueError(f"{file} is not by g4i predict, which would replace it. Choose another folder with -o.")
 
 
 def _check_place(name: str, file: Path) -> None:

@@ -1,5 +1,6 @@
 """A file of predictions, written row by row, so that a start after a kill resumes it."""
 
+import base64
 import csv
 import itertools
 import json
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,12 +19,13 @@ ROWS_AT_ONCE = 10_000
 FLUSHED = 256  # rows
 THREADS, CHECKED_AT_ONCE = 8, 1_000
 DIGEST = "digest"  # of an image, in the rows of a file that is not finished
+SAMPLED = "sampled"  # there too, of some images: float32 numbers in base64
 
 
 class Predictions:
     """
     Rows gather in `NAME.part`, lines of JSON whose first one says of what they are; at the end they become the file,
-    without their `digest`, that of the image.
+    without their `digest`, that of the image, and what is sampled.
 
     Args:
         made_of: what the rows depend on, by its name in words.
@@ -72,7 +75,7 @@ class Predictions:
     def finish(self) -> None:
         write = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_jsonl}[self.file.suffix]
         with replacing_file(self.file) as staging:
-            write(staging, map(without_digest, self.rows()))
+            write(staging, map(as_written, self.rows()))
         self.part.unlink()
 
 
@@ -95,8 +98,13 @@ def _read(line: bytes) -> dict[str, Any]:
         return {}
 
 
-def without_digest(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != DIGEST}
+def as_written(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in (DIGEST, SAMPLED)}
+
+
+def numbers_of(row: dict[str, Any]) -> np.ndarray:
+    """(K + C,) of a row with what is sampled."""
+    return np.frombuffer(base64.b64decode(row[SAMPLED]), dtype=np.float32)
 
 
 def _write_csv(place: Path, rows: Iterator[dict[str, Any]]) -> None:

@@ -42,6 +42,10 @@ class LabelArguments(ExchangeOptions, Checked):
         "accuracy), none (images of no class), or disagreements (images that annotators label differently).",
     )
     n: Count = option(100, "Number of images; for gold, the size of the whole sample.")
+    run: str | None = option(
+        None,
+        "Folder of g4i fit or a release, to measure on new images: they have its classes, and nothing learns them.",
+    )
     by: str = option("person", "Your name, where several people label.")
     list: bool = option(False, "Print file_name, suggestion and probability of each, and open no page.")
     no_browser: bool = option(False, "Print the address of the page without opening a browser.")
@@ -61,6 +65,8 @@ class LabelArguments(ExchangeOptions, Checked):
         if not self.export_file and (self.format or self.suggest):
             given = "format" if self.format else "suggest"
             raise ValueError(f"{given} is about a file to write: give it with --export.")
+        if self.run and self.pick != "gold":
+            raise ValueError(f"run is {self.run!r}, to measure it on new images: give --pick gold, or leave run out.")
         if not self.by.strip():
             raise ValueError("by is empty: give a name, or leave it out.")
         if self.export_file:

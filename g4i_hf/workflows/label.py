@@ -18,6 +18,7 @@ from ..fitting.evidence import FitImages
 from ..label_model import LabelModel
 from ..label_model.picks import ROUND, pick_gold, pick_next, pick_none, pick_wrong
 from ..label_model.views import NEEDS, rows_with_a_view
+from ..names import OPTIONS_FILE, config_of, run_of
 from ..options import DataArguments, FitArguments, LabelArguments, names_of
 from ..output import say
 from ..pages import page
@@ -42,6 +43,8 @@ class Labelling:
     def __init__(self, args: LabelArguments, data: DataArguments, say: Callable[[str], object] = say):
         self.args, self.data, self.say = args, data, say
         shared = {name: value for name, value in vars(args).items() if name in names_of(FitArguments)}
+        if args.run:
+            data.class_names_file = str(config_of(args.run))
         self.fit_images = FitImages(FitArguments(**shared), data, say)
         self.root = images_root(data)
         self.file = labels_file_of(data, self.fit_images.folder)
@@ -59,7 +62,8 @@ class Labelling:
         self.images, self.views = images.training, images.known_views()
         self.classes = [images.id2label[label] for label in sorted(images.id2label)]
         self.names, (self.digests, self.contents) = file_names(self.images, self.root), order_of(self.images)
-        self.groups, self.most_gold = images.scenes.numbers["train"], images.scenes.most_gold()
+        self.groups = images.scenes.numbers["train"]
+        self.most_gold = len(self.groups) if self.args.run else images.scenes.most_gold()  # else they would teach
         self.given, self.before = np.maximum(labels_of(self.images), -1), reviews_of(self.images)
         self.words, self.class_file = dict(words_of(images.id2label)), read_classes(self.data)
         self._take_own()
@@ -117,9 +121,14 @@ class Labelling:
 
     @property
     def following(self) -> str:
+        if self.args.run:
+            what = ["--dataset_name", self.data.dataset_name, "--splits", "gold", "--class_names_file"]
+            command = shlex.join(["g4i", "evaluate", self.args.run, *what, str(config_of(self.args.run))])
+            is_run = (run_of(self.args.run) / OPTIONS_FILE).is_file()
+            return f"Measure with them: {command}" if is_run else "Compare them with what g4i predict says."
         options = ["-o", self.args.output_dir] if self.args.output_dir else []
         options += ["--group_by", self.data.group_by] if self.data.group_by else []
-        return shlex.join(["g4i", "fit", self.data.dataset_name, *options])
+        return f"Learn from them: {shlex.join(['g4i', 'fit', self.data.dataset_name, *options])}"
 
     def nothing(self) -> str:
         """Why the list of images is empty."""

@@ -163,5 +163,5 @@ def serve(
             server.serve_forever()
     number = int(labelling.answered.sum())
     saved = {0: "No image was answered.", 1: f"1 answer is in {labelling.file}."}
-    following = f" Learn from them: {labelling.following}" if number else ""
+    following = f" {labelling.following}" if number else ""
     say(saved.get(number, f"{number:,} answers are in {labelling.file}.") + following)

@@ -107,6 +107,12 @@ MISTAKES = {
     "labels in an unknown format": ("label", {"export": "labels.json"}, ("cvat or fiftyone with --format",)),
     "format of no file": ("label", {"format": "cvat"}, ("format is about a file to write", "--export")),
     "labels of nobody": ("label", {"by": " "}, ("by is empty",)),
+    "a run for other images": ("label", {"run": "{bare}", "pick": "next"}, ("to measure it on new", "--pick gold")),
+    "no run": (
+        "label",
+        {"dataset_name": "{bare}", "run": "{bare}", "pick": "gold"},
+        ("holds no config.json", "a folder of g4i fit"),
+    ),
     "answers into a folder": ("label", {"dataset_name": "{bare}", "labels_file": "{texts}"}, ("--labels_file",)),
     # --- Folders
     "run of other options": ("train", TRAIN | {"output_dir": "{aligned}"}, ("{aligned} holds a run", "--overwrite")),
