@@ -93,7 +93,7 @@ class LabelModel:
             can be held out.
         typical_: (N,) False for a labelled row that tells nothing of unlabelled ones, see `typical_rows` in twins.py.
         none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones; `none_share_`
-            of the unlabelled rows and its 95% interval, or None, see `none_of_these` in none_of_these.py.
+            of the unlabelled rows and its 95% interval; None where unknown, see `none_of_these` in none_of_these.py.
         explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that were not
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
@@ -152,7 +152,7 @@ class LabelModel:
         self.typical_ = rows.in_order_of_caller(typical)
         self.none_, self.none_share_ = np.zeros(len(labels), dtype=np.float16), None
         judged = rows.judged[typical[rows.judged]]
-        if len(judged) >= priors.MIN_HELD_OUT and (rows.labels < 0).any():
+        if len(judged) >= priors.MIN_HELD_OUT and (rows.labels < 0).any() and self.accuracy_:
             how = how_explained(self._of_views, values, rows, judged)
             self.none_[rows.order[rows.labels < 0]], self.none_share_ = none_of_these(*how, self.seed)
         return self
