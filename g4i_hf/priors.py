@@ -48,7 +48,7 @@ SUREST_ROWS = 1 / 4  # of the rows of a class, those of which a view is surest, 
 MIN_ANCHORS = 100  # rows that estimate the share of wrong labels (judgement)
 MIN_SHARE_OF_ANCHORS = 2 / 3  # contradictions among anchors, relative to those among all rows (judgement)
 # Probability that a labelled row is surer than another one of its class: from there on, a view has learned the labels
-MIN_AREA_OF_LEARNED = 0.7  # 0.7 to 1 where it has, at most 0.69 where 40% are of no class (judgement by photographs)
+MIN_AREA_OF_LEARNED = 0.75  # 0.75 to 1 where it has, at most 0.69 where 40% are of no class (judgement by photographs)
 MIN_DEVIATIONS_OF_LEARNED = 4.0  # of that from a half, in standard deviations (judgement)
 
 # --- Images of no class, and images to label -------------------------------------------------------------------------

@@ -584,13 +584,3 @@ def test_texts_that_tell_no_class_are_left_out_where_labels_can_be_held_out(kind
     assert report["caption"].get("left_out", False) == (kind == "file names") and report["image"]["weight"] > 0.5
     alone = LabelModel(CLASSES).fit({"caption": views["caption"]}, some_labels(data.truth, 8))
     assert not alone.report_["caption"].get("left_out")
-
-
-def test_features_that_have_learned_the_labels_in_part_are_found():
-    """A labelled image is surer than another one with probability 0.715; with 40% of no class that is at most 0.69."""
-    generator, truth = np.random.default_rng(1), np.arange(600) % 4
-    labels = np.where(np.arange(600) < 120, truth, -1)
-    features = 1.2 * np.eye(8)[truth] + generator.normal(size=(600, 8))
-    features[:120] += 1.1 * np.eye(8)[truth[:120]]
-    model = LabelModel(4).fit({"image": View(features.astype(np.float32))}, labels)
-    assert model.report_["image"]["knows_labels"] and model.accuracy_ is None
