@@ -33,7 +33,7 @@ from g4i_hf import LabelModel, View, priors
 from g4i_hf.evaluation.estimate import Judgement
 from g4i_hf.fitting.decide import decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
-from g4i_hf.fitting.judge import judge_in_training, judged_heads, on_these_images
+from g4i_hf.fitting.judge import Judge, judge_in_training, judged_heads, on_these_images
 from g4i_hf.fitting.targets import Targets
 from g4i_hf.names import LABELS_ONLY, WITH_VIEWS
 
@@ -55,10 +55,11 @@ class Drawn:
     """A reduced set: rows, their truth, from 0 to `CLASSES` or fewer, and other images to look at."""
 
     scenes: np.ndarray | None = None  # (N,) of which each row is a frame; None: each is alone
+    most_classes = CLASSES
 
     def __init__(self, photos: Photos, seed: int, number_of_rows: int = ROWS):
         generator = np.random.default_rng(seed)
-        self.classes = generator.permutation(photos.num_labels)[:CLASSES]
+        self.classes = generator.permutation(photos.num_labels)[: self.most_classes]
         number = np.full(photos.num_labels, -1)
         number[self.classes] = np.arange(len(self.classes))
         every = np.flatnonzero(number[photos.truth] >= 0)
@@ -89,11 +90,13 @@ class Drawn:
 
     def scores_learned_from(self, labels: np.ndarray) -> np.ndarray:
         """(N, C) of a regression on the labelled images, which it has memorised."""
-        known = labels >= 0
-        model = LogisticRegression(C=100, max_iter=1000).fit(self.features[known], labels[known])
+        model = memorised(self.features, labels)
         scores = np.zeros((len(labels), len(self.classes)), dtype=np.float32)
         scores[:, model.classes_] = model.predict_proba(self.features)
         return scores
+
+    def judge(self, targets: Targets) -> Judge:
+        return judge_in_training(targets, self.features)
 
     def labels(self, each: int | str, wrong: float, seed: int) -> np.ndarray:
         """(N,) labels, -1 without one."""
@@ -119,6 +122,10 @@ class Drawn:
         if kind == "of unlabelled images":
             embeds[labels >= 0] = np.nan
         return embeds
+
+
+def memorised(features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    return LogisticRegression(C=100, max_iter=1000).fit(features[labels >= 0], labels[labels >= 0])
 
 
 # --- Bursts, with their groups: the truth is that on new scenes, and on unlabelled frames --------------------------
@@ -193,7 +200,7 @@ def measured(drawn: Drawn, each: int | str, wrong: float, kind: str, seed: int, 
 
 
 def _of_fit(drawn: Drawn, targets: Targets) -> dict:
-    judge = judge_in_training(targets, drawn.features)
+    judge = drawn.judge(targets)
     heads = judged_heads(targets, drawn.features, judge)
     judgement = judge.judgement()
     predicted = {name: logits.argmax(1) for name, logits in judge.logits.items()}
@@ -206,8 +213,11 @@ def _of_fit(drawn: Drawn, targets: Targets) -> dict:
     }
     found = {name: _row(each and each.share, each and each.interval, truth[name]) for name, each in said.items()}
     found |= of_bursts(drawn, targets, heads, judgement, others) if drawn.scenes is not None else {}
-    rows = np.arange(len(judge.rows))
+    rows, unlabelled = np.arange(len(judge.rows)), targets.evidence.labels < 0
+    pool = {name: (head.logits(drawn.features).argmax(1) == drawn.truth)[unlabelled] for name, head in heads.items()}
     return found | {
+        "judges": len(rows),
+        "on_pool": {name: float(right.mean()) for name, right in pool.items() if len(right)},
         "verdict": judgement.verdict,
         "on_others": others,
         "regret": max(others.values()) - others[decide(judgement.verdict).released],

@@ -99,8 +99,8 @@ def left_out_in_words(views: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if line.get("knows_labels")
     ]
     return know + [
-        f"The view {name} is left out: it agrees with labels and other views no more than by chance. Check that it "
-        "belongs to these images."
+        f"The view {name} tells nothing about the classes: left out, as it agrees with labels and other views no more "
+        "than by chance. Check that it belongs to these images."
         for name, line in views.items()
         if line.get("left_out") and not line.get("knows_labels")
     ]

@@ -182,7 +182,7 @@ def test_a_captioner_is_asked_about_training_images(fitted, tmp_path, serve, cap
     answers = [row["answer"] for row in caption_doors.rows_of(out / "answers")]
     assert len(answers) == 24 and set(answers) <= {*CLASSES, None}
     # The captions say which folder the result belongs to
-    assert fit(out / "captions", dry_run=True, student=str(found.classifier)) is None
+    assert fitted(out / "captions", dry_run=True) is None
     assert not (tmp_path / "runs").exists()
     shutil.copy(next((pictures / "test").rglob("*.png")), next((pictures / "train").iterdir()) / "new.png")
     with pytest.raises(ValueError, match="1 of 25 images have no row there.* g4i fit --captioner"):

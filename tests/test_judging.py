@@ -368,6 +368,21 @@ def test_labels_with_captions_do_not_stand_for_images_without(blobs):
         assert right[name] < 0.8 and estimate.interval[0] <= right[name] <= estimate.interval[1], (name, estimate)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_student_that_has_learned_the_labels_is_not_judged_by_them(blobs, alone):
+    """Nor are images without a label taken for images of no class, as it is less sure of them."""
+    features, labels = blobs
+    given = np.where(np.arange(300) < 60, labels, -1)
+    generator = np.random.default_rng(5)
+    learned = np.where(given[:, None] >= 0, 9 * np.eye(3)[labels], generator.normal(size=(300, 3)))
+    captions = (np.eye(3)[labels] + generator.normal(0, 0.5, (300, 3))).astype(np.float32)
+    learned = learned.astype(np.float32)
+    targets, judge = targets_of(learned, given, learned if alone else captions, np.arange(300))
+    judged_heads(targets, learned, judge)
+    assert not judge.judgement().accuracies and targets.evidence.student_has_learned
+    assert len(judge.rows) >= 100
+
+
 def test_labels_of_almost_the_same_images_tell_nothing_of_others():
     """Frames of three clips of a class have labels, and others show other scenes: none of them is of no class."""
     generator, scenes = np.random.default_rng(0), np.repeat(np.arange(60), 6)

@@ -230,7 +230,10 @@ def test_one_label_a_class_tells_whom_to_believe_where_views_have_nothing_in_com
     assert right[1] > right[0] - 0.003, right
     model = LabelModel(CLASSES).fit(of_others, one)
     assert model.report_["caption"]["left_out"] and taught_by(model.report_) == []
-    assert "The view caption is left out: " in estimates_in_words(estimates_of(model), one)[-1]
+    assert (
+        "The view caption tells nothing about the classes: left out"
+        in estimates_in_words(estimates_of(model), one)[-1]
+    )
     model.save(tmp_path)
     assert np.array_equal(LabelModel.load(tmp_path).predict(of_others), model.predict(features))
     answers = {"answer": View.answers(np.where(np.arange(800) % 4, data.truth, 0), CLASSES)}
@@ -580,3 +583,16 @@ def test_view_that_has_learned_the_labels_does_not_judge(alone):
     assert model.class_shares_ is None or not alone
     assert "image" in model.report_ or alone
     assert not model.report_.get("image", {}).get("knows_labels")
+
+
+@pytest.mark.parametrize("kind", ["file names", "weak"])
+def test_texts_that_tell_no_class_are_left_out_where_labels_can_be_held_out(kind):
+    """Also with names of classes; texts that tell little are not: image features confirm them."""
+    data = clusters(800, spread=1.0, seed=3)
+    texts = np.random.default_rng(4).normal(size=data.x.shape).astype(np.float32)
+    texts += 0.6 * data.x * (kind == "weak")
+    views = views_of(texts, data.x, means_of(data))
+    report = LabelModel(CLASSES).fit(views, some_labels(data.truth, 8)).report_
+    assert report["caption"].get("left_out", False) == (kind == "file names") and report["image"]["weight"] > 0.5
+    alone = LabelModel(CLASSES).fit({"caption": views["caption"]}, some_labels(data.truth, 8))
+    assert not alone.report_["caption"].get("left_out")

@@ -355,6 +355,11 @@ class Evidence:
         return self.model.num_labels
 
     @property
+    def student_has_learned(self) -> bool:
+        """Whether the features of the student show that it was trained on these labels: then these judge no layer."""
+        return self.model.report_.get(IMAGE, {}).get("knows_labels", False)
+
+    @property
     def unreviewed(self) -> np.ndarray:
         """(N,) labels that no person has reviewed, -1 for others."""
         return np.where(self.is_certain, -1, self.labels)

@@ -163,7 +163,7 @@ class Unlabelled(Judge):
         is_typical = targets.evidence.model.typical_[labelled]
         # Otherwise labels of almost the same images have calibrated the probabilities to look too good
         is_checked = is_typical.all() or is_typical.sum() >= priors.MIN_JUDGES
-        is_checked &= targets.evidence.model.accuracy_ is not None
+        is_checked &= targets.evidence.model.accuracy_ is not None and not targets.evidence.student_has_learned
         super().__init__(
             rows,
             features[rows],
@@ -246,6 +246,7 @@ class CrossValidation(Judge):
         # Of few scenes with several labels each, a fold leaves a class too few to learn from
         scenes = len(np.unique(evidence.groups[rows]))
         self.is_checked = scenes >= priors.MIN_JUDGES or len(rows) < 2 * scenes
+        self.is_checked &= not evidence.student_has_learned
         self.targets, self.all_features = targets, features
 
     def predict(self, heads: dict[str, Head]) -> None:
@@ -291,7 +292,7 @@ def on_these_images(
     """
     evidence = targets.evidence
     is_labelled = evidence.labels >= 0
-    if len(np.unique(evidence.groups)) == len(np.unique(evidence.images)):
+    if len(np.unique(evidence.groups)) == len(np.unique(evidence.images)) or evidence.student_has_learned:
         return None
     is_seen = np.isin(evidence.groups, evidence.groups[is_labelled])[~is_labelled]
     share = float(is_seen.mean()) if len(is_seen) else 1.0

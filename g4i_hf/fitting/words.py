@@ -147,6 +147,11 @@ def verdict_in_words(result: FitResult) -> str:
                 f"Its accuracy on new scenes is unknown: {result.judged_groups or 0:,} scenes have labels that can be "
                 f"held out, and it takes {priors.MIN_JUDGES}. Label images of other scenes."
             )
+        if any(line.get("knows_labels") for line in result.views.values()):
+            return (
+                "Its accuracy is unknown: what would judge it has learned these labels. Name the network that the "
+                "student started from, or leave out the view."
+            )
         if any(line["interval"] for line in result.views.values()):
             return (
                 "Its accuracy is unknown: most labelled images are almost the same as others, as frames of a scene "

@@ -1,4 +1,4 @@
-"""Views that have learned these very labels, such as scores of a model that was trained on them."""
+"""Views that held-out labels speak against: those that have learned these labels, and those that tell no class."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .. import priors
+from .agreement import by_chance
 from .none_of_these import explained
 from .view_model import ViewModel
 from .views import FOLDS, Rows, Values
@@ -33,6 +34,33 @@ def views_that_know(models: Sequence[ViewModel], values: dict[str, Values], rows
         area, deviations = _surer(*(explained(each) for each in logits), *(each.argmax(1) for each in logits))
         if area > priors.MIN_AREA_OF_LEARNED and deviations > priors.MIN_DEVIATIONS_OF_LEARNED:
             names.append(model.name)
+    return names
+
+
+def views_by_chance(models: Sequence[ViewModel], values: dict[str, Values], rows: Rows) -> list[str]:
+    """
+    Names of views, such as captions that are file names, whose predictions equal held-out labels, and on unlabelled
+    rows the predictions of other views, no more often than by chance. Views that self-train are not among them.
+    """
+    number, judged, unlabelled = models[0].num_labels, rows.judged, rows.unlabelled[:MOST_COMPARED]
+    in_judged, in_unlabelled = (
+        {model.name: model.logits(values, places, rows.folds).argmax(1) for model in models}
+        for places in (judged, unlabelled)
+    )
+
+    def agree(first: np.ndarray, second: np.ndarray, both: np.ndarray, alpha: float) -> bool:
+        return bool(both.any()) and by_chance(first[both], second[both], number) < alpha
+
+    names = []
+    for name, predicted in in_unlabelled.items():
+        view, has = values[name], values[name].has[judged]
+        if view.self_trains or has.sum() < priors.MIN_HELD_OUT:
+            continue
+        tells = agree(in_judged[name], rows.labels[judged], has, priors.ALPHA_OF_NAMES)
+        for other, of_other in in_unlabelled.items():
+            both = (view.has & values[other].has & (view.source != values[other].source))[unlabelled]
+            tells = tells or agree(predicted, of_other, both, priors.ALPHA_IN_COMMON)
+        names += [] if tells else [name]
     return names
 
 

@@ -24,7 +24,7 @@ from .agreement import (
 )
 from .calibration import Calibration, inverse_temperature
 from .fit_view import MOST_COMPARED, fit_view
-from .learned_labels import views_that_know
+from .learned_labels import views_by_chance, views_that_know
 from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, how_explained, none_of_these
 from .saved import load, save
@@ -93,15 +93,14 @@ class LabelModel:
             can be held out.
         typical_: (N,) False for a labelled row that tells nothing of unlabelled ones, see `typical_rows` in twins.py.
         none_: (N,) float16 probability that no class explains an unlabelled row, 0 for labelled ones; `none_share_`
-            of the unlabelled rows and its 95% interval, or None, see `none_of_these` in none_of_these.py.
+            of the unlabelled rows and its 95% interval; None where unknown, see `none_of_these` in none_of_these.py.
         explained_: (N,) float32, how well the classes explain a row in comparison with others, by models that were not
             fitted on its label: an order where `none_` is the same.
         report_: by name of a view its `accuracy` alone with an `interval`, None where they are unknown; its `weight`,
             the share of the scaled logits' margins that is its own; and the number of `rows` with a value. A view
-            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. Where a label can
-            be held out, a view that has learned these labels `knows_labels` and is `left_out`; where all have, no
-            accuracy is known. Where none can, a view that labels and other views contradict is `left_out`, and
-            accuracies are `unclear` where views agree too rarely.
+            that equals an earlier one counts once: it has no weight, and `copy_of` names the other. A view that has
+            learned these labels `knows_labels`; where all have, no accuracy is known. It is `left_out`, as is one that
+            agrees with the rest by chance. Without held-out labels, accuracies may be `unclear`: views agree rarely.
         calibration_: see [`~g4i_hf.label_model.calibration.Calibration`].
     """
 
@@ -153,7 +152,7 @@ class LabelModel:
         self.typical_ = rows.in_order_of_caller(typical)
         self.none_, self.none_share_ = np.zeros(len(labels), dtype=np.float16), None
         judged = rows.judged[typical[rows.judged]]
-        if len(judged) >= priors.MIN_HELD_OUT and (rows.labels < 0).any():
+        if len(judged) >= priors.MIN_HELD_OUT and (rows.labels < 0).any() and self.accuracy_:
             how = how_explained(self._of_views, values, rows, judged)
             self.none_[rows.order[rows.labels < 0]], self.none_share_ = none_of_these(*how, self.seed)
         return self
@@ -239,8 +238,9 @@ class LabelModel:
             for name, view_values in values.items()
         }
         know = views_that_know(self._of_views, values, rows)
-        if 0 < len(know) < len(known):
-            self._fit_without(know, values, rows, knows_labels=True)
+        left_out = know or views_by_chance(self._of_views, values, rows)
+        if 0 < len(left_out) < len(known):
+            self._fit_without(left_out, values, rows, knows_labels=bool(know))
             return
         unlabelled, learners = len(rows.unlabelled) > 0, tuple(name for name in values if values[name].self_trains)
         sources = {values[name].source for name in (*known, *learners)}

@@ -6,14 +6,14 @@ import numpy as np
 import timm
 import torch
 from datasets import Dataset
-from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoImageProcessor, TimmWrapperConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoImageProcessor, TimmWrapperConfig
+from transformers.utils import cached_file
 
 from .. import columns
 from ..data.classes import terms_of, texts_of
 from ..data.images import open_image
-from ..data.record import RECORD_FILE
 from ..embedding.encoders import encoder_identity, load_encoder, load_tower, model_type_of
-from ..hub.push import MANIFEST
+from ..modeling.configuration_aligned import AlignedImageClassificationConfig
 from ..modeling.packaged import DEFAULT_STUDENT, available_student
 from ..modeling.processing import EvalTransform, image_size_of
 from ..modeling.student import student_config_from
@@ -21,19 +21,34 @@ from ..names import folder_digest, folder_or_id, loading
 from ..options import AugmentationArguments, EncoderArguments, StudentArguments
 from ..training.features import FEATURES, ImageEncoder, encoder_digest, image_features
 from ..training.prepare import build_student, check_student
-from ..training.run_folder import LINEAGE_FILE
 from .kinds import STUDENT_VIEW
 from .stages import Inputs, Maker, NewView
 
 SMALLEST, ENLARGED = 128, 4  # pixels, and times: pretrained students see more in small images that are enlarged
 SAMPLE = 200  # images that decide the size
+MARKS = {"config.json": AlignedImageClassificationConfig.model_type, "README.md": "\n- g4i_hf\n"}  # of runs and cards
 
 
 def student_named(name: str | None, pretrained: bool = True) -> StudentArguments:
-    """The one that the user names, or a small pretrained one."""
+    """The one that the user names, or a small pretrained one. A ValueError for one that may have learned labels."""
     student = StudentArguments(student=available_student(name or DEFAULT_STUDENT), pretrained=pretrained)
     check_student(student)
+    if _is_of_ours(student.student):
+        raise ValueError(
+            f"{name} is a student of g4i_hf, which may have been trained on these labels: then nothing can judge by "
+            "it. Name the network that it started from."
+        )
     return student
+
+
+def _is_of_ours(name: str) -> bool:
+    if timm.is_model(name) or name in CONFIG_MAPPING:
+        return False
+    may_be_missing = [
+        f"_raise_exceptions_for_{what}" for what in ("missing_entries", "connection_errors", "gated_repo")
+    ]
+    paths = {file: cached_file(name, file, **dict.fromkeys(may_be_missing, False)) for file in MARKS}
+    return any(path and MARKS[file] in Path(path).read_text("utf-8", "replace") for file, path in paths.items())
 
 
 def image_size_for(student: str, images: Dataset) -> tuple[int | None, str]:
@@ -63,11 +78,6 @@ class Encoders(Maker):
     def check(self) -> bool:
         if self.view == STUDENT_VIEW:
             return False
-        if any((Path(self.what) / file).is_file() for file in (MANIFEST, RECORD_FILE, LINEAGE_FILE)):
-            raise ValueError(
-                f"View {self.view!r} (views) is a student of g4i_hf, which may have been trained on these labels: "
-                "then nothing can judge by it. Name the network that it started from."
-            )
         try:
             student = student_named(self.what).student
             config = None if is_image_text(student) else student_config_from(student)

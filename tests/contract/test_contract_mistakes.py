@@ -13,7 +13,7 @@ from PIL import Image
 from released_runs import a_run
 from transformers import BertConfig
 
-from g4i_hf import load_images
+from g4i_hf import load_images, release_student
 from g4i_hf.data.stage import write_stage
 from g4i_hf.running import main
 
@@ -61,6 +61,13 @@ MISTAKES = {
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": ("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
     "its size": ("train", TRAIN | {"student": "vit", "student_args": '{"hiden_size": 8}'}, ("'hidden_size'",)),
+    "student of a run": ("fit", FIT | {"student": "{aligned}"}, ("{aligned} is a student of g4i_hf", "Name the net")),
+    "student of a release": (
+        "check",
+        {"dataset_name": "{bare}", "student": "{released}"},
+        ("{released} is a student of g4i_hf", "started from"),
+    ),
+    "view of a release": ("fit", FIT | {"views": "image:{released}"}, ("(views): ", "is a student of g4i_hf")),
     "no text encoder": ("embed", {"embeddings_dir": "{out}"}, ("--text_encoder",)),
     "no captioner": ("caption", CAPTION, ("--captioner_model", "--base_url")),
     "captioner that is not there": ("caption", CAPTION | {"captioner_model": "me/none"}, ("me/none",)),
@@ -160,6 +167,7 @@ def places(tmp_path_factory, pictures) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("places")
     found = {name: root / name for name in ("gone", "texts", "captions")}
     found |= {"pictures": pictures, "aligned": a_run(root / "aligned", dataset_name=str(pictures))}
+    found["released"] = release_student(found["aligned"], root / "released", aligned=False)
     captions = {name: rows.select_columns(["image_id", "caption"]) for name, rows in load_images(pictures).items()}
     about = {"stage": "captioning", "source": str(pictures), "captioner": {"captioner": "column"}}
     write_stage(found["captions"], captions, about)
