@@ -23,6 +23,7 @@ from g4i_hf.hub.push import check_publishable
 from g4i_hf.inference.classifier import open_classifier
 from g4i_hf.inference.images import images_of
 from g4i_hf.modeling.none_of_these import NoneOfThese
+from g4i_hf.modeling.student import classifier_layers
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # which take seconds to import
     pytest.skip("needs the extra onnx", allow_module_level=True)
@@ -59,15 +60,21 @@ def test_from_pixels_to_a_decision_as_pytorch(name, tmp_path, capsys):
         )
         with torch.no_grad():
             expected = student(pixels).logits
+            last = classifier_layers(student)[0]
         scale = max(1.0, expected.abs().max().item())
         for session, tolerance in ((full, 1e-4), (half, 2e-2)):
-            logits, probabilities, decision = session.run(None, {"images": images})
+            logits, probabilities, features, decision = session.run(None, {"images": images})
             np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * scale)
             np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1), atol=1e-6)
+            with torch.no_grad():
+                by_features = last(torch.from_numpy(features))
+            if name != "timm-deit-two-heads":  # whose logits are the mean of both
+                np.testing.assert_allclose(by_features, expected, rtol=0, atol=tolerance * scale)
             assert decision.tolist() == [int(each.max() < np.float32(0.21)) for each in probabilities]
-    given, logits, probabilities, decision = full.get_inputs() + full.get_outputs()
+    given, logits, probabilities, features, decision = full.get_inputs() + full.get_outputs()
     assert (given.name, given.shape, given.type) == ("images", ["batch", 48, 48, 3], "tensor(uint8)")
     assert [each.shape for each in (logits, probabilities, decision)] == [["batch", 5], ["batch", 5], ["batch"]]
+    assert features.shape == ["batch", last.in_features]
     known = {name: json.loads(text) for name, text in full.get_modelmeta().custom_metadata_map.items()}
     assert known["class_names"] == list(ID2LABEL.values()) and known["image_size"] == 48
     assert known["resize"] == {"shorter_side": 48} and known["resampling"] == "bicubic"
@@ -169,7 +176,7 @@ def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(t
     if find_spec("openvino"):  # which no extra installs
         page["images"] = np.stack([np.asarray(make.noise(seed, 48)) for seed in range(4)])
         exec(of_page("openvino"), page)
-        _, probabilities, decision = page["session"].run(None, {"images": page["images"]})
+        _, probabilities, _, decision = page["session"].run(None, {"images": page["images"]})
         np.testing.assert_allclose(page["answers"]["probabilities"], probabilities, atol=1e-4)
         assert page["answers"]["decision"].tolist() == decision.tolist()
     subprocess.run(["bash", "-euc", of_page("repository")], check=True)
@@ -182,6 +189,7 @@ def test_the_page_on_serving_decides_as_predict_and_its_triton_names_the_graph(t
         for name, kind, dims in re.findall(r'name: "(\w+)", data_type: TYPE_(\w+), dims: \[(.*?)\]', of_page("triton"))
     }
     found = {each.name: (each.type, each.shape[1:]) for each in session.get_inputs() + session.get_outputs()[1:]}
+    del found["features"]
     sizes = {224: 48, 10: len(ID2LABEL)}
     wanted = {name: (kind, [sizes.get(size, size) for size in dims]) for name, (kind, dims) in wanted.items()}
     assert wanted == found | {"decision": ("tensor(int64)", [1])} and found["decision"][1] == []  # which it reshapes
@@ -208,7 +216,7 @@ def test_files_are_judged_on_the_images_that_judge_the_run(tmp_path):
         assert each["megabytes"] == pytest.approx(file.stat().st_size / 1e6, abs=0.01)
     card = (release / "README.md").read_text()
     assert "20 images of `validation` judged these files." in card and "no output `decision`" in card
-    assert len(sessions(release)[0].get_outputs()) == 2
+    assert len(sessions(release)[0].get_outputs()) == 3
 
 
 def with_pictures(folder: Path) -> dict:
@@ -225,7 +233,7 @@ def test_int8_is_offered_where_it_answers_as_pytorch(tmp_path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(release / "onnx" / "model_int8.onnx")
-    logits, _ = session.run(None, {"images": np.stack([np.asarray(make.noise(seed, 48)) for seed in range(3)])})
+    logits, *_ = session.run(None, {"images": np.stack([np.asarray(make.noise(seed, 48)) for seed in range(3)])})
     assert logits.shape == (3, 5) and "class_names" in session.get_modelmeta().custom_metadata_map
     weights = onnx.load(release / "onnx" / "model_int8.onnx").graph.initializer
     assert onnx.TensorProto.INT8 in {each.data_type for each in weights}

@@ -2,9 +2,9 @@
 A student as one ONNX graph, from pixels to a decision.
 
 The input `images` is (batch, size, size, 3), uint8: RGB images that are resized and cropped. The outputs are `logits`
-and `probabilities` (batch, num_labels), float32. Where a threshold or a score of none of the classes is known, there
-is `decision` (batch), int64: 0 for answer, 1 for ask, 2 for none. The metadata of the file has all else that a caller
-needs, see [`metadata_of`].
+and `probabilities` (batch, num_labels), and `features` (batch, width), which the last layer takes, all float32. Where
+a threshold or a score of none of the classes is known, there is `decision` (batch), int64: 0 for answer, 1 for ask, 2
+for none. The metadata of the file has all else that a caller needs, see [`metadata_of`].
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import INTERPOLATIONS, EvalTransform, ImageSettings
-from ..modeling.student import classifier_layers
+from ..modeling.student import classifier_layers, feature_size
 from ..names import ANSWER, ASK, NONE, USUAL_PRECISION, require
 
 DECISIONS = (ANSWER, ASK, NONE)
@@ -140,7 +140,7 @@ def _deciding(student: PreTrainedModel, threshold: float | None, none_of_these: 
     def deciding(*args: Any, **named: Any) -> dict[str, torch.Tensor]:
         logits = forward(*args, **named).logits
         probabilities = logits.softmax(-1)
-        outputs = {"logits": logits, "probabilities": probabilities}
+        outputs = {"logits": logits, "probabilities": probabilities, "features": features[-1].flatten(1)}
         if threshold is not None or none_of_these is not None:
             decision = (probabilities.amax(-1) < (threshold or 0)).long()
             if none_of_these is not None:
@@ -175,7 +175,8 @@ def _exported(student: PreTrainedModel, image_size: int) -> Any:
     for value in (value for node in model.graph for value in node.outputs):
         value.shape = None  # the tracer names the size of the batch otherwise
     for value in model.graph.outputs:
-        value.shape = ir.Shape([BATCH] if value.name == "decision" else [BATCH, student.config.num_labels])
+        widths = {"decision": [], "features": [feature_size(student)]}
+        value.shape = ir.Shape([BATCH, *widths.get(value.name, [student.config.num_labels])])
     return model
 
 

@@ -34,7 +34,7 @@ from ..names import (
     why_missing,
 )
 from .fitted_on import FittedOn
-from .graph import CLOSE, Graph
+from .graph import CLOSE, Graph, Predicted
 from .images import decoded
 from .writing import DIGEST, SAMPLED
 
@@ -97,18 +97,19 @@ class Classifier:
         done = 0
         for batch in decoded(images, self.transform, batch_size):
             pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
-            best: Iterator[tuple[list[float], list[int], bool, np.ndarray]] = iter(())
+            best: Iterator[tuple[list[float], list[int], bool, np.ndarray | None]] = iter(())
             if pixels:
-                compares = self.fitted_on is not None and any(done + place in sampled for place in range(len(batch)))
-                stacked = torch.stack(pixels).to(device, memory_format=LAYOUT)
-                likeliest, *others = self._likeliest(stacked, top, compares)
-                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), *others, strict=True)
+                found = self._predicted(torch.stack(pixels).to(device, memory_format=LAYOUT))
+                likeliest, numbers = found.probabilities.topk(top), [None] * len(pixels)
+                if self.fitted_on is not None:
+                    numbers = np.concatenate([self.fitted_on.of(found.features), found.probabilities.cpu()], axis=1)
+                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), found.is_none, numbers, strict=True)
             for place, (name, (each, digest)) in enumerate(batch, done):
                 more = {}
                 if isinstance(each, torch.Tensor):
-                    shares, labels, is_none, numbers = next(best)
-                    if place in sampled and numbers.size:
-                        more = {SAMPLED: base64.b64encode(numbers.tobytes()).decode()}
+                    shares, labels, is_none, compared = next(best)
+                    if place in sampled and compared is not None:
+                        more = {SAMPLED: base64.b64encode(compared.tobytes()).decode()}
                     decision = NONE if is_none else ANSWER if threshold is None or shares[0] >= threshold else ASK
                     row = _row(name, [classes[label] for label in labels], shares, decision)
                 else:
@@ -117,40 +118,27 @@ class Classifier:
             done += len(batch)
 
     @torch.inference_mode()
-    def _likeliest(
-        self, pixels: torch.Tensor, top: int, compares: bool
-    ) -> tuple[torch.return_types.topk, list[bool], np.ndarray]:
-        """
-        The largest probabilities of each image, and whether it shows none of the classes. And float32 numbers
-        (n, K + C) to compare it by, if `compares`, else (n, 0): the graph has none.
-        """
-        if self.graph is not None and self.graph.is_checked and not compares:
-            probabilities, is_none = self.graph(pixels)
-            return probabilities.topk(top), is_none, np.zeros((len(pixels), 0), np.float32)
-        probabilities, is_none, numbers = self._by_network(pixels)
-        if self.graph is not None and not self.graph.is_checked:
-            others, are_none = self.graph(pixels)
-            self.graph.is_checked = bool((others - probabilities).abs().max() <= CLOSE) and is_none == are_none
-            if not self.graph.is_checked:
-                message = "%s predicts otherwise than the weights beside it, so it is left out. Release both again."
-                logger.warning(message, self.graph.file)
-                self.graph = None
-        return probabilities.topk(top), is_none, numbers
+    def _predicted(self, pixels: torch.Tensor) -> Predicted:
+        if self.graph is None:
+            return self._by_network(pixels)
+        if self.graph.is_checked:
+            return self.graph(pixels)
+        found, by_graph = self._by_network(pixels), self.graph(pixels)
+        distance = (by_graph.probabilities - found.probabilities).abs().max()
+        self.graph.is_checked = bool(distance <= CLOSE) and found.is_none == by_graph.is_none
+        if not self.graph.is_checked:
+            message = "%s predicts otherwise than the weights beside it, so it is left out. Release both again."
+            logger.warning(message, self.graph.file)
+            self.graph = None
+        return found
 
-    def _by_network(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[bool], np.ndarray]:
-        """(n, C) probabilities, whether each image shows none of the classes, and numbers to compare it by."""
-        is_none, numbers = [False] * len(pixels), np.zeros((len(pixels), 0), np.float32)
-        if self.none_of_these is None and self.fitted_on is None:
-            return self.model(pixels).logits.float().softmax(-1), is_none, numbers
+    def _by_network(self, pixels: torch.Tensor) -> Predicted:
         features: list[torch.Tensor] = []
         last = classifier_layers(self.model)[0]
         with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
             probabilities = self.model(pixels).logits.float().softmax(-1)
-        if self.none_of_these is not None:
-            is_none = self.none_of_these.finds(features[0])
-        if self.fitted_on is not None:
-            numbers = np.concatenate([self.fitted_on.of(features[0]), probabilities.cpu().numpy()], axis=1)
-        return probabilities, is_none, numbers
+        is_none = [False] * len(pixels) if self.none_of_these is None else self.none_of_these.finds(features[0])
+        return Predicted(probabilities, is_none, features[0])
 
 
 def _row(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import BaseImageProcessor
@@ -14,6 +14,12 @@ from ..names import NONE, loading
 from ..options.evaluation import ONNX
 
 CLOSE = 1e-4  # probabilities, to those of the network
+
+
+class Predicted(NamedTuple):
+    probabilities: torch.Tensor  # (n, C)
+    is_none: list[bool]  # whether each image shows none of the classes
+    features: torch.Tensor  # (n, D), which the last layer takes
 
 
 @dataclass
@@ -40,8 +46,8 @@ class Graph:
         is_same = all(known.get(name) == wanted[name] for name in ("class_names", "image_size", "decisions"))
         return cls(file, session, pixels) if is_same else None
 
-    def __call__(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
-        """(n, 3, H, W) -> (n, C) probabilities, and whether each image shows none of the classes."""
-        _, probabilities, *decision = self.session.run(None, {"images": self.pixels.images(pixel_values)})
+    def __call__(self, pixel_values: torch.Tensor) -> Predicted:
+        """Of (n, 3, H, W) pixel values."""
+        _, probabilities, features, *decision = self.session.run(None, {"images": self.pixels.images(pixel_values)})
         is_none = (decision[0] == DECISIONS.index(NONE)).tolist() if decision else [False] * len(probabilities)
-        return torch.from_numpy(probabilities), is_none
+        return Predicted(torch.from_numpy(probabilities), is_none, torch.from_numpy(features))
