@@ -99,11 +99,15 @@ class Classifier:
             pixels = [each for _, (each, _) in batch if isinstance(each, torch.Tensor)]
             best: Iterator[tuple[list[float], list[int], bool, np.ndarray | None]] = iter(())
             if pixels:
-                found = self._predicted(torch.stack(pixels).to(device, memory_format=LAYOUT))
-                likeliest, numbers = found.probabilities.topk(top), [None] * len(pixels)
+                predicted = self._predicted(torch.stack(pixels).to(device, memory_format=LAYOUT))
+                likeliest, numbers = predicted.probabilities.topk(top), [None] * len(pixels)
                 if self.fitted_on is not None:
-                    numbers = np.concatenate([self.fitted_on.of(found.features), found.probabilities.cpu()], axis=1)
-                best = zip(likeliest.values.tolist(), likeliest.indices.tolist(), found.is_none, numbers, strict=True)
+                    numbers = np.concatenate(
+                        [self.fitted_on.of(predicted.features), predicted.probabilities.cpu()], axis=1
+                    )
+                best = zip(
+                    likeliest.values.tolist(), likeliest.indices.tolist(), predicted.is_none, numbers, strict=True
+                )
             for place, (name, (each, digest)) in enumerate(batch, done):
                 more = {}
                 if isinstance(each, torch.Tensor):
@@ -123,14 +127,14 @@ class Classifier:
             return self._by_network(pixels)
         if self.graph.is_checked:
             return self.graph(pixels)
-        found, by_graph = self._by_network(pixels), self.graph(pixels)
-        distance = (by_graph.probabilities - found.probabilities).abs().max()
-        self.graph.is_checked = bool(distance <= CLOSE) and found.is_none == by_graph.is_none
+        by_network, by_graph = self._by_network(pixels), self.graph(pixels)
+        distance = (by_graph.probabilities - by_network.probabilities).abs().max()
+        self.graph.is_checked = bool(distance <= CLOSE) and by_network.is_none == by_graph.is_none
         if not self.graph.is_checked:
             message = "%s predicts otherwise than the weights beside it, so it is left out. Release both again."
             logger.warning(message, self.graph.file)
             self.graph = None
-        return found
+        return by_network
 
     def _by_network(self, pixels: torch.Tensor) -> Predicted:
         features: list[torch.Tensor] = []
