@@ -28,7 +28,7 @@ from .learned_labels import views_by_chance, views_that_know
 from .likelihood import PriorOfTemperatures, calibrate, recalibrate_without, widen_for_unseen_subclasses
 from .none_of_these import explained, explained_by_all, how_explained, none_of_these
 from .saved import load, save
-from .self_training import calibrated_by_agreement, learn_predictions
+from .self_training import calibrated_by_agreement, have_two_sources, learn_predictions
 from .twins import typical_rows
 from .view_model import SELF_TRAINED
 from .view_report import accuracies_alone, weights_of
@@ -380,7 +380,7 @@ class LabelModel:
             compared = rows.unlabelled[:MOST_COMPARED]
             predicted = self._predict(values, compared, rows.folds).argmax(1)
             learners = able_to_learn({name: values[name] for name in learners}, compared, predicted, self.num_labels)
-        teaches = self._have_two_sources(values, learners)
+        teaches = have_two_sources(values, learners, self.models_, self.calibration_.inverse_temperatures)
         learned = learn_predictions(values, learners, rows, self.log_prior_, partial(self._predict, values), teaches)
         if learned is not None:
             model, sample, targets = learned
@@ -398,15 +398,6 @@ class LabelModel:
             fixed = replace(self.calibration_, inverse_temperatures=temperatures, trusts=self._trusts)
             logits = self._logits(values, sample, rows.folds)
             self.calibration_ = calibrated_by_agreement(fixed, logits, targets)
-
-    def _have_two_sources(self, values: dict[str, Values], learners: tuple[str, ...]) -> np.ndarray:
-        """(N,) whether another view votes on a row than the one that learns from it: it would learn its own errors."""
-        votes = zip(self.models_, self.calibration_.inverse_temperatures, strict=True)
-        of_source: dict[str, np.ndarray] = {}
-        for name in {*learners, *(model.name for model, weight in votes if weight > 0)}:
-            view = values[name]
-            of_source[view.source] = view.has | of_source.get(view.source, False)
-        return np.sum(list(of_source.values()), axis=0) > 1
 
     def _predict(self, values: dict[str, Values], rows: np.ndarray, model_of: np.ndarray) -> np.ndarray:
         return self.calibration_.probabilities(self._logits(values, rows, model_of))

@@ -15,6 +15,20 @@ from .view_model import ViewModel
 from .views import WHOLE, Rows, Values
 
 
+def have_two_sources(
+    values: dict[str, Values], learners: tuple[str, ...], models: list[ViewModel], weights: np.ndarray
+) -> np.ndarray:
+    """
+    (N,) whether a row has values of two sources, of learners and of views that vote, by models with these weights. A
+    view alone would learn its own errors.
+    """
+    names = {*learners, *(model.name for model, weight in zip(models, weights, strict=True) if weight > 0)}
+    of_source: dict[str, np.ndarray] = {}
+    for name in names:
+        of_source[values[name].source] = values[name].has | of_source.get(values[name].source, False)
+    return np.sum(list(of_source.values()), axis=0) > 1
+
+
 def learn_predictions(
     values: dict[str, Values],
     learners: tuple[str, ...],

@@ -31,6 +31,7 @@ from ..options import DEFAULT_TEXT_ENCODER, CheckArguments, DataArguments, Encod
 from ..pages import Shown, thumbnail, write_page
 from ..training.features import FEATURES
 from ..training.supervision import estimates_of
+from ..views.encoders import student_named
 from ..views.kinds import ANSWER, CAPTION, IMAGE, STUDENT_VIEW
 from ..views.making import maker_of, other_views, views_of
 from ..views.stages import Inputs
@@ -65,6 +66,8 @@ def checked_data(args: CheckArguments, data: DataArguments) -> tuple[DatasetDict
     Read every image, label and caption, and remove the page of an earlier check. Returns the splits; a census of the
     files and a table with a line for each split; and why the data cannot be trained on, empty if it can.
     """
+    if args.student:
+        student_named(args.student)  # whether it may be used
     for name in (PAGE, TABLE):
         (Path(args.check_dir) / name).unlink(missing_ok=True)
     splits, root = load_reviewed(data), images_root(data)
