@@ -40,9 +40,10 @@ TESTS = {
     "label_model/none_of_these.py": "test_none_of_these.py",
     "label_model/picks.py": "test_none_of_these.py test_label.py",
     "label_model/twins.py": "test_judging.py",
+    "label_model/annotators.py": "test_annotators.py",
     "label_model/*.py": OF_VIEWS,
     "evaluation/estimate.py": f"test_estimate.py test_judging.py {OF_VIEWS}",
-    "linear.py": f"test_judging.py {OF_VIEWS}",
+    "linear.py": f"test_linear.py test_judging.py {OF_VIEWS}",
 }
 # A mutant takes too long after so many seconds of processor, and so many times what the code without a change takes
 SECONDS, TIMES = 60, 4

@@ -9,6 +9,7 @@ from scipy.special import softmax
 from test_label_model import CLASSES, DIM, Clusters, accuracy, alone, clusters, fitted, slowly, views_of
 
 from g4i_hf import LabelModel, View
+from g4i_hf.label_model.calibration import Calibration
 from g4i_hf.label_model.likelihood import PriorOfTemperatures, _HeldOutLikelihood, _NoiseModel
 from g4i_hf.label_model.picks import suspicious_rows
 from g4i_hf.training.supervision import estimates_of, plan_for
@@ -229,3 +230,12 @@ def test_reviewed_labels_are_right():
     assert (model.posterior_.argmax(1) == data.y)[reviewed].all()
     doubted = model.posterior_.argmax(1) != data.y
     assert doubted[~reviewed & (data.y != data.truth)].mean() > 0.6
+
+
+def test_wrong_labels_of_one_scene_count_once():
+    """Four frames a scene: the interval is twice as wide, and not below zero."""
+    one = np.ones(1)
+    calibration = Calibration(one, 0 * one, one, np.zeros(2), 0.2, (0.15, 0.3), 0.2, 0.3, 1.0)
+    assert calibration.interval_by(np.arange(40)) == (0.15, 0.3)
+    assert calibration.interval_by(np.repeat(np.arange(10), 4)) == pytest.approx((0.1, 0.4))
+    assert calibration.interval_by(np.zeros(40)) == (0.0, pytest.approx(0.2 + 0.1 * np.sqrt(40)))
