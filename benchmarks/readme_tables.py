@@ -90,6 +90,7 @@ FIT = {
     "40% wrong": "40% of the labels wrong",
     "40% wrong, no captions": "40% of the labels wrong, without captions²",
     "40% wrong, removed": "these 40% removed by hand³",
+    "a person": "labels of one person",
     "all": "all labels right",
 }
 
@@ -99,16 +100,34 @@ def fit_table(head: str, settings: Iterable[str], end: str = "") -> str:
     groups = grouped(rows_of("photos_fit", validation=False), "setting", "data")
 
     def cell(rows: list[dict]) -> str:
+        if not rows:
+            return ""
         without = percent(mean(rows, f"labels_only{end}"))
         return f"{without} → " * bool(without) + f"**{percent(mean(rows, f'with_views{end}'))}**"
 
-    lines = [[FIT[setting], *(cell(groups[setting, data]) for data in NAMES)] for setting in settings]
+    lines = [[FIT[setting], *(cell(groups.get((setting, data), [])) for data in NAMES)] for setting in settings]
     return table([head, *NAMES.values()], lines)
 
 
 @of_page
 def photos_fit() -> str:
     return fit_table("accuracy, %", FIT)
+
+
+@of_page
+def photos_fit_models() -> str:
+    """With captions, and with a view of a real model beside them."""
+    groups = grouped(rows_of("photos_fit", validation=False), "setting", "data")
+
+    def cell(setting: str, data: str) -> str:
+        both = groups[f"{setting}, a real model", data]
+        draws = {row["seed"] for row in both}
+        captions = [row for row in groups[setting, data] if row["seed"] in draws]
+        return f"{percent(mean(captions, 'with_views'))} → **{percent(mean(both, 'with_views'))}**"
+
+    settings = [setting for setting in FIT if f"{setting}, a real model" in {name for name, _ in groups}]
+    lines = [[FIT[setting], *(cell(setting, data) for data in NAMES)] for setting in settings]
+    return table(["accuracy, %", *NAMES.values()], lines)
 
 
 @of_page
