@@ -202,7 +202,8 @@ class Label(Command):
 
             labelling = Labelling(args, data, say=print_note)
             labelling.compute()
-            print("\n".join(labelling.listed()) or labelling.nothing())
+            listed = labelling.listed()
+            print("\n".join(listed or [labelling.nothing()]), file=None if listed else sys.stderr)
             return
         file = labels_file_of(data, folder)
         with answers_to(file) as append:  # before imports that take seconds

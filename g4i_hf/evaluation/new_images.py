@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from .. import priors
 from .class_shares import recalls
@@ -102,9 +103,9 @@ def expected_accuracy(
     recall, _ = recalls(hits, truth, counts)
     change = shares - truth.mean(0)
     share = float(np.clip(accuracy.share + change @ recall, 0, 1))
-    of_shares = (intervals[:, 1] - intervals[:, 0]) / (2 * 1.96)
+    of_shares = (intervals[:, 1] - intervals[:, 0]) / (2 * norm.ppf(priors.LEVEL))
     of_recalls = recall * (1 - recall) / (truth.sum(0) + priors.ROWS_OF_EXPECTED_RECALL)
     variance = (of_shares**2) @ (recall - share) ** 2 + change**2 @ of_recalls + share * (1 - share) / number
     low, high = (abs(share_of - accuracy.share) for share_of in accuracy.interval or (0.0, 1.0))
-    below, above = (float(np.hypot(each, 1.96 * np.sqrt(variance))) for each in (low, high))
+    below, above = (float(np.hypot(each, norm.ppf(priors.LEVEL) * np.sqrt(variance))) for each in (low, high))
     return Estimate(share, (max(share - below, 0.0), min(share + above, 1.0)))
