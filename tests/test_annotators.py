@@ -196,7 +196,7 @@ def test_disagreements_are_shown_to_a_third_person(voted, student, words, capsys
     differ = {name for name, lines in votes.items() if len({line["label"] for line in lines.values()}) > 1}
     assert names and set(names) == differ
     main([*label, "--by", "cy"])
-    assert "or you answered all of them" in capsys.readouterr().out
+    assert "or you answered all of them" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_captions_that_are_left_out_teach_nothing(fitted, tmp_path, capsys, monk
     said = capsys.readouterr().out
     assert classifier_in_words("with_views", found.views) == "with image features of all images"
     assert found.with_views_accuracy is None
-    assert "The view caption is left out" in said and ">left out<" in (out / "report.html").read_text()
+    assert "The view caption tells nothing" in said and ">left out<" in (out / "report.html").read_text()
     assert found.judged_images >= 100 and "no second view confirms the first" in said and "Estimated on" not in said
     assert "It is right for about" not in (found.classifier / "README.md").read_text()
     assert [read_options(out / name)["align_weight"] for name in ("labels_only", "with_views")] == [0, 0]
