@@ -1,6 +1,7 @@
 """Thresholds above which a classifier answers by itself: what was asked is got, or the threshold is not certain."""
 
 import json
+from dataclasses import replace
 
 import make
 import numpy as np
@@ -43,6 +44,17 @@ def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
     half = np.arange(50) % 2 == 0
     hopeless = decide(points(np.full(50, 0.5), np.full(50, 0.5), 0 * half, by_labels(half)), 0.95, 50)
     assert hopeless.threshold is None and hopeless.gold is None
+
+
+def test_a_threshold_for_a_higher_precision_is_not_lower():
+    """A certain one for 90% stops early, where unreviewed probabilities alone promise 95% of all images."""
+    confidence = np.linspace(1, 0.5, 400)
+    candidates = points(confidence, np.full(400, 0.97), np.zeros(400, dtype=int), None)
+    candidates = [replace(point, low=0.92, images=400, expected=1.0) for point in candidates[:2]] + candidates[2:]
+    at_90 = decide(candidates, 0.9, 400)
+    at_95 = decide(candidates, 0.95, 400, least=at_90.threshold)
+    assert at_90.certain and not at_95.certain and at_95.threshold == at_90.threshold
+    assert decide(candidates, 0.95, 400).threshold < at_90.threshold  # alone
 
 
 def test_without_labels_99_percent_are_not_certain():

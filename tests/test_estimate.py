@@ -39,6 +39,18 @@ def held_out(rows: Rows, noise: float = 0.0) -> HeldOut:
     )
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_the_variance_by_the_probabilities_is_that_of_residuals(noise):
+    """Of labels that are drawn as the model says, of which some are noisy."""
+    generator, number = np.random.default_rng(0), 20_000
+    probabilities = np.tile([0.7, 0.1, 0.1, 0.1], (number, 1))
+    noisy = generator.random(number) < noise
+    labels = np.where(noisy, generator.integers(0, CLASSES, number), np.minimum(generator.random(number) // 0.7, 1))
+    rows = held_out((probabilities, labels.astype(int)), noise)
+    ((residuals,), (variances,)) = rows.residuals(np.zeros(number, dtype=int))
+    assert abs(residuals.mean()) < 0.02 and residuals.var() == pytest.approx(variances.mean(), rel=0.03)
+
+
 def test_without_wrong_labels_and_priors_it_is_ppi(monkeypatch):
     """Of an accuracy and of a difference, by a model that names a class: the same mean, and Student's quantile."""
     generator, names = np.random.default_rng(0), ("labels_only", "with_views")

@@ -117,10 +117,12 @@ def _worst_class(predicted: np.ndarray, right: np.ndarray) -> tuple[int | None, 
     return int(classes[shares.argmin()]), float(shares.min())
 
 
-def decide(candidates: list[Point], precision: float, images: float, *, has_labels: bool = True) -> Decision:
+def decide(
+    candidates: list[Point], precision: float, images: float, *, has_labels: bool = True, least: float = 0.0
+) -> Decision:
     """
     The threshold for a precision; `images`: the effective number of all that judge, which have labels or are judged by
-    probabilities that labels of other images rectify.
+    probabilities that labels of other images rectify; `least`: the threshold for a lower precision.
     """
     promised = [lower_end(point.expected, point.images) for point in candidates]
     last, can_be_certain = None, has_labels or precision <= HIGHEST_BY_PROBABILITIES
@@ -129,7 +131,9 @@ def decide(candidates: list[Point], precision: float, images: float, *, has_labe
             break
         last = point
     is_certain = last is not None
-    likely = [point for point in candidates if min(point.expected, point.precision) >= precision]
+    likely = [
+        point for point in candidates if min(point.expected, point.precision) >= precision and point.threshold >= least
+    ]
     chosen = last or (likely[-1] if likely else None)
     gold = None if is_certain else sample_that_would_do(candidates, precision)
     if chosen is None:

@@ -20,8 +20,8 @@ rectify the mean of these probabilities (cross-fitting: Zrnic and Candes, arXiv 
 - s is the standard deviation of the bias of mean(f) on other datasets. The correction is shrunk by
   g = s^2 / (s^2 + V(r)), like a posterior mean. Without this prior g is 1, and s^2 in the error is 0. It is left out
   where labelled rows had views that other images lack, as then any bias is likely.
-- J, K and L are the shares of images whose class has such a row, a single label, which cannot be held out, and no
-  label. Where other classes have more labels, the model is overconfident for the last two:
+- J, K and L are the estimated shares of images whose class has such a row, labels of which none can be held out, and
+  no label. The error takes J for 1. Where other classes have more labels, the model is overconfident for the last two:
   B = 0.17 J K + 0.33 L, or 0 for a difference. If no row at all can be held out, theta = mean(f), and the error has
   var(a) / N and s^2 alone.
 
@@ -138,7 +138,8 @@ class HeldOut:
         """(2, S, m): r of predicted classes (m,), and its variance by the probabilities."""
         places = np.arange(len(predicted)), predicted
         by_model = (1 - self.noise) * self.probabilities[places] + self.noise * self.if_noisy[places]
-        return np.stack([((predicted == self.labels) - by_model) / (1 - self.noise), by_model * (1 - by_model)])
+        variance = by_model * (1 - by_model) / (1 - self.noise) ** 2
+        return np.stack([((predicted == self.labels) - by_model) / (1 - self.noise), variance])
 
 
 @dataclass

@@ -283,7 +283,8 @@ class Fit:
         logits = {name: judge.logits[name] for name in names}
         if self.all_layers and self.all_layers.kept:
             logits[ALL_LAYERS] = self.all_layers.logits
-        self.decisions = {name: decisions_of(judge, name, each) for name, each in logits.items()}
+        most_gold = len(images.splits.get(GOLD, ())) + images.scenes.most_gold()
+        self.decisions = {name: decisions_of(judge, name, each, most_gold) for name, each in logits.items()}
         people = annotators_in_words(result.annotators, result.annotator_agreement, with_names=False)  # it is public
         for name in logits:
             of_name: dict[str, Any] = {

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from .result import FitResult
 
 
-def decisions_of(judge: Judge, name: str, logits: np.ndarray) -> tuple[list[Point], list[Decision]]:
+def decisions_of(
+    judge: Judge, name: str, logits: np.ndarray, most_gold: int | None = None
+) -> tuple[list[Point], list[Decision]]:
     """
     Of a classifier with these logits (n, C) of the images that judge. Where all layers are trained, these images chose
-    the weights, so that nothing is certain. Without anything that checks the probabilities, there is none.
+    the weights, so that nothing is certain. Without anything that checks the probabilities, there is none. A sample is
+    proposed if it has `most_gold` images at most.
     """
     if not len(judge.rows) or not judge.is_checked:
         return [], []
@@ -49,7 +52,14 @@ def decisions_of(judge: Judge, name: str, logits: np.ndarray) -> tuple[list[Poin
     candidates = points(confidence, expected, predicted, judged, judge.groups, right)
     images = effective_number(judge.groups, np.ones(len(rows), dtype=bool))
     has_labels = isinstance(judge, OfSplit)
-    return candidates, [decide(candidates, precision, images, has_labels=has_labels) for precision in PRECISIONS]
+    decisions: list[Decision] = []
+    for precision in PRECISIONS:
+        least = max((each.threshold or 0.0 for each in decisions), default=0.0)
+        decided = decide(candidates, precision, images, has_labels=has_labels, least=least)
+        if most_gold is not None and decided.gold and decided.gold > most_gold:
+            decided.gold = None
+        decisions.append(decided)
+    return candidates, decisions
 
 
 def _by_probabilities(judge: Unlabelled, name: str, predicted: np.ndarray) -> Judged:
