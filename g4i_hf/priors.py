@@ -82,10 +82,10 @@ VARIANCE_OF_FEW_COUNTS = 0.05  # of log numbers of labels, which tell little of 
 LEAST_SHARE = 1e-3  # of a class, in the regression on its number of labels (judgement)
 ROWS_OF_EXPECTED_RECALL = 4  # which the recall by the number of labels counts as (judgement)
 DOUBT_OF_UNRECOGNISED = 0.4  # std of a share, relative to it, where no image of it is recognised (judgement by these)
-# Overconfidence and its standard deviation, where other classes have more labels (judgement; the means of three sets
-# in results/priors.json are 0.20 to 0.45 and 0.09 to 0.25)
-OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # of classes without a label
-OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one
+# Overconfidence and its standard deviation, where other classes have more labels; the means of three sets in
+# results/priors.json are 0.20 to 0.45 and 0.09 to 0.25
+OVERCONFIDENCE_WITHOUT_LABEL, STD_WITHOUT_LABEL = 0.33, 0.2  # of classes without a label (judgement by these)
+OVERCONFIDENCE_OF_ONE_LABEL, STD_OF_ONE_LABEL = 0.17, 0.15  # and of those with one (judgement by these)
 
 # --- New images, beside those that a classifier was fitted on --------------------------------------------------------
 
