@@ -7,7 +7,7 @@ CLASSIFIER is a released one, such as `classifier` of `g4i fit`, and IMAGES a fo
 predict the first `--n` images, in turn, three times. The best time of each counts, and the least CPU time, which other
 processes change less. If the release has `onnx/model.onnx`, `g4i predict` uses it, and once more runs without; its
 session alone runs on pixels that are decoded already, one image at a time. Opening the classifier counts for
-`g4i predict`.
+`g4i predict`. `with decoding` it does so from files, as a loop of one's own would.
 
 Writes results/predict_speed.json.
 """
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
@@ -35,15 +36,19 @@ BATCHES = (1, 8, 32)
 TIMES = 3
 
 
-def session_alone(graph: Path, classifier: str, files: list[str]) -> Callable[[], None]:
+def session_alone(graph: Path, classifier: str, files: list[str], *, decodes: bool) -> Callable[[], None]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(graph, options)
     opened = open_classifier(classifier)
-    images = [opened.graph.pixels.images(opened.transform(to_rgb(Image.open(file)))[None]) for file in files]
+
+    def image_of(file: str) -> np.ndarray:
+        return opened.graph.pixels.images(opened.transform(to_rgb(Image.open(file)))[None])
+
+    images = [] if decodes else [image_of(file) for file in files]
 
     def run() -> None:
-        for image in images:
+        for image in images or map(image_of, files):
             session.run(["logits"], {"images": image})
 
     return run
@@ -65,7 +70,8 @@ def main() -> None:
         bare = Path(tempfile.mkdtemp()) / "classifier"
         shutil.copytree(args.classifier, bare, ignore=shutil.ignore_patterns("onnx"))
         ways["g4i predict, by PyTorch"] = lambda: predict(bare, files)
-        ways["ONNX session alone"] = session_alone(graph, args.classifier, files)
+        for name, decodes in {"ONNX session alone": False, "ONNX session with decoding": True}.items():
+            ways[name] = session_alone(graph, args.classifier, files, decodes=decodes)
     seconds, of_cpu = dict[str, float](), dict[str, float]()
     for _ in range(TIMES):
         for name, run in ways.items():
