@@ -4,8 +4,9 @@ Mutants of the mathematics: small changes of the code, one at a time, and whethe
     python benchmarks/mutants.py [--number 300] [--seed 0] [--jobs 2] [--only losses]
 
 Writes results/mutants.json as it goes; the same command goes on where it was stopped. Remove the file to begin anew,
-as after a change of the code: a row is known by its line. A survivor that no test can
-notice gets a key `equivalent` there, by hand, with the reason. Numbers and texts are not changed.
+as after a change of the code: a row is known by its line. What is found out of a survivor is written there by hand:
+`equivalent` says why no test can notice it, `removed` why its code has gone; one that a new test notices is `killed`,
+`by` that test. Numbers and texts are not changed.
 """
 
 import argparse
@@ -225,7 +226,8 @@ def main() -> None:
         print({tests: round(seconds) for tests, seconds in usual.items()}, "seconds without a change", flush=True)
         list(pool.map(lambda each: judge(*each), chosen))
     counts = Counter(row["result"] for row in results.rows)
-    unexplained = [row for row in results.rows if row["result"] == "survived" and not row.get("equivalent")]
+    survivors = [row for row in results.rows if row["result"] == "survived"]
+    unexplained = [row for row in survivors if not row.keys() & {"equivalent", "removed"}]
     print(f"{dict(counts)}; {len(unexplained)} of the survivors have no reason")
 
 

@@ -66,5 +66,8 @@ def test_what_cannot_be_predicted_is_an_error():
         model.predict(np.eye(6))
     with pytest.raises(ValueError, match="as many rows of each.*'caption' has 4, 'image' has 5"):
         model.predict({"caption": np.eye(6)[:4], "image": np.eye(6)[:5]})
+    for unknown in ({"captoin": np.eye(6)}, {}):
+        with pytest.raises(ValueError, match="was fitted with the views .'caption', 'image'., not with"):
+            model.predict(unknown)
     with pytest.raises(ValueError, match="fold is 10: give 0 to 9"):
         model.predict(views, fold=10)

@@ -74,6 +74,39 @@ def test_labels_that_change_places_are_found_before_errors_count_as_those_of_vie
     assert accuracy(model.posterior_, data.truth) > 1 - swaps.mean() + 0.05
 
 
+def test_labels_that_change_places_are_found_beside_a_few_that_are_wrong_at_random():
+    """These alone are seen at first, as few wrong labels, whose share is surely not zero."""
+    (data, images), rng = seen_twice(800, shared=0.5, own=1.0), np.random.default_rng(1)
+    swaps, flips = (data.truth < 2) & (rng.random(800) < 0.4), rng.random(800) < 0.04
+    labels = np.where(flips, rng.integers(CLASSES, size=800), np.where(swaps, data.truth ^ 1, data.truth))
+    low, high = fitted(data, labels, images).label_noise_interval_
+    assert low < (labels != data.truth).mean() < high and low > 0.08
+
+
+def test_the_interval_of_wrong_labels_holds_that_of_two_of_its_views():
+    """Which show the wrong ones where both are sure; captions tell another share."""
+    data, images = seen_twice(600, shared=0.5, own=1.0)
+    answers = clusters(600, spread=1.2, view=2).x
+    swaps = (data.truth < 4) & (np.random.default_rng(2).random(600) < 0.4)
+    labels, found = np.where(swaps, data.truth ^ 1, data.truth), []
+    views = {"answer": View(answers, self_trains=False), "image": View(images)}
+    for more in ({}, {"caption": View(data.x, self_trains=False)}):
+        model = LabelModel(CLASSES).fit(views | more, labels, ids=range(600))
+        found.append(model.label_noise_interval_)
+    (low, high), (lowest, highest) = found
+    assert 0 < lowest <= low < swaps.mean() < high <= highest
+
+
+@pytest.mark.parametrize(("to_the_next", "is_pattern"), [(0.1, False), (0.5, True)])
+def test_of_many_labels_a_slight_pattern_counts_as_errors_at_random(to_the_next, is_pattern):
+    """A fifth of 4,000 are wrong, of which so many are of the next class; it must gain more than with few labels."""
+    data, rng = clusters(4000, spread=1.0), np.random.default_rng(1)
+    is_wrong, is_next = rng.random(4000) < 0.2, rng.random(4000) < to_the_next
+    further = np.where(is_next, 1, rng.integers(1, CLASSES, 4000))
+    model = fitted(data, np.where(is_wrong, (data.truth + further) % CLASSES, data.truth))
+    assert (model.calibration_.confusions is not None) == is_pattern
+
+
 def test_a_few_wrong_labels_of_many_are_suspicious():
     data = clusters(4000, spread=0.5, wrong=0.004)
     model = fitted(data)
@@ -178,17 +211,17 @@ def test_one_view_alone_does_not_take_images_of_a_new_kind_for_wrong_labels():
     assert model.label_noise_interval_[0] == 0 and model.label_noise_interval_[1] > 0.1
 
 
-@pytest.mark.slow
-def test_labels_that_people_get_wrong_are_found():
+@pytest.mark.parametrize("number", [1200, slowly(3000)])
+def test_labels_that_people_get_wrong_are_found(number):
     """
     They see what is likely, with less certainty than there is, and err where it is hard, to the next likeliest class:
     a flatter prediction would explain that as well.
     """
-    data, images = seen_twice(3000, shared=0.0, own=1.0)
+    data, images = seen_twice(number, shared=0.0, own=1.0)
     centres = np.stack([images[data.truth == label].mean(0) for label in range(CLASSES)])
     distances = ((images[:, None] - centres) ** 2).sum(2)
     p = softmax(-3.2 * distances / distances.min(1).mean(), axis=1)
-    labels = (p.cumsum(1) > np.random.default_rng(3).random((3000, 1))).argmax(1)
+    labels = (p.cumsum(1) > np.random.default_rng(3).random((number, 1))).argmax(1)
     wrong = labels != data.truth
     assert 0.03 < wrong.mean() < 0.2
     model = fitted(data, labels, images)
@@ -235,7 +268,7 @@ def test_reviewed_labels_are_right():
 def test_wrong_labels_of_one_scene_count_once():
     """Four frames a scene: the interval is twice as wide, and not below zero."""
     one = np.ones(1)
-    calibration = Calibration(one, 0 * one, one, np.zeros(2), 0.2, (0.15, 0.3), 0.2, 0.3, 1.0)
+    calibration = Calibration(one, 0 * one, one, np.zeros(2), 0.2, (0.15, 0.3), 0.2, 0.3, 1.0, np.ones((1, 2)))
     assert calibration.interval_by(np.arange(40)) == (0.15, 0.3)
     assert calibration.interval_by(np.repeat(np.arange(10), 4)) == pytest.approx((0.1, 0.4))
     assert calibration.interval_by(np.zeros(40)) == (0.0, pytest.approx(0.2 + 0.1 * np.sqrt(40)))

@@ -249,7 +249,8 @@ def _noise_of_pair(
     """`other` learns in two halves the judged rows whose label the first view confirms."""
     judged, num_labels = rows.judged, first_logits.shape[1]
     labels, has = rows.labels[judged], first.has[judged] & other.has[judged] & ~rows.reviewed[judged]
-    predicted = calibrate([first_logits], labels, log_prior, quick=True).probabilities([first_logits]).argmax(1)
+    calibration = calibrate([first_logits], labels, log_prior, first.trusts(rows.labels), quick=True)
+    predicted = calibration.probabilities([first_logits]).argmax(1)
     agree, half = predicted == labels, rows.folds[judged] % 2
     learned = np.zeros(first_logits.shape, dtype=np.float32)
     for part in (0, 1):

@@ -10,7 +10,7 @@ from scipy.special import logsumexp, softmax
 
 from .. import priors
 from ..evaluation.estimate import HeldOut
-from ..linear import ABSENT, margins_of
+from ..linear import has_vote, margins_of
 
 
 @dataclass
@@ -26,9 +26,8 @@ class Calibration:
     noise: float  # e, share of labels that are given without the certainty of p: some of them are right
     noise_exponent: float  # k, how much such labels depend on p
     loss: float  # mean negative log-likelihood, minus log priors
+    trusts: np.ndarray  # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
     confusions: np.ndarray | None = None  # (C, C) R, if labels are wrong in a pattern, else None
-    # (V, C) r of each view, 0 for a class without an example, see [`Calibration.probabilities`]
-    trusts: np.ndarray | None = None
 
     def interval_by(self, groups: np.ndarray) -> tuple[float, float]:
         """That of the share where only groups (n,) of rows are independent, as their labels may be wrong together."""
@@ -58,11 +57,9 @@ class Calibration:
         class with r below 1, the examples are typical with probability r: log(r e^z + (1 - r) e^u). A class without an
         example in any view has probability 0.
         """
-        seen = np.stack([logits > ABSENT / 2 for logits in views])
-        trusts = seen.any(1).astype(np.float64) if self.trusts is None else self.trusts
         total = np.broadcast_to(self.log_prior, views[0].shape).astype(np.float64)
-        for number in np.argsort(-(trusts > 0).sum(1), kind="stable"):
-            trust = seen[number] * trusts[number]
+        for number in np.argsort(-(self.trusts > 0).sum(1), kind="stable"):
+            trust = has_vote(views[number]) * self.trusts[number]
             scaled = self.of_view(number, views[number])
             if (trust < 1).any():
                 weights = np.stack([total, np.broadcast_to(self.log_prior, total.shape)])
@@ -72,7 +69,7 @@ class Calibration:
                 with np.errstate(divide="ignore"):
                     scaled = np.logaddexp(np.log(trust) + scaled, np.log(1 - trust) + neutral[:, None])
             total = total + scaled
-        return softmax(np.where((trusts > 0).any(0), total, -np.inf), axis=1)
+        return softmax(np.where((self.trusts > 0).any(0), total, -np.inf), axis=1)
 
     def posterior(
         self, probabilities: np.ndarray, labels: np.ndarray, reviewed: np.ndarray | None = None

@@ -43,7 +43,8 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         return model.logits({view.name: view}, judged, rows.folds)
 
     def loss_of(model: ViewModel) -> float:
-        return calibrate([held_out(model)], rows.labels[judged], log_prior, expected=expected, quick=True).loss
+        of_view = [held_out(model)], rows.labels[judged], log_prior, view.trusts(rows.labels)
+        return calibrate(*of_view, expected=expected, quick=True).loss
 
     c, best, least = strongest_first(STRENGTHS, regression, loss_of)
     regressions = best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from .. import priors
 from .agreement import by_chance
@@ -74,8 +74,7 @@ def _surer(first: np.ndarray, second: np.ndarray, of_first: np.ndarray, of_secon
         one, other = first[of_first == label], second[of_second == label]
         if not len(other):
             continue
-        ranks = rankdata(np.concatenate([one, other]))[: len(one)]
-        area = (ranks.sum() - len(one) * (len(one) + 1) / 2) / (len(one) * len(other))
+        area = mannwhitneyu(one, other, method="asymptotic").statistic / (len(one) * len(other))
         weight = 1 / (1 / len(one) + 1 / len(other))
         excess, total = excess + weight * (area - 0.5), total + weight
         variance += weight**2 * (len(one) + len(other) + 1) / (12 * len(one) * len(other))

@@ -36,9 +36,9 @@ def calibrate(
     views: list[np.ndarray],
     labels: np.ndarray,
     log_prior: np.ndarray,
+    trusts: np.ndarray,
     folds: np.ndarray | None = None,
     fixed_noise: tuple[float, tuple[float, float]] | None = None,
-    trusts: np.ndarray | None = None,
     expected: PriorOfTemperatures | None = None,
     reviewed: np.ndarray | None = None,
     *,
@@ -54,10 +54,10 @@ def calibrate(
         views: (n, C) logits each.
         labels: (n,) class indices.
         log_prior: (C,).
+        trusts: (V, C), as in [`Calibration`].
         folds: (n,) of the rows. If given, the labels may also be wrong in a pattern, counted in the contradictions of
             the other folds; the likelier kind of error is returned.
         fixed_noise: share of labels that are wrong in a pattern, or 0, and its interval, if these are not estimated.
-        trusts: (V, C), as in [`Calibration`].
         expected: of the temperatures; None: the usual prior.
         reviewed: (n,) whether a label is known to be right; None: no label is.
         instance_dependent: whether wrong labels may prefer likely classes. A view that confuses classes looks the
@@ -68,7 +68,7 @@ def calibrate(
     expected = PriorOfTemperatures.of(np.ones(number)) if expected is None else expected
     if not len(labels):
         fixed = expected.means, np.zeros(number), np.ones(number)
-        return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts=trusts)
+        return Calibration(*fixed, log_prior, 0.0, (0.0, priors.MAX_NOISE), 0.0, 0.0, 0.0, trusts)
     task = _HeldOutLikelihood.of(views, labels, log_prior, expected, reviewed, trusts)
     if fixed_noise is not None and not fixed_noise[0]:
         return replace(task.fit(_NoiseModel(1 / len(task.judged)), fixed_share=0.0), interval=fixed_noise[1])
@@ -174,7 +174,7 @@ class _HeldOutLikelihood:
     prior_logits: np.ndarray
     given: np.ndarray  # (n,) the label, as an index into `judged`, the (J,) class indices
     may_be_wrong: np.ndarray  # (n,) 1, or 0 for reviewed labels
-    trusts: np.ndarray | None
+    trusts: np.ndarray
 
     def __post_init__(self):
         # (n, J) each, which every evaluation overwrites: to get new memory takes longer than to compute
@@ -189,7 +189,7 @@ class _HeldOutLikelihood:
         log_prior: np.ndarray,
         expected: PriorOfTemperatures,
         reviewed: np.ndarray | None,
-        trusts: np.ndarray | None,
+        trusts: np.ndarray,
     ) -> _HeldOutLikelihood:
         margins = np.stack([margins_of(logits) for logits in views])
         has = margins > 0
@@ -243,9 +243,8 @@ class _HeldOutLikelihood:
         least = result.fun / len(self.given)
         noise, *_ = self._noise(share, self._of_rows(result.x, kind)[-1])
         scales = np.exp(result.x[:number]), result.x[number:-2], self.usual_margins
-        fitted = Calibration(*scales, self.log_prior, share, interval, float(noise), float(result.x[-1]), least)
-        fitted.trusts = self.trusts
-        return fitted
+        of_noise = float(noise), float(result.x[-1])
+        return Calibration(*scales, self.log_prior, share, interval, *of_noise, least, self.trusts)
 
     def _minimise(
         self, starts: list, kind: _NoiseModel, weight_of_prior: float, low: float = 0.0, high: float | None = None

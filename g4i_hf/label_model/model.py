@@ -368,7 +368,7 @@ class LabelModel:
         for model, accuracy in zip(self.models_, accuracies, strict=True):
             self.report_[model.name] |= {"accuracy": float(accuracy)} if self._is_sure else {"unclear": True}
         votes = accuracies >= priors.MIN_ACCURACY_OF_VOTE * accuracies.max()
-        fixed = calibrate([np.empty((0, self.num_labels))] * len(votes), rows.judged, self.log_prior_)
+        fixed = calibrate([np.empty((0, self.num_labels))] * len(votes), rows.judged, self.log_prior_, self._trusts)
         self.calibration_ = replace(fixed, inverse_temperatures=votes * temperatures)
         return []
 

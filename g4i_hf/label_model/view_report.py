@@ -53,7 +53,8 @@ def accuracies_alone(
         if not can_judge.any():
             continue
         in_all, in_judged = ([model.logits(values, places, rows.folds)] for places in (sample[has], judged[can_judge]))
-        alone = calibrate(in_judged, labels[can_judge], log_prior, quick=True)
+        trusts = values[model.name].trusts(rows.labels)
+        alone = calibrate(in_judged, labels[can_judge], log_prior, trusts, quick=True)
         probabilities = alone.probabilities(in_all)
         alone = replace(alone, share=calibration.share, interval=calibration.interval)
         of_view = posterior[can_judge], labels[can_judge], reviewed[can_judge], counts, probabilities

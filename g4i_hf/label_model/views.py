@@ -170,6 +170,10 @@ class Values:
         np.add.at(counts, labels[self.has & (labels >= 0)], 1)
         return counts
 
+    def trusts(self, labels: np.ndarray) -> np.ndarray:
+        """(1, C) those of a calibration of this view alone: 1 for a class with an example."""
+        return (self.examples(labels) > 0).astype(np.float64)[None]
+
 
 def copies_among(views: Mapping[str, View]) -> dict[str, str]:
     """Views with the values and names of an earlier view, each with the name of that one."""
