@@ -84,6 +84,8 @@ def quiet_libraries(main_process: bool) -> None:
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, handlers=[handler])
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each processor of timm's, which has no backend of torchvision
+    logging.getLogger("transformers.models.auto.image_processing_auto").setLevel(logging.ERROR)
     datasets.config.USE_PARQUET_EXPORT = False  # would send a request to another host for every dataset
     transformers.utils.logging.set_verbosity_warning()
     transformers.utils.logging.set_tqdm_hook(_hidden)  # weights load in seconds

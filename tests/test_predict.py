@@ -7,10 +7,13 @@ import make
 import pandas as pd
 import pytest
 from datasets import Dataset
+from doors import succeed
 from PIL import Image
+from students import aligned_model
 from transformers import pipeline
 
 from g4i_hf import predict
+from g4i_hf.hub import save_student
 from g4i_hf.running import main
 
 FILES = ["b/deep/er/3.png", "a/1.png", "a/2.jpg", "0.png"]
@@ -39,6 +42,14 @@ def predicted(*words) -> pd.DataFrame:
         ".parquet": lambda: pd.read_parquet(file),
     }
     return readers.get(file.suffix, lambda: pd.read_json(file, lines=True))().astype(object).fillna("")
+
+
+@pytest.mark.slow
+def test_transformers_says_nothing_of_a_timm_network(pictures, tmp_path):
+    """It warned that the processor of timm has no backend of torchvision."""
+    save_student(aligned_model("timm-resnet"), tmp_path / "timm")
+    done = succeed("predict", tmp_path / "timm", pictures, "-o", tmp_path / "p.csv")
+    assert "[transformers]" not in done.err and "backend" not in done.err
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
