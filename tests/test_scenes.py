@@ -171,6 +171,7 @@ def test_gold_images_judge_new_scenes_or_are_learned(fitted, few_draws, tmp_path
     if judge == "gold":
         assert found["judged_images"] == 4 and found["images"] == 80
         assert "Groups: 12 images of scenes with gold images are kept out of training." in said
+        assert "say little about new scenes" not in said
     else:
         assert found["images"] == found["labels"] == 96 and "all 24 gold images show scenes of training" in said
 

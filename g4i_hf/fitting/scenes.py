@@ -130,10 +130,11 @@ class Scenes:
                 yield from self._of_several_classes(classes, training)
             else:
                 yield f"{line}. Images of a scene are held out together."
+        apart = {training} | ({GOLD} if GOLD in self.numbers and len(self.of_gold()) else set())  # or will be
         for name in self.numbers:
             is_equal = np.isin(self.contents[name], contents)
             shared = np.flatnonzero(np.isin(self.numbers[name], numbers) & ~is_equal)
-            if name != training and len(shared):
+            if name not in apart and len(shared):
                 other = int(np.flatnonzero(numbers == self.numbers[name][shared[0]])[0])
                 yield (
                     f"Groups: {len(shared):,} of {len(self.numbers[name]):,} images of {name!r} show scenes of "
