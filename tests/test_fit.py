@@ -153,6 +153,9 @@ def test_without_captions_image_features_and_labels_remain(fitted, tmp_path, cap
     main(["evaluate", str(found.classifier.parent), "--splits", "test"])
     said = capsys.readouterr().out
     assert re.search("labels only +with views", said) and "-> with views" in said and "with captions" not in said
+    main(["release", "--run", str(found.classifier.parent), "-o", str(tmp_path / "released")])
+    said = capsys.readouterr().out
+    assert re.search("labels only +with views", said) and "with captions" not in said
 
 
 def test_classes_with_no_label_or_one_are_said(fitted, tmp_path, capsys):

@@ -103,7 +103,7 @@ def compare(
     return rows
 
 
-def as_text(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> str:
+def as_text(rows: list[ComparisonRow], names: Mapping[str, str]) -> str:
     """The table for a terminal, shares in percent, with a heading for each group; one column without a baseline."""
     with_baseline = any(row.baseline is not None for row in rows)
     head = f"{names['baseline']:>15}{names['aligned']:>15}{'difference':>12}" if with_baseline else f"{'value':>10}"
@@ -122,7 +122,7 @@ def as_text(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(rows: list[ComparisonRow], names: Mapping[str, str] = SHOWN) -> str:
+def as_markdown(rows: list[ComparisonRow], names: Mapping[str, str]) -> str:
     """The table for a card: [`as_text`] in Markdown, without headings."""
     if not any(row.baseline is not None for row in rows):
         cells = [[row.title, row.split, row.text(row.aligned)] for row in rows]

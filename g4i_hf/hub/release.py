@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from tqdm import tqdm
 from transformers import BaseImageProcessor, TimmWrapperConfig
 
-from ..evaluation.comparison import ComparisonRow, as_text
+from ..evaluation.comparison import ComparisonRow, as_text, shown_names
 from ..evaluation.metrics import read_results
 from ..evaluation.predict import load_run
 from ..files import check_replaceable, give_usual_permissions, replacing
@@ -320,7 +320,7 @@ def build_release(args: ReleaseArguments, scratch: Path | None = None) -> tuple[
         _, rows = release_with_card(replace(args, output_dir=str(folder)))
         _note_in_fit(given, folder)
         if rows:
-            lines.append(f"\n{as_text(rows)}\n")
+            lines.append(f"\n{as_text(rows, shown_names(read_options(args.run)))}\n")
         lines.append(f"student   {place}  (a plain checkpoint, for AutoModelForImageClassification.from_pretrained)")
         lines += format_lines(read_formats(folder))
         lines.append(f"run       {args.run}  (the aligned model, options, figures, predictions)")
