@@ -28,7 +28,7 @@ from g4i_hf.fitting.all_layers import BATCH, EPOCHS, USUAL_STEPS
 from g4i_hf.modeling.packaged import packaged_student
 
 PEER_CELLS = ("flowers102, all", "caltech101, all", "cifar10, all")
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 MEAN = STD = (0.5, 0.5, 0.5)
 
 

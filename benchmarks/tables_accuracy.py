@@ -8,14 +8,15 @@ from result_files import grouped, mean
 from scipy import stats
 from tables import FROZEN, NAMES, STUDENTS, of_page, percent, rows_of, table
 
+WITHHELD = "none"  # of a draw at least
 FIT = {
     "none": "no labels",
     "1 a class": "1 label per class",
     "4 a class": "4 labels per class",
     "uneven": "as many, drawn at random",
     "40% wrong": "40% of the labels wrong",
-    "40% wrong, no captions": "40% of the labels wrong, without captions²",
-    "40% wrong, removed": "these 40% removed by hand³",
+    "40% wrong, no captions": "40% of the labels wrong, without captions¹",
+    "40% wrong, removed": "these 40% removed by hand²",
     "a person": "labels of one person",
     "all": "all labels right",
 }
@@ -70,11 +71,10 @@ def photos_fit_estimates() -> str:
         if not (rows := groups.get((with_validation, data, setting))):
             continue
         said, true = ([mean(rows, name + end) for name in ("labels_only", "with_views")] for end in ("_estimate", ""))
-        cells = [f"{percent(a)}, {percent(b)}" if b else "" for a, b in zip(said, true, strict=True)]
+        cells = [f"{percent(a) or WITHHELD}, {percent(b)}" if b else "" for a, b in zip(said, true, strict=True)]
         gains = [after - before for before, after in (said, true)] if said[0] else []
         judge = "`validation`" if with_validation else "kept or labelled images"
-        labels = FIT[setting].rstrip("¹") + "¹" * (len(rows) == 1)
-        lines.append([NAMES[data], labels, judge, *cells, ", ".join(percent(gain, "+.1f") for gain in gains)])
+        lines.append([NAMES[data], FIT[setting], judge, *cells, ", ".join(percent(gain, "+.1f") for gain in gains)])
     head = (
         "captions of",
         "labels",

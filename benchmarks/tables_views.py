@@ -72,6 +72,23 @@ OF_REAL_VIEWS = ("no labels", "1 a class", "4 a class")
 
 
 @of_page
+def suspicion() -> str:
+    """AUROC, average precision and F1 of orders of labels, wrong ones first; means over the draws."""
+    methods, lines = ("ours", "cleanlab", "deep k-NN", "LEMoN"), []
+    for (data, kind), rows in grouped(rows_of("suspicion"), "data", "kind").items():
+        cells = []
+        for method in methods:
+            found = [row[method] for row in rows]
+            figures = [percent(mean(found, name)) for name in ("auroc", "average_precision", "f1")]
+            cells.append(" / ".join(figures))
+        lines.append(
+            [f"{NAMES[data]}, {len(rows)}", f"{mean(rows, 'wrong'):.0%}, {kind}", f"**{cells[0]}**", *cells[1:]]
+        )
+    head = ["images, draws", "wrong labels", "`--pick wrong`", "cleanlab", "deep k-NN", "LEMoN's rule"]
+    return table(head, lines, "ll")
+
+
+@of_page
 def next_labels() -> str:
     """Accuracy after more labels, by how they are chosen."""
     titles = {"next": "**`--pick next`**", "random": "at random"}

@@ -14,9 +14,10 @@ from drawings import draw_folder, drawing
 from loaded import BIN, PYTHON
 
 import g4i_hf
-from g4i_hf import __version__, load_images
+from g4i_hf import __version__, load_images, priors
 from g4i_hf.cli import Parser, parse_options
 from g4i_hf.commands import COMMANDS
+from g4i_hf.evaluation import estimate
 from g4i_hf.options import OPTIONS_OF
 from g4i_hf.options.fields import names_of
 from g4i_hf.running import split_words
@@ -39,6 +40,26 @@ def test_citation_and_changelog_have_the_version_of_the_package():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     newest = re.search(r"^## (\S+) ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest[1] == __version__
+
+
+def test_constants_on_pages_are_those_of_the_code():
+    page, wrong_labels = (ROOT / "docs" / name for name in ("how_fit_decides.md", "label_noise.md"))
+    of_one, of_none = priors.OVERCONFIDENCE_OF_ONE_LABEL, priors.OVERCONFIDENCE_WITHOUT_LABEL
+    stds = f"{priors.STD_OF_ONE_LABEL:.2f}^2) + {priors.STD_WITHOUT_LABEL:.2f}^2 L^2"
+    for text in (page.read_text(), estimate.__doc__):
+        assert f"B = {of_one:.2f} J K + {of_none:.2f} L" in text and f"K^2 (s^2 + {stds}" in text
+    assert f"a mean of {priors.PRIOR_MEAN_WRONG_LABELS:.0%} wrong labels" in page.read_text()
+    bias, difference = priors.PRIOR_STD_BIAS, priors.PRIOR_STD_BIAS_OF_DIFFERENCE
+    assert f"{bias:.2f} of the expected error, and for a difference {difference:.2f} of" in page.read_text()
+    assert f"Student's, {priors.DEGREES_OF_FREEDOM} degrees" in page.read_text()
+    assert f"fewer than {priors.MIN_HELD_OUT} labels can be held out" in page.read_text()
+    ends = f"at most {priors.LIKELIHOOD_RATIO:.1f} below the highest, or {priors.LIKELIHOOD_RATIO_OF_KIND:.1f} where"
+    assert ends in wrong_labels.read_text()
+    gain = (
+        f"{priors.MIN_GAIN_OF_PATTERN:g} in log-likelihood with priors, and {priors.MIN_GAIN_OF_PATTERN_A_ROW:g} per"
+    )
+    assert gain in wrong_labels.read_text()
+    assert f"`k` from 0 to {priors.MAX_NOISE_EXPONENT:g}" in wrong_labels.read_text()
 
 
 PAGES, NOTEBOOKS = tracked("*.md"), tracked("*.ipynb")

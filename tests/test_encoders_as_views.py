@@ -150,6 +150,7 @@ def test_a_new_kind_of_view_is_an_entry_and_its_maker(tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, "gps", kind)
     monkeypatch.setattr(making, "Places", Places, raising=False)
     images = images_of(3).add_column("where", [[48.8, 2.3], [51.5, 0.1], [52.5, 13.4]])
+    assert not making.checked_view("gps:where"), "it names no classes, so labels are needed"
     folder = embed_view(images, "gps:where", tmp_path)
     view = read(folder, images)
     assert KINDS["image"].words == IMAGE_FEATURES, "the vote that image encoders share with views of no source"

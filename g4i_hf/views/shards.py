@@ -24,7 +24,7 @@ def embed_shards(view: ViewArguments, data: DataOrShards, say: Callable[[str], o
     """For each shard a row an image: its keys, digest, and `values` (F,) float32, NaN where it cannot be read."""
     maker = maker_of(view.view)
     if not isinstance(maker, Encoders) or view.view == STUDENT_VIEW:
-        raise ValueError(f"View {view.view!r} cannot be made of shards, which are images alone: take image:NAME.")
+        raise ValueError(f"View {view.view!r} cannot be made of shards. Take image:NAME.")
     shards = Shards(data, data.image_column)
     maker.check()
     encoder, device = maker.encoder(), Accelerator(cpu=not torch.accelerator.is_available()).device

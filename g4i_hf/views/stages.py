@@ -88,14 +88,14 @@ class Inputs:
 class Maker:
     """Makes the views of one kind. `view` is the name as users write it, `what` the part after the colon."""
 
-    is_computed = False  # by an encoder of images: without classes
+    is_computed = False  # from the pixels, so that images without labels or other columns are enough
 
     def __init__(self, view: str):
         self.view, self.what = view, view.partition(":")[2]
 
     def check(self) -> bool:
         """Whether the view has class names. ValueError if it cannot be made, or may have learned the labels."""
-        return True
+        return not self.is_computed
 
     def digests(self, images: Dataset) -> dict[str, str]:
         """What a view of these images depends on beside its name, by its name in messages."""

@@ -57,7 +57,7 @@ MISTAKES = {
     "one group for all": ("fit", FIT | {"group_by": "png"}, ("all 18 training images into one group, 'png'", "none")),
     "one group for all in a column": ("fit", FIT | {"dataset_name": "{one}"}, ("Column 'group'", "group_by none")),
     # --- Models
-    "an objective of nobody": ("train", TRAIN | {"align_loss": "mse"}, ("mse", "siglip", "--module")),
+    "an objective of nobody": ("train", TRAIN | {"align_loss": "nobodys"}, ("nobodys", "siglip", "--module")),
     "student": ("train", TRAIN | {"student": "resnet81"}, ("resnet81", "'resnet18'")),
     "argument of the student": ("train", TRAIN | {"student_args": '{"layrs": [1]}'}, ("student_args", "layrs")),
     "its size": ("train", TRAIN | {"student": "vit", "student_args": '{"hiden_size": 8}'}, ("'hidden_size'",)),
