@@ -81,9 +81,8 @@ def suspicion() -> str:
             found = [row[method] for row in rows]
             figures = [percent(mean(found, name)) for name in ("auroc", "average_precision", "f1")]
             cells.append(" / ".join(figures))
-        lines.append(
-            [f"{NAMES[data]}, {len(rows)}", f"{mean(rows, 'wrong'):.0%}, {kind}", f"**{cells[0]}**", *cells[1:]]
-        )
+        kind = kind if "%" in kind else f"{mean(rows, 'wrong'):.0%}, {kind}"
+        lines.append([f"{NAMES[data]}, {len(rows)}", kind, f"**{cells[0]}**", *cells[1:]])
     head = ["images, draws", "wrong labels", "`--pick wrong`", "cleanlab", "deep k-NN", "LEMoN's rule"]
     return table(head, lines, "ll")
 

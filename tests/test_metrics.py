@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from statsmodels.stats.proportion import proportion_confint
 from transformers import EvalPrediction
 
-from g4i_hf.evaluation.comparison import ALL_MEASURES, METRICS_OF_A_SPLIT, as_markdown, as_text, compare
+from g4i_hf.evaluation.comparison import ALL_MEASURES, METRICS_OF_A_SPLIT, SHOWN, as_markdown, as_text, compare
 from g4i_hf.evaluation.estimate import accuracy_interval
 from g4i_hf.evaluation.metrics import Accuracy, calibration_metrics, retrieval_recall, split_metrics, update_results
 from g4i_hf.evaluation.predict import Predictions
@@ -127,8 +127,10 @@ def test_all_figures_of_a_split_are_known_and_new_ones_replace_them(tmp_path):
 
 def test_the_table_marks_what_should_be_low():
     rows = compare({"v_accuracy": 0.5, "v_ece": 0.1}, {"v_accuracy": 0.5, "v_ece": 0.15}, ["v"], ALL_MEASURES)
-    assert [row.is_better for row in rows] == [None, True] and "less is better" not in as_text(rows[:1])
-    assert "| ECE ↓ | v | 15.0 | 10.0 | -5.0 |" in as_markdown(rows) and "less is better" in as_text(rows)
+    assert [row.is_better for row in rows] == [None, True] and "less is better" not in as_text(rows[:1], SHOWN)
+    assert "| ECE ↓ | v | 15.0 | 10.0 | -5.0 |" in as_markdown(rows, SHOWN) and "less is better" in as_text(
+        rows, SHOWN
+    )
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 6), (873, 1000)])

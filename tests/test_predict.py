@@ -6,6 +6,7 @@ from pathlib import Path
 import make
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
 from doors import succeed
 from PIL import Image
@@ -75,6 +76,13 @@ def test_each_image_is_a_line_and_an_unreadable_one_says_why(student, pictures, 
         and "Not read: 1 image, see" in said
     )
     assert {path.name for path in tmp_path.iterdir()} == {f"p.{kind}", "p.html", "summary.json"}
+
+
+def test_a_build_for_cuda_predicts_without_a_gpu(student, pictures, tmp_path, monkeypatch):
+    """torch then names CUDA as the current accelerator, although none is available."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert len(predicted(student, pictures, "-o", tmp_path / "p.csv")) == 6
 
 
 def test_it_predicts_what_a_pipeline_does(student, pictures):

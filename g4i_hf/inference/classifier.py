@@ -169,7 +169,9 @@ def open_classifier(name: str | Path) -> Classifier:
         student = plain_student(model)
     else:
         student, processor = _of_transformers(str(place) if place.is_dir() else str(name))
-    student = student.eval().to(torch.accelerator.current_accelerator() or "cpu", memory_format=LAYOUT)
+    # A build for CUDA names that as the current accelerator also without a GPU
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    student = student.eval().to(device, memory_format=LAYOUT)
     source = str(place) if place.is_dir() else str(name)
     digest, commit = identity_of(source, None)
     of_run = str(run_of(source)) if place.is_dir() else source
