@@ -153,12 +153,13 @@ def worlds() -> str:
 def decisions() -> str:
     """Thresholds of `g4i fit` for new images: how many are certain, what they reach, and what the others do."""
     lines = []
-    for precision, ((judge,), rows) in product((0.9, 0.95), grouped(rows_of("decide"), "judged by").items()):
+    for precision, ((judge,), rows) in product((0.9, 0.95, 0.99), grouped(rows_of("decide"), "judged by").items()):
         given = [row[f"{precision:g}"] for row in rows if f"{precision:g}" in row]
         certain = [each for each in given if each["certain"] and each["got"] is not None]
         others = [each for each in given if not each["certain"] and each["got"] is not None]
         reached = sum(each["got"] >= precision for each in certain)
-        shares = [f"{np.mean([each[name] or 0 for each in certain]):.0%}" for name in ("answered", "oracle")]
+        names = ("answered", "oracle") if certain else ()
+        shares = [f"{np.mean([each[name] or 0 for each in certain]):.0%}" for name in names]
         mean_of_others = percent(np.mean([each["got"] for each in others])) if others else ""
         cells = [f"{precision:.0%}", judge, f"{len(certain)} of {len(rows)}", f"{reached}", " of ".join(shares)]
         lines.append([*cells, str(len(others)), mean_of_others])
