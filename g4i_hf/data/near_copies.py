@@ -145,7 +145,8 @@ def _forest(
     """The pairs of a minimum spanning forest of so many rows. No distance is 0, which would be no pair."""
     rows, columns, distances = map(np.concatenate, zip(*pairs, strict=True))
     _, first = np.unique(rows * number + columns, return_index=True)  # some are in two cells
-    graph = coo_array((distances[first], (rows[first], columns[first])), (number, number))
+    places = rows[first].astype(np.int32), columns[first].astype(np.int32)  # SciPy 1.13 takes no other
+    graph = coo_array((distances[first], places), (number, number))
     forest = minimum_spanning_tree(graph).tocoo()
     return forest.row.astype(int), forest.col.astype(int), forest.data
 
