@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from fitting import results_of
 from PIL import Image
+from scipy.special import logit
 from transformers import AutoConfig
 
 from g4i_hf.evaluation.decisions import PRECISIONS, by_labels, decide, points
+from g4i_hf.fitting.deciding import decisions_of
+from g4i_hf.fitting.judge import Validation
 from g4i_hf.hub import release_student
 from g4i_hf.running import main
 
@@ -44,6 +47,16 @@ def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
     half = np.arange(50) % 2 == 0
     hopeless = decide(points(np.full(50, 0.5), np.full(50, 0.5), 0 * half, by_labels(half)), 0.95, 50)
     assert hopeless.threshold is None and hopeless.gold is None
+
+
+@pytest.mark.parametrize("most_gold", [None, 20])
+def test_a_sample_is_proposed_if_scenes_allow_it(most_gold):
+    confidence, right = a_classifier(50, np.random.default_rng(1))
+    judge = Validation(np.arange(50), np.zeros((50, 1)), np.eye(2)[(~right).astype(int)])
+    logits = np.stack([logit(confidence), np.zeros(50)], axis=1)
+    _, decisions = decisions_of(judge, "with_views", logits, most_gold)
+    proposed = [each.gold for each in decisions if not each.certain]
+    assert any(proposed) == (most_gold is None)
 
 
 def test_a_threshold_for_a_higher_precision_is_not_lower():
