@@ -6,6 +6,8 @@ import numpy as np
 from result_files import grouped, mean
 from tables import NAMES, SHARES, of_page, percent, rows_of, table
 
+from g4i_hf.names import WITH_VIEWS
+
 VIEWS = {
     "captions": "captions",
     "Lite0": "features of EfficientNet-Lite0, the student",
@@ -69,6 +71,21 @@ def bad_views() -> str:
 
 
 OF_REAL_VIEWS = ("no labels", "1 a class", "4 a class")
+
+
+@of_page
+def real_views_fit() -> str:
+    """`g4i fit` itself: what its classifier gets right on `test`, and in brackets what it says."""
+    found = grouped(rows_of("real_views_fit"), "data", "views", "setting")
+    lines = []
+    for data, views in dict.fromkeys((row["data"], row["views"]) for row in rows_of("real_views_fit")):
+        cells = []
+        for setting in OF_REAL_VIEWS:
+            rows = found.get((data, views, setting), [])
+            said = percent(mean(rows, f"{WITH_VIEWS}_estimate")) or "none"
+            cells.append(f"{percent(mean(rows, WITH_VIEWS))} ({said})" if rows else "")
+        lines.append([NAMES[data], views.replace(" + ", ", ").replace("image", "features"), *cells])
+    return table(["images", "views", *OF_REAL_VIEWS], lines, "ll")
 
 
 @of_page
