@@ -1,9 +1,13 @@
-"""What a label model takes for labels and views, and what it says of anything else."""
+"""What a label model takes for labels, views and its file, and what it says of anything else."""
+
+import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
-from test_label_model import CLASSES, accuracy, clusters, fitted
+from safetensors.numpy import load_file, save
+from test_label_model import CLASSES, DIM, accuracy, alone, clusters, fitted, views_of
 
 from g4i_hf import LabelModel, View
 
@@ -71,3 +75,26 @@ def test_what_cannot_be_predicted_is_an_error():
             model.predict(unknown)
     with pytest.raises(ValueError, match="fold is 10: give 0 to 9"):
         model.predict(views, fold=10)
+
+
+def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
+    data, images = clusters(500, spread=2.0), clusters(500, spread=2.0, view=1).x
+    labels = np.where(np.arange(500) % 3 == 0, -1, data.y)
+    model = fitted(data, labels, images, names=np.eye(CLASSES, DIM))
+    model.save(tmp_path / "model")
+    again, views = LabelModel.load(tmp_path / "model"), views_of(data.x, images)
+    for fold in (-1, 4):
+        np.testing.assert_array_equal(again.predict(views, fold), model.predict(views, fold))
+    for name in ("probabilities_", "posterior_", "folds_", "label_noise_"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
+    assert again.accuracy_.share == model.accuracy_.share and alone(again) == alone(model)
+    (file,) = (tmp_path / "model").iterdir()
+    whole = file.read_bytes()
+    assert load_file(file)
+    for name, content in {"cut": whole[:-9], "foreign": save({"a": np.eye(2)}), "pickled": pickle.dumps(1)}.items():
+        file.write_bytes(content)
+        with pytest.raises(ValueError) as raised:
+            LabelModel.load(file.parent)
+        assert re.fullmatch(rf"{re.escape(str(file))} is damaged, or no label model .*", str(raised.value)), name
+    with pytest.raises(FileNotFoundError, match="label_model.safetensors"):
+        LabelModel.load(tmp_path)

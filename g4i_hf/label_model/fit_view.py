@@ -9,11 +9,12 @@ from .. import priors
 from ..linear import Classifier, balanced_regression, linear_discriminant, margins_of, one_hot, strongest_first
 from .likelihood import PriorOfTemperatures, calibrate
 from .view_model import ViewModel
-from .views import WHOLE, Rows, Values
+from .views import FOLDS, WHOLE, Rows, Values
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # C of the logistic regression, as in scikit-learn
 SHRINKAGES = (0.6, 0.2)  # of the linear discriminant
 MOST_FITTED = 50_000  # rows that a model is fitted on; of more a sample is taken
+PARTS = ((0, 1, 2), (3, 4, WHOLE))  # of folds, where so many rows are left without any of them
 ENOUGH_COMPARED = 2_000  # held-out rows that select the strength
 MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 
@@ -59,7 +60,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
             if loss < least:
                 best, least = model, loss
     if best is regressions:
-        best.models |= regression(c, None, [*folds[len(compared) :], WHOLE]).models
+        best.models |= regression(c, None, [fold for fold in (*folds, WHOLE) if fold not in best.models]).models
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]
     if len(unlabelled):
         best.match_margin_of_fold_models({view.name: view}, unlabelled)
@@ -77,10 +78,18 @@ def _of_folds(
     """A classifier for each fold, without its labels, or of all rows (`WHOLE`). Names of classes are examples too."""
     classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
     model = ViewModel((view.name,), (view.x.shape[1],), {}, num_labels)
-    for fold in folds:
-        fitted = known[rows.folds[known] != fold][:MOST_FITTED]
+    for part in _parts(rows.folds[known]):
+        if not set(part) & set(folds):
+            continue
+        fitted = known[~np.isin(rows.folds[known], part)][:MOST_FITTED]
         x = np.concatenate([view.x[fitted], view.names[classes]])
         shares = one_hot(np.concatenate([rows.labels[fitted], classes]), num_labels)
-        kwargs = {} if start is None else {"start": start.models[fold]}
-        model.models[fold] = fit(x, shares, **kwargs)
+        kwargs = {} if start is None else {"start": start.models[part[0]]}
+        model.models |= dict.fromkeys(part, fit(x, shares, **kwargs))
     return model
+
+
+def _parts(folds: np.ndarray) -> Sequence[tuple[int, ...]]:
+    """Numbers of models that share a classifier. Of many rows (n,) it takes two, each fitted on enough of them."""
+    without_most = np.count_nonzero(~np.isin(folds, PARTS[0]))
+    return PARTS if without_most >= MOST_FITTED else [(fold,) for fold in (*range(FOLDS), WHOLE)]
