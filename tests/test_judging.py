@@ -383,6 +383,33 @@ def test_a_student_that_has_learned_the_labels_is_not_judged_by_them(blobs, alon
     assert len(judge.rows) >= 100
 
 
+def test_an_interval_holds_the_accuracy_of_even_classes_where_no_view_names_any():
+    """
+    One class has 20 times the labels of the others, and as many images as each without a label: labels of that mix do
+    not tell that. Names of classes do, and the interval is narrower.
+    """
+    generator, each = np.random.default_rng(0), [100, 5, 5, 5]
+    labels = np.concatenate([np.repeat(range(4), each), np.repeat(range(4), 80)])
+    given = np.where(np.arange(len(labels)) < 115, labels, -1)
+    order = generator.permutation(len(labels))
+    features = (1.2 * np.eye(4)[labels] + generator.normal(0, 1, (len(labels), 4))).astype(np.float32)
+    views, widths = {"image": View(features)}, {}
+    for name, texts in {"without": None, "with": np.eye(4)}.items():
+        if texts is not None:
+            views["caption"] = View(np.eye(4)[labels] + generator.normal(0, 0.5, (len(labels), 4)), texts)
+        holdout = rows_to_hold_out(given, order)
+        model = LabelModel(4).fit(views, given, ids=order, groups=order, kept=np.isin(np.arange(len(labels)), holdout))
+        targets = Targets.of(Evidence(given, views, model, order, holdout=holdout))
+        judge = judge_in_training(targets, features)
+        judged_heads(targets, features, judge)
+        estimate = judge.judgement().accuracies["with_views"]
+        low, high = estimate.interval
+        right = (judge.predicted["with_views"] == labels[judge.rows]).mean()
+        assert low <= right <= high
+        widths[name] = high - low
+    assert widths["with"] < 0.4 < widths["without"]
+
+
 def test_labels_of_almost_the_same_images_tell_nothing_of_others():
     """Frames of three clips of a class have labels, and others show other scenes: none of them is of no class."""
     generator, scenes = np.random.default_rng(0), np.repeat(np.arange(60), 6)

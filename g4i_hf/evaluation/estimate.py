@@ -29,6 +29,9 @@ The 95% interval is that of Student's distribution with 20 degrees of freedom, t
 fewer rows that judge themselves. Both accuracies then move, in proportion to their intervals, until their difference
 is the estimated one.
 
+Where no view has names of classes, images may be of another mix than the labels without a sign of it. Then an interval
+also holds the mean over classes of how often each is recognised: the accuracy if all are as frequent.
+
 Images of one scene are not independent. Where there are groups, each V is that of a ratio of sums over groups: a group
 is one row, with the sum of their weights and their mean. Both n and N are effective numbers of groups, and Student's
 distribution has n - 1 degrees of freedom, at most 20.
@@ -55,7 +58,8 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from .. import priors
-from .class_shares import class_shares
+from ..linear import one_hot
+from .class_shares import class_shares, recalls
 
 HELPED, HURT, CANNOT_TELL = "helped", "hurt", "cannot tell"
 
@@ -98,6 +102,8 @@ class HeldOut:
     unknown: float = 0.0  # L
     groups: np.ndarray | None = None  # (m,) the same for rows of one scene; None: each is one
     have_more: bool = False  # whether they had views that images to judge lack, when `probabilities` were calibrated
+    # Where the mix of the images is unknown: (m, C) probabilities of the true class, and (C,) labels of each class
+    of_classes: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of(
@@ -127,6 +133,12 @@ class HeldOut:
             for classes in (missing & (counts > 0), missing & (counts == 0))
         )
         return cls(probabilities, labels, noise, if_noisy, weights / weights.sum(), single, unknown * (1 - single))
+
+    def recall(self, predicted: np.ndarray) -> float:
+        """How often predicted classes (m,) are right if all classes are as frequent; see [`recalls`]."""
+        truth, counts = self.of_classes
+        right, _ = recalls(one_hot(predicted, len(counts)).astype(np.float64), truth.astype(np.float64), counts)
+        return float(right.mean())
 
     @property
     def freedom(self) -> float:
@@ -271,7 +283,23 @@ def judged_by_probabilities(
             of_rows = np.stack([one - other, (least + of_other) * (seen[first] != seen[second])])
         judgement.difference = _estimate(mean, variance, held_out, of_rows, spread, is_difference=True)
         _make_consistent(judgement)
+    if seen and held_out.of_classes is not None:
+        _hold_even_classes(judgement, {name: held_out.recall(classes) for name, classes in seen.items()})
     return judgement
+
+
+def _hold_even_classes(judgement: Judgement, recall: Mapping[str, float]) -> None:
+    """Widen intervals to hold the accuracies if all classes are as frequent, by name."""
+    for name, share in recall.items():
+        judgement.accuracies[name] = _holding(judgement.accuracies[name], share)
+    if judgement.difference is not None:
+        first, second = recall.values()
+        judgement.difference = _holding(judgement.difference, second - first)
+
+
+def _holding(estimate: Estimate, share: float) -> Estimate:
+    low, high = estimate.interval
+    return Estimate(estimate.share, (min(low, share), max(high, share)))
 
 
 def judged_in_turn(predicted: Mapping[str, np.ndarray], held_out: HeldOut) -> Judgement:

@@ -322,8 +322,8 @@ def _class_mix_in_words(result: FitResult) -> list[str]:
     if few and most >= UNEVEN * FEW_LABELS_OF_CLASS and not any(view["class_names"] for view in result.views.values()):
         lines.append(
             f"Some classes have fewer than {FEW_LABELS_OF_CLASS} labels, such as {few[0]!r}, and others up to "
-            f"{most:,.0f}. If they are not as rare among your other images, the accuracy is too high: label a random "
-            "sample (--pick gold)."
+            f"{most:,.0f}. If they are not as rare among your other images, the accuracy is too high; its interval "
+            "holds that of even classes. To know, label a random sample (--pick gold)."
         )
     return lines
 
