@@ -146,7 +146,9 @@ class Bursts(Drawn):
     def __init__(self, photos: Photos, seed: int):
         super().__init__(photos, seed)
         generator = np.random.default_rng([seed, 4])
-        chosen = [np.flatnonzero(self.truth == label)[:SCENES] for label in range(len(self.classes))]
+        of_classes = [np.flatnonzero(self.truth == label) for label in range(len(self.classes))]
+        # By chance, as neighbours in Flowers-102 are often of one plant
+        chosen = [generator.permutation(rows)[:SCENES] for rows in of_classes]
         self.scenes = np.repeat(np.concatenate(chosen), FRAMES)
         one, other = generator.integers(len(self.truth), size=(2, len(self.scenes)))
         moved = (NEAR / np.sqrt(2)) * (self.features[one] - self.features[other])
