@@ -21,6 +21,7 @@ PAGES = (
     "docs/speed.md",
     "docs/guides/large_datasets.md",
     "docs/guides/predict.md",
+    "docs/guides/publish.md",
     "docs/guides/captions.md",
     "docs/guides/classes.md",
     "docs/guides/wrong_labels.md",

@@ -117,3 +117,14 @@ def sample() -> str:
         cells = [f"{percent(found[part].get('labels_only'))} / {percent(found[part]['with_views'])}" for part in parts]
         lines.append([f"{data}, {found[1]['images']:,} images, labels: {setting}", *cells])
     return table(["", "all", *(f"1/{part}" for part in parts[1:])], lines)
+
+
+@of_page
+def formats() -> str:
+    lines = []
+    for (name,), found in grouped(rows_of("formats"), "format").items():
+        of_sets, (first, *_) = {row["data"]: row for row in found}, found
+        cells = [percent(of_sets[data]["accuracy"]) if data in of_sets else "" for data in NAMES]
+        same = " ".join(percent(of_sets[data]["agreement"]) for data in NAMES if data in of_sets)
+        lines.append([f"`{name}`", f"{first['megabytes']:.1f}", f"{mean(found, 'times'):.1f}", *cells, same])
+    return table(["", "MB", "times as fast", *NAMES.values(), "class as PyTorch, %"], lines)
