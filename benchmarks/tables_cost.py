@@ -127,4 +127,4 @@ def formats() -> str:
         cells = [percent(of_sets[data]["accuracy"]) if data in of_sets else "" for data in NAMES]
         same = " ".join(percent(of_sets[data]["agreement"]) for data in NAMES if data in of_sets)
         lines.append([f"`{name}`", f"{first['megabytes']:.1f}", f"{mean(found, 'times'):.1f}", *cells, same])
-    return table(["", "MB", "times as fast", *NAMES.values(), "class as PyTorch, %"], lines)
+    return table(["", "MB", "times as fast as `onnx`", *NAMES.values(), "class as PyTorch, %"], lines)

@@ -44,6 +44,22 @@ def test_the_mix_of_classes_is_within_its_intervals(counts, shares):
     assert np.mean(nearer) > (0.03 if shares is EVEN else -0.02)
 
 
+def test_where_images_differ_intervals_hold_classes_that_are_recognised_less_often():
+    """Half of the classes, of other images than those with labels."""
+    counts, held = np.full(CLASSES, 20), {False: [], True: []}
+    labels, before = np.repeat(np.arange(CLASSES), counts), np.full(CLASSES, 4.0)
+    after = np.where(np.arange(CLASSES) % 2, 1.0, 4.0)
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        truth = generator.choice(CLASSES, 600, p=UNEVEN)
+        pool, rows = predicted(truth, after, generator), predicted(labels, before, generator)
+        true = np.bincount(truth, minlength=CLASSES) / len(truth)
+        for differ, found in held.items():
+            _, intervals = share_intervals(pool, rows, np.eye(CLASSES)[labels], counts, seed, differ=differ)
+            found += [*((intervals[:, 0] <= true) & (true <= intervals[:, 1]))]
+    assert np.mean(held[True]) >= 0.93 > 0.8 > np.mean(held[False]), {each: np.mean(of) for each, of in held.items()}
+
+
 def test_a_class_without_a_held_out_row_and_weights_of_rows():
     generator, labels = np.random.default_rng(0), np.repeat(np.arange(CLASSES - 1), 8)
     counts, pool = np.array([8] * 5 + [1]), predicted(np.arange(600) % CLASSES, np.full(CLASSES, 3.0), generator)

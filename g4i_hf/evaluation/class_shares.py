@@ -56,11 +56,18 @@ def class_shares(
 
 
 def share_intervals(
-    everywhere: np.ndarray, probabilities: np.ndarray, truth: np.ndarray, counts: np.ndarray, seed: int
+    everywhere: np.ndarray,
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    counts: np.ndarray,
+    seed: int,
+    *,
+    differ: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     The shares (C,) by (n, C) probabilities of images, and their 95% intervals (C, 2). These are by other draws of the
-    images and of the labelled rows (Rubin, 1981), and wider for classes that are badly recognised.
+    images and of the labelled rows (Rubin, 1981), and wider for classes that are badly recognised. Where images
+    `differ` from the labelled rows, these do not tell how well, and no class counts as recognised.
     """
     number, mean, rows = len(everywhere), everywhere.mean(0, dtype=np.float64), slice(MOST_RESAMPLED)
     shares, generator = class_shares(mean, probabilities, truth, counts), np.random.default_rng(seed)
@@ -72,7 +79,7 @@ def share_intervals(
         )
         drawn.append(class_shares(other, probabilities[rows], truth[rows], counts, weights[rows]))
     right, _ = recalls(probabilities, truth, counts)
-    doubt = priors.DOUBT_OF_UNRECOGNISED * (1 - right) * (shares + 1 / len(shares))
+    doubt = priors.DOUBT_OF_UNRECOGNISED * (1 - right * (not differ)) * (shares + 1 / len(shares))
     half = 1.96 * np.sqrt(np.var(drawn, axis=0) + doubt**2 + (priors.EXTRA_ROWS / number) ** 2)
     return shares, np.clip(np.stack([shares - half, shares + half], 1), 0, 1)
 

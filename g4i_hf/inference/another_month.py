@@ -74,6 +74,7 @@ class Summary:
         comparison = summary.comparison = compared(fitted.values, fitted.classes, values, summary.shares)
         known = Estimate(float(fitted.accuracy[0]), (float(fitted.accuracy[1]), float(fitted.accuracy[2])))
         if comparison.differs:
+            _, summary.intervals = share_intervals(probabilities, *judged, 0, differ=True)
             summary.why = DIFFER
             summary.most = np.argsort(-comparison.scores, kind="stable").tolist()
         elif np.isnan(known.share):
@@ -144,5 +145,5 @@ class Summary:
             for label in order
         ]
         more = f"; {len(self.classes) - len(order):,} more in summary.json" if len(self.classes) > len(order) else ""
-        doubt = " Doubtful, as the images differ." if self.why == DIFFER else ""
+        doubt = " These intervals are wide, as the images differ." if self.why == DIFFER else ""
         return f"Classes among them: {printable('; '.join(shown))}{more}.{doubt}"
