@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.special import logit
 from transformers import AutoConfig
 
-from g4i_hf.evaluation.decisions import PRECISIONS, by_labels, decide, points
+from g4i_hf.evaluation.decisions import PRECISIONS, by_labels, points, threshold_for
 from g4i_hf.fitting.deciding import decisions_of
 from g4i_hf.fitting.judge import Validation
 from g4i_hf.hub import release_student
@@ -34,7 +34,9 @@ def test_where_a_threshold_is_certain_new_answers_are_as_right_as_asked(frames):
         confidence, right = (np.repeat(each, frames) for each in a_classifier(500, generator))
         groups = np.repeat(np.arange(500), frames)
         predicted = np.zeros(len(right), dtype=int)
-        decision = decide(points(confidence, confidence, predicted, by_labels(right, groups), groups), 0.95, 500)
+        decision = threshold_for(
+            points(confidence, confidence, predicted, by_labels(right, groups), groups), 0.95, 500
+        )
         if decision.certain:
             got.append(is_right[new >= decision.threshold].mean() >= 0.95)
     assert len(got) > 25 and np.mean(got) >= 0.95
@@ -42,10 +44,10 @@ def test_where_a_threshold_is_certain_new_answers_are_as_right_as_asked(frames):
 
 def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
     confidence, right = a_classifier(50, np.random.default_rng(1))
-    decision = decide(points(confidence, confidence, 0 * right, by_labels(right)), 0.95, 50)
+    decision = threshold_for(points(confidence, confidence, 0 * right, by_labels(right)), 0.95, 50)
     assert not decision.certain and decision.threshold > 0.5 and 50 < decision.gold <= 1000
     half = np.arange(50) % 2 == 0
-    hopeless = decide(points(np.full(50, 0.5), np.full(50, 0.5), 0 * half, by_labels(half)), 0.95, 50)
+    hopeless = threshold_for(points(np.full(50, 0.5), np.full(50, 0.5), 0 * half, by_labels(half)), 0.95, 50)
     assert hopeless.threshold is None and hopeless.gold is None
 
 
@@ -64,17 +66,17 @@ def test_a_threshold_for_a_higher_precision_is_not_lower():
     confidence = np.linspace(1, 0.5, 400)
     candidates = points(confidence, np.full(400, 0.97), np.zeros(400, dtype=int), None)
     candidates = [replace(point, low=0.92, images=400, expected=1.0) for point in candidates[:2]] + candidates[2:]
-    at_90 = decide(candidates, 0.9, 400)
-    at_95 = decide(candidates, 0.95, 400, least=at_90.threshold)
+    at_90 = threshold_for(candidates, 0.9, 400)
+    at_95 = threshold_for(candidates, 0.95, 400, least=at_90.threshold)
     assert at_90.certain and not at_95.certain and at_95.threshold == at_90.threshold
-    assert decide(candidates, 0.95, 400).threshold < at_90.threshold  # alone
+    assert threshold_for(candidates, 0.95, 400).threshold < at_90.threshold  # alone
 
 
 def test_without_labels_99_percent_are_not_certain():
     right = np.ones(2_000, dtype=bool)
     candidates = points(np.linspace(0.5, 1, 2_000), np.ones(2_000), 0 * right, by_labels(right))
     certain = {
-        has_labels: [decide(candidates, each, 2_000, has_labels=has_labels).certain for each in PRECISIONS]
+        has_labels: [threshold_for(candidates, each, 2_000, has_labels=has_labels).certain for each in PRECISIONS]
         for has_labels in (True, False)
     }
     assert certain == {True: [True, True, True], False: [True, True, False]}

@@ -117,7 +117,7 @@ def _worst_class(predicted: np.ndarray, right: np.ndarray) -> tuple[int | None, 
     return int(classes[shares.argmin()]), float(shares.min())
 
 
-def decide(
+def threshold_for(
     candidates: list[Point], precision: float, images: float, *, has_labels: bool = True, least: float = 0.0
 ) -> Decision:
     """

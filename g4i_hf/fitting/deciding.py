@@ -15,8 +15,8 @@ from ..evaluation.decisions import (
     Judged,
     Point,
     by_labels,
-    decide,
     points,
+    threshold_for,
 )
 from ..evaluation.estimate import HeldOut, effective_number, judged_by_probabilities, judged_in_turn
 from ..names import ALL_LAYERS
@@ -55,7 +55,7 @@ def decisions_of(
     decisions: list[Decision] = []
     for precision in PRECISIONS:
         least = max((each.threshold or 0.0 for each in decisions), default=0.0)
-        decided = decide(candidates, precision, images, has_labels=has_labels, least=least)
+        decided = threshold_for(candidates, precision, images, has_labels=has_labels, least=least)
         if most_gold is not None and decided.gold and decided.gold > most_gold:
             decided.gold = None
         decisions.append(decided)
