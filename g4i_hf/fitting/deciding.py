@@ -101,7 +101,12 @@ def _rows_of(held_out: HeldOut, chosen: np.ndarray) -> HeldOut | None:
     }
     groups = None if held_out.groups is None else held_out.groups[chosen]
     return replace(
-        held_out, **of_rows, noise=held_out.noise[:, chosen], weights=weights / weights.sum(), groups=groups
+        held_out,
+        **of_rows,
+        noise=held_out.noise[:, chosen],
+        weights=weights / weights.sum(),
+        groups=groups,
+        of_classes=None,  # a precision is that of these answers, whatever their classes
     )
 
 
