@@ -123,8 +123,8 @@ def sample() -> str:
 def formats() -> str:
     lines = []
     for (name,), found in grouped(rows_of("formats"), "format").items():
-        of_sets, (first, *_) = {row["data"]: row for row in found}, found
+        of_sets = {row["data"]: row for row in found}
         cells = [percent(of_sets[data]["accuracy"]) if data in of_sets else "" for data in NAMES]
         same = " ".join(percent(of_sets[data]["agreement"]) for data in NAMES if data in of_sets)
-        lines.append([f"`{name}`", f"{first['megabytes']:.1f}", f"{mean(found, 'times'):.1f}", *cells, same])
+        lines.append([f"`{name}`", f"{mean(found, 'megabytes'):.1f}", f"{mean(found, 'times'):.1f}", *cells, same])
     return table(["", "MB", "times as fast as `onnx`", *NAMES.values(), "class as PyTorch, %"], lines)

@@ -94,8 +94,12 @@ def test_a_result_says_another_mix_and_what_uneven_labels_hide():
     assert said.endswith("than the labels: 'cat' 50% (40 to 60), 10% of the labels.")
     shares = {"cat": line(0.9, 0.8, 1, 0.95), "dog": line(0.1, 0, 0.2, 0.05)}
     views = {"image": {"interval": None, "class_names": False}}
-    uneven = dataclasses.replace(RESULT, pool_shares=shares, views=views)
+    uneven = dataclasses.replace(RESULT, pool_shares=shares, views=views, judged_on="cross_fitting")
     assert "1 classes" not in " ".join(uneven.lines())
-    assert any("such as 'dog', and others up to 57" in each for each in uneven.lines())
-    named = dataclasses.replace(uneven, views={"caption": {"interval": None, "class_names": True}})
-    assert not any("others up to" in each for each in named.lines())
+    (said,) = [each for each in uneven.lines() if "such as 'dog', and others up to 57" in each]
+    assert "too high; its interval holds that of even classes. To know" in said
+    in_turn = dataclasses.replace(uneven, judged_on="cross_validation")
+    assert any("the accuracy is too high. To know" in each for each in in_turn.lines())
+    others = {"views": {"caption": {"interval": None, "class_names": True}}}, {"judged_on": "gold"}
+    for other in (*others, {"judged_on": "validation"}, {"with_views_accuracy": None, "labels_only_accuracy": None}):
+        assert not any("others up to" in each for each in dataclasses.replace(uneven, **other).lines())

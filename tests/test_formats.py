@@ -233,7 +233,10 @@ def test_int8_is_offered_where_it_answers_as_pytorch(tmp_path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(release / "onnx" / "model_int8.onnx")
-    logits, *_ = session.run(None, {"images": np.stack([np.asarray(make.noise(seed, 48)) for seed in range(3)])})
+    images = np.stack([np.asarray(make.noise(seed, 48)) for seed in range(3)])
+    logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
+    np.testing.assert_allclose(probabilities, torch.from_numpy(logits).softmax(-1), atol=1e-6)
+    assert len(np.unique(np.round(logits, 5))) == 15, "outputs are not rounded to 8 bits"
     assert logits.shape == (3, 5) and "class_names" in session.get_modelmeta().custom_metadata_map
     weights = onnx.load(release / "onnx" / "model_int8.onnx").graph.initializer
     assert onnx.TensorProto.INT8 in {each.data_type for each in weights}

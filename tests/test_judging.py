@@ -406,6 +406,7 @@ def test_an_interval_holds_the_accuracy_of_even_classes_where_no_view_names_any(
         low, high = estimate.interval
         right = (judge.predicted["with_views"] == labels[judge.rows]).mean()
         assert low <= right <= high
+        assert (judge.held_out.of_classes is None) == (name == "with")
         widths[name] = high - low
     assert widths["with"] < 0.4 < widths["without"]
 

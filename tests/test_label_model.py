@@ -134,6 +134,18 @@ def test_a_rows_own_label_is_not_in_its_probabilities(enough, monkeypatch):
         ]
         in_fold.append(np.max(np.subtract(*of_models)))
     assert np.abs(out_of_fold).max() < 0.05 and np.mean(in_fold) > 0.2, (out_of_fold, in_fold)
+    weights = [weight for weight, _ in true_ones.models_[0].models.values()]
+    assert len({weight.tobytes() for weight in weights}) == (6 if enough > len(data.y) else 2)
+
+
+def test_many_rows_of_two_sites_are_learned(monkeypatch):
+    """With this seed both sites are in folds that share a model."""
+    monkeypatch.setattr(fit_view, "MOST_FITTED", 100)
+    data, sites = clusters(900, spread=1.0, seed=5), np.arange(900) % 2
+    labels = np.where(np.arange(900) < 600, data.y, -1)
+    model = LabelModel(CLASSES, 5).fit({"image": View(data.x)}, labels, ids=range(900), groups=sites)
+    assert set(model.folds_[:600]) < set(fit_view.PARTS[1])
+    assert accuracy(model.probabilities_[600:], data.truth[600:]) > 0.8
 
 
 def with_names() -> tuple[Clusters, np.ndarray, np.ndarray]:

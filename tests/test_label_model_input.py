@@ -77,6 +77,16 @@ def test_what_cannot_be_predicted_is_an_error():
         model.predict(views, fold=10)
 
 
+def test_a_view_names_classes_of_rows_that_almost_all_have_a_value():
+    values, every = np.ones((10, 3)), np.ones(10, dtype=bool)
+    assert View(values, np.eye(3)).names_classes_of(every)
+    assert not View(values).names_classes_of(every) and not View(values, np.eye(3)).names_classes_of(~every)
+    assert not View(values, np.diag([1, 1, 0])).names_classes_of(every), "a class without a name"
+    values[:3] = np.nan
+    assert not View(values, np.eye(3)).names_classes_of(every)
+    assert View(values, np.eye(3)).names_classes_of(np.arange(10) > 1), "an eighth is without"
+
+
 def test_a_saved_model_is_the_same_and_holds_no_pickle(tmp_path):
     data, images = clusters(500, spread=2.0), clusters(500, spread=2.0, view=1).x
     labels = np.where(np.arange(500) % 3 == 0, -1, data.y)

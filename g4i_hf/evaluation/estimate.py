@@ -29,8 +29,9 @@ The 95% interval is that of Student's distribution with 20 degrees of freedom, t
 fewer rows that judge themselves. Both accuracies then move, in proportion to their intervals, until their difference
 is the estimated one.
 
-Where no view has names of classes, images may be of another mix than the labels without a sign of it. Then an interval
-also holds the mean over classes of how often each is recognised: the accuracy if all are as frequent.
+Where no view has names of all classes, images without a label may be of another mix than the labels without a sign of
+it. Then the interval by them also holds the mean over classes of how often each is recognised: the accuracy if all are
+as frequent.
 
 Images of one scene are not independent. Where there are groups, each V is that of a ratio of sums over groups: a group
 is one row, with the sum of their weights and their mean. Both n and N are effective numbers of groups, and Student's

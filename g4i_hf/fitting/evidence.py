@@ -43,8 +43,7 @@ from .scenes import Scenes, has_groups
 VALIDATION = "validation"
 JUDGING_SPLITS = (GOLD, VALIDATION)  # splits whose labels judge, the first available one
 TURNS = 5  # in which unlabelled rows judge
-# Rows x features x classes. Up to here, judging in turn adds 5 seconds on one core at most: 10 in place of 5 for 1,550
-# rows of 10 classes. Of larger data some folds are enough, as intervals hold alike
+# Rows x features x classes; 5 seconds of one core for judging in turn. Of larger data some folds are enough
 MAX_FULL_CROSS_VALIDATION = 2e7
 
 
@@ -364,13 +363,17 @@ class Evidence:
         """(N,) labels that no person has reviewed, -1 for others."""
         return np.where(self.is_certain, -1, self.labels)
 
+    def names_classes(self, view: str) -> bool:
+        """Whether it shows the mix of the classes of unlabelled rows: it has names of all, and a weight."""
+        return self.model.report_[view]["weight"] > 0 and self.views[view].names_classes_of(self.labels < 0)
+
     @property
     def estimates(self) -> dict[str, Any]:
         """Of the label model, for `all_results.json`."""
         estimates = estimates_of(self.model)
-        named = {name: {"class_names": view.class_values is not None} for name, view in self.views.items()}
         if (judged := self.judged_annotators) is not None:
             estimates |= {"annotators": judged.by_name(self.annotators), "annotator_agreement": judged.agreement}
+        named = {name: {"class_names": self.names_classes(name)} for name in self.views}
         return estimates | {"views": {name: line | named[name] for name, line in estimates["views"].items()}}
 
     def pool_shares(self, classes: Sequence[str]) -> dict[str, dict[str, Any]] | None:
@@ -407,9 +410,8 @@ class Evidence:
         (rows, C) probabilities by models that have not learned the labels of this fold; for others, the labels that
         count as right. Other labels are learned, so that they cannot be weighed once more.
         """
-        model = self.model
-        probabilities = model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
-        is_right = (self.labels[rows] >= 0) & (self.is_certain[rows] | (model.calibration_.share == 0))
+        probabilities = self.model.predict({name: view.values[rows] for name, view in self.views.items()}, fold)
+        is_right = (self.labels[rows] >= 0) & (self.is_certain[rows] | (self.model.calibration_.share == 0))
         probabilities[is_right] = one_hot(self.labels[rows[is_right]], self.num_labels)
         return probabilities
 

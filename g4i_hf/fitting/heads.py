@@ -123,10 +123,8 @@ def cross_validated(
     counts = np.bincount(labels[labels >= 0], minlength=evidence.num_labels)
     of_rows = probabilities, posterior, labels[rows], is_sure
     held_out = model.calibration_.held_out(*of_rows, counts, model.probabilities_)
-    names_classes = any(
-        view.class_values is not None and model.report_[name]["weight"] > 0 for name, view in evidence.views.items()
-    )
-    of_classes = None if names_classes else (posterior, counts)
+    knows_mix = any(evidence.names_classes(name) for name in evidence.views)
+    of_classes = None if knows_mix else (posterior, counts)
     return logits, replace(held_out, groups=evidence.groups[rows], have_more=have_more, of_classes=of_classes)
 
 

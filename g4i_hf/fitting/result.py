@@ -40,7 +40,7 @@ class FitResult:
     labels: int  # of them
     suspicious_labels: int  # labels that all views together contradict
     doubtful_labels: int  # others that are not the likeliest class, but may be right
-    views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; and whether it has `class_names`
+    views: dict[str, dict[str, Any]]  # by name, see `LabelModel.report_`; `class_names`: see `names_classes`
     num_labels: int  # classes
     reviewed: int | None = None  # `labels` that a person gave or confirmed
     sampled_from: int | None = None  # training images, of which `images` are a sample; None: these are all

@@ -319,11 +319,14 @@ def _class_mix_in_words(result: FitResult) -> list[str]:
         lines.append(f"The images without a label are of another mix of classes than the labels{more}: {listing}.")
     few = [name for name, line in shares.items() if line["of_labels"] * result.labels < FEW_LABELS_OF_CLASS]
     most = max((line["of_labels"] for line in shares.values()), default=0) * result.labels
-    if few and most >= UNEVEN * FEW_LABELS_OF_CLASS and not any(view["class_names"] for view in result.views.values()):
+    is_uneven = bool(few) and most >= UNEVEN * FEW_LABELS_OF_CLASS
+    is_assumed = result.judged_on not in (GOLD, VALIDATION) and result.with_views_accuracy is not None
+    if is_uneven and is_assumed and not any(view["class_names"] for view in result.views.values()):
+        holds = "" if result.judged_on == CrossValidation.name else "; its interval holds that of even classes"
         lines.append(
             f"Some classes have fewer than {FEW_LABELS_OF_CLASS} labels, such as {few[0]!r}, and others up to "
-            f"{most:,.0f}. If they are not as rare among your other images, the accuracy is too high; its interval "
-            "holds that of even classes. To know, label a random sample (--pick gold)."
+            f"{most:,.0f}. If they are not as rare among your other images, the accuracy is too high{holds}. To know, "
+            "label a random sample (--pick gold)."
         )
     return lines
 

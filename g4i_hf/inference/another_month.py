@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import priors
-from ..evaluation.class_shares import share_intervals
+from ..evaluation.class_shares import class_shares, share_intervals
 from ..evaluation.estimate import Estimate
 from ..evaluation.new_images import Comparison, compared, expected_accuracy
 from ..files import printable
@@ -70,11 +70,12 @@ class Summary:
         if not len(judged[0]):
             summary.why = "no image has judged the classifier"
             return summary
-        summary.shares, summary.intervals = share_intervals(probabilities, *judged, 0)
-        comparison = summary.comparison = compared(fitted.values, fitted.classes, values, summary.shares)
+        shares = class_shares(probabilities.mean(0), *judged)
+        comparison = summary.comparison = compared(fitted.values, fitted.classes, values, shares)
+        of_shares = share_intervals(probabilities, *judged, 0, differ=comparison.differs)
+        summary.shares, summary.intervals = of_shares
         known = Estimate(float(fitted.accuracy[0]), (float(fitted.accuracy[1]), float(fitted.accuracy[2])))
         if comparison.differs:
-            _, summary.intervals = share_intervals(probabilities, *judged, 0, differ=True)
             summary.why = DIFFER
             summary.most = np.argsort(-comparison.scores, kind="stable").tolist()
         elif np.isnan(known.share):

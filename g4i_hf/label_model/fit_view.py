@@ -75,10 +75,10 @@ def _of_folds(
     folds: Sequence[int],
     start: ViewModel | None = None,
 ) -> ViewModel:
-    """A classifier for each fold, without its labels, or of all rows (`WHOLE`). Names of classes are examples too."""
+    """A classifier for each fold, without its labels, or for the rest (`WHOLE`). Names of classes are examples too."""
     classes, known = np.flatnonzero(view.is_named), rows.known[view.has[rows.known]]
     model = ViewModel((view.name,), (view.x.shape[1],), {}, num_labels)
-    for part in _parts(rows.folds[known]):
+    for part in _parts(rows.folds[known], rows.labels[known]):
         if not set(part) & set(folds):
             continue
         fitted = known[~np.isin(rows.folds[known], part)][:MOST_FITTED]
@@ -89,7 +89,12 @@ def _of_folds(
     return model
 
 
-def _parts(folds: np.ndarray) -> Sequence[tuple[int, ...]]:
-    """Numbers of models that share a classifier. Of many rows (n,) it takes two, each fitted on enough of them."""
-    without_most = np.count_nonzero(~np.isin(folds, PARTS[0]))
-    return PARTS if without_most >= MOST_FITTED else [(fold,) for fold in (*range(FOLDS), WHOLE)]
+def _parts(folds: np.ndarray, labels: np.ndarray) -> Sequence[tuple[int, ...]]:
+    """
+    Numbers of models that share a classifier. Of many rows (n,) it takes two, if each is fitted on enough of them, and
+    on all classes.
+    """
+    left = [labels[~np.isin(folds, part)][:MOST_FITTED] for part in PARTS]
+    classes = len(np.unique(labels))
+    enough = all(len(each) == MOST_FITTED and len(np.unique(each)) == classes for each in left)
+    return PARTS if enough else [(fold,) for fold in (*range(FOLDS), WHOLE)]

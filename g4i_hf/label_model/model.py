@@ -190,7 +190,7 @@ class LabelModel:
         if not hasattr(self, "spaces_"):
             raise ValueError("This LabelModel is not fitted: call fit first, or load one.")
         if not WHOLE <= fold < 2 * FOLDS:
-            raise ValueError(f"fold is {fold}: give 0 to 9, or -1 for the model that is fitted on all rows.")
+            raise ValueError(f"fold is {fold}: give 0 to 9, or -1 for the model that need leave out no label.")
         arrays = arrays_of(views, self.spaces_, self.report_)
         values = {name: Values.without_names(name, array, self.spaces_[name]) for name, array in arrays.items()}
         every = np.arange(len(next(iter(arrays.values()))))

@@ -1,4 +1,4 @@
-"""The linear classifier of one view, or of several concatenated: a model for each fold, and one of all rows."""
+"""The linear classifier of one view, or of several concatenated: a model for each fold, and one for the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ViewModel:
 
     inputs: tuple[str, ...]  # names of the views; `widths` the dimensions of their values
     widths: tuple[int, ...]
-    # weight and bias by fold, of the model that was not fitted on it; `WHOLE` was fitted on all rows, and serves all
+    # weight and bias by fold, of the model that was not fitted on it; `WHOLE` need leave out no label, and serves all
     # other folds
     models: dict[int, Classifier]
     num_labels: int
@@ -58,8 +58,8 @@ class ViewModel:
 
     def match_margin_of_fold_models(self, values: dict[str, Values], rows: np.ndarray) -> None:
         """
-        Scale the logits of `WHOLE` until their mean margin on unlabelled rows is that of the other models. It has seen
-        more labels, so it is more confident than the models whose errors calibrate it.
+        Scale the logits of `WHOLE` until their mean margin on unlabelled rows is that of the other models. It may have
+        seen more labels, and be more confident than the models whose errors calibrate it.
         """
         margins = {number: margins_of(self.by_model(number, values, rows)).mean() for number in self.models}
         self.scale(float(np.mean([margins[fold] for fold in margins if fold != WHOLE]) / margins[WHOLE]), WHOLE)

@@ -69,6 +69,20 @@ class View:
         values[answers < 0] = np.nan
         return cls(values, np.eye(num_labels, dtype=np.float32), source)
 
+    @property
+    def is_named(self) -> np.ndarray:
+        """(C,) of which classes the name says something; none without `class_values`."""
+        if self.class_values is None:
+            return np.zeros(0, dtype=bool)
+        class_values = np.asarray(self.class_values, dtype=np.float32)
+        return np.isfinite(class_values).all(1) & class_values.any(1)
+
+    def names_classes_of(self, rows: np.ndarray) -> bool:
+        """Whether it names all classes, and has values of almost all of these rows (N,)."""
+        if not (self.is_named.any() and self.is_named.all() and rows.any()):
+            return False
+        return bool(has_value(self.values[rows]).mean() >= 1 - priors.MANY_WITHOUT_VIEW)
+
     def with_another_class(self) -> View:
         """Of one class more, whose name says nothing."""
         if self.class_values is None:
@@ -152,9 +166,8 @@ class Values:
         names = np.zeros((num_labels, space.rotation.shape[1]), dtype=np.float32)
         is_named = np.zeros(num_labels, dtype=bool)
         if view.class_values is not None:
-            class_values = np.asarray(view.class_values, dtype=np.float32)
-            is_named = np.isfinite(class_values).all(1) & class_values.any(1)
-            names[is_named] = space(class_values[is_named])
+            is_named = view.is_named
+            names[is_named] = space(np.asarray(view.class_values, dtype=np.float32)[is_named])
         self_trains = not is_named.any() if view.self_trains is None else view.self_trains
         source = view.source or (IMAGE_FEATURES if self_trains and not is_named.any() else name)
         return cls(name, space, space(view.values)[order], has, names, is_named, source, self_trains)
@@ -275,7 +288,7 @@ def arrays_of(views: Any, spaces: Mapping[str, Space], report: Mapping[str, dict
 
 FOLDS = 5
 MOST_CALIBRATED = 10_000  # held-out rows that the calibration is fitted on
-WHOLE = -1  # in place of a fold: the model that is fitted on all rows
+WHOLE = -1  # in place of a fold: the model of rows that it need not leave out
 KEPT = -3  # fold of an unlabelled row that no view learns from
 ALONE = -2  # fold of the only labelled row of a class, which is never held out
 
