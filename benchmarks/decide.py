@@ -22,10 +22,10 @@ from result_files import Results
 from scipy.special import softmax
 
 from g4i_hf import LabelModel, priors
-from g4i_hf.fitting.deciding import decisions_of
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.judge import Gold, judge_in_training, judged_heads
 from g4i_hf.fitting.targets import Targets
+from g4i_hf.fitting.thresholds import decisions_of
 from g4i_hf.linear import one_hot
 from g4i_hf.names import WITH_VIEWS
 

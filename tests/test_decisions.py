@@ -13,8 +13,8 @@ from scipy.special import logit
 from transformers import AutoConfig
 
 from g4i_hf.evaluation.decisions import PRECISIONS, by_labels, points, threshold_for
-from g4i_hf.fitting.deciding import decisions_of
 from g4i_hf.fitting.judge import Validation
+from g4i_hf.fitting.thresholds import decisions_of
 from g4i_hf.hub import release_student
 from g4i_hf.running import main
 

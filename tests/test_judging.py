@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from g4i_hf import AlignedImageClassification, LabelModel, View
 from g4i_hf.evaluation.estimate import HeldOut, judged_by_labels, judged_by_probabilities, judged_in_turn
-from g4i_hf.fitting.decide import Decision, decide
+from g4i_hf.fitting.decide import Choice, decide
 from g4i_hf.fitting.evidence import Evidence, rows_to_hold_out
 from g4i_hf.fitting.heads import fit_head, last_layers
 from g4i_hf.fitting.judge import Gold, Judge, Validation, judge_in_training, judged_heads
@@ -67,7 +67,7 @@ def both(truth: np.ndarray, seed: int, labels_only: float = 0.6, with_views: flo
     ],
 )
 def test_what_is_released_and_why(verdict, asked, released, why):
-    assert decide(verdict, asked) == Decision(released, why)
+    assert decide(verdict, asked) == Choice(released, why)
 
 
 @pytest.mark.parametrize(("lost", "released"), [(-2, "with_views"), (1, "with_views"), (20, "labels_only")])

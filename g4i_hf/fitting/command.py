@@ -42,7 +42,6 @@ from ..words import annotators_in_words, labels_summary
 from . import words
 from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_layers
 from .decide import decide
-from .deciding import decisions_of, in_words
 from .evidence import FitImages
 from .fitted_on import save_fitted_on
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
@@ -55,6 +54,7 @@ from .rounds import start_tracker, track
 from .runs import save_last_layer
 from .sample import sample_size, take_sample
 from .targets import Targets
+from .thresholds import decisions_of, in_words
 
 CANNOT_CHOOSE = (
     "All layers are kept only where they judge better, and nothing can judge them: give labelled images in "

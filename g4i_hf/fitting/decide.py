@@ -9,17 +9,17 @@ ASKED, VIEWS_HURT, NOT_CLEARLY_WORSE, EXPECTED = "asked", "views hurt", "not cle
 
 
 @dataclass(frozen=True)
-class Decision:
+class Choice:
     released: str  # `labels_only` or `with_views`
     why: str  # one of the constants above
 
 
-def decide(verdict: str | None, release: str = "auto") -> Decision:
+def decide(verdict: str | None, release: str = "auto") -> Choice:
     """
     With views, unless they hurt: the 95% interval of the difference lies below 0, so that chance on a few images
     decides nothing. The option `release` overrules this. Without a classifier on labels only there is no verdict.
     """
     by_verdict = LABELS_ONLY if verdict == HURT else WITH_VIEWS
     if release not in ("auto", by_verdict):
-        return Decision(release, ASKED)
-    return Decision(by_verdict, {HURT: VIEWS_HURT, CANNOT_TELL: NOT_CLEARLY_WORSE}.get(verdict, EXPECTED))
+        return Choice(release, ASKED)
+    return Choice(by_verdict, {HURT: VIEWS_HURT, CANNOT_TELL: NOT_CLEARLY_WORSE}.get(verdict, EXPECTED))

@@ -15,10 +15,10 @@ from ..evaluation.report import shortened
 from ..label_model.picks import suspicious_rows
 from ..pages import Shown, thumbnail, write_page
 from . import words
-from .deciding import in_words, picture_of
 from .judge import Judge
 from .result import FitResult
 from .rounds import curve_of, rounds_of
+from .thresholds import in_words, picture_of
 
 PREDICTIONS, DOUBTS, SUSPICIOUS, CONFUSIONS = 12, 12, 12, 8  # at most as many are shown
 RARELY = 0.02  # share of confusions from which they are shown
