@@ -76,7 +76,8 @@ def alignment() -> str:
             differences = [right_of(other) - right_of(row) for other, row in pairs]
             draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
             cells.append(in_points(np.mean(differences, 0)) + draws if differences else "")
-        lines.append([name_of_cell(cell), percent(mean(found, "ships")), *cells])
+        without = np.mean([row.get("trained", row["ships"]) for row in found])
+        lines.append([name_of_cell(cell), percent(without), *cells])
     return table(["", "without", "weight 0.1", "0.3", "1", "TextTeacher"], lines)
 
 

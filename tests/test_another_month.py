@@ -97,8 +97,8 @@ def test_images_that_differ_have_no_known_accuracy_and_the_command_that_measures
     assert summary["expected_accuracy"]["share"] is None
     command = summary["expected_accuracy"]["label"]
     assert f"Accuracy there: unknown, as the images differ. Label 50: {command}" in said
-    assert command == f"g4i label {march.parent} --pick gold --run {fit_folder}"
-    main([*command.split()[1:], "--list", "-o", str(tmp_path / "out")])
+    assert command == f"g4i label {march.parent} --pick gold --n 50 --run {fit_folder}"
+    main([*command.split()[1:], "--n", "100", "--list", "-o", str(tmp_path / "out")])
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 90, "all can be gold, as nothing is learned from them"
     lines = []

@@ -166,6 +166,16 @@ def test_names_of_classes_are_examples_of_them():
     np.testing.assert_array_equal(nothing.probabilities_, unnamed.probabilities_)
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_few_labels_with_some_wrong_ones_teach_no_less_than_names_alone(seed):
+    data = clusters(800, spread=2.0, seed=seed)
+    labels, names = some_labels(data.truth, 2), means_of(data)
+    labels[np.flatnonzero(labels >= 0)[:2]] += 1
+    labels[labels == CLASSES] = 0
+    found, by_names = (fitted(data, given, names=names).probabilities_ for given in (labels, np.full(800, -1)))
+    assert accuracy(by_names, data.truth) > 0.75 and accuracy(found, data.truth) > accuracy(by_names, data.truth) - 0.1
+
+
 def test_without_any_label_captions_are_compared_with_names():
     data, labels, names = with_names()
     none, images = np.full(len(labels), -100), clusters(len(labels), spread=1.6, view=1)

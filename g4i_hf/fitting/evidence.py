@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, DatasetDict, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict
 
 from .. import columns, priors
 from ..data.checks import check_split, labels_of, readable_rows
@@ -216,7 +216,7 @@ class FitImages:
         if self.accelerator.is_main_process:
             for line in self.scenes.lines(self.id2label):
                 self.say(line)
-        if GOLD in splits and len(rows := self.scenes.of_gold()):
+        if GOLD in splits and len(rows := self._keep_gold(self.scenes.are_kept())):
             self.scenes = self.scenes.without("train", rows)
             self.splits["train"] = self.scenes.splits["train"]
             if hasattr(self, "features"):
@@ -225,28 +225,28 @@ class FitImages:
                 name: replace(each, values=np.delete(each.values, rows, 0)) for name, each in self.given.items()
             }
             self.say(f"Groups: {len(rows):,} images of scenes with gold images are kept out of training.")
-        elif GOLD in splits and not self.scenes.are_new(GOLD).any():
-            self._learn_gold()
 
-    def _learn_gold(self) -> None:
-        """Gold images of scenes that are trained on tell nothing of new ones: their labels teach, as reviewed ones."""
-        gold = self.splits.pop(GOLD)
-        rows = np.flatnonzero(labels_of(gold) >= 0)
-        reviewed = gold.select(rows).add_column(columns.REVIEW, [GOLD] * len(rows), feature=Value("string"))
-        training = self.training
-        if columns.REVIEW not in training.column_names:
-            training = training.add_column(columns.REVIEW, [""] * len(training), feature=Value("string"))
-        self.splits["train"] = concatenate_datasets([training, reviewed.select_columns(training.column_names)])
+    def _keep_gold(self, are_kept: np.ndarray) -> np.ndarray:
+        """Training rows of scenes of gold images that are kept. The others teach, as reviewed ones."""
+        gold = self.splits[GOLD]
+        rows = np.flatnonzero(np.isin(self.scenes.numbers["train"], self.scenes.numbers[GOLD][are_kept]))
+        if are_kept.all():
+            return rows
+        learned = np.flatnonzero(~are_kept & (labels_of(gold) >= 0))
+        self.scenes = self.scenes.with_gold(learned, are_kept)
+        del self.splits[GOLD]
+        self.splits.update(self.scenes.splits)
         for name, view in self.given.items():
-            unknown = np.full((len(rows), view.values.shape[1]), np.nan, dtype=np.float32)
+            unknown = np.full((len(learned), view.values.shape[1]), np.nan, dtype=np.float32)
             self.given[name] = replace(view, values=np.concatenate([view.values, unknown]))
-        self.scenes = self.scenes.joined("train", GOLD, rows, self.splits)
         if hasattr(self, "features"):
-            self.features = np.concatenate([self.features, self.features_of(reviewed)])
+            self.features = np.concatenate([self.features, self.features_of(gold.select(learned))])
+        judge = f"{are_kept.sum():,} of {len(gold):,} gold images judge" if are_kept.any() else "Training images judge"
         self.say(
-            f"Groups: all {len(gold):,} gold images show scenes of training images, or too many of them, so they are "
-            "learned. Training images judge, whole scenes left out in turn."
+            f"Groups: gold images show more than a fifth of the scenes, so {len(learned):,} are learned. {judge}, "
+            "whole scenes left out."
         )
+        return rows
 
     def known_views(self) -> dict[str, View]:
         """By name, after `compute_views`."""

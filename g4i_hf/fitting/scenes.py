@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, Value, concatenate_datasets
 
-from .. import columns
+from .. import columns, priors
 from ..data.checks import labels_of
 from ..data.groups import classes_of_one_group, groups_of, merged
 from ..data.labels import GOLD
@@ -73,21 +73,33 @@ class Scenes:
         kept = np.delete(np.arange(len(self.splits[name])), rows)
         return Scenes({**self.splits, name: self.splits[name].select(kept)}, numbers, contents, self.were_found)
 
-    def joined(self, name: str, other: str, rows: np.ndarray, splits: Mapping[str, Dataset]) -> "Scenes":
-        """With these rows of another split at the end of a split; `splits` are those that result."""
+    def with_gold(self, rows: np.ndarray, are_kept: np.ndarray) -> "Scenes":
+        """With these rows of gold images in training, as reviewed ones; of the others, some are kept."""
+        training, gold = self.splits["train"], self.splits[GOLD]
+        if columns.REVIEW not in training.column_names:
+            training = training.add_column(columns.REVIEW, [""] * len(training), feature=Value("string"))
+        reviewed = gold.select(rows).add_column(columns.REVIEW, [GOLD] * len(rows), feature=Value("string"))
+        training = concatenate_datasets([training, reviewed.select_columns(training.column_names)])
+        splits = {**self.splits, "train": training, GOLD: gold.select(np.flatnonzero(are_kept))}
         numbers, contents = (
-            {split: each[split] for split in each if split != other}
-            | {name: np.concatenate([each[name], each[other][rows]])}
+            each | {"train": np.concatenate([each["train"], each[GOLD][rows]]), GOLD: each[GOLD][are_kept]}
             for each in (self.numbers, self.contents)
         )
-        return Scenes({split: splits[split] for split in numbers}, numbers, contents, self.were_found)
+        if not are_kept.any():
+            del splits[GOLD], numbers[GOLD], contents[GOLD]
+        return Scenes(splits, numbers, contents, self.were_found)
 
-    def of_gold(self) -> np.ndarray:
-        """Training rows of groups with gold images; none where these are more than a fifth of all groups."""
-        of_gold, training = np.unique(self.numbers[GOLD]), self.numbers["train"]
-        if len(of_gold) > MOST_GOLD * len(np.union1d(of_gold, training)):
-            return np.arange(0)
-        return np.flatnonzero(np.isin(training, of_gold))
+    def are_kept(self) -> np.ndarray:
+        """
+        (n,) which gold images judge. Of scenes that others in training show, at most a fifth of all scenes leave
+        training for that; none of these where all that judge would be too few.
+        """
+        numbers, training = self.numbers[GOLD], np.unique(self.numbers["train"])
+        shown, new = np.intersect1d(numbers, training), np.setdiff1d(numbers, training)
+        most = int(MOST_GOLD * (len(training) + len(new)))
+        if len(shown) > most:
+            shown = shown[: most if most + len(new) >= priors.MIN_JUDGES else 0]
+        return np.isin(numbers, np.concatenate([shown, new]))
 
     def most_gold(self, training: str = "train") -> int:
         """How many gold images may still be picked, of as many groups, where there are groups of several images."""
@@ -127,10 +139,10 @@ class Scenes:
             line = f"Groups: {len(numbers):,} images of {number:,} scenes"
             if self.were_found:
                 yield f"{line}, found by features and pixels{self._example(training)}. {HOW_TO}."
-                yield from self._of_several_classes(classes, training)
             else:
                 yield f"{line}. Images of a scene are held out together."
-        apart = {training} | ({GOLD} if GOLD in self.numbers and len(self.of_gold()) else set())  # or will be
+            yield from self._of_several_classes(classes, training)
+        apart = {training, GOLD}  # or will be
         for name in self.numbers:
             is_equal = np.isin(self.contents[name], contents)
             shared = np.flatnonzero(np.isin(self.numbers[name], numbers) & ~is_equal)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
+from .. import priors
 from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
 from ..data.shards import Images, Shards
@@ -155,7 +156,7 @@ def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Coun
         yield f"Not read: {unreadable:,} {are}, see the column reason."
     if learned := counts["learned"]:
         were = "were training images" if learned > 1 else "was a training image"
-        yield f"{learned:,} of the images {were}: how sure it is of those says little about new ones."
+        yield f"{learned:,} of the images {were}: it is surer of those, so what it promises is about new ones alone."
 
 
 def _digests_of_training(model: Path) -> set[str]:
@@ -168,7 +169,8 @@ def _command_of_label(args: PredictArguments) -> str | None:
     """That asks for a random sample of the images; None for what `g4i label` does not open: files, other splits."""
     if Path(args.images).is_file() or args.split not in (None, "train"):
         return None
-    return shlex.join(["g4i", "label", args.images, "--pick", "gold", "--run", args.model])
+    size = str(priors.MIN_NEW_IMAGES)
+    return shlex.join(["g4i", "label", args.images, "--pick", "gold", "--n", size, "--run", args.model])
 
 
 def _check_is_ours(file: Path) -> None:

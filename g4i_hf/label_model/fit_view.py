@@ -22,7 +22,8 @@ MOST_COMPARED = 4_000  # unlabelled rows on which views are compared
 def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     """
     Logistic regressions are tried from the strongest regularisation on. For views that self-train, such as image
-    features, linear discriminants are tried too. `log_prior`: (C,) of the classes.
+    features, linear discriminants are tried too; for views that name all classes, a regression on the names alone, as
+    few labels, of which some are wrong, can teach less. `log_prior`: (C,) of the classes.
     """
     judged, num_labels = rows.judged[view.has[rows.judged]], len(log_prior)
     folds = [int(fold) for fold in np.unique(rows.folds[rows.known[view.has[rows.known]]]) if fold >= 0]
@@ -48,17 +49,21 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         return calibrate(*of_view, expected=expected, quick=True).loss
 
     c, best, least = strongest_first(STRENGTHS, regression, loss_of)
-    regressions = best
+    regressions, others, every = best, [], [*folds, WHOLE]
     if view.self_trains and len(judged) >= priors.MIN_HELD_OUT:
-        margin = margins_of(held_out(best)).mean()
         for shrinkage in SHRINKAGES:
-            fit = partial(linear_discriminant, shrinkage=shrinkage)
-            model = _of_folds(view, rows, num_labels, fit, [*folds, WHOLE])
-            # The priors of temperatures are for logits like those of the regression
-            model.scale(margin / margins_of(held_out(model)).mean())
-            loss = loss_of(model)
-            if loss < least:
-                best, least = model, loss
+            others.append(_of_folds(view, rows, num_labels, partial(linear_discriminant, shrinkage=shrinkage), every))
+    if view.is_named.all():
+        fit = partial(balanced_regression, c=STRENGTHS[0], variances=view.space.variances)
+        classifier = fit(view.names, np.eye(num_labels))
+        others.append(ViewModel((view.name,), (view.x.shape[1],), dict.fromkeys(every, classifier), num_labels))
+    margin = margins_of(held_out(best)).mean()
+    for model in others:
+        # The priors of temperatures are for logits like those of the regression
+        model.scale(margin / margins_of(held_out(model)).mean())
+        loss = loss_of(model)
+        if loss < least:
+            best, least = model, loss
     if best is regressions:
         best.models |= regression(c, None, [fold for fold in (*folds, WHOLE) if fold not in best.models]).models
     unlabelled = rows.unlabelled[view.has[rows.unlabelled]][:MOST_COMPARED]

@@ -23,6 +23,7 @@ from ..data.metadata import Faults
 from ..data.record import image_digests
 from ..files import did_you_mean, replace_text, some
 from ..inference.classifier import open_classifier
+from ..names import config_of
 from ..options import DataArguments, LabelArguments
 from ..output import progress_bar
 
@@ -50,6 +51,8 @@ class Exchange:
 
     def __init__(self, args: LabelArguments, data: DataArguments, folder: str, say: Say):
         self.args, self.data, self.folder, self.say = args, data, folder, say
+        if args.run:
+            data.class_names_file = str(config_of(args.run))
         self.splits, self.root = load_data(data), images_root(data)
         file = labels_file_of(data, folder)
         assert file is not None  # as there is a folder
@@ -129,7 +132,7 @@ class Exchange:
             answer = label, label is None
             if each.pick == GOLD:
                 self.gold.add(place)
-            self.picks[place] = each.pick or MANUAL
+            self.picks[place] = each.pick or (GOLD if self.args.pick == GOLD else MANUAL)
             if answers.setdefault(place, answer) != answer:
                 what = f"has two labels of one annotator: {where[place]} and {each.where}"
                 faults(f"{self.names[place[0]]!r}", what, "Keep one, or name the annotators in a column by.")
