@@ -7,7 +7,7 @@ import numpy as np
 
 from . import priors
 from .files import some
-from .views.kinds import CAPTION, view_in_words
+from .views.kinds import CAPTION, IMAGE, view_in_words
 
 MOST_ANNOTATORS = 20  # in a sentence
 CLEARLY_NONE = 0.02  # share of unlabelled rows that belong to no class, below which nothing is reported
@@ -77,7 +77,7 @@ def estimates_in_words(estimates: Mapping[str, Any], labels: np.ndarray) -> list
             what = "captions" if name == CAPTION else f"values of {name}"
             lines.append(
                 f"That holds if the {what} belong to their images: one view alone cannot tell wrong labels from wrong "
-                f"{what}; a second one can, such as image features."
+                f"{what}; a second one can, such as {'captions' if name == IMAGE else 'image features'}."
             )
     else:
         judged = sum(line["accuracy"] is not None for line in views.values())

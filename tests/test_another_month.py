@@ -108,7 +108,8 @@ def test_images_that_differ_have_no_known_accuracy_and_the_command_that_measures
     (march.parent / "labels.jsonl").write_text("".join(line.rstrip("\n") + "\n" for line in lines))
     names = ["--class_names_file", str(fit_folder / "classifier" / "config.json")]
     main(["evaluate", str(fit_folder), "--dataset_name", str(march.parent), "--splits", "gold", *names])
-    assert "gold, 90 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "gold, 90 images" in said and "gold: at 95% it answers " in said
 
 
 def test_a_resumed_start_says_the_same(fit_folder, tmp_path, capsys, monkeypatch):

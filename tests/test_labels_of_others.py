@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import make
 import pytest
 from drawings import draw_folder
 from fitting import save_resnet
@@ -250,6 +251,18 @@ def test_a_gold_image_stays_gold_and_labels_jsonl_of_another_person_is_read(pict
     lines = [line | {"by": "bob", "label": label} for label in ("cross", None, "circle")]
     give(pictures, "".join(json.dumps(each) + "\n" for each in lines), name="theirs.jsonl")
     assert answers(pictures)["0"] == {"ann": "square", "bob": "circle"}
+
+
+def test_labels_of_new_images_are_of_the_classes_of_a_run(tmp_path):
+    """A folder of new images has no class folders."""
+    march, run = tmp_path / "march", save_resnet(tmp_path / "run")
+    march.mkdir()
+    for number in range(3):
+        make.noise(number).save(march / f"{number}.png")
+    give(march, "0.png,ant\n1.png,bee\n", "--pick", "gold", "--run", str(run))
+    people = read_people(march / "labels.jsonl")
+    assert [people[f"{number}.png"]["person"]["label"] for number in (0, 1)] == ["ant", "bee"]
+    assert people["0.png"]["person"]["pick"] == "gold"
 
 
 def test_suggestions_are_predictions_with_a_score_and_no_labels(pictures, tmp_path):

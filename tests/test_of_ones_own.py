@@ -65,6 +65,12 @@ def test_the_objective_of_the_page_trains(tmp_path):
         register_objective("clip", len)
 
 
+def test_an_objective_returns_a_sum(tmp_path):
+    register_objective("of_each", lambda pairs, settings: pairs.image_embeds.norm(dim=-1))
+    with pytest.raises(TypeError, match=r"'of_each' returned a Tensor of shape \(\d+,\): return a tensor without dim"):
+        one_step(tmp_path, aligned_model("vit", TEXT_DIM), Rows(rows(ROWS)), **OPTIONS | {"align_loss": "of_each"})
+
+
 # --- An architecture -------------------------------------------------------------------------------------------------
 
 MODULES = r"^<!-- test: my_student with \w+ -->\n```python\n(.*?)^```$"

@@ -113,6 +113,13 @@ def test_images_of_all_kinds_are_predicted_alike(student, pictures, tmp_path):
         found = predict(student, images)
         assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in by_folder])
     assert len(predict(student, files[0])) == 1 and len(predict(student, pictures, split="a")) == 4
+    photos = table.rename_column("image", "photo")
+    photos.save_to_disk(tmp_path / "photos")
+    for images in (photos, {"new": photos}, str(tmp_path / "photos")):
+        found = predict(student, images, image="photo")
+        assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in by_folder])
+    with pytest.raises(ValueError, match="Rename the right one to 'image', or name it with image='...'"):
+        predict(student, photos)
 
 
 def test_a_killed_start_goes_on_unless_something_changed(student, pictures, tmp_path, capsys):

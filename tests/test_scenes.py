@@ -1,5 +1,6 @@
 """Scenes: found by features and pixels, and what `fit`, `check` and `label` do with them and with given groups."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -269,3 +270,12 @@ def test_both_accuracies_are_in_results_terminal_report_and_card(fitted, few_dra
     assert "On more images of the scenes that it was trained on: for about" in card
     alone = fitted(folder, tmp_path / "alone", group_by="none")
     assert alone.with_views_accuracy_on_these_images is None and "images like yours" in alone.lines()[0]
+
+
+def test_check_names_scenes_with_labels_of_several_classes_where_groups_are_given(tmp_path, capsys):
+    folder = frames_of(tmp_path, scenes=24)
+    (first, *_), (other, *_) = (sorted(each.glob("*.png")) for each in sorted((folder / "train").iterdir())[:2])
+    first.rename(other.parent / first.name)
+    with contextlib.suppress(SystemExit):
+        main(["check", str(folder), "--group_by", "scene.."])
+    assert "Groups: 1 of these scenes have labels of several classes, such as" in capsys.readouterr().out

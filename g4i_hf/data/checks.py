@@ -86,7 +86,8 @@ def captioned_splits(images: DatasetDict) -> dict[str, Dataset]:
         name, split = next(iter(images.items()))
         raise ValueError(
             f"Split {name!r} has no column 'caption'. Its columns: {', '.join(split.column_names)}. "
-            f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption."
+            f"{columns.name_it(columns.CAPTION, split.column_names)} Write captions with g4i caption, or leave out "
+            "what needs them, such as --text_encoder in g4i check."
         )
     return captioned
 

@@ -35,6 +35,7 @@ def predict(
     images: Any,
     *,
     split: str | None = None,
+    image: str | None = None,
     precision: float | None = None,
     top: int = 1,
     batch_size: int | None = None,
@@ -47,6 +48,7 @@ def predict(
         images: folder, searched with its subfolders; `.txt` file with a path per line; dataset on disk, of the Hub or
             in memory; or a list of paths and PIL images.
         split: of a dataset with several.
+        image: name of its column of images, if it differs.
         precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known.
         top: number of likeliest classes.
         batch_size: images per batch; by default as many as are fast here.
@@ -60,8 +62,8 @@ def predict(
         FileNotFoundError: for a model or images that are not there.
         ValueError: for a precision that the classifier has no threshold for.
     """
-    with called_from_python():
-        classifier, opened = open_classifier(model), images_of(images, split)
+    with called_from_python({"image": image}, "{}='...'"):
+        classifier, opened = open_classifier(model), images_of(images, split, image)
         threshold = (classifier.threshold(precision) or {}).get("threshold")
         bar = progress_bar(opened.rows(), total=len(opened), unit="image", desc="Predicting", leave=False)
         return Dataset.from_list([*map(as_written, classifier.predict(bar, top, threshold, batch_size))])
@@ -74,7 +76,7 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     for name, file in files.items():
         _check_place(name, file)
     _check_is_ours(summary_file)
-    images = images_of(args.images, args.split)
+    images = images_of(args.images, args.split, args.image_column)
     classifier = open_classifier(args.model)
     made_of = _made_of(args, classifier)
     known, threshold = classifier.threshold(args.precision), made_of["the threshold"]

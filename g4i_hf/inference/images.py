@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..data.images import IMAGE_SUFFIXES, TURNS, content_of, open_image, to_rgb,
 from ..data.loading import check_has_split, open_images, standardise
 from ..data.opening import is_image_folder
 from ..data.record import content_digest
+from ..data.stage import Source
 from ..names import check_dataset_exists
 from ..zero_shot.search import files_in
 
@@ -60,14 +61,18 @@ class Images:
         return str(row), stored
 
 
-def images_of(given: Any, split: str | None = None) -> Images:
-    """FileNotFoundError for what is not there, ValueError for data without an image, and without the split."""
+def images_of(given: Any, split: str | None = None, column: str | None = None) -> Images:
+    """
+    `column`: of the images, if it has another name. FileNotFoundError for what is not there, ValueError for data
+    without an image, and without the split.
+    """
+    named = {columns.IMAGE: column} if column else {}
     if isinstance(given, (str, Path)):
-        return _named(str(given), split)
+        return _named(str(given), split, named)
     if isinstance(given, Mapping):
-        return Images(standardise(_split_of(given, split), split or "", {}))
+        return Images(standardise(_split_of(given, split), split or "", named))
     if isinstance(given, Dataset):
-        return Images(standardise(given, split or "", {}))
+        return Images(standardise(given, split or "", named))
     given = [given] if isinstance(given, Image.Image) else list(given)
     for image in given:
         if not isinstance(image, (str, Path, Image.Image)):
@@ -75,7 +80,7 @@ def images_of(given: Any, split: str | None = None) -> Images:
     return Images(_not_empty(given, "images"))
 
 
-def _named(name: str, split: str | None) -> Images:
+def _named(name: str, split: str | None, columns_named: dict[str, str]) -> Images:
     path = Path(name)
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -92,7 +97,7 @@ def _named(name: str, split: str | None) -> Images:
         if not folder.is_dir():
             raise FileNotFoundError(f"{name} has no folder {split!r}. Leave split out, or name one of its folders.")
         return Images(files_in(folder), path)
-    return Images(_split_of(open_images(name), split))
+    return Images(_split_of(open_images(replace(Source.of(name), columns=columns_named)), split))
 
 
 def _split_of(splits: Mapping[str, Dataset], split: str | None) -> Dataset:

@@ -60,7 +60,7 @@ class PredictArguments(ShardOptions):
     page: str | None = option(None, "HTML file for a page of the 500 least certain images, to correct their classes.")
     batch_size: Count | None = option(None, "Images per batch; by default as many as are fast here.")
     overwrite: bool = option(False, "Replace an earlier file.")
-    image_column: str | None = option(None, "Image column of shards; `image` by default.")
+    image_column: str | None = option(None, "Image column of a dataset or of shards; `image` by default.")
 
     def __post_init__(self):
         check_values(self)

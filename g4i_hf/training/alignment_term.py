@@ -83,6 +83,10 @@ class AlignmentTerm:
             pairs = self._pairs(outputs.image_embeds, inputs)
             settings, terms = self._logit_settings(outputs)
             local_sum = self.objective(pairs, settings)
+        if not isinstance(local_sum, torch.Tensor) or local_sum.ndim:
+            shape = f" of shape {tuple(local_sum.shape)}" if isinstance(local_sum, torch.Tensor) else ""
+            what = f"The objective {args.align_loss!r} returned a {type(local_sum).__name__}{shape}"
+            raise TypeError(f"{what}: return a tensor without dimensions, the sum over the local rows.")
         terms["loss_align"] = local_sum, (inputs["caption_weight"] > 0).any(1).sum()
         terms["align_weight"] = local_sum.new_tensor(weight), local_sum.new_tensor(1.0)
         compared = pairs

@@ -36,6 +36,7 @@ from ..names import (
     CLASSIFIER,
     LABELS_ONLY,
     OPTIONS_FILE,
+    USUAL_PRECISION,
     WITH_VIEWS,
     changed_in_words,
     changed_since_fit,
@@ -290,8 +291,26 @@ class Evaluation:
                     f"{name}: right for {share:.1%} of {images:,} images (95% interval {low:.1%} to {high:.1%}). "
                     f"The worst of {len(classes):,} classes, in percent:"
                 )
-                lines += [printable(line) for line in classes_in_words(classes)] + [""]
+                lines += [printable(line) for line in classes_in_words(classes)]
+                lines += [*self._answers_in_words(name), ""]
         return lines
+
+    def _answers_in_words(self, name: str) -> list[str]:
+        """How right the answers are that the classifier of a fit gives by itself."""
+        fit = None if self.fit is None else FitResult.read(self.fit)
+        known = [each for each in (fit and fit.decisions) or [] if each["precision"] == USUAL_PRECISION]
+        if not known or known[0]["threshold"] is None:
+            return []
+        ships = ALL_LAYERS if fit.finetuned else "baseline" if fit.released == LABELS_ONLY else "aligned"
+        predictions = self.predictions[ships if ships in self.predictions else "aligned"][name]
+        has_label = predictions.labels >= 0
+        answered = has_label & (predictions.score >= known[0]["threshold"])
+        of = f"{name}: at {USUAL_PRECISION:.0%} it answers {answered.sum():,} of {has_label.sum():,} images"
+        if not answered.any():
+            return [f"{of}."]
+        right = float((predictions.predicted == predictions.labels)[answered].mean())
+        low, high = accuracy_interval(right, effective_number(self._groups(name), answered))
+        return [f"{of}, and {right:.1%} of these answers are right (95% interval {low:.1%} to {high:.1%})."]
 
     def write_report(self) -> None:
         of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)
