@@ -37,6 +37,7 @@ MIN_ROWS_IN_COMMON = 400  # rows that show whether two views have anything in co
 MIN_ROWS_IN_COMMON_A_CLASS = 20  # the same for each class (judgement)
 ENOUGH_ROWS_IN_COMMON = 4_000  # rows that suffice for any number of classes (judgement)
 ALPHA_IN_COMMON = 0.001  # significance level: two views have something in common (judgement)
+MIN_GAIN_OF_NAMES = 1.92  # log-likelihood that names alone gain over labels (definition: 95% of a likelihood ratio)
 ALPHA_OF_NAMES = 0.01  # significance level: names of classes predict labels (judgement)
 STD_OF_AGREEMENT = 0.05  # of Cohen's kappa of two views, as their errors may be alike (judgement)
 MIN_ACCURACY_OF_VOTE = 1 / 3  # relative to the best view, without held-out labels: below, it has no vote (judgement)

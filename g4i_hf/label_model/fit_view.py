@@ -52,17 +52,18 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
     regressions, others, every = best, [], [*folds, WHOLE]
     if view.self_trains and len(judged) >= priors.MIN_HELD_OUT:
         for shrinkage in SHRINKAGES:
-            others.append(_of_folds(view, rows, num_labels, partial(linear_discriminant, shrinkage=shrinkage), every))
+            fit = partial(linear_discriminant, shrinkage=shrinkage)
+            others.append((_of_folds(view, rows, num_labels, fit, every), 0.0))
     if view.is_named.all():
-        fit = partial(balanced_regression, c=STRENGTHS[0], variances=view.space.variances)
-        classifier = fit(view.names, np.eye(num_labels))
-        others.append(ViewModel((view.name,), (view.x.shape[1],), dict.fromkeys(every, classifier), num_labels))
+        of_names = balanced_regression(view.names, np.eye(num_labels), STRENGTHS[0], view.space.variances)
+        model = ViewModel((view.name,), (view.x.shape[1],), dict.fromkeys(every, of_names), num_labels)
+        others.append((model, priors.MIN_GAIN_OF_NAMES / len(judged)))
     margin = margins_of(held_out(best)).mean()
-    for model in others:
+    for model, least_gain in others:
         # The priors of temperatures are for logits like those of the regression
         model.scale(margin / margins_of(held_out(model)).mean())
         loss = loss_of(model)
-        if loss < least:
+        if loss < least - least_gain:
             best, least = model, loss
     if best is regressions:
         best.models |= regression(c, None, [fold for fold in (*folds, WHOLE) if fold not in best.models]).models
