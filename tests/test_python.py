@@ -23,6 +23,7 @@ from g4i_hf import (
     load_images,
     release_student,
 )
+from g4i_hf.modeling.packaged import DEFAULT_STUDENT, packaged_student
 
 PIPELINE = """
 import json, sys
@@ -190,6 +191,14 @@ def test_text_embeds_by_map_are_of_fixed_length(tmp_path, several):
     uneven = raw().map(embedded, batched=True, with_indices=True, new_fingerprint=f"uneven-{several}")
     with pytest.raises(ValueError, match="'text_embeds', row 17: 4 dimensions, but row 1 has 5"):
         AlignmentTrainer("resnet18", short(tmp_path), uneven, **SMALL)
+
+
+def test_the_student_of_fit_is_there_by_its_name(data, tmp_path):
+    trainer = AlignmentTrainer(DEFAULT_STUDENT, short(tmp_path), **data, pretrained=True, image_size=32)
+    (weight,) = (each for name, each in trainer.model.named_parameters() if name.endswith("conv_stem.weight"))
+    of_package = AutoModelForImageClassification.from_pretrained(packaged_student(), trust_remote_code=False)
+    (expected,) = (each for name, each in of_package.named_parameters() if name.endswith("conv_stem.weight"))
+    assert torch.equal(weight.cpu(), expected)
 
 
 def test_errors_name_what_a_dataset_in_memory_can_do(tmp_path):

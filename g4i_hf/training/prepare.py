@@ -26,6 +26,7 @@ from ..embedding.embed import CACHE, EmbeddingStage, embeds_of_class_names, text
 from ..embedding.encoders import encoder_identity
 from ..evaluation.predict import predict
 from ..modeling import AlignedImageClassification
+from ..modeling.packaged import available_student
 from ..modeling.processing import (
     EvalTransform,
     ImageSettings,
@@ -338,7 +339,7 @@ def prepare_in_memory(
         check_captioned(splits, TRAINING)
     student: StudentArguments | BuiltStudent
     if isinstance(model, str):
-        student = StudentArguments(student=model, **of_student)
+        student = StudentArguments(student=available_student(model), **of_student)
     else:
         id2label, config = model.config.id2label, model.config.student_config
         splits = with_class_names(splits, [id2label[index] for index in range(model.num_labels)], "of the model")
