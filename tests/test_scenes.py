@@ -279,3 +279,11 @@ def test_check_names_scenes_with_labels_of_several_classes_where_groups_are_give
     with contextlib.suppress(SystemExit):
         main(["check", str(folder), "--group_by", "scene.."])
     assert "Groups: 1 of these scenes have labels of several classes, such as" in capsys.readouterr().out
+
+
+def test_a_smaller_sample_is_said(frames, student, words, tmp_path, capsys):
+    options = ["--group_by", "scene..", "--student", student, "--image_size", "32", "--text_encoder", words]
+    main(["label", str(frames), "--pick", "gold", "--list", "-o", str(tmp_path / "out"), *options])
+    said = capsys.readouterr()
+    assert "4 images in place of 100: a random sample has one image of a scene" in said.err
+    assert len(said.out.splitlines()) == 4

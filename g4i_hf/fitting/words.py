@@ -38,7 +38,7 @@ def lines(result: FitResult) -> list[str]:
 def judgement_lines(result: FitResult) -> list[str]:
     """The same without what is released."""
     how = _how_judged(result)
-    unreviewed = " Unreviewed: no random sample was labelled by a person."
+    unreviewed = " Unreviewed: no random sample judges."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
     judged += filter(None, [_few_judges_in_words(result), all_layers_in_words(result)])
     more = [

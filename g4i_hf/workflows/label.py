@@ -69,6 +69,9 @@ class Labelling:
         self._take_own()
         self.gold = len(images.splits.get(GOLD, ()))
         self.begin()
+        if self.args.pick == GOLD and self.most_gold < min(self.left, len(self.names)):
+            what = f"{self.most_gold:,} images in place of {self.left:,}"
+            self.say(f"{what}: a random sample has one image of a scene, and of a fifth of the scenes at most.")
 
     def _take_own(self) -> None:
         """Where others answered too, the answers of this person alone are those that can be undone."""
