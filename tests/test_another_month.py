@@ -109,7 +109,7 @@ def test_images_that_differ_have_no_known_accuracy_and_the_command_that_measures
     names = ["--class_names_file", str(fit_folder / "classifier" / "config.json")]
     main(["evaluate", str(fit_folder), "--dataset_name", str(march.parent), "--splits", "gold", *names])
     said = capsys.readouterr().out
-    assert "gold, 90 images" in said and "gold: at 95% it answers " in said
+    assert "gold, 90 images" in said and "gold: at 95% classifier/ answers " in said
 
 
 def test_a_resumed_start_says_the_same(fit_folder, tmp_path, capsys, monkeypatch):

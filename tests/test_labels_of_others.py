@@ -265,6 +265,15 @@ def test_labels_of_new_images_are_of_the_classes_of_a_run(tmp_path):
     assert people["0.png"]["person"]["pick"] == "gold"
 
 
+def test_a_label_that_is_there_becomes_gold(pictures):
+    give(pictures, "0.png,square\n")
+    give(pictures, "0.png,square\n", "--pick", "gold")
+    lines = (pictures / "labels.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pick"] for line in lines] == ["manual", "gold"]
+    give(pictures, "0.png,square\n", "--pick", "gold")
+    assert len((pictures / "labels.jsonl").read_text().splitlines()) == 2
+
+
 def test_suggestions_are_predictions_with_a_score_and_no_labels(pictures, tmp_path):
     student = save_resnet(tmp_path / "student")
     for kind, name in FORMATS.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from doors import ROOT
 from PIL import Image, ImageEnhance, ImageOps
 from test_groups import frames_of
@@ -15,6 +16,7 @@ from test_groups import frames_of
 from g4i_hf import LabelModel, View, priors
 from g4i_hf.data import near_copies
 from g4i_hf.data.near_copies import scenes
+from g4i_hf.fitting.scenes import Scenes
 from g4i_hf.label_model.picks import pick_gold, pick_next
 from g4i_hf.running import main
 
@@ -180,6 +182,16 @@ def test_gold_images_judge_new_scenes_or_are_learned(
         assert found["images"] == found["labels"] == 96
         assert "more than a fifth of the scenes, so 24 are learned. Training images judge" in said
     assert "say little about new scenes" not in said
+
+
+def test_gold_images_of_new_scenes_are_no_larger_part_of_those_that_judge(monkeypatch):
+    """Of 60 scenes that training shows, 28 would be a fifth; the other 40 would be easier or harder."""
+    numbers = {"train": np.repeat(np.arange(100), 4), "gold": np.concatenate([np.arange(60), np.arange(100, 140)])}
+    gold = Dataset.from_dict({"label": [0] * 100})
+    kept = Scenes({"gold": gold}, numbers, numbers).are_kept()
+    assert (kept[:60].sum(), kept[60:].sum()) == (28, 18)
+    monkeypatch.setattr(priors, "MIN_JUDGES", 47)
+    assert not Scenes({"gold": gold}, numbers, numbers).are_kept().any(), "one that judges alone tells nothing"
 
 
 @pytest.fixture(scope="module")

@@ -91,15 +91,16 @@ class Scenes:
 
     def are_kept(self) -> np.ndarray:
         """
-        (n,) which gold images judge. Of scenes that others in training show, at most a fifth of all scenes leave
-        training for that; none of these where all that judge would be too few.
+        (n,) which gold images judge. Scenes that others in training show leave it for that, at most a fifth of all; of
+        more, a part of all gold images judges, or none where those would be too few.
         """
         numbers, training = self.numbers[GOLD], np.unique(self.numbers["train"])
         shown, new = np.intersect1d(numbers, training), np.setdiff1d(numbers, training)
-        most = int(MOST_GOLD * (len(training) + len(new)))
-        if len(shown) > most:
-            shown = shown[: most if most + len(new) >= priors.MIN_JUDGES else 0]
-        return np.isin(numbers, np.concatenate([shown, new]))
+        share = min(MOST_GOLD * (len(training) + len(new)) / max(len(shown), 1), 1)
+        # Numbers are digests of contents, so that this part is a random sample too
+        are_kept = np.isin(numbers, np.concatenate([each[: int(share * len(each))] for each in (shown, new)]))
+        labelled = numbers[are_kept & (labels_of(self.splits[GOLD]) >= 0)]
+        return are_kept if share == 1 or len(np.unique(labelled)) >= priors.MIN_JUDGES else np.zeros_like(are_kept)
 
     def most_gold(self, training: str = "train") -> int:
         """How many gold images may still be picked, of as many groups, where there are groups of several images."""

@@ -171,8 +171,8 @@ def _command_of_label(args: PredictArguments) -> str | None:
     """That asks for a random sample of the images; None for what `g4i label` does not open: files, other splits."""
     if Path(args.images).is_file() or args.split not in (None, "train"):
         return None
-    size = str(priors.MIN_NEW_IMAGES)
-    return shlex.join(["g4i", "label", args.images, "--pick", "gold", "--n", size, "--run", args.model])
+    words = ["g4i", "label", args.images, "--pick", "gold", "--n", str(priors.MIN_NEW_IMAGES), "--run", args.model]
+    return shlex.join(words + (["--image_column", args.image_column] if args.image_column else []))
 
 
 def _check_is_ours(file: Path) -> None:

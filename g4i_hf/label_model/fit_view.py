@@ -54,7 +54,7 @@ def fit_view(view: Values, rows: Rows, log_prior: np.ndarray) -> ViewModel:
         for shrinkage in SHRINKAGES:
             fit = partial(linear_discriminant, shrinkage=shrinkage)
             others.append((_of_folds(view, rows, num_labels, fit, every), 0.0))
-    if view.is_named.all():
+    if view.is_named.all() and (view.names != view.names[0]).any():
         of_names = balanced_regression(view.names, np.eye(num_labels), STRENGTHS[0], view.space.variances)
         model = ViewModel((view.name,), (view.x.shape[1],), dict.fromkeys(every, of_names), num_labels)
         others.append((model, priors.MIN_GAIN_OF_NAMES / len(judged)))

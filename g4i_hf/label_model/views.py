@@ -81,7 +81,7 @@ class View:
         """Whether it names all classes, and has values of almost all of these rows (N,)."""
         if not (self.is_named.any() and self.is_named.all() and rows.any()):
             return False
-        return bool(has_value(self.values[rows]).mean() >= 1 - priors.MANY_WITHOUT_VIEW)
+        return bool(has_value(self.values)[rows].mean() >= 1 - priors.MANY_WITHOUT_VIEW)
 
     def with_another_class(self) -> View:
         """Of one class more, whose name says nothing."""

@@ -65,7 +65,7 @@ class LabelArguments(ExchangeOptions, Checked):
         if not self.export_file and (self.format or self.suggest):
             given = "format" if self.format else "suggest"
             raise ValueError(f"{given} is about a file to write: give it with --export.")
-        if self.run and self.pick != "gold" and not (self.import_file or self.export_file):
+        if self.run and self.pick != "gold" and not self.export_file:
             raise ValueError(f"run is {self.run!r}, to measure it on new images: give --pick gold, or leave run out.")
         if not self.by.strip():
             raise ValueError("by is empty: give a name, or leave it out.")

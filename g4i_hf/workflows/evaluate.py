@@ -301,11 +301,14 @@ class Evaluation:
         known = [each for each in (fit and fit.decisions) or [] if each["precision"] == USUAL_PRECISION]
         if not known or known[0]["threshold"] is None:
             return []
-        ships = ALL_LAYERS if fit.finetuned else "baseline" if fit.released == LABELS_ONLY else "aligned"
-        predictions = self.predictions[ships if ships in self.predictions else "aligned"][name]
+        folder = self.fit / (ALL_LAYERS if fit.finetuned else fit.released or WITH_VIEWS)
+        ships = next((each for each, run in self.runs.items() if Path(run) == folder), None)
+        if ships is None:
+            return []
+        predictions = self.predictions[ships][name]
         has_label = predictions.labels >= 0
         answered = has_label & (predictions.score >= known[0]["threshold"])
-        of = f"{name}: at {USUAL_PRECISION:.0%} it answers {answered.sum():,} of {has_label.sum():,} images"
+        of = f"{name}: at {USUAL_PRECISION:.0%} {CLASSIFIER}/ answers {answered.sum():,} of {has_label.sum():,} images"
         if not answered.any():
             return [f"{of}."]
         right = float((predictions.predicted == predictions.labels)[answered].mean())

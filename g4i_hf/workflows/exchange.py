@@ -179,9 +179,10 @@ class Exchange:
                 before = self.people.get(self.names[row], {}).get(by)
                 is_same = before is not None and (before.get("label"), bool(before.get("none"))) == (label, none)
                 is_same = is_same and before.get("digest") in (None, digests[row])  # else of an earlier image
+                pick = GOLD if (row, by) in self.gold else self.picks[row, by]
+                is_same = is_same and (pick != GOLD or before is None or before["pick"] == GOLD)
                 counts["there" if is_same else "new" if before is None else "changed"] += 1
                 if not is_same:
-                    pick = GOLD if (row, by) in self.gold else self.picks[row, by]
                     name, digest = self.names[row], digests[row]
                     lines.append(line_of(name, by_name, digest, pick, label, none, label in self.new, by))
             append("".join(lines))
