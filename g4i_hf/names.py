@@ -97,6 +97,8 @@ def check_dataset_name(name: str, option: str = "dataset_name") -> None:
     if name == IN_MEMORY:
         what = f"{option} is missing, as the images of this run were {IN_MEMORY}"
         raise ValueError(f"{what}. Save them with save_to_disk, and give the folder as {option}.")
+    if Path(name).is_file():
+        raise NotADirectoryError(f"{option} is {name!r}, which is a file. Give the folder that it is in.")
     if looks_local and not Path(name).is_dir():
         raise FileNotFoundError(f"{option} is {name!r}, but there is no such folder.{_near_folder(name)}")
 

@@ -87,6 +87,15 @@ def test_error_says_column_row_and_remedy(fault):
             check(split, text_embed_dim=None, training=False)
 
 
+def test_captions_that_are_lists_written_as_text_are_said(caplog):
+    check(split_with(caption=["['a red dot', \"it's round\"]"] * 6), training=False)
+    assert "lists written as text" in caplog.text and "ast.literal_eval" in caplog.text
+    caplog.clear()
+    check(split_with(caption=["['a red dot']"] * 5 + ["a dot"]), training=False)
+    check(split_with(caption=["[a dot]"] * 6), training=False)
+    assert not caplog.text
+
+
 GREY = np.asarray(PICTURE.convert("L"))
 
 

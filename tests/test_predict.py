@@ -120,6 +120,9 @@ def test_images_of_all_kinds_are_predicted_alike(student, pictures, tmp_path):
         assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in by_folder])
     with pytest.raises(ValueError, match="Rename the right one to 'image', or name it with image='...'"):
         predict(student, photos)
+    for images in (pictures, files):
+        with pytest.raises(ValueError, match="no columns such as 'photo'. Leave out image='...'"):
+            predict(student, images, image="photo")
 
 
 def test_a_killed_start_goes_on_unless_something_changed(student, pictures, tmp_path, capsys):

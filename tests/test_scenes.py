@@ -182,6 +182,15 @@ def test_gold_images_judge_new_scenes_or_are_learned(
         assert found["images"] == found["labels"] == 96
         assert "more than a fifth of the scenes, so 24 are learned. Training images judge" in said
     assert "say little about new scenes" not in said
+    main(["predict", str(tmp_path / "out"), str(folder), "-o", str(tmp_path / "p.csv")])
+    assert f"{92 if judge == 'gold' else 96} of the images were training images" in capsys.readouterr().out
+    if judge == "gold":
+        main(["evaluate", str(tmp_path / "out"), "--splits", "gold"])
+        assert "of 4 images" in capsys.readouterr().out
+    else:
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(tmp_path / "out"), "--splits", "gold"])
+        assert "has learned all 24 gold images, so they tell nothing" in capsys.readouterr().err
 
 
 def test_gold_images_of_new_scenes_are_no_larger_part_of_those_that_judge(monkeypatch):

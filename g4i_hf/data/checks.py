@@ -1,6 +1,7 @@
 """Labels of a split, and checks of the data before training."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from .. import columns
-from ..files import did_you_mean
+from ..files import brief, did_you_mean
 from ..output import progress_bar
 from .images import BadImageError, bad_image, error_of, why_bad
 from .joining import check_image_ids
@@ -27,6 +28,7 @@ TOO_MANY = f"too many to be left out (at most {MOST_BAD_SHARE:.0%}, or {MOST_BAD
 CHECK_ALL_BELOW = 50_000  # images, above which only a sample of this size is decoded
 NORM_TOLERANCE = 0.01  # for the rounding of float16
 BATCH = 10_000  # vectors checked at once
+FIRST, LIST_AS_TEXT = 100, re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)
 
 
 def labels_of(split: Dataset) -> np.ndarray:
@@ -75,7 +77,7 @@ def check_split(
     check_image_ids(split, name)
     warnings = _check_labels(split, name, num_labels, require_labels)
     warnings += _check_text_embeds(split, name, text_embed_dim)
-    for warning in warnings if training else ():
+    for warning in [*(warnings if training else ()), *_lists_as_text(split)]:
         logger.warning("Split %r: %s", name, warning)
 
 
@@ -132,6 +134,17 @@ def _check_labels(split: Dataset, name: str, num_labels: int, require_labels: bo
             first = repr(unseen) + did_you_mean(unseen, [other for other in feature.names if other != unseen])
         warnings.append(f"{len(empty):,} classes without an example, the first is {first}")
     return warnings
+
+
+def _lists_as_text(split: Dataset) -> list[str]:
+    """A warning where captions are the text of lists, as in tables that were CSV once."""
+    if columns.CAPTION not in split.column_names:
+        return []
+    first = [text for text in split.select(range(min(len(split), FIRST)))[columns.CAPTION] if text]
+    if not first or not all(isinstance(text, str) and LIST_AS_TEXT.fullmatch(text.strip()) for text in first):
+        return []
+    how = "Split them, so that each row has a list of captions: ast.literal_eval(row['caption'])"
+    return [f"captions are lists written as text, such as {brief(first[0])}. {how}."]
 
 
 def _check_text_embeds(split: Dataset, name: str, dim: int | None) -> list[str]:

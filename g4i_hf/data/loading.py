@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, concatenate_datasets
 
 from .. import columns
 from ..files import did_you_mean
-from ..names import check_dataset_name
+from ..names import check_dataset_name, config_of
 from ..options import DataArguments
 from ..options.caller import called_from_python
 from ..options.data import BY_FOLDER
@@ -85,6 +85,14 @@ def read_classes(data: DataArguments, splits: DatasetDict | None = None) -> Clas
     if data.classes is None and not (file and Path(file).is_file()):
         return None
     return read_class_file(str(file), None if splits is None else names_of_labels(splits))
+
+
+def take_classes_of(run: str, data: DataArguments) -> None:
+    """The images have the classes of a run."""
+    for name in ("classes", "class_names_file"):
+        if getattr(data, name):
+            raise ValueError(f"run is {run!r}, whose classes these images have: leave {name} out.")
+    data.class_names_file = str(config_of(run))
 
 
 def class_file_of(data: DataArguments) -> Path | None:

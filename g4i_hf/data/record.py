@@ -26,7 +26,7 @@ from .images import TURNS, content_of, open_image, to_rgb
 from .texts import Embeddings, caption_keys, values_of
 
 RECORD_FILE = "data_record.parquet"
-SPLIT, DIGEST, STAT = "split", columns.IMAGE_DIGEST, columns.IMAGE_STAT
+SPLIT, DIGEST, STAT, LEARNED = "split", columns.IMAGE_DIGEST, columns.IMAGE_STAT, "learned"
 # Compared for each image; other columns, such as image features, are added by name
 COMPARED = {
     columns.LABEL: "labels",
@@ -45,7 +45,7 @@ _READ: dict[tuple[str, str], str] = {}  # digests of files, by path and stat
 @dataclass
 class Record:
     # text columns: `split`, `image_id`, `image_digest`, `image_stat`, the label by name, and a digest of each other
-    # value
+    # value; `learned` where images of other splits than `train` were trained on
     rows: pa.Table
     class_names: list[str]  # in their order
     # other inputs, such as a text encoder, by their name in messages; None: unknown
@@ -92,6 +92,20 @@ class Record:
 
     def labelled(self) -> "Record":
         return Record(self.rows.filter(self.rows[columns.LABEL].is_valid()), self.class_names, self.inputs)
+
+    def with_learned(self, split: str, image_ids: Iterable[str]) -> "Record":
+        """That these images of a split were trained on, too."""
+        are_learned = {(split, image_id) for image_id in image_ids}
+        rows = zip(self.rows[SPLIT].to_pylist(), self.rows[columns.IMAGE_ID].to_pylist(), strict=True)
+        learned = pa.array(["yes" if row in are_learned else None for row in rows], pa.string())
+        return Record(self.rows.append_column(LEARNED, learned), self.class_names, self.inputs)
+
+    def learned(self) -> set[str]:
+        """Digests of the images that were trained on."""
+        is_learned = pc.equal(self.rows[SPLIT], "train")
+        if LEARNED in self.rows.column_names:
+            is_learned = pc.or_(is_learned, self.rows[LEARNED].is_valid())
+        return {*self.rows.filter(is_learned)[DIGEST].to_pylist()} - {None}
 
     def with_splits_of(self, other: "Record") -> "Record":
         """With the splits of another record added, replacing those of the same name."""

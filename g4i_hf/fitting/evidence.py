@@ -121,9 +121,7 @@ class FitImages:
         inputs = inputs_of(self.encoder, self.student.student, self.id2label) | digests_of(self.views, self.training)
         inputs |= {f"the view {name}": view.digest() for name, view in self.given.items()}
         inputs["the answers"] = content_digest(json.dumps(answers).encode())
-        gold = (
-            set(self.splits[GOLD][columns.IMAGE_ID]) if GOLD in self.splits else set()
-        )  # which has those of no class
+        gold = {*self.splits[GOLD][columns.IMAGE_ID]} if GOLD in self.splits else set()  # with those of no class
         rows = [row for row, name in enumerate(self.of_no_class[columns.IMAGE_ID]) if name not in gold]
         splits = self.splits | ({OF_NO_CLASS: self.of_no_class.select(rows)} if rows else {})
         return Record.of(splits, self.id2label.values(), inputs=inputs, earlier=Record.read(self.folder))
@@ -236,6 +234,8 @@ class FitImages:
         self.scenes = self.scenes.with_gold(learned, are_kept)
         del self.splits[GOLD]
         self.splits.update(self.scenes.splits)
+        if self.accelerator.is_main_process:
+            self.record = self.record.with_learned(GOLD, gold.select(learned)[columns.IMAGE_ID])
         for name, view in self.given.items():
             unknown = np.full((len(learned), view.values.shape[1]), np.nan, dtype=np.float32)
             self.given[name] = replace(view, values=np.concatenate([view.values, unknown]))

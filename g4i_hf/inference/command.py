@@ -13,7 +13,6 @@ import pyarrow as pa
 from datasets import Dataset
 
 from .. import priors
-from ..columns import IMAGE_DIGEST as DIGEST_OF_IMAGE
 from ..data.record import Record
 from ..data.shards import Images, Shards
 from ..files import replace_text
@@ -164,7 +163,7 @@ def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Coun
 def _digests_of_training(model: Path) -> set[str]:
     """Of the images that a folder of a fit or a run was trained on; empty for any other classifier."""
     record = Record.read(model)
-    return set() if record is None else set(record.of_splits(["train"]).rows[DIGEST_OF_IMAGE].to_pylist()) - {None}
+    return set() if record is None else record.learned()
 
 
 def _command_of_label(args: PredictArguments) -> str | None:

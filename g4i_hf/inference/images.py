@@ -67,6 +67,13 @@ def images_of(given: Any, split: str | None = None, column: str | None = None) -
     without an image, and without the split.
     """
     named = {columns.IMAGE: column} if column else {}
+    opened = _opened(given, split, named)
+    if column and not isinstance(opened.stored, Dataset):
+        raise ValueError(f"Files have no columns such as {column!r}. Leave out --image_column.")
+    return opened
+
+
+def _opened(given: Any, split: str | None, named: dict[str, str]) -> Images:
     if isinstance(given, (str, Path)):
         return _named(str(given), split, named)
     if isinstance(given, Mapping):

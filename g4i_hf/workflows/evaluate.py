@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from .. import columns
 from ..cli import build_options
 from ..data.checks import check_split, readable_rows
 from ..data.classes import ClassNames, class_names
 from ..data.groups import groups_of
+from ..data.labels import GOLD
 from ..data.loading import check_has_split, class_words, load_reviewed, source_of
-from ..data.record import Record, differences
+from ..data.record import Record, differences, image_digests
 from ..embedding.embed import embeds_of_class_names, with_text_embeds
 from ..evaluation.classes import classes_in_words, confusion_matrix, of_classes
 from ..evaluation.comparison import ALL_MEASURES, ComparisonRow, compare, shown_names
@@ -176,7 +177,24 @@ class Evaluation:
         for name in dict.fromkeys(names):
             check_split(splits[name], name, num_labels=len(self.id2label), training=False, require_labels=False)
             splits[name] = readable_rows(splits[name], name, args.on_bad_images)
+        if GOLD in names and (learned := self._learned_gold(splits[GOLD])):
+            kept = [row for row, name in enumerate(splits[GOLD][columns.IMAGE_ID]) if name not in learned]
+            if not kept:
+                raise ValueError(f"{self.fit} has learned all {len(learned):,} gold images, so they tell nothing.")
+            splits[GOLD] = splits[GOLD].select(kept)
+            if self.accelerator.is_main_process:
+                self.record = self.record.with_learned(GOLD, learned)
+            line = "gold: %s images are left out, as g4i fit has learned them; %s are evaluated."
+            logger.warning(line, f"{len(learned):,}", f"{len(kept):,}")
         self.splits = DatasetDict({name: splits[name] for name in names})
+
+    def _learned_gold(self, gold: Dataset) -> set[str]:
+        """The images that training learned, as gold showed too many of its scenes."""
+        if self.fit is None or (record := Record.read(self.fit)) is None or not (learned := record.learned()):
+            return set()
+        digests = image_digests(gold, record.of_splits([GOLD]).rows)
+        both = zip(digests[columns.IMAGE_ID], digests[columns.IMAGE_DIGEST], strict=True)
+        return {name for name, digest in both if digest in learned}
 
     def _check_data(self, splits: DatasetDict, evaluated: list[str]) -> None:
         """Raise OtherDataError if the data is not that of the training, or that of the metrics of other splits."""

@@ -18,12 +18,11 @@ from ..data.exchange.matching import NO_ROW, SEVERAL, ImageNames
 from ..data.exchange.reading import read_contents
 from ..data.exchange.tables import csv_of
 from ..data.labels import GOLD, MANUAL, answers_to, file_names, line_of, read_answers, read_people
-from ..data.loading import images_root, labels_file_of, load_data, read_classes
+from ..data.loading import images_root, labels_file_of, load_data, read_classes, take_classes_of
 from ..data.metadata import Faults
 from ..data.record import image_digests
 from ..files import did_you_mean, replace_text, some
 from ..inference.classifier import open_classifier
-from ..names import config_of
 from ..options import DataArguments, LabelArguments
 from ..output import progress_bar
 
@@ -52,7 +51,7 @@ class Exchange:
     def __init__(self, args: LabelArguments, data: DataArguments, folder: str, say: Say):
         self.args, self.data, self.folder, self.say = args, data, folder, say
         if args.run:
-            data.class_names_file = str(config_of(args.run))
+            take_classes_of(args.run, data)
         self.splits, self.root = load_data(data), images_root(data)
         file = labels_file_of(data, folder)
         assert file is not None  # as there is a folder

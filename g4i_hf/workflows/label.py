@@ -10,7 +10,7 @@ from .. import columns
 from ..data.checks import labels_of
 from ..data.classes import ClassWords, in_another_case, same_form, words_of
 from ..data.labels import DISAGREEMENTS, GOLD, NONE, file_names, last_answer_of, line_of, read_people, reviews_of
-from ..data.loading import images_root, labels_file_of, load_data, read_classes
+from ..data.loading import images_root, labels_file_of, load_data, read_classes, take_classes_of
 from ..data.record import order_of
 from ..data.texts import visible_texts
 from ..files import printable
@@ -44,7 +44,7 @@ class Labelling:
         self.args, self.data, self.say = args, data, say
         shared = {name: value for name, value in vars(args).items() if name in names_of(FitArguments)}
         if args.run:
-            data.class_names_file = str(config_of(args.run))
+            take_classes_of(args.run, data)
         self.fit_images = FitImages(FitArguments(**shared), data, say)
         self.root = images_root(data)
         self.file = labels_file_of(data, self.fit_images.folder)

@@ -34,6 +34,7 @@ MISTAKES = {
     "no run folder": ("train", {"dataset_name": "{pictures}"} | STUDENT, ("output_dir is missing", "--output_dir")),
     # --- Data
     "no such folder": ("train", TRAIN | {"dataset_name": "{gone}"}, ("dataset_name", "{gone}")),
+    "a file": ("train", TRAIN | {"dataset_name": "{texts}/train/circle/note.txt"}, ("is a file", "folder that it is")),
     "folder without images": ("train", TRAIN | {"dataset_name": "{texts}"}, ("dataset_name", "{texts}")),
     "split": ("train", TRAIN | {"train_split": "trian"}, ("'trian'", "train_split", "validation")),
     "caption column": ("embed", EMBED | {"caption_column": "captoin"}, ("captoin", "caption_column", "caption,")),
@@ -114,6 +115,11 @@ MISTAKES = {
     "labels in an unknown format": ("label", {"export": "labels.json"}, ("cvat or fiftyone with --format",)),
     "format of no file": ("label", {"format": "cvat"}, ("format is about a file to write", "--export")),
     "labels of nobody": ("label", {"by": " "}, ("by is empty",)),
+    "classes beside a run": (
+        "label",
+        {"dataset_name": "{bare}", "run": "{released}", "pick": "gold", "class_names_file": "names.txt"},
+        ("whose classes these images have", "leave class_names_file out"),
+    ),
     "a run for other images": ("label", {"run": "{bare}", "pick": "next"}, ("to measure it on new", "--pick gold")),
     "no run": (
         "label",
