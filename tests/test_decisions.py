@@ -51,6 +51,23 @@ def test_too_few_judged_images_are_not_certain_and_say_how_many_would_do():
     assert hopeless.threshold is None and hopeless.gold is None
 
 
+def test_where_a_threshold_is_not_certain_probabilities_count_unless_labels_contradict():
+    got, generator = [], np.random.default_rng(0)
+    for _ in range(100):
+        confidence = generator.beta(2, 1, 100)
+        judged = by_labels(generator.random(100) < confidence)
+        decision = threshold_for(points(confidence, confidence, np.zeros(100, int), judged), 0.9, 100)
+        new = generator.beta(2, 1, 20_000)
+        if not decision.certain:
+            got.append(new[new >= decision.threshold].mean())  # of probabilities that are right
+    assert len(got) > 80 and 0.9 < np.mean(got) < 0.914
+    wrong = by_labels(np.arange(100) % 4 > 0)
+    assert (
+        threshold_for(points(np.full(100, 0.92), np.full(100, 0.92), np.zeros(100, int), wrong), 0.9, 100).threshold
+        is None
+    )
+
+
 @pytest.mark.parametrize("most_gold", [None, 20])
 def test_a_sample_is_proposed_if_scenes_allow_it(most_gold):
     confidence, right = a_classifier(50, np.random.default_rng(1))

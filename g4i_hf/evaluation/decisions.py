@@ -45,6 +45,10 @@ class Point:
     worst_class: int | None = None  # the predicted class with the lowest precision
     worst_precision: float | None = None
 
+    def precision_at_most(self, has_labels: bool) -> float:
+        """Labels of the answered images are few, so that they only contradict what is clearly too high."""
+        return upper_end(self.precision, self.images) if has_labels else self.precision
+
 
 @dataclass
 class Decision:
@@ -76,6 +80,10 @@ def by_labels(right: np.ndarray, groups: np.ndarray | None = None) -> Judged:
 
 def lower_end(share: float, images: float) -> float:
     return float(beta.ppf(LEVEL, share * images, (1 - share) * images + 1)) if share > 0 else 0.0
+
+
+def upper_end(share: float, images: float) -> float:
+    return float(beta.ppf(1 - LEVEL, share * images + 1, (1 - share) * images)) if share < 1 else 1.0
 
 
 def points(
@@ -132,7 +140,9 @@ def threshold_for(
         last = point
     is_certain = last is not None
     likely = [
-        point for point in candidates if min(point.expected, point.precision) >= precision and point.threshold >= least
+        point
+        for point in candidates
+        if min(point.expected, point.precision_at_most(has_labels)) >= precision and point.threshold >= least
     ]
     chosen = last or (likely[-1] if likely else None)
     gold = None if is_certain else sample_that_would_do(candidates, precision)
