@@ -90,9 +90,9 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     layers, said = results_of(out)["all_layers"], capsys.readouterr().out
     assert layers["kept"] is found.finetuned is True and layers["accuracy"] > layers["last_layer_accuracy"]
     assert found.with_views_accuracy == layers["last_layer_accuracy"] and layers["classifier"] == "with_views"
-    figures = "All layers, .* minutes: .*% where the last layer alone has .*% \\(gain .* points, .* to .*\\)\\. The"
-    assert re.search(figures, said) and "with all layers trained" in said
-    assert "The comparison with labels alone is of last layers" in said
+    figures = "^All layers, .* minutes: .*% where the last layer alone has .*% \\(gain .* points, .* to .*\\)\\. With"
+    assert re.search(figures, said, re.MULTILINE) and "with all layers trained" in said
+    assert "captions the last layer is right for about" in said and said.count("All layers, ") == 1
     run = out / "all_layers"
     assert not [*run.glob("checkpoint-*"), *run.glob("best*"), *run.glob("looks*")]
     shipped, trained, last = (load_weights(folder) for folder in (out / "classifier", run, out / "with_views"))

@@ -40,7 +40,7 @@ def judgement_lines(result: FitResult) -> list[str]:
     how = _how_judged(result)
     unreviewed = " Unreviewed: no random sample judges."
     judged = [how if result.judged_on == GOLD else how + unreviewed] if how else []
-    judged += filter(None, [_few_judges_in_words(result), all_layers_in_words(result)])
+    judged += filter(None, [_few_judges_in_words(result), "" if result.finetuned else all_layers_in_words(result)])
     more = [
         *_groups_in_words(result),
         *_class_mix_in_words(result),
@@ -139,6 +139,13 @@ def _switch(result: FitResult, other: str) -> str:
 
 
 def verdict_in_words(result: FitResult) -> str:
+    """How right both classifiers are; where all layers ship, they come first."""
+    if result.finetuned:
+        return f"{all_layers_in_words(result)} {_of_last_layers(result)}"
+    return _of_last_layers(result)
+
+
+def _of_last_layers(result: FitResult) -> str:
     if result.with_views_accuracy is None:
         if not result.judged_images:
             return "Its accuracy is unknown: there is no image to judge by."
@@ -163,7 +170,7 @@ def verdict_in_words(result: FitResult) -> str:
         )
     like = "of new scenes" if has_scenes(result) else "like yours"
     sentence = (
-        f"With {_of_views(result.views)} the classifier is right for about "
+        f"With {_of_views(result.views)} the {'last layer' if result.finetuned else 'classifier'} is right for about "
         f"{_percent(result.with_views_accuracy)} of images {like} {_range(result.with_views_interval)}"
     )
     if result.labels_only_accuracy is None:
@@ -187,8 +194,7 @@ def all_layers_in_words(result: FitResult) -> str:
     sentence = f"All layers, {trained['minutes']:g} minutes: {figures}"
     if not trained["kept"]:
         return f"{sentence}, so they are left out."
-    compares = result.labels_only_accuracy is not None
-    return f"{sentence}.{' The comparison with labels alone is of last layers.' * compares}"
+    return f"{sentence}."
 
 
 def accuracy_of(result: FitResult, name: str, where: str = "") -> tuple[float | None, Sequence[float] | None]:
