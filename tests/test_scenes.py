@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -15,6 +16,7 @@ from test_groups import frames_of
 
 from g4i_hf import LabelModel, View, priors
 from g4i_hf.data import near_copies
+from g4i_hf.data.joining import with_image_ids
 from g4i_hf.data.near_copies import scenes
 from g4i_hf.fitting.scenes import Scenes
 from g4i_hf.label_model.picks import pick_gold, pick_next
@@ -201,6 +203,12 @@ def test_gold_images_of_new_scenes_are_no_larger_part_of_those_that_judge(monkey
     assert (kept[:60].sum(), kept[60:].sum()) == (28, 18)
     monkeypatch.setattr(priors, "MIN_JUDGES", 47)
     assert not Scenes({"gold": gold}, numbers, numbers).are_kept().any(), "one that judges alone tells nothing"
+
+
+def test_images_without_a_name_are_called_by_their_row():
+    split = with_image_ids(make.rows(4, ["a", "b"]).remove_columns("image_id"), "train")
+    scenes = Scenes({"train": split}, {"train": np.array([1, 2, 1, 3])}, {"train": np.arange(4)}, True)
+    assert "show the scene of another, such as row 0 and row 2)" in next(scenes.lines({}))
 
 
 @pytest.fixture(scope="module")

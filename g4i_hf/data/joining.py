@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,11 @@ def with_image_ids(split: Dataset, split_name: str) -> Dataset:
             raise ValueError(f"{where}: {what}. Add the image or remove the row.")
         image_ids.append(_id_of_file(name) or of_content(row))
     return split.add_column(columns.IMAGE_ID, made_unique(image_ids, of_content))
+
+
+def is_of_content(image_id: str) -> bool:
+    """Whether [`with_image_ids`] made it from an image that has no name."""
+    return re.fullmatch("[0-9a-f]{24}", image_id) is not None
 
 
 def positions_of(image_ids: Dataset, among: Dataset) -> np.ndarray:

@@ -11,6 +11,7 @@ from datasets import Dataset, Value, concatenate_datasets
 from .. import columns, priors
 from ..data.checks import labels_of
 from ..data.groups import classes_of_one_group, groups_of, merged
+from ..data.joining import is_of_content
 from ..data.labels import GOLD
 from ..data.near_copies import scenes
 from ..data.record import order_of
@@ -162,7 +163,8 @@ class Scenes:
             )
 
     def _named(self, name: str, row: int) -> str:
-        return repr(self.splits[name][int(row)][columns.IMAGE_ID])
+        image_id = self.splits[name][int(row)][columns.IMAGE_ID]
+        return f"row {row:,}" if is_of_content(image_id) else repr(image_id)
 
     def _example(self, name: str) -> str:
         _, inverse, counts = np.unique(self.numbers[name], return_inverse=True, return_counts=True)
