@@ -160,7 +160,8 @@ def decisions() -> str:
         reached = sum(each["got"] >= precision for each in certain)
         names = ("answered", "oracle") if certain else ()
         shares = [f"{np.mean([each[name] or 0 for each in certain]):.0%}" for name in names]
-        mean_of_others = percent(np.mean([each["got"] for each in others])) if others else ""
+        needed = [each["got"] for each in others if each["oracle"] < 1]  # else all answers together are as right
+        mean_of_others = percent(np.mean(needed)) if needed else ""
         cells = [f"{precision:.0%}", judge, f"{len(certain)} of {len(rows)}", f"{reached}", " of ".join(shares)]
         lines.append([*cells, str(len(others)), mean_of_others])
     head = ["asked", "judged by", "certain", "reached", "answered, of what could be", "unreviewed", "their precision"]
