@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import browser_page
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from drawings import CLASSES, draw_folder
 from fitting import few_labels
 from tiny_encoders import save_static_encoder
@@ -339,6 +339,29 @@ def test_an_undo_after_a_restart_takes_back_the_last_answer_of_that_person(small
     assert given[1] == (names[1], rows[1], -1, None) and given[2] == (names[0], rows[0], -1, None)
     assert left() == {names[2]: "cross"}
     first.file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["names in a table", "a new class"])
+def test_an_undo_of_any_answer_is_one_line_and_shows_its_image(small, tmp_path, kind):
+    pictures, given = small
+    if kind == "names in a table":
+        rows = [{"image": row["image"], "caption": row["caption"]} for row in load_images(pictures)["train"]]
+        labels = [CLASSES[row % 3] if row < 9 else None for row in range(len(rows))]
+        table = Dataset.from_list([row | {"label": label} for row, label in zip(rows, labels, strict=True)])
+        (pictures := tmp_path / "table").mkdir()
+        table.cast_column("image", Image()).to_parquet(pictures / "train.parquet")
+    given = given | {"output_dir": str(tmp_path / "out"), "labels_file": str(tmp_path / "labels.jsonl")}
+    first = labelling((pictures, given))
+    row = first.items()[0]["row"]
+    with answers_to(first.file) as append:
+        if kind == "a new class":
+            first.answer(append, row, first.class_of("hexagon", "Six sides."))
+        first.answer(append, row, 0)
+    again = labelling((pictures, given))
+    with answers_to(again.file) as append:
+        item = again.take_back(append)["item"]
+    assert item["row"] == row and len(again.file.read_text().splitlines()) == (3 if kind == "a new class" else 2)
+    assert again.classes[item["label"]] == "hexagon" if kind == "a new class" else item["label"] == -1
 
 
 def test_an_image_that_one_of_two_says_is_none_of_the_classes_is_a_disagreement(small):

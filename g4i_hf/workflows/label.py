@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import columns
 from ..data.checks import labels_of
-from ..data.classes import ClassWords, in_another_case, same_form, words_of
+from ..data.classes import ClassWords, class_names, in_another_case, same_form, words_of
 from ..data.labels import DISAGREEMENTS, GOLD, NONE, file_names, last_answer_of, line_of, read_people, reviews_of
 from ..data.loading import images_root, labels_file_of, load_data, read_classes, take_classes_of
 from ..data.record import order_of
@@ -272,13 +272,22 @@ class Labelling:
         if (answers := last_answer_of(self.file, self.args.by)) is None:
             raise NotSaved("No answer of yours is left.")
         last, before = answers
+        row = self.names.index(last["name"]) if last["name"] in self.names else None
+        if row is not None and not self._is_of(last, row):
+            row = None
+        label = -1  # known before the line is written
+        if row is not None and before:
+            if before.get("new_class"):  # which no answer that counts may have now
+                self.class_of(before["label"], before.get("description") or "")
+            label = self._index(before)
+        elif row is not None:
+            label = self._label_in_data(last["name"])
         earlier = before or {"label": None, "pick": last["pick"]}
         given = earlier["pick"], earlier["label"], bool(earlier.get("none")), bool(earlier.get("new_class"))
         self._append(append, last["name"], earlier.get("digest", last.get("digest")), *given, self.args.by, True)
-        row = self.names.index(last["name"]) if last["name"] in self.names else None
-        if row is None or not self._is_of(last, row):
+        if row is None:
             return {"name": last["name"], "item": None}
-        self.given[row] = self._index(before) if before else self._label_in_data(last["name"])
+        self.given[row] = label
         self.before[row] = before["pick"] if before else ""
         self.labels[row], self.reviews[row] = self.given[row], self.before[row]
         self.shown[row] = True
@@ -286,9 +295,12 @@ class Labelling:
 
     def _label_in_data(self, name: str) -> int:
         """The label of an image without answers, -1 without one."""
-        training = load_data(self.data)["train"]
-        label = labels_of(training)[file_names(training, self.root).index(name)]
-        return -1 if label < 0 else self._index({"label": training.features[columns.LABEL].int2str(int(label))})
+        splits = load_data(self.data)
+        if columns.LABEL not in splits["train"].column_names:
+            return -1
+        splits, names = class_names(splits)
+        label = labels_of(splits["train"])[file_names(splits["train"], self.root).index(name)]
+        return -1 if label < 0 else self._index({"label": names[int(label)]})
 
     # --- What is left of it ------------------------------------------------------------------------------------------
 
