@@ -318,6 +318,21 @@ def test_a_table_of_excel_is_read(tmp_path):
     assert by_id(load_images(tmp_path)["train"], "caption") == {"cat/1.png": "Kätzchen", "dog/2.png": None}
 
 
+def test_spaces_around_names_in_a_table_are_no_part_of_them(tmp_path, caplog):
+    """Nor is the form of a letter: `é` is two characters on macOS."""
+    folder = tmp_path / "train"
+    for name in ("cafe\u0301/1.png", "dog/1.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make.noise(1).save(folder / name)
+    (folder / "metadata.csv").write_text("file_name, caption, label\ncafé/1.png, a cat,café \ndog/1.png, a dog, \n")
+    train = load_images(tmp_path)["train"]
+    assert train["caption"][:] == ["a cat", "a dog"]
+    assert train.features["label"].names == ["café", "dog"] and train["label"][:] == [0, 1]
+    (folder / "metadata.csv").write_text("file_name,Caption\ndog/1.png,a dog\n")
+    load_images(tmp_path)
+    assert "'Caption' is another column than caption, unless --caption_column names it" in caplog.text
+
+
 # --- Unreadable files ------------------------------------------------------------------------------------------------
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import make
 import pytest
+from datasets import DatasetDict
 from drawings import draw_folder, drawing
 from PIL import Image
 
 from g4i_hf import load_images
 from g4i_hf.data.checks import labels_of
+from g4i_hf.data.groups import with_groups
 
 
 def pictures_of(folder: Path, files: list[str], lines: dict[str, dict] | None = None) -> Path:
@@ -43,7 +45,10 @@ TIMES = ["20240131_101500", "2024-01-31 10.15.40", "20240131T101600123", "202401
         (["cat/1/1.png", "dog/1/2.png", "dog/2/3.png"], "([^/]+)/[^/]+$", ["1", "1", "2"]),
         (NAMES, r"cam\d", ["cam1", "cam2", "cam1", None]),
         (NAMES, r"cam(\d)_", ["1", "2", "1", None]),
-        (NAMES, "dog|cat", ["cat", "cat", "dog", "dog"]),
+        (
+            *(["cat/north/1.png", "cat/2.png", "unlabelled/3.png", "dog/a/4.png"], "([^/]+)/[^/]+$"),
+            ["north", None, None, "a"],
+        ),
         (
             *([f"{'cat' if row % 2 else 'dog'}/{name}.png" for row, name in enumerate(TIMES)], "time"),
             ["2024-01-31 10:15:00"] * 3 + ["2024-01-31 11:15:00", None],
@@ -78,7 +83,17 @@ def test_the_column_group_is_of_any_kind_and_options_replace_it(tmp_path, caplog
     assert [*groups_by_file(folder).values()] == ["3", "3", "4", None]
     assert "Column 'group' tells no group of 1 of 4 images of 'train', such as 'dog/other.png'" in caplog.text
     assert groups_by_file(folder, "none") == {}
-    assert groups_by_file(folder, "cat|dog")["other.png"] == "dog"
+    assert groups_by_file(folder, "other|cam")["other.png"] == "other"
+
+
+def test_numbers_of_groups_are_the_same_with_gaps_and_in_text():
+    """As pandas writes them; a gap is no group."""
+    columns = {"train": [1, 2, 2], "validation": [1.0, None, 2.0], "test": ["1.0", "", "2.5"]}
+    rows = {name: make.rows(3).add_column("group", values) for name, values in columns.items()}
+    rows["nan"] = make.rows(3).add_column("group", [1.0, float("nan"), 2.0])
+    found = with_groups(DatasetDict(rows), None)
+    assert found["train"]["group"][:] == ["1", "2", "2"] and found["test"]["group"][:] == ["1", None, "2.5"]
+    assert found["validation"]["group"][:] == found["nan"]["group"][:] == ["1", None, "2"]
 
 
 def frames_of(folder: Path, scenes: int = 12, frames: int = 4) -> Path:

@@ -26,8 +26,13 @@ _SPACES = re.compile(r"[\s_\-‐‑–—]+")
 
 
 def same_form(name: str) -> str:
-    """A name in one Unicode form: `é` is two characters on macOS, and one elsewhere."""
-    return normalize("NFC", name)
+    """A name in one Unicode form, without spaces around it: `é` is two characters on macOS, and one elsewhere."""
+    return normalize("NFC", name).strip()
+
+
+def same_path(name: str) -> str:
+    """A path below a folder as all systems may write it."""
+    return same_form(name.replace("\\", "/"))
 
 
 def in_another_case(name: str, names: Iterable[str]) -> str | None:
@@ -153,7 +158,7 @@ def names_of_rows(split: Dataset, split_name: str) -> list[str]:
     if isinstance(feature, ClassLabel):
         return [name for number, name in enumerate(feature.names) if number in values]
     if all(isinstance(value, str) for value in values):
-        return sorted(set(map(same_form, values)))
+        return sorted({*map(same_form, values)} - {""})
     if all(isinstance(value, int) for value in values):
         return [str(number) for number in range(max(values) + 1)]
     what = f"Column 'label' holds {feature.dtype} in the split {split_name!r}: no class names or class numbers"
@@ -200,7 +205,7 @@ def _cast_label(split: Dataset, split_name: str, feature: ClassLabel, whose: str
     values, current = split[columns.LABEL][:], split.features[columns.LABEL]
     if isinstance(current, ClassLabel):
         values = [current.names[i] if i is not None and 0 <= i < current.num_classes else i for i in values]
-    values = [None if value == "" else value for value in values]  # as in metadata
+    values = [None if isinstance(value, str) and not value.strip() else value for value in values]  # as in metadata
     index = {same_form(name): number for number, name in enumerate(feature.names)}
     texts = {value for value in values if isinstance(value, str)}
     number_of = {text: index.get(same_form(text)) for text in texts}

@@ -86,7 +86,13 @@ def _column(split: Dataset) -> Keys:
     feature, values = split.features[columns.GROUP], split[columns.GROUP][:]
     if isinstance(feature, ClassLabel):
         values = [feature.names[value] if value is not None and value >= 0 else None for value in values]
-    return [None if value in (None, "") else str(value) for value in values]
+    return [None if value in (None, "") or value != value else _key(value) for value in values]
+
+
+def _key(value: Any) -> str:
+    """Also of a number that a table with gaps, or a text of one, holds as 12.0."""
+    text = str(value)
+    return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
 
 # --- By folders, file names and times --------------------------------------------------------------------------------
@@ -104,8 +110,9 @@ def _keys_by(splits: DatasetDict, group_by: str) -> dict[str, Keys]:
             "Put the images of a scene into a folder of their own, as in cat/clip 1/1.jpg; or name groups otherwise"
         )
     else:
-        keys = {split: [_matched(group_by, name) for name in each] for split, each in names.items()}
-        missing, remedy = "it matches no file name, such as", "Correct the regular expression"
+        no_scenes = _folders_of_classes(splits)
+        keys = {split: [_matched(group_by, name, no_scenes) for name in each] for split, each in names.items()}
+        missing, remedy = "it matches no file name, or only its class, which is no scene, such as", "Correct it"
     if not any(key is not None for each in keys.values() for key in each):
         example = next(name for each in names.values() for name in each)
         raise ValueError(f"group_by is {group_by!r}, but {missing} {example!r}. {remedy}.")
@@ -169,9 +176,10 @@ def _class_and_folder(name: str, classes: set[str]) -> tuple[str, str | None]:
     return (of_class if of_class in classes - UNLABELLED_FOLDERS else ""), below
 
 
-def _matched(pattern: str, name: str) -> str | None:
+def _matched(pattern: str, name: str, no_scenes: set[str]) -> str | None:
     match = re.search(pattern, name)
-    return match and (match[1] if match.re.groups else match[0]) or None
+    key = match and (match[1] if match.re.groups else match[0])
+    return None if not key or same_form(key) in no_scenes else key
 
 
 def _by_time(splits: DatasetDict, names: dict[str, list[str]], gap: float) -> dict[str, Keys]:

@@ -23,7 +23,7 @@ from .. import columns
 from ..files import brief, did_you_mean
 from .checks import labels_of, with_labels
 from .class_file import Classes
-from .classes import class_names, in_another_case, same_form, with_class_names
+from .classes import class_names, in_another_case, same_form, same_path, with_class_names
 from .images import image_paths
 from .record import image_digests
 
@@ -116,7 +116,8 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             line = json.loads(text)
-            name, label, pick = line.get("file_name") or line.get("image_id"), line.get("label"), line.get("pick")
+            file_name, label, pick = line.get("file_name"), line.get("label"), line.get("pick")
+            name = same_path(file_name) if isinstance(file_name, str) and file_name else line.get("image_id")
             texts = (name, label or "", *(line.get(key) or "" for key in ("digest", "by", "description")))
             is_known = all(isinstance(each, str) for each in texts) and name and pick in (None, *PICKS)
         except (AttributeError, ValueError, RecursionError):
@@ -248,7 +249,7 @@ def file_names(split: Dataset, root: Path | None) -> list[str]:
     if root is None:
         return split[columns.IMAGE_ID][:]
     base = os.path.abspath(root)
-    return [Path(os.path.relpath(path, base)).as_posix() for path, _ in image_paths(split)]
+    return [same_path(os.path.relpath(path, base)) for path, _ in image_paths(split)]
 
 
 def with_answers(

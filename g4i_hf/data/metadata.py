@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from .. import columns
 from ..files import some
 from .census import EXCEL, suffix_of
 from .classes import same_form
@@ -73,6 +74,10 @@ def read_metadata(file: str, files: Collection[str]) -> tuple[Dataset, list[str]
         faults("", f"there is no column file_name among {there}", remedy)
     if column is None:
         return Dataset(table), faults.in_words()
+    for other in {*table.column_names} - {columns.LABEL, columns.CAPTION}:
+        ours = other.casefold()
+        if ours in (columns.LABEL, columns.CAPTION) and ours not in table.column_names:
+            logger.warning("%s: %r is another column than %s, unless --%s_column names it.", file, other, ours, ours)
     names = table[column].to_pylist()
     for row in [row for row, name in enumerate(names) if name is None]:
         faults(f"row {row}", "has no file_name", "Name the image, relative to the table's folder.")
@@ -120,7 +125,9 @@ def csv_rows(file: str, report: Report = raise_first, encoding: str = "utf-8-sig
     with open(file, encoding=encoding, newline="") as lines:
         content = dropwhile(lambda line: not line.strip() or line.startswith("sep="), lines)  # Excel's hint
         head = next(content, "")
-        reader = csv.DictReader(chain([head], content), delimiter=max(",;\t", key=head.count), strict=True)
+        how: dict[str, Any] = {"delimiter": max(",;\t", key=head.count), "skipinitialspace": True, "strict": True}
+        reader = csv.DictReader(chain([head], content), **how)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             if None in row or None in row.values():
                 count = "more" if None in row else "fewer"
@@ -186,6 +193,9 @@ def _paths(names: list[str], file: str, files: Collection[str]) -> list[str]:
     """The path of each image; one that was moved below the folder is found by its file name, if unique."""
     folder = os.path.dirname(file)
     paths = [os.path.join(folder, _relative(name)) for name in names]
+    if any(path not in files for path in paths):
+        stored = {same_form(path): path for path in files}
+        paths = [path if path in files else stored.get(same_form(path), path) for path in paths]
     missing = {row: _base(path) for row, path in enumerate(paths) if path not in files}
     if not missing:
         return paths
