@@ -297,6 +297,10 @@ def test_views_in_memory_beside_names_and_folders(fitted, tmp_path, capsys):
     ):
         with pytest.raises(error, match=words):
             fitted(pictures, views=[wrong], dry_run=True)
+    sorted((pictures / "train").rglob("*.png"))[7].write_bytes(b"no image")
+    capsys.readouterr()
+    fitted(pictures, views=[View(values, names)], dry_run=True, on_bad_images="skip")
+    assert "Data: 59 training images" in capsys.readouterr().out, "the row of the image leaves the view too"
 
 
 def test_answers_to_the_question_for_the_class_are_a_view(fitted, tmp_path, capsys):

@@ -53,6 +53,15 @@ def test_the_last_line_of_an_image_is_its_label_in_every_split(pictures, caplog)
     assert "review" not in load_data(DataArguments(str(pictures)))["train"].column_names
 
 
+def test_names_as_other_systems_write_them(pictures):
+    """With backslashes, or `é` as one character where the file has two."""
+    (pictures / "train" / "circle" / "0.png").rename(pictures / "train" / "circle" / "cafe\u0301.png")
+    lines = [{"file_name": name, "label": "square"} for name in ("train\\circle\\café.png", "train\\cross\\1.png")]
+    (pictures / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = labels(pictures)
+    assert found["1"] == "square" and list(found.values()).count("square") == 4 + 2
+
+
 def test_gold_images_and_those_of_no_class_are_not_trained_on(pictures, caplog):
     caplog.set_level(logging.INFO)
     shutil.copy(pictures / "train/circle/0.png", pictures / "train/cross/copy.png")

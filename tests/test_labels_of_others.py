@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import make
+import pandas as pd
 import pytest
 from drawings import draw_folder
 from fitting import save_resnet
@@ -308,6 +309,30 @@ def test_a_label_of_an_image_that_was_replaced_since_is_new(pictures, capsys):
     capsys.readouterr()
     give(pictures, "0.png,cross\n1.png,square\n")
     assert "0 new, 1 changed, 1 were there before" in capsys.readouterr().out
+
+
+def test_a_label_of_an_image_that_was_replaced_since_is_not_exported(pictures, capsys):
+    give(pictures, "0.png,cross\n1.png,square\n")
+    shutil.copy(pictures / "train" / "square" / "2.png", pictures / "train" / "circle" / "0.png")
+    capsys.readouterr()
+    main(["label", str(pictures), "--export", "out.csv"])
+    said = capsys.readouterr().out
+    assert "1 with a label" in said and "Left out: 1 labels of images that have changed since" in said
+    written = pd.read_csv("out.csv").set_index("file_name")["label"]
+    assert written.dropna().to_dict() == {"train/cross/1.png": "square"}
+
+
+def test_a_label_of_a_dropped_class_is_refused_also_as_a_new_one(pictures, capsys):
+    (pictures / "classes.yaml").write_text("cross: {drop: true}\n")
+    for options in ((), ("--new_classes", "true")):
+        assert "a class that" in (said := refused(pictures, capsys, "0.png,cross\n2.png,square\n", *options))
+        assert "drops. Take that out, or remove these rows." in said
+
+
+def test_a_table_with_tabs_may_begin_with_an_empty_name(pictures):
+    """As `to_csv` writes the column of row numbers."""
+    give(pictures, "\tfile_name\tlabel\n0\t0.png\tcross\n1\t1.png\tsquare\n")
+    assert answers(pictures) == {"0": {"person": "cross"}, "1": {"person": "square"}}
 
 
 def test_an_export_replaces_no_file(pictures, capsys):

@@ -23,7 +23,7 @@ from ..embedding.embed import with_text_embeds
 from ..embedding.encoders import check_encoder
 from ..label_model import LabelModel, View
 from ..label_model.annotators import Annotators, judge_annotators
-from ..label_model.views import ALONE, check_shapes
+from ..label_model.views import ALONE, check_shapes, with_rows
 from ..linear import one_hot
 from ..modeling.packaged import DEFAULT_STUDENT
 from ..names import LABELS_ONLY
@@ -136,7 +136,10 @@ class FitImages:
         decoded = images_with_features(self.folder / FEATURES)
         for name in splits:
             check_split(splits[name], name, num_labels=number, training=False, require_labels=False)
-            splits[name] = readable_rows(splits[name], name, self.args.on_bad_images, decoded)
+            before, splits[name] = splits[name], readable_rows(splits[name], name, self.args.on_bad_images, decoded)
+            if name == "train" and self.given:
+                is_kept = np.isin(before[columns.IMAGE_ID], splits[name][columns.IMAGE_ID])
+                self.given = with_rows(self.given, is_kept, len(before))
         self.of_no_class = readable_rows(self.of_no_class, OF_NO_CLASS, self.args.on_bad_images, decoded)
         labels, captioned = labels_of(self.training), num_captioned(self.training)
         others = "".join(f"; {len(splits[name]):,} {name} images" for name in JUDGING_SPLITS if name in splits)
@@ -209,8 +212,7 @@ class FitImages:
         group_by, by_pixels, features = self.data.group_by, self.in_memory is not None, {}
         if group_by != NO_GROUPS and not has_groups(splits) and hasattr(self, "features"):
             features = {name: self.features_of(split) for name, split in splits.items()}
-        where = self.folder / FEATURES, self.accelerator
-        self.scenes = Scenes.of(splits, features, group_by, *where, by_pixels)
+        self.scenes = Scenes.of(splits, features, group_by, self.folder / FEATURES, self.accelerator, by_pixels)
         if self.accelerator.is_main_process:
             for line in self.scenes.lines(self.id2label):
                 self.say(line)
@@ -219,9 +221,8 @@ class FitImages:
             self.splits["train"] = self.scenes.splits["train"]
             if hasattr(self, "features"):
                 self.features = np.delete(self.features, rows, axis=0)
-            self.given = {
-                name: replace(each, values=np.delete(each.values, rows, 0)) for name, each in self.given.items()
-            }
+            number = len(rows) + len(self.training)
+            self.given = with_rows(self.given, np.delete(np.arange(number), rows), number)
             self.say(f"Groups: {len(rows):,} images of scenes with gold images are kept out of training.")
 
     def _keep_gold(self, are_kept: np.ndarray) -> np.ndarray:
@@ -242,10 +243,8 @@ class FitImages:
         if hasattr(self, "features"):
             self.features = np.concatenate([self.features, self.features_of(gold.select(learned))])
         judge = f"{are_kept.sum():,} of {len(gold):,} gold images judge" if are_kept.any() else "Training images judge"
-        self.say(
-            f"Groups: gold images show more than a fifth of the scenes, so {len(learned):,} are learned. {judge}, "
-            "whole scenes left out."
-        )
+        why = f"gold images show more than a fifth of the scenes, so {len(learned):,} are learned"
+        self.say(f"Groups: {why}. {judge}, whole scenes left out.")
         return rows
 
     def known_views(self) -> dict[str, View]:

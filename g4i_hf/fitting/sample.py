@@ -1,12 +1,11 @@
 """A sample of the training images, where there are more than `g4i fit` needs or memory holds."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..data.checks import labels_of
 from ..data.labels import reviews_of
 from ..data.record import DIGEST
+from ..label_model.views import with_rows
 from ..options import FitArguments
 from ..processes import on_main_process
 from .evidence import FitImages
@@ -34,7 +33,7 @@ def take_sample(images: FitImages) -> int | None:
 
     rows = on_main_process(chosen)
     images.splits["train"] = training.select(rows)
-    images.given = {name: replace(view, values=view.values[rows]) for name, view in images.given.items()}
+    images.given = with_rows(images.given, rows, len(training))
     images.say(
         f"Sample: {number:,} of {len(training):,} training images, {is_labelled[rows].sum():,} of the "
         f"{is_labelled.sum():,} labelled ones among them. --sample takes another number."

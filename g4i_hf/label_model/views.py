@@ -240,6 +240,14 @@ def check_by_name(views: Any) -> None:
         raise TypeError(f"{what}, such as {{'caption': View(values)}}.")
 
 
+def with_rows(views: Mapping[str, View], rows: np.ndarray, number: int) -> dict[str, View]:
+    """The views with these of so many rows; one of another number stays, for [`check_shapes`]."""
+    return {
+        name: replace(view, values=view.values[rows]) if len(view.values) == number else view
+        for name, view in views.items()
+    }
+
+
 def check_shapes(views: Mapping[str, View], labels: np.ndarray, num_labels: int, arrays: dict) -> None:
     check_by_name(views)
     if num_labels < 2:

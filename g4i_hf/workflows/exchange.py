@@ -17,7 +17,7 @@ from ..data.exchange.label_studio import tasks_of
 from ..data.exchange.matching import NO_ROW, SEVERAL, ImageNames
 from ..data.exchange.reading import read_contents
 from ..data.exchange.tables import csv_of
-from ..data.labels import GOLD, MANUAL, answers_to, file_names, line_of, read_answers, read_people
+from ..data.labels import GOLD, MANUAL, answers_of, answers_to, file_names, line_of, read_people
 from ..data.loading import images_root, labels_file_of, load_data, read_classes, take_classes_of
 from ..data.metadata import Faults
 from ..data.record import image_digests
@@ -124,6 +124,10 @@ class Exchange:
                 self.of_other_images += 1
                 continue
             form = same_form(each.label)
+            if self.now is not None and self.now.now(form) is None:
+                what = f"has a label of {form!r}, a class that {self.now.file} drops"
+                faults(each.where, what, "Take that out, or remove these rows.")
+                continue
             label = index.get(form, index.get(form.casefold()))
             if label is None and form.casefold() != NONE_OF_THESE:
                 unknown.setdefault(form, []).append(each.where)
@@ -212,10 +216,10 @@ class Exchange:
         path, kind = Path(self.args.export_file or ""), self.args.format or ""
         if path.exists():
             raise FileExistsError(f"export_file is {str(path)!r}, which exists. Name another file, or remove it.")
-        answers, suggestions = read_answers(self.file, self.now), self._suggestions()
-        images = []
+        suggestions, people = self._suggestions(), self._people_of_these_images()
+        answers, images = answers_of(people), []
         for name in self.names:
-            by = {by: _label(line) for by, line in self.people.get(name, {}).items()}
+            by = {by: _label(line) for by, line in people.get(name, {}).items()}
             label = _label(answers[name]) if name in answers else None
             images.append(Exported(name, label, by, suggestions.get(name)))
         given = [label for image in images for label in (*image.by.values(), *(image.suggestion or ())[:1])]
@@ -224,6 +228,19 @@ class Exchange:
         replace_text(path, WRITERS[kind](images, classes))
         labelled = sum(image.label is not None for image in images)
         self.say(f"{path}: {len(images):,} images, {labelled:,} with a label{self._suggested_in_words(suggestions)}.")
+        if self.of_other_images:
+            self.say(f"Left out: {self.of_other_images:,} labels of images that have changed since.")
+
+    def _people_of_these_images(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Answers by name and annotator, but for those to an earlier image of the name."""
+        rows = {row: name for row, name in enumerate(self.names) if name in self.people}
+        digests, kept = self._digests({*rows}), {}
+        for row, name in rows.items():
+            kept[name] = {
+                by: line for by, line in self.people[name].items() if line.get("digest") in (None, digests[row])
+            }
+            self.of_other_images += len(self.people[name]) - len(kept[name])
+        return {name: lines for name, lines in kept.items() if lines}
 
     def _suggestions(self) -> dict[str, tuple[str, float]]:
         """By name of the image, the likeliest class and its probability; not of unreadable images."""

@@ -37,8 +37,8 @@ def read_table(
     if "\0" in content.decode(encoding, errors="replace"):
         report("", "is no text", "Give a CSV file, as a spreadsheet saves it.")
         return Contents(kind, [])
-    text = content.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
-    if text.startswith("{"):
+    text = content.decode(encoding, errors="replace").lstrip("\ufeff \r\n")
+    if text.lstrip().startswith("{"):
         rows = [(f"row {number}", row) for number, row in enumerate(json_rows(str(file), report, encoding), 1)]
     else:
         rows, has_header = _rows_of_csv(text, images, report)
