@@ -333,6 +333,15 @@ def test_spaces_around_names_in_a_table_are_no_part_of_them(tmp_path, caplog):
     assert "'Caption' is another column than caption, unless --caption_column names it" in caplog.text
 
 
+def test_two_tables_of_different_kinds_are_named(tmp_path):
+    make.folder(tmp_path, CLASS_FOLDERS)
+    for name, caption in (("cat/1.png", "a cat"), ("dog/2.png", ["a dog", "a pet"])):
+        line = json.dumps({"file_name": name.split("/")[1], "caption": caption})
+        (tmp_path / "train" / name).with_name("metadata.jsonl").write_text(line)
+    line = one_line(tmp_path)
+    assert "cat/metadata.jsonl" in line and "dog/metadata.jsonl" in line and "caption" in line
+
+
 # --- Unreadable files ------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,14 @@ def test_fit_takes_a_dataset_in_memory(fit_in_memory):
     assert found.judged_images == 9 and set(found.views) == {"caption", "image"}
 
 
+def test_a_split_that_fit_does_not_read_may_lack_columns(fitted):
+    splits = DatasetDict(train=in_memory().rename_column("label", "species"), new=in_memory().remove_columns("label"))
+    assert fitted(splits, label="species", dry_run=True) is None
+    splits["validation"] = splits.pop("new")
+    with pytest.raises(ValueError, match=r"'validation' has no column 'species' \(given as label\)"):
+        fitted(splits, label="species", dry_run=True)
+
+
 def test_evaluate_takes_what_was_in_memory_from_a_folder(fit_in_memory, tmp_path):
     found, splits = fit_in_memory
     out = found.classifier.parent

@@ -99,7 +99,11 @@ def _read_split(name: str, census: Census) -> Split:
     if faults:
         raise ValueError("; ".join(f"{where}: {_numbered(each)}" for where, each in faults.items()))
     census.add_read(listed)
-    lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})
+    try:
+        lines = concatenate_datasets(parts) if parts else Dataset.from_dict({FILE_NAME: []})
+    except ValueError as error:  # lists of captions beside single ones
+        what = f"split {name!r}: {some(list(tables))} have columns of different kinds ({error})"
+        raise ValueError(f"{what}. Write one kind of each.") from error
     paths = listed + _unlisted(images, listed)
     kept = [column for column in lines.column_names if column not in (FILE_NAME, columns.IMAGE, columns.LABEL)]
     return Split(

@@ -42,7 +42,7 @@ from ..words import annotators_in_words, labels_summary
 from . import words
 from .all_layers import AllLayers, Trained, clean_up, is_request, wants_all_layers
 from .decide import decide
-from .evidence import FitImages
+from .evidence import JUDGING_SPLITS, FitImages
 from .fitted_on import save_fitted_on
 from .folder import ALTERED, CONFIG, FINISHED, OTHER, REPORT, UNFINISHED, FitFolder, read_config
 from .heads import Head
@@ -420,7 +420,11 @@ def _fit_in_memory(
         if not isinstance(split, Dataset):
             what = f"data is of type {type(split).__name__}; make a dataset of it"
             raise TypeError(f"{what}, by Dataset.from_generator, from_list or from_pandas.")
-    images = DatasetDict({name: standardise(split, name, named) for name, split in splits.items()})
+    images = DatasetDict()
+    for name, split in splits.items():  # others than these are not read, and may lack columns
+        is_read = name in ("train", *JUDGING_SPLITS)
+        there = {ours: theirs for ours, theirs in named.items() if is_read or theirs in split.column_names}
+        images[name] = standardise(split, name, there)
     class_names(images)
     given = {"dataset_name": IN_MEMORY, "output_dir": FOLDER} | options
     args, of_data = build_options(OPTIONS_OF["fit"], given)
