@@ -48,7 +48,7 @@ DEFAULT_ARM = "0"  # of `g4i fit`
 
 
 def name_of_cell(cell: str) -> str:
-    data, _, setting = cell.partition(", ")
+    data, _, setting = cell.replace(", 6,000", "").partition(", ")
     return f"{NAMES[data]}, {CELLS[setting]}"
 
 
@@ -77,7 +77,8 @@ def alignment() -> str:
             draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
             cells.append(in_points(np.mean(differences, 0)) + draws if differences else "")
         without = np.mean([row.get("trained", row["ships"]) for row in found])
-        lines.append([name_of_cell(cell), percent(without), *cells])
+        if any(cells):
+            lines.append([name_of_cell(cell), percent(without), *cells])
     return table(["", "without", "weight 0.1", "0.3", "1", "TextTeacher"], lines)
 
 
