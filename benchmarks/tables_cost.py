@@ -54,8 +54,8 @@ def name_of_cell(cell: str) -> str:
 
 @of_page
 def all_layers() -> str:
-    lines = []
-    for (cell,), found in sorted(grouped(rows_of("all_layers", arm=DEFAULT_ARM), "cell").items()):
+    lines, cells = [], grouped(rows_of("all_layers", arm=DEFAULT_ARM), "cell")
+    for (cell,), found in sorted(cells.items(), key=lambda cell: (name_of_cell(cell[0][0]), cell[1][0]["images"])):
         last, ships = (percent(mean(found, name)) for name in (WITH_VIEWS, "ships"))
         gains = np.mean([row["difference"] for row in found])
         ends = " ".join(f"{100 * row['difference']:+.1f}" for row in found)
@@ -80,6 +80,22 @@ def alignment() -> str:
         if any(cells):
             lines.append([name_of_cell(cell), percent(without), *cells])
     return table(["", "without", "weight 0.1", "0.3", "1", "TextTeacher"], lines)
+
+
+@of_page
+def peers() -> str:
+    """All layers by others: test accuracy, and the difference to that of `g4i fit` with captions."""
+    by_key = {(row["cell"], row["arm"]): row for row in rows_of("all_layers", seed=0)}
+    lines = []
+    for cell in sorted({cell for cell, arm in by_key if arm == "timm"}):
+        ours, cells = by_key[cell, DEFAULT_ARM], []
+        for arm in ("labels only", "timm", "transformers"):
+            row = by_key.get((cell, arm))
+            points = "" if row is None else in_points(right_of(row) - right_of(ours))
+            cells.append("" if row is None else f"{percent(right_of(row).mean())}: {points}")
+        lines.append([name_of_cell(cell), f"**{percent(right_of(ours).mean())}**", *cells])
+    head = ["", "with captions", "labels only", "timm, labels only", "transformers' Trainer, labels only"]
+    return table(head, lines)
 
 
 @of_page

@@ -112,7 +112,9 @@ def _keys_by(splits: DatasetDict, group_by: str) -> dict[str, Keys]:
     else:
         no_scenes = _folders_of_classes(splits)
         keys = {split: [_matched(group_by, name, no_scenes) for name in each] for split, each in names.items()}
-        missing, remedy = "it matches no file name, or only its class, which is no scene, such as", "Correct it"
+        is_class = any(re.search(group_by, name) for each in names.values() for name in each)
+        what = "classes alone, which are no scenes, as in" if is_class else "no file name, such as"
+        missing, remedy = f"it matches {what}", "Correct the regular expression"
     if not any(key is not None for each in keys.values() for key in each):
         example = next(name for each in names.values() for name in each)
         raise ValueError(f"group_by is {group_by!r}, but {missing} {example!r}. {remedy}.")
