@@ -26,6 +26,7 @@ from g4i_hf.embedding.embed import name_as_text
 from g4i_hf.embedding.encoders import load_encoder
 from g4i_hf.fitting.heads import Head, last_layers, on_all
 from g4i_hf.fitting.targets import Targets
+from g4i_hf.running import keep_unused_memory
 from g4i_hf.training.features import ImageEncoder, image_features
 from g4i_hf.views.encoders import encoder_of_fit
 
@@ -58,6 +59,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """With `counts`, (10000, 10) how many people gave each class, or None."""
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_unused_memory()
     for folder in (args.cache, args.results):
         folder.mkdir(parents=True, exist_ok=True)
     args.counts = args.counts and np.load(args.counts, allow_pickle=False)
