@@ -28,6 +28,7 @@ from datasets import Dataset, DatasetDict
 from photos import ENCODER, SIGLIP2, parsed, parser_of, photos_of, views_of_models
 from photos_fit import drawn, fitted, predictions_of
 from result_files import ROOT, Results, grouped, right_of
+from views import converted
 
 from g4i_hf.data.checks import labels_of
 from g4i_hf.evaluation.estimate import difference_interval
@@ -49,6 +50,7 @@ class Cell:
     size: int  # in pixels
     classes: int | None = None  # the most frequent ones
     has_scores: bool = False  # of SigLIP 2, beside captions
+    lite: int | None = None  # EfficientNet-Lite1 of views.py, in place of Lite0
 
 
 CELLS = {
@@ -64,6 +66,7 @@ CELLS = {
     "flowers102, all": Cell("flowers102", "all", 1_100, 112),
     "flowers102, 4 a class": Cell("flowers102", "4 a class", 1_100, 112),
     "flowers102, 24 classes, all": Cell("flowers102", "all", 960, 112, classes=24),
+    "flowers102, Lite1, all": Cell("flowers102", "all", 1_100, 112, lite=1),
 }
 ALIGNMENT_CELLS = ("flowers102, all", "flowers102, 4 a class", "caltech101, all", "cifar10, all")
 LABELS_ONLY_ARM = "labels only"
@@ -124,6 +127,8 @@ def measured(
         all_layers.USUAL_STEPS = steps, steps
     start, began = time.process_time(), time.monotonic()
     options = {"text_encoder": ENCODER, "image_size": cell.size, "views": views, "seed": seed}
+    if cell.lite:
+        options["student"] = str(converted(cell.lite, cache))
     result, folder = fitted(splits, cache, **options, finetune="true", release=learned)
     row = {"seconds_of_cpu": round(time.process_time() - start), "seconds": round(time.monotonic() - began)}
     row |= {"images": len(splits["train"]), "image_size": cell.size, "test_images": len(test)}

@@ -41,6 +41,7 @@ CELLS = {
     "40% wrong": "40% of the labels wrong",
     "all": "all labels right",
     "24 classes, all": "24 classes, all labels right",
+    "Lite1, all": "all labels right, EfficientNet-Lite1",
 }
 
 

@@ -104,7 +104,9 @@ def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, mo
     moved = {key for key in last if not torch.equal(last[key], trained[key])}
     assert "student.timm_model.conv1.weight" in moved and not [key for key in moved if "running_" in key]
     main(["evaluate", str(out), "--splits", "validation"])
-    assert f"g4i fit had said {layers['accuracy']:.1%}" in capsys.readouterr().out
+    of_evaluate = json.loads((out / "validation_results.json").read_text())["all_layers_accuracy"]
+    said = capsys.readouterr().out
+    assert f"all layers {of_evaluate:.1%}; g4i fit had said {layers['accuracy']:.1%}" in said
     card = " ".join((out / "classifier" / "README.md").read_text().split())
     assert "All its layers were trained" in card and "captions and image features tell together" in card
     last_layer = f"with the last layer alone for about {100 * layers['last_layer_accuracy']:.0f}%"

@@ -92,6 +92,14 @@ class Evaluation:
             if ALL_LAYERS in self.runs:
                 self._say_of_all_layers()
 
+    def _all_layers_accuracy(self, split: str) -> float | None:
+        """None if the fit has not kept them, or without labels."""
+        if ALL_LAYERS not in self.runs:
+            return None
+        predictions = self.predictions[ALL_LAYERS][split]
+        known = predictions.labels >= 0
+        return float((predictions.predicted == predictions.labels)[known].mean()) if known.any() else None
+
     def _compare_predictions(self) -> None:
         """
         Both accuracies, and the interval of their difference; also as `SPLIT_results.json` in a folder of `g4i fit`.
@@ -109,6 +117,7 @@ class Evaluation:
             judgement = judged_by_labels(predicted, labels[known], groups=groups)
             shares = {"images": int(known.sum()), "groups": judgement.judges} | judgement_in_results(judgement)
             if is_of_fit:
+                shares["all_layers_accuracy"] = self._all_layers_accuracy(name)
                 replace_text(self.fit / f"{name}_results.json", json.dumps(shares, indent=2) + "\n")
             scenes = f" of {judgement.judges:,} scenes" if judgement.judges < shares["images"] else ""
             points, low, high = (100 * end for end in (shares["difference"], *shares["difference_interval"]))
@@ -128,11 +137,11 @@ class Evaluation:
         """Their accuracy; both others are of last layers."""
         trained = FitResult.read(self.fit).all_layers
         for name, predictions in self.predictions[ALL_LAYERS].items():
-            if (known := predictions.labels >= 0).any():
-                share = (predictions.predicted == predictions.labels)[known].mean()
+            if (share := self._all_layers_accuracy(name)) is not None:
+                images = int((predictions.labels >= 0).sum())
                 before, after = (f"{trained[key]:.1%}" for key in ("last_layer_accuracy", "accuracy"))
                 self.verdicts.append(
-                    f"{name}, {known.sum():,} images: all layers {share:.1%}; g4i fit had said {after}, and {before} "
+                    f"{name}, {images:,} images: all layers {share:.1%}; g4i fit had said {after}, and {before} "
                     "with the last layer alone"
                 )
 
