@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of demo_minutes.json")
     args = parser.parse_args()
     results = Results(args.results / "demo_minutes.json", ("minutes", "seed"))
+    results.here["command"] = "python benchmarks/demo_minutes.py"
     for seed in args.seeds:
         if not results.has(args.minutes, seed):
             folder = args.cache / f"{args.minutes:g}-{seed}"
