@@ -95,7 +95,7 @@ def test_both_runs_hold_the_backbone_of_the_student_bit_for_bit(result):
 
 
 @pytest.mark.slow
-def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
+def test_evaluate_and_release_take_the_folder(fitted, tmp_path, capsys):
     pictures = few_labels(tmp_path, 4, train=24, test=9)
     out = fitted(pictures, release="with_views").classifier.parent
     succeed("evaluate", out, {"splits": "test"})
@@ -109,6 +109,12 @@ def test_evaluate_and_release_take_the_folder(fitted, tmp_path):
     card = " ".join((out / "classifier" / "README.md").read_text().split())
     assert "license: mit" in card and "| accuracy | test |" in card and "its difference from labels only is" in card
     assert "Of its 24 training images, 12 had a label." in card and "hflip" not in card and "estimated" not in card
+    drawing = next((pictures / "train" / "circle").iterdir())
+    answer = {"file_name": drawing.relative_to(pictures).as_posix(), "label": None, "none": True}
+    (pictures / "labels.jsonl").write_text(json.dumps(answer) + "\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(out), "--splits", "test"])
+    assert f"Train it again with g4i fit --config {out / 'fit.yaml'}, or" in capsys.readouterr().err
 
 
 def test_the_report_of_fit_shows_the_verdict_and_pictures(result):

@@ -1,12 +1,15 @@
 """`g4i predict`: a line for each image, with its class, and whether that is sure enough for a person to rely on it."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import make
 import pandas as pd
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from doors import succeed
 from PIL import Image
@@ -95,9 +98,28 @@ def test_it_predicts_what_a_pipeline_does(student, pictures):
         )
 
 
+def test_a_classifier_of_others_in_half_precision_predicts_in_float32(pictures, tmp_path):
+    config = transformers.ResNetConfig(num_labels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    transformers.ResNetForImageClassification(config).half().save_pretrained(tmp_path)
+    transformers.ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(tmp_path)
+    rows = [row for row in predict(tmp_path, pictures) if not row["reason"]]
+    assert len(rows) == 5 and all(0 < row["probability"] <= 1 for row in rows)
+
+
+def test_without_a_threshold_for_95_percent_the_highest_one_decides(student, pictures, tmp_path, capsys):
+    """Every image was answered, and "no threshold is known" was said."""
+    shutil.copytree(student, tmp_path / "known")
+    file = tmp_path / "known" / "config.json"
+    known = {"0.9": {"threshold": 1.1, "certain": True, "share": 0.1}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"decision_thresholds": known}))
+    rows = predicted(tmp_path / "known", pictures, "-o", tmp_path / "p.csv")
+    said = capsys.readouterr().out
+    assert set(rows["decision"]) == {"ask"} and "No threshold is known for 95%.\nAt 90% it answers 0 of 5" in said
+
+
 def test_images_of_all_kinds_are_predicted_alike(student, pictures, tmp_path):
     files = sorted(path for path in pictures.rglob("*.*g") if path.name != "broken.png")
-    (tmp_path / "list.txt").write_text("\n".join(map(str, files)) + "\n\n")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, files)) + "\n\n", encoding="utf-8-sig")  # as on Windows
     table = Dataset.from_dict({"image": list(map(str, files))}).cast_column("image", make.rows(1).features["image"])
     table.save_to_disk(tmp_path / "saved")
     by_folder = [row for row in predict(student, pictures) if not row["reason"]]

@@ -62,14 +62,19 @@ class Classifier:
         names = self.model.config.id2label
         return [str(names[label]) for label in range(len(names))]
 
+    def usual_precision(self) -> float:
+        """95%; without a threshold for that the highest one that has a threshold, if any."""
+        known = getattr(self.model.config, THRESHOLDS, None) or {}
+        return USUAL_PRECISION if f"{USUAL_PRECISION:g}" in known or not known else max(map(float, known))
+
     def threshold(self, precision: float | None) -> dict[str, Any] | None:
         """
-        What the release says of a precision, by default of 95%; None where there is no threshold and no precision is
-        given. ValueError for a precision without a threshold.
+        What the release says of a precision, by default of the usual one; None where there is no threshold and no
+        precision is given. ValueError for a precision without a threshold.
         """
         known = getattr(self.model.config, THRESHOLDS, None) or {}
         if precision is None:
-            return known.get(f"{USUAL_PRECISION:g}")
+            return known.get(f"{self.usual_precision():g}")
         if f"{precision:g}" in known:
             return known[f"{precision:g}"]
         if not known:
@@ -137,6 +142,8 @@ class Classifier:
         return by_network
 
     def _by_network(self, pixels: torch.Tensor) -> Predicted:
+        if self.none_of_these is None and self.fitted_on is None:  # the last layer of some models is not found
+            return Predicted(self.model(pixels).logits.float().softmax(-1), [False] * len(pixels), None)
         features: list[torch.Tensor] = []
         last = classifier_layers(self.model)[0]
         with last.register_forward_pre_hook(lambda _, given: features.append(given[0])):
@@ -196,7 +203,7 @@ def _of_transformers(name: str) -> tuple[PreTrainedModel, Any]:
         )
     with loading(f"The classifier {name!r}", " Name an image classifier with safetensors."):
         model, notes = AutoModelForImageClassification.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         if notes["missing_keys"]:
             missing = sorted(notes["missing_keys"])[0]

@@ -48,7 +48,8 @@ def predict(
             in memory; or a list of paths and PIL images.
         split: of a dataset with several.
         image: name of its column of images, if it differs.
-        precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known.
+        precision: answer only where so many answers are right: 0.9, 0.95 or 0.99; by default 0.95, or the highest that
+            has a threshold.
         top: number of likeliest classes.
         batch_size: images per batch; by default as many as are fast here.
 
@@ -112,7 +113,8 @@ def predict_into_file(args: PredictArguments, say: Callable[[str], object]) -> N
     of_file = {"predictions": Path(args.predictions).name} | summary.as_json(new.names, label)
     replace_text(summary_file, json.dumps(of_file, indent=2, ensure_ascii=False) + "\n")
     predictions.finish()
-    say("\n".join([*_in_words(args, known, counts), *summary.lines(new.names, label)]))
+    precision = args.precision or classifier.usual_precision()
+    say("\n".join([*_in_words(precision, known, counts), *summary.lines(new.names, label)]))
     say("\n".join(f"{name}: {file}" for name, file in files.items()))
 
 
@@ -137,13 +139,14 @@ def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None
     shards.run(made_of, predicted, say, args.overwrite)
 
 
-def _in_words(args: PredictArguments, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
+def _in_words(precision: float, known: dict[str, Any] | None, counts: Counter) -> Iterator[str]:
     left = counts[ASK] - counts["unreadable"]
     total = counts[ANSWER] + left + counts[NONE]
     if known is None:
         yield f"{counts[ANSWER]:,} images are answered, however unsure: no threshold is known for this classifier."
     else:
-        precision = args.precision or USUAL_PRECISION
+        if precision < USUAL_PRECISION:
+            yield f"No threshold is known for {USUAL_PRECISION:.0%}."
         yield (
             f"At {precision:.0%} it answers {counts[ANSWER]:,} of {total:,} images "
             f"({counts[ANSWER] / max(total, 1):.0%}); {left:,} are left to you (decision: ask)."

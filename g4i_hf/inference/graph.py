@@ -19,7 +19,7 @@ CLOSE = 1e-4  # probabilities, to those of the network
 class Predicted(NamedTuple):
     probabilities: torch.Tensor  # (n, C)
     is_none: list[bool]  # whether each image shows none of the classes
-    features: torch.Tensor  # (n, D), which the last layer takes
+    features: torch.Tensor | None  # (n, D), which the last layer takes; None if nothing asks for them
 
 
 @dataclass

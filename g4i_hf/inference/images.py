@@ -94,7 +94,7 @@ def _named(name: str, split: str | None, columns_named: dict[str, str]) -> Image
             return Images([name])
         if path.suffix != ".txt":
             raise ValueError(f"images is {name!r}: name a folder, a .txt file with a path per line, or a dataset.")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
         return Images(_not_empty([line.strip() for line in lines if line.strip()], name))
     if path.suffix == ".txt":
         raise FileNotFoundError(f"images is {name!r}, but there is no such file.")

@@ -54,7 +54,8 @@ class PredictArguments(ShardOptions):
     predictions: str | None = option(None, "File to write: .csv, .parquet or .jsonl.")
     split: str | None = option(None, "Split of the images.")
     precision: Share | None = option(
-        None, "Answer only where so many answers are right: 0.9, 0.95 or 0.99; 0.95 by default, if it is known."
+        None,
+        "Answer only where so many answers are right: 0.9, 0.95 or 0.99; by default 0.95, or the highest one known.",
     )
     top: Count = option(1, "Number of likeliest classes to write.")
     page: str | None = option(None, "HTML file for a page of the 500 least certain images, to correct their classes.")

@@ -27,6 +27,7 @@ from ..evaluation.metrics import results_folder, size_metrics, speed_metrics, sp
 from ..evaluation.predict import Predictions, load_run, predict
 from ..evaluation.report import write_report
 from ..files import printable, replace_text
+from ..fitting.folder import CONFIG
 from ..fitting.result import FitResult, judgement_in_results
 from ..fitting.words import accuracy_of, classifier_in_words
 from ..hub.formats import read_formats
@@ -223,9 +224,12 @@ class Evaluation:
         trained = {options.get("train_split", "train"), options.get("eval_split", "validation")}
         trained = trained & set(earlier.splits) if folder == run else set()
         if changes := differences(earlier.of_splits(trained), current.of_splits(trained)):
+            again = f"g4i train --config {run / OPTIONS_FILE} --overwrite true"
+            if self.fit is not None:
+                again = f"g4i fit --config {self.fit / CONFIG}"
             raise OtherDataError(
                 f"The data is not what {run} was trained on. What differs: {', '.join(changes.values())}. Train it "
-                f"again with g4i train --config {run / OPTIONS_FILE} --overwrite true, or evaluate it on a copy of "
+                f"again with {again}, or evaluate it on a copy of "
                 "the data by another name, with --dataset_name: those figures have a folder of their own."
             )
         for split in set(earlier.splits) & set(current.splits) - trained - set(evaluated):
