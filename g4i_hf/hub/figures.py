@@ -62,7 +62,9 @@ def measured(args: ReleaseArguments) -> dict[str, Any]:
             {
                 "split": split,
                 "images": (labelled := shown.get(f"{split}_labelled", shown[f"{split}_samples"])),
-                "interval": interval_text(shown[f"{split}_accuracy"], labelled),
+                "interval": ends_in_words(shown[f"{split}_accuracy_interval"])  # by scenes
+                if f"{split}_accuracy_interval" in shown
+                else interval_text(shown[f"{split}_accuracy"], labelled),
                 "difference": _difference_in_words(args, split),
             }
             for split in splits
