@@ -87,15 +87,17 @@ def alignment() -> str:
 def peers() -> str:
     """All layers by others: test accuracy, and the difference to that of `g4i fit` with captions."""
     by_key = {(row["cell"], row["arm"]): row for row in rows_of("all_layers", seed=0)}
+    heads = {"timm": "timm", "transformers": "transformers' Trainer", "fastai": "fastai"}
+    arms = [arm for arm in heads if any(arm == measured for _, measured in by_key)]
     lines = []
     for cell in sorted({cell for cell, arm in by_key if arm == "timm"}):
         ours, cells = by_key[cell, DEFAULT_ARM], []
-        for arm in ("labels only", "timm", "transformers"):
+        for arm in ("labels only", *arms):
             row = by_key.get((cell, arm))
             points = "" if row is None else in_points(right_of(row) - right_of(ours))
             cells.append("" if row is None else f"{percent(right_of(row).mean())}: {points}")
         lines.append([name_of_cell(cell), f"**{percent(right_of(ours).mean())}**", *cells])
-    head = ["", "with captions", "labels only", "timm, labels only", "transformers' Trainer, labels only"]
+    head = ["", "with captions", "labels only", *(f"{heads[arm]}, labels only" for arm in arms)]
     return table(head, lines)
 
 
