@@ -108,9 +108,8 @@ def by_fastai(model: torch.nn.Module, images: Images, rate: float, steps: int, s
 def right_of(model: torch.nn.Module, images: Images) -> np.ndarray:
     device = next(model.parameters()).device
     outputs = [model.eval()(batch["pixel_values"].to(device)) for batch in DataLoader(images, BATCH)]
-    return (
-        torch.cat([getattr(output, "logits", output) for output in outputs]).argmax(1).cpu().numpy() == images.labels
-    )
+    predicted = [getattr(output, "logits", output).argmax(1).cpu() for output in outputs]
+    return torch.cat(predicted).numpy() == images.labels
 
 
 PEERS = {"timm": by_timm, "transformers": by_transformers, "fastai": by_fastai}

@@ -229,8 +229,8 @@ class Evaluation:
                 again = f"g4i fit --config {self.fit / CONFIG}"
             raise OtherDataError(
                 f"The data is not what {run} was trained on. What differs: {', '.join(changes.values())}. Train it "
-                f"again with {again}, or evaluate it on a copy of "
-                "the data by another name, with --dataset_name: those figures have a folder of their own."
+                f"again with {again}, or evaluate it on a copy of the data by another name, with --dataset_name: "
+                "those figures have a folder of their own."
             )
         for split in set(earlier.splits) & set(current.splits) - trained - set(evaluated):
             if changes := differences(earlier.of_splits([split]), current.of_splits([split])):
