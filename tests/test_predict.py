@@ -48,6 +48,18 @@ def predicted(*words) -> pd.DataFrame:
     return readers.get(file.suffix, lambda: pd.read_json(file, lines=True))().astype(object).fillna("")
 
 
+def test_a_name_that_is_not_utf_8_is_said_before_any_work(student, tmp_path, capsys):
+    place = make.folder(tmp_path / "pictures", ["1.png"])
+    try:
+        os.rename(place / "1.png", os.fsencode(place) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("file names are UTF-8 here")
+    with pytest.raises(SystemExit):
+        main(["predict", str(student), str(place), "-o", str(tmp_path / "p.csv")])
+    assert r"caf\xe9.png' is not UTF-8. Rename the file, as convmv does." in capsys.readouterr().err
+    assert not [*tmp_path.glob("p.csv*")]
+
+
 @pytest.mark.slow
 def test_transformers_says_nothing_of_a_timm_network(pictures, tmp_path):
     """It warned that the processor of timm has no backend of torchvision."""

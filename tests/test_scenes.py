@@ -278,6 +278,8 @@ def test_evaluate_counts_frames_of_a_scene_as_one(fitted, few_draws, tmp_path):
     low, high = (100 * end for end in results(out / "with_views")["test_accuracy_interval"])
     card = " ".join((out / "classifier" / "README.md").read_text().split())
     assert f"the 95% interval of this checkpoint's accuracy is {low:.0f} to {high:.0f}" in card
+    low, high = (100 * end for end in found["difference_interval"])
+    assert f"interval of its difference from labels only is {low:+.0f} to {high:+.0f} points" in card
 
 
 def test_few_scenes_tell_no_accuracy_on_new_ones(frames, fitted, few_draws, tmp_path):

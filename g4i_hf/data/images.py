@@ -154,6 +154,15 @@ def why_unreadable(error: Exception) -> str:
     return ((str(error).splitlines() or [""])[0] or type(error).__name__)[:150]
 
 
+def why_unnamable(file: str | Path) -> str | None:
+    """Datasets and Parquet hold names in UTF-8."""
+    try:
+        str(file).encode()
+    except UnicodeError:
+        return f"the file name {os.fsencode(file)!r} is not UTF-8. Rename the file, as convmv does."
+    return None
+
+
 def why_bad(stored: dict[str, Any] | PILImage.Image | None) -> str | None:
     """Decode a stored image. Returns why it cannot be decoded, or None."""
     try:

@@ -29,7 +29,7 @@ from ..files import some
 from ..names import check_dataset_name
 from .census import SPLIT_OF, STAGE_FILE, suffix_of
 from .image_folder import open_image_folder
-from .images import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES, why_unnamable
 
 logger = logging.getLogger(__name__)
 
@@ -172,10 +172,8 @@ def _first_cause(error: BaseException) -> str:
 def _fault(files: Iterable[Path]) -> str | None:
     """The first file with a known error, and the error."""
     for file in sorted(files):
-        try:
-            str(file).encode()
-        except UnicodeError:
-            return f"the file name {os.fsencode(file)!r} is not UTF-8. Rename the file, as convmv does."
+        if why := why_unnamable(file):
+            return why
         if file.suffix == ".parquet" and (why := _fault_of_parquet(file)):
             return f"{file} {why}"
     return None

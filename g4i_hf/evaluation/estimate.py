@@ -216,12 +216,13 @@ def accuracy_interval(accuracy: float, images: float, freedom: float = np.inf) -
     return float(ends[0]), float(ends[1])
 
 
-def difference_interval(difference: np.ndarray) -> tuple[float, float]:
+def difference_interval(difference: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     """
-    The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images. It is
-    Student's, with half an observation more, as few images may all agree by chance.
+    The 95% interval of a mean over images, for (n,) differences of two classifiers on the same images; `groups`: (n,)
+    the same for images of one scene. It is Student's, with half an observation more, as few images may all agree by
+    chance.
     """
-    return _estimate_of_difference(difference).interval
+    return _estimate_of_difference(difference, groups=groups).interval
 
 
 def _estimate_of_difference(

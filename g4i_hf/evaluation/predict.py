@@ -51,14 +51,15 @@ class Predictions:
         parts = [torch.from_numpy(self.logits[rows]).softmax(-1).amax(-1) for rows in blocks(len(self.logits))]
         return torch.cat(parts).numpy()
 
-    def to_dataset(self, id2label: dict[int, str]) -> Dataset:
-        """A row an image: `image_id`, `label`, `prediction` (names) and `score` (softmax)."""
+    def to_dataset(self, id2label: dict[int, str], scenes: np.ndarray) -> Dataset:
+        """A row an image: `image_id`, `label`, `prediction` (names), `score` (softmax) and the number of its scene."""
         return Dataset.from_dict(
             {
                 columns.IMAGE_ID: self.image_ids,
                 "label": [id2label[int(label)] if label >= 0 else None for label in self.labels],
                 "prediction": [id2label[int(label)] for label in self.predicted],
                 "score": self.score,
+                "scene": scenes,
             }
         )
 

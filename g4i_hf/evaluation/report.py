@@ -1,6 +1,6 @@
 """The report of `g4i evaluate`: one HTML file with metrics and images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from .. import columns
 from ..options import aligns, learned_from_captions
 from ..pages import Shown, thumbnail, write_page
 from ..training.run_folder import read_options
+from ..words import ends_in_words
 from .classes import SHOWN_IN_MATRIX, confusion_matrix, matrix_for_page, of_classes
-from .comparison import OF_CAPTIONS, ComparisonRow, interval_text, shown_names
+from .comparison import OF_CAPTIONS, ComparisonRow, shown_names
 from .metrics import speed_text
 from .predict import Predictions, captions_of, texts_of
 
@@ -30,15 +31,15 @@ def write_report(
     splits: DatasetDict,
     predictions: dict[str, dict[str, Predictions]],
     id2label: dict[int, str],
+    results: Mapping[str, dict[str, Any]],
     weights: str = "raw",
-    results: dict[str, Any] | None = None,
     formats: Sequence[Any] = (),
 ) -> None:
     """
     Write the page, a single HTML file with its images; without a baseline it has no comparisons, and a section that
-    cannot be drawn says why. `options` and `results` (`all_results.json`) are those of the aligned run, `predictions`
-    those of each run and split, `formats` those of its release. Images are from `test`, otherwise from the first split
-    with labels.
+    cannot be drawn says why. `options` are those of the aligned run, `formats` those of its release, `predictions`
+    those of each run and split, `results` (`all_results.json`) those of each run. Images are from `test`, otherwise
+    from the first split with labels.
     """
     labelled = [name for name in splits if (predictions["aligned"][name].labels >= 0).any()]
     name = next(name for name in ("test", *labelled, *splits) if name in (labelled or splits))
@@ -53,7 +54,7 @@ def write_report(
         compared if "baseline" in runs else f"The student {runs['aligned'].name}",
         "report.html.j2",
         names=names,
-        interval=interval_text,
+        interval=lambda run, split: ends_in_words(results[run][f"{split}_accuracy_interval"]),
         rows=[row for row in rows if row.measure.group != OF_CAPTIONS],
         of_captions=[row for row in rows if row.measure.group == OF_CAPTIONS],
         worst=of_classes(counts, id2label)[:SHOWN_IN_MATRIX] if labelled else None,
@@ -67,7 +68,7 @@ def write_report(
         captions=caption_cards(shown) if aligns(options) else None,
         differing=differing_cards(shown) if both else None,
         mistakes=mistake_cards(shown) if labelled else None,
-        speed=speed_text(results or {}),
+        speed=speed_text(results["aligned"]),
         formats=formats,
         taught=learned_from_captions(read_options(runs["baseline"])) if "baseline" in runs else None,
         options=options,

@@ -78,11 +78,12 @@ def _difference_in_words(args: ReleaseArguments, split: str) -> str:
     files = [Path(run) / "predictions" / f"{split}.parquet" for run in (args.run, args.baseline) if run]
     if len(files) < 2 or not all(file.is_file() for file in files):
         return ""
-    one, other = (pq.read_table(file, columns=["image_id", "label", "prediction"]) for file in files)
+    one, other = (pq.read_table(file, columns=["image_id", "label", "prediction", "scene"]) for file in files)
     if one.select(["image_id", "label"]) != other.select(["image_id", "label"]):
         return ""
-    right = [pc.drop_null(pc.equal(table["label"], table["prediction"])).to_numpy() for table in (one, other)]
-    return ends_in_words(difference_interval(right[0].astype(float) - right[1]), "+")
+    one, other = (table.filter(pc.is_valid(table["label"])) for table in (one, other))
+    right = [pc.equal(table["label"], table["prediction"]).to_numpy().astype(float) for table in (one, other)]
+    return ends_in_words(difference_interval(right[0] - right[1], one["scene"].to_numpy()), "+")
 
 
 def _splits(results: dict[str, Any]) -> list[str]:

@@ -272,7 +272,8 @@ class Evaluation:
             folder = self.folders[name] / "predictions"
             folder.mkdir(parents=True, exist_ok=True)
             for split_name, predicted in by_split.items():
-                predicted.to_dataset(model.config.id2label).to_parquet(folder / f"{split_name}.parquet")
+                table = predicted.to_dataset(model.config.id2label, self._groups(split_name))
+                table.to_parquet(folder / f"{split_name}.parquet")
         self.accelerator.wait_for_everyone()
         return by_split
 
@@ -347,10 +348,9 @@ class Evaluation:
         return [f"{of}, and {right:.1%} of these answers are right (95% interval {low:.1%} to {high:.1%})."]
 
     def write_report(self) -> None:
-        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions, self.id2label)
-        release = self.fit / CLASSIFIER if self.fit is not None else self.runs["aligned"] / "student"
-        results, formats = self.results["aligned"], read_formats(release)
-        write_report(self.args.report, self.rows, *of_runs, self.args.weights, results, formats)
+        of_runs = (self.runs, read_options(self.runs["aligned"]), self.splits, self.predictions)
+        formats = read_formats(self.fit / CLASSIFIER if self.fit is not None else self.runs["aligned"] / "student")
+        write_report(self.args.report, self.rows, *of_runs, self.id2label, self.results, self.args.weights, formats)
 
 
 @called_from_python()

@@ -17,7 +17,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import BaseImageProcessor, TimmWrapperConfig, ZeroShotImageClassificationPipeline
 
 from .. import columns
-from ..data.images import HEIC_REMEDY, IMAGE_SUFFIXES, UNOPENED_SUFFIXES, open_image, to_rgb
+from ..data.images import HEIC_REMEDY, IMAGE_SUFFIXES, UNOPENED_SUFFIXES, open_image, to_rgb, why_unnamable
 from ..data.record import content_digest
 from ..embedding.encoders import TextEncoder
 from ..files import replacing_file
@@ -363,4 +363,6 @@ def files_in(folder: str | Path) -> list[str]:
         logger.warning("%s: %d HEIC images are not searched. %s", folder, heic, HEIC_REMEDY)
     if not files:
         raise FileNotFoundError(f"{folder} holds no image.")
+    if why := next(filter(None, map(why_unnamable, files)), None):
+        raise ValueError(f"Not all images can be taken: {why}")
     return files
