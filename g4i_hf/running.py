@@ -85,7 +85,7 @@ def run_command(name: str, argv: list[str], launcher: list[str] | None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file on Windows has no arrow, nor most of Unicode
     try:
         if command.in_one_process and (launcher or int(os.environ.get("WORLD_SIZE", 1)) > 1):
-            what = f"leave {launcher[0].split('=')[0]} out" if launcher else "launch one"
+            what = f"leave {launcher[0].split('=')[0]} out" if launcher else "launch one, or unset WORLD_SIZE"
             raise OptionError(f"{name} runs in one process: {what}.")
         options = parse_options(
             OPTIONS_OF[name],

@@ -191,6 +191,14 @@ def test_mistakes_are_found_before_any_work(student, photos, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_tasks_of_a_scheduler_are_shared_out_once(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    given = {"shards": photos / "*.parquet", "out": tmp_path / "out", "rank": 1, "world_size": 3}
+    line = refused(capsys, "embed", given | {"view": f"image:{saved('vit', tmp_path / 'vit')}"})
+    assert "shared out twice" in line and "unset RANK and WORLD_SIZE" in line
+
+
 # --- In a bucket, as S3 has them -------------------------------------------------------------------------------------
 
 SHARDS, OF_EACH = 12, 60

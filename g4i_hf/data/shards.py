@@ -71,6 +71,11 @@ class Shards:
                 raise ValueError(f"shards names {both}, whose results have one name. Take one folder at a time.")
             names[place.stem] = path
         # Processes of a launcher, such as one a GPU, share those of the task
+        if args.world_size > 1 and "WORLD_SIZE" in os.environ and "LOCAL_RANK" not in os.environ:
+            raise ValueError(
+                "world_size is given, and the environment has WORLD_SIZE too, so that shards would be shared out "
+                "twice. Leave rank and world_size out, or unset RANK and WORLD_SIZE for this command."
+            )
         rank, processes = (int(os.environ.get(name, at_least)) for name, at_least in (("RANK", 0), ("WORLD_SIZE", 1)))
         self.mine = list(self.files)[args.rank * processes + rank :: args.world_size * processes]
 
