@@ -44,7 +44,7 @@ from .judge import Judge
 from .runs import save_run
 
 BATCH = 64
-RATE, SCRATCH_RATE = 3e-4, 1e-3  # of learning, at its peak
+RATE, SCRATCH_RATE = 6e-4, 1e-3  # of learning, at its peak
 EMA = 0.95  # decay of the average of the weights, which is judged and ships
 EPOCHS, SCRATCH_EPOCHS = 8, 20  # the usual length, with as many steps as these bounds say
 USUAL_STEPS = 120, 1_500

@@ -24,7 +24,7 @@ from ..names import (
 
 REPORT, CONFIG = "report.html", "fit.yaml"
 FINISHED, ALTERED, OTHER, UNFINISHED = "finished", "altered", "other", "unfinished"
-FORMAT = 20  # of what is written here. Raise it where a change of the code changes results
+FORMAT = 21  # of what is written here. Raise it where a change of the code changes results
 
 
 def read_config(folder: Path) -> dict[str, Any]:
