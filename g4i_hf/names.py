@@ -275,7 +275,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Digest of the names and contents of a model's files, without subfolders of a stage or a run, and timings."""
+    """Digest of the names and contents of a model's files, without subfolders of a stage or a run, and figures."""
     digest = hashlib.blake2b(digest_size=16)
     root = Path(folder)
     outputs = {path.parent for name in ("stage.json", OPTIONS_FILE) for path in root.glob(f"*/**/{name}")}
@@ -283,7 +283,7 @@ def folder_digest(folder: str | Path) -> str:
         inside = path.relative_to(root)
         if path.suffix not in DIGESTED_SUFFIXES or any(part.startswith(".") for part in inside.parts):
             continue
-        if outputs & set(path.parents) or path.name == FORMATS_FILE:
+        if outputs & set(path.parents) or path.name in (FORMATS_FILE, RESULTS_FILE):
             continue
         digest.update(f"{inside.as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:

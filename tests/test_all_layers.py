@@ -279,9 +279,9 @@ def test_all_layers_that_are_killed_resume_to_the_same_weights(student, words, t
 
 
 @pytest.mark.slow
-def test_all_layers_of_a_pretrained_network_are_as_good_as_its_last_layer(fitted, tmp_path, monkeypatch):
-    """Photographs of eight classes, 13 a class for training and as many to judge; three epochs."""
-    for name, value in {"FEWEST_STEPS": 1, "MOST_EPOCHS": 3, "MOST_STEPS": 6}.items():
+def test_all_layers_leave_a_pretrained_network_what_it_knows(fitted, tmp_path, monkeypatch, capsys):
+    """Photographs of eight classes, 13 a class for training and as many to judge; the fewest steps."""
+    for name, value in {"MOST_EPOCHS": 10, "MOST_STEPS": 20}.items():
         monkeypatch.setattr(all_layers, name, value)
     demo = ROOT / "recipes/photos_demo/pictures/test"
     for folder in sorted(demo.iterdir())[1::4]:
@@ -291,4 +291,5 @@ def test_all_layers_of_a_pretrained_network_are_as_good_as_its_last_layer(fitted
             for file in some:
                 shutil.copy(file, tmp_path / "pictures" / split / folder.name)
     found = fitted(tmp_path / "pictures", student=None, image_size=64, minutes=60, finetune="auto").all_layers
-    assert found["epochs"] == 3 and found["accuracy"] >= found["last_layer_accuracy"], found
+    (gained,) = re.findall(r"step 20 of 20: ([-+.\d]+) points", capsys.readouterr().out)
+    assert found["epochs"] == 10 and float(gained) > -5, found  # +2.1; -18.1 with the statistics of each batch

@@ -190,3 +190,8 @@ def test_a_killed_start_goes_on_unless_something_changed(student, pictures, tmp_
     part.write_text("".join(lines[:4]))
     predicted(student, pictures, "-o", file, "--top", 2, "--overwrite")
     assert "Changed since the last start: the option top." in capsys.readouterr().out
+    shutil.copytree(student, tmp_path / "student")
+    (tmp_path / "student" / "all_results.json").write_text('{"eval_accuracy": 0.9}')  # as `g4i evaluate` adds
+    part.write_text("".join(lines[:4]))
+    predicted(tmp_path / "student", pictures, "-o", file, "--overwrite")
+    assert "2 of 6 images were predicted before" in capsys.readouterr().out

@@ -81,11 +81,17 @@ def test_each_shard_has_a_result_with_its_keys_and_what_is_there_is_not_made_aga
     over("predict", student, given, {"rank": 1, "world_size": 3})
     assert list(rows_of(tmp_path / "out")) == ["1.parquet"]
     made = (tmp_path / "out" / "1.parquet").stat().st_mtime_ns
+    pq.write_table(parquet(4, 0), photos / "4.parquet")
+    tarfile.open(photos / "5.tar", "w").close()
     over("predict", student, given)
-    assert "Shards: 3 made with 18 images; 1 were there" in capsys.readouterr().out
+    assert "Shards: 5 made with 18 images; 1 were there" in capsys.readouterr().out
     assert (tmp_path / "out" / "1.parquet").stat().st_mtime_ns == made
+    for empty, full in ((4, 1), (5, 3)):
+        schemas = [pq.read_schema(tmp_path / "out" / f"{number}.parquet") for number in (empty, full)]
+        assert schemas[0].equals(schemas[1])
     found = rows_of(tmp_path / "out")
-    assert list(found) == [f"{number}.parquet" for number in range(4)]
+    assert list(found) == [f"{number}.parquet" for number in range(6)]
+    assert not found["4.parquet"] and not found["5.parquet"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*found}
     first = found["0.parquet"]
     assert list(first[0]) == ["file_name", "image_id", "label", "probability", "decision", "reason"]

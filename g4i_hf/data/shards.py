@@ -32,7 +32,8 @@ from .record import content_digest
 
 Stored = dict[str, Any] | None  # `{"bytes", "path"}`, where the path is None: a shard leads to no other file
 Images = Iterator[tuple[str, Stored]]  # name and image, as they are read
-FILE_NAME, KEYS = "file_name", ("__key__", columns.IMAGE_ID)  # columns of a shard that its results have too
+FILE_NAME, KEY_OF_TAR = "file_name", "__key__"
+KEYS = KEY_OF_TAR, columns.IMAGE_ID  # with the first, columns of a shard that its results have too
 OF_SHARD, OF_OPTIONS = b"g4i_hf_shard", b"g4i_hf_options"  # digests in the metadata of a result
 KINDS = ".parquet", ".tar"
 VERSIONS = "ETag", "etag", "md5Hash", "xet_hash", "blob_id", "mtime"  # of a file, as file systems call them
@@ -207,6 +208,9 @@ class Reader:
                     for name, value in keys.items():
                         self.keys.setdefault(name, []).append(value)
                     yield keys[FILE_NAME], image
+                if not self.keys:  # without images
+                    present = [KEY_OF_TAR] if is_tar else pq.read_schema(file).names
+                    self.keys = {name: [] for name in (FILE_NAME, *KEYS) if name in (FILE_NAME, *present)}
         except GeneratorExit:
             raise
         except Exception as error:
@@ -245,7 +249,7 @@ def _rows_of_tar(file: Any) -> Iterator[tuple[dict[str, Any], Stored]]:
             folder, slash, name = member.name.rpartition("/")
             if member.isfile() and not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
                 content = archive.extractfile(member).read()
-                keys = {FILE_NAME: member.name, "__key__": f"{folder}{slash}{name.partition('.')[0]}"}
+                keys = {FILE_NAME: member.name, KEY_OF_TAR: f"{folder}{slash}{name.partition('.')[0]}"}
                 yield keys, {"bytes": content, "path": None}
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile ends without a word

@@ -126,6 +126,11 @@ class Classifier:
                 yield row | {DIGEST: digest} | more
             done += len(batch)
 
+    def columns(self, top: int) -> list[str]:
+        """Of the rows of `predict`, without what is for later starts."""
+        nothing: list[Any] = [None] * min(top, len(self.classes))
+        return [*_row("", nothing, nothing, ASK)]
+
     @torch.inference_mode()
     def _predicted(self, pixels: torch.Tensor) -> Predicted:
         if self.graph is None:

@@ -127,14 +127,14 @@ def _made_of(args: PredictArguments, classifier: Classifier) -> dict[str, Any]:
 def predict_shards(args: PredictArguments, say: Callable[[str], object]) -> None:
     """A Parquet of predictions for each shard of this task, with the columns of [`predict_into_file`]'s."""
     shards, classifier = Shards(args, args.image_column), open_classifier(args.model)
-    made_of = _made_of(args, classifier)
+    made_of, schema = _made_of(args, classifier), schema_of(classifier.columns(args.top))
 
     def predicted(images: Images) -> pa.Table:
         rows = map(as_written, classifier.predict(images, args.top, made_of["the threshold"], args.batch_size))
-        parts = []
+        parts = [schema.empty_table()]
         while part := [*itertools.islice(rows, ROWS_AT_ONCE)]:
-            parts.append(pa.Table.from_pylist(part, schema_of(part[0])))
-        return pa.concat_tables(parts) if parts else pa.table({})
+            parts.append(pa.Table.from_pylist(part, schema))
+        return pa.concat_tables(parts)
 
     shards.run(made_of, predicted, say, args.overwrite)
 
