@@ -12,7 +12,7 @@ a busy machine changes nothing. Images judge as users have them: `validation` wh
 unlabelled ones that are kept. An arm is a weight of the alignment loss, or `labels only`. All classifiers are scored
 on `test`: what ships beside its last layer. Arms are compared by what was trained, whether or not it ships, as the
 judge errs by more than they differ; with paired 95% intervals. Writes results/all_layers.json, a row for each cell,
-arm and seed; rows that are there are not measured again.
+arm and seed, or all_layers_alignment.json where arms have a weight; rows that are there are not measured again.
 """
 
 import sys
@@ -164,11 +164,12 @@ def lines_of(rows: list[dict]) -> list[str]:
 def main() -> None:
     parser = parser_of(__doc__, seeds=range(2), cache="runs/all_layers")
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=[*CELLS, "ALIGNMENT"])
-    parser.add_argument("--arms", nargs="+", default=["0.3"], choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=["0"], choices=list(ARMS))
     parser.add_argument("--steps", type=int, help="by default as many as are usual")
     parser.add_argument("--real_views", type=Path, help="of cells with scores")
     args = parsed(parser)
-    results = Results(args.results / "all_layers.json", KEY)
+    weights = "_alignment" if {*args.arms} - {"0", "labels only"} else ""
+    results = Results(args.results / f"all_layers{weights}.json", KEY)
     keep_what_is_trained()
     cells = ALIGNMENT_CELLS if args.cells == ["ALIGNMENT"] else args.cells
     for seed, name, arm in product(args.seeds, cells, args.arms):

@@ -67,9 +67,9 @@ def all_layers() -> str:
 
 @of_page
 def alignment() -> str:
-    by_key = {(row["cell"], row["arm"], row["seed"]): row for row in rows_of("all_layers")}
+    by_key = {(row["cell"], row["arm"], row["seed"]): row for row in rows_of("all_layers_alignment")}
     lines = []
-    for (cell,), found in sorted(grouped(rows_of("all_layers", arm="0"), "cell").items()):
+    for (cell,), found in sorted(grouped(rows_of("all_layers_alignment", arm=DEFAULT_ARM), "cell").items()):
         cells = []
         for arm in ("0.1", "0.3", "1", "TextTeacher"):
             pairs = [(by_key.get((cell, arm, row["seed"])), row) for row in found]

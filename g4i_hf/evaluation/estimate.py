@@ -72,6 +72,12 @@ class Estimate:
     share: float
     interval: tuple[float, float] | None = None
 
+    @property
+    def error(self) -> float:
+        """The standard error, by the interval."""
+        low, high = self.interval
+        return (high - low) / float(2 * norm.ppf(priors.LEVEL))
+
 
 @dataclass
 class Judgement:

@@ -40,7 +40,7 @@ from ..training.supervision import with_soft_labels
 from ..training.trainer import AlignmentTrainer
 from .evidence import FitImages
 from .folder import FitFolder
-from .judge import Judge
+from .judge import Judge, chosen_look
 from .runs import save_run
 
 BATCH = 64
@@ -54,7 +54,7 @@ LOOKS = 3, 10  # how often the judge looks, at least and at most
 SHARE_OF_LOOKS = 0.1  # of the time
 FORWARD = 1 / 3  # time of an image that is only judged, relative to one that is trained on
 FEW_IMAGES = 4  # of a step that is timed only to say how long all layers would take
-ALIGNMENT: dict[str, Any] = {"align_weight": 0.0}  # with captions: more of it did not help (results/all_layers.json)
+ALIGNMENT: dict[str, Any] = {"align_weight": 0.0}  # with captions: results/all_layers_alignment.json
 BEST, LOOKS_FILE = "best.safetensors", "looks.npz"  # in the run, until the result is written
 
 
@@ -131,14 +131,17 @@ class AllLayers:
         return trained
 
     def _judged(self, best: "Best", steps: int) -> Trained:
-        """By expectation: any gain counts, as neither network is the safer one."""
+        """
+        They ship unless they lose more than the standard error of the difference. Where few images judge, that says
+        little, and all layers have gained on nearly all data (results/all_layers.json).
+        """
         last = self.judge.estimate().accuracies[self.name].share
         spent, epochs = round(best.seconds() / 60, 1), round(steps / self.steps_an_epoch, 2)
         if not (looks := best.looks()):
             return Trained(self.name, False, spent, epochs, last, None, None)
         gain = self.judge.gain(self.name, np.stack([*looks.values()]))
         accuracy = float(np.clip(last + gain.share, 0, 1))
-        return Trained(self.name, gain.share > 0, spent, epochs, last, accuracy, gain.interval)
+        return Trained(self.name, gain.share > -gain.error, spent, epochs, last, accuracy, gain.interval)
 
     # --- How long ----------------------------------------------------------------------------------------------------
 
@@ -301,14 +304,14 @@ class Best(TrainerCallback):
         if not np.isfinite(logits).all():
             return
         looks = self.looks() | {step: logits.argmax(1)}  # once more after a kill, which predicts the same
-        right = {each: run.judge.right(classes).mean() for each, classes in looks.items()}
-        if max(right, key=right.get) == step:
+        right = run.judge.right(np.stack([*looks.values()]))
+        if [*looks][chosen_look(right)] == step:
             with replacing_file(self.file) as staging:
                 whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(whole, staging, metadata={"format": "pt"})
         with replacing_file(run.folder / LOOKS_FILE) as staging, open(staging, "wb") as file:
             np.savez(file, **looks)
-        gain = right[step] - run.judge.right(run.judge.logits[run.name].argmax(1)).mean()
+        gain = right[[*looks].index(step)].mean() - run.judge.right(run.judge.logits[run.name].argmax(1)).mean()
         seconds, self.since = self.seconds(), time.monotonic()
         run.place.note(all_layers=run.place.noted()["all_layers"] | {"seconds": seconds})
         run.place.say(f"All layers, step {state.global_step:,} of {state.max_steps:,}: {100 * gain:+.1f} points.")

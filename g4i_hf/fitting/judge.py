@@ -83,13 +83,13 @@ class Judge:
 
     def gain(self, name: str, looks: np.ndarray) -> Estimate:
         """
-        How many more images all layers get right than this last layer, as a share, where the best of several looks
-        (k, n) at their classes is kept. The look that counts for an image is the best one for images of other groups:
-        the best for the image itself is so by chance in part.
+        How many more images all layers get right than this last layer, as a share, where one of several looks (k, n)
+        at their classes is kept. The look that counts for an image is chosen by images of other groups: what is best
+        for the image itself is so by chance in part.
         """
         groups = np.arange(looks.shape[1]) if self.groups is None else self.groups
         folds, right = np.unique(groups, return_inverse=True)[1] % FOLDS_OF_LOOKS, self.right(looks)
-        best = np.array([right[:, folds != fold].sum(1).argmax() for fold in range(FOLDS_OF_LOOKS)])
+        best = np.array([chosen_look(right[:, folds != fold]) for fold in range(FOLDS_OF_LOOKS)])
         classes = {name: self.logits[name].argmax(1), ALL_LAYERS: looks[best[folds], np.arange(looks.shape[1])]}
         return self.compared(classes).difference
 
@@ -114,6 +114,15 @@ class Judge:
     def __getstate__(self) -> dict[str, Any]:
         """What other processes get, which do not judge."""
         return {"rows": self.rows, "heads": self.heads, "is_checked": self.is_checked}
+
+
+def chosen_look(right: np.ndarray) -> int:
+    """
+    Of looks (k, n), in their order: the latest that is worse than the best by no more than the standard error of their
+    difference. But for noise, weights become better as the learning rate falls.
+    """
+    lost = right[right.mean(1).argmax()] - right
+    return int(np.flatnonzero(lost.mean(1) <= lost.std(1) / np.sqrt(right.shape[1]))[-1])
 
 
 class OfSplit(Judge):
