@@ -106,10 +106,19 @@ def smaller(split: Dataset, kept: np.ndarray, names: list[str], size: int, seed:
     return part.add_column("label", renamed).cast_column("label", features)
 
 
+was_kept: list[bool] = []  # by each fit
+
+
 def keep_what_is_trained() -> None:
-    """Also where the judge sees no gain."""
+    """Also where the last layer ships."""
     judged = all_layers.AllLayers._judged
-    all_layers.AllLayers._judged = lambda run, *of_run: replace(judged(run, *of_run), kept=True)
+
+    def kept(*of_run: object) -> all_layers.Trained:
+        trained = judged(*of_run)
+        was_kept.append(trained.kept)
+        return replace(trained, kept=True)
+
+    all_layers.AllLayers._judged = kept
 
 
 def measured(
@@ -140,8 +149,7 @@ def measured(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     trained = predict(model, processor, test, accelerator, output_image_embeds=False).predicted == truth
     row |= {"trained": float(trained.mean()), "right": np.packbits(trained).tobytes().hex()}
-    is_better = result.all_layers["accuracy"] > result.all_layers["last_layer_accuracy"]
-    ships = trained if is_better else right[learned]
+    ships = trained if was_kept[-1] else right[learned]
     difference = ships.astype(float) - right[learned]
     row |= {"ships": float(ships.mean()), "difference": difference.mean()}
     return row | {"difference_interval": difference_interval(difference)}
