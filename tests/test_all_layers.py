@@ -64,7 +64,7 @@ def stopped_at(monkeypatch, step: int, stop) -> None:
 
 @pytest.mark.slow
 def test_all_layers_start_from_the_last_layer_that_is_judged_and_ship_unless_they_lose(
-    fitted, tmp_path, monkeypatch, short
+    fitted, tmp_path, monkeypatch, short, capsys
 ):
     """With a learning rate of 0 it predicts the same: norms keep their statistics; no layer saw the kept images."""
     monkeypatch.setattr(all_layers, "RATE", 0)
@@ -74,6 +74,7 @@ def test_all_layers_start_from_the_last_layer_that_is_judged_and_ship_unless_the
     assert found.judged_on == "holdout" and found.all_layers == layers and found.finetuned
     assert {*layers} >= NAMES and layers["kept"] is True and layers["epochs"] == 3
     assert layers["accuracy"] == layers["last_layer_accuracy"] == pytest.approx(found.with_views_accuracy)
+    assert "no clear loss, so they ship" in capsys.readouterr().out
 
 
 def test_all_layers_ship_where_they_judge_better(fitted, validated, tmp_path, monkeypatch, capsys):

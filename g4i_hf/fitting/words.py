@@ -194,7 +194,7 @@ def all_layers_in_words(result: FitResult) -> str:
     sentence = f"All layers, {trained['minutes']:g} minutes: {figures}"
     if not trained["kept"]:
         return f"{sentence}, so they are left out."
-    return f"{sentence}."
+    return f"{sentence}." if gain > 0 else f"{sentence}: no clear loss, so they ship."
 
 
 def accuracy_of(result: FitResult, name: str, where: str = "") -> tuple[float | None, Sequence[float] | None]:
