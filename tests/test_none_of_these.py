@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -168,6 +169,17 @@ def test_fit_teaches_predict_which_new_images_show_no_class(fitted, tmp_path, ca
     score = load_file(other / "none_of_these.safetensors")
     main(["predict", str(other), str(new), "-o", str(tmp_path / "p.csv")])
     assert f"{decisions.count('none')} seem to show none of the classes" in capsys.readouterr().out
+    results = tmp_path / "out" / "all_results.json"
+    known = json.loads(results.read_text())
+    known["decisions"] = [{"precision": 0.95, "threshold": 0.0, "certain": True, "share": 1.0, "gold": None}]
+    results.write_text(json.dumps(known))
+    for row, file in enumerate(sorted(new.iterdir())):
+        place = tmp_path / "labelled" / "test" / ("circle", "cross", "square")[row % 3] / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    main(["evaluate", str(tmp_path / "out"), "--dataset_name", str(tmp_path / "labelled"), "--splits", "test"])
+    answered = 40 - predict(tmp_path / "out", new)["decision"].count("none")
+    assert f"test: at 95% classifier/ answers {answered} of 40 images" in capsys.readouterr().out
     save_file(score | {"weight": score["weight"][:3]}, other / "none_of_these.safetensors")
     with pytest.raises(ValueError, match="which is no score of 32 features"):
         predict(other, new)

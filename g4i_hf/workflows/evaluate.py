@@ -31,12 +31,14 @@ from ..fitting.folder import CONFIG
 from ..fitting.result import FitResult, judgement_in_results
 from ..fitting.words import accuracy_of, classifier_in_words
 from ..hub.formats import read_formats
+from ..modeling.none_of_these import NoneOfThese
 from ..modeling.processing import ImageSettings
 from ..modeling.student import plain_student
 from ..names import (
     ALL_LAYERS,
     CLASSIFIER,
     LABELS_ONLY,
+    NONE_FILE,
     OPTIONS_FILE,
     USUAL_PRECISION,
     WITH_VIEWS,
@@ -267,6 +269,7 @@ class Evaluation:
                 place = (self.fit / FEATURES, self.accelerator, args.eval_num_workers, f"Features, {split_name}")
                 features = student_features(model, processor, split, *place)
             outputs: dict[str, Any] = {"output_image_embeds": texts, "features": features}
+            outputs["output_features"] = (run / NONE_FILE).is_file()
             by_split[split_name] = predict(model, processor, split, *how, what, **outputs)
         if self.accelerator.is_main_process:
             folder = self.folders[name] / "predictions"
@@ -340,6 +343,9 @@ class Evaluation:
         predictions = self.predictions[ships][name]
         has_label = predictions.labels >= 0
         answered = has_label & (predictions.score >= known[0]["threshold"])
+        if predictions.features is not None:
+            score = NoneOfThese.load(folder / NONE_FILE, predictions.features.shape[1])
+            answered &= ~np.array(score.finds(torch.from_numpy(predictions.features)))
         of = f"{name}: at {USUAL_PRECISION:.0%} {CLASSIFIER}/ answers {answered.sum():,} of {has_label.sum():,} images"
         if not answered.any():
             return [f"{of}."]
