@@ -1,6 +1,7 @@
 """
 Train all layers in `g4i fit`: of the classifier that ships, from its fitted last layer, within a budget of time. The
-images that judge look on several times; the best weights are kept, if they are better than the last layer alone.
+images that judge look on several times; the latest weights that are about as good as the best ship, unless they are
+clearly worse than the last layer alone.
 """
 
 import contextlib
@@ -72,7 +73,7 @@ class Trained:
     """What training all layers has led to."""
 
     classifier: str  # `labels_only` or `with_views`: whose targets were learned
-    kept: bool  # whether these layers are better than the last one alone, and ship
+    kept: bool  # whether these layers ship, as they are not clearly worse than the last one alone
     minutes: float
     epochs: float
     last_layer_accuracy: float
