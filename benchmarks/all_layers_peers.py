@@ -8,7 +8,8 @@ Others fine-tune the network of all_layers.py, on the same images, labels and nu
 `timm` is a plain loop with its augmentation, AdamW and cosine schedule; `transformers` is Trainer as in its script for
 image classification; `fastai` is `fine_tune` with its head and augmentation, whose first epoch trains the head alone.
 They learn from the labels alone, with batches of 64 and norms as they come. With the first seed, `validation` chooses
-one of three learning rates. all_layers.py compares the rows, whose arm is the peer.
+one of three learning rates, which are larger for fastai, as it trains its head at half of its rate and the body at
+a hundredth of that. all_layers.py compares the rows, whose arm is the peer.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from g4i_hf.fitting.all_layers import BATCH, EPOCHS, USUAL_STEPS
 from g4i_hf.modeling.packaged import ARCHITECTURE, packaged_student
 
 PEER_CELLS = ("flowers102, all", "caltech101, all", "cifar10, all")
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = {"timm": (3e-4, 1e-3, 3e-3), "transformers": (3e-4, 1e-3, 3e-3), "fastai": (3e-3, 1e-2, 3e-2)}
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -132,7 +133,7 @@ def main() -> None:
         steps = args.steps or int(np.clip(EPOCHS * -(-len(photos["train"]) // BATCH), *USUAL_STEPS))
         chosen = [row["rate"] for row in results.rows if [row[each] for each in KEY[:-1]] == [*key[:-1]]]
         models = {}
-        for rate in chosen[:1] or RATES:
+        for rate in chosen[:1] or RATES[peer]:
             set_seed(seed)
             options = {"num_labels": photos["train"].features["label"].num_classes, "ignore_mismatched_sizes": True}
             pretrained = AutoModelForImageClassification.from_pretrained(
